@@ -1,0 +1,132 @@
+"""Train LLM agents with GRPO on any backend; every step is a row of metrics with what it cost.
+
+`import art_core as art`. Names resolve when they are first used, so that the import stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from art_core.backends import (
+        Backend,
+        BackendSpec,
+        BaseModel,
+        Checkpoint,
+        Endpoint,
+        ModelCatalog,
+        TrainResult,
+        backend,
+    )
+    from art_core.costs.rates import TokenRates
+    from art_core.costs.track import track_api_cost
+    from art_core.costs.usage import GpuTime, TokenUsage
+    from art_core.data.gather import gather_trajectories, gather_trajectory_groups
+    from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
+    from art_core.errors import (
+        ArtError,
+        BackendError,
+        ConfigError,
+        EngineError,
+        HistoryError,
+        MetricError,
+        PluginError,
+        PricingError,
+        RolloutError,
+        SinkError,
+    )
+    from art_core.metrics.builder import MetricsBuilder
+    from art_core.metrics.row import MetricsRow
+    from art_core.metrics.taxonomy import MetricSpec
+    from art_core.model import Model, TrainableModel
+    from art_core.plugins.hookspecs import hookimpl
+    from art_core.plugins.host import Plugins
+    from art_core.rl.config import TrainConfig
+    from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "backends": ("Backend", "BackendSpec", "BaseModel", "Checkpoint", "Endpoint", "ModelCatalog", "TrainResult", "backend"),
+    "costs.rates": ("TokenRates",),
+    "costs.track": ("track_api_cost",),
+    "costs.usage": ("GpuTime", "TokenUsage"),
+    "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
+    "data.trajectory": ("History", "RolloutFailure", "Trajectory", "TrajectoryGroup"),
+    "errors": (
+        "ArtError",
+        "BackendError",
+        "ConfigError",
+        "EngineError",
+        "HistoryError",
+        "MetricError",
+        "PluginError",
+        "PricingError",
+        "RolloutError",
+        "SinkError",
+    ),
+    "metrics.builder": ("MetricsBuilder",),
+    "metrics.row": ("MetricsRow",),
+    "metrics.taxonomy": ("MetricSpec",),
+    "model": ("Model", "TrainableModel"),
+    "plugins.hookspecs": ("hookimpl",),
+    "plugins.host": ("Plugins",),
+    "rl.config": ("TrainConfig",),
+    "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
+}
+_MODULE_OF = {name: f"art_core.{module}" for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "ArtError",
+    "Backend",
+    "BackendError",
+    "BackendSpec",
+    "BaseModel",
+    "Checkpoint",
+    "ConfigError",
+    "Endpoint",
+    "EngineError",
+    "GpuTime",
+    "History",
+    "HistoryError",
+    "MetricError",
+    "MetricSpec",
+    "MetricsBuilder",
+    "MetricsRow",
+    "Model",
+    "ModelCatalog",
+    "PluginError",
+    "Plugins",
+    "PricingError",
+    "RolloutError",
+    "RolloutFailure",
+    "RunInfo",
+    "Sink",
+    "SinkError",
+    "SinkSpec",
+    "TokenRates",
+    "TokenUsage",
+    "TrainConfig",
+    "TrainResult",
+    "TrainableModel",
+    "Trajectory",
+    "TrajectoryGroup",
+    "backend",
+    "gather_trajectories",
+    "gather_trajectory_groups",
+    "hookimpl",
+    "track_api_cost",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'art_core' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,105 @@
+"""Where the weights live: the contract of a backend, and `backend("name")`, which finds one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import attrs
+
+from art_core.data.trajectory import TrajectoryGroup
+
+if TYPE_CHECKING:
+    from art_core.model import TrainableModel
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint that serves a model's weights, newest first.
+
+    `model_name` asks for the newest weights, `<model_name>@<step>` for those of a step.
+    """
+
+    base_url: str
+    api_key: str = attrs.field(repr=False)
+    model_name: str
+
+    def inference_name(self, step: int | None = None) -> str:
+        """Return the name to put into a request: the newest weights, or those of a step."""
+        return self.model_name if step is None else f"{self.model_name}@{step}"
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """Weights of one step, as a backend keeps them; `path` is None where they are remote."""
+
+    step: int
+    path: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TrainResult:
+    """What one training step did: the step that the weights now have, and its metrics under canonical keys."""
+
+    step: int
+    metrics: dict[str, float] = attrs.field(factory=dict)
+    checkpoint: Path | None = None
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Trains a model's weights and serves them. Stateful; one backend may hold several models."""
+
+    async def register(self, model: TrainableModel) -> Endpoint:
+        """Load the model at its last whole checkpoint (or fresh) and serve it."""
+
+    async def train(self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any) -> TrainResult:
+        """Run one step (`TrainConfig.of(**options)`) and serve the new weights.
+
+        Reports what it used through `model.charge(...)`, so that no cost is lost when the step fails.
+        """
+
+    async def step(self, model: TrainableModel) -> int:
+        """Return the training step of the newest weights; 0 before the first."""
+
+    async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
+        """Return the checkpoints that exist, oldest first."""
+
+    async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
+        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
+
+    async def close(self) -> None:
+        """Stop serving and free what is held; a second call does nothing."""
+
+
+@attrs.frozen(kw_only=True)
+class BaseModel:
+    """A base model that a backend knows by name: what it is, and where it lies when it is here already."""
+
+    name: str
+    summary: str = ""
+    path: Path | None = None
+
+
+class ModelCatalog(Protocol):
+    """Base models that a backend can fetch: what `art models` lists and pulls."""
+
+    def list(self) -> Iterable[BaseModel]:
+        """Return the models known by name."""
+
+    def pull(self, name: str) -> Path:
+        """Fetch a model with a progress bar and return its directory."""
+
+
+@attrs.frozen(kw_only=True)
+class BackendSpec:
+    """A backend offered by a plugin: `create(**options)` imports what is heavy and returns a `Backend`."""
+
+    name: str
+    create: Callable[..., Backend]
+    summary: str
+    models: Callable[[], ModelCatalog] | None = None
+
+
+Metrics = Mapping[str, float]

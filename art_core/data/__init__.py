@@ -1,0 +1,1 @@
+"""What flows: messages and choices, trajectories, groups of them, and their files."""

@@ -1,0 +1,75 @@
+"""First stop: one answer of the model inside a conversation, and the tokens that it was made of.
+
+A *choice* is what an OpenAI-compatible endpoint returns in `completion.choices[0]`: the client's
+object, or the dict that it was stored as. Everything else in a conversation is a message dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+Message = dict[str, Any]
+MessageOrChoice = Any
+"""A chat message (`{"role": ..., "content": ...}`), an openai `Choice`, or a choice's dict form."""
+
+
+@attrs.frozen(kw_only=True)
+class ChoiceTokens:
+    """The engine's own tokens for one choice: nothing here was tokenised again.
+
+    `prompt_ids` [P] is the whole prompt that the engine saw, `completion_ids` [C] what it sampled
+    (its end token included), `logprobs` [C] the natural log-probabilities of the samples, and
+    `policy_version` the training step of the weights that made them, if the endpoint said so.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    policy_version: int | None = None
+    truncated: bool = False
+
+
+def is_choice(item: MessageOrChoice) -> bool:
+    """Tell a choice from a message."""
+    if isinstance(item, Mapping):
+        return "message" in item and "finish_reason" in item
+    return hasattr(item, "message") and hasattr(item, "finish_reason")
+
+
+def choice_dict(item: MessageOrChoice) -> dict[str, Any]:
+    """Return a choice as plain JSON values, the form in which it is stored."""
+    if isinstance(item, Mapping):
+        return dict(item)
+    dumped: dict[str, Any] = item.model_dump(mode="json", exclude_none=True, warnings=False)
+    return dumped
+
+
+def message_of(item: MessageOrChoice) -> Message:
+    """Return the chat message of a choice, or the message itself, fit to be sent back to a model."""
+    if not is_choice(item):
+        return dict(item)
+    message = choice_dict(item)["message"]
+    kept = {k: v for k, v in message.items() if v is not None and v != []}
+    return {"role": "assistant", "content": None, **kept}
+
+
+def _get(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
+
+
+def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
+    """Return the engine's tokens of a choice, or None when the endpoint did not send them whole."""
+    prompt_ids, completion_ids = _get(item, "prompt_token_ids"), _get(item, "token_ids")
+    content = _get(_get(item, "logprobs") or {}, "content")
+    if not prompt_ids or completion_ids is None or content is None or len(content) != len(completion_ids):
+        return None
+    return ChoiceTokens(
+        prompt_ids=tuple(prompt_ids),
+        completion_ids=tuple(completion_ids),
+        logprobs=tuple(float(_get(entry, "logprob")) for entry in content),
+        policy_version=_get(item, "policy_version"),
+        truncated=_get(item, "finish_reason") == "length",
+    )

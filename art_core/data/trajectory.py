@@ -1,0 +1,187 @@
+"""First stop: an attempt at a task, and the group of attempts that is compared with itself.
+
+A `Trajectory` is mutable while the rollout writes it; a `TrajectoryGroup` is frozen. A rollout that
+fails is not lost: it is a `RolloutFailure` in its group.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from collections.abc import Awaitable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import attrs
+
+from art_core.data.choice import Message, MessageOrChoice, message_of
+from art_core.errors import ConfigError
+
+FailureReason = Literal["raised", "timeout", "wrong_type", "bad_reward"]
+_group_ids = itertools.count()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@attrs.define(kw_only=True)
+class History:
+    """A conversation besides the main one (a sub-agent's, or one before a context was compacted)."""
+
+    messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
+    tools: list[dict[str, Any]] | None = None
+
+    def messages(self) -> list[Message]:
+        """Return the conversation as chat messages, choices turned into assistant messages."""
+        return [message_of(item) for item in self.messages_and_choices]
+
+
+@attrs.define(kw_only=True)
+class Trajectory:
+    """One attempt: the conversation, its reward, and whatever the rollout measured about it.
+
+    `reward` is a finite float; `metrics` are numbers or bools, averaged over the step;
+    `initial_policy_version` and `final_policy_version` are the training steps whose weights made
+    the first and the last choice (filled from the choices when left out).
+    """
+
+    messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
+    reward: float = 0.0
+    tools: list[dict[str, Any]] | None = None
+    additional_histories: list[History] = attrs.field(factory=list)
+    metrics: dict[str, float | int | bool] = attrs.field(factory=dict)
+    metadata: dict[str, Any] = attrs.field(factory=dict)
+    logs: list[str] = attrs.field(factory=list)
+    initial_policy_version: int | None = None
+    final_policy_version: int | None = None
+    start_time: datetime = attrs.field(factory=_now)
+    end_time: datetime | None = None
+
+    def messages(self) -> list[Message]:
+        """Return the conversation as chat messages, ready for the next request."""
+        return [message_of(item) for item in self.messages_and_choices]
+
+    def log(self, message: str) -> None:
+        """Keep a line of text with the attempt."""
+        self.logs.append(message)
+
+    def histories(self) -> list[History]:
+        """Return every conversation of the attempt, the main one first."""
+        main = History(messages_and_choices=self.messages_and_choices, tools=self.tools)
+        return [main, *self.additional_histories]
+
+    @contextmanager
+    def track_duration(self, name: str) -> Iterator[None]:
+        """Add the seconds spent in the block to `metrics["<name>_duration"]`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            key = f"{name}_duration"
+            self.metrics[key] = self.metrics.get(key, 0.0) + time.monotonic() - start
+
+    def finish(self) -> Trajectory:
+        """Stamp the end of the attempt, once, with its duration in seconds; return the trajectory."""
+        if self.end_time is None:
+            self.end_time = _now()
+            self.metrics["duration"] = (self.end_time - self.start_time).total_seconds()
+        return self
+
+
+@attrs.frozen(kw_only=True)
+class RolloutFailure:
+    """An attempt that gave no trajectory: the kind of failure, its message and its traceback."""
+
+    reason: FailureReason
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException, reason: FailureReason = "raised") -> RolloutFailure:
+        """Describe an exception."""
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        return cls(reason=reason, type=type(error).__name__, message=str(error), traceback="".join(lines))
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@attrs.frozen(init=False, eq=False)
+class TrajectoryGroup:
+    """Attempts at one scenario, compared with each other by the trainer.
+
+    Takes trajectories, or rollouts still to be awaited (a generator of coroutines): await the group,
+    or give it to `gather_trajectory_groups`, to run them. `metrics` are logged once a group, and
+    `metadata` (a scenario's id, say) stays with the failures too.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    failures: tuple[RolloutFailure, ...]
+    metadata: dict[str, Any]
+    metrics: dict[str, float | int | bool]
+    logs: list[str]
+    pending: tuple[Awaitable[Trajectory], ...] = attrs.field(repr=False)
+    id: int
+
+    def __init__(
+        self,
+        trajectories: Iterable[Trajectory | Awaitable[Trajectory]] = (),
+        *,
+        exceptions: Iterable[BaseException | RolloutFailure] = (),
+        metadata: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float | int | bool] | None = None,
+        logs: Iterable[str] = (),
+    ) -> None:
+        done: list[Trajectory] = []
+        pending: list[Awaitable[Trajectory]] = []
+        for item in trajectories:
+            if isinstance(item, Trajectory):
+                done.append(item)
+            elif isinstance(item, Awaitable):
+                pending.append(item)
+            else:
+                raise ConfigError(
+                    f"a trajectory group holds trajectories or rollouts, not {type(item).__name__}",
+                    "Give Trajectory objects, or coroutines that return one.",
+                )
+        self.__attrs_init__(
+            trajectories=tuple(done),
+            failures=tuple(e if isinstance(e, RolloutFailure) else RolloutFailure.of(e) for e in exceptions),
+            metadata=dict(metadata or {}),
+            metrics=dict(metrics or {}),
+            logs=list(logs),
+            pending=tuple(pending),
+            id=next(_group_ids),
+        )
+
+    @property
+    def rewards(self) -> list[float]:
+        """Rewards of the trajectories, in order."""
+        return [t.reward for t in self.trajectories]
+
+    def with_results(
+        self, trajectories: Iterable[Trajectory], failures: Iterable[RolloutFailure] = ()
+    ) -> TrajectoryGroup:
+        """Return this group with its pending rollouts replaced by what they gave."""
+        return TrajectoryGroup(
+            [*self.trajectories, *trajectories],
+            exceptions=[*self.failures, *failures],
+            metadata=self.metadata,
+            metrics=self.metrics,
+            logs=self.logs,
+        )
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return iter(self.trajectories)
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def __await__(self) -> Generator[Any, None, TrajectoryGroup]:
+        from art_core.data.gather import run_group
+
+        return run_group(self).__await__()

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint over any engine that speaks tokens; needs `pip install art-core[endpoint]`."""

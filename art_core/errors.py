@@ -1,0 +1,66 @@
+"""Before the walk: what can go wrong, each with what was asked, what is known and what to do.
+
+Arguments go to `Exception.args` and the text is made in `__str__`, so that every error pickles.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ArtError(Exception):
+    """Base of all errors that art-core and its plugins raise: a problem and, where known, a remedy."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+
+    def __str__(self) -> str:
+        problem, remedy = self.args
+        return f"{problem}. {remedy}" if remedy else str(problem)
+
+
+class ConfigError(ArtError, ValueError):
+    """A name, an option or a value that does not exist or does not fit."""
+
+
+class PluginError(ArtError):
+    """A plugin that could not be loaded, or whose hook failed."""
+
+
+class MetricError(ArtError, ValueError):
+    """A metric key or value that the taxonomy does not accept."""
+
+
+class PricingError(ArtError, LookupError):
+    """A cost that cannot be computed because a price is missing."""
+
+
+class RolloutError(ArtError, RuntimeError):
+    """Too many rollouts failed; the groups gathered so far are in `groups`."""
+
+    groups: tuple[object, ...] = ()
+
+
+class BackendError(ArtError, RuntimeError):
+    """A backend that could not do what it was asked."""
+
+
+class EngineError(BackendError):
+    """An inference engine that is closed, dead or did not answer in time; the message says which and why."""
+
+
+class HistoryError(ArtError, RuntimeError):
+    """The run's log could not be opened, read or written."""
+
+
+class SinkError(ArtError, RuntimeError):
+    """A sink that could not be made or did not take its rows."""
+
+
+def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "known") -> str:
+    """One sentence for a name that does not exist: what was asked, what is there, the nearest match."""
+    names = sorted(known)
+    text = f"no {kind} {asked!r}; {known_as}: {', '.join(names) or 'none'}"
+    near = difflib.get_close_matches(asked, names, n=1)
+    return f"{text}. Did you mean {near[0]!r}?" if near else text

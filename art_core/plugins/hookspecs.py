@@ -1,0 +1,56 @@
+"""Every hook on one page. A plugin implements any of them with `@art_core.hookimpl` in its entry-point module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from art_core.backends import BackendSpec
+    from art_core.costs.rates import TokenRates
+    from art_core.costs.usage import TokenUsage
+    from art_core.metrics.taxonomy import MetricSpec
+    from art_core.sinks.protocol import SinkSpec
+
+hookspec = pluggy.HookspecMarker("art_core")
+hookimpl = pluggy.HookimplMarker("art_core")
+
+
+@hookspec
+def art_backends() -> Sequence[BackendSpec]:
+    """Offer backends: places where weights are trained and served."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_sinks() -> Sequence[SinkSpec]:
+    """Offer sinks: places where metric rows go."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_metrics() -> Sequence[MetricSpec]:
+    """Add metric sections and keys, with unit, combine rule and direction."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_rollup(leaves: Mapping[str, float], totals: Mapping[str, float], split: str) -> Mapping[str, float] | None:
+    """Derive new metrics of a row from its leaves and the run's totals; existing keys can't be changed."""
+
+
+@hookspec(firstresult=True)
+def art_usage(response: Any, provider: str) -> TokenUsage | None:
+    """Read the tokens that a provider's response says were used."""
+
+
+@hookspec(firstresult=True)
+def art_token_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
+    """Price a model's tokens, in US dollars per million."""
+
+
+@hookspec(firstresult=True)
+def art_gpu_rate(device: str) -> float | None:
+    """Price a device, in US dollars per device-hour."""

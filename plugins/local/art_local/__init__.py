@@ -1,0 +1,1 @@
+"""Train and serve LoRA adapters on this machine: the backend `art.backend("local")`."""
