@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
 from art_core.data.trajectory import TrajectoryGroup
+from art_core.plugins.host import accepted_options, installed_plugins
 
 if TYPE_CHECKING:
     from art_core.model import TrainableModel
@@ -102,4 +103,12 @@ class BackendSpec:
     models: Callable[[], ModelCatalog] | None = None
 
 
-Metrics = Mapping[str, float]
+def backend(name: str, **options: Any) -> Backend:
+    """Make the backend of that name, from the plugins that are installed.
+
+    Raises ConfigError for an unknown name or option (with what there is and what to install), PluginError for a
+    plugin that is installed but broken.
+    """
+    spec = installed_plugins().backend(name)
+    accepted_options(spec.create, options, f"backend {name!r}")
+    return spec.create(**options)

@@ -1,0 +1,1 @@
+"""What it cost: usage, prices and the decorator that joins them."""

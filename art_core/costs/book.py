@@ -1,0 +1,102 @@
+"""Where a price comes from: what was given with the call, then registered, then the plugins' hooks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from art_core.costs.rates import TokenRates, price
+from art_core.costs.usage import TokenUsage, read_usage
+from art_core.errors import ConfigError, PricingError
+from art_core.plugins.host import Plugins
+
+log = logging.getLogger("art_core")
+
+RATE_NAMES = (
+    "prompt_per_million",
+    "completion_per_million",
+    "cached_prompt_per_million",
+    "cache_creation_per_million",
+    "cache_read_per_million",
+)
+
+
+@attrs.define
+class PriceBook:
+    """Prices of one model's run. Says once what it cannot price."""
+
+    plugins: Plugins
+    _registered: dict[str, TokenRates] = attrs.field(factory=dict)
+    _extractors: dict[str, Callable[[Any], float | None]] = attrs.field(factory=dict)
+    _said: set[str] = attrs.field(factory=set)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
+
+    def register(self, model: str, **per_million: float) -> None:
+        """Set a model's prices; ConfigError for names other than those of `TokenRates.of`."""
+        self._registered[model] = rates_of(per_million, source="registered")
+
+    def register_extractor(self, provider: str, extract: Callable[[Any], float | None]) -> None:
+        """Set a function that reads US dollars out of a provider's responses."""
+        self._extractors[provider] = extract
+
+    def rates(self, provider: str, model: str, usage: TokenUsage | None = None) -> TokenRates | None:
+        """Return the rates of a model: registered (with or without its provider's prefix), else a plugin's."""
+        bare = model.removeprefix(f"{provider}/")
+        for name in (model, f"{provider}/{bare}", bare):
+            if name in self._registered:
+                return self._registered[name]
+        return self.plugins.token_rates(provider, bare, usage)
+
+    def require(self, provider: str, model: str) -> None:
+        """Raise PricingError when nothing could price a call: before it is made, so that no money is spent."""
+        if provider not in self._extractors and self.rates(provider, model) is None:
+            raise PricingError(
+                f"no price is known for model {model!r} of provider {provider!r}",
+                "Register one: model.metrics_builder().register_model_pricing"
+                f"({model!r}, prompt_per_million=..., completion_per_million=...).",
+            )
+
+    def usage(self, response: Any, provider: str) -> TokenUsage:
+        """Read a response's tokens, and the cost if an extractor or the provider says it."""
+        usage = self.plugins.usage(response, provider) or read_usage(response) or TokenUsage()
+        extract = self._extractors.get(provider)
+        return usage if extract is None else attrs.evolve(usage, cost_usd=extract(response))
+
+    def price(
+        self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
+    ) -> float | None:
+        """US dollars of a call: the provider's own figure, else by rates; None, said once, when unpriced."""
+        if usage.cost_usd is not None:
+            return usage.cost_usd
+        rates = explicit or self.rates(provider, model, usage)
+        if rates is None:
+            self.say_once(f"unpriced: calls to {model!r} of {provider!r}; their cost is not in costs/all")
+            return None
+        if usage == TokenUsage():
+            self.say_once(f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens")
+            return None
+        return price(usage, rates)
+
+    def say_once(self, text: str) -> None:
+        """Warn, but not twice."""
+        with self._lock:
+            if text in self._said:
+                return
+            self._said.add(text)
+        log.warning(text)
+
+
+def rates_of(per_million: dict[str, float], *, source: str) -> TokenRates:
+    """Build rates from keyword arguments; ConfigError names the ones that are missing or unknown."""
+    missing = {"prompt_per_million", "completion_per_million"} - per_million.keys()
+    extra = per_million.keys() - set(RATE_NAMES)
+    if missing or extra:
+        raise ConfigError(
+            f"prices need prompt_per_million and completion_per_million, got {sorted(per_million)}",
+            f"Known: {', '.join(RATE_NAMES)}.",
+        )
+    return TokenRates.of(**per_million, source=source)  # type: ignore[arg-type]

@@ -1,0 +1,65 @@
+"""Prices of tokens and of device time, and the arithmetic that turns usage into US dollars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from art_core.costs.usage import GpuTime, TokenUsage
+from art_core.errors import ConfigError
+
+
+def _price(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not 0 <= value < float("inf"):
+        raise ConfigError(f"{attribute.name} must be a price of at least 0, got {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class TokenRates:
+    """US dollars per million tokens. Cache reads and writes cost as much as fresh prompt tokens unless given."""
+
+    input_per_million: float = attrs.field(validator=_price)
+    output_per_million: float = attrs.field(validator=_price)
+    cache_read_per_million: float | None = attrs.field(default=None, validator=_price)
+    cache_write_per_million: float | None = attrs.field(default=None, validator=_price)
+    source: str = "explicit"
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        prompt_per_million: float,
+        completion_per_million: float,
+        cached_prompt_per_million: float | None = None,
+        cache_creation_per_million: float | None = None,
+        cache_read_per_million: float | None = None,
+        source: str = "explicit",
+    ) -> TokenRates:
+        """Build rates from the names that `register_model_pricing` and `@track_api_cost` take."""
+        read = cached_prompt_per_million if cache_read_per_million is None else cache_read_per_million
+        return cls(
+            input_per_million=prompt_per_million,
+            output_per_million=completion_per_million,
+            cache_read_per_million=read,
+            cache_write_per_million=cache_creation_per_million,
+            source=source,
+        )
+
+
+def price(usage: TokenUsage, rates: TokenRates) -> float:
+    """US dollars for tokens at rates."""
+    read_rate = rates.input_per_million if rates.cache_read_per_million is None else rates.cache_read_per_million
+    write_rate = rates.input_per_million if rates.cache_write_per_million is None else rates.cache_write_per_million
+    fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
+    return (
+        fresh * rates.input_per_million
+        + usage.cache_read_tokens * read_rate
+        + usage.cache_write_tokens * write_rate
+        + usage.output_tokens * rates.output_per_million
+    ) / 1e6
+
+
+def price_gpu(time: GpuTime, usd_per_hour: float) -> float:
+    """US dollars for devices held: seconds x count / 3600 x the price of one device-hour."""
+    return time.seconds * time.count / 3600.0 * usd_per_hour

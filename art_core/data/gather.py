@@ -1,0 +1,207 @@
+"""Second stop: run rollouts at the same time; what fails becomes data in its group."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from art_core.data.choice import is_choice, tokens_of
+from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
+from art_core.errors import ConfigError, RolloutError
+
+AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
+
+
+async def gather_trajectory_groups(
+    groups: Iterable[TrajectoryGroup | Awaitable[TrajectoryGroup]],
+    *,
+    pbar_desc: str | None = "gather",
+    max_exceptions: int | float | None = None,
+    timeout: float | None = None,
+    after_each: AfterEach | None = None,
+) -> list[TrajectoryGroup]:
+    """Run the pending rollouts of all groups concurrently and return the groups, in order.
+
+    A rollout that raises, takes longer than `timeout` seconds, returns something else than a Trajectory or
+    gives a reward that is not a finite number becomes a `RolloutFailure` of its group. More failures than
+    `max_exceptions` (a count, or a share of all rollouts when below 1) end the gathering with a RolloutError,
+    and so does a gathering in which every rollout failed; its `groups` hold what was finished.
+    `after_each` sees each finished group (to judge it, say) and returns it, another one, or None to drop it.
+    `pbar_desc=None` shows no progress bar.
+    """
+    started = [await g if not isinstance(g, TrajectoryGroup) else g for g in groups]
+    total = sum(len(g.pending) for g in started)
+    tally = _Tally(total=total, limit=_limit(max_exceptions, total), bar=_bar(pbar_desc, total))
+    tasks = [asyncio.ensure_future(_finish_group(g, timeout, after_each, tally)) for g in started]
+    try:
+        await _all_or_first_error(tasks)
+    except RolloutError as error:
+        error.groups = tuple(t.result() for t in tasks if _has_group(t))
+        raise
+    finally:
+        tally.bar.close()
+    finished = [g for g in (task.result() for task in tasks) if g is not None]
+    if total and tally.failed == total:
+        raise _failed(f"all {total} rollouts failed; the first: {tally.first}", finished)
+    return finished
+
+
+async def gather_trajectories(
+    trajectories: Iterable[Trajectory | Awaitable[Trajectory]],
+    *,
+    pbar_desc: str | None = "gather",
+    max_exceptions: int | float | None = None,
+    timeout: float | None = None,
+) -> list[Trajectory]:
+    """Run rollouts concurrently and return the trajectories of those that did not fail, in order."""
+    group = TrajectoryGroup(trajectories)
+    options: dict[str, Any] = {"pbar_desc": pbar_desc, "max_exceptions": max_exceptions, "timeout": timeout}
+    (finished,) = await gather_trajectory_groups([group], **options)
+    return list(finished)
+
+
+async def run_group(group: TrajectoryGroup) -> TrajectoryGroup:
+    """Run a group's pending rollouts, without a progress bar or a limit on failures."""
+    tally = _Tally(total=len(group.pending), limit=math.inf, bar=_bar(None, 0))
+    return await _run_rollouts(group, None, tally)
+
+
+@attrs.define
+class _Tally:
+    total: int
+    limit: float
+    bar: Any
+    failed: int = 0
+    first: RolloutFailure | None = None
+    reward_sum: float = 0.0
+
+    def add(self, outcome: Trajectory | RolloutFailure) -> None:
+        """Count one outcome and show it; raises RolloutError once there are too many failures."""
+        if isinstance(outcome, RolloutFailure):
+            self.failed += 1
+            self.first = self.first or outcome
+        else:
+            self.reward_sum += outcome.reward
+        self.bar.update(1)
+        done = self.bar.n - self.failed
+        if done > 0:
+            self.bar.set_postfix(reward=f"{self.reward_sum / done:.3f}", failed=self.failed, refresh=False)
+        if self.failed > self.limit:
+            raise RolloutError(
+                f"{self.failed} of {self.total} rollouts failed, more than max_exceptions allows; "
+                f"the first: {self.first}",
+                "Mend the rollout, or raise max_exceptions.",
+            )
+
+
+def _limit(max_exceptions: int | float | None, total: int) -> float:
+    if max_exceptions is None:
+        return math.inf
+    if isinstance(max_exceptions, bool) or not max_exceptions >= 0:
+        raise ConfigError(f"max_exceptions must be a count or a share below 1, got {max_exceptions!r}")
+    return max_exceptions if max_exceptions >= 1 else max_exceptions * total
+
+
+class _NoBar:
+    n = 0
+
+    def update(self, count: int) -> None:
+        self.n += count
+
+    def set_postfix(self, **_: Any) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def _bar(desc: str | None, total: int) -> Any:
+    if desc is None:
+        return _NoBar()
+    from tqdm import tqdm
+
+    return tqdm(desc=desc, total=total, unit="rollout", dynamic_ncols=True)
+
+
+def _failed(problem: str, groups: Sequence[TrajectoryGroup]) -> RolloutError:
+    error = RolloutError(problem, "The failures, with tracebacks, are in the groups of this error.")
+    error.groups = tuple(groups)
+    return error
+
+
+def _has_group(task: asyncio.Future[TrajectoryGroup | None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None and task.result() is not None
+
+
+async def _all_or_first_error(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def _finish_group(
+    group: TrajectoryGroup, timeout: float | None, after_each: AfterEach | None, tally: _Tally
+) -> TrajectoryGroup | None:
+    finished = await _run_rollouts(group, timeout, tally)
+    return finished if after_each is None else await after_each(finished)
+
+
+async def _run_rollouts(group: TrajectoryGroup, timeout: float | None, tally: _Tally) -> TrajectoryGroup:
+    async def one(rollout: Awaitable[Trajectory]) -> Trajectory | RolloutFailure:
+        outcome = await _outcome(rollout, timeout)
+        tally.add(outcome)
+        return outcome
+
+    tasks = [asyncio.ensure_future(one(rollout)) for rollout in group.pending]
+    await _all_or_first_error(tasks)
+    outcomes = [task.result() for task in tasks]
+    return group.with_results(
+        [o for o in outcomes if isinstance(o, Trajectory)],
+        [o for o in outcomes if isinstance(o, RolloutFailure)],
+    )
+
+
+async def _outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Trajectory | RolloutFailure:
+    clock = asyncio.timeout(timeout)
+    try:
+        async with clock:
+            result = await rollout
+    except Exception as error:
+        if clock.expired():
+            return RolloutFailure(
+                reason="timeout", type="TimeoutError", message=f"the rollout took longer than {timeout} s"
+            )
+        return RolloutFailure.of(error)
+    return _accepted(result)
+
+
+def _accepted(result: Any) -> Trajectory | RolloutFailure:
+    if not isinstance(result, Trajectory):
+        text = f"the rollout returned {type(result).__name__}, not a Trajectory"
+        return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
+    try:
+        result.reward = float(result.reward)
+    except (TypeError, ValueError):
+        result.reward = math.nan
+    if not math.isfinite(result.reward):
+        text = "the reward is not a finite number"
+        return RolloutFailure(reason="bad_reward", type="ValueError", message=text)
+    _stamp_policy_versions(result)
+    return result.finish()
+
+
+def _stamp_policy_versions(trajectory: Trajectory) -> None:
+    turns = [tokens_of(item) for item in trajectory.messages_and_choices if is_choice(item)]
+    versions = [turn.policy_version for turn in turns if turn and turn.policy_version is not None]
+    if versions and trajectory.initial_policy_version is None:
+        trajectory.initial_policy_version = versions[0]
+    if versions and trajectory.final_policy_version is None:
+        trajectory.final_policy_version = versions[-1]

@@ -1,0 +1,105 @@
+"""Trajectories on disk: one JSON-lines file a step and split, a line a group, appended and read back whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core.data.choice import choice_dict, is_choice
+from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
+from art_core.errors import HistoryError
+
+_TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs")
+
+
+def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
+    """Return where the trajectories of a split and step lie."""
+    return run_dir / "trajectories" / split / f"{step:04d}.jsonl"
+
+
+def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool = True) -> None:
+    """Append groups, a line each, in one write; raises HistoryError when the disk does not take them whole.
+
+    `tokens=False` leaves out token ids and log-probs, most of the bytes.
+    """
+    data = b"".join(orjson.dumps(group_dict(g, tokens=tokens), option=_OPTIONS) for g in groups)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            good = file.seek(0, os.SEEK_END)
+            if file.write(data) != len(data):
+                file.truncate(good)
+                raise OSError("short write")
+    except OSError as error:
+        raise HistoryError(
+            f"cannot store trajectories in {path}: {error}", "Free space or mend the directory, then log again."
+        ) from error
+
+
+def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
+    """Read back the groups of a file; a torn last line is passed over."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield group_of(orjson.loads(line))
+
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+def _item_dict(item: Any, tokens: bool) -> dict[str, Any]:
+    if not is_choice(item):
+        return dict(item)
+    choice = choice_dict(item)
+    return choice if tokens else {k: v for k, v in choice.items() if k not in _TOKEN_DATA}
+
+
+def _history_dict(history: History, tokens: bool) -> dict[str, Any]:
+    items = [_item_dict(item, tokens) for item in history.messages_and_choices]
+    return {"messages_and_choices": items, "tools": history.tools}
+
+
+def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]:
+    """Return a group as JSON values: what a line of the file holds."""
+    return {
+        "trajectories": [_trajectory_dict(t, tokens) for t in group.trajectories],
+        "failures": [attrs.asdict(f) for f in group.failures],
+        "metadata": group.metadata,
+        "metrics": group.metrics,
+        "logs": group.logs,
+    }
+
+
+def _trajectory_dict(trajectory: Trajectory, tokens: bool) -> dict[str, Any]:
+    plain = {f.name: getattr(trajectory, f.name) for f in attrs.fields(Trajectory)}
+    main, *others = (_history_dict(h, tokens) for h in trajectory.histories())
+    return plain | main | {"additional_histories": others}
+
+
+def group_of(stored: dict[str, Any]) -> TrajectoryGroup:
+    """Rebuild a group from what `group_dict` made."""
+    return TrajectoryGroup(
+        [_trajectory_of(t) for t in stored["trajectories"]],
+        exceptions=[RolloutFailure(**f) for f in stored["failures"]],
+        metadata=stored["metadata"],
+        metrics=stored["metrics"],
+        logs=stored["logs"],
+    )
+
+
+def _trajectory_of(stored: dict[str, Any]) -> Trajectory:
+    ended = stored["end_time"]
+    return Trajectory(
+        **stored
+        | {
+            "additional_histories": [History(**h) for h in stored["additional_histories"]],
+            "start_time": datetime.fromisoformat(stored["start_time"]),
+            "end_time": None if ended is None else datetime.fromisoformat(ended),
+        }
+    )

@@ -1,0 +1,1 @@
+"""What was measured: names, sums, rows and the log that keeps them."""

@@ -1,0 +1,179 @@
+"""Eighth stop: `history.jsonl`, the run's log. One row is one line is one write(2); the last row is the state."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from art_core.errors import HistoryError
+from art_core.metrics.row import MetricsRow
+
+log = logging.getLogger("art_core")
+
+SYNC_SECONDS = 2.0
+_CHUNK = 1 << 16
+
+
+def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
+    """Yield the whole rows from a byte offset on, each with the offset after it.
+
+    Lines that are not rows are passed over with a warning; a torn last line is left for later.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            if line.strip(b"\r\n\0 "):
+                try:
+                    yield MetricsRow.from_line(line), offset
+                except HistoryError as error:
+                    log.warning("%s: %s", path, error)
+
+
+def last_row(path: Path) -> MetricsRow | None:
+    """Return the last whole row, reading the file from its end."""
+    with path.open("rb") as file:
+        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
+            if line.strip(b"\r\n\0 "):
+                try:
+                    return MetricsRow.from_line(line)
+                except HistoryError as error:
+                    log.warning("%s: %s", path, error)
+    return None
+
+
+def _lines_backwards(fd: int, end: int) -> Iterator[bytes]:
+    rest = b""
+    while end:
+        start = max(0, end - _CHUNK)
+        rest, *lines = (os.pread(fd, end - start, start) + rest).split(b"\n")
+        yield from reversed(lines)
+        end = start
+    yield rest
+
+
+@attrs.define
+class HistoryLog:
+    """The open log of a run: appends rows, and is the only one to do so while it is open."""
+
+    path: Path
+    last: MetricsRow | None
+    _fd: int
+    _pid: int = attrs.field(factory=os.getpid)
+    _unsynced: threading.Timer | None = None
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> HistoryLog:
+        """Open or create the log, repair a torn tail and read the last row.
+
+        Raises HistoryError when another process or object has it open, or the directory can't be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise HistoryError(f"cannot open {path}: {error.strerror}", "Choose another base_path.") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise HistoryError(
+                f"the run in {path.parent} is in use by another process or model",
+                "Close that one, or give this model another name.",
+            ) from None
+        _repair(fd, path)
+        return cls(path, last_row(path), fd)
+
+    def append(self, row: MetricsRow) -> None:
+        """Append a row: when this returns, the row survives the death of the process.
+
+        Raises HistoryError, with the file as it was, when the disk does not take it whole.
+        """
+        line = row.to_line()
+        with self._lock:
+            good = self._usable_size()
+            try:
+                written = os.write(self._fd, line)
+            except OSError as error:
+                self._undo(good)
+                raise HistoryError(
+                    f"cannot write {self.path}: {error.strerror}", "Free space, then log again: nothing is lost."
+                ) from error
+            if written != len(line):
+                self._undo(good)
+                raise HistoryError(
+                    f"cannot write {self.path}: the disk took {written} of {len(line)} bytes",
+                    "Free space, then log again: nothing is lost.",
+                )
+            self.last = row
+            if self._unsynced is None:
+                self._sync_soon()
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk, so that they survive the death of the machine."""
+        with self._lock:
+            timer, self._unsynced = self._unsynced, None
+            if timer is not None:
+                timer.cancel()
+            if self._fd >= 0:
+                os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Sync, and let others open the log; a second call does nothing."""
+        if self._fd >= 0:
+            self.sync()
+            with self._lock:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _usable_size(self) -> int:
+        if self._fd < 0:
+            raise HistoryError(f"{self.path} is closed", "Log before model.close().")
+        if self._pid != os.getpid():
+            raise HistoryError(
+                f"{self.path} was opened before this process was forked", "Log from the parent process alone."
+            )
+        status = os.fstat(self._fd)
+        if status.st_nlink == 0:
+            raise HistoryError(f"{self.path} was deleted while in use", "Open the run again to begin a new log.")
+        return status.st_size
+
+    def _undo(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def _sync_soon(self) -> None:
+        self._unsynced = threading.Timer(SYNC_SECONDS, self.sync)
+        self._unsynced.daemon = True
+        self._unsynced.start()
+
+
+def _repair(fd: int, path: Path) -> None:
+    size = os.fstat(fd).st_size
+    good = _whole_bytes(fd, size)
+    if good == size:
+        return
+    torn = os.pread(fd, size - good, good)
+    with path.with_name("history.torn").open("ab") as file:
+        file.write(torn + b"\n")
+    os.ftruncate(fd, good)
+    log.warning("%s ended in a torn line of %d bytes: moved to history.torn", path, len(torn))
+
+
+def _whole_bytes(fd: int, size: int) -> int:
+    end = size
+    while end:
+        start = max(0, end - _CHUNK)
+        at = os.pread(fd, end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0

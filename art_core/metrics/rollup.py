@@ -1,0 +1,100 @@
+"""Sixth stop: from leaves to a row. The cost tree, the running sums and what is derived from them; pure.
+
+A `Plan` is compiled once for each set of leaf keys: rows of a run mostly have the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import attrs
+
+from art_core.errors import MetricError
+from art_core.metrics.taxonomy import Taxonomy, cumulative_key
+
+Totals = Mapping[str, float]
+"""The run's running sums, `costs/cum/...`, `time/cum/...`, `data/cum/...`; each row carries them all."""
+
+UNIQUE_SCENARIOS = "data/cum/num_unique_scenarios"
+_RATES = (
+    ("throughput/avg_trainer_tok_per_s", "data/cum/trainer_tokens", "time/cum/trainer_s"),
+    ("throughput/avg_actor_tok_per_s", "data/cum/actor_tokens", "time/cum/actor_s"),
+)
+
+
+@attrs.frozen
+class Plan:
+    """What to do with a set of leaf keys: `edges` (child, parent), deepest first, and `running` (key, its total)."""
+
+    edges: tuple[tuple[str, str], ...]
+    running: tuple[tuple[str, str], ...]
+    costs: tuple[str, ...]
+
+
+def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> Plan:
+    """Make the plan of a set of leaf keys.
+
+    Raises MetricError when a cost is a leaf here and a parent elsewhere in the row or the run, or the reverse.
+    """
+    leaves = [key for key in keys if key.startswith("costs/")]
+    _check_tree(leaves, totals)
+    parents = {parent for leaf in leaves for parent in _ancestors(leaf)}
+    nodes = sorted({*leaves, *parents}, key=lambda key: (-key.count("/"), key))
+    edges = tuple((node, _parent(node)) for node in nodes)
+    summed = [*nodes, *(["costs/all"] if nodes else [])]
+    summed += [key for key in keys if not key.startswith("costs/") and taxonomy.spec(key).cumulative]
+    return Plan(edges=edges, running=tuple((k, cumulative_key(k)) for k in summed), costs=tuple(leaves))
+
+
+def roll(leaves: Mapping[str, float], totals: Totals, plan: Plan) -> tuple[dict[str, float], dict[str, float]]:
+    """Return (metrics, totals'): the leaves with their parents, the new totals and what they give; O(nodes).
+
+    Raises MetricError for a negative cost.
+    """
+    metrics = dict(leaves)
+    for key in plan.costs:
+        if leaves[key] < 0:
+            raise MetricError(f"a cost can't be negative: {key!r} {leaves[key]!r}")
+    for child, parent in plan.edges:
+        metrics[parent] = metrics.get(parent, 0.0) + metrics[child]
+    new = dict(totals)
+    for key, total in plan.running:
+        new[total] = new.get(total, 0.0) + metrics[key]
+    metrics.update(new)
+    for rate, tokens, seconds in _RATES:
+        if tokens in new and new.get(seconds, 0.0) > 0:
+            metrics[rate] = new[tokens] / new[seconds]
+    return metrics, new
+
+
+def totals_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Read the totals back out of a row: the last row of a run is its state."""
+    return {key: value for key, value in metrics.items() if "/cum/" in key}
+
+
+def _parent(key: str) -> str:
+    head, _, _ = key.rpartition("/")
+    return "costs/all" if head == "costs" else head
+
+
+def _ancestors(leaf: str) -> Iterable[str]:
+    parts = leaf.split("/")
+    return ("/".join(parts[:n]) for n in range(2, len(parts)))
+
+
+def _check_tree(leaves: Collection[str], totals: Totals) -> None:
+    seen = {"costs" + key.removeprefix("costs/cum") for key in totals if key.startswith("costs/cum/")} - {"costs/all"}
+    parents_seen = {p for key in seen for p in _ancestors(key)}
+    parents = parents_seen | {p for leaf in leaves for p in _ancestors(leaf)}
+    for leaf in leaves:
+        if leaf in parents:
+            raise MetricError(
+                f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
+                f"Log it as a leaf, {leaf + '/other'!r} say.",
+            )
+        for parent in _ancestors(leaf):
+            if parent in seen and parent not in parents_seen:
+                raise MetricError(
+                    f"cost {leaf!r} can't stand under {parent!r}, which was logged as a leaf earlier in this run",
+                    f"Log {parent!r} no longer, or choose another path.",
+                )

@@ -1,0 +1,69 @@
+"""Seventh stop: one row, the unit that is logged, kept and delivered, and its one-line JSON form."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core.errors import HistoryError
+
+SCHEMA = 1
+_ENVELOPE = ("schema", "seq", "attempt", "step", "split", "recorded_at")
+
+
+@attrs.frozen(kw_only=True)
+class MetricsRow:
+    """A step's metrics on one split.
+
+    `seq` counts the run's rows from 1 and is the key to drop repeats by; `attempt` counts the times that the run
+    was opened to log; `metrics` are finite floats; `nonfinite` holds the values that were not, as text;
+    `scenario_ids` are the ids that this row saw first.
+    """
+
+    seq: int
+    attempt: int
+    step: int
+    split: str
+    recorded_at: datetime
+    metrics: dict[str, float]
+    nonfinite: dict[str, str] = attrs.field(factory=dict)
+    scenario_ids: tuple[str, ...] = ()
+
+    def to_line(self) -> bytes:
+        """Return the row as one line of strict JSON; metric keys stand beside the envelope's, as in ART's files."""
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "seq": self.seq,
+            "attempt": self.attempt,
+            "step": self.step,
+            "split": self.split,
+            "recorded_at": self.recorded_at,
+            **self.metrics,
+        }
+        if self.nonfinite:
+            record["_nonfinite"] = self.nonfinite
+        if self.scenario_ids:
+            record["_scenario_ids"] = self.scenario_ids
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+    @classmethod
+    def from_line(cls, line: bytes) -> MetricsRow:
+        """Read a row back, also one that ART wrote; HistoryError for a line that is not one."""
+        try:
+            record: dict[str, Any] = orjson.loads(line)
+            recorded_at = datetime.fromisoformat(record["recorded_at"])
+            return cls(
+                seq=record.get("seq", 0),
+                attempt=record.get("attempt", 0),
+                step=int(record["step"] if "step" in record else record["training_step"]),
+                split=record.get("split", ""),
+                recorded_at=recorded_at if recorded_at.tzinfo else recorded_at.replace(tzinfo=UTC),
+                metrics={k: float(v) for k, v in record.items() if "/" in k and isinstance(v, (int, float))},
+                nonfinite=record.get("_nonfinite", {}),
+                scenario_ids=tuple(record.get("_scenario_ids", ())),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HistoryError(f"not a row of metrics: {line[:80]!r} ({error})") from error

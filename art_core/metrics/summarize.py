@@ -1,0 +1,121 @@
+"""Fourth stop: from groups of trajectories to a step's leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from art_core.data.choice import is_choice, tokens_of
+from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.errors import MetricError
+from art_core.metrics.taxonomy import number
+from art_core.rl.advantages import has_spread, population_std
+
+RESERVED = ("reward", "exception_rate")
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """Leaves of a batch of groups: `averages` may be logged twice, `counts` belong to the batch once."""
+
+    averages: dict[str, float]
+    counts: dict[str, float]
+    scenario_ids: frozenset[str]
+
+
+def summarize(groups: Sequence[TrajectoryGroup], split: str) -> Summary:
+    """Average rewards and metrics of groups and count what was run, under the keys of the split.
+
+    On train: `reward/mean`, `reward/<metric>`, `data/step_...`, `train/num_...`; elsewhere `<split>/reward`,
+    `<split>/<metric>`, `<split>/data/step_...`. Raises MetricError for a trajectory metric with a reserved name.
+    """
+    trajectories = [t for group in groups for t in group.trajectories]
+    failures = sum(len(group.failures) for group in groups)
+    stds = [population_std(g.rewards) for g in groups if len(g) > 1]
+    if split == "train":
+        prefix, names = "reward/", ("reward/mean", "reward/std_dev", "reward/exception_rate")
+    else:
+        prefix, names = f"{split}/", (f"{split}/reward", f"{split}/reward_std_dev", f"{split}/exception_rate")
+    averages = _means((t.metrics for t in trajectories), prefix)
+    averages |= _means((g.metrics for g in groups), f"{prefix}group_")
+    if trajectories:
+        averages[names[0]] = _mean([t.reward for t in trajectories])
+    if stds:
+        averages[names[1]] = _mean(stds)
+    if trajectories or failures:
+        averages[names[2]] = failures / (len(trajectories) + failures)
+    counts = _counts(groups, trajectories, split)
+    if split == "train":
+        averages |= {
+            "train/num_groups_submitted": counts["data/step_num_groups_submitted"],
+            "train/num_groups_trainable": counts["data/step_num_groups_trainable"],
+            "train/num_trajectories": counts["data/step_num_trajectories"],
+        }
+    ids = _scenario_ids(groups) if split == "train" else frozenset[str]()
+    return Summary(averages=averages, counts=counts, scenario_ids=ids)
+
+
+def _counts(groups: Sequence[TrajectoryGroup], trajectories: list[Trajectory], split: str) -> dict[str, float]:
+    prefix = "" if split == "train" else f"{split}/"
+    counts = {
+        f"{prefix}data/step_num_scenarios": float(len(groups)),
+        f"{prefix}data/step_num_trajectories": float(len(trajectories)),
+        f"{prefix}data/step_num_groups_submitted": float(len(groups)),
+    }
+    seconds = elapsed(trajectories)
+    if split != "train":
+        return counts | ({"time/step_eval_s": seconds} if seconds else {})
+    counts["data/step_num_groups_trainable"] = float(sum(has_spread(g.rewards) for g in groups))
+    sampled = sum(_sampled_tokens(t) for t in trajectories)
+    if sampled:
+        counts["data/step_actor_tokens"] = float(sampled)
+    if seconds:
+        counts["time/step_actor_s"] = seconds
+    return counts
+
+
+def elapsed(trajectories: Iterable[Trajectory]) -> float:
+    """Seconds during which at least one of the trajectories was running: overlaps count once."""
+    spans = sorted((t.start_time, t.end_time) for t in trajectories if t.end_time is not None)
+    total = 0.0
+    reached: datetime | None = None
+    for start, end in spans:
+        begin = start if reached is None else max(start, reached)
+        if end > begin:
+            total += (end - begin).total_seconds()
+            reached = end
+    return total
+
+
+def _sampled_tokens(trajectory: Trajectory) -> int:
+    items = [item for history in trajectory.histories() for item in history.messages_and_choices]
+    turns = [tokens_of(item) for item in items if is_choice(item)]
+    return sum(len(turn.completion_ids) for turn in turns if turn)
+
+
+def _scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
+    metadata = [group.metadata for group in groups] + [t.metadata for g in groups for t in g.trajectories]
+    return frozenset(str(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None)
+
+
+def _means(samples: Iterable[dict[str, Any]], prefix: str) -> dict[str, float]:
+    collected: dict[str, list[float]] = {}
+    for metrics in samples:
+        for name, value in metrics.items():
+            if name in RESERVED:
+                raise MetricError(
+                    f"a trajectory's or group's metric may not be named {name!r}", "That name is the step's own."
+                )
+            collected.setdefault(f"{prefix}{name}", []).append(number(name, value))
+    return {key: _mean(values) for key, values in collected.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except (OverflowError, ValueError):
+        return sum(values) / len(values)

@@ -1,0 +1,142 @@
+"""Third stop: the names. Sections, units, how samples combine, what adds up over a run, and old names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from art_core.errors import MetricError, unknown
+
+CATALOGUE_VERSION = 1
+Combine = Literal["sum", "mean", "last", "same"]
+Direction = Literal["higher", "lower"]
+
+
+@attrs.frozen(kw_only=True)
+class MetricSpec:
+    """A metric: its key (a `*` at the end stands for any rest), unit, and how it behaves.
+
+    `combine` says what samples of one step become; `cumulative`, whether the run's sum is kept under
+    `<section>/cum/...`; `direction`, which values are better, None where neither is; `derived`, that
+    the core computes it and it can't be logged.
+    """
+
+    key: str
+    unit: str
+    help: str
+    combine: Combine = "mean"
+    cumulative: bool = False
+    direction: Direction | None = None
+    derived: bool = False
+
+
+SPLITS = ("train", "val", "test")
+
+
+@attrs.define
+class Taxonomy:
+    """The catalogue in force: built-in specs and those of plugins. Places names, checks keys, resolves old names."""
+
+    specs: dict[str, MetricSpec]
+    aliases: dict[str, str]
+    _placed: dict[str, dict[str, str]] = attrs.field(factory=dict, init=False, repr=False)
+
+    @property
+    def sections(self) -> frozenset[str]:
+        """First components that keys may have."""
+        return frozenset(spec.key.split("/", 1)[0] for spec in self.specs.values())
+
+    def extended(self, specs: Iterable[MetricSpec]) -> Taxonomy:
+        """Return a taxonomy with more specs; two unequal specs of one key are a MetricError."""
+        merged = dict(self.specs)
+        for spec in specs:
+            if merged.setdefault(spec.key, spec) != spec:
+                raise MetricError(f"metric {spec.key!r} is already defined, differently")
+        return Taxonomy(merged, self.aliases)
+
+    def spec(self, key: str) -> MetricSpec:
+        """Return the spec of a key: its own, else that of the longest pattern that fits, else a plain mean."""
+        found = self.specs.get(key)
+        if found is not None:
+            return found
+        fits = [s for s in self.specs.values() if s.key.endswith("*") and key.startswith(s.key[:-1])]
+        best = max(fits, key=lambda s: len(s.key), default=None)
+        return attrs.evolve(best, key=key) if best else MetricSpec(key=key, unit="", help="")
+
+    def resolve(self, key: str) -> str:
+        """Return the canonical name of a key that an earlier catalogue used; others stay as they are."""
+        if key in self.aliases:
+            return self.aliases[key]
+        for old, new in self.aliases.items():
+            if old.endswith("*") and key.startswith(old[:-1]) and key not in self.specs:
+                return new[:-1] + key[len(old) - 1 :]
+        return key
+
+    def place(self, name: str, split: str) -> str:
+        """Return the key of a name logged on a split: sectioned names stay, bare ones go under the split.
+
+        Raises MetricError for an unknown section, a reserved or malformed key, and the legacy `costs_...` form.
+        """
+        placed = self._placed.setdefault(split, {})
+        key = placed.get(name)
+        if key is None:
+            key = placed[name] = self._place(name, split)
+        return key
+
+    def _place(self, name: str, split: str) -> str:
+        _check_form(name)
+        if name.startswith("costs_"):
+            raise MetricError(f"metric {name!r} has the legacy form", f"Log it as 'costs/{name[6:]}'.")
+        section, _, rest = name.partition("/")
+        if not rest:
+            return f"{split}/{name}"
+        if section not in self.sections and section != split:
+            raise MetricError(
+                unknown("metric section", section, self.sections) + f" (in {name!r})",
+                "A bare name goes under the split; a plugin may register a section.",
+            )
+        if "cum" in name.split("/")[1:] or self.spec(name).derived:
+            raise MetricError(f"metric {name!r} is reserved", "The core derives it from what is logged.")
+        return name
+
+    def direction(self, key: str) -> Direction | None:
+        """Tell which values of a key are better; old names count as the new ones."""
+        return self.spec(self.resolve(key)).direction
+
+
+def _check_form(name: Any) -> None:
+    if not isinstance(name, str):
+        raise MetricError(f"a metric's name must be a string, got {name!r}")
+    parts = name.split("/")
+    if not all(p and p == p.strip() and p.isprintable() for p in parts):
+        raise MetricError(f"metric {name!r} has an empty component or stray white space or control characters")
+
+
+def cumulative_key(key: str) -> str:
+    """Return where a key's running sum is kept: `time/step_trainer_s` gives `time/cum/trainer_s`."""
+    section, _, rest = key.partition("/")
+    return f"{section}/cum/{rest.removeprefix('step_')}"
+
+
+def number(name: str, value: Any) -> float:
+    """Return a metric's value as a float; MetricError for what is not a number."""
+    if value is None or isinstance(value, (str, bytes, bytearray)):
+        raise MetricError(f"metric {name!r} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+    except (TypeError, ValueError):
+        raise MetricError(f"metric {name!r} must be a number, got {type(value).__name__}") from None
+
+
+def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> dict[str, float]:
+    """Place every name and turn every value into a float; two names that meet in one key are a MetricError."""
+    leaves = {taxonomy.place(name, split): number(name, value) for name, value in metrics.items()}
+    if len(leaves) != len(metrics):
+        keys = [taxonomy.place(name, split) for name in metrics]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise MetricError(f"metric {twice[0]!r} is given twice, with and without its section")
+    return leaves

@@ -1,0 +1,28 @@
+"""The core's own implementations, through the hooks that a stranger uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from art_core.plugins.hookspecs import hookimpl
+from art_core.sinks.protocol import Sink, SinkSpec
+
+
+@hookimpl
+def art_sinks() -> Sequence[SinkSpec]:
+    """The console sink: a line a row."""
+
+    def create() -> Sink:
+        from art_core.sinks.console import ConsoleSink
+
+        return ConsoleSink()
+
+    return [SinkSpec(name="console", create=create, summary="a line a step on standard error", backlog=False)]
+
+
+@hookimpl
+def art_gpu_rate(device: str) -> float | None:
+    """Default prices of devices, from `gpu_prices.json`; None for a device that is not in it."""
+    from art_core.costs.gpus import default_rate
+
+    return default_rate(device)

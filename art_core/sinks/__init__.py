@@ -1,0 +1,1 @@
+"""Where rows go: the contract of a sink, and its delivery from the log."""

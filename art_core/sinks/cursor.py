@@ -1,0 +1,54 @@
+"""How far a sink has come in the log: an offset and a seq, replaced whole after each acknowledged batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import orjson
+
+from art_core.metrics.history import read_rows
+from art_core.metrics.row import MetricsRow
+
+BATCH = 500
+
+
+@attrs.frozen
+class Cursor:
+    """A place in the log: the byte offset after the last delivered row, and that row's seq."""
+
+    offset: int = 0
+    seq: int = 0
+
+
+def load_cursor(path: Path) -> Cursor:
+    """Read a cursor; one that is missing or unreadable stands at the beginning: repeats are the sink's to drop."""
+    try:
+        stored = orjson.loads(path.read_bytes())
+        return Cursor(offset=int(stored["offset"]), seq=int(stored["seq"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Cursor()
+
+
+def save_cursor(path: Path, cursor: Cursor) -> None:
+    """Replace a cursor's file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_bytes(orjson.dumps({"offset": cursor.offset, "seq": cursor.seq}))
+    aside.replace(path)
+
+
+def rows_after(history: Path, cursor: Cursor) -> tuple[Sequence[MetricsRow], Cursor]:
+    """Return the next rows, 500 at most, and the cursor after them; a log shorter than the cursor is read anew."""
+    start = cursor.offset if cursor.offset <= history.stat().st_size else 0
+    rows: list[MetricsRow] = []
+    for row, offset in read_rows(history, start):
+        cursor = attrs.evolve(cursor, offset=offset)
+        if row.seq > cursor.seq or not row.seq:
+            rows.append(row)
+            cursor = attrs.evolve(cursor, seq=max(row.seq, cursor.seq))
+        if len(rows) == BATCH:
+            break
+    return rows, cursor

@@ -1,0 +1,174 @@
+"""Tenth stop: each sink follows the log on a thread of its own, after its own cursor, with its own failures."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import attrs
+
+from art_core.sinks.cursor import Cursor, load_cursor, rows_after, save_cursor
+from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
+
+log = logging.getLogger("art_core")
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
+
+
+@attrs.frozen(kw_only=True)
+class DeliveryReport:
+    """How far a sink had come when it was closed; `error` is its last failure, None where nothing is missing."""
+
+    sink: str
+    undelivered: int
+    error: str | None
+
+
+@attrs.define(eq=False)
+class Follower:
+    """Brings the rows of a log to one sink: in order, at least once, for ever, without troubling the trainer.
+
+    After a failure it waits, twice as long each time up to a minute, with jitter, and says the failure once
+    an outage. Nothing is held in memory: what is not delivered is in the log.
+    """
+
+    spec: SinkSpec
+    run: RunInfo
+    history: Path
+    cursor: Cursor = attrs.field(init=False)
+    error: str | None = None
+    _failures: int = 0
+    _sink: Sink | None = None
+    _opened: bool = False
+    _news: threading.Event = attrs.field(factory=threading.Event)
+    _closing: threading.Event = attrs.field(factory=threading.Event)
+    _deadline: float = float("inf")
+    _thread: threading.Thread = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.cursor = load_cursor(self.cursor_file)
+        if not self.spec.backlog:
+            self.cursor = Cursor(offset=self.history.stat().st_size)
+        self._thread = threading.Thread(target=self._follow, name=f"art-sink-{self.spec.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def cursor_file(self) -> Path:
+        """Where this sink's cursor is kept."""
+        return self.run.run_dir / "sinks" / f"{self.spec.name}.cursor"
+
+    def wake(self) -> None:
+        """Say that there are new rows."""
+        self._news.set()
+
+    def close(self, deadline: float) -> None:
+        """Ask to finish by a `time.monotonic()`; `join` waits for it."""
+        self._deadline = deadline
+        self._closing.set()
+        self._news.set()
+
+    def join(self) -> DeliveryReport:
+        """Wait until the rest is delivered or the deadline is past, and tell what is missing."""
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        missing = self._missing()
+        error = self.error if missing or self.error is None else None
+        if self._thread.is_alive() and error is None:
+            error = "did not finish in time"
+        return DeliveryReport(sink=self.spec.name, undelivered=missing, error=error)
+
+    def _missing(self) -> int:
+        count, cursor = 0, self.cursor
+        while True:
+            rows, cursor = rows_after(self.history, cursor)
+            count += len(rows)
+            if not rows:
+                return count
+
+    def _follow(self) -> None:
+        while True:
+            try:
+                self._news.clear()
+                finished = self._deliver()
+            except BaseException as error:
+                if not self._failed(error):
+                    return
+                continue
+            if finished:
+                return
+            self._news.wait()
+
+    def _deliver(self) -> bool:
+        """Deliver what is there; True when the sink was closed and all is done."""
+        closing = self._closing.is_set()
+        if self._sink is None:
+            self._sink = self.spec.create()
+        if not self._opened:
+            self._sink.open(self.run)
+            self._opened = True
+        while True:
+            rows, cursor = rows_after(self.history, self.cursor)
+            if not rows:
+                break
+            self._sink.write(rows)
+            self.cursor = cursor
+            if self.spec.backlog:
+                save_cursor(self.cursor_file, cursor)
+            self._failures, self.error = 0, None
+        if closing:
+            self._sink.close(self.run)
+        return closing
+
+    def _failed(self, error: BaseException) -> bool:
+        """Note a failure and wait; False when there is no time left to try again."""
+        self.error = f"{type(error).__name__}: {error}"
+        self._failures += 1
+        if self._failures == 1:
+            log.warning(
+                "sink %r failed (%s); its rows wait in %s and are tried again", self.spec.name, self.error, self.history
+            )
+        wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.0)
+        if self._closing.is_set():
+            left = self._deadline - time.monotonic()
+            wait = min(wait, FIRST_WAIT_S)
+            if left < wait:
+                return False
+            time.sleep(wait)
+        else:
+            self._closing.wait(wait)
+        return True
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """All followers of a run's log."""
+
+    followers: list[Follower]
+
+    @classmethod
+    def start(cls, specs: Iterable[SinkSpec], run: RunInfo, history: Path) -> Delivery:
+        """Start a follower for each sink."""
+        return cls([Follower(spec, run, history) for spec in specs])
+
+    def wake(self) -> None:
+        """Say that a row was appended."""
+        for follower in self.followers:
+            follower.wake()
+
+    def close(self, timeout: float) -> Mapping[str, DeliveryReport]:
+        """Let all sinks finish within `timeout` seconds together; report each, and say what is missing."""
+        deadline = time.monotonic() + timeout
+        for follower in self.followers:
+            follower.close(deadline)
+        reports = {f.spec.name: f.join() for f in self.followers}
+        for report in reports.values():
+            if report.undelivered or report.error:
+                log.warning(
+                    "sink %r: %d rows not delivered (%s); they stay in the log and follow when the run is opened again",
+                    report.sink, report.undelivered, report.error,
+                )
+        self.followers = []
+        return reports

@@ -1,0 +1,51 @@
+"""Ninth stop: what a sink is. A class with three methods, and a spec that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from art_core.metrics.row import MetricsRow
+
+
+@attrs.frozen(kw_only=True)
+class RunInfo:
+    """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the run's openings."""
+
+    project: str
+    name: str
+    run_dir: Path
+    base_model: str | None = None
+    attempt: int = 1
+    config: dict[str, Any] = attrs.field(factory=dict)
+
+
+class Sink(Protocol):
+    """Takes rows. Called from one thread of its own; whatever it raises is retried and never reaches the trainer."""
+
+    def open(self, run: RunInfo) -> None:
+        """Get ready; called before the first row, and again after a failure of this call."""
+
+    def write(self, rows: Sequence[MetricsRow]) -> None:
+        """Take rows, in order. A row may come twice: drop repeats by `row.seq`."""
+
+    def close(self, run: RunInfo) -> None:
+        """Finish; called once, after the last row of this attempt."""
+
+
+@attrs.frozen(kw_only=True)
+class SinkSpec:
+    """A sink offered by a plugin: `create()` imports what is heavy and returns a `Sink`.
+
+    `default` sinks are used when a model names none; `backlog` says whether rows from before the sink was
+    first used are delivered too.
+    """
+
+    name: str
+    create: Callable[[], Sink]
+    summary: str
+    default: bool = True
+    backlog: bool = True
