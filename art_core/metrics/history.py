@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ log = logging.getLogger("art_core")
 
 SYNC_SECONDS = 2.0
 _CHUNK = 1 << 16
+_LOCK_TRIES = 10
 
 
 def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
@@ -82,14 +84,12 @@ class HistoryLog:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise HistoryError(f"cannot open {path}: {error.strerror}", "Choose another base_path.") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(fd):
             os.close(fd)
             raise HistoryError(
                 f"the run in {path.parent} is in use by another process or model",
                 "Close that one, or give this model another name.",
-            ) from None
+            )
         _repair(fd, path)
         return cls(path, last_row(path), fd)
 
@@ -135,10 +135,15 @@ class HistoryLog:
                 os.close(self._fd)
                 self._fd = -1
 
+    @property
+    def forked(self) -> bool:
+        """True in a child process: the log belongs to the parent."""
+        return self._pid != os.getpid()
+
     def _usable_size(self) -> int:
         if self._fd < 0:
             raise HistoryError(f"{self.path} is closed", "Log before model.close().")
-        if self._pid != os.getpid():
+        if self.forked:
             raise HistoryError(
                 f"{self.path} was opened before this process was forked", "Log from the parent process alone."
             )
@@ -154,6 +159,18 @@ class HistoryLog:
         self._unsynced = threading.Timer(SYNC_SECONDS, self.sync)
         self._unsynced.daemon = True
         self._unsynced.start()
+
+
+def _locked(fd: int) -> bool:
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # `art runs` asks for the status by holding a shared lock for an instant.
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def _repair(fd: int, path: Path) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-import attrs
-
 from art_core.data.choice import is_choice, tokens_of
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import MetricError
@@ -18,20 +16,11 @@ from art_core.rl.advantages import has_spread, population_std
 RESERVED = ("reward", "exception_rate")
 
 
-@attrs.frozen(kw_only=True)
-class Summary:
-    """Leaves of a batch of groups: `averages` may be logged twice, `counts` belong to the batch once."""
+def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
+    """Average rewards and metrics of groups, under the keys of the split; logging them twice does no harm.
 
-    averages: dict[str, float]
-    counts: dict[str, float]
-    scenario_ids: frozenset[str]
-
-
-def summarize(groups: Sequence[TrajectoryGroup], split: str) -> Summary:
-    """Average rewards and metrics of groups and count what was run, under the keys of the split.
-
-    On train: `reward/mean`, `reward/<metric>`, `data/step_...`, `train/num_...`; elsewhere `<split>/reward`,
-    `<split>/<metric>`, `<split>/data/step_...`. Raises MetricError for a trajectory metric with a reserved name.
+    On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`, `<split>/<metric>`.
+    Raises MetricError for a metric of a trajectory or group with a reserved name.
     """
     trajectories = [t for group in groups for t in group.trajectories]
     failures = sum(len(group.failures) for group in groups)
@@ -48,18 +37,23 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> Summary:
         averages[names[1]] = _mean(stds)
     if trajectories or failures:
         averages[names[2]] = failures / (len(trajectories) + failures)
-    counts = _counts(groups, trajectories, split)
-    if split == "train":
+    if split == "train" and groups:
         averages |= {
-            "train/num_groups_submitted": counts["data/step_num_groups_submitted"],
-            "train/num_groups_trainable": counts["data/step_num_groups_trainable"],
-            "train/num_trajectories": counts["data/step_num_trajectories"],
+            "train/num_groups_submitted": float(len(groups)),
+            "train/num_groups_trainable": float(sum(has_spread(g.rewards) for g in groups)),
+            "train/num_trajectories": float(len(trajectories)),
         }
-    ids = _scenario_ids(groups) if split == "train" else frozenset[str]()
-    return Summary(averages=averages, counts=counts, scenario_ids=ids)
+    return averages
 
 
-def _counts(groups: Sequence[TrajectoryGroup], trajectories: list[Trajectory], split: str) -> dict[str, float]:
+def count(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
+    """Count what was run and how long it took; these add up over a run, so they belong in one row only.
+
+    Off train the counts stand under `<split>/data/`, so that they never join train's totals.
+    """
+    if not groups:
+        return {}
+    trajectories = [t for group in groups for t in group.trajectories]
     prefix = "" if split == "train" else f"{split}/"
     counts = {
         f"{prefix}data/step_num_scenarios": float(len(groups)),
@@ -67,14 +61,13 @@ def _counts(groups: Sequence[TrajectoryGroup], trajectories: list[Trajectory], s
         f"{prefix}data/step_num_groups_submitted": float(len(groups)),
     }
     seconds = elapsed(trajectories)
-    if split != "train":
-        return counts | ({"time/step_eval_s": seconds} if seconds else {})
-    counts["data/step_num_groups_trainable"] = float(sum(has_spread(g.rewards) for g in groups))
-    sampled = sum(_sampled_tokens(t) for t in trajectories)
-    if sampled:
-        counts["data/step_actor_tokens"] = float(sampled)
     if seconds:
-        counts["time/step_actor_s"] = seconds
+        counts["time/step_actor_s" if split == "train" else "time/step_eval_s"] = seconds
+    if split == "train":
+        counts["data/step_num_groups_trainable"] = float(sum(has_spread(g.rewards) for g in groups))
+        sampled = sum(_sampled_tokens(t) for t in trajectories)
+        if sampled:
+            counts["data/step_actor_tokens"] = float(sampled)
     return counts
 
 
@@ -97,7 +90,8 @@ def _sampled_tokens(trajectory: Trajectory) -> int:
     return sum(len(turn.completion_ids) for turn in turns if turn)
 
 
-def _scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
+def scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
+    """Ids of the scenarios that groups ran: `metadata["scenario_id"]` of the group or its trajectories."""
     metadata = [group.metadata for group in groups] + [t.metadata for g in groups for t in g.trajectories]
     return frozenset(str(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None)
 

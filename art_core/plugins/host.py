@@ -6,8 +6,9 @@ import functools
 import importlib.metadata
 import inspect
 import logging
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,11 +144,19 @@ class Plugins:
                 self._set_aside(name, error)
         return taxonomy
 
-    def rollup(self, leaves: Mapping[str, float], totals: Mapping[str, float], split: str) -> dict[str, float]:
-        """Ask all plugins for derived metrics of a row; keys that exist are left as they are, failures left out."""
+    @property
+    def derives(self) -> bool:
+        """True when a plugin derives metrics (`art_rollup`)."""
+        return bool(self._manager.hook.art_rollup.get_hookimpls())
+
+    def rollup(
+        self, leaves: Mapping[str, float], totals: Mapping[str, float], split: str, taken: Collection[str]
+    ) -> dict[str, float]:
+        """Ask all plugins for derived metrics of a row; `taken` keys stay as they are, failures are left out."""
         derived: dict[str, float] = {}
         for _, answer in self._collect("art_rollup", leaves=leaves, totals=totals, split=split):
-            derived.update({k: float(v) for k, v in answer.items() if k not in leaves and k not in derived})
+            new = {k: float(v) for k, v in answer.items() if k not in taken and k not in derived}
+            derived |= {k: v for k, v in new.items() if math.isfinite(v)}
         return derived
 
     def usage(self, response: Any, provider: str) -> TokenUsage | None:

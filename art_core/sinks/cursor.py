@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import orjson
 
+from art_core.files import replace_json
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 
@@ -34,10 +34,7 @@ def load_cursor(path: Path) -> Cursor:
 
 def save_cursor(path: Path, cursor: Cursor) -> None:
     """Replace a cursor's file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_bytes(orjson.dumps({"offset": cursor.offset, "seq": cursor.seq}))
-    aside.replace(path)
+    replace_json(path, {"offset": cursor.offset, "seq": cursor.seq}, sync=False)
 
 
 def rows_after(history: Path, cursor: Cursor) -> tuple[Sequence[MetricsRow], Cursor]:

@@ -1,0 +1,80 @@
+"""The OpenAI client that a model hands out: it asks for token ids and log-probs and keeps them on each choice."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from art_core.backends import Endpoint
+from art_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+REQUEST_TIMEOUT_S = 600.0
+
+
+def openai_client(endpoint: Endpoint, *, trainable: bool, timeout: float = REQUEST_TIMEOUT_S) -> AsyncOpenAI:
+    """Make an `AsyncOpenAI` client of an endpoint; raises ConfigError when the openai package is missing.
+
+    With `trainable`, chat completions ask for log-probs and token ids, and each choice gets
+    `prompt_token_ids`, `token_ids` and the `policy_version` of the weights that made it.
+    """
+    make = _trainable_client() if trainable else _openai().AsyncOpenAI
+    client: AsyncOpenAI = make(base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=timeout)
+    return client
+
+
+def _openai() -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise ConfigError("the openai package is missing", "pip install 'art-core[openai]'") from error
+    return openai
+
+
+def policy_version(response: Any) -> int | None:
+    """Return the training step of the weights behind a response: its `policy_version`, else `<name>@<step>`."""
+    said = getattr(response, "policy_version", None)
+    if said is not None:
+        return int(said)
+    _, at, step = str(getattr(response, "model", "")).rpartition("@")
+    return int(step) if at and step.isdecimal() else None
+
+
+def keep_tokens(response: Any) -> Any:
+    """Put the prompt's token ids and the policy version on each choice of a chat completion; return it."""
+    prompt_ids = getattr(response, "prompt_token_ids", None)
+    version = policy_version(response)
+    for choice in getattr(response, "choices", ()):
+        if prompt_ids is not None:
+            choice.prompt_token_ids = prompt_ids
+        if version is not None:
+            choice.policy_version = version
+    return response
+
+
+@functools.cache
+def _trainable_client() -> Any:
+    openai = _openai()
+    from openai.resources.chat import AsyncChat
+    from openai.resources.chat.completions import AsyncCompletions
+
+    class TrainableCompletions(AsyncCompletions):
+        async def create(self, **request: Any) -> Any:  # type: ignore[override]
+            request.setdefault("logprobs", True)
+            extra = {"return_token_ids": True} | (request.get("extra_body") or {})
+            response = await super().create(**request | {"extra_body": extra})
+            return response if request.get("stream") else keep_tokens(response)
+
+    class TrainableChat(AsyncChat):
+        @functools.cached_property
+        def completions(self) -> TrainableCompletions:
+            return TrainableCompletions(self._client)
+
+    class TrainableOpenAI(openai.AsyncOpenAI):  # type: ignore[misc]
+        @functools.cached_property
+        def chat(self) -> TrainableChat:
+            return TrainableChat(self)
+
+    return TrainableOpenAI

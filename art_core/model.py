@@ -1,0 +1,291 @@
+"""The model in the user's hands: rollouts in, rows out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from art_core.backends import Backend, Checkpoint, Endpoint, TrainResult
+from art_core.backends import backend as make_backend
+from art_core.checkpoints import steps_to_keep
+from art_core.client import openai_client
+from art_core.costs.book import PriceBook
+from art_core.costs.rates import price_gpu
+from art_core.costs.usage import GpuTime
+from art_core.data.store import append_groups, trajectory_file
+from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.errors import ConfigError
+from art_core.files import read_json, replace_json
+from art_core.metrics.builder import Ledger, MetricsBuilder
+from art_core.metrics.row import MetricsRow
+from art_core.plugins.host import Plugins, installed_plugins
+from art_core.run import CLOSE_SECONDS, Run, runs_path
+from art_core.rundir import checked_name, run_directory
+from art_core.sinks.delivery import DeliveryReport
+from art_core.sinks.protocol import RunInfo, SinkSpec
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+@attrs.define(kw_only=True, eq=False)
+class Model:
+    """A model under a name in a project, whose rollouts are logged: hosted anywhere, not trained here.
+
+    Rows go to `<base_path>/<project>/models/<name>/history.jsonl` and on to `sinks`: names or SinkSpecs, by
+    default those of `ART_SINKS`, else every installed one; an empty list for none.
+    """
+
+    name: str
+    project: str
+    inference_model_name: str | None = None
+    inference_base_url: str | None = None
+    inference_api_key: str | None = attrs.field(default=None, repr=False)
+    config: dict[str, Any] = attrs.field(factory=dict)
+    base_path: str | Path | None = None
+    sinks: Sequence[str | SinkSpec] | None = None
+    plugins: Plugins = attrs.field(factory=installed_plugins, repr=False)
+    _ledger: Ledger = attrs.field(init=False, repr=False)
+    _prices: PriceBook = attrs.field(init=False, repr=False)
+    _run: Run | None = attrs.field(default=None, init=False, repr=False)
+    _sink_specs: list[SinkSpec] = attrs.field(init=False, repr=False)
+    _clients: dict[int, AsyncOpenAI] = attrs.field(factory=dict, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        checked_name("project", self.project)
+        checked_name("model", self.name)
+        self._ledger = Ledger(self.plugins.taxonomy())
+        self._prices = PriceBook(self.plugins)
+        self._sink_specs = self._chosen_sinks()
+
+    def _chosen_sinks(self) -> list[SinkSpec]:
+        asked: Sequence[str | SinkSpec] | None = self.sinks
+        if asked is None and "ART_SINKS" in os.environ:
+            asked = [name.strip() for name in os.environ["ART_SINKS"].split(",") if name.strip()]
+        if asked is None:
+            return [spec for spec in self.plugins.sinks().values() if spec.default]
+        return [item if isinstance(item, SinkSpec) else self.plugins.sink(item) for item in asked]
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return run_directory(runs_path(self.base_path), self.project, self.name)
+
+    @property
+    def run(self) -> Run:
+        """The open run; opened on first use."""
+        if self._run is None:
+            info = RunInfo(
+                project=self.project,
+                name=self.name,
+                run_dir=self.run_dir,
+                base_model=getattr(self, "base_model", self.inference_model_name),
+                config=self.config,
+            )
+            self._run = Run.open(info, self._sink_specs, self.plugins, self._ledger, self._prices)
+        return self._run
+
+    async def get_step(self) -> int:
+        """Return the training step that the model is at."""
+        return self.run.last_step
+
+    def endpoint(self) -> Endpoint:
+        """Return where the model is served; ConfigError when that is not known."""
+        if not (self.inference_base_url and self.inference_model_name):
+            raise ConfigError(
+                f"model {self.name!r} has no endpoint", "Give inference_base_url and inference_model_name."
+            )
+        return Endpoint(
+            base_url=self.inference_base_url,
+            api_key=self.inference_api_key or "none",
+            model_name=self.inference_model_name,
+        )
+
+    def get_inference_name(self, step: int | None = None) -> str:
+        """Return the model name to put into requests: the newest weights, or those of a step."""
+        return self.endpoint().inference_name(step)
+
+    def openai_client(self) -> AsyncOpenAI:
+        """Return an OpenAI client of the model's endpoint, one for each event loop."""
+        return self._client(trainable=False)
+
+    def _client(self, *, trainable: bool) -> AsyncOpenAI:
+        try:
+            loop = id(asyncio.get_running_loop())
+        except RuntimeError:
+            loop = 0
+        if loop not in self._clients:
+            self._clients[loop] = openai_client(self.endpoint(), trainable=trainable)
+        return self._clients[loop]
+
+    def metrics_builder(self, context: str | None = None) -> MetricsBuilder:
+        """Return the builder of the next row's metrics; the context, "train" or "eval", says what costs belong to."""
+        return MetricsBuilder(self._ledger, self._prices, context or "")
+
+    async def log(
+        self,
+        trajectories: Iterable[Trajectory] | Iterable[TrajectoryGroup] | None = None,
+        split: str = "val",
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        step: int | None = None,
+    ) -> MetricsRow:
+        """Store trajectories and append one row of metrics on a split, at a step (default: the current one).
+
+        Raises MetricError for bad keys or values, HistoryError when the disk does not take them.
+        """
+        checked_name("split", split)
+        groups = ready_groups(trajectories or ())
+        at = await self.get_step() if step is None else step
+        if groups:
+            append_groups(trajectory_file(self.run.info.run_dir, split, at), groups)
+        return self.run.record(split, at, groups=groups, metrics=metrics)
+
+    def read_state(self) -> dict[str, Any]:
+        """Return what `merge_state` kept: your own values, a dataset position say."""
+        return read_json(self.run_dir / "state.json")
+
+    def merge_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge JSON values into the run's `state.json`, replaced whole; return the result."""
+        merged = self.read_state() | dict(state)
+        replace_json(self.run.info.run_dir / "state.json", merged)
+        return merged
+
+    async def close(self, timeout: float = CLOSE_SECONDS, *, status: str = "finished") -> Mapping[str, DeliveryReport]:
+        """Write what still waits and drain the sinks within `timeout` seconds; report each. Runs at exit, too."""
+        if self._run is None:
+            return {}
+        return await asyncio.to_thread(self._run.close, status, timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close(status="failed" if error else "finished")
+
+
+@attrs.define(kw_only=True, eq=False)
+class TrainableModel(Model):
+    """A model whose weights a backend trains and serves.
+
+    `base_model` is what the backend starts from; `backend` is one, or its name, registered on first use
+    (default: the one of `ART_BACKEND`).
+    """
+
+    base_model: str
+    backend: Backend | str | None = None
+    _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
+    _made_backend: bool = attrs.field(default=False, init=False, repr=False)
+    _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
+
+    async def register(self, backend: Backend | str | None = None) -> None:
+        """Have a backend load the model, at its last checkpoint or fresh, and serve it."""
+        chosen = backend or self.backend or os.environ.get("ART_BACKEND")
+        if chosen is None:
+            raise ConfigError(
+                f"model {self.name!r} has no backend", 'Call await model.register(art.backend("local")).'
+            )
+        async with self._registering:
+            if isinstance(chosen, str):
+                chosen, self._made_backend = make_backend(chosen), True
+            _ = self.run
+            self._endpoint = await chosen.register(self)
+            self.backend = chosen
+            self._clients.clear()
+
+    async def _ready_backend(self) -> Backend:
+        if self._endpoint is None:
+            await self.register()
+        assert self.backend is not None and not isinstance(self.backend, str)
+        return self.backend
+
+    def endpoint(self) -> Endpoint:
+        """Return where the backend serves the model; ConfigError before `register`."""
+        if self._endpoint is None:
+            raise ConfigError(f"model {self.name!r} is not registered", "Call await model.register(backend) first.")
+        return self._endpoint
+
+    def openai_client(self) -> AsyncOpenAI:
+        """Return an OpenAI client whose choices carry the token ids and log-probs that training needs."""
+        return self._client(trainable=True)
+
+    async def get_step(self) -> int:
+        """Return the training step of the newest weights."""
+        if self._endpoint is None:
+            return self.run.last_step
+        return await (await self._ready_backend()).step(self)
+
+    async def train(self, trajectory_groups: Iterable[TrajectoryGroup], **options: Any) -> TrainResult:
+        """Run one training step on the groups and log them and its metrics as one row.
+
+        Options are those of `TrainConfig`. The groups are stored before the step begins, so that a failing step
+        loses nothing that was measured.
+        """
+        backend = await self._ready_backend()
+        groups = ready_groups(trajectory_groups)
+        append_groups(trajectory_file(self.run.info.run_dir, "train", await backend.step(self) + 1), groups)
+        result = await backend.train(self, groups, **options)
+        self.run.record("train", result.step, groups=groups, metrics=result.metrics)
+        return result
+
+    def charge(self, time: GpuTime) -> float | None:
+        """Add the cost of devices held to the next row's `costs/gpu`; backends call this. Returns US dollars.
+
+        The price is the one in `time`, else a plugin's; when there is none, that is said once.
+        """
+        rate = self.plugins.gpu_rate(time.device) if time.usd_per_hour is None else time.usd_per_hour
+        if rate is None:
+            self._prices.say_once(
+                f"no price is known for device {time.device!r}: rows have no costs/gpu. "
+                "Give the backend gpu_cost_per_hour_usd=..."
+            )
+            return None
+        usd = price_gpu(time, rate)
+        self.metrics_builder().add_cost("gpu", usd)
+        return usd
+
+    async def checkpoints(self) -> Sequence[Checkpoint]:
+        """Return the checkpoints that the backend keeps, oldest first."""
+        return await (await self._ready_backend()).checkpoints(self)
+
+    async def delete_checkpoints(self, best_checkpoint_metric: str = "val/reward") -> list[int]:
+        """Delete all checkpoints but the newest and the best by a metric of the log; return the deleted steps.
+
+        The best is searched in every row of the run, in the direction that the metric's spec says.
+        """
+        backend = await self._ready_backend()
+        existing = [c.step for c in await backend.checkpoints(self)]
+        keep = steps_to_keep(self.run.history.path, existing, best_checkpoint_metric, self._ledger.taxonomy)
+        return await backend.delete_checkpoints(self, keep)
+
+    async def close(self, timeout: float = CLOSE_SECONDS, *, status: str = "finished") -> Mapping[str, DeliveryReport]:
+        """Close the backend if this model made it, write what still waits and drain the sinks; report each."""
+        if self._made_backend and self.backend is not None and not isinstance(self.backend, str):
+            await self.backend.close()
+        return await super().close(timeout, status=status)
+
+
+def ready_groups(items: Iterable[Trajectory] | Iterable[TrajectoryGroup]) -> list[TrajectoryGroup]:
+    """Return groups whose rollouts are done; loose trajectories become one group.
+
+    Raises ConfigError for rollouts that were not awaited, and for anything else.
+    """
+    given = list(items)
+    loose = [item for item in given if isinstance(item, Trajectory)]
+    groups = [item for item in given if isinstance(item, TrajectoryGroup)]
+    if len(loose) + len(groups) != len(given) or (loose and groups):
+        kinds = sorted({type(item).__name__ for item in given})
+        raise ConfigError(f"expected trajectory groups, or trajectories, got {', '.join(kinds)}")
+    if any(group.pending for group in groups):
+        raise ConfigError(
+            "the groups hold rollouts that have not run", "Await art.gather_trajectory_groups(groups) first."
+        )
+    return [TrajectoryGroup(loose)] if loose else groups

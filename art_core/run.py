@@ -1,0 +1,221 @@
+"""The state of this run: what the log says so far, what waits for the next row, and who follows."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from art_core.costs.book import PriceBook
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.files import replace_json
+from art_core.metrics.builder import Ledger
+from art_core.metrics.history import HistoryLog, read_rows
+from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
+from art_core.metrics.row import MetricsRow
+from art_core.metrics.summarize import count, scenario_ids, summarize
+from art_core.metrics.taxonomy import Taxonomy, place_all
+from art_core.plugins.host import Plugins
+from art_core.sinks.delivery import Delivery, DeliveryReport
+from art_core.sinks.protocol import RunInfo, SinkSpec
+
+log = logging.getLogger("art_core")
+
+CLOSE_SECONDS = 10.0
+_REMEMBERED_GROUPS = 10_000
+_REMEMBERED_PLANS = 256
+
+
+@attrs.define(eq=False)
+class Run:
+    """An open run. `record` makes a row of what is given and what waits, appends it and wakes the sinks."""
+
+    info: RunInfo
+    taxonomy: Taxonomy
+    plugins: Plugins
+    ledger: Ledger
+    prices: PriceBook
+    history: HistoryLog
+    delivery: Delivery
+    totals: dict[str, float]
+    _earlier_clock: float
+    _started: float = attrs.field(factory=time.monotonic)
+    _last_train_row: float = attrs.field(factory=time.monotonic)
+    _plans: dict[tuple[str, ...], Plan] = attrs.field(factory=dict)
+    _counted: set[tuple[str, int]] = attrs.field(factory=set)
+    _counted_order: deque[tuple[str, int]] = attrs.field(factory=deque)
+    _scenarios: set[str] | None = None
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
+    _closed: bool = False
+
+    @classmethod
+    def open(
+        cls, info: RunInfo, sinks: Iterable[SinkSpec], plugins: Plugins, ledger: Ledger, prices: PriceBook
+    ) -> Run:
+        """Open a run's directory, at its last row if it has one, and start its sinks.
+
+        Raises HistoryError when the directory is in use or can't be written.
+        """
+        history = HistoryLog.open(info.run_dir / "history.jsonl")
+        last = history.last
+        info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
+        run = cls(
+            info=info,
+            taxonomy=ledger.taxonomy,
+            plugins=plugins,
+            ledger=ledger,
+            prices=prices,
+            history=history,
+            delivery=Delivery.start(sinks, info, history.path),
+            totals=totals_of(last.metrics) if last else {},
+            earlier_clock=last.metrics.get("time/wall_clock_sec", 0.0) if last else 0.0,
+        )
+        described = {"project": info.project, "name": info.name, "base_model": info.base_model, "config": info.config}
+        replace_json(info.run_dir / "model.json", described)
+        run._say_status("running")
+        atexit.register(run._close_at_exit)
+        return run
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last row; 0 before the first."""
+        return self.history.last.step if self.history.last else 0
+
+    def record(
+        self,
+        split: str,
+        step: int,
+        *,
+        groups: Sequence[TrajectoryGroup] = (),
+        metrics: Mapping[str, Any] | None = None,
+    ) -> MetricsRow:
+        """Append one row: given metrics, what the builder holds, and averages and counts of the groups.
+
+        A row is all or nothing: when it can't be written, the builder keeps what it held. Raises MetricError
+        for a bad key or value, HistoryError when the log does not take the row.
+        """
+        with self._lock:
+            taken = self.ledger.take(split)
+            try:
+                leaves, odd = self.ledger.combined(taken)
+                leaves = _added(leaves, place_all(self.taxonomy, metrics or {}, split), self.taxonomy)
+                fresh = [g for g in groups if (split, g.id) not in self._counted]
+                if groups:
+                    leaves = count(fresh, split) | summarize(groups, split) | leaves
+                if split == "train":
+                    leaves.setdefault("time/step_wall_s", time.monotonic() - self._last_train_row)
+                new_ids = self._unseen(taken.scenario_ids | scenario_ids(fresh if split == "train" else ()))
+                row, totals = self._row(split, step, leaves, odd, new_ids)
+                self.history.append(row)
+            except BaseException:
+                self.ledger.restore(taken)
+                raise
+            self.totals = totals
+            self._remember(split, fresh, new_ids)
+        self.delivery.wake()
+        return row
+
+    def _row(
+        self, split: str, step: int, leaves: dict[str, float], odd: dict[str, float], new_ids: Sequence[str]
+    ) -> tuple[MetricsRow, dict[str, float]]:
+        if not math.isfinite(sum(leaves.values())):
+            odd = odd | {k: v for k, v in leaves.items() if not math.isfinite(v)}
+            leaves = {k: v for k, v in leaves.items() if math.isfinite(v)}
+        if odd:
+            log.warning("step %d: not finite and left out: %s", step, ", ".join(f"{k}={v}" for k, v in odd.items()))
+        metrics, totals = roll(leaves, self.totals, self._plan(tuple(leaves)))
+        if new_ids:
+            totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
+        clock = time.monotonic() - self._started
+        metrics["time/attempt_sec"] = clock
+        metrics["time/wall_clock_sec"] = self._earlier_clock + clock
+        if self.plugins.derives:
+            metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
+        row = MetricsRow(
+            seq=(self.history.last.seq if self.history.last else 0) + 1,
+            attempt=self.info.attempt,
+            step=step,
+            split=split,
+            recorded_at=datetime.now(UTC),
+            metrics=metrics,
+            nonfinite={k: str(v) for k, v in odd.items()},
+            scenario_ids=tuple(new_ids),
+        )
+        return row, totals
+
+    def _plan(self, keys: tuple[str, ...]) -> Plan:
+        plan = self._plans.get(keys)
+        if plan is None:
+            plan = compile_plan(keys, self.totals, self.taxonomy)
+            if len(self._plans) >= _REMEMBERED_PLANS:
+                self._plans.clear()
+            self._plans[keys] = plan
+        return plan
+
+    def _unseen(self, ids: frozenset[str]) -> list[str]:
+        if not ids:
+            return []
+        if self._scenarios is None:
+            rows = read_rows(self.history.path) if UNIQUE_SCENARIOS in self.totals else ()
+            self._scenarios = {i for row, _ in rows for i in row.scenario_ids}
+        return sorted(ids - self._scenarios)
+
+    def _remember(self, split: str, groups: Sequence[TrajectoryGroup], new_ids: Sequence[str]) -> None:
+        if split == "train":
+            self._last_train_row = time.monotonic()
+        if new_ids and self._scenarios is not None:
+            self._scenarios.update(new_ids)
+        for group in groups:
+            self._counted.add((split, group.id))
+            self._counted_order.append((split, group.id))
+        while len(self._counted_order) > _REMEMBERED_GROUPS:
+            self._counted.discard(self._counted_order.popleft())
+
+    def close(self, status: str = "finished", timeout: float = CLOSE_SECONDS) -> Mapping[str, DeliveryReport]:
+        """Write what still waits, drain the sinks within `timeout` seconds, say the status, free the directory."""
+        if self._closed:
+            return {}
+        self._closed = True
+        atexit.unregister(self._close_at_exit)
+        if self.history.forked:
+            return {}
+        try:
+            if not self.ledger.empty():
+                self.record("train", self.last_step)
+            return self.delivery.close(timeout)
+        finally:
+            self._say_status(status)
+            self.history.close()
+
+    def _close_at_exit(self) -> None:
+        self.close("failed" if hasattr(sys, "last_value") else "finished")
+
+    def _say_status(self, status: str) -> None:
+        said = {"status": status, "attempt": self.info.attempt, "pid": os.getpid(), "at": datetime.now(UTC)}
+        replace_json(self.info.run_dir / "status.json", said)
+
+
+def _added(buffered: dict[str, float], given: dict[str, float], taxonomy: Taxonomy) -> dict[str, float]:
+    if not buffered:
+        return given
+    merged = buffered | given
+    for key in buffered.keys() & given.keys():
+        if taxonomy.spec(key).combine == "sum":
+            merged[key] = buffered[key] + given[key]
+    return merged
+
+
+def runs_path(base_path: str | Path | None) -> Path:
+    """Return the directory of all runs: what was given, else `ART_DIR`, else `.art`."""
+    return Path(base_path or os.environ.get("ART_DIR") or ".art")

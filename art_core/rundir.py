@@ -1,0 +1,92 @@
+"""A run's directory: where it lies, which names it may have, what state it is in."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from art_core.errors import ConfigError, unknown
+from art_core.files import read_json
+
+Status = Literal["running", "finished", "failed", "killed", "unknown"]
+_LONGEST_NAME = 128
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return a project's or model's name; ConfigError for one that could not be a single directory's name."""
+    bad = (
+        not isinstance(name, str)
+        or not name.strip()
+        or name != name.strip()
+        or name.startswith(".")
+        or len(name.encode()) > _LONGEST_NAME
+        or any(c in "/\\:" or not c.isprintable() for c in name)
+    )
+    if bad:
+        raise ConfigError(
+            f"{kind} name {name!r:.80} can't be a directory's name",
+            f"Use letters, digits, '-', '_', '.' and spaces inside, {_LONGEST_NAME} bytes at most, "
+            "not beginning with '.'.",
+        )
+    return name
+
+
+def run_directory(base_path: Path, project: str, name: str) -> Path:
+    """Return `<base_path>/<project>/models/<name>`, the layout of the ART reference."""
+    return base_path / checked_name("project", project) / "models" / checked_name("model", name)
+
+
+@attrs.frozen
+class FoundRun:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """`<project>/<model>`."""
+        return f"{self.path.parent.parent.name}/{self.path.name}"
+
+    @property
+    def history(self) -> Path:
+        """The run's log."""
+        return self.path / "history.jsonl"
+
+    def status(self) -> Status:
+        """Tell what became of the run; a log that nobody holds although it says running was killed."""
+        if _is_locked(self.history):
+            return "running"
+        said = read_json(self.path / "status.json").get("status", "unknown")
+        return "killed" if said == "running" else said  # type: ignore[no-any-return]
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def find_runs(base_path: Path) -> Iterator[FoundRun]:
+    """Yield the runs below a directory, by project and name."""
+    for history in sorted(base_path.glob("*/models/*/history.jsonl")):
+        yield FoundRun(history.parent)
+
+
+def find_run(asked: str, base_path: Path) -> FoundRun:
+    """Return a run by directory, `project/name`, or a name that only one run has; ConfigError names the runs."""
+    if (Path(asked) / "history.jsonl").is_file():
+        return FoundRun(Path(asked))
+    runs = {run.name: run for run in find_runs(base_path)}
+    fits = [run for name, run in runs.items() if asked in (name, run.path.name)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ConfigError(f"{len(fits)} runs are named {asked!r}: {', '.join(r.name for r in fits)}", "Say which.")
+    raise ConfigError(unknown("run", asked, runs, known_as=f"in {base_path}"))
