@@ -1,0 +1,23 @@
+"""The embedded engine: continuous batching over a transformers model, merged adapters, one worker thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from art_local.engine.engine import TransformersEngine
+    from art_local.engine.turns import DeviceTurns
+
+__all__ = ["DeviceTurns", "TransformersEngine"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TransformersEngine":
+        from art_local.engine.engine import TransformersEngine
+
+        return TransformersEngine
+    if name == "DeviceTurns":
+        from art_local.engine.turns import DeviceTurns
+
+        return DeviceTurns
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
