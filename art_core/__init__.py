@@ -48,7 +48,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "backends": ("Backend", "BackendSpec", "BaseModel", "Checkpoint", "Endpoint", "ModelCatalog", "TrainResult", "backend"),
+    "backends": (
+        "Backend",
+        "BackendSpec",
+        "BaseModel",
+        "Checkpoint",
+        "Endpoint",
+        "ModelCatalog",
+        "TrainResult",
+        "backend",
+    ),
     "costs.rates": ("TokenRates",),
     "costs.track": ("track_api_cost",),
     "costs.usage": ("GpuTime", "TokenUsage"),

@@ -1,4 +1,6 @@
-"""Where the weights live: the contract of a backend, and `backend("name")`, which finds one by name."""
+"""Where the weights live: the contract of a backend, and `backend("name")`, which finds one by
+name.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Checkpoint:
 
 @attrs.frozen(kw_only=True)
 class TrainResult:
-    """What one training step did: the step that the weights now have, and its metrics under canonical keys."""
+    """What one training step did: the step that the weights now have, and its metrics under
+    canonical keys.
+    """
 
     step: int
     metrics: dict[str, float] = attrs.field(factory=dict)
@@ -55,10 +59,13 @@ class Backend(Protocol):
     async def register(self, model: TrainableModel) -> Endpoint:
         """Load the model at its last whole checkpoint (or fresh) and serve it."""
 
-    async def train(self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any) -> TrainResult:
+    async def train(
+        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
         """Run one step (`TrainConfig.of(**options)`) and serve the new weights.
 
-        Reports what it used through `model.charge(...)`, so that no cost is lost when the step fails.
+        Reports what it used through `model.charge(...)`, so that no cost is lost when the step
+        fails.
         """
 
     async def step(self, model: TrainableModel) -> int:
@@ -76,7 +83,9 @@ class Backend(Protocol):
 
 @attrs.frozen(kw_only=True)
 class BaseModel:
-    """A base model that a backend knows by name: what it is, and where it lies when it is here already."""
+    """A base model that a backend knows by name: what it is, and where it lies when it is here
+    already.
+    """
 
     name: str
     summary: str = ""
@@ -95,7 +104,9 @@ class ModelCatalog(Protocol):
 
 @attrs.frozen(kw_only=True)
 class BackendSpec:
-    """A backend offered by a plugin: `create(**options)` imports what is heavy and returns a `Backend`."""
+    """A backend offered by a plugin: `create(**options)` imports what is heavy and returns a
+    `Backend`.
+    """
 
     name: str
     create: Callable[..., Backend]
@@ -106,8 +117,8 @@ class BackendSpec:
 def backend(name: str, **options: Any) -> Backend:
     """Make the backend of that name, from the plugins that are installed.
 
-    Raises ConfigError for an unknown name or option (with what there is and what to install), PluginError for a
-    plugin that is installed but broken.
+    Raises ConfigError for an unknown name or option (with what there is and what to install),
+    PluginError for a plugin that is installed but broken.
     """
     spec = installed_plugins().backend(name)
     accepted_options(spec.create, options, f"backend {name!r}")

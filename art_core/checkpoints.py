@@ -13,9 +13,9 @@ from art_core.metrics.taxonomy import Taxonomy
 def steps_to_keep(history: Path, steps: Sequence[int], metric: str, taxonomy: Taxonomy) -> set[int]:
     """Return the newest of the steps and the best one by a metric, over every row of the log.
 
-    A later attempt's row of a step replaces an earlier one's. Until the metric has been logged at a step that
-    still has a checkpoint, all steps are kept. Raises ConfigError when other metrics were logged, but none of
-    that name or of a former name of it.
+    A later attempt's row of a step replaces an earlier one's. Until the metric has been logged at a
+    step that still has a checkpoint, all steps are kept. Raises ConfigError when other metrics were
+    logged, but none of that name or of a former name of it.
     """
     wanted = taxonomy.resolve(metric)
     lower = taxonomy.direction(wanted) == "lower"

@@ -1,4 +1,6 @@
-"""The OpenAI client that a model hands out: it asks for token ids and log-probs and keeps them on each choice."""
+"""The OpenAI client that a model hands out: it asks for token ids and log-probs and keeps them on
+each choice.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,19 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 600.0
 
 
-def openai_client(endpoint: Endpoint, *, trainable: bool, timeout: float = REQUEST_TIMEOUT_S) -> AsyncOpenAI:
-    """Make an `AsyncOpenAI` client of an endpoint; raises ConfigError when the openai package is missing.
+def openai_client(
+    endpoint: Endpoint, *, trainable: bool, timeout: float = REQUEST_TIMEOUT_S
+) -> AsyncOpenAI:
+    """Make an `AsyncOpenAI` client of an endpoint; raises ConfigError when the openai package is
+    missing.
 
     With `trainable`, chat completions ask for log-probs and token ids, and each choice gets
     `prompt_token_ids`, `token_ids` and the `policy_version` of the weights that made it.
     """
     make = _trainable_client() if trainable else _openai().AsyncOpenAI
-    client: AsyncOpenAI = make(base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=timeout)
+    client: AsyncOpenAI = make(
+        base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=timeout
+    )
     return client
 
 
@@ -29,12 +36,16 @@ def _openai() -> Any:
     try:
         import openai
     except ImportError as error:
-        raise ConfigError("the openai package is missing", "pip install 'art-core[openai]'") from error
+        raise ConfigError(
+            "the openai package is missing", "pip install 'art-core[openai]'"
+        ) from error
     return openai
 
 
 def policy_version(response: Any) -> int | None:
-    """Return the training step of the weights behind a response: its `policy_version`, else `<name>@<step>`."""
+    """Return the training step of the weights behind a response: its `policy_version`, else
+    `<name>@<step>`.
+    """
     said = getattr(response, "policy_version", None)
     if said is not None:
         return int(said)
@@ -43,7 +54,9 @@ def policy_version(response: Any) -> int | None:
 
 
 def keep_tokens(response: Any) -> Any:
-    """Put the prompt's token ids and the policy version on each choice of a chat completion; return it."""
+    """Put the prompt's token ids and the policy version on each choice of a chat completion; return
+    it.
+    """
     prompt_ids = getattr(response, "prompt_token_ids", None)
     version = policy_version(response)
     for choice in getattr(response, "choices", ()):

@@ -11,7 +11,9 @@ import orjson
 
 
 def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
-    """Replace a JSON file whole; a reader, or a kill at any point, sees the old or the new content."""
+    """Replace a JSON file whole; a reader, or a kill at any point, sees the old or the new
+    content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -20,7 +22,7 @@ def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(aside, path)
+        Path(aside).replace(path)
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise

@@ -20,7 +20,7 @@ import attrs
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import replace_json
-from art_core.metrics.builder import Ledger
+from art_core.metrics.builder import NOTHING, Ledger
 from art_core.metrics.history import HistoryLog, read_rows
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
 from art_core.metrics.row import MetricsRow
@@ -39,7 +39,9 @@ _REMEMBERED_PLANS = 256
 
 @attrs.define(eq=False)
 class Run:
-    """An open run. `record` makes a row of what is given and what waits, appends it and wakes the sinks."""
+    """An open run. `record` makes a row of what is given and what waits, appends it and wakes the
+    sinks.
+    """
 
     info: RunInfo
     taxonomy: Taxonomy
@@ -61,7 +63,12 @@ class Run:
 
     @classmethod
     def open(
-        cls, info: RunInfo, sinks: Iterable[SinkSpec], plugins: Plugins, ledger: Ledger, prices: PriceBook
+        cls,
+        info: RunInfo,
+        sinks: Iterable[SinkSpec],
+        plugins: Plugins,
+        ledger: Ledger,
+        prices: PriceBook,
     ) -> Run:
         """Open a run's directory, at its last row if it has one, and start its sinks.
 
@@ -81,7 +88,12 @@ class Run:
             totals=totals_of(last.metrics) if last else {},
             earlier_clock=last.metrics.get("time/wall_clock_sec", 0.0) if last else 0.0,
         )
-        described = {"project": info.project, "name": info.name, "base_model": info.base_model, "config": info.config}
+        described = {
+            "project": info.project,
+            "name": info.name,
+            "base_model": info.base_model,
+            "config": info.config,
+        }
         replace_json(info.run_dir / "model.json", described)
         run._say_status("running")
         atexit.register(run._close_at_exit)
@@ -100,29 +112,38 @@ class Run:
         groups: Sequence[TrajectoryGroup] = (),
         metrics: Mapping[str, Any] | None = None,
     ) -> MetricsRow:
-        """Append one row: given metrics, what the builder holds, and averages and counts of the groups.
+        """Append one row: given metrics, what the builder holds, and averages and counts of the
+        groups.
 
-        A row is all or nothing: when it can't be written, the builder keeps what it held. Raises MetricError
-        for a bad key or value, HistoryError when the log does not take the row.
+        A row is all or nothing: when it can't be written, the builder keeps what it held. Raises
+        MetricError for a bad key or value, HistoryError when the log does not take the row.
         """
         with self._lock:
             taken = self.ledger.take(split)
             try:
-                leaves, odd = self.ledger.combined(taken)
-                leaves = _added(leaves, place_all(self.taxonomy, metrics or {}, split), self.taxonomy)
-                fresh = [g for g in groups if (split, g.id) not in self._counted]
+                leaves = place_all(self.taxonomy, metrics or {}, split)
+                if taken is not NOTHING:
+                    buffered, odd = self.ledger.combined(taken)
+                    leaves = _added(buffered, leaves, self.taxonomy)
+                else:
+                    odd = {}
+                fresh = [g for g in groups if (split, g.id) not in self._counted] if groups else ()
                 if groups:
                     leaves = count(fresh, split) | summarize(groups, split) | leaves
-                if split == "train":
-                    leaves.setdefault("time/step_wall_s", time.monotonic() - self._last_train_row)
-                new_ids = self._unseen(taken.scenario_ids | scenario_ids(fresh if split == "train" else ()))
+                if split == "train" and "time/step_wall_s" not in leaves:
+                    leaves["time/step_wall_s"] = time.monotonic() - self._last_train_row
+                ids = taken.scenario_ids | scenario_ids(fresh) if split == "train" and fresh else taken.scenario_ids
+                new_ids = self._unseen(ids) if ids else ()
                 row, totals = self._row(split, step, leaves, odd, new_ids)
                 self.history.append(row)
             except BaseException:
                 self.ledger.restore(taken)
                 raise
             self.totals = totals
-            self._remember(split, fresh, new_ids)
+            if split == "train":
+                self._last_train_row = time.monotonic()
+            if fresh or new_ids:
+                self._remember(split, fresh, new_ids)
         self.delivery.wake()
         return row
 
@@ -142,14 +163,15 @@ class Run:
         metrics["time/wall_clock_sec"] = self._earlier_clock + clock
         if self.plugins.derives:
             metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
+        last = self.history.last
         row = MetricsRow(
-            seq=(self.history.last.seq if self.history.last else 0) + 1,
+            seq=last.seq + 1 if last else 1,
             attempt=self.info.attempt,
             step=step,
             split=split,
             recorded_at=datetime.now(UTC),
             metrics=metrics,
-            nonfinite={k: str(v) for k, v in odd.items()},
+            nonfinite={k: str(v) for k, v in odd.items()} if odd else {},
             scenario_ids=tuple(new_ids),
         )
         return row, totals
@@ -164,16 +186,14 @@ class Run:
         return plan
 
     def _unseen(self, ids: frozenset[str]) -> list[str]:
-        if not ids:
-            return []
         if self._scenarios is None:
             rows = read_rows(self.history.path) if UNIQUE_SCENARIOS in self.totals else ()
             self._scenarios = {i for row, _ in rows for i in row.scenario_ids}
         return sorted(ids - self._scenarios)
 
-    def _remember(self, split: str, groups: Sequence[TrajectoryGroup], new_ids: Sequence[str]) -> None:
-        if split == "train":
-            self._last_train_row = time.monotonic()
+    def _remember(
+        self, split: str, groups: Sequence[TrajectoryGroup], new_ids: Sequence[str]
+    ) -> None:
         if new_ids and self._scenarios is not None:
             self._scenarios.update(new_ids)
         for group in groups:
@@ -182,8 +202,12 @@ class Run:
         while len(self._counted_order) > _REMEMBERED_GROUPS:
             self._counted.discard(self._counted_order.popleft())
 
-    def close(self, status: str = "finished", timeout: float = CLOSE_SECONDS) -> Mapping[str, DeliveryReport]:
-        """Write what still waits, drain the sinks within `timeout` seconds, say the status, free the directory."""
+    def close(
+        self, status: str = "finished", timeout: float = CLOSE_SECONDS
+    ) -> Mapping[str, DeliveryReport]:
+        """Write what still waits, drain the sinks within `timeout` seconds, say the status, free
+        the directory.
+        """
         if self._closed:
             return {}
         self._closed = True
@@ -202,11 +226,18 @@ class Run:
         self.close("failed" if hasattr(sys, "last_value") else "finished")
 
     def _say_status(self, status: str) -> None:
-        said = {"status": status, "attempt": self.info.attempt, "pid": os.getpid(), "at": datetime.now(UTC)}
+        said = {
+            "status": status,
+            "attempt": self.info.attempt,
+            "pid": os.getpid(),
+            "at": datetime.now(UTC),
+        }
         replace_json(self.info.run_dir / "status.json", said)
 
 
-def _added(buffered: dict[str, float], given: dict[str, float], taxonomy: Taxonomy) -> dict[str, float]:
+def _added(
+    buffered: dict[str, float], given: dict[str, float], taxonomy: Taxonomy
+) -> dict[str, float]:
     if not buffered:
         return given
     merged = buffered | given

@@ -17,7 +17,9 @@ _LONGEST_NAME = 128
 
 
 def checked_name(kind: str, name: str) -> str:
-    """Return a project's or model's name; ConfigError for one that could not be a single directory's name."""
+    """Return a project's or model's name; ConfigError for one that could not be a single
+    directory's name.
+    """
     bad = (
         not isinstance(name, str)
         or not name.strip()
@@ -57,7 +59,9 @@ class FoundRun:
         return self.path / "history.jsonl"
 
     def status(self) -> Status:
-        """Tell what became of the run; a log that nobody holds although it says running was killed."""
+        """Tell what became of the run; a log that nobody holds although it says running was
+        killed.
+        """
         if _is_locked(self.history):
             return "running"
         said = read_json(self.path / "status.json").get("status", "unknown")
@@ -80,7 +84,9 @@ def find_runs(base_path: Path) -> Iterator[FoundRun]:
 
 
 def find_run(asked: str, base_path: Path) -> FoundRun:
-    """Return a run by directory, `project/name`, or a name that only one run has; ConfigError names the runs."""
+    """Return a run by directory, `project/name`, or a name that only one run has; ConfigError names
+    the runs.
+    """
     if (Path(asked) / "history.jsonl").is_file():
         return FoundRun(Path(asked))
     runs = {run.name: run for run in find_runs(base_path)}
@@ -88,5 +94,7 @@ def find_run(asked: str, base_path: Path) -> FoundRun:
     if len(fits) == 1:
         return fits[0]
     if fits:
-        raise ConfigError(f"{len(fits)} runs are named {asked!r}: {', '.join(r.name for r in fits)}", "Say which.")
+        raise ConfigError(
+            f"{len(fits)} runs are named {asked!r}: {', '.join(r.name for r in fits)}", "Say which."
+        )
     raise ConfigError(unknown("run", asked, runs, known_as=f"in {base_path}"))

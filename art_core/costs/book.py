@@ -1,4 +1,6 @@
-"""Where a price comes from: what was given with the call, then registered, then the plugins' hooks."""
+"""Where a price comes from: what was given with the call, then registered, then the plugins'
+hooks.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,12 @@ class PriceBook:
         """Set a function that reads US dollars out of a provider's responses."""
         self._extractors[provider] = extract
 
-    def rates(self, provider: str, model: str, usage: TokenUsage | None = None) -> TokenRates | None:
-        """Return the rates of a model: registered (with or without its provider's prefix), else a plugin's."""
+    def rates(
+        self, provider: str, model: str, usage: TokenUsage | None = None
+    ) -> TokenRates | None:
+        """Return the rates of a model: registered (with or without its provider's prefix), else a
+        plugin's.
+        """
         bare = model.removeprefix(f"{provider}/")
         for name in (model, f"{provider}/{bare}", bare):
             if name in self._registered:
@@ -52,7 +58,9 @@ class PriceBook:
         return self.plugins.token_rates(provider, bare, usage)
 
     def require(self, provider: str, model: str) -> None:
-        """Raise PricingError when nothing could price a call: before it is made, so that no money is spent."""
+        """Raise PricingError when nothing could price a call: before it is made, so that no money
+        is spent.
+        """
         if provider not in self._extractors and self.rates(provider, model) is None:
             raise PricingError(
                 f"no price is known for model {model!r} of provider {provider!r}",
@@ -69,15 +77,21 @@ class PriceBook:
     def price(
         self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
     ) -> float | None:
-        """US dollars of a call: the provider's own figure, else by rates; None, said once, when unpriced."""
+        """US dollars of a call: the provider's own figure, else by rates; None, said once, when
+        unpriced.
+        """
         if usage.cost_usd is not None:
             return usage.cost_usd
         rates = explicit or self.rates(provider, model, usage)
         if rates is None:
-            self.say_once(f"unpriced: calls to {model!r} of {provider!r}; their cost is not in costs/all")
+            self.say_once(
+                f"unpriced: calls to {model!r} of {provider!r}; their cost is not in costs/all"
+            )
             return None
         if usage == TokenUsage():
-            self.say_once(f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens")
+            self.say_once(
+                f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens"
+            )
             return None
         return price(usage, rates)
 
@@ -91,7 +105,9 @@ class PriceBook:
 
 
 def rates_of(per_million: dict[str, float], *, source: str) -> TokenRates:
-    """Build rates from keyword arguments; ConfigError names the ones that are missing or unknown."""
+    """Build rates from keyword arguments; ConfigError names the ones that are missing or
+    unknown.
+    """
     missing = {"prompt_per_million", "completion_per_million"} - per_million.keys()
     extra = per_million.keys() - set(RATE_NAMES)
     if missing or extra:

@@ -17,7 +17,9 @@ def _price(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None
 
 @attrs.frozen(kw_only=True)
 class TokenRates:
-    """US dollars per million tokens. Cache reads and writes cost as much as fresh prompt tokens unless given."""
+    """US dollars per million tokens. Cache reads and writes cost as much as fresh prompt tokens
+    unless given.
+    """
 
     input_per_million: float = attrs.field(validator=_price)
     output_per_million: float = attrs.field(validator=_price)
@@ -37,7 +39,9 @@ class TokenRates:
         source: str = "explicit",
     ) -> TokenRates:
         """Build rates from the names that `register_model_pricing` and `@track_api_cost` take."""
-        read = cached_prompt_per_million if cache_read_per_million is None else cache_read_per_million
+        read = (
+            cached_prompt_per_million if cache_read_per_million is None else cache_read_per_million
+        )
         return cls(
             input_per_million=prompt_per_million,
             output_per_million=completion_per_million,
@@ -49,8 +53,16 @@ class TokenRates:
 
 def price(usage: TokenUsage, rates: TokenRates) -> float:
     """US dollars for tokens at rates."""
-    read_rate = rates.input_per_million if rates.cache_read_per_million is None else rates.cache_read_per_million
-    write_rate = rates.input_per_million if rates.cache_write_per_million is None else rates.cache_write_per_million
+    read_rate = (
+        rates.input_per_million
+        if rates.cache_read_per_million is None
+        else rates.cache_read_per_million
+    )
+    write_rate = (
+        rates.input_per_million
+        if rates.cache_write_per_million is None
+        else rates.cache_write_per_million
+    )
     fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
     return (
         fresh * rates.input_per_million

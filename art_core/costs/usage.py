@@ -17,7 +17,8 @@ def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None
 
 @attrs.frozen(kw_only=True)
 class TokenUsage:
-    """Tokens of one call. `input_tokens` counts the whole prompt; cache reads and writes are parts of it.
+    """Tokens of one call. `input_tokens` counts the whole prompt; cache reads and writes are parts
+    of it.
 
     `cost_usd` is what the provider itself said the call cost, and wins over any price.
     """
@@ -33,7 +34,8 @@ class TokenUsage:
 class GpuTime:
     """Devices held for a time: `seconds` of `count` devices named `device`.
 
-    `usd_per_hour` is the price of one device-hour when the user gave one; else the price hooks are asked.
+    `usd_per_hour` is the price of one device-hour when the user gave one; else the price hooks are
+    asked.
     """
 
     device: str
@@ -50,9 +52,11 @@ def field(value: Any, *path: str) -> Any:
 
 
 def read_usage(response: Any) -> TokenUsage | None:
-    """Read the usage of an OpenAI (chat or Responses) or Anthropic response; None when it carries none.
+    """Read the usage of an OpenAI (chat or Responses) or Anthropic response; None when it carries
+    none.
 
-    OpenAI counts cached tokens inside the prompt; Anthropic counts cache reads and writes beside `input_tokens`.
+    OpenAI counts cached tokens inside the prompt; Anthropic counts cache reads and writes beside
+    `input_tokens`.
     """
     usage = field(response, "usage")
     if usage is None:

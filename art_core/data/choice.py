@@ -48,7 +48,9 @@ def choice_dict(item: MessageOrChoice) -> dict[str, Any]:
 
 
 def message_of(item: MessageOrChoice) -> Message:
-    """Return the chat message of a choice, or the message itself, fit to be sent back to a model."""
+    """Return the chat message of a choice, or the message itself, fit to be sent back to a
+    model.
+    """
     if not is_choice(item):
         return dict(item)
     message = choice_dict(item)["message"]
@@ -64,7 +66,12 @@ def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
     """Return the engine's tokens of a choice, or None when the endpoint did not send them whole."""
     prompt_ids, completion_ids = _get(item, "prompt_token_ids"), _get(item, "token_ids")
     content = _get(_get(item, "logprobs") or {}, "content")
-    if not prompt_ids or completion_ids is None or content is None or len(content) != len(completion_ids):
+    if (
+        not prompt_ids
+        or completion_ids is None
+        or content is None
+        or len(content) != len(completion_ids)
+    ):
         return None
     return ChoiceTokens(
         prompt_ids=tuple(prompt_ids),

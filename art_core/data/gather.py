@@ -26,12 +26,12 @@ async def gather_trajectory_groups(
 ) -> list[TrajectoryGroup]:
     """Run the pending rollouts of all groups concurrently and return the groups, in order.
 
-    A rollout that raises, takes longer than `timeout` seconds, returns something else than a Trajectory or
-    gives a reward that is not a finite number becomes a `RolloutFailure` of its group. More failures than
-    `max_exceptions` (a count, or a share of all rollouts when below 1) end the gathering with a RolloutError,
-    and so does a gathering in which every rollout failed; its `groups` hold what was finished.
-    `after_each` sees each finished group (to judge it, say) and returns it, another one, or None to drop it.
-    `pbar_desc=None` shows no progress bar.
+    A rollout that raises, takes longer than `timeout` seconds, returns something else than a
+    Trajectory or gives a reward that is not a finite number becomes a `RolloutFailure` of its
+    group. More failures than `max_exceptions` (a count, or a share of all rollouts when below 1)
+    end the gathering with a RolloutError, and so does a gathering in which every rollout failed;
+    its `groups` hold what was finished. `after_each` sees each finished group (to judge it, say)
+    and returns it, another one, or None to drop it. `pbar_desc=None` shows no progress bar.
     """
     started = [await g if not isinstance(g, TrajectoryGroup) else g for g in groups]
     total = sum(len(g.pending) for g in started)
@@ -57,9 +57,15 @@ async def gather_trajectories(
     max_exceptions: int | float | None = None,
     timeout: float | None = None,
 ) -> list[Trajectory]:
-    """Run rollouts concurrently and return the trajectories of those that did not fail, in order."""
+    """Run rollouts concurrently and return the trajectories of those that did not fail, in
+    order.
+    """
     group = TrajectoryGroup(trajectories)
-    options: dict[str, Any] = {"pbar_desc": pbar_desc, "max_exceptions": max_exceptions, "timeout": timeout}
+    options: dict[str, Any] = {
+        "pbar_desc": pbar_desc,
+        "max_exceptions": max_exceptions,
+        "timeout": timeout,
+    }
     (finished,) = await gather_trajectory_groups([group], **options)
     return list(finished)
 
@@ -89,7 +95,9 @@ class _Tally:
         self.bar.update(1)
         done = self.bar.n - self.failed
         if done > 0:
-            self.bar.set_postfix(reward=f"{self.reward_sum / done:.3f}", failed=self.failed, refresh=False)
+            self.bar.set_postfix(
+                reward=f"{self.reward_sum / done:.3f}", failed=self.failed, refresh=False
+            )
         if self.failed > self.limit:
             raise RolloutError(
                 f"{self.failed} of {self.total} rollouts failed, more than max_exceptions allows; "
@@ -102,7 +110,9 @@ def _limit(max_exceptions: int | float | None, total: int) -> float:
     if max_exceptions is None:
         return math.inf
     if isinstance(max_exceptions, bool) or not max_exceptions >= 0:
-        raise ConfigError(f"max_exceptions must be a count or a share below 1, got {max_exceptions!r}")
+        raise ConfigError(
+            f"max_exceptions must be a count or a share below 1, got {max_exceptions!r}"
+        )
     return max_exceptions if max_exceptions >= 1 else max_exceptions * total
 
 
@@ -134,7 +144,12 @@ def _failed(problem: str, groups: Sequence[TrajectoryGroup]) -> RolloutError:
 
 
 def _has_group(task: asyncio.Future[TrajectoryGroup | None]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None and task.result() is not None
+    return (
+        task.done()
+        and not task.cancelled()
+        and task.exception() is None
+        and task.result() is not None
+    )
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Future[Any]]) -> None:
@@ -154,7 +169,9 @@ async def _finish_group(
     return finished if after_each is None else await after_each(finished)
 
 
-async def _run_rollouts(group: TrajectoryGroup, timeout: float | None, tally: _Tally) -> TrajectoryGroup:
+async def _run_rollouts(
+    group: TrajectoryGroup, timeout: float | None, tally: _Tally
+) -> TrajectoryGroup:
     async def one(rollout: Awaitable[Trajectory]) -> Trajectory | RolloutFailure:
         outcome = await _outcome(rollout, timeout)
         tally.add(outcome)
@@ -169,7 +186,9 @@ async def _run_rollouts(group: TrajectoryGroup, timeout: float | None, tally: _T
     )
 
 
-async def _outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Trajectory | RolloutFailure:
+async def _outcome(
+    rollout: Awaitable[Trajectory], timeout: float | None
+) -> Trajectory | RolloutFailure:
     clock = asyncio.timeout(timeout)
     try:
         async with clock:
@@ -177,7 +196,9 @@ async def _outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Tra
     except Exception as error:
         if clock.expired():
             return RolloutFailure(
-                reason="timeout", type="TimeoutError", message=f"the rollout took longer than {timeout} s"
+                reason="timeout",
+                type="TimeoutError",
+                message=f"the rollout took longer than {timeout} s",
             )
         return RolloutFailure.of(error)
     return _accepted(result)

@@ -1,4 +1,6 @@
-"""Trajectories on disk: one JSON-lines file a step and split, a line a group, appended and read back whole."""
+"""Trajectories on disk: one JSON-lines file a step and split, a line a group, appended and read
+back whole.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
 
 
 def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool = True) -> None:
-    """Append groups, a line each, in one write; raises HistoryError when the disk does not take them whole.
+    """Append groups, a line each, in one write; raises HistoryError when the disk does not take
+    them whole.
 
     `tokens=False` leaves out token ids and log-probs, most of the bytes.
     """
@@ -38,7 +41,8 @@ def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool
                 raise OSError("short write")
     except OSError as error:
         raise HistoryError(
-            f"cannot store trajectories in {path}: {error}", "Free space or mend the directory, then log again."
+            f"cannot store trajectories in {path}: {error}",
+            "Free space or mend the directory, then log again.",
         ) from error
 
 
@@ -53,22 +57,22 @@ def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
-def _item_dict(item: Any, tokens: bool) -> dict[str, Any]:
+def _item_dict(item: Any, *, tokens: bool) -> dict[str, Any]:
     if not is_choice(item):
         return dict(item)
     choice = choice_dict(item)
     return choice if tokens else {k: v for k, v in choice.items() if k not in _TOKEN_DATA}
 
 
-def _history_dict(history: History, tokens: bool) -> dict[str, Any]:
-    items = [_item_dict(item, tokens) for item in history.messages_and_choices]
+def _history_dict(history: History, *, tokens: bool) -> dict[str, Any]:
+    items = [_item_dict(item, tokens=tokens) for item in history.messages_and_choices]
     return {"messages_and_choices": items, "tools": history.tools}
 
 
 def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]:
     """Return a group as JSON values: what a line of the file holds."""
     return {
-        "trajectories": [_trajectory_dict(t, tokens) for t in group.trajectories],
+        "trajectories": [_trajectory_dict(t, tokens=tokens) for t in group.trajectories],
         "failures": [attrs.asdict(f) for f in group.failures],
         "metadata": group.metadata,
         "metrics": group.metrics,
@@ -76,9 +80,9 @@ def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]
     }
 
 
-def _trajectory_dict(trajectory: Trajectory, tokens: bool) -> dict[str, Any]:
+def _trajectory_dict(trajectory: Trajectory, *, tokens: bool) -> dict[str, Any]:
     plain = {f.name: getattr(trajectory, f.name) for f in attrs.fields(Trajectory)}
-    main, *others = (_history_dict(h, tokens) for h in trajectory.histories())
+    main, *others = (_history_dict(h, tokens=tokens) for h in trajectory.histories())
     return plain | main | {"additional_histories": others}
 
 

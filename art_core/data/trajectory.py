@@ -29,7 +29,9 @@ def _now() -> datetime:
 
 @attrs.define(kw_only=True)
 class History:
-    """A conversation besides the main one (a sub-agent's, or one before a context was compacted)."""
+    """A conversation besides the main one (a sub-agent's, or one before a context was
+    compacted).
+    """
 
     messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
     tools: list[dict[str, Any]] | None = None
@@ -84,7 +86,9 @@ class Trajectory:
             self.metrics[key] = self.metrics.get(key, 0.0) + time.monotonic() - start
 
     def finish(self) -> Trajectory:
-        """Stamp the end of the attempt, once, with its duration in seconds; return the trajectory."""
+        """Stamp the end of the attempt, once, with its duration in seconds; return the
+        trajectory.
+        """
         if self.end_time is None:
             self.end_time = _now()
             self.metrics["duration"] = (self.end_time - self.start_time).total_seconds()
@@ -104,7 +108,9 @@ class RolloutFailure:
     def of(cls, error: BaseException, reason: FailureReason = "raised") -> RolloutFailure:
         """Describe an exception."""
         lines = traceback.format_exception(type(error), error, error.__traceback__)
-        return cls(reason=reason, type=type(error).__name__, message=str(error), traceback="".join(lines))
+        return cls(
+            reason=reason, type=type(error).__name__, message=str(error), traceback="".join(lines)
+        )
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
@@ -114,9 +120,9 @@ class RolloutFailure:
 class TrajectoryGroup:
     """Attempts at one scenario, compared with each other by the trainer.
 
-    Takes trajectories, or rollouts still to be awaited (a generator of coroutines): await the group,
-    or give it to `gather_trajectory_groups`, to run them. `metrics` are logged once a group, and
-    `metadata` (a scenario's id, say) stays with the failures too.
+    Takes trajectories, or rollouts still to be awaited (a generator of coroutines): await the
+    group, or give it to `gather_trajectory_groups`, to run them. `metrics` are logged once a group,
+    and `metadata` (a scenario's id, say) stays with the failures too.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -150,7 +156,9 @@ class TrajectoryGroup:
                 )
         self.__attrs_init__(
             trajectories=tuple(done),
-            failures=tuple(e if isinstance(e, RolloutFailure) else RolloutFailure.of(e) for e in exceptions),
+            failures=tuple(
+                e if isinstance(e, RolloutFailure) else RolloutFailure.of(e) for e in exceptions
+            ),
             metadata=dict(metadata or {}),
             metrics=dict(metrics or {}),
             logs=list(logs),

@@ -16,7 +16,11 @@ _DERIVED = {"combine": "last", "derived": True}
 
 SPECS = (
     _spec("reward/mean", "reward", "mean reward over the step's trajectories", direction="higher"),
-    _spec("reward/std_dev", "reward", "population std of rewards inside a group, mean over groups of two or more"),
+    _spec(
+        "reward/std_dev",
+        "reward",
+        "population std of rewards inside a group, mean over groups of two or more",
+    ),
     _spec("reward/exception_rate", "share", "failed rollouts / all rollouts", direction="lower"),
     _spec("reward/*", "", "a trajectory's own metric, mean over the trajectories that have it"),
     _spec("reward/group_*", "", "a group's own metric, mean over the groups that have it"),
@@ -25,22 +29,59 @@ SPECS = (
     _spec("loss/kl_div", "nats", "KL divergence to the reference policy"),
     _spec("loss/grad_norm", "norm", "global gradient norm before clipping"),
     _spec("loss/learning_rate", "1", "learning rate of the step", combine="last"),
-    _spec("loss/importance_ratio_mean", "ratio", "trainer / engine probability of trained tokens, mean"),
+    _spec(
+        "loss/importance_ratio_mean",
+        "ratio",
+        "trainer / engine probability of trained tokens, mean",
+    ),
     _spec("loss/importance_ratio_p95", "ratio", "the same, 95th percentile"),
     _spec("loss/importance_ratio_p99", "ratio", "the same, 99th percentile"),
     _spec("loss/clipped_token_fraction", "share", "trained tokens whose ratio was clipped"),
-    _spec("loss/kl_k3", "nats", "k3 estimate of KL between engine and trainer log-probs", direction="lower"),
+    _spec(
+        "loss/kl_k3",
+        "nats",
+        "k3 estimate of KL between engine and trainer log-probs",
+        direction="lower",
+    ),
     _spec("loss/*", "", "a loss of a backend's own"),
-    _spec("throughput/avg_trainer_tok_per_s", "token/s", "cumulative trainer tokens / trainer seconds",
-          direction="higher", **_DERIVED),
-    _spec("throughput/avg_actor_tok_per_s", "token/s", "cumulative actor tokens / actor seconds",
-          direction="higher", **_DERIVED),
-    _spec("throughput/step_trainer_idle_s", "s", "trainer waited for rollouts", direction="lower", **_SUM),
-    _spec("throughput/step_actor_idle_s", "s", "rollouts waited for the trainer", direction="lower", **_SUM),
+    _spec(
+        "throughput/avg_trainer_tok_per_s",
+        "token/s",
+        "cumulative trainer tokens / trainer seconds",
+        direction="higher",
+        **_DERIVED,
+    ),
+    _spec(
+        "throughput/avg_actor_tok_per_s",
+        "token/s",
+        "cumulative actor tokens / actor seconds",
+        direction="higher",
+        **_DERIVED,
+    ),
+    _spec(
+        "throughput/step_trainer_idle_s",
+        "s",
+        "trainer waited for rollouts",
+        direction="lower",
+        **_SUM,
+    ),
+    _spec(
+        "throughput/step_actor_idle_s",
+        "s",
+        "rollouts waited for the trainer",
+        direction="lower",
+        **_SUM,
+    ),
     _spec("throughput/*", "", "a speed of a backend's own"),
     _spec("costs/all", "USD", "all costs of the step", direction="lower", **_DERIVED),
     _spec("costs/gpu", "USD", "devices held, at their hourly price", direction="lower", **_SUM),
-    _spec("costs/*", "USD", "a cost leaf, or the sum of the leaves below it", direction="lower", **_SUM),
+    _spec(
+        "costs/*",
+        "USD",
+        "a cost leaf, or the sum of the leaves below it",
+        direction="lower",
+        **_SUM,
+    ),
     _spec("costs/cum/*", "USD", "the run's total of a cost", direction="lower", **_DERIVED),
     _spec("time/wall_clock_sec", "s", "the run's clock, over all attempts", **_DERIVED),
     _spec("time/attempt_sec", "s", "this attempt's clock", **_DERIVED),
@@ -57,13 +98,29 @@ SPECS = (
     _spec("data/step_num_groups_trainable", "group", "groups whose rewards differ", **_SUM),
     _spec("data/step_num_gradient_steps", "step", "optimizer steps", **_SUM),
     _spec("data/step_num_sequences", "sequence", "training sequences", **_SUM),
-    _spec("data/step_num_truncated", "conversation", "conversations cut off by the token limit", **_SUM),
+    _spec(
+        "data/step_num_truncated",
+        "conversation",
+        "conversations cut off by the token limit",
+        **_SUM,
+    ),
     _spec("data/step_actor_tokens", "token", "tokens sampled in rollouts", **_SUM),
     _spec("data/step_trainer_tokens", "token", "tokens that bear loss", **_SUM),
-    _spec("data/step_unpriced_calls", "call", "paid calls whose price is not known", direction="lower", **_SUM),
+    _spec(
+        "data/step_unpriced_calls",
+        "call",
+        "paid calls whose price is not known",
+        direction="lower",
+        **_SUM,
+    ),
     _spec("data/step_*", "", "a count of the step", **_SUM),
-    _spec("data/prefix_breaks", "turn", "turns that did not continue the tokens before them", combine="sum",
-          direction="lower"),
+    _spec(
+        "data/prefix_breaks",
+        "turn",
+        "turns that did not continue the tokens before them",
+        combine="sum",
+        direction="lower",
+    ),
     _spec("data/cum/num_unique_scenarios", "scenario", "scenario ids seen in the run", **_DERIVED),
     _spec("data/cum/*", "", "the run's total of a count", **_DERIVED),
     _spec("data/*", "", "a count that does not add up"),
@@ -71,12 +128,20 @@ SPECS = (
     _spec("train/num_groups_trainable", "group", "groups whose rewards differ", combine="last"),
     _spec("train/num_trajectories", "trajectory", "trajectories in the step", combine="last"),
     _spec("train/*", "", "a metric logged on train under a bare name"),
-    _spec("val/reward", "reward", "mean reward over the evaluation's trajectories", direction="higher"),
-    _spec("val/reward_std_dev", "reward", "population std of rewards inside a group, mean over groups"),
+    _spec(
+        "val/reward", "reward", "mean reward over the evaluation's trajectories", direction="higher"
+    ),
+    _spec(
+        "val/reward_std_dev", "reward", "population std of rewards inside a group, mean over groups"
+    ),
     _spec("val/exception_rate", "share", "failed rollouts / all rollouts", direction="lower"),
     _spec("val/*", "", "an evaluation's metric"),
     _spec("test/reward", "reward", "mean reward over the test's trajectories", direction="higher"),
-    _spec("test/reward_std_dev", "reward", "population std of rewards inside a group, mean over groups"),
+    _spec(
+        "test/reward_std_dev",
+        "reward",
+        "population std of rewards inside a group, mean over groups",
+    ),
     _spec("test/exception_rate", "share", "failed rollouts / all rollouts", direction="lower"),
     _spec("test/*", "", "a test's metric"),
 )
@@ -97,8 +162,9 @@ ALIASES = {
     "data/cum/rollout_tokens": "data/cum/actor_tokens",
     "throughput/avg_rollout_tok_per_s": "throughput/avg_actor_tok_per_s",
 }
-"""Read-only: names of ART 0.5.17 to 0.5.23. `train/<metric>` of those releases is `reward/<metric>` here, but a
-bare name logged on train has the same form, so it is left as it is."""
+"""Read-only: names of ART 0.5.17 to 0.5.23. `train/<metric>` of those releases is `reward/<metric>`
+here, but a bare name logged on train has the same form, so it is left as it is.
+"""
 
 
 @cache

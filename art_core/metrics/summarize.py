@@ -17,10 +17,12 @@ RESERVED = ("reward", "exception_rate")
 
 
 def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
-    """Average rewards and metrics of groups, under the keys of the split; logging them twice does no harm.
+    """Average rewards and metrics of groups, under the keys of the split; logging them twice does
+    no harm.
 
-    On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`, `<split>/<metric>`.
-    Raises MetricError for a metric of a trajectory or group with a reserved name.
+    On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`,
+    `<split>/<metric>`. Raises MetricError for a metric of a trajectory or group with a reserved
+    name.
     """
     trajectories = [t for group in groups for t in group.trajectories]
     failures = sum(len(group.failures) for group in groups)
@@ -28,7 +30,10 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
     if split == "train":
         prefix, names = "reward/", ("reward/mean", "reward/std_dev", "reward/exception_rate")
     else:
-        prefix, names = f"{split}/", (f"{split}/reward", f"{split}/reward_std_dev", f"{split}/exception_rate")
+        prefix, names = (
+            f"{split}/",
+            (f"{split}/reward", f"{split}/reward_std_dev", f"{split}/exception_rate"),
+        )
     averages = _means((t.metrics for t in trajectories), prefix)
     averages |= _means((g.metrics for g in groups), f"{prefix}group_")
     if trajectories:
@@ -47,7 +52,8 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
 
 
 def count(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
-    """Count what was run and how long it took; these add up over a run, so they belong in one row only.
+    """Count what was run and how long it took; these add up over a run, so they belong in one row
+    only.
 
     Off train the counts stand under `<split>/data/`, so that they never join train's totals.
     """
@@ -91,8 +97,12 @@ def _sampled_tokens(trajectory: Trajectory) -> int:
 
 
 def scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
-    """Ids of the scenarios that groups ran: `metadata["scenario_id"]` of the group or its trajectories."""
-    metadata = [group.metadata for group in groups] + [t.metadata for g in groups for t in g.trajectories]
+    """Ids of the scenarios that groups ran: `metadata["scenario_id"]` of the group or its
+    trajectories.
+    """
+    metadata = [group.metadata for group in groups] + [
+        t.metadata for g in groups for t in g.trajectories
+    ]
     return frozenset(str(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None)
 
 
@@ -102,7 +112,8 @@ def _means(samples: Iterable[dict[str, Any]], prefix: str) -> dict[str, float]:
         for name, value in metrics.items():
             if name in RESERVED:
                 raise MetricError(
-                    f"a trajectory's or group's metric may not be named {name!r}", "That name is the step's own."
+                    f"a trajectory's or group's metric may not be named {name!r}",
+                    "That name is the step's own.",
                 )
             collected.setdefault(f"{prefix}{name}", []).append(number(name, value))
     return {key: _mean(values) for key, values in collected.items()}

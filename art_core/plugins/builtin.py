@@ -17,7 +17,11 @@ def art_sinks() -> Sequence[SinkSpec]:
 
         return ConsoleSink()
 
-    return [SinkSpec(name="console", create=create, summary="a line a step on standard error", backlog=False)]
+    return [
+        SinkSpec(
+            name="console", create=create, summary="a line a step on standard error", backlog=False
+        )
+    ]
 
 
 @hookimpl

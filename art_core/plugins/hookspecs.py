@@ -1,4 +1,6 @@
-"""Every hook on one page. A plugin implements any of them with `@art_core.hookimpl` in its entry-point module."""
+"""Every hook on one page. A plugin implements any of them with `@art_core.hookimpl` in its
+entry-point module.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,12 @@ def art_metrics() -> Sequence[MetricSpec]:
 
 
 @hookspec
-def art_rollup(leaves: Mapping[str, float], totals: Mapping[str, float], split: str) -> Mapping[str, float] | None:
-    """Derive new metrics of a row from its leaves and the run's totals; existing keys can't be changed."""
+def art_rollup(
+    leaves: Mapping[str, float], totals: Mapping[str, float], split: str
+) -> Mapping[str, float] | None:
+    """Derive new metrics of a row from its leaves and the run's totals; existing keys can't be
+    changed.
+    """
 
 
 @hookspec(firstresult=True)

@@ -1,4 +1,6 @@
-"""Finds plugins, sets broken ones aside, and calls their hooks; the only user of pluggy's manager."""
+"""Finds plugins, sets broken ones aside, and calls their hooks; the only user of pluggy's
+manager.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.costs.rates import TokenRates
     from art_core.costs.usage import TokenUsage
-    from art_core.metrics.taxonomy import MetricSpec
     from art_core.sinks.protocol import SinkSpec
 
 log = logging.getLogger("art_core")
@@ -62,7 +63,8 @@ class Plugins:
     def discover(cls) -> Plugins:
         """Load the built-in plugin and every installed one (entry-point group `art_core`).
 
-        `ART_BLOCK=a,b` leaves plugins out before they are imported; `ART_STRICT=1` raises what is broken.
+        `ART_BLOCK=a,b` leaves plugins out before they are imported; `ART_STRICT=1` raises what is
+        broken.
         """
         from art_core.plugins import builtin
 
@@ -111,7 +113,9 @@ class Plugins:
             for name, plugin in self._manager.list_name_plugin()
         ]
         broken = [
-            PluginInfo(name=name, version=self._versions.get(name, ""), hooks=(), error=str(problem))
+            PluginInfo(
+                name=name, version=self._versions.get(name, ""), hooks=(), error=str(problem)
+            )
             for name, problem in self.problems.items()
         ]
         return sorted(working + broken, key=lambda info: info.name)
@@ -125,7 +129,9 @@ class Plugins:
         return self._offers("art_sinks")
 
     def backend(self, name: str) -> BackendSpec:
-        """Return a backend by name; ConfigError or PluginError says what there is and what to install."""
+        """Return a backend by name; ConfigError or PluginError says what there is and what to
+        install.
+        """
         return self._named("backend", name, self.backends())
 
     def sink(self, name: str) -> SinkSpec:
@@ -150,9 +156,15 @@ class Plugins:
         return bool(self._manager.hook.art_rollup.get_hookimpls())
 
     def rollup(
-        self, leaves: Mapping[str, float], totals: Mapping[str, float], split: str, taken: Collection[str]
+        self,
+        leaves: Mapping[str, float],
+        totals: Mapping[str, float],
+        split: str,
+        taken: Collection[str],
     ) -> dict[str, float]:
-        """Ask all plugins for derived metrics of a row; `taken` keys stay as they are, failures are left out."""
+        """Ask all plugins for derived metrics of a row; `taken` keys stay as they are, failures are
+        left out.
+        """
         derived: dict[str, float] = {}
         for _, answer in self._collect("art_rollup", leaves=leaves, totals=totals, split=split):
             new = {k: float(v) for k, v in answer.items() if k not in taken and k not in derived}
@@ -161,16 +173,22 @@ class Plugins:
 
     def usage(self, response: Any, provider: str) -> TokenUsage | None:
         """Ask plugins to read a response's tokens; the first answer counts."""
-        answer: TokenUsage | None = self._manager.hook.art_usage(response=response, provider=provider)
+        answer: TokenUsage | None = self._manager.hook.art_usage(
+            response=response, provider=provider
+        )
         return answer
 
     def token_rates(self, provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
         """Ask plugins for a model's prices; the first answer counts."""
-        answer: TokenRates | None = self._manager.hook.art_token_rates(provider=provider, model=model, usage=usage)
+        answer: TokenRates | None = self._manager.hook.art_token_rates(
+            provider=provider, model=model, usage=usage
+        )
         return answer
 
     def gpu_rate(self, device: str) -> float | None:
-        """Ask plugins for a device's price in US dollars per device-hour; the first answer counts."""
+        """Ask plugins for a device's price in US dollars per device-hour; the first answer
+        counts.
+        """
         answer: float | None = self._manager.hook.art_gpu_rate(device=device)
         return answer
 
@@ -194,8 +212,8 @@ class Plugins:
             for spec in specs:
                 if spec.name in offers:
                     raise PluginError(
-                        f"{hook.removeprefix('art_').rstrip('s')} {spec.name!r} is offered by the plugins "
-                        f"{owner[spec.name]!r} and {plugin!r}",
+                        f"{hook.removeprefix('art_').rstrip('s')} {spec.name!r} is offered by "
+                        f"the plugins {owner[spec.name]!r} and {plugin!r}",
                         f"Uninstall one, or set ART_BLOCK={plugin}.",
                     )
                 offers[spec.name], owner[spec.name] = spec, plugin
@@ -205,7 +223,9 @@ class Plugins:
         if name in offers:
             return offers[name]
         if name in self.problems:
-            raise PluginError(f"no {kind} {name!r}: {self.problems[name]}") from self.problems[name].__cause__
+            raise PluginError(f"no {kind} {name!r}: {self.problems[name]}") from self.problems[
+                name
+            ].__cause__
         remedy = f"pip install art-{name}" if name in OURS[kind] else ""
         raise ConfigError(unknown(kind, name, offers, known_as="installed"), remedy)
 

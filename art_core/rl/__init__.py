@@ -1,1 +1,3 @@
-"""RL maths that every backend shares, without torch: advantages, sequences, loss presets, options."""
+"""RL maths that every backend shares, without torch: advantages, sequences, loss presets,
+options.
+"""

@@ -26,9 +26,9 @@ def group_advantages(
     """Advantages [G] of one group: reward minus the group's mean.
 
     GRPO (arXiv 2402.03300, section 4.1.2) also divides by the group's std: `scale_rewards=True`;
-    Dr. GRPO (2503.20783, section 3.2) shows that this weighs easy and hard groups up, so the default
-    does not. `advantage_balance` in [-1, 1] weakens negative advantages when positive (at 1 they are
-    gone) and positive ones when negative. A group without spread gives zeros.
+    Dr. GRPO (2503.20783, section 3.2) shows that this weighs easy and hard groups up, so the
+    default does not. `advantage_balance` in [-1, 1] weakens negative advantages when positive (at 1
+    they are gone) and positive ones when negative. A group without spread gives zeros.
     """
     if not has_spread(rewards):
         return [0.0] * len(rewards)

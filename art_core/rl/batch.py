@@ -19,7 +19,9 @@ log = logging.getLogger("art_core")
 
 @attrs.frozen(kw_only=True)
 class TrainingBatch:
-    """Sequences of one step, advantages and weights on them, and `metrics` that say what went in."""
+    """Sequences of one step, advantages and weights on them, and `metrics` that say what went
+    in.
+    """
 
     sequences: tuple[TokenSequence, ...]
     metrics: dict[str, float]
@@ -40,7 +42,9 @@ def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> Tr
             counts["flat_groups"] += 1
             continue
         advantages = group_advantages(
-            group.rewards, scale_rewards=config.scale_rewards, advantage_balance=config.advantage_balance
+            group.rewards,
+            scale_rewards=config.scale_rewards,
+            advantage_balance=config.advantage_balance,
         )
         for trajectory, advantage in zip(group.trajectories, advantages, strict=True):
             sequences += _sequences_of(trajectory, advantage, config, counts)
@@ -81,18 +85,26 @@ def _say_what_is_missing(
     groups: Sequence[TrajectoryGroup], sequences: Sequence[TokenSequence], counts: Counter[str]
 ) -> None:
     remedy = (
-        "Rollouts must call the model through model.openai_client(), which asks the endpoint for token ids, "
-        "and append completion.choices[0] itself to the trajectory."
+        "Rollouts must call the model through model.openai_client(), which asks the endpoint "
+        "for token ids, and append completion.choices[0] itself to the trajectory."
     )
     missing = counts["without_tokens"]
     if missing and not sequences and missing == counts["choices"]:
-        raise ConfigError(f"none of the {missing} choices carries engine token ids and log-probs", remedy)
+        raise ConfigError(
+            f"none of the {missing} choices carries engine token ids and log-probs", remedy
+        )
     if missing:
-        log.warning("%d of %d choices carry no engine token ids and are not trained. %s",
-                    missing, counts["choices"], remedy)
+        log.warning(
+            "%d of %d choices carry no engine token ids and are not trained. %s",
+            missing,
+            counts["choices"],
+            remedy,
+        )
     if not sequences:
         log.warning(
             "nothing to train on: %d groups, of which %d without spread in their rewards; "
-            "%d conversations cut off by the token limit. The step advances with unchanged weights.",
-            len(groups), counts["flat_groups"], counts["truncated"],
+            "%d conversations cut off by the token limit. The step advances, the weights stay.",
+            len(groups),
+            counts["flat_groups"],
+            counts["truncated"],
         )

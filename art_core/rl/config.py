@@ -37,10 +37,12 @@ class TrainConfig:
 
     - `learning_rate`: AdamW's, constant.
     - `loss_fn`: a preset's name; `epsilon` and `epsilon_high` replace its clip values.
-    - `scale_rewards`: divide advantages by the group's std; `advantage_balance`: see `group_advantages`.
+    - `scale_rewards`: divide advantages by the group's std; `advantage_balance`: see
+      `group_advantages`.
     - `mask_truncated`: attempts cut off by the token limit teach nothing (DAPO, 2503.14476, 3.4).
     - `max_grad_norm`: clip of the gradient's global norm.
-    - `micro_batch_tokens`: tokens (padding included) in one forward and backward pass; gradients add up.
+    - `micro_batch_tokens`: tokens (padding included) in one forward and backward pass; gradients
+      add up.
     - `logprob_calculation_chunk_size`: rows of logits [chunk, V] held at once.
     - `save_checkpoint`: write a checkpoint after the step.
     """
@@ -63,7 +65,9 @@ class TrainConfig:
 
     @classmethod
     def of(cls, **options: Any) -> TrainConfig:
-        """Build a config from keyword arguments; an unknown one is a ConfigError that names the nearest."""
+        """Build a config from keyword arguments; an unknown one is a ConfigError that names the
+        nearest.
+        """
         known = [field.name for field in attrs.fields(cls)]
         for name in options:
             if name not in known:

@@ -1,4 +1,6 @@
-"""Named losses as values: what each clips and where the gradient goes. The tensors are a backend's."""
+"""Named losses as values: what each clips and where the gradient goes. The tensors are a
+backend's.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""From turns with engine tokens to training sequences: exact prefixes merge, nothing is tokenised again.
+"""From turns with engine tokens to training sequences: exact prefixes merge, nothing is tokenised
+again.
 
-Turn k+1 continues turn k's sequence exactly when its prompt starts with that sequence; otherwise (a chat
-template dropped a thought, a context was cut) a new sequence starts and a prefix break is counted.
+Turn k+1 continues turn k's sequence exactly when its prompt starts with that sequence; otherwise (a
+chat template dropped a thought, a context was cut) a new sequence starts and a prefix break is
+counted.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from art_core.data.trajectory import History
 
 @attrs.frozen(kw_only=True)
 class TokenSequence:
-    """One row to train on: `token_ids` [T], `trainable` [T], the engine's `logprobs` [T] (0 where not trainable).
+    """One row to train on: `token_ids` [T], `trainable` [T], the engine's `logprobs` [T] (0 where
+    not trainable).
 
-    `advantage` is the trajectory's; `weight` is 1 / its trainable tokens, so that each trajectory counts once.
+    `advantage` is the trajectory's; `weight` is 1 / its trainable tokens, so that each trajectory
+    counts once.
     """
 
     token_ids: tuple[int, ...]
@@ -42,7 +46,9 @@ class MergedTurns:
 
 
 def turns_of(history: History) -> tuple[list[ChoiceTokens], int]:
-    """Return the turns of a conversation that carry engine tokens, and the number of choices that do not."""
+    """Return the turns of a conversation that carry engine tokens, and the number of choices that
+    do not.
+    """
     choices = [item for item in history.messages_and_choices if is_choice(item)]
     turns = [turn for turn in map(tokens_of, choices) if turn is not None]
     return turns, len(choices) - len(turns)
@@ -63,7 +69,8 @@ def merge_turns(turns: Iterable[ChoiceTokens]) -> MergedTurns:
         logprobs += [0.0] * len(fresh) + list(turn.logprobs)
     return MergedTurns(
         sequences=tuple(
-            TokenSequence(token_ids=tuple(i), trainable=tuple(t), logprobs=tuple(lp)) for i, t, lp in rows
+            TokenSequence(token_ids=tuple(i), trainable=tuple(t), logprobs=tuple(lp))
+            for i, t, lp in rows
         ),
         prefix_breaks=breaks,
     )

@@ -1,4 +1,6 @@
-"""A sink that prints: a line a train row with its headline numbers, and a short one for every other split."""
+"""A sink that prints: a line a train row with its headline numbers, and a short one for every other
+split.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def _get(key: str) -> Callable[[Mapping[str, float]], float | None]:
 
 
 Column = tuple[str, str, Callable[[Mapping[str, float]], float | None]]
-_FIRST: tuple[Column, ...] = (("reward", ".3f", _get("reward/mean")), ("± std", ".3f", _get("reward/std_dev")))
+_FIRST: tuple[Column, ...] = (
+    ("reward", ".3f", _get("reward/mean")),
+    ("± std", ".3f", _get("reward/std_dev")),
+)
 _LAST: tuple[Column, ...] = (
     ("failed", ".0%", _get("reward/exception_rate")),
     ("actor tok/s", ".0f", _ratio("data/step_actor_tokens", "time/step_actor_s")),
@@ -59,20 +64,35 @@ class ConsoleSink:
         """Nothing to finish."""
 
     def lines(self, row: MetricsRow) -> list[str]:
-        """Return what to print for a row: the table's header where it is due, and the row's line."""
+        """Return what to print for a row: the table's header where it is due, and the row's
+        line.
+        """
         metrics = row.metrics
         if row.split != "train" or "reward/mean" not in metrics:
             return _short(row)
         if not self._columns:
-            own = [k for k in metrics if k.startswith("reward/") and k not in _STANDARD and "/group_" not in k]
+            own = [
+                k
+                for k in metrics
+                if k.startswith("reward/") and k not in _STANDARD and "/group_" not in k
+            ]
             names = sorted(own)[:_OWN_COLUMNS]
-            self._columns = (*_FIRST, *((k.partition("/")[2], ".3f", _get(k)) for k in names), *_LAST)
+            self._columns = (
+                *_FIRST,
+                *((k.partition("/")[2], ".3f", _get(k)) for k in names),
+                *_LAST,
+            )
         widths = [max(8, len(title)) for title, _, _ in self._columns]
         lines: list[str] = []
         if self._printed % _HEADER_EVERY == 0:
-            titles = [title.rjust(w) for (title, _, _), w in zip(self._columns, widths, strict=True)]
+            titles = [
+                title.rjust(w) for (title, _, _), w in zip(self._columns, widths, strict=True)
+            ]
             lines.append("  ".join(["  step", *titles]))
-        cells = [_cell(read(metrics), form).rjust(w) for (_, form, read), w in zip(self._columns, widths, strict=True)]
+        cells = [
+            _cell(read(metrics), form).rjust(w)
+            for (_, form, read), w in zip(self._columns, widths, strict=True)
+        ]
         self._printed += 1
         return [*lines, "  ".join([f"{row.step:6d}", *cells])]
 

@@ -1,4 +1,6 @@
-"""How far a sink has come in the log: an offset and a seq, replaced whole after each acknowledged batch."""
+"""How far a sink has come in the log: an offset and a seq, replaced whole after each acknowledged
+batch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class Cursor:
 
 
 def load_cursor(path: Path) -> Cursor:
-    """Read a cursor; one that is missing or unreadable stands at the beginning: repeats are the sink's to drop."""
+    """Read a cursor; one that is missing or unreadable stands at the beginning: repeats are the
+    sink's to drop.
+    """
     try:
         stored = orjson.loads(path.read_bytes())
         return Cursor(offset=int(stored["offset"]), seq=int(stored["seq"]))
@@ -38,7 +42,9 @@ def save_cursor(path: Path, cursor: Cursor) -> None:
 
 
 def rows_after(history: Path, cursor: Cursor) -> tuple[Sequence[MetricsRow], Cursor]:
-    """Return the next rows, 500 at most, and the cursor after them; a log shorter than the cursor is read anew."""
+    """Return the next rows, 500 at most, and the cursor after them; a log shorter than the cursor
+    is read anew.
+    """
     start = cursor.offset if cursor.offset <= history.stat().st_size else 0
     rows: list[MetricsRow] = []
     for row, offset in read_rows(history, start):

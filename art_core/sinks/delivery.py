@@ -1,4 +1,6 @@
-"""Tenth stop: each sink follows the log on a thread of its own, after its own cursor, with its own failures."""
+"""Tenth stop: each sink follows the log on a thread of its own, after its own cursor, with its own
+failures.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 
 @attrs.frozen(kw_only=True)
 class DeliveryReport:
-    """How far a sink had come when it was closed; `error` is its last failure, None where nothing is missing."""
+    """How far a sink had come when it was closed; `error` is its last failure, None where nothing
+    is missing.
+    """
 
     sink: str
     undelivered: int
@@ -30,10 +34,11 @@ class DeliveryReport:
 
 @attrs.define(eq=False)
 class Follower:
-    """Brings the rows of a log to one sink: in order, at least once, for ever, without troubling the trainer.
+    """Brings the rows of a log to one sink: in order, at least once, for ever, without troubling
+    the trainer.
 
-    After a failure it waits, twice as long each time up to a minute, with jitter, and says the failure once
-    an outage. Nothing is held in memory: what is not delivered is in the log.
+    After a failure it waits, twice as long each time up to a minute, with jitter, and says the
+    failure once an outage. Nothing is held in memory: what is not delivered is in the log.
     """
 
     spec: SinkSpec
@@ -53,7 +58,9 @@ class Follower:
         self.cursor = load_cursor(self.cursor_file)
         if not self.spec.backlog:
             self.cursor = Cursor(offset=self.history.stat().st_size)
-        self._thread = threading.Thread(target=self._follow, name=f"art-sink-{self.spec.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._follow, name=f"art-sink-{self.spec.name}", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -128,9 +135,14 @@ class Follower:
         self._failures += 1
         if self._failures == 1:
             log.warning(
-                "sink %r failed (%s); its rows wait in %s and are tried again", self.spec.name, self.error, self.history
+                "sink %r failed (%s); its rows wait in %s and are tried again",
+                self.spec.name,
+                self.error,
+                self.history,
             )
-        wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.0)
+        wait = min(
+            LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._failures - 1, 10)
+        ) * random.uniform(0.5, 1.0)
         if self._closing.is_set():
             left = self._deadline - time.monotonic()
             wait = min(wait, FIRST_WAIT_S)
@@ -159,7 +171,9 @@ class Delivery:
             follower.wake()
 
     def close(self, timeout: float) -> Mapping[str, DeliveryReport]:
-        """Let all sinks finish within `timeout` seconds together; report each, and say what is missing."""
+        """Let all sinks finish within `timeout` seconds together; report each, and say what is
+        missing.
+        """
         deadline = time.monotonic() + timeout
         for follower in self.followers:
             follower.close(deadline)
@@ -167,8 +181,11 @@ class Delivery:
         for report in reports.values():
             if report.undelivered or report.error:
                 log.warning(
-                    "sink %r: %d rows not delivered (%s); they stay in the log and follow when the run is opened again",
-                    report.sink, report.undelivered, report.error,
+                    "sink %r: %d rows not delivered (%s); they stay in the log and follow "
+                    "when the run is opened again",
+                    report.sink,
+                    report.undelivered,
+                    report.error,
                 )
         self.followers = []
         return reports

@@ -13,7 +13,9 @@ from art_core.metrics.row import MetricsRow
 
 @attrs.frozen(kw_only=True)
 class RunInfo:
-    """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the run's openings."""
+    """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the
+    run's openings.
+    """
 
     project: str
     name: str
@@ -24,7 +26,9 @@ class RunInfo:
 
 
 class Sink(Protocol):
-    """Takes rows. Called from one thread of its own; whatever it raises is retried and never reaches the trainer."""
+    """Takes rows. Called from one thread of its own; whatever it raises is retried and never
+    reaches the trainer.
+    """
 
     def open(self, run: RunInfo) -> None:
         """Get ready; called before the first row, and again after a failure of this call."""
@@ -40,8 +44,8 @@ class Sink(Protocol):
 class SinkSpec:
     """A sink offered by a plugin: `create()` imports what is heavy and returns a `Sink`.
 
-    `default` sinks are used when a model names none; `backlog` says whether rows from before the sink was
-    first used are delivered too.
+    `default` sinks are used when a model names none; `backlog` says whether rows from before the
+    sink was first used are delivered too.
     """
 
     name: str
