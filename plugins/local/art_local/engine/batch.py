@@ -1,0 +1,118 @@
+"""The sequences that sample from one adapter now: those waiting for their prompt, and those decoding."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from art_core.endpoint.engine import Token
+
+from art_local.engine.forward import Forward
+from art_local.engine.request import Request
+from art_local.engine.sampling import draw
+from art_local.engine.weights import Adapter
+
+LOOK_AHEAD = 64
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Bounds of a batch: rows, padded prompt tokens in one forward pass, and tokens held by all batches together."""
+
+    rows: int
+    prefill_tokens: int
+    cache_tokens: int
+
+
+class Batch:
+    """Continuous batching over one adapter: a step is a prefill while prompts wait and rows are free, else one token."""
+
+    def __init__(self, adapter: Adapter, forward: Forward, limits: Limits) -> None:
+        self.adapter = adapter
+        self.waiting: deque[Request] = deque()
+        self.rows: list[Request] = []
+        self._forward = forward
+        self._limits = limits
+        self._cache = forward.new_cache()
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests, running first."""
+        return [*self.rows, *self.waiting]
+
+    @property
+    def cache_tokens(self) -> int:
+        """Places in the cache that this batch takes: rows times the longest."""
+        return len(self.rows) * self._cache.width
+
+    def drop_cancelled(self) -> None:
+        """Forget requests whose callers went away."""
+        if any(request.cancelled for request in self.requests):
+            self.waiting = deque(request for request in self.waiting if not request.cancelled)
+            self._remove({row for row, request in enumerate(self.rows) if request.cancelled})
+        if not self.rows:
+            self._cache = self._forward.new_cache()
+
+    def step(self, others_tokens: int) -> list[tuple[Request, Token]]:
+        """Sample one token for newly admitted rows or for all running ones; finished rows leave.
+
+        `others_tokens` is what other batches hold of the cache.
+        """
+        room = self._limits.cache_tokens - others_tokens
+        prompts, source, admitted = self._admit(room)
+        if admitted:
+            first = len(self.rows)
+            longest = max(len(request.token_ids) + min(request.room, LOOK_AHEAD) for request in admitted)
+            self._cache.reserve(first + len(admitted), min(longest, max(room // (first + len(admitted)), 1)))
+            self._cache.reserve(first + len(admitted), max(map(len, prompts)))
+            self.rows += admitted
+            logits = self._forward.prefill(prompts, source, self._cache)
+            return self._sample(first, logits)
+        self._preempt(room)
+        self._cache.reserve(len(self.rows), self._cache.width + 1)
+        logits = self._forward.decode([request.sampled[-1] for request in self.rows], self._cache)
+        return self._sample(0, logits)
+
+    def _admit(self, room: int) -> tuple[list[tuple[int, ...]], list[int], list[Request]]:
+        """Take the requests to prefill next: distinct prompts [U], which of them each row copies [R], and the rows."""
+        index: dict[tuple[int, ...], int] = {}
+        source: list[int] = []
+        admitted: list[Request] = []
+        width = self._cache.width
+        for request in list(self.waiting):
+            if len(self.rows) + len(admitted) >= self._limits.rows:
+                break
+            ids = request.token_ids
+            rows = len(self.rows) + len(admitted) + 1
+            width = max(width, len(ids) + 1)
+            if rows > 1 and rows * width > room:
+                break
+            if ids not in index:
+                padded = (len(index) + 1) * max(map(len, [*index, ids]))
+                if index and padded > self._limits.prefill_tokens:
+                    break
+            source.append(index.setdefault(ids, len(index)))
+            admitted.append(request)
+        for _ in admitted:
+            self.waiting.popleft()
+        return list(index), source, admitted
+
+    def _preempt(self, room: int) -> None:
+        """Send the youngest rows back to the queue until the next token fits; their tokens are prefilled again."""
+        while len(self.rows) > 1 and len(self.rows) * (self._cache.width + 1) > room:
+            self.waiting.appendleft(self.rows[-1])
+            self._remove({len(self.rows) - 1})
+
+    def _sample(self, first: int, logits_NV) -> list[tuple[Request, Token]]:  # type: ignore[no-untyped-def]
+        rows = self.rows[first:]
+        drawn = draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows])
+        events = [(request, request.take(*token)) for request, token in zip(rows, drawn, strict=True)]
+        self._remove({first + row for row, (_, token) in enumerate(events) if token.finish})
+        return events
+
+    def _remove(self, rows: set[int]) -> None:
+        for row in sorted(rows, reverse=True):
+            self._cache.remove(row)
+            self.rows[row] = self.rows[-1]
+            self.rows.pop()

@@ -1,0 +1,151 @@
+"""The embedded engine: what the endpoint asks of one, over a transformers model in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from art_core.endpoint.engine import Sampling, Token
+from art_core.errors import ConfigError, EngineError, unknown
+
+from art_local.engine.batch import Limits
+from art_local.engine.forward import Forward
+from art_local.engine.request import Request
+from art_local.engine.turns import DeviceTurns
+from art_local.engine.weights import BASE, Weights
+from art_local.engine.worker import Worker
+
+CLOSE_TIMEOUT_S = 60.0
+
+
+class TransformersEngine:
+    """Samples from a transformers causal language model and merged adapters of it, many requests at a time.
+
+    - `model`: a plain causal language model, no peft in it. Its parameters are shared, not copied.
+    - `turns`: the engine computes each step inside one turn; give the trainer's to take turns with it.
+    - `max_batch_size`: sequences decoded together.
+    - `request_timeout_s`: how long a caller waits for its next token before EngineError says what it waited for.
+    - `prefill_tokens`: padded prompt tokens of one forward pass; the longest that a decoding row waits for a new one.
+    - `cache_bytes`: memory for keys and values; by default a share of what is free on the model's device. When it is
+      full, new requests wait and the youngest running ones are computed again later.
+
+    Raises ConfigError for a model whose cache is more than keys and values of attention.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        turns: DeviceTurns | None = None,
+        max_batch_size: int = 64,
+        request_timeout_s: float = 600.0,
+        prefill_tokens: int = 2048,
+        cache_bytes: int | None = None,
+    ) -> None:
+        if max_batch_size < 1 or prefill_tokens < 1:
+            raise ConfigError("max_batch_size and prefill_tokens must be at least 1")
+        self._weights = Weights(model)
+        self._timeout_s = request_timeout_s
+        config = self._weights.module.config.get_text_config()
+        self.context_length: int = config.max_position_embeddings
+        self._vocabulary: int = config.vocab_size
+        self._ends = _end_tokens(model)
+        forward = Forward(self._weights.module)
+        held = _free_bytes(forward.device) // 4 if cache_bytes is None else cache_bytes
+        limits = Limits(
+            rows=max_batch_size,
+            prefill_tokens=prefill_tokens,
+            cache_tokens=max(held // forward.cache_bytes_per_token, 1),
+        )
+        self._worker = Worker(self._weights, forward, turns or DeviceTurns(), limits)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names that requests can ask for; "base" is the model itself."""
+        return self._weights.names
+
+    def load(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Serve weights under a name: the base with these parameters, by the base model's parameter names.
+
+        For LoRA give W + scale * B @ A of each adapted layer, for a full fine-tune copies of all parameters. Tensors
+        are kept, not copied. Loading a name again serves the new weights to new requests; those under way finish with
+        the old. Raises ConfigError for a parameter that the model does not have.
+        """
+        self._weights.load(name, tensors)
+
+    def unload(self, name: str) -> None:
+        """Stop serving a name; requests under way finish. "base" stays."""
+        if name != BASE:
+            self._weights.unload(name)
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str = BASE
+    ) -> AsyncIterator[Token]:
+        """Sample one sequence; see `art_core.endpoint.engine.Engine`. The model's own end tokens always end it."""
+        request = self._request(prompt_ids, sampling, adapter)
+        self._worker.submit(request)
+        try:
+            while True:
+                token = await self._next(request)
+                yield token
+                if token.finish is not None:
+                    return
+        finally:
+            request.cancelled = True
+
+    async def close(self) -> None:
+        """End all requests with an EngineError and the worker thread; a second call does nothing."""
+        await asyncio.to_thread(self._worker.close, EngineError("the engine is closed"), CLOSE_TIMEOUT_S)
+
+    def _request(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> Request:
+        if not prompt_ids or len(prompt_ids) >= self.context_length:
+            raise EngineError(
+                f"a prompt of {len(prompt_ids)} tokens; between 1 and {self.context_length - 1} fit into the context"
+            )
+        if sampling.max_tokens < 1:
+            raise EngineError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
+        strange = [token for token in prompt_ids if not 0 <= token < self._vocabulary]
+        if strange:
+            raise EngineError(f"token {strange[0]} is outside the vocabulary of {self._vocabulary}")
+        try:
+            weights = self._weights.get(adapter)
+        except KeyError:
+            raise EngineError(unknown("adapter", adapter, self.adapters, known_as="loaded")) from None
+        return Request(prompt_ids, sampling, weights, self._ends, self.context_length)
+
+    async def _next(self, request: Request) -> Token:
+        if request.events.empty():
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    event = await request.events.get()
+            except TimeoutError:
+                raise EngineError(
+                    f"no token within {self._timeout_s} s after {len(request.sampled)} tokens; "
+                    f"{self._worker.waiting_for}"
+                ) from None
+        else:
+            event = request.events.get_nowait()
+        if isinstance(event, EngineError):
+            raise event
+        return event
+
+
+def _end_tokens(model: nn.Module) -> frozenset[int]:
+    """The token ids that end a sequence, from the model's generation config."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 8 << 30

@@ -1,0 +1,73 @@
+"""From logits to tokens: temperature and top_p by row, log-probabilities of the raw logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from art_core.endpoint.engine import Sampling
+from art_core.errors import EngineError
+
+Drawn = tuple[int, float, tuple[tuple[int, float], ...]]
+
+
+def draw(logits_NV: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[Drawn]:
+    """Draw one token a row: (id, log-probability, alternatives).
+
+    The log-probability is the fp32 log-softmax of the raw logits, at temperature 1 and before top_p. A row is drawn
+    by inverting its cumulative distribution at its number of `uniforms` [N] in [0, 1), so that a row's draw depends
+    on nothing but its own logits and number. Raises EngineError when logits are not finite.
+    """
+    logits_NV = logits_NV.float()
+    normaliser_N = torch.logsumexp(logits_NV, dim=-1)
+    if not bool(torch.isfinite(normaliser_N).all()):
+        raise EngineError("the model's logits are not finite", "Its weights hold NaN or infinite values")
+    ids_N = _choose(logits_NV, normaliser_N, samplings, uniforms)
+    logprobs_N = logits_NV.gather(1, ids_N[:, None])[:, 0] - normaliser_N
+    tops = _alternatives(logits_NV, normaliser_N, [s.top_logprobs for s in samplings])
+    return list(zip(ids_N.tolist(), logprobs_N.tolist(), tops, strict=True))
+
+
+def _choose(
+    logits_NV: torch.Tensor, normaliser_N: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]
+) -> torch.Tensor:
+    temperatures = [s.temperature for s in samplings]
+    if not any(temperatures):
+        return logits_NV.argmax(dim=-1)
+    device = logits_NV.device
+    if all(t == 1.0 for t in temperatures):
+        probs_NV = (logits_NV - normaliser_N[:, None]).exp_()
+    else:
+        scale_N = torch.tensor([t or 1.0 for t in temperatures], device=device)
+        probs_NV = (logits_NV / scale_N[:, None]).softmax(dim=-1)
+    for row, sampling in enumerate(samplings):
+        if sampling.top_p < 1.0 and sampling.temperature:
+            probs_NV[row] = _nucleus(probs_NV[row], sampling.top_p)
+    best_N = probs_NV.argmax(dim=-1)
+    cumulative_NV = probs_NV.cumsum(dim=-1)
+    uniform_N = torch.tensor(uniforms, device=device, dtype=torch.float64)
+    target_N = (uniform_N * cumulative_NV[:, -1]).float()
+    ids_N = torch.searchsorted(cumulative_NV, target_N[:, None], right=True)[:, 0]
+    # Rounding can put the target on the total itself: the draw then lies past the last token.
+    settled_N = torch.tensor([t == 0.0 for t in temperatures], device=device) | (ids_N >= logits_NV.shape[1])
+    return torch.where(settled_N, best_N, ids_N)
+
+
+def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keep the smallest set of most likely tokens whose mass reaches top_p (Holtzman et al., 1904.09751)."""
+    sorted_V, order_V = probs_V.sort(descending=True)
+    before_V = sorted_V.cumsum(dim=0) - sorted_V
+    return torch.zeros_like(probs_V).scatter_(0, order_V, torch.where(before_V < top_p, sorted_V, 0.0))
+
+
+def _alternatives(
+    logits_NV: torch.Tensor, normaliser_N: torch.Tensor, counts: Sequence[int]
+) -> list[tuple[tuple[int, float], ...]]:
+    most = max(counts, default=0)
+    if not most:
+        return [()] * len(counts)
+    values_NK, ids_NK = logits_NV.topk(min(most, logits_NV.shape[1]), dim=-1)
+    logprobs_NK = values_NK - normaliser_N[:, None]
+    rows = zip(ids_NK.tolist(), logprobs_NK.tolist(), counts, strict=True)
+    return [tuple(zip(ids[:k], logprobs[:k], strict=True)) for ids, logprobs, k in rows]

@@ -1,0 +1,134 @@
+"""The engine's thread: takes requests, gives each adapter its slice of time, hands tokens out, and never dies silently."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import torch
+
+from art_core.errors import EngineError
+
+from art_local.engine.batch import Batch, Limits
+from art_local.engine.forward import Forward
+from art_local.engine.request import Request, deliver
+from art_local.engine.turns import DeviceTurns
+from art_local.engine.weights import Adapter, Weights
+
+GATHER_S = 0.004
+SLICE_S = 0.5
+
+
+class Worker:
+    """Owns the model's module and the batches. `submit` and `close` may be called from any thread."""
+
+    def __init__(self, weights: Weights, forward: Forward, turns: DeviceTurns, limits: Limits) -> None:
+        self._weights = weights
+        self._turns = turns
+        self._limits = limits
+        self._forward = forward
+        self._arrived: list[Request] = []
+        self._changed = threading.Condition()
+        self._ended: EngineError | None = None
+        self._batches: dict[Adapter, Batch] = {}
+        self._slice_ends = 0.0
+        self._thread = threading.Thread(target=self._run, name="art-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting_for(self) -> str:
+        """What a request may be waiting for, in words."""
+        running = sum(len(batch.rows) for batch in list(self._batches.values()))
+        holder = self._turns.holder
+        return f"{running} sequences run, the device is held by {holder!r}" if holder else f"{running} sequences run"
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; raises EngineError when the engine has ended."""
+        with self._changed:
+            if self._ended is not None:
+                raise self._ended
+            self._arrived.append(request)
+            self._changed.notify()
+
+    def close(self, reason: EngineError, timeout_s: float) -> None:
+        """End all requests with the reason, and the thread; raises EngineError when it does not end in time."""
+        with self._changed:
+            self._ended = self._ended or reason
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise EngineError(f"the engine's thread did not end within {timeout_s} s; {self.waiting_for}")
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._take_arrivals():
+                    self._step()
+        except BaseException as error:
+            with self._changed:
+                self._ended = EngineError(f"the engine's thread died of {type(error).__name__}: {error}")
+        finally:
+            assert self._ended is not None
+            self._fail([r for batch in self._batches.values() for r in batch.requests] + self._arrived, self._ended)
+            self._batches.clear()
+            self._weights.release()
+
+    def _take_arrivals(self) -> bool:
+        """Move new requests to their batches; wait while there is nothing to do. False once the engine has ended."""
+        with self._changed:
+            if not self._batches and not self._arrived and self._ended is None:
+                self._weights.release()
+                self._changed.wait_for(lambda: self._arrived or self._ended is not None)
+                idle = True
+            else:
+                idle = False
+        if idle:
+            time.sleep(GATHER_S)
+        with self._changed:
+            if self._ended is not None:
+                return False
+            arrived, self._arrived = self._arrived, []
+        for request in arrived:
+            batch = self._batches.get(request.adapter)
+            if batch is None:
+                batch = self._batches[request.adapter] = Batch(request.adapter, self._forward, self._limits)
+            batch.waiting.append(request)
+        return True
+
+    def _step(self) -> None:
+        batch = self._next_batch()
+        if batch is None:
+            return
+        others = sum(other.cache_tokens for other in self._batches.values() if other is not batch)
+        try:
+            with self._turns.take("generating"):
+                self._weights.activate(batch.adapter)
+                events = batch.step(others)
+        except Exception as error:
+            reason = error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
+            del self._batches[batch.adapter]
+            self._fail(batch.requests, reason)
+            return
+        deliver(events)
+
+    def _next_batch(self) -> Batch | None:
+        """The adapter whose time it is; those without work are forgotten."""
+        for adapter, batch in list(self._batches.items()):
+            batch.drop_cancelled()
+            if not batch.requests:
+                del self._batches[adapter]
+        if not self._batches:
+            return None
+        adapter = next(iter(self._batches))
+        if time.monotonic() >= self._slice_ends:
+            batch = self._batches.pop(adapter)
+            self._batches[adapter] = batch
+            adapter = next(iter(self._batches))
+            self._slice_ends = time.monotonic() + SLICE_S
+        return self._batches[adapter]
+
+    @staticmethod
+    def _fail(requests: list[Request], reason: EngineError) -> None:
+        deliver((request, reason) for request in requests)
+
+
