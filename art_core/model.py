@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
 
 @attrs.define(kw_only=True, eq=False)
 class Model:
-    """A model under a name in a project, whose rollouts are logged: hosted anywhere, not trained here.
+    """A model under a name in a project, whose rollouts are logged: hosted anywhere, not trained
+    here.
 
-    Rows go to `<base_path>/<project>/models/<name>/history.jsonl` and on to `sinks`: names or SinkSpecs, by
-    default those of `ART_SINKS`, else every installed one; an empty list for none.
+    Rows go to `<base_path>/<project>/models/<name>/history.jsonl` and on to `sinks`: names or
+    SinkSpecs, by default those of `ART_SINKS`, else every installed one; an empty list for none.
     """
 
     name: str
@@ -55,7 +57,9 @@ class Model:
     _prices: PriceBook = attrs.field(init=False, repr=False)
     _run: Run | None = attrs.field(default=None, init=False, repr=False)
     _sink_specs: list[SinkSpec] = attrs.field(init=False, repr=False)
-    _clients: dict[int, AsyncOpenAI] = attrs.field(factory=dict, init=False, repr=False)
+    _clients: WeakKeyDictionary[Any, AsyncOpenAI] = attrs.field(
+        factory=WeakKeyDictionary, init=False, repr=False
+    )
 
     def __attrs_post_init__(self) -> None:
         checked_name("project", self.project)
@@ -99,7 +103,8 @@ class Model:
         """Return where the model is served; ConfigError when that is not known."""
         if not (self.inference_base_url and self.inference_model_name):
             raise ConfigError(
-                f"model {self.name!r} has no endpoint", "Give inference_base_url and inference_model_name."
+                f"model {self.name!r} has no endpoint",
+                "Give inference_base_url and inference_model_name.",
             )
         return Endpoint(
             base_url=self.inference_base_url,
@@ -112,20 +117,21 @@ class Model:
         return self.endpoint().inference_name(step)
 
     def openai_client(self) -> AsyncOpenAI:
-        """Return an OpenAI client of the model's endpoint, one for each event loop."""
+        """Return an OpenAI client of the model's endpoint, one for each event loop; call it inside
+        one.
+        """
         return self._client(trainable=False)
 
     def _client(self, *, trainable: bool) -> AsyncOpenAI:
-        try:
-            loop = id(asyncio.get_running_loop())
-        except RuntimeError:
-            loop = 0
+        loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._clients[loop] = openai_client(self.endpoint(), trainable=trainable)
         return self._clients[loop]
 
     def metrics_builder(self, context: str | None = None) -> MetricsBuilder:
-        """Return the builder of the next row's metrics; the context, "train" or "eval", says what costs belong to."""
+        """Return the builder of the next row's metrics; the context, "train" or "eval", says what
+        costs belong to.
+        """
         return MetricsBuilder(self._ledger, self._prices, context or "")
 
     async def log(
@@ -136,7 +142,8 @@ class Model:
         metrics: Mapping[str, Any] | None = None,
         step: int | None = None,
     ) -> MetricsRow:
-        """Store trajectories and append one row of metrics on a split, at a step (default: the current one).
+        """Store trajectories and append one row of metrics on a split, at a step (default: the
+        current one).
 
         Raises MetricError for bad keys or values, HistoryError when the disk does not take them.
         """
@@ -157,8 +164,12 @@ class Model:
         replace_json(self.run.info.run_dir / "state.json", merged)
         return merged
 
-    async def close(self, timeout: float = CLOSE_SECONDS, *, status: str = "finished") -> Mapping[str, DeliveryReport]:
-        """Write what still waits and drain the sinks within `timeout` seconds; report each. Runs at exit, too."""
+    async def close(
+        self, timeout: float = CLOSE_SECONDS, *, status: str = "finished"
+    ) -> Mapping[str, DeliveryReport]:
+        """Write what still waits and drain the sinks within `timeout` seconds; report each. Runs at
+        exit, too.
+        """
         if self._run is None:
             return {}
         return await asyncio.to_thread(self._run.close, status, timeout)
@@ -167,7 +178,10 @@ class Model:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close(status="failed" if error else "finished")
 
@@ -176,8 +190,8 @@ class Model:
 class TrainableModel(Model):
     """A model whose weights a backend trains and serves.
 
-    `base_model` is what the backend starts from; `backend` is one, or its name, registered on first use
-    (default: the one of `ART_BACKEND`).
+    `base_model` is what the backend starts from; `backend` is one, or its name, registered on first
+    use (default: the one of `ART_BACKEND`).
     """
 
     base_model: str
@@ -191,7 +205,8 @@ class TrainableModel(Model):
         chosen = backend or self.backend or os.environ.get("ART_BACKEND")
         if chosen is None:
             raise ConfigError(
-                f"model {self.name!r} has no backend", 'Call await model.register(art.backend("local")).'
+                f"model {self.name!r} has no backend",
+                'Call await model.register(art.backend("local")).',
             )
         async with self._registering:
             if isinstance(chosen, str):
@@ -210,11 +225,16 @@ class TrainableModel(Model):
     def endpoint(self) -> Endpoint:
         """Return where the backend serves the model; ConfigError before `register`."""
         if self._endpoint is None:
-            raise ConfigError(f"model {self.name!r} is not registered", "Call await model.register(backend) first.")
+            raise ConfigError(
+                f"model {self.name!r} is not registered",
+                "Call await model.register(backend) first.",
+            )
         return self._endpoint
 
     def openai_client(self) -> AsyncOpenAI:
-        """Return an OpenAI client whose choices carry the token ids and log-probs that training needs."""
+        """Return an OpenAI client whose choices carry the token ids and log-probs that training
+        needs.
+        """
         return self._client(trainable=True)
 
     async def get_step(self) -> int:
@@ -223,25 +243,32 @@ class TrainableModel(Model):
             return self.run.last_step
         return await (await self._ready_backend()).step(self)
 
-    async def train(self, trajectory_groups: Iterable[TrajectoryGroup], **options: Any) -> TrainResult:
+    async def train(
+        self, trajectory_groups: Iterable[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
         """Run one training step on the groups and log them and its metrics as one row.
 
-        Options are those of `TrainConfig`. The groups are stored before the step begins, so that a failing step
-        loses nothing that was measured.
+        Options are those of `TrainConfig`. The groups are stored before the step begins, so that a
+        failing step loses nothing that was measured.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
-        append_groups(trajectory_file(self.run.info.run_dir, "train", await backend.step(self) + 1), groups)
+        append_groups(
+            trajectory_file(self.run.info.run_dir, "train", await backend.step(self) + 1), groups
+        )
         result = await backend.train(self, groups, **options)
         self.run.record("train", result.step, groups=groups, metrics=result.metrics)
         return result
 
     def charge(self, time: GpuTime) -> float | None:
-        """Add the cost of devices held to the next row's `costs/gpu`; backends call this. Returns US dollars.
+        """Add the cost of devices held to the next row's `costs/gpu`; backends call this. Returns
+        US dollars.
 
         The price is the one in `time`, else a plugin's; when there is none, that is said once.
         """
-        rate = self.plugins.gpu_rate(time.device) if time.usd_per_hour is None else time.usd_per_hour
+        rate = (
+            self.plugins.gpu_rate(time.device) if time.usd_per_hour is None else time.usd_per_hour
+        )
         if rate is None:
             self._prices.say_once(
                 f"no price is known for device {time.device!r}: rows have no costs/gpu. "
@@ -257,17 +284,24 @@ class TrainableModel(Model):
         return await (await self._ready_backend()).checkpoints(self)
 
     async def delete_checkpoints(self, best_checkpoint_metric: str = "val/reward") -> list[int]:
-        """Delete all checkpoints but the newest and the best by a metric of the log; return the deleted steps.
+        """Delete all checkpoints but the newest and the best by a metric of the log; return the
+        deleted steps.
 
         The best is searched in every row of the run, in the direction that the metric's spec says.
         """
         backend = await self._ready_backend()
         existing = [c.step for c in await backend.checkpoints(self)]
-        keep = steps_to_keep(self.run.history.path, existing, best_checkpoint_metric, self._ledger.taxonomy)
+        keep = steps_to_keep(
+            self.run.history.path, existing, best_checkpoint_metric, self._ledger.taxonomy
+        )
         return await backend.delete_checkpoints(self, keep)
 
-    async def close(self, timeout: float = CLOSE_SECONDS, *, status: str = "finished") -> Mapping[str, DeliveryReport]:
-        """Close the backend if this model made it, write what still waits and drain the sinks; report each."""
+    async def close(
+        self, timeout: float = CLOSE_SECONDS, *, status: str = "finished"
+    ) -> Mapping[str, DeliveryReport]:
+        """Close the backend if this model made it, write what still waits and drain the sinks;
+        report each.
+        """
         if self._made_backend and self.backend is not None and not isinstance(self.backend, str):
             await self.backend.close()
         return await super().close(timeout, status=status)
@@ -286,6 +320,7 @@ def ready_groups(items: Iterable[Trajectory] | Iterable[TrajectoryGroup]) -> lis
         raise ConfigError(f"expected trajectory groups, or trajectories, got {', '.join(kinds)}")
     if any(group.pending for group in groups):
         raise ConfigError(
-            "the groups hold rollouts that have not run", "Await art.gather_trajectory_groups(groups) first."
+            "the groups hold rollouts that have not run",
+            "Await art.gather_trajectory_groups(groups) first.",
         )
     return [TrajectoryGroup(loose)] if loose else groups

@@ -1,4 +1,6 @@
-"""Fifth stop: the step's buffer. Costs, times and counts that no trajectory carries, until a row takes them."""
+"""Fifth stop: the step's buffer. Costs, times and counts that no trajectory carries, until a row
+takes them.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,14 @@ class Taken:
     scenario_ids: frozenset[str]
 
 
+NOTHING = Taken({}, frozenset())
+
+
 @attrs.define
 class Ledger:
-    """Samples not yet in a row, by context and key. Exact and safe under threads: sums are `math.fsum`."""
+    """Samples not yet in a row, by context and key. Exact and safe under threads: sums are
+    `math.fsum`.
+    """
 
     taxonomy: Taxonomy
     _samples: dict[str, Samples] = attrs.field(factory=dict)
@@ -58,9 +65,11 @@ class Ledger:
     def take(self, split: str) -> Taken:
         """Remove and return what belongs in the next row of a split.
 
-        That is the split's own context, samples without context, and the costs of every context: money
-        does not wait for a row of its own split.
+        That is the split's own context, samples without context, and the costs of every context:
+        money does not wait for a row of its own split.
         """
+        if not self._samples and not self._scenario_ids:
+            return NOTHING
         own = {"", split, "eval"} if split in ("val", "test") else {"", split}
         with self._lock:
             taken: dict[str, Samples] = {}
@@ -68,6 +77,8 @@ class Ledger:
                 buffer = self._samples[context]
                 keys = [k for k in buffer if context in own or k.startswith("costs/")]
                 taken[context] = {k: buffer.pop(k) for k in keys}
+                if not buffer:
+                    del self._samples[context]
             ids = frozenset(self._scenario_ids) if split == "train" else frozenset[str]()
             self._scenario_ids -= ids
         return Taken(taken, ids)
@@ -84,10 +95,11 @@ class Ledger:
     def empty(self) -> bool:
         """Tell whether nothing waits for a row."""
         with self._lock:
-            return not any(any(buffer.values()) for buffer in self._samples.values())
+            return not self._samples
 
     def combined(self, taken: Taken) -> tuple[dict[str, float], dict[str, float]]:
-        """Combine the samples of each key as its spec says, and apart from them the samples that are not finite.
+        """Combine the samples of each key as its spec says, and apart from them the samples that
+        are not finite.
 
         MetricError for unequal samples of a `same` metric.
         """
@@ -118,7 +130,9 @@ def _combine(key: str, values: list[float], taxonomy: Taxonomy) -> float:
     if rule == "mean":
         return math.fsum(values) / len(values)
     if rule == "same" and any(v != values[0] for v in values):
-        raise MetricError(f"metric {key!r} has unequal samples in one step: {sorted(set(values))[:4]}")
+        raise MetricError(
+            f"metric {key!r} has unequal samples in one step: {sorted(set(values))[:4]}"
+        )
     return values[-1]
 
 
@@ -127,10 +141,11 @@ active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_build
 
 @attrs.frozen(eq=False)
 class MetricsBuilder:
-    """Adds to the next row of a model: `model.metrics_builder()`, or with a context, "train" or "eval".
+    """Adds to the next row of a model: `model.metrics_builder()`, or with a context, "train" or
+    "eval".
 
-    Metrics whose spec says `sum` (`costs/`, `time/step_`, `data/step_`, idle times) add up within a step; others
-    are averaged, or as their spec says.
+    Metrics whose spec says `sum` (`costs/`, `time/step_`, `data/step_`, idle times) add up within a
+    step; others are averaged, or as their spec says.
     """
 
     ledger: Ledger = attrs.field(repr=False)
@@ -165,10 +180,16 @@ class MetricsBuilder:
         step_actor_tokens: float | None = None,
         scenario_ids: Iterable[Any] = (),
     ) -> None:
-        """Add counts of the step, and the ids of its scenarios for `data/cum/num_unique_scenarios`."""
+        """Add counts of the step, and the ids of its scenarios for
+        `data/cum/num_unique_scenarios`.
+        """
         if isinstance(scenario_ids, str):
-            raise ConfigError(f"scenario_ids must be a collection of ids, got the string {scenario_ids!r}")
-        self._add_given("data/", step_num_scenarios=step_num_scenarios, step_actor_tokens=step_actor_tokens)
+            raise ConfigError(
+                f"scenario_ids must be a collection of ids, got the string {scenario_ids!r}"
+            )
+        self._add_given(
+            "data/", step_num_scenarios=step_num_scenarios, step_actor_tokens=step_actor_tokens
+        )
         self.ledger.add_scenarios(str(i) for i in scenario_ids)
 
     def add_user_timing(
@@ -179,14 +200,18 @@ class MetricsBuilder:
         step_eval_s: float | None = None,
     ) -> None:
         """Add seconds that your own code measured."""
-        self._add_given("time/", step_wall_s=step_wall_s, step_actor_s=step_actor_s, step_eval_s=step_eval_s)
+        self._add_given(
+            "time/", step_wall_s=step_wall_s, step_actor_s=step_actor_s, step_eval_s=step_eval_s
+        )
 
     def add_idle_times(
         self, *, step_trainer_idle_s: float | None = None, step_actor_idle_s: float | None = None
     ) -> None:
         """Add seconds in which trainer or actor waited."""
         self._add_given(
-            "throughput/", step_trainer_idle_s=step_trainer_idle_s, step_actor_idle_s=step_actor_idle_s
+            "throughput/",
+            step_trainer_idle_s=step_trainer_idle_s,
+            step_actor_idle_s=step_actor_idle_s,
         )
 
     def add_usage(
@@ -198,7 +223,8 @@ class MetricsBuilder:
         model_name: str,
         rates: TokenRates | None = None,
     ) -> float | None:
-        """Price tokens and add them at `costs/<context>/<source>`; return US dollars, or None when unpriced.
+        """Price tokens and add them at `costs/<context>/<source>`; return US dollars, or None when
+        unpriced.
 
         Unpriced calls are counted in `data/step_unpriced_calls` and said once a model.
         """
@@ -221,15 +247,21 @@ class MetricsBuilder:
         return self.add_usage(source, usage, provider=provider, model_name=model_name)
 
     def register_model_pricing(self, model: str, **per_million: float) -> None:
-        """Set a model's prices, in US dollars per million tokens; see `TokenRates` for the names."""
+        """Set a model's prices, in US dollars per million tokens; see `TokenRates` for the
+        names.
+        """
         self.prices.register(model, **per_million)
 
-    def register_cost_extractor(self, provider: str, extract: Callable[[Any], float | None]) -> None:
+    def register_cost_extractor(
+        self, provider: str, extract: Callable[[Any], float | None]
+    ) -> None:
         """Set a function that reads US dollars out of a provider's responses."""
         self.prices.register_extractor(provider, extract)
 
     def activate(self) -> Token[MetricsBuilder | None]:
-        """Make this the builder that `@track_api_cost` adds to, from here on in this task or thread."""
+        """Make this the builder that `@track_api_cost` adds to, from here on in this task or
+        thread.
+        """
         return active_builder.set(self)
 
     @contextmanager

@@ -1,4 +1,6 @@
-"""Eighth stop: `history.jsonl`, the run's log. One row is one line is one write(2); the last row is the state."""
+"""Eighth stop: `history.jsonl`, the run's log. One row is one line is one write(2); the last row is
+the state.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 
@@ -69,21 +72,26 @@ class HistoryLog:
     path: Path
     last: MetricsRow | None
     _fd: int
+    _size: int
     _pid: int = attrs.field(factory=os.getpid)
-    _unsynced: threading.Timer | None = None
+    _timer: threading.Timer | None = None
+    _unusable: tuple[str, str] | None = None
     _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
     @classmethod
     def open(cls, path: Path) -> HistoryLog:
         """Open or create the log, repair a torn tail and read the last row.
 
-        Raises HistoryError when another process or object has it open, or the directory can't be written.
+        Raises HistoryError when another process or object has it open, or the directory can't be
+        written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise HistoryError(f"cannot open {path}: {error.strerror}", "Choose another base_path.") from error
+            raise HistoryError(
+                f"cannot open {path}: {error.strerror}", "Choose another base_path."
+            ) from error
         if not _locked(fd):
             os.close(fd)
             raise HistoryError(
@@ -91,7 +99,7 @@ class HistoryLog:
                 "Close that one, or give this model another name.",
             )
         _repair(fd, path)
-        return cls(path, last_row(path), fd)
+        return cls(path, last_row(path), fd, os.fstat(fd).st_size)
 
     def append(self, row: MetricsRow) -> None:
         """Append a row: when this returns, the row survives the death of the process.
@@ -100,32 +108,36 @@ class HistoryLog:
         """
         line = row.to_line()
         with self._lock:
-            good = self._usable_size()
+            if self._unusable is not None or self._pid != os.getpid():
+                self._refuse()
             try:
                 written = os.write(self._fd, line)
             except OSError as error:
-                self._undo(good)
-                raise HistoryError(
-                    f"cannot write {self.path}: {error.strerror}", "Free space, then log again: nothing is lost."
-                ) from error
+                self._undo(str(error.strerror), error)
             if written != len(line):
-                self._undo(good)
-                raise HistoryError(
-                    f"cannot write {self.path}: the disk took {written} of {len(line)} bytes",
-                    "Free space, then log again: nothing is lost.",
-                )
+                self._undo(f"the disk took {written} of {len(line)} bytes")
+            self._size += written
             self.last = row
-            if self._unsynced is None:
+            if self._timer is None:
                 self._sync_soon()
 
     def sync(self) -> None:
-        """Wait until all rows are on the disk, so that they survive the death of the machine."""
+        """Wait until all rows are on the disk, so that they survive the death of the machine.
+
+        Also looks whether the log still has a name: when somebody deleted it, the next `append`
+        says so.
+        """
         with self._lock:
-            timer, self._unsynced = self._unsynced, None
-            if timer is not None:
-                timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             if self._fd >= 0:
                 os.fdatasync(self._fd)
+                if os.fstat(self._fd).st_nlink == 0:
+                    self._unusable = (
+                        "was deleted while in use",
+                        "Open the run again to begin a new log.",
+                    )
 
     def close(self) -> None:
         """Sync, and let others open the log; a second call does nothing."""
@@ -133,32 +145,28 @@ class HistoryLog:
             self.sync()
             with self._lock:
                 os.close(self._fd)
-                self._fd = -1
+                self._fd, self._unusable = -1, ("is closed", "Log before model.close().")
 
     @property
     def forked(self) -> bool:
         """True in a child process: the log belongs to the parent."""
         return self._pid != os.getpid()
 
-    def _usable_size(self) -> int:
-        if self._fd < 0:
-            raise HistoryError(f"{self.path} is closed", "Log before model.close().")
-        if self.forked:
-            raise HistoryError(
-                f"{self.path} was opened before this process was forked", "Log from the parent process alone."
-            )
-        status = os.fstat(self._fd)
-        if status.st_nlink == 0:
-            raise HistoryError(f"{self.path} was deleted while in use", "Open the run again to begin a new log.")
-        return status.st_size
+    def _refuse(self) -> NoReturn:
+        forked = ("was opened before this process was forked", "Log from the parent process alone.")
+        problem, remedy = self._unusable or forked
+        raise HistoryError(f"{self.path} {problem}", remedy)
 
-    def _undo(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
+    def _undo(self, reason: str, cause: OSError | None = None) -> NoReturn:
+        os.ftruncate(self._fd, self._size)
+        raise HistoryError(
+            f"cannot write {self.path}: {reason}", "Free space, then log again: nothing is lost."
+        ) from cause
 
     def _sync_soon(self) -> None:
-        self._unsynced = threading.Timer(SYNC_SECONDS, self.sync)
-        self._unsynced.daemon = True
-        self._unsynced.start()
+        self._timer = threading.Timer(SYNC_SECONDS, self.sync)
+        self._timer.daemon = True
+        self._timer.start()
 
 
 def _locked(fd: int) -> bool:

@@ -1,4 +1,5 @@
-"""Sixth stop: from leaves to a row. The cost tree, the running sums and what is derived from them; pure.
+"""Sixth stop: from leaves to a row. The cost tree, the running sums and what is derived from them;
+pure.
 
 A `Plan` is compiled once for each set of leaf keys: rows of a run mostly have the same ones.
 """
@@ -13,7 +14,9 @@ from art_core.errors import MetricError
 from art_core.metrics.taxonomy import Taxonomy, cumulative_key
 
 Totals = Mapping[str, float]
-"""The run's running sums, `costs/cum/...`, `time/cum/...`, `data/cum/...`; each row carries them all."""
+"""The run's running sums, `costs/cum/...`, `time/cum/...`, `data/cum/...`; each row carries them
+all.
+"""
 
 UNIQUE_SCENARIOS = "data/cum/num_unique_scenarios"
 _RATES = (
@@ -24,11 +27,18 @@ _RATES = (
 
 @attrs.frozen
 class Plan:
-    """What to do with a set of leaf keys: `edges` (child, parent), deepest first, and `running` (key, its total)."""
+    """What to do with a set of leaf keys, as pairs (from, to): each cost node is added once to its parent.
 
+    `leaf_edges` lead from cost leaves, `edges` from sums, deepest first; `leaf_running` and `running` lead from
+    leaves and from sums to their totals. `sums` and `totals` hold a zero for each target.
+    """
+
+    leaf_edges: tuple[tuple[str, str], ...]
     edges: tuple[tuple[str, str], ...]
+    leaf_running: tuple[tuple[str, str], ...]
     running: tuple[tuple[str, str], ...]
-    costs: tuple[str, ...]
+    sums: dict[str, float]
+    totals: dict[str, float]
 
 
 def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> Plan:
@@ -39,11 +49,17 @@ def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> P
     leaves = [key for key in keys if key.startswith("costs/")]
     _check_tree(leaves, totals)
     parents = {parent for leaf in leaves for parent in _ancestors(leaf)}
-    nodes = sorted({*leaves, *parents}, key=lambda key: (-key.count("/"), key))
-    edges = tuple((node, _parent(node)) for node in nodes)
-    summed = [*nodes, *(["costs/all"] if nodes else [])]
-    summed += [key for key in keys if not key.startswith("costs/") and taxonomy.spec(key).cumulative]
-    return Plan(edges=edges, running=tuple((k, cumulative_key(k)) for k in summed), costs=tuple(leaves))
+    nested = sorted(parents, key=lambda key: (-key.count("/"), key))
+    summed = [*nested, "costs/all"] if leaves else []
+    added_up = [*leaves, *(k for k in keys if not k.startswith("costs/") and taxonomy.spec(k).cumulative)]
+    return Plan(
+        leaf_edges=tuple((leaf, _parent(leaf)) for leaf in leaves),
+        edges=tuple((node, _parent(node)) for node in nested),
+        leaf_running=tuple((key, cumulative_key(key)) for key in added_up),
+        running=tuple((key, cumulative_key(key)) for key in summed),
+        sums=dict.fromkeys(summed, 0.0),
+        totals={cumulative_key(key): 0.0 for key in [*added_up, *summed]},
+    )
 
 
 def roll(leaves: Mapping[str, float], totals: Totals, plan: Plan) -> tuple[dict[str, float], dict[str, float]]:
@@ -51,16 +67,20 @@ def roll(leaves: Mapping[str, float], totals: Totals, plan: Plan) -> tuple[dict[
 
     Raises MetricError for a negative cost.
     """
-    metrics = dict(leaves)
-    for key in plan.costs:
-        if leaves[key] < 0:
-            raise MetricError(f"a cost can't be negative: {key!r} {leaves[key]!r}")
+    sums = plan.sums.copy()
+    for leaf, parent in plan.leaf_edges:
+        usd = leaves[leaf]
+        if usd < 0:
+            raise MetricError(f"a cost can't be negative: {leaf!r} {usd!r}")
+        sums[parent] += usd
     for child, parent in plan.edges:
-        metrics[parent] = metrics.get(parent, 0.0) + metrics[child]
-    new = dict(totals)
-    for key, total in plan.running:
-        new[total] = new.get(total, 0.0) + metrics[key]
-    metrics.update(new)
+        sums[parent] += sums[child]
+    new = {**plan.totals, **totals}
+    for leaf, total in plan.leaf_running:
+        new[total] += leaves[leaf]
+    for node, total in plan.running:
+        new[total] += sums[node]
+    metrics = {**leaves, **sums, **new}
     for rate, tokens, seconds in _RATES:
         if tokens in new and new.get(seconds, 0.0) > 0:
             metrics[rate] = new[tokens] / new[seconds]
@@ -83,7 +103,9 @@ def _ancestors(leaf: str) -> Iterable[str]:
 
 
 def _check_tree(leaves: Collection[str], totals: Totals) -> None:
-    seen = {"costs" + key.removeprefix("costs/cum") for key in totals if key.startswith("costs/cum/")} - {"costs/all"}
+    seen = {
+        "costs" + key.removeprefix("costs/cum") for key in totals if key.startswith("costs/cum/")
+    } - {"costs/all"}
     parents_seen = {p for key in seen for p in _ancestors(key)}
     parents = parents_seen | {p for leaf in leaves for p in _ancestors(leaf)}
     for leaf in leaves:
@@ -95,6 +117,7 @@ def _check_tree(leaves: Collection[str], totals: Totals) -> None:
         for parent in _ancestors(leaf):
             if parent in seen and parent not in parents_seen:
                 raise MetricError(
-                    f"cost {leaf!r} can't stand under {parent!r}, which was logged as a leaf earlier in this run",
+                    f"cost {leaf!r} can't stand under {parent!r}, "
+                    "which was logged as a leaf earlier in this run",
                     f"Log {parent!r} no longer, or choose another path.",
                 )

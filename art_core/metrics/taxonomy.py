@@ -1,4 +1,6 @@
-"""Third stop: the names. Sections, units, how samples combine, what adds up over a run, and old names."""
+"""Third stop: the names. Sections, units, how samples combine, what adds up over a run, and old
+names.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import attrs
 from art_core.errors import MetricError, unknown
 
 CATALOGUE_VERSION = 1
+_REMEMBERED = 256
 Combine = Literal["sum", "mean", "last", "same"]
 Direction = Literal["higher", "lower"]
 
@@ -18,9 +21,9 @@ Direction = Literal["higher", "lower"]
 class MetricSpec:
     """A metric: its key (a `*` at the end stands for any rest), unit, and how it behaves.
 
-    `combine` says what samples of one step become; `cumulative`, whether the run's sum is kept under
-    `<section>/cum/...`; `direction`, which values are better, None where neither is; `derived`, that
-    the core computes it and it can't be logged.
+    `combine` says what samples of one step become; `cumulative`, whether the run's sum is kept
+    under `<section>/cum/...`; `direction`, which values are better, None where neither is;
+    `derived`, that the core computes it and it can't be logged.
     """
 
     key: str
@@ -37,11 +40,16 @@ SPLITS = ("train", "val", "test")
 
 @attrs.define
 class Taxonomy:
-    """The catalogue in force: built-in specs and those of plugins. Places names, checks keys, resolves old names."""
+    """The catalogue in force: built-in specs and those of plugins. Places names, checks keys,
+    resolves old names.
+    """
 
     specs: dict[str, MetricSpec]
     aliases: dict[str, str]
     _placed: dict[str, dict[str, str]] = attrs.field(factory=dict, init=False, repr=False)
+    _many: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = attrs.field(
+        factory=dict, init=False, repr=False
+    )
 
     @property
     def sections(self) -> frozenset[str]:
@@ -57,16 +65,22 @@ class Taxonomy:
         return Taxonomy(merged, self.aliases)
 
     def spec(self, key: str) -> MetricSpec:
-        """Return the spec of a key: its own, else that of the longest pattern that fits, else a plain mean."""
+        """Return the spec of a key: its own, else that of the longest pattern that fits, else a
+        plain mean.
+        """
         found = self.specs.get(key)
         if found is not None:
             return found
-        fits = [s for s in self.specs.values() if s.key.endswith("*") and key.startswith(s.key[:-1])]
+        fits = [
+            s for s in self.specs.values() if s.key.endswith("*") and key.startswith(s.key[:-1])
+        ]
         best = max(fits, key=lambda s: len(s.key), default=None)
         return attrs.evolve(best, key=key) if best else MetricSpec(key=key, unit="", help="")
 
     def resolve(self, key: str) -> str:
-        """Return the canonical name of a key that an earlier catalogue used; others stay as they are."""
+        """Return the canonical name of a key that an earlier catalogue used; others stay as they
+        are.
+        """
         if key in self.aliases:
             return self.aliases[key]
         for old, new in self.aliases.items():
@@ -75,9 +89,11 @@ class Taxonomy:
         return key
 
     def place(self, name: str, split: str) -> str:
-        """Return the key of a name logged on a split: sectioned names stay, bare ones go under the split.
+        """Return the key of a name logged on a split: sectioned names stay, bare ones go under the
+        split.
 
-        Raises MetricError for an unknown section, a reserved or malformed key, and the legacy `costs_...` form.
+        Raises MetricError for an unknown section, a reserved or malformed key, and the legacy
+        `costs_...` form.
         """
         placed = self._placed.setdefault(split, {})
         key = placed.get(name)
@@ -85,10 +101,25 @@ class Taxonomy:
             key = placed[name] = self._place(name, split)
         return key
 
+    def places(self, names: tuple[str, ...], split: str) -> tuple[str, ...]:
+        """Return the keys of names; remembered, since rows of a run mostly have the same ones."""
+        keys = self._many.get((split, names))
+        if keys is None:
+            keys = tuple(self.place(name, split) for name in names)
+            if len(set(keys)) != len(keys):
+                twice = next(key for key in keys if keys.count(key) > 1)
+                raise MetricError(f"metric {twice!r} is given twice, with and without its section")
+            if len(self._many) >= _REMEMBERED:
+                self._many.clear()
+            self._many[split, names] = keys
+        return keys
+
     def _place(self, name: str, split: str) -> str:
         _check_form(name)
         if name.startswith("costs_"):
-            raise MetricError(f"metric {name!r} has the legacy form", f"Log it as 'costs/{name[6:]}'.")
+            raise MetricError(
+                f"metric {name!r} has the legacy form", f"Log it as 'costs/{name[6:]}'."
+            )
         section, _, rest = name.partition("/")
         if not rest:
             return f"{split}/{name}"
@@ -98,7 +129,9 @@ class Taxonomy:
                 "A bare name goes under the split; a plugin may register a section.",
             )
         if "cum" in name.split("/")[1:] or self.spec(name).derived:
-            raise MetricError(f"metric {name!r} is reserved", "The core derives it from what is logged.")
+            raise MetricError(
+                f"metric {name!r} is reserved", "The core derives it from what is logged."
+            )
         return name
 
     def direction(self, key: str) -> Direction | None:
@@ -111,11 +144,15 @@ def _check_form(name: Any) -> None:
         raise MetricError(f"a metric's name must be a string, got {name!r}")
     parts = name.split("/")
     if not all(p and p == p.strip() and p.isprintable() for p in parts):
-        raise MetricError(f"metric {name!r} has an empty component or stray white space or control characters")
+        raise MetricError(
+            f"metric {name!r} has an empty component or stray white space or control characters"
+        )
 
 
 def cumulative_key(key: str) -> str:
-    """Return where a key's running sum is kept: `time/step_trainer_s` gives `time/cum/trainer_s`."""
+    """Return where a key's running sum is kept: `time/step_trainer_s` gives
+    `time/cum/trainer_s`.
+    """
     section, _, rest = key.partition("/")
     return f"{section}/cum/{rest.removeprefix('step_')}"
 
@@ -132,11 +169,18 @@ def number(name: str, value: Any) -> float:
         raise MetricError(f"metric {name!r} must be a number, got {type(value).__name__}") from None
 
 
+_FLOATS = {float}
+
+
 def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> dict[str, float]:
-    """Place every name and turn every value into a float; two names that meet in one key are a MetricError."""
-    leaves = {taxonomy.place(name, split): number(name, value) for name, value in metrics.items()}
-    if len(leaves) != len(metrics):
-        keys = [taxonomy.place(name, split) for name in metrics]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise MetricError(f"metric {twice[0]!r} is given twice, with and without its section")
-    return leaves
+    """Place every name and turn every value into a float; two names that meet in one key are a
+    MetricError.
+    """
+    names = tuple(metrics)
+    keys = taxonomy.places(names, split)
+    values = metrics.values()
+    if set(map(type, values)) != _FLOATS:
+        values = [number(name, value) for name, value in metrics.items()]
+    elif keys == names:
+        return dict(metrics)
+    return dict(zip(keys, values, strict=True))

@@ -1,0 +1,201 @@
+import threading
+import time
+
+import pytest
+
+import art_core as art
+from art_core.costs.book import PriceBook
+from art_core.costs.usage import TokenUsage
+from art_core.errors import ConfigError, MetricError
+from art_core.metrics.builder import Ledger, MetricsBuilder, active_builder
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import MetricSpec
+
+
+@pytest.fixture
+def ledger():
+    extra = [
+        MetricSpec(key="data/vocabulary", unit="token", help="size", combine="same"),
+        MetricSpec(key="data/position", unit="row", help="where the data stands", combine="last"),
+    ]
+    return Ledger(builtin_taxonomy().extended(extra))
+
+
+@pytest.fixture
+def build(ledger):
+    prices = PriceBook(art.Plugins())
+    return lambda context="": MetricsBuilder(ledger, prices, context)
+
+
+def flush(ledger, split="train"):
+    leaves, odd = ledger.combined(ledger.take(split))
+    assert not odd
+    return leaves
+
+
+def test_costs_times_and_counts_add_up_and_others_are_averaged(build, ledger):
+    builder = build()
+    builder.add_cost("train/judge", 0.25)
+    builder.add_cost("costs/train/judge", 0.5)
+    builder.add_metric("time/step_actor_s", 1.0)
+    builder.add_metric("time/step_actor_s", 2.0)
+    builder.add_metric("loss/train", 1.0)
+    builder.add_metric("loss/train", 2.0)
+    builder.add_metric("data/position", 10)
+    builder.add_metric("data/position", 20)
+    builder.add_metric("data/vocabulary", 260)
+    builder.add_metric("data/vocabulary", 260)
+    builder.add_metric("own", 3)
+    assert flush(ledger) == {
+        "costs/train/judge": 0.75,
+        "time/step_actor_s": 3.0,
+        "loss/train": 1.5,
+        "data/position": 20.0,
+        "data/vocabulary": 260.0,
+        "train/own": 3.0,
+    }
+    assert ledger.empty()
+
+
+def test_unequal_samples_of_a_metric_that_must_be_the_same_are_an_error(build, ledger):
+    build().add_metric("data/vocabulary", 260)
+    build().add_metric("data/vocabulary", 261)
+    with pytest.raises(MetricError, match="unequal samples"):
+        ledger.combined(ledger.take("train"))
+
+
+def test_the_named_helpers_fill_their_sections(build, ledger):
+    builder = build()
+    builder.add_data(step_num_scenarios=2, step_actor_tokens=40, scenario_ids=["a", 1])
+    builder.add_user_timing(step_wall_s=3.0, step_actor_s=1.0, step_eval_s=0.5)
+    builder.add_idle_times(step_trainer_idle_s=0.25, step_actor_idle_s=0.75)
+    taken = ledger.take("train")
+    assert taken.scenario_ids == {"a", "1"}
+    assert ledger.combined(taken)[0] == {
+        "data/step_num_scenarios": 2.0,
+        "data/step_actor_tokens": 40.0,
+        "time/step_wall_s": 3.0,
+        "time/step_actor_s": 1.0,
+        "time/step_eval_s": 0.5,
+        "throughput/step_trainer_idle_s": 0.25,
+        "throughput/step_actor_idle_s": 0.75,
+    }
+
+
+def test_a_string_of_scenario_ids_is_an_error(build):
+    with pytest.raises(ConfigError, match="collection of ids"):
+        build().add_data(scenario_ids="abc")
+
+
+def test_measure_adds_the_seconds_of_a_block_even_when_it_raises(build, ledger):
+    with pytest.raises(ValueError), build().measure("time/step_actor_s"):
+        time.sleep(0.02)
+        raise ValueError
+    assert 0.02 <= flush(ledger)["time/step_actor_s"] < 1.0
+
+
+def test_measure_checks_its_key_before_the_block_runs(build):
+    with pytest.raises(MetricError), build().measure("tmie/step_actor_s"):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize("usd", [-0.1, float("-inf")])
+def test_a_negative_cost_is_an_error(build, usd):
+    with pytest.raises(MetricError, match="negative"):
+        build().add_cost("train/judge", usd)
+
+
+def test_a_cost_that_is_not_finite_is_set_apart_and_the_others_are_kept(build, ledger):
+    for usd in (0.5, float("nan"), 0.25):
+        build().add_cost("train/judge", usd)
+    build().add_cost("gpu", float("inf"))
+    leaves, odd = ledger.combined(ledger.take("train"))
+    assert leaves == {"costs/train/judge": 0.75}
+    assert {key: str(value) for key, value in odd.items()} == {"costs/train/judge": "nan", "costs/gpu": "inf"}
+
+
+def test_a_row_takes_its_own_split_and_the_money_of_all(build, ledger):
+    build("train").add_metric("loss/train", 1.0)
+    build("train").add_cost("train/judge", 0.5)
+    build("eval").add_metric("own", 2.0)
+    build("eval").add_cost("eval/judge", 0.25)
+    build().add_metric("time/step_wall_s", 9.0)
+    assert flush(ledger, "val") == {
+        "costs/train/judge": 0.5,
+        "costs/eval/judge": 0.25,
+        "val/own": 2.0,
+        "time/step_wall_s": 9.0,
+    }
+    assert flush(ledger, "train") == {"loss/train": 1.0}
+
+
+def test_scenario_ids_wait_for_a_train_row(build, ledger):
+    build().add_data(scenario_ids=["a"])
+    assert ledger.take("val").scenario_ids == frozenset()
+    assert ledger.take("train").scenario_ids == {"a"}
+
+
+def test_what_was_taken_can_be_restored_before_what_came_since(build, ledger):
+    build().add_metric("data/position", 1)
+    build().add_data(scenario_ids=["a"])
+    taken = ledger.take("train")
+    build().add_metric("data/position", 2)
+    ledger.restore(taken)
+    again = ledger.take("train")
+    assert again.samples == {"": {"data/position": [1.0, 2.0]}}
+    assert again.scenario_ids == {"a"}
+
+
+def test_sixteen_threads_add_the_exact_total(build, ledger):
+    def spend():
+        for _ in range(10_000):
+            build("train").add_cost("train/judge", 0.001)
+
+    threads = [threading.Thread(target=spend) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert flush(ledger)["costs/train/judge"] == pytest.approx(160.0, abs=1e-9)
+
+
+def test_many_samples_are_folded_without_losing_any(build, ledger):
+    build().add_cost("train/judge", float("nan"))
+    for _ in range(10_000):
+        build().add_cost("train/judge", 0.001)
+    assert len(ledger._samples[""]["costs/train/judge"]) < 5_000
+    leaves, odd = ledger.combined(ledger.take("train"))
+    assert leaves["costs/train/judge"] == pytest.approx(10.0, abs=1e-9)
+    assert "costs/train/judge" in odd
+
+
+def test_usage_is_priced_under_the_builders_context(build, ledger):
+    build().register_model_pricing("judge-1", prompt_per_million=1.0, completion_per_million=10.0)
+    usage = TokenUsage(input_tokens=1_000_000, output_tokens=100_000)
+    assert build("eval").add_usage("judge", usage, provider="acme", model_name="acme/judge-1") == 2.0
+    assert build().add_usage("judge", usage, provider="acme", model_name="judge-1") == 2.0
+    assert flush(ledger) == {"costs/eval/judge": 2.0, "costs/train/judge": 2.0}
+
+
+def test_a_response_without_a_price_is_counted(build, ledger):
+    response = {"usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+    usd = build("train").add_response_cost("judge", response, provider="acme", model_name="unheard-of")
+    assert usd is None
+    assert flush(ledger) == {"data/step_unpriced_calls": 1.0}
+
+
+def test_a_cost_extractor_reads_dollars_from_a_providers_responses(build, ledger):
+    build().register_cost_extractor("acme", lambda response: response["cents"] / 100)
+    build("train").add_response_cost("judge", {"cents": 50}, provider="acme", model_name="any")
+    assert flush(ledger) == {"costs/train/judge": 0.5}
+
+
+def test_a_builder_is_active_inside_its_context(build):
+    builder = build("train")
+    with builder.activate_context() as active:
+        assert active is builder
+        assert active_builder.get() is builder
+    assert active_builder.get() is None
+    token = builder.activate()
+    assert active_builder.get() is builder
+    active_builder.reset(token)

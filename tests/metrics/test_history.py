@@ -1,0 +1,236 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from art_core.errors import HistoryError
+from art_core.metrics import history
+from art_core.metrics.history import HistoryLog, last_row, read_rows
+from art_core.metrics.row import MetricsRow
+
+
+def row(seq, **metrics):
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return MetricsRow(seq=seq, attempt=1, step=seq, split="train", recorded_at=at, metrics=metrics)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "history.jsonl"
+
+
+@pytest.fixture
+def log(path):
+    opened = HistoryLog.open(path)
+    yield opened
+    opened.close()
+
+
+def seqs(path):
+    return [r.seq for r, _ in read_rows(path)]
+
+
+def test_rows_come_back_in_order_with_the_offsets_after_them(log, path):
+    for seq in (1, 2, 3):
+        log.append(row(seq))
+    rows = list(read_rows(path))
+    assert [r.seq for r, _ in rows] == [1, 2, 3]
+    assert rows[-1][1] == path.stat().st_size
+    assert [r.seq for r, _ in read_rows(path, rows[0][1])] == [2, 3]
+    assert log.last == row(3)
+
+
+def test_an_opened_log_goes_on_after_its_last_row(log, path):
+    log.append(row(1))
+    log.close()
+    again = HistoryLog.open(path)
+    assert again.last == row(1)
+    again.append(row(2))
+    again.close()
+    assert seqs(path) == [1, 2]
+
+
+@pytest.mark.parametrize("torn", [b'{"seq":2', b"\0\0\0\0", b"x" * 200_000])
+def test_a_torn_tail_is_moved_aside_and_said(path, caplog, torn):
+    path.parent.mkdir()
+    path.write_bytes(row(1).to_line() + torn)
+    opened = HistoryLog.open(path)
+    assert opened.last == row(1)
+    opened.append(row(2))
+    opened.close()
+    assert seqs(path) == [1, 2]
+    assert path.with_name("history.torn").read_bytes() == torn + b"\n"
+    assert "torn line" in caplog.text
+
+
+def test_a_log_that_is_one_torn_line_opens_empty(path):
+    path.parent.mkdir()
+    path.write_bytes(b"x" * 200_000)
+    opened = HistoryLog.open(path)
+    assert opened.last is None
+    opened.close()
+    assert path.stat().st_size == 0
+
+
+def test_blank_and_foreign_lines_are_passed_over(path, caplog):
+    path.parent.mkdir()
+    crlf = row(2).to_line().replace(b"\n", b"\r\n")
+    path.write_bytes(row(1).to_line() + b"\n" + b"\0\0\n" + b"not json\n" + crlf + b"\r\n" + b"junk\n")
+    assert seqs(path) == [1, 2]
+    assert last_row(path) == row(2)
+    assert "not a row of metrics" in caplog.text
+
+
+def test_the_last_row_is_found_across_blocks(path):
+    path.parent.mkdir()
+    wide = row(1, **{f"reward/m{i}": float(i) for i in range(10_000)})
+    path.write_bytes(wide.to_line() + b"\n" * 70_000)
+    assert last_row(path) == wide
+
+
+def test_an_empty_log_has_no_last_row(path):
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert last_row(path) is None
+
+
+def test_a_second_writer_is_refused(log, path):
+    with pytest.raises(HistoryError, match="in use by another"):
+        HistoryLog.open(path)
+
+
+def test_a_closed_log_refuses_rows_and_closes_twice(log):
+    log.close()
+    log.close()
+    with pytest.raises(HistoryError, match="is closed"):
+        log.append(row(1))
+
+
+def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HistoryError, match="cannot open"):
+        HistoryLog.open(tmp_path / "file" / "history.jsonl")
+
+
+def test_a_forked_child_is_refused(log):
+    log.append(row(1))
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+
+    def child():
+        try:
+            log.append(row(2))
+        except HistoryError as error:
+            queue.put(str(error))
+
+    process = context.Process(target=child)
+    process.start()
+    process.join()
+    assert "before this process was forked" in queue.get()
+
+
+def test_a_full_disk_is_an_error_and_the_log_goes_on_when_space_returns(path):
+    code = f"""
+import resource, signal
+from datetime import UTC, datetime
+from pathlib import Path
+from art_core.errors import HistoryError
+from art_core.metrics.history import HistoryLog
+from art_core.metrics.row import MetricsRow
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = HistoryLog.open(Path({str(path)!r}))
+def row(seq):
+    return MetricsRow(seq=seq, attempt=1, step=seq, split="train", recorded_at=datetime.now(UTC),
+                      metrics={{f"reward/m{{i}}": 0.5 for i in range(40)}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+log.append(row(1))
+for reason in ("the disk took", "File too large"):
+    try:
+        while True:
+            log.append(row(2))
+    except HistoryError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.append(row(3))
+log.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert "the disk took" in first
+    assert "File too large" in second
+    assert seqs(path)[0] == 1
+    assert seqs(path)[-1] == 3
+    assert all(line.endswith(b"}\n") for line in path.read_bytes().splitlines(keepends=True))
+
+
+def test_a_short_write_is_undone(log, path, monkeypatch):
+    log.append(row(1))
+    real = os.write
+    monkeypatch.setattr(history.os, "write", lambda fd, data: real(fd, data[:7]))
+    with pytest.raises(HistoryError, match="the disk took 7 of"):
+        log.append(row(2))
+    monkeypatch.undo()
+    log.append(row(2))
+    assert seqs(path) == [1, 2]
+
+
+def test_a_deleted_log_is_said_at_the_next_row_after_a_sync(log, path):
+    log.append(row(1))
+    path.unlink()
+    log.sync()
+    with pytest.raises(HistoryError, match="deleted while in use"):
+        log.append(row(2))
+
+
+def test_rows_are_synced_in_the_background(path, monkeypatch):
+    monkeypatch.setattr(history, "SYNC_SECONDS", 0.01)
+    synced = []
+    real = os.fdatasync
+    monkeypatch.setattr(history.os, "fdatasync", lambda fd: (synced.append(fd), real(fd)))
+    opened = HistoryLog.open(path)
+    opened.append(row(1))
+    deadline = time.monotonic() + 5
+    while not synced and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert synced
+    opened.close()
+
+
+WRITER = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from art_core.metrics.history import HistoryLog
+from art_core.metrics.row import MetricsRow
+log = HistoryLog.open(Path(sys.argv[1]))
+wide = {f"reward/m{i}": 0.5 for i in range(int(sys.argv[2]))}
+for seq in range(1, 10_000_000):
+    log.append(MetricsRow(seq=seq, attempt=1, step=seq, split="train", recorded_at=datetime.now(UTC), metrics=wide))
+    print(seq, flush=True)
+"""
+
+
+@pytest.mark.parametrize("width", [10, 60_000])
+def test_every_acknowledged_row_survives_kill_9(path, width):
+    for trial in range(3):
+        target = path.with_name(f"history{trial}.jsonl")
+        command = [sys.executable, "-c", WRITER, str(target), str(width)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            acknowledged = 0
+            for line in process.stdout:
+                acknowledged = int(line)
+                if acknowledged >= 5 + trial * 3:
+                    break
+            process.send_signal(signal.SIGKILL)
+            acknowledged = max([acknowledged, *map(int, process.stdout)])
+        opened = HistoryLog.open(target)
+        opened.close()
+        found = seqs(target)
+        assert len(found) >= acknowledged
+        assert found == list(range(1, len(found) + 1))

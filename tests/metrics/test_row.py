@@ -1,0 +1,47 @@
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+
+from art_core.errors import HistoryError
+from art_core.metrics.row import MetricsRow
+
+ROW = MetricsRow(
+    seq=3,
+    attempt=2,
+    step=1,
+    split="train",
+    recorded_at=datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC),
+    metrics={"reward/mean": 1.0, "costs/all": 0.1},
+    nonfinite={"loss/train": "nan"},
+    scenario_ids=("a", "b"),
+)
+
+
+def test_a_row_is_one_line_of_flat_strict_json():
+    assert ROW.to_line() == (
+        b'{"schema":1,"seq":3,"attempt":2,"step":1,"split":"train","recorded_at":"2026-05-04T03:02:01+00:00",'
+        b'"_nonfinite":{"loss/train":"nan"},"_scenario_ids":["a","b"],"reward/mean":1.0,"costs/all":0.1}\n'
+    )
+
+
+def test_a_row_is_read_back_whole():
+    assert MetricsRow.from_line(ROW.to_line()) == ROW
+
+
+def test_a_row_without_metrics_is_a_line_too():
+    row = MetricsRow(seq=1, attempt=1, step=0, split="val", recorded_at=ROW.recorded_at, metrics={})
+    assert orjson.loads(row.to_line())["seq"] == 1
+    assert MetricsRow.from_line(row.to_line()) == row
+
+
+def test_a_row_that_the_art_reference_wrote_is_read():
+    line = b'{"training_step": 4, "train/reward": 1, "recorded_at": "2026-03-01T00:00:00", "note": "x"}'
+    row = MetricsRow.from_line(line)
+    assert (row.step, row.seq, row.metrics, row.recorded_at.tzinfo) == (4, 0, {"train/reward": 1.0}, UTC)
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"3", b'{"step": 1}', b'{"recorded_at": "2026-01-01"}'])
+def test_a_line_that_is_no_row_is_an_error(line):
+    with pytest.raises(HistoryError, match="not a row of metrics"):
+        MetricsRow.from_line(line)

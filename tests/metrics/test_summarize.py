@@ -1,0 +1,121 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import art_core as art
+from art_core.metrics.summarize import count, elapsed, scenario_ids, summarize
+
+
+def attempt(reward, start=0.0, end=None, **metrics):
+    zero = datetime(2026, 1, 1, tzinfo=UTC)
+    return art.Trajectory(
+        reward=reward,
+        metrics=metrics,
+        start_time=zero + timedelta(seconds=start),
+        end_time=None if end is None else zero + timedelta(seconds=end),
+    )
+
+
+def choice(*ids):
+    return {
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "x"},
+        "prompt_token_ids": [1, 2],
+        "token_ids": list(ids),
+        "logprobs": {"content": [{"logprob": -0.5} for _ in ids]},
+    }
+
+
+GROUPS = [
+    art.TrajectoryGroup(
+        [attempt(0.0, correct=False), attempt(1.0, correct=True, calls=4)],
+        exceptions=[ValueError("boo")],
+        metrics={"difficulty": 2.0},
+    ),
+    art.TrajectoryGroup([attempt(0.5), attempt(0.5)], metrics={"difficulty": 4.0}),
+    art.TrajectoryGroup([attempt(1.0)]),
+]
+
+
+def test_train_averages_stand_under_reward():
+    averages = summarize(GROUPS, "train")
+    assert averages == {
+        "reward/mean": 0.6,
+        "reward/std_dev": 0.25,
+        "reward/exception_rate": 1 / 6,
+        "reward/correct": 0.5,
+        "reward/calls": 4.0,
+        "reward/group_difficulty": 3.0,
+        "train/num_groups_submitted": 3.0,
+        "train/num_groups_trainable": 1.0,
+        "train/num_trajectories": 5.0,
+    }
+
+
+def test_other_splits_stand_under_their_own_name():
+    averages = summarize(GROUPS, "val")
+    assert averages["val/reward"] == 0.6
+    assert averages["val/reward_std_dev"] == 0.25
+    assert averages["val/exception_rate"] == 1 / 6
+    assert averages["val/correct"] == 0.5
+    assert averages["val/group_difficulty"] == 3.0
+    assert not any(key.startswith("train/") for key in averages)
+
+
+def test_counts_of_train_join_the_totals_and_those_of_val_do_not():
+    assert count(GROUPS, "train") == {
+        "data/step_num_scenarios": 3.0,
+        "data/step_num_trajectories": 5.0,
+        "data/step_num_groups_submitted": 3.0,
+        "data/step_num_groups_trainable": 1.0,
+    }
+    assert count(GROUPS, "val") == {
+        "val/data/step_num_scenarios": 3.0,
+        "val/data/step_num_trajectories": 5.0,
+        "val/data/step_num_groups_submitted": 3.0,
+    }
+
+
+def test_sampled_tokens_of_all_histories_count_as_actor_tokens():
+    trajectory = art.Trajectory(
+        messages_and_choices=[{"role": "user", "content": "hi"}, choice(5, 6, 7)],
+        additional_histories=[art.History(messages_and_choices=[choice(8)])],
+    )
+    assert count([art.TrajectoryGroup([trajectory])], "train")["data/step_actor_tokens"] == 4.0
+
+
+def test_elapsed_time_of_parallel_rollouts_counts_overlaps_once():
+    spans = [attempt(0, 0, 4), attempt(0, 1, 3), attempt(0, 3, 6), attempt(0, 10, 11), attempt(0, 20)]
+    assert elapsed(spans) == 7.0
+    group = art.TrajectoryGroup(spans)
+    assert count([group], "train")["time/step_actor_s"] == 7.0
+    assert count([group], "test")["time/step_eval_s"] == 7.0
+
+
+def test_nothing_gives_nothing():
+    assert summarize([], "train") == {}
+    assert count([], "train") == {}
+
+
+def test_a_group_of_failures_alone_has_a_rate_and_no_reward():
+    averages = summarize([art.TrajectoryGroup([], exceptions=[ValueError()])], "val")
+    assert averages == {"val/exception_rate": 1.0}
+
+
+@pytest.mark.parametrize("name", ["reward", "exception_rate"])
+def test_a_metric_named_like_the_steps_own_is_an_error(name):
+    with pytest.raises(art.MetricError, match=f"may not be named '{name}'"):
+        summarize([art.TrajectoryGroup([art.Trajectory(metrics={name: 1.0})])], "train")
+
+
+def test_scenario_ids_come_from_groups_and_trajectories():
+    groups = [
+        art.TrajectoryGroup([art.Trajectory(metadata={"scenario_id": 7})]),
+        art.TrajectoryGroup([art.Trajectory()], metadata={"scenario_id": "b"}),
+    ]
+    assert scenario_ids(groups) == {"7", "b"}
+
+
+def test_an_infinite_metric_stays_visible_in_its_mean():
+    groups = [art.TrajectoryGroup([attempt(0.0, x=float("inf")), attempt(0.0, x=float("-inf"))])]
+    assert str(summarize(groups, "train")["reward/x"]) == "nan"

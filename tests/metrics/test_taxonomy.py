@@ -1,0 +1,114 @@
+import decimal
+
+import numpy as np
+import pytest
+
+from art_core.errors import MetricError
+from art_core.metrics.catalogue import ALIASES, SPECS, builtin_taxonomy
+from art_core.metrics.taxonomy import MetricSpec, Taxonomy, cumulative_key, number, place_all
+
+taxonomy = builtin_taxonomy()
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "key"),
+    [
+        ("foo", "train", "train/foo"),
+        ("foo", "val", "val/foo"),
+        ("costs/train/judge", "val", "costs/train/judge"),
+        ("foo", "holdout", "holdout/foo"),
+        ("holdout/foo", "holdout", "holdout/foo"),
+        ("reward/größe", "train", "reward/größe"),
+    ],
+)
+def test_a_sectioned_name_stays_and_a_bare_one_goes_under_its_split(name, split, key):
+    assert taxonomy.place(name, split) == key
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("revard/mean", "Did you mean 'reward'"),
+        ("costs_judge", "Log it as 'costs/judge'"),
+        ("costs/all", "reserved"),
+        ("costs/cum/judge", "reserved"),
+        ("time/cum/trainer_s", "reserved"),
+        ("costs//judge", "empty component"),
+        ("costs/judge ", "stray white space"),
+        ("", "empty component"),
+        ("reward/a\nb", "control characters"),
+    ],
+)
+def test_a_bad_name_is_an_error_that_says_why(name, says):
+    with pytest.raises(MetricError, match=says):
+        taxonomy.place(name, "train")
+
+
+def test_a_name_that_is_not_a_string_is_an_error():
+    with pytest.raises(MetricError, match="must be a string"):
+        place_all(taxonomy, {3: 1.0}, "train")
+
+
+@pytest.mark.parametrize(
+    ("value", "as_float"),
+    [(True, 1.0), (3, 3.0), (decimal.Decimal("0.5"), 0.5), (np.float32(0.25), 0.25), (np.int64(7), 7.0)],
+)
+def test_numbers_of_any_kind_become_floats(value, as_float):
+    result = place_all(taxonomy, {"loss/train": value, "foo": 0.0}, "train")["loss/train"]
+    assert (result, type(result)) == (as_float, float)
+
+
+@pytest.mark.parametrize("value", [None, "1.0", b"1", [1.0], object()])
+def test_what_is_no_number_is_an_error_that_names_the_metric(value):
+    with pytest.raises(MetricError, match="'loss/train' must be a number"):
+        number("loss/train", value)
+
+
+def test_a_huge_int_counts_as_infinite_so_that_the_row_sets_it_aside():
+    assert number("x", 10**400) == float("inf")
+    assert number("x", -(10**400)) == float("-inf")
+
+
+def test_two_names_that_meet_in_one_key_are_an_error():
+    with pytest.raises(MetricError, match="'train/foo' is given twice"):
+        place_all(taxonomy, {"foo": 1.0, "train/foo": 2.0}, "train")
+
+
+def test_placing_many_different_rows_forgets_the_oldest():
+    small = Taxonomy(taxonomy.specs, {})
+    for i in range(600):
+        assert place_all(small, {f"m{i}": 1.0}, "val") == {f"val/m{i}": 1.0}
+
+
+def test_a_spec_is_its_own_or_that_of_the_longest_pattern():
+    assert taxonomy.spec("loss/train").unit == "loss"
+    assert taxonomy.spec("costs/train/judge/deep").unit == "USD"
+    assert taxonomy.spec("reward/group_difficulty").help.startswith("a group's own")
+    assert taxonomy.spec("holdout/foo") == MetricSpec(key="holdout/foo", unit="", help="")
+
+
+def test_old_names_resolve_and_canonical_ones_stay():
+    assert taxonomy.resolve("train/reward") == "reward/mean"
+    assert taxonomy.resolve("train/group/difficulty") == "reward/group_difficulty"
+    assert taxonomy.resolve("time/step_rollout_s") == "time/step_actor_s"
+    assert taxonomy.resolve("train/num_trajectories") == "train/num_trajectories"
+    assert taxonomy.direction("train/reward") == "higher"
+    assert taxonomy.direction("costs/train/judge") == "lower"
+
+
+def test_no_alias_is_a_canonical_name():
+    assert not set(ALIASES) & {spec.key for spec in SPECS}
+
+
+def test_a_plugin_adds_sections_and_an_unequal_twin_is_a_conflict():
+    spec = MetricSpec(key="offpolicy/staleness", unit="step", help="age of the weights")
+    wider = taxonomy.extended([spec, spec])
+    assert wider.place("offpolicy/staleness", "train") == "offpolicy/staleness"
+    with pytest.raises(MetricError, match="already defined"):
+        wider.extended([MetricSpec(key="offpolicy/staleness", unit="s", help="age of the weights")])
+
+
+def test_a_cumulative_key_drops_the_step_of_its_leaf():
+    assert cumulative_key("time/step_trainer_s") == "time/cum/trainer_s"
+    assert cumulative_key("costs/train/judge") == "costs/cum/train/judge"
+    assert cumulative_key("throughput/step_actor_idle_s") == "throughput/cum/actor_idle_s"
