@@ -69,12 +69,13 @@ def keep_tokens(response: Any) -> Any:
 
 @functools.cache
 def _trainable_client() -> Any:
-    openai = _openai()
+    _openai()
+    from openai import AsyncOpenAI as OpenAIClient
     from openai.resources.chat import AsyncChat
     from openai.resources.chat.completions import AsyncCompletions
 
     class TrainableCompletions(AsyncCompletions):
-        async def create(self, **request: Any) -> Any:  # type: ignore[override]
+        async def create(self, **request: Any) -> Any:
             request.setdefault("logprobs", True)
             extra = {"return_token_ids": True} | (request.get("extra_body") or {})
             response = await super().create(**request | {"extra_body": extra})
@@ -85,7 +86,7 @@ def _trainable_client() -> Any:
         def completions(self) -> TrainableCompletions:
             return TrainableCompletions(self._client)
 
-    class TrainableOpenAI(openai.AsyncOpenAI):  # type: ignore[misc]
+    class TrainableOpenAI(OpenAIClient):
         @functools.cached_property
         def chat(self) -> TrainableChat:
             return TrainableChat(self)

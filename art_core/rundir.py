@@ -65,7 +65,7 @@ class FoundRun:
         if _is_locked(self.history):
             return "running"
         said = read_json(self.path / "status.json").get("status", "unknown")
-        return "killed" if said == "running" else said  # type: ignore[no-any-return]
+        return "killed" if said == "running" else said
 
 
 def _is_locked(path: Path) -> bool:

@@ -115,4 +115,4 @@ def rates_of(per_million: dict[str, float], *, source: str) -> TokenRates:
             f"prices need prompt_per_million and completion_per_million, got {sorted(per_million)}",
             f"Known: {', '.join(RATE_NAMES)}.",
         )
-    return TokenRates.of(**per_million, source=source)  # type: ignore[arg-type]
+    return TokenRates.of(**per_million, source=source)

@@ -1,0 +1,1 @@
+"""`art ...`: what is installed, what ran, what it cost. A module a group of commands."""

@@ -1,0 +1,68 @@
+"""The command line's front door: parses, dispatches, prints, and turns errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from art_core import __version__
+from art_core.cli import metrics, models, plugins, runs, show
+from art_core.errors import ArtError
+from art_core.plugins.host import Plugins, installed_plugins
+
+_HELP = """\
+examples:
+  art backends                 what can train and serve a model here
+  art runs                     what ran, how far it came, what it cost
+  art show agent-001           a run's curves and its cost tree
+  art COMMAND --help           more about a command
+
+environment: ART_DIR (where runs lie), ART_BACKEND, ART_SINKS, ART_BLOCK, ART_STRICT
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="art",
+        description="Train LLM agents on any backend; every step is a row with what it cost.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"art-core {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+    for group in (plugins, metrics, models, runs, show):
+        group.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
+    """Run `art ...` and return its exit status: 0, or 2 with one line on standard error.
+
+    `host` holds the plugins to ask; by default those that are installed.
+    """
+    top = parser()
+    arguments = top.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        top.print_help()
+        return 0
+    try:
+        for line in arguments.run(arguments, host or installed_plugins()):
+            _print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has seen enough; the interpreter must not flush into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    except (ArtError, OSError) as error:
+        print(f"art: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print(line: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "replace").decode(encoding))

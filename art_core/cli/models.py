@@ -1,0 +1,70 @@
+"""`art models list` and `art models pull`: base models that the installed backends know by name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from art_core.backends import ModelCatalog
+from art_core.cli.table import table
+from art_core.errors import ConfigError
+from art_core.plugins.host import Plugins
+
+_HELP = """\
+A backend fetches a base model by itself when training starts; pull fetches it beforehand.
+
+examples:
+  art models list
+  art models pull HuggingFaceTB/SmolLM2-135M-Instruct --backend local
+"""
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    form = argparse.RawDescriptionHelpFormatter
+    group = commands.add_parser(
+        "models", help="list and fetch base models", epilog=_HELP, formatter_class=form
+    )
+    actions = group.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser(
+        "list", help="list base models", epilog=_HELP, formatter_class=form
+    )
+    listing.add_argument("--backend", metavar="NAME", help="only this backend's models")
+    listing.set_defaults(run=list_models)
+    pulling = actions.add_parser("pull", help="fetch a model", epilog=_HELP, formatter_class=form)
+    pulling.add_argument("name", metavar="NAME", help="the model, as `art models list` names it")
+    pulling.add_argument("--backend", metavar="NAME", help="the backend that fetches it")
+    pulling.set_defaults(run=pull_model)
+
+
+def list_models(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield a line a model: its backend, its name, where it lies."""
+    rows = [
+        (name, model.name, str(model.path or "not here"), model.summary)
+        for name, catalog in _catalogs(plugins, arguments.backend).items()
+        for model in catalog.list()
+    ]
+    return table(("backend", "model", "path", "summary"), rows)
+
+
+def pull_model(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Fetch a model and yield its directory."""
+    catalogs = _catalogs(plugins, arguments.backend)
+    knowing = [c for c in catalogs.values() if arguments.name in {m.name for m in c.list()}]
+    chosen = knowing or list(catalogs.values())
+    if len(chosen) > 1:
+        raise ConfigError(
+            f"{len(chosen)} backends could fetch {arguments.name!r}: {', '.join(catalogs)}",
+            "Say which with --backend.",
+        )
+    yield str(chosen[0].pull(arguments.name))
+
+
+def _catalogs(plugins: Plugins, backend: str | None) -> dict[str, ModelCatalog]:
+    specs = [plugins.backend(backend)] if backend else list(plugins.backends().values())
+    catalogs = {spec.name: spec.models() for spec in specs if spec.models is not None}
+    if not catalogs:
+        asked = f"backend {backend!r} has" if backend else "the installed backends have"
+        raise ConfigError(f"{asked} no models to list", "See `art backends`.")
+    return catalogs

@@ -1,0 +1,64 @@
+"""`art plugins` and `art backends`: what is installed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from art_core.cli.table import table
+from art_core.plugins.host import Plugins
+
+_PLUGINS_HELP = """\
+A plugin is an installed distribution with an entry point in the group `art_core`.
+ART_BLOCK=a,b leaves plugins out before they are imported; ART_STRICT=1 raises what is broken.
+
+examples:
+  art plugins
+  ART_BLOCK=wandb art plugins
+"""
+_BACKENDS_HELP = """\
+Any of these names goes into art.backend(NAME), TrainableModel(backend=NAME) and ART_BACKEND.
+
+examples:
+  art backends
+"""
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    form = argparse.RawDescriptionHelpFormatter
+    plugins = commands.add_parser(
+        "plugins",
+        help="list plugins: name, version, hooks, errors",
+        epilog=_PLUGINS_HELP,
+        formatter_class=form,
+    )
+    plugins.set_defaults(run=list_plugins)
+    backends = commands.add_parser(
+        "backends",
+        help="list backends that can be chosen by name",
+        epilog=_BACKENDS_HELP,
+        formatter_class=form,
+    )
+    backends.set_defaults(run=list_backends)
+
+
+def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield a line a plugin; broken ones say why they were set aside."""
+    # A plugin whose hooks fail is found out by calling them.
+    plugins.backends(), plugins.sinks(), plugins.taxonomy()
+    rows = [
+        (info.name, info.version or "-", ", ".join(info.hooks) or "-", info.error or "")
+        for info in plugins.infos()
+    ]
+    return table(("plugin", "version", "hooks", "error"), rows)
+
+
+def list_backends(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield a line a backend, or what to install."""
+    rows = [(spec.name, spec.summary) for _, spec in sorted(plugins.backends().items())]
+    if not rows:
+        yield "no backend is installed; try: pip install art-local"
+        return
+    yield from table(("backend", "summary"), rows)

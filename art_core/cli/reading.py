@@ -1,0 +1,61 @@
+"""A run's log as the commands see it: canonical names, a value a step, the newest totals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from art_core.metrics.history import last_row, read_rows
+from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import Taxonomy
+from art_core.rundir import FoundRun
+
+
+@attrs.define
+class Reading:
+    """What a whole log says: `curves` maps a key to {step: value}; a later row of a step replaces.
+
+    `totals` holds the newest value of each cumulative key: rows that ART wrote leave some out.
+    """
+
+    rows: int = 0
+    last: MetricsRow | None = None
+    curves: dict[str, dict[int, float]] = attrs.field(factory=dict)
+    totals: dict[str, float] = attrs.field(factory=dict)
+
+    def curve(self, key: str) -> dict[int, float]:
+        """Return {step: value} of a key, by step; empty when it was never logged."""
+        return dict(sorted(self.curves.get(key, {}).items()))
+
+
+def read_run(run: FoundRun, taxonomy: Taxonomy) -> Reading:
+    """Read a run's whole log."""
+    reading = Reading()
+    for row, _ in read_rows(run.history):
+        reading.rows += 1
+        reading.last = row
+        for key, value in canonical(row.metrics, taxonomy):
+            reading.curves.setdefault(key, {})[row.step] = value
+            if "/cum/" in key:
+                reading.totals[key] = value
+    return reading
+
+
+def canonical(metrics: Mapping[str, float], taxonomy: Taxonomy) -> Iterator[tuple[str, float]]:
+    """Yield metrics under the names of today's catalogue."""
+    for key, value in metrics.items():
+        yield taxonomy.resolve(key), value
+
+
+def newest_row(run: FoundRun) -> MetricsRow | None:
+    """Return the last row of a run, None for an empty log."""
+    return last_row(run.history)
+
+
+def status(run: FoundRun) -> str:
+    """Return a run's status; "unknown" when its file can't be understood."""
+    try:
+        return run.status()
+    except (ValueError, AttributeError):
+        return "unknown"

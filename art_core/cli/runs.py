@@ -1,0 +1,82 @@
+"""`art runs`: the runs below a directory, a line each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from art_core.cli.reading import canonical, newest_row, read_run, status
+from art_core.cli.table import table
+from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import Taxonomy
+from art_core.plugins.host import Plugins
+from art_core.run import runs_path
+from art_core.rundir import FoundRun, find_runs
+
+_HELP = """\
+A run is a directory <dir>/<project>/models/<name> with a history.jsonl in it. A run that says it is
+running although no process holds its log was killed.
+
+examples:
+  art runs
+  art runs --dir /data/.art
+"""
+_HEADINGS = ("run", "step", "reward", "cost $", "status", "last row")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "runs",
+        help="list runs: last step, reward, cost, status",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_directory(parser)
+    parser.set_defaults(run=list_runs)
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Add `--dir`."""
+    parser.add_argument(
+        "--dir", type=Path, metavar="PATH", help="where the runs lie (default: $ART_DIR, else .art)"
+    )
+
+
+def list_runs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield a line a run."""
+    directory = runs_path(arguments.dir)
+    taxonomy = plugins.taxonomy()
+    rows = [_line(run, taxonomy) for run in find_runs(directory)]
+    if not rows:
+        yield f"no runs in {directory}"
+        return
+    yield from table(_HEADINGS, rows, right={"step", "reward", "cost $"})
+
+
+def _line(run: FoundRun, taxonomy: Taxonomy) -> tuple[str, ...]:
+    row = newest_row(run)
+    if row is None:
+        return (run.name, "-", "-", "-", status(run), "-")
+    reward, cost = _headline(run, row, taxonomy)
+    when = row.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
+    return (run.name, str(row.step), cell(reward, ".3f"), cell(cost, ".4f"), status(run), when)
+
+
+def _headline(
+    run: FoundRun, row: MetricsRow, taxonomy: Taxonomy
+) -> tuple[float | None, float | None]:
+    metrics = dict(canonical(row.metrics, taxonomy))
+    # Our last row is the run's state; rows of ART, and evaluations, may lack one or the other.
+    if "reward/mean" not in metrics or (not row.seq and "costs/cum/all" not in metrics):
+        reading = read_run(run, taxonomy)
+        rewards = list(reading.curve("reward/mean").values())
+        return (rewards[-1] if rewards else None), reading.totals.get("costs/cum/all")
+    return metrics["reward/mean"], metrics.get("costs/cum/all")
+
+
+def cell(value: float | None, form: str) -> str:
+    """Format a number, "-" where there is none."""
+    return "-" if value is None else format(value, form)
