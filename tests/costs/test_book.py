@@ -1,0 +1,76 @@
+import pytest
+
+import art_core as art
+from art_core.costs.book import PriceBook, rates_of
+from art_core.costs.rates import TokenRates
+from art_core.costs.usage import TokenUsage
+from art_core.errors import ConfigError, PricingError
+
+MILLION = TokenUsage(input_tokens=1_000_000)
+
+
+class Prices:
+    @art.hookimpl
+    def art_token_rates(self, provider, model, usage):
+        return TokenRates(input_per_million=7.0, output_per_million=7.0) if model == "known" else None
+
+    @art.hookimpl
+    def art_usage(self, response, provider):
+        return MILLION if response == "a million" else None
+
+
+@pytest.fixture
+def book():
+    plugins = art.Plugins()
+    plugins.register(Prices(), "prices")
+    return PriceBook(plugins)
+
+
+def test_explicit_prices_win_over_registered_ones_and_those_over_plugins(book):
+    assert book.price("acme", "known", MILLION) == 7.0
+    book.register("acme/known", prompt_per_million=3.0, completion_per_million=3.0)
+    assert book.price("acme", "known", MILLION) == 3.0
+    explicit = rates_of({"prompt_per_million": 2.0, "completion_per_million": 2.0}, source="explicit")
+    assert book.price("acme", "known", MILLION, explicit) == 2.0
+
+
+def test_what_the_provider_says_wins_over_any_price(book):
+    assert book.price("acme", "known", TokenUsage(input_tokens=5, cost_usd=0.125)) == 0.125
+
+
+@pytest.mark.parametrize("registered", ["judge", "acme/judge"])
+@pytest.mark.parametrize("asked", ["judge", "acme/judge"])
+def test_a_model_is_found_with_or_without_its_providers_prefix(book, registered, asked):
+    book.register(registered, prompt_per_million=1.0, completion_per_million=1.0)
+    assert book.price("acme", asked, MILLION) == 1.0
+
+
+def test_a_missing_price_raises_before_a_call_and_is_said_once_after_one(book, caplog):
+    with pytest.raises(PricingError, match="register_model_pricing"):
+        book.require("acme", "unheard-of")
+    assert book.price("acme", "unheard-of", MILLION) is None
+    assert book.price("acme", "unheard-of", MILLION) is None
+    assert caplog.text.count("unpriced") == 1
+
+
+def test_a_known_price_or_an_extractor_lets_the_call_go(book):
+    book.require("acme", "known")
+    book.register_extractor("other", lambda response: None)
+    book.require("other", "anything")
+
+
+def test_a_response_that_says_nothing_is_unpriced_not_free(book, caplog):
+    usage = book.usage({}, "acme")
+    assert usage == TokenUsage()
+    assert book.price("acme", "known", usage) is None
+    assert "says nothing of its tokens" in caplog.text
+
+
+def test_a_plugin_may_read_a_providers_usage(book):
+    assert book.usage("a million", "acme") == MILLION
+
+
+@pytest.mark.parametrize("given", [{"prompt_per_million": 1.0}, {"prompt_per_million": 1, "per_token": 2}])
+def test_prices_that_are_missing_or_unknown_are_an_error_that_lists_the_names(given):
+    with pytest.raises(ConfigError, match="cached_prompt_per_million"):
+        rates_of(given, source="x")

@@ -1,0 +1,82 @@
+import pytest
+
+import art_core as art
+from art_core.costs.track import _say_no_builder
+from art_core.errors import ConfigError, PricingError
+
+RESPONSE = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return art.Model(name="m", project="p", base_path=tmp_path, sinks=[], plugins=art.Plugins())
+
+
+def tracked(function, **options):
+    return art.track_api_cost(source="llm_judge/correctness", provider="acme", model_name="acme/judge", **options)(
+        function
+    )
+
+
+PRICES = {"prompt_per_million": 1.0, "completion_per_million": 10.0}
+
+
+async def test_costs_land_under_the_active_context_of_an_async_function(model):
+    async def judge():
+        return RESPONSE
+
+    judge = tracked(judge, **PRICES)
+    with model.metrics_builder("train").activate_context():
+        assert await judge() is RESPONSE
+    with model.metrics_builder("eval").activate_context():
+        await judge()
+        await judge()
+    row = await model.log(split="train")
+    assert row.metrics["costs/train/llm_judge/correctness"] == 2.0
+    assert row.metrics["costs/eval/llm_judge/correctness"] == 4.0
+    assert row.metrics["costs/train"] == 2.0
+    assert row.metrics["costs/all"] == row.metrics["costs/cum/all"] == 6.0
+    await model.close()
+
+
+async def test_a_sync_function_and_a_getter_work_too(model):
+    judge = tracked(lambda: ("verdict", RESPONSE), response_getter=lambda result: result[1])
+    model.metrics_builder().register_model_pricing("acme/judge", **PRICES)
+    with model.metrics_builder("train").activate_context():
+        assert judge()[0] == "verdict"
+    assert (await model.log()).metrics["costs/train/llm_judge/correctness"] == 2.0
+    await model.close()
+
+
+def test_a_missing_price_raises_before_the_call_is_made(model):
+    calls = []
+    judge = tracked(lambda: calls.append(1))
+    with model.metrics_builder("train").activate_context(), pytest.raises(PricingError):
+        judge()
+    assert calls == []
+
+
+async def test_a_paid_result_is_never_lost_when_its_cost_cannot_be_read(model, caplog):
+    def broken(result):
+        raise KeyError("usage")
+
+    judge = tracked(lambda: "verdict", response_getter=broken, **PRICES)
+    with model.metrics_builder("train").activate_context():
+        assert judge() == "verdict"
+    assert (await model.log()).metrics["data/step_unpriced_calls"] == 1.0
+    assert "result is kept" in caplog.text
+    await model.close()
+
+
+def test_without_an_active_builder_the_call_is_made_and_said_once(caplog):
+    _say_no_builder.cache_clear()
+    judge = tracked(lambda: "verdict")
+    assert (judge(), judge()) == ("verdict", "verdict")
+    assert caplog.text.count("without an active metrics builder") == 1
+
+
+@pytest.mark.parametrize("missing", ["source", "provider", "model_name"])
+def test_source_provider_and_model_are_required(missing):
+    names = {"source": "judge", "provider": "acme", "model_name": "judge"} | {missing: ""}
+    with pytest.raises(ConfigError, match=missing):
+        art.track_api_cost(**names)

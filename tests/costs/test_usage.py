@@ -1,0 +1,45 @@
+from types import SimpleNamespace
+
+import pytest
+
+from art_core.costs.usage import GpuTime, TokenUsage, read_usage
+from art_core.errors import ConfigError
+
+
+def test_openai_chat_counts_cached_tokens_inside_the_prompt():
+    response = {
+        "usage": {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "prompt_tokens_details": {"cached_tokens": 60},
+        }
+    }
+    assert read_usage(response) == TokenUsage(input_tokens=100, output_tokens=20, cache_read_tokens=60)
+
+
+def test_openai_responses_do_too():
+    response = {"usage": {"input_tokens": 100, "output_tokens": 20, "input_tokens_details": {"cached_tokens": 60}}}
+    assert read_usage(response) == TokenUsage(input_tokens=100, output_tokens=20, cache_read_tokens=60)
+
+
+def test_anthropic_counts_the_cache_beside_the_prompt():
+    usage = SimpleNamespace(
+        input_tokens=5, output_tokens=2, cache_read_input_tokens=20, cache_creation_input_tokens=8
+    )
+    assert read_usage(SimpleNamespace(usage=usage)) == TokenUsage(
+        input_tokens=33, output_tokens=2, cache_read_tokens=20, cache_write_tokens=8
+    )
+
+
+def test_a_cost_that_the_provider_reports_is_read():
+    assert read_usage({"usage": {"prompt_tokens": 1, "cost": 0.25}}).cost_usd == 0.25
+
+
+@pytest.mark.parametrize("response", [{}, {"usage": None}, {"usage": {}}, "text", None, SimpleNamespace()])
+def test_a_response_without_usage_gives_none(response):
+    assert read_usage(response) is None
+
+
+def test_negative_usage_is_an_error():
+    with pytest.raises(ConfigError, match="seconds can't be negative"):
+        GpuTime(device="H200", seconds=-1.0)

@@ -1,0 +1,232 @@
+import subprocess
+import sys
+import time
+
+import orjson
+import pytest
+
+import art_core as art
+from art_core.errors import HistoryError, MetricError
+from art_core.metrics.history import read_rows
+from art_core.metrics.row import MetricsRow
+from art_core.run import runs_path
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def model(name="m", **options):
+        options = {"sinks": [], "plugins": art.Plugins()} | options
+        made.append(art.Model(name=name, project="p", base_path=tmp_path, **options))
+        return made[-1]
+
+    yield model
+    for each in made:
+        if each._run is not None:
+            each.run.close()
+
+
+def attempts(*rewards, **metadata):
+    return [art.TrajectoryGroup([art.Trajectory(reward=r) for r in rewards], metadata=metadata)]
+
+
+def test_a_row_has_what_is_given_what_waits_and_what_is_derived(make):
+    run = make().run
+    run.ledger.add("", "costs/gpu", 0.5)
+    row = run.record("train", 1, groups=attempts(0.0, 1.0, scenario_id="a"), metrics={"loss/train": 0.25, "own": 1})
+    metrics = row.metrics
+    assert (row.seq, row.attempt, row.step, row.split) == (1, 1, 1, "train")
+    assert (metrics["reward/mean"], metrics["loss/train"], metrics["train/own"]) == (0.5, 0.25, 1.0)
+    assert metrics["costs/all"] == metrics["costs/cum/gpu"] == 0.5
+    assert metrics["data/cum/num_unique_scenarios"] == 1.0
+    assert metrics["data/cum/num_trajectories"] == 2.0
+    assert 0 < metrics["time/wall_clock_sec"] < 60
+    assert row.scenario_ids == ("a",)
+    assert MetricsRow.from_line(run.history.path.read_bytes()) == row
+
+
+def test_a_given_cost_and_a_waiting_one_add_up_and_a_given_average_wins(make):
+    run = make().run
+    run.ledger.add("", "costs/gpu", 0.5)
+    run.ledger.add("", "loss/train", 9.0)
+    metrics = run.record("train", 1, metrics={"costs/gpu": 0.25, "loss/train": 1.0}).metrics
+    assert (metrics["costs/gpu"], metrics["loss/train"]) == (0.75, 1.0)
+
+
+def test_what_the_user_measured_wins_over_the_default_count(make):
+    run = make().run
+    run.ledger.add("", "data/step_num_scenarios", 5.0)
+    assert run.record("train", 1, groups=attempts(0, 1)).metrics["data/step_num_scenarios"] == 5.0
+
+
+def test_logging_the_same_groups_twice_counts_them_once(make):
+    run = make().run
+    groups = attempts(0.0, 1.0, scenario_id="a")
+    run.record("train", 0, groups=groups)
+    again = run.record("train", 1, groups=groups, metrics={"loss/train": 1.0}).metrics
+    assert again["reward/mean"] == 0.5
+    assert again["data/cum/num_trajectories"] == 2.0
+    assert "data/step_num_trajectories" not in again
+    assert run.record("val", 1, groups=groups).metrics["val/data/step_num_trajectories"] == 2.0
+    assert again["data/cum/num_unique_scenarios"] == 1.0
+
+
+def test_very_many_groups_are_remembered_only_for_a_while(make, monkeypatch):
+    monkeypatch.setattr("art_core.run._REMEMBERED_GROUPS", 3)
+    run = make().run
+    for _ in range(5):
+        run.record("train", 1, groups=attempts(0, 1))
+    assert len(run._counted) == 3
+
+
+def test_values_that_are_not_finite_are_set_aside_and_said(make, caplog):
+    run = make().run
+    run.ledger.add("", "costs/gpu", float("nan"))
+    row = run.record("train", 1, metrics={"loss/train": float("inf"), "loss/entropy": 1.0})
+    assert row.nonfinite == {"costs/gpu": "nan", "loss/train": "inf"}
+    assert "loss/train" not in row.metrics
+    assert row.metrics["loss/entropy"] == 1.0
+    assert "not finite" in caplog.text
+    orjson.loads(row.to_line())
+
+
+def test_a_bad_metric_writes_nothing_and_loses_nothing(make):
+    run = make().run
+    run.ledger.add("", "costs/gpu", 0.5)
+    for bad in ({"costs/all": 1.0}, {"loss/train": None}, {"costs/gpu/fan": 1.0}):
+        with pytest.raises(MetricError):
+            run.record("train", 1, metrics=bad)
+    assert not list(read_rows(run.history.path))
+    assert run.record("train", 1).metrics["costs/gpu"] == 0.5
+
+
+def test_a_row_that_the_disk_refuses_leaves_the_builder_as_it_was(make, monkeypatch):
+    run = make().run
+    run.ledger.add("", "costs/gpu", 0.5)
+    monkeypatch.setattr("art_core.metrics.history.os.write", lambda fd, data: 0)
+    with pytest.raises(HistoryError):
+        run.record("train", 1, groups=attempts(0, 1, scenario_id="a"))
+    monkeypatch.undo()
+    metrics = run.record("train", 1, groups=attempts(0, 1, scenario_id="a")).metrics
+    assert metrics["costs/cum/gpu"] == 0.5
+    assert metrics["data/cum/num_trajectories"] == 2.0
+    assert metrics["data/cum/num_unique_scenarios"] == 1.0
+
+
+def test_a_run_resumes_from_its_own_tail(make):
+    first = make().run
+    first.record("train", 1, groups=attempts(0, 1, scenario_id="a"), metrics={"costs/gpu": 0.5})
+    clock = first.record("train", 2, metrics={"loss/train": 1.0}).metrics["time/wall_clock_sec"]
+    first.close()
+    second = make().run
+    assert second.last_step == 2
+    row = second.record("train", 3, groups=attempts(0, 1, scenario_id="b") + attempts(1, 0, scenario_id="a"))
+    assert (row.seq, row.attempt) == (3, 2)
+    assert row.metrics["costs/cum/all"] == 0.5
+    assert row.metrics["data/cum/num_unique_scenarios"] == 2.0
+    assert row.scenario_ids == ("b",)
+    assert row.metrics["time/wall_clock_sec"] > clock
+    assert row.metrics["time/attempt_sec"] < row.metrics["time/wall_clock_sec"]
+
+
+def test_steps_repeated_under_a_new_attempt_keep_the_money_of_the_abandoned_ones(make):
+    first = make().run
+    for step in (1, 2, 3):
+        first.record("train", step, metrics={"costs/gpu": 1.0})
+    first.close()
+    second = make().run
+    assert second.record("train", 2, metrics={"costs/gpu": 1.0}).metrics["costs/cum/all"] == 4.0
+
+
+def test_a_leaf_of_an_earlier_attempt_cannot_become_a_parent(make):
+    first = make().run
+    first.record("train", 1, metrics={"costs/train": 1.0})
+    first.close()
+    with pytest.raises(MetricError, match="logged as a leaf earlier"):
+        make().run.record("train", 2, metrics={"costs/train/judge": 1.0})
+
+
+def test_closing_writes_what_waits_and_says_the_status(make):
+    run = make().run
+    run.ledger.add("eval", "costs/eval/judge", 0.25)
+    run.close()
+    run.close()
+    (row,) = [row for row, _ in read_rows(run.history.path)]
+    assert row.metrics["costs/cum/all"] == 0.25
+    assert orjson.loads((run.info.run_dir / "status.json").read_bytes())["status"] == "finished"
+
+
+def test_a_train_row_has_the_seconds_since_the_last_one(make):
+    run = make().run
+    run.record("train", 1)
+    time.sleep(0.02)
+    assert 0.02 <= run.record("train", 2).metrics["time/step_wall_s"] < 1.0
+    assert "time/step_wall_s" not in run.record("val", 2).metrics
+    assert run.record("train", 3, metrics={"time/step_wall_s": 7.0}).metrics["time/step_wall_s"] == 7.0
+
+
+def test_plans_of_very_different_rows_are_forgotten(make, monkeypatch):
+    monkeypatch.setattr("art_core.run._REMEMBERED_PLANS", 4)
+    run = make().run
+    for i in range(10):
+        run.record("train", i, metrics={f"costs/train/tool_{i}": 1.0})
+    assert len(run._plans) <= 4
+    assert run.totals["costs/cum/all"] == 10.0
+
+
+class Doubler:
+    @art.hookimpl
+    def art_rollup(self, leaves, totals, split):
+        return {"train/double": 2 * leaves["loss/train"], "loss/train": 99.0, "train/odd": float("nan")}
+
+
+def test_a_plugin_may_add_metrics_but_not_change_them(make):
+    plugins = art.Plugins()
+    plugins.register(Doubler(), "doubler")
+    metrics = make(plugins=plugins).run.record("train", 1, metrics={"loss/train": 2.0}).metrics
+    assert (metrics["train/double"], metrics["loss/train"]) == (4.0, 2.0)
+    assert "train/odd" not in metrics
+
+
+def test_a_plugin_that_fails_costs_its_own_metrics_alone(make, caplog):
+    plugins = art.Plugins()
+    plugins.register(Doubler(), "doubler")
+    run = make(plugins=plugins).run
+    assert run.record("train", 1).metrics.get("train/double") is None
+    assert "plugin 'doubler' is broken" in caplog.text
+
+
+SCRIPT = """
+import sys, os, signal, art_core as art
+run = art.Model(name="m", project="p", base_path=sys.argv[1], sinks=[]).run
+run.record("train", 1, metrics={"costs/gpu": 1.0})
+run.ledger.add("", "costs/gpu", 0.5)
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "spent"),
+    [
+        ("pass", "finished", 1.5),
+        ("raise ValueError('boo')", "failed", 1.5),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "running", 1.0),
+        ("os.fork() or os._exit(0); os.wait()", "finished", 1.5),
+        ("pid = os.fork()\nif not pid: sys.exit(0)\nos.wait()", "finished", 1.5),
+    ],
+)
+def test_an_exit_without_close_drains_and_says_how_it_ended(tmp_path, end, status, spent):
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), end], capture_output=True, check=False)
+    run_dir = tmp_path / "p" / "models" / "m"
+    rows = [row for row, _ in read_rows(run_dir / "history.jsonl")]
+    assert rows[-1].metrics["costs/cum/all"] == spent
+    assert orjson.loads((run_dir / "status.json").read_bytes())["status"] == status
+
+
+def test_runs_lie_where_told_else_in_art_dir_else_here(monkeypatch):
+    monkeypatch.delenv("ART_DIR", raising=False)
+    assert str(runs_path(None)) == ".art"
+    monkeypatch.setenv("ART_DIR", "elsewhere")
+    assert str(runs_path(None)) == "elsewhere"
+    assert str(runs_path("given")) == "given"
