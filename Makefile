@@ -1,0 +1,52 @@
+# Needs Python 3.11 or later, with its venv module, and a C compiler. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint types check docs bench wheels clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: .venv/run.stamp ## train a small model on the yes / no / maybe task; ART_STEPS=2 for a short run
+	$(BIN)/python examples/yes_no_maybe.py
+
+test: .venv/dev.stamp ## all tests, with 100 % branch coverage of art_core
+	$(BIN)/nox -s test
+
+lint: .venv/dev.stamp ## ruff, import contracts, spelling, weightless plugins
+	$(BIN)/nox -s lint
+
+types: .venv/dev.stamp ## mypy, strict
+	$(BIN)/nox -s types
+
+check: .venv/dev.stamp ## lint and types
+	$(BIN)/nox -s lint types
+
+docs: .venv/dev.stamp ## write the metric table and build the site, strictly
+	$(BIN)/nox -s docs
+
+bench: .venv/dev.stamp ## run the benchmarks behind the claims about speed
+	$(BIN)/nox -s bench
+
+wheels: .venv/dev.stamp ## build the distributions and use their wheels in a clean environment
+	$(BIN)/nox -s wheels
+
+clean: ## remove what was built; runs in .art stay
+	rm -rf .venv .nox dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/torch.stamp: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement constraints.txt
+	@touch $@
+
+.venv/run.stamp: .venv/torch.stamp pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]'
+	@touch $@

@@ -1,0 +1,92 @@
+"""The jobs behind `make`. They run in the environment that make prepared.
+
+`venv_backend="none"`: torch is large, so it is installed once, in .venv, and every job uses it there.
+The exception is `wheels`, which has to prove that the built distributions work on their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+SOURCES = ("art_core", "plugins", "tests", "examples", "benchmarks", "docs", "noxfile.py")
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "test"]
+
+
+def _run(session: nox.Session, *command: str, **env: str) -> None:
+    tool, *arguments = command
+    program = sys.executable if tool == "python" else str(Path(sysconfig.get_path("scripts")) / tool)
+    session.run(program, *arguments, env=env, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and format, import contracts, spelling, and that plugins stay weightless."""
+    sources = [path for path in SOURCES if (ROOT / path).exists()]
+    _run(session, "ruff", "check", *sources)
+    _run(session, "ruff", "format", "--check", *sources)
+    _run(session, "lint-imports", "--no-logo", PYTHONPATH=str(ROOT))
+    _run(session, "codespell")
+    _run(session, "python", "-m", "pytest", "-q", "tests/test_weightless.py")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    _run(session, "mypy")
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """Run every test under coverage; `nox -s test -- tests/cli -x` runs some, without the gate."""
+    # Not pytest-cov: art-core's own import would happen before it measures.
+    _run(session, "coverage", "run", "-m", "pytest", *session.posargs)
+    if not session.posargs:
+        _run(session, "coverage", "report")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the metric table from the catalogue, then build the site; a dangling link fails."""
+    _run(session, "python", "docs/generate.py")
+    _run(session, "mkdocs", "build", "--strict")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run each benchmark; a claim that does not hold fails."""
+    for benchmark in sorted(ROOT.glob("benchmarks/*.py")):
+        _run(session, "python", str(benchmark), *session.posargs)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build all distributions and, in an empty directory and a clean environment, use their wheels."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    for project in (ROOT, *PLUGINS):
+        _run(session, "uv", "build", "--quiet", "--out-dir", str(ROOT / "dist"), str(project))
+    empty = Path(session.create_tmp()) / "empty"
+    shutil.rmtree(empty, ignore_errors=True)
+    empty.mkdir()
+    venv.create(empty / "venv", with_pip=True)
+    python = str(empty / "venv" / "bin" / "python")
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    built = sorted(str(path) for path in (ROOT / "dist").glob("*.whl"))
+    # torch alone and first: what the wheels need of it is then there, and nothing bigger is taken.
+    session.run(*pip, "--requirement", str(ROOT / "constraints.txt"), external=True)
+    session.run(*pip, *built, external=True)
+    with session.chdir(empty):
+        listed = session.run("venv/bin/art", "backends", external=True, silent=True)
+        session.run("venv/bin/art", "plugins", external=True, env={"ART_STRICT": "1"})
+    session.log(listed)
+    if "local" not in str(listed):
+        session.error("the installed wheels offer no backend 'local'")
