@@ -132,7 +132,11 @@ class Run:
                     leaves = count(fresh, split) | summarize(groups, split) | leaves
                 if split == "train" and "time/step_wall_s" not in leaves:
                     leaves["time/step_wall_s"] = time.monotonic() - self._last_train_row
-                ids = taken.scenario_ids | scenario_ids(fresh) if split == "train" and fresh else taken.scenario_ids
+                ids = (
+                    taken.scenario_ids | scenario_ids(fresh)
+                    if split == "train" and fresh
+                    else taken.scenario_ids
+                )
                 new_ids = self._unseen(ids) if ids else ()
                 row, totals = self._row(split, step, leaves, odd, new_ids)
                 self.history.append(row)
@@ -148,16 +152,27 @@ class Run:
         return row
 
     def _row(
-        self, split: str, step: int, leaves: dict[str, float], odd: dict[str, float], new_ids: Sequence[str]
+        self,
+        split: str,
+        step: int,
+        leaves: dict[str, float],
+        odd: dict[str, float],
+        new_ids: Sequence[str],
     ) -> tuple[MetricsRow, dict[str, float]]:
         if not math.isfinite(sum(leaves.values())):
             odd = odd | {k: v for k, v in leaves.items() if not math.isfinite(v)}
             leaves = {k: v for k, v in leaves.items() if math.isfinite(v)}
         if odd:
-            log.warning("step %d: not finite and left out: %s", step, ", ".join(f"{k}={v}" for k, v in odd.items()))
+            log.warning(
+                "step %d: not finite and left out: %s",
+                step,
+                ", ".join(f"{k}={v}" for k, v in odd.items()),
+            )
         metrics, totals = roll(leaves, self.totals, self._plan(tuple(leaves)))
         if new_ids:
-            totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
+            totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = totals.get(
+                UNIQUE_SCENARIOS, 0.0
+            ) + len(new_ids)
         clock = time.monotonic() - self._started
         metrics["time/attempt_sec"] = clock
         metrics["time/wall_clock_sec"] = self._earlier_clock + clock

@@ -34,7 +34,12 @@ def attempts(*rewards, **metadata):
 def test_a_row_has_what_is_given_what_waits_and_what_is_derived(make):
     run = make().run
     run.ledger.add("", "costs/gpu", 0.5)
-    row = run.record("train", 1, groups=attempts(0.0, 1.0, scenario_id="a"), metrics={"loss/train": 0.25, "own": 1})
+    row = run.record(
+        "train",
+        1,
+        groups=attempts(0.0, 1.0, scenario_id="a"),
+        metrics={"loss/train": 0.25, "own": 1},
+    )
     metrics = row.metrics
     assert (row.seq, row.attempt, row.step, row.split) == (1, 1, 1, "train")
     assert (metrics["reward/mean"], metrics["loss/train"], metrics["train/own"]) == (0.5, 0.25, 1.0)
@@ -121,7 +126,9 @@ def test_a_run_resumes_from_its_own_tail(make):
     first.close()
     second = make().run
     assert second.last_step == 2
-    row = second.record("train", 3, groups=attempts(0, 1, scenario_id="b") + attempts(1, 0, scenario_id="a"))
+    row = second.record(
+        "train", 3, groups=attempts(0, 1, scenario_id="b") + attempts(1, 0, scenario_id="a")
+    )
     assert (row.seq, row.attempt) == (3, 2)
     assert row.metrics["costs/cum/all"] == 0.5
     assert row.metrics["data/cum/num_unique_scenarios"] == 2.0
@@ -163,7 +170,9 @@ def test_a_train_row_has_the_seconds_since_the_last_one(make):
     time.sleep(0.02)
     assert 0.02 <= run.record("train", 2).metrics["time/step_wall_s"] < 1.0
     assert "time/step_wall_s" not in run.record("val", 2).metrics
-    assert run.record("train", 3, metrics={"time/step_wall_s": 7.0}).metrics["time/step_wall_s"] == 7.0
+    assert (
+        run.record("train", 3, metrics={"time/step_wall_s": 7.0}).metrics["time/step_wall_s"] == 7.0
+    )
 
 
 def test_plans_of_very_different_rows_are_forgotten(make, monkeypatch):
@@ -178,7 +187,11 @@ def test_plans_of_very_different_rows_are_forgotten(make, monkeypatch):
 class Doubler:
     @art.hookimpl
     def art_rollup(self, leaves, totals, split):
-        return {"train/double": 2 * leaves["loss/train"], "loss/train": 99.0, "train/odd": float("nan")}
+        return {
+            "train/double": 2 * leaves["loss/train"],
+            "loss/train": 99.0,
+            "train/odd": float("nan"),
+        }
 
 
 def test_a_plugin_may_add_metrics_but_not_change_them(make):
@@ -217,7 +230,9 @@ exec(sys.argv[2])
     ],
 )
 def test_an_exit_without_close_drains_and_says_how_it_ended(tmp_path, end, status, spent):
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), end], capture_output=True, check=False)
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), end], capture_output=True, check=False
+    )
     run_dir = tmp_path / "p" / "models" / "m"
     rows = [row for row, _ in read_rows(run_dir / "history.jsonl")]
     assert rows[-1].metrics["costs/cum/all"] == spent

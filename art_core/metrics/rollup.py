@@ -27,10 +27,10 @@ _RATES = (
 
 @attrs.frozen
 class Plan:
-    """What to do with a set of leaf keys, as pairs (from, to): each cost node is added once to its parent.
+    """What to do with a set of leaf keys, as pairs (from, to); a node is added once.
 
-    `leaf_edges` lead from cost leaves, `edges` from sums, deepest first; `leaf_running` and `running` lead from
-    leaves and from sums to their totals. `sums` and `totals` hold a zero for each target.
+    `leaf_edges` lead from cost leaves to parents, `edges` from sums, deepest first; `leaf_running`
+    and `running` lead from leaves and from sums to their totals. `sums` and `totals` hold a zero for each target.
     """
 
     leaf_edges: tuple[tuple[str, str], ...]
@@ -44,14 +44,17 @@ class Plan:
 def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> Plan:
     """Make the plan of a set of leaf keys.
 
-    Raises MetricError when a cost is a leaf here and a parent elsewhere in the row or the run, or the reverse.
+    Raises MetricError when a cost is a leaf here and a parent elsewhere in the row or the run.
     """
     leaves = [key for key in keys if key.startswith("costs/")]
     _check_tree(leaves, totals)
     parents = {parent for leaf in leaves for parent in _ancestors(leaf)}
     nested = sorted(parents, key=lambda key: (-key.count("/"), key))
     summed = [*nested, "costs/all"] if leaves else []
-    added_up = [*leaves, *(k for k in keys if not k.startswith("costs/") and taxonomy.spec(k).cumulative)]
+    added_up = [
+        *leaves,
+        *(k for k in keys if not k.startswith("costs/") and taxonomy.spec(k).cumulative),
+    ]
     return Plan(
         leaf_edges=tuple((leaf, _parent(leaf)) for leaf in leaves),
         edges=tuple((node, _parent(node)) for node in nested),
@@ -62,8 +65,10 @@ def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> P
     )
 
 
-def roll(leaves: Mapping[str, float], totals: Totals, plan: Plan) -> tuple[dict[str, float], dict[str, float]]:
-    """Return (metrics, totals'): the leaves with their parents, the new totals and what they give; O(nodes).
+def roll(
+    leaves: Mapping[str, float], totals: Totals, plan: Plan
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return (metrics, totals'): leaves with their parents, new totals and what these give; O(nodes).
 
     Raises MetricError for a negative cost.
     """

@@ -15,7 +15,7 @@ from art_core.errors import HistoryError
 SCHEMA = 1
 
 
-# A dict class: attrs makes frozen ones of these twice as fast as slotted ones, and one is made a row.
+# A dict class: attrs makes frozen ones of these twice as fast as slotted ones.
 @attrs.frozen(kw_only=True, slots=False)
 class MetricsRow:
     """A step's metrics on one split.

@@ -178,9 +178,9 @@ def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> dic
     """
     names = tuple(metrics)
     keys = taxonomy.places(names, split)
-    values = metrics.values()
-    if set(map(type, values)) != _FLOATS:
-        values = [number(name, value) for name, value in metrics.items()]
-    elif keys == names:
-        return dict(metrics)
-    return dict(zip(keys, values, strict=True))
+    if set(map(type, metrics.values())) != _FLOATS:
+        return {
+            key: number(name, value)
+            for key, (name, value) in zip(keys, metrics.items(), strict=True)
+        }
+    return dict(metrics) if keys == names else dict(zip(keys, metrics.values(), strict=True))

@@ -12,7 +12,9 @@ MILLION = TokenUsage(input_tokens=1_000_000)
 class Prices:
     @art.hookimpl
     def art_token_rates(self, provider, model, usage):
-        return TokenRates(input_per_million=7.0, output_per_million=7.0) if model == "known" else None
+        return (
+            TokenRates(input_per_million=7.0, output_per_million=7.0) if model == "known" else None
+        )
 
     @art.hookimpl
     def art_usage(self, response, provider):
@@ -30,7 +32,9 @@ def test_explicit_prices_win_over_registered_ones_and_those_over_plugins(book):
     assert book.price("acme", "known", MILLION) == 7.0
     book.register("acme/known", prompt_per_million=3.0, completion_per_million=3.0)
     assert book.price("acme", "known", MILLION) == 3.0
-    explicit = rates_of({"prompt_per_million": 2.0, "completion_per_million": 2.0}, source="explicit")
+    explicit = rates_of(
+        {"prompt_per_million": 2.0, "completion_per_million": 2.0}, source="explicit"
+    )
     assert book.price("acme", "known", MILLION, explicit) == 2.0
 
 
@@ -70,7 +74,9 @@ def test_a_plugin_may_read_a_providers_usage(book):
     assert book.usage("a million", "acme") == MILLION
 
 
-@pytest.mark.parametrize("given", [{"prompt_per_million": 1.0}, {"prompt_per_million": 1, "per_token": 2}])
+@pytest.mark.parametrize(
+    "given", [{"prompt_per_million": 1.0}, {"prompt_per_million": 1, "per_token": 2}]
+)
 def test_prices_that_are_missing_or_unknown_are_an_error_that_lists_the_names(given):
     with pytest.raises(ConfigError, match="cached_prompt_per_million"):
         rates_of(given, source="x")

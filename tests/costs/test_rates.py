@@ -8,13 +8,16 @@ from art_core.errors import ConfigError
 
 def test_gpt_4_1_with_a_cached_prompt_costs_what_hand_arithmetic_says():
     # 40k fresh at $2.00, 60k cached at $0.50 and 2k out at $8.00 per million: 0.080 + 0.030 + 0.016
-    rates = TokenRates.of(prompt_per_million=2.0, completion_per_million=8.0, cached_prompt_per_million=0.5)
+    rates = TokenRates.of(
+        prompt_per_million=2.0, completion_per_million=8.0, cached_prompt_per_million=0.5
+    )
     usage = TokenUsage(input_tokens=100_000, cache_read_tokens=60_000, output_tokens=2_000)
     assert price(usage, rates) == pytest.approx(0.126, abs=1e-12)
 
 
 def test_claude_sonnet_4_with_a_cache_write_costs_what_hand_arithmetic_says():
-    # 5k at $3, 20k read at $0.30, 8k written at $3.75, 1.5k out at $15: 0.015 + 0.006 + 0.030 + 0.0225
+    # 5k at $3, 20k read at $0.30, 8k written at $3.75, 1.5k out at $15:
+    # 0.015 + 0.006 + 0.030 + 0.0225
     rates = TokenRates.of(
         prompt_per_million=3.0,
         completion_per_million=15.0,
@@ -29,7 +32,9 @@ def test_claude_sonnet_4_with_a_cache_write_costs_what_hand_arithmetic_says():
 
 def test_cached_tokens_cost_as_much_as_fresh_ones_unless_a_rate_is_given():
     rates = TokenRates(input_per_million=1.0, output_per_million=0.0)
-    usage = TokenUsage(input_tokens=3_000_000, cache_read_tokens=1_000_000, cache_write_tokens=1_000_000)
+    usage = TokenUsage(
+        input_tokens=3_000_000, cache_read_tokens=1_000_000, cache_write_tokens=1_000_000
+    )
     assert price(usage, rates) == 3.0
 
 

@@ -13,9 +13,9 @@ def model(tmp_path):
 
 
 def tracked(function, **options):
-    return art.track_api_cost(source="llm_judge/correctness", provider="acme", model_name="acme/judge", **options)(
-        function
-    )
+    return art.track_api_cost(
+        source="llm_judge/correctness", provider="acme", model_name="acme/judge", **options
+    )(function)
 
 
 PRICES = {"prompt_per_million": 1.0, "completion_per_million": 10.0}

@@ -14,12 +14,22 @@ def test_openai_chat_counts_cached_tokens_inside_the_prompt():
             "prompt_tokens_details": {"cached_tokens": 60},
         }
     }
-    assert read_usage(response) == TokenUsage(input_tokens=100, output_tokens=20, cache_read_tokens=60)
+    assert read_usage(response) == TokenUsage(
+        input_tokens=100, output_tokens=20, cache_read_tokens=60
+    )
 
 
 def test_openai_responses_do_too():
-    response = {"usage": {"input_tokens": 100, "output_tokens": 20, "input_tokens_details": {"cached_tokens": 60}}}
-    assert read_usage(response) == TokenUsage(input_tokens=100, output_tokens=20, cache_read_tokens=60)
+    response = {
+        "usage": {
+            "input_tokens": 100,
+            "output_tokens": 20,
+            "input_tokens_details": {"cached_tokens": 60},
+        }
+    }
+    assert read_usage(response) == TokenUsage(
+        input_tokens=100, output_tokens=20, cache_read_tokens=60
+    )
 
 
 def test_anthropic_counts_the_cache_beside_the_prompt():
@@ -35,7 +45,9 @@ def test_a_cost_that_the_provider_reports_is_read():
     assert read_usage({"usage": {"prompt_tokens": 1, "cost": 0.25}}).cost_usd == 0.25
 
 
-@pytest.mark.parametrize("response", [{}, {"usage": None}, {"usage": {}}, "text", None, SimpleNamespace()])
+@pytest.mark.parametrize(
+    "response", [{}, {"usage": None}, {"usage": {}}, "text", None, SimpleNamespace()]
+)
 def test_a_response_without_usage_gives_none(response):
     assert read_usage(response) is None
 

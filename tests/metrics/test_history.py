@@ -80,7 +80,9 @@ def test_a_log_that_is_one_torn_line_opens_empty(path):
 def test_blank_and_foreign_lines_are_passed_over(path, caplog):
     path.parent.mkdir()
     crlf = row(2).to_line().replace(b"\n", b"\r\n")
-    path.write_bytes(row(1).to_line() + b"\n" + b"\0\0\n" + b"not json\n" + crlf + b"\r\n" + b"junk\n")
+    path.write_bytes(
+        row(1).to_line() + b"\n" + b"\0\0\n" + b"not json\n" + crlf + b"\r\n" + b"junk\n"
+    )
     assert seqs(path) == [1, 2]
     assert last_row(path) == row(2)
     assert "not a row of metrics" in caplog.text
@@ -210,8 +212,9 @@ from art_core.metrics.history import HistoryLog
 from art_core.metrics.row import MetricsRow
 log = HistoryLog.open(Path(sys.argv[1]))
 wide = {f"reward/m{i}": 0.5 for i in range(int(sys.argv[2]))}
+given = {"attempt": 1, "split": "train", "recorded_at": datetime.now(UTC), "metrics": wide}
 for seq in range(1, 10_000_000):
-    log.append(MetricsRow(seq=seq, attempt=1, step=seq, split="train", recorded_at=datetime.now(UTC), metrics=wide))
+    log.append(MetricsRow(seq=seq, step=seq, **given))
     print(seq, flush=True)
 """
 

@@ -17,7 +17,9 @@ def rolled(leaves, totals=None):
 
 
 def test_parents_are_sums_and_gpu_stands_directly_under_costs():
-    metrics, _ = rolled({"costs/train/judge/style": 0.25, "costs/train/judge/facts": 0.5, "costs/gpu": 1.0})
+    metrics, _ = rolled(
+        {"costs/train/judge/style": 0.25, "costs/train/judge/facts": 0.5, "costs/gpu": 1.0}
+    )
     assert metrics["costs/train/judge"] == 0.75
     assert metrics["costs/train"] == 0.75
     assert metrics["costs/all"] == 1.75
@@ -47,7 +49,9 @@ def test_throughput_is_derived_once_both_inputs_have_been_seen():
 
 
 def test_idle_times_add_up_under_throughput():
-    metrics, _ = rolled({"throughput/step_trainer_idle_s": 2.0}, {"throughput/cum/trainer_idle_s": 1.0})
+    metrics, _ = rolled(
+        {"throughput/step_trainer_idle_s": 2.0}, {"throughput/cum/trainer_idle_s": 1.0}
+    )
     assert metrics["throughput/cum/trainer_idle_s"] == 3.0
 
 
@@ -86,7 +90,9 @@ def test_parents_are_the_sum_of_their_leaves_and_totals_the_sum_of_the_steps(his
             continue
         logged.append(leaves)
         for parent in [key for key in metrics if key.startswith("costs/") and "/cum/" not in key]:
-            below = [v for leaf, v in leaves.items() if leaf == parent or leaf.startswith(parent + "/")]
+            below = [
+                v for leaf, v in leaves.items() if leaf == parent or leaf.startswith(parent + "/")
+            ]
             expected = math.fsum(leaves.values()) if parent == "costs/all" else math.fsum(below)
             assert math.isclose(metrics[parent], expected, rel_tol=1e-9, abs_tol=1e-9)
     spent = math.fsum(usd for leaves in logged for usd in leaves.values())

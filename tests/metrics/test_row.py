@@ -20,8 +20,9 @@ ROW = MetricsRow(
 
 def test_a_row_is_one_line_of_flat_strict_json():
     assert ROW.to_line() == (
-        b'{"schema":1,"seq":3,"attempt":2,"step":1,"split":"train","recorded_at":"2026-05-04T03:02:01+00:00",'
-        b'"_nonfinite":{"loss/train":"nan"},"_scenario_ids":["a","b"],"reward/mean":1.0,"costs/all":0.1}\n'
+        b'{"schema":1,"seq":3,"attempt":2,"step":1,"split":"train",'
+        b'"recorded_at":"2026-05-04T03:02:01+00:00","_nonfinite":{"loss/train":"nan"},'
+        b'"_scenario_ids":["a","b"],"reward/mean":1.0,"costs/all":0.1}\n'
     )
 
 
@@ -36,12 +37,21 @@ def test_a_row_without_metrics_is_a_line_too():
 
 
 def test_a_row_that_the_art_reference_wrote_is_read():
-    line = b'{"training_step": 4, "train/reward": 1, "recorded_at": "2026-03-01T00:00:00", "note": "x"}'
+    line = (
+        b'{"training_step": 4, "train/reward": 1, "recorded_at": "2026-03-01T00:00:00", "a": "x"}'
+    )
     row = MetricsRow.from_line(line)
-    assert (row.step, row.seq, row.metrics, row.recorded_at.tzinfo) == (4, 0, {"train/reward": 1.0}, UTC)
+    assert (row.step, row.seq, row.metrics, row.recorded_at.tzinfo) == (
+        4,
+        0,
+        {"train/reward": 1.0},
+        UTC,
+    )
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"3", b'{"step": 1}', b'{"recorded_at": "2026-01-01"}'])
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"[]", b"3", b'{"step": 1}', b'{"recorded_at": "2026-01-01"}']
+)
 def test_a_line_that_is_no_row_is_an_error(line):
     with pytest.raises(HistoryError, match="not a row of metrics"):
         MetricsRow.from_line(line)

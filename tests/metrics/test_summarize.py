@@ -85,7 +85,13 @@ def test_sampled_tokens_of_all_histories_count_as_actor_tokens():
 
 
 def test_elapsed_time_of_parallel_rollouts_counts_overlaps_once():
-    spans = [attempt(0, 0, 4), attempt(0, 1, 3), attempt(0, 3, 6), attempt(0, 10, 11), attempt(0, 20)]
+    spans = [
+        attempt(0, 0, 4),
+        attempt(0, 1, 3),
+        attempt(0, 3, 6),
+        attempt(0, 10, 11),
+        attempt(0, 20),
+    ]
     assert elapsed(spans) == 7.0
     group = art.TrajectoryGroup(spans)
     assert count([group], "train")["time/step_actor_s"] == 7.0

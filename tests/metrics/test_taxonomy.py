@@ -51,7 +51,13 @@ def test_a_name_that_is_not_a_string_is_an_error():
 
 @pytest.mark.parametrize(
     ("value", "as_float"),
-    [(True, 1.0), (3, 3.0), (decimal.Decimal("0.5"), 0.5), (np.float32(0.25), 0.25), (np.int64(7), 7.0)],
+    [
+        (True, 1.0),
+        (3, 3.0),
+        (decimal.Decimal("0.5"), 0.5),
+        (np.float32(0.25), 0.25),
+        (np.int64(7), 7.0),
+    ],
 )
 def test_numbers_of_any_kind_become_floats(value, as_float):
     result = place_all(taxonomy, {"loss/train": value, "foo": 0.0}, "train")["loss/train"]
