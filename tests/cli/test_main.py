@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import art_core as art
+from art_core.cli import main as door
+
+
+def test_without_a_command_it_says_what_there_is(capsys):
+    assert door.main([]) == 0
+    printed = capsys.readouterr().out
+    for command in ("plugins", "backends", "metrics", "models", "runs", "show"):
+        assert command in printed
+
+
+def test_each_command_explains_itself_with_examples(capsys):
+    for command in ("plugins", "backends", "metrics", "models", "runs", "show"):
+        with pytest.raises(SystemExit) as exit_:
+            door.main([command, "--help"])
+        assert exit_.value.code == 0
+        assert f"art {command}" in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_it_tells_its_version(capsys):
+    with pytest.raises(SystemExit):
+        door.main(["--version"])
+    assert capsys.readouterr().out == f"art-core {art.__version__}\n"
+
+
+def test_a_command_that_does_not_exist_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        door.main(["rnus"])
+    assert exit_.value.code == 2
+    assert "rnus" in capsys.readouterr().err
+
+
+def test_python_m_art_core_is_the_same_program(tmp_path: Path):
+    command = [sys.executable, "-m", "art_core", "runs", "--dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"no runs in {tmp_path}\n"
+
+
+def test_the_module_form_returns_the_status_of_main(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["art"])
+    with pytest.raises(SystemExit) as exit_:
+        __import__("runpy").run_module("art_core", run_name="__main__")
+    assert exit_.value.code == 0
+
+
+def test_an_error_is_one_line_and_no_traceback(shelf, art_error):
+    assert art_error("show", "nobody") == f"art: no run 'nobody'; in {shelf.path}: none\n"
+
+
+def test_a_file_that_may_not_be_read_is_one_line_too(shelf, art_error):
+    (shelf.path / "demo" / "models" / "odd" / "history.jsonl").mkdir(parents=True)
+    assert "Is a directory" in art_error("runs")
+
+
+def test_an_interrupt_ends_quietly(monkeypatch, art_error):
+    class Host:
+        def taxonomy(self) -> None:
+            raise KeyboardInterrupt
+
+    assert door.main(["metrics"], Host()) == 130
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(shelf, monkeypatch):
+    shelf.run("a", {"reward/mean": 1.0})
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setenv("ART_BLOCK", "local")
+    command = [sys.executable, "-m", "art_core", "metrics"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_broken_pipe_is_pointed_at_nothing(monkeypatch, tmp_path: Path):
+    class Broken(io.TextIOWrapper):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    with (tmp_path / "pipe").open("wb") as file, monkeypatch.context() as patch:
+        broken = Broken(file)
+        patch.setattr(sys, "stdout", broken)
+        assert door.main(["metrics"], art.Plugins()) == 0
+        patch.undo()
+        broken.detach()
+
+
+def test_a_terminal_without_unicode_gets_question_marks(monkeypatch, shelf):
+    shelf.run("a", {"reward/mean": 1.0})
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert door.main(["show", "a"], art.Plugins()) == 0
+    assert b"?" in written.getvalue()

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from art_core.cli.sparkline import sparkline
+
+ROWS = (
+    {
+        "reward/mean": 0.0,
+        "data/step_actor_tokens": 100.0,
+        "time/step_actor_s": 2.0,
+        "costs/all": 3.0,
+        "costs/cum/all": 3.0,
+        "costs/cum/gpu": 3.0,
+    },
+    {
+        "reward/mean": 1.0,
+        "data/step_actor_tokens": 100.0,
+        "time/step_actor_s": 1.0,
+        "costs/cum/all": 4.0,
+        "costs/cum/gpu": 3.0,
+        "costs/cum/train": 1.0,
+        "costs/cum/train/judge": 0.25,
+        "costs/cum/train/tools": 0.75,
+    },
+)
+
+
+def test_curves_are_sparklines_with_their_ends(shelf, art_command):
+    shelf.run("a", *ROWS)
+    lines = [line.split() for line in art_command("show", "a").splitlines()]
+    assert ["reward", "▁█", "0", "1", "0", "1"] in lines
+    assert ["actor", "tok/s", "▁█", "50", "100", "50", "100"] in lines
+
+
+def test_the_heading_tells_which_run_and_how_far(shelf, art_command):
+    directory = shelf.run("a", *ROWS)
+    first, second, *_ = art_command("show", "demo/a").splitlines()
+    assert first == f"demo/a  finished  {directory}"
+    assert second == "step 2, 2 rows, attempt 1"
+
+
+def test_costs_are_a_tree_with_shares_of_the_whole_run(shelf, art_command):
+    directory = shelf.run("a", *ROWS)
+    assert art_command("show", str(directory)).splitlines()[-6:] == [
+        "the run's costs         $  share",
+        "costs            4.000000   100%",
+        "├─ gpu           3.000000    75%",
+        "└─ train         1.000000    25%",
+        "   ├─ tools      0.750000    19%",
+        "   └─ judge      0.250000     6%",
+    ]
+
+
+def test_a_run_that_cost_nothing_has_no_shares(shelf, art_command):
+    shelf.run("a", {"reward/mean": 1.0, "costs/cum/all": 0.0, "costs/cum/gpu": 0.0})
+    assert art_command("show", "a").splitlines()[-2].split() == ["costs", "0.000000", "-"]
+
+
+def test_a_run_without_costs_says_so(shelf, art_command):
+    shelf.run("a", {"reward/mean": 1.0})
+    assert art_command("show", "a").endswith("no costs were recorded\n")
+
+
+def test_a_run_without_rows_says_so(shelf, art_command):
+    shelf.run("a")
+    assert art_command("show", "a").splitlines()[1:] == ["no rows yet"]
+
+
+def test_a_run_without_headline_metrics_says_so(shelf, art_command):
+    shelf.run("a", {"train/mine": 1.0})
+    assert "no headline metric was logged" in art_command("show", "a")
+
+
+def test_a_later_row_of_a_step_replaces_an_earlier_one(shelf, art_command):
+    directory = shelf.run("a", {"reward/mean": 0.5})
+    line = (directory / "history.jsonl").read_text().replace('"seq":1', '"seq":2')
+    with (directory / "history.jsonl").open("a") as file:
+        file.write(line.replace("0.5", "0.7"))
+    (reward,) = [x for x in art_command("show", "a").splitlines() if x.startswith("reward")]
+    assert reward.split() == ["reward", "▁", "0.7", "0.7", "0.7", "0.7"]
+
+
+def test_names_of_former_releases_are_the_same_curves(shelf, art_command):
+    shelf.run(
+        "old", {"train/reward": 0.0, "data/step_rollout_tokens": 10.0, "time/step_rollout_s": 2.0}
+    )
+    printed = art_command("show", "old")
+    assert "reward " in printed
+    assert "actor tok/s" in printed
+
+
+def test_a_line_that_is_no_row_is_passed_over(shelf, art_command, caplog):
+    directory = shelf.run("a", {"reward/mean": 0.5})
+    with (directory / "history.jsonl").open("ab") as file:
+        file.write(b"garbage\n\n")
+    assert "step 1, 1 rows" in art_command("show", "a")
+    assert "not a row" in caplog.text
+
+
+def test_a_run_s_name_that_is_misspelt_gets_the_nearest(shelf, art_error):
+    shelf.run("agent-001", *ROWS)
+    assert "Did you mean 'demo/agent-001'?" in art_error("show", "demo/agent-01")
+
+
+def test_a_sparkline_runs_from_lowest_to_highest():
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+
+
+def test_equal_values_are_a_flat_line():
+    assert sparkline([2.0, 2.0]) == "▁▁"
+
+
+def test_many_values_are_averaged_in_bins():
+    assert sparkline([0, 2, 4, 6], width=2) == "▁█"
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.integers(1, 60))
+def test_any_finite_values_fit_in_the_width(values, width):
+    assert len(sparkline(values, width)) == min(len(values), width)
+
+
+@pytest.mark.parametrize("rows", [1, 200])
+def test_a_run_of_any_length_fits_a_terminal(shelf, art_command, rows):
+    shelf.run("a", *({"reward/mean": float(n)} for n in range(rows)))
+    assert max(map(len, art_command("show", "a").splitlines()[2:])) < 100
