@@ -88,7 +88,7 @@ class PriceBook:
                 f"unpriced: calls to {model!r} of {provider!r}; their cost is not in costs/all"
             )
             return None
-        if usage == TokenUsage():
+        if not usage.total_tokens:
             self.say_once(
                 f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens"
             )

@@ -17,14 +17,17 @@ def _price(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None
 
 @attrs.frozen(kw_only=True)
 class TokenRates:
-    """US dollars per million tokens. Cache reads and writes cost as much as fresh prompt tokens
-    unless given.
+    """US dollars per million tokens, and where the price is from.
+
+    Cache reads and writes cost as much as fresh prompt tokens unless given, and writes that are kept
+    for an hour as much as other writes.
     """
 
     input_per_million: float = attrs.field(validator=_price)
     output_per_million: float = attrs.field(validator=_price)
     cache_read_per_million: float | None = attrs.field(default=None, validator=_price)
     cache_write_per_million: float | None = attrs.field(default=None, validator=_price)
+    cache_write_1h_per_million: float | None = attrs.field(default=None, validator=_price)
     source: str = "explicit"
 
     @classmethod
@@ -53,23 +56,21 @@ class TokenRates:
 
 def price(usage: TokenUsage, rates: TokenRates) -> float:
     """US dollars for tokens at rates."""
-    read_rate = (
-        rates.input_per_million
-        if rates.cache_read_per_million is None
-        else rates.cache_read_per_million
-    )
-    write_rate = (
-        rates.input_per_million
-        if rates.cache_write_per_million is None
-        else rates.cache_write_per_million
-    )
     fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
+    short = usage.cache_write_tokens - usage.cache_write_1h_tokens
+    read_rate = _first(rates.cache_read_per_million, rates.input_per_million)
+    write_rate = _first(rates.cache_write_per_million, rates.input_per_million)
     return (
         fresh * rates.input_per_million
         + usage.cache_read_tokens * read_rate
-        + usage.cache_write_tokens * write_rate
+        + short * write_rate
+        + usage.cache_write_1h_tokens * _first(rates.cache_write_1h_per_million, write_rate)
         + usage.output_tokens * rates.output_per_million
     ) / 1e6
+
+
+def _first(rate: float | None, otherwise: float) -> float:
+    return otherwise if rate is None else rate
 
 
 def price_gpu(time: GpuTime, usd_per_hour: float) -> float:

@@ -17,17 +17,25 @@ def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None
 
 @attrs.frozen(kw_only=True)
 class TokenUsage:
-    """Tokens of one call. `input_tokens` counts the whole prompt; cache reads and writes are parts
-    of it.
+    """Tokens of one call. `input_tokens` counts the whole prompt; cache reads and writes are parts of it.
 
-    `cost_usd` is what the provider itself said the call cost, and wins over any price.
+    `cache_write_1h_tokens` are the part of `cache_write_tokens` that is kept for an hour. `service_tier`
+    is what the provider says it served ("flex", "priority", "batch"). `cost_usd` is what the provider
+    itself said the call cost, and wins over any price.
     """
 
     input_tokens: int = attrs.field(default=0, validator=_not_negative)
     output_tokens: int = attrs.field(default=0, validator=_not_negative)
     cache_read_tokens: int = attrs.field(default=0, validator=_not_negative)
     cache_write_tokens: int = attrs.field(default=0, validator=_not_negative)
+    cache_write_1h_tokens: int = attrs.field(default=0, validator=_not_negative)
+    service_tier: str | None = None
     cost_usd: float | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and answer."""
+        return self.input_tokens + self.output_tokens
 
 
 @attrs.frozen(kw_only=True)
@@ -52,33 +60,53 @@ def field(value: Any, *path: str) -> Any:
 
 
 def read_usage(response: Any) -> TokenUsage | None:
-    """Read the usage of an OpenAI (chat or Responses) or Anthropic response; None when it carries
-    none.
+    """Read the usage of an OpenAI, Anthropic or Gemini response, object or dict; None when it has none.
 
-    OpenAI counts cached tokens inside the prompt; Anthropic counts cache reads and writes beside
-    `input_tokens`.
+    OpenAI (chat and Responses) counts cached tokens inside the prompt; Anthropic counts cache reads and
+    writes beside `input_tokens`; Gemini counts thoughts beside the answer's tokens.
     """
     usage = field(response, "usage")
-    if usage is None:
-        return None
-    prompt = field(usage, "prompt_tokens")
-    if prompt is not None:
-        return TokenUsage(
-            input_tokens=prompt,
-            output_tokens=field(usage, "completion_tokens") or 0,
-            cache_read_tokens=field(usage, "prompt_tokens_details", "cached_tokens") or 0,
-            cost_usd=field(usage, "cost"),
-        )
-    fresh = field(usage, "input_tokens")
-    if fresh is None:
-        return None
+    if usage is not None:
+        tier = field(response, "service_tier") or field(usage, "service_tier")
+        if field(usage, "prompt_tokens") is not None:
+            return _openai_chat(usage, tier)
+        if field(usage, "input_tokens") is not None:
+            return _anthropic_or_responses(usage, tier)
+    usage = field(response, "usage_metadata") or field(response, "usageMetadata")
+    return None if usage is None else _gemini(usage)
+
+
+def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
+    return TokenUsage(
+        input_tokens=field(usage, "prompt_tokens"),
+        output_tokens=field(usage, "completion_tokens") or 0,
+        cache_read_tokens=field(usage, "prompt_tokens_details", "cached_tokens") or 0,
+        service_tier=tier,
+        cost_usd=field(usage, "cost"),
+    )
+
+
+def _anthropic_or_responses(usage: Any, tier: str | None) -> TokenUsage:
     read = field(usage, "cache_read_input_tokens") or 0
     written = field(usage, "cache_creation_input_tokens") or 0
-    inside = field(usage, "input_tokens_details", "cached_tokens") or 0
     return TokenUsage(
-        input_tokens=fresh + read + written,
+        input_tokens=field(usage, "input_tokens") + read + written,
         output_tokens=field(usage, "output_tokens") or 0,
-        cache_read_tokens=read + inside,
+        cache_read_tokens=read + (field(usage, "input_tokens_details", "cached_tokens") or 0),
         cache_write_tokens=written,
+        cache_write_1h_tokens=field(usage, "cache_creation", "ephemeral_1h_input_tokens") or 0,
+        service_tier=tier,
         cost_usd=field(usage, "cost"),
+    )
+
+
+def _gemini(usage: Any) -> TokenUsage:
+    def read(snake: str, camel: str) -> int:
+        return field(usage, snake) or field(usage, camel) or 0
+
+    return TokenUsage(
+        input_tokens=read("prompt_token_count", "promptTokenCount"),
+        output_tokens=read("candidates_token_count", "candidatesTokenCount")
+        + read("thoughts_token_count", "thoughtsTokenCount"),
+        cache_read_tokens=read("cached_content_token_count", "cachedContentTokenCount"),
     )

@@ -30,7 +30,7 @@ class Plan:
     """What to do with a set of leaf keys, as pairs (from, to); a node is added once.
 
     `leaf_edges` lead from cost leaves to parents, `edges` from sums, deepest first; `leaf_running`
-    and `running` lead from leaves and from sums to their totals. `sums` and `totals` hold a zero for each target.
+    and `running` lead to running totals. `sums` and `totals` hold a zero for each target.
     """
 
     leaf_edges: tuple[tuple[str, str], ...]
@@ -68,7 +68,7 @@ def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> P
 def roll(
     leaves: Mapping[str, float], totals: Totals, plan: Plan
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return (metrics, totals'): leaves with their parents, new totals and what these give; O(nodes).
+    """Return (metrics, totals'): leaves with their parents, new totals and their ratios; O(nodes).
 
     Raises MetricError for a negative cost.
     """

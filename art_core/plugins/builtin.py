@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from art_core.plugins.hookspecs import hookimpl
 from art_core.sinks.protocol import Sink, SinkSpec
+
+if TYPE_CHECKING:
+    from art_core.costs.rates import TokenRates
+    from art_core.costs.usage import TokenUsage
 
 
 @hookimpl
@@ -22,6 +27,14 @@ def art_sinks() -> Sequence[SinkSpec]:
             name="console", create=create, summary="a line a step on standard error", backlog=False
         )
     ]
+
+
+@hookimpl
+def art_token_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
+    """The default price book."""
+    from art_core.costs.genai import book_rates
+
+    return book_rates(provider, model, usage)
 
 
 @hookimpl

@@ -55,3 +55,37 @@ def test_a_response_without_usage_gives_none(response):
 def test_negative_usage_is_an_error():
     with pytest.raises(ConfigError, match="seconds can't be negative"):
         GpuTime(device="H200", seconds=-1.0)
+
+
+def test_anthropic_tells_apart_how_long_its_cache_writes_are_kept():
+    response = {
+        "usage": {
+            "input_tokens": 5,
+            "output_tokens": 1,
+            "cache_creation_input_tokens": 8,
+            "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 6},
+            "service_tier": "batch",
+        }
+    }
+    usage = read_usage(response)
+    assert (usage.input_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens) == (13, 8, 6)
+    assert usage.service_tier == "batch"
+
+
+def test_gemini_counts_thoughts_beside_the_answer():
+    counts = {"promptTokenCount": 9, "candidatesTokenCount": 3, "thoughtsTokenCount": 4}
+    expected = TokenUsage(input_tokens=9, output_tokens=7, cache_read_tokens=2)
+    assert read_usage({"usageMetadata": counts | {"cachedContentTokenCount": 2}}) == expected
+    counted = SimpleNamespace(
+        prompt_token_count=9,
+        candidates_token_count=3,
+        thoughts_token_count=4,
+        cached_content_token_count=2,
+    )
+    assert read_usage(SimpleNamespace(usage_metadata=counted)) == expected
+
+
+def test_the_service_tier_of_an_openai_response_is_read():
+    assert (
+        read_usage({"service_tier": "flex", "usage": {"prompt_tokens": 1}}).service_tier == "flex"
+    )
