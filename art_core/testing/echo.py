@@ -1,0 +1,148 @@
+"""A backend that trains nothing: it advances steps, keeps checkpoints and serves an echo.
+
+The smallest whole backend, to read before writing one and to test what stands around backends.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from art_core.backends import BackendSpec, Checkpoint, Endpoint, TrainResult
+from art_core.costs.usage import GpuTime
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.errors import BackendError
+from art_core.files import replace_json
+from art_core.rl.batch import training_batch
+from art_core.rl.config import TrainConfig
+from art_core.testing.echo_server import EchoServer, Reply
+
+if TYPE_CHECKING:
+    from art_core.model import TrainableModel
+
+
+def last_message(messages: Sequence[dict[str, Any]], step: int) -> str:
+    """Answer with the last message, whatever the step."""
+    del step
+    return str(messages[-1].get("content") or "")
+
+
+@attrs.define(kw_only=True, eq=False)
+class EchoBackend:
+    """Answers with `reply(messages, step)`, by default the last message; a device-hour costs what
+    is said.
+    """
+
+    reply: Reply = last_message
+    gpu_cost_per_hour_usd: float | None = None
+    _held: dict[str, _Weights] = attrs.field(factory=dict, init=False)
+    _server: EchoServer | None = attrs.field(default=None, init=False)
+
+    async def register(self, model: TrainableModel) -> Endpoint:
+        """Take up the model at its last checkpoint, and serve it."""
+        folder = model.run_dir / "checkpoints"
+        kept = sorted(int(path.parent.name) for path in folder.glob("*/manifest.json"))
+        self._held[model.name] = _Weights(
+            base=model.base_model, folder=folder, step=kept[-1] if kept else 0, kept=kept
+        )
+        if self._server is None:
+            self._server = EchoServer.start(self, self.reply)
+        return Endpoint(base_url=self._server.url, api_key="echo", model_name=model.name)
+
+    async def train(
+        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
+        """Make the batch, change nothing, advance the step."""
+        weights, config = self._weights(model), TrainConfig.of(**options)
+        start = time.monotonic()
+        batch = training_batch(groups, config)
+        weights.step += 1
+        checkpoint = weights.save() if config.save_checkpoint else None
+        seconds = time.monotonic() - start
+        model.charge(
+            GpuTime(device="echo", seconds=seconds, usd_per_hour=self.gpu_cost_per_hour_usd)
+        )
+        metrics = batch.metrics | {
+            "data/step_num_gradient_steps": float(not batch.empty),
+            "time/step_trainer_s": seconds,
+        }
+        return TrainResult(step=weights.step, metrics=metrics, checkpoint=checkpoint)
+
+    async def step(self, model: TrainableModel) -> int:
+        """Return how often the model was trained."""
+        return self._weights(model).step
+
+    async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
+        """Return the checkpoints, oldest first."""
+        weights = self._weights(model)
+        return [Checkpoint(step=step, path=weights.path(step)) for step in weights.kept]
+
+    async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
+        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
+        weights = self._weights(model)
+        deleted = [step for step in weights.kept[:-1] if step not in keep]
+        for step in deleted:
+            shutil.rmtree(weights.path(step))
+            weights.kept.remove(step)
+        return deleted
+
+    async def close(self) -> None:
+        """Stop serving; a second call does nothing."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def names(self) -> Sequence[str]:
+        """Return the model names that the endpoint answers to."""
+        return [name for held, weights in self._held.items() for name in weights.names(held)]
+
+    def step_of(self, name: str) -> int | None:
+        """Return the step of a model name's weights; None for an unknown name."""
+        for held, weights in self._held.items():
+            steps = weights.names(held)
+            if name in steps:
+                return steps[name]
+        return None
+
+    def _weights(self, model: TrainableModel) -> _Weights:
+        if model.name not in self._held:
+            raise BackendError(
+                f"model {model.name!r} is not registered here",
+                "Call await model.register(backend) first.",
+            )
+        return self._held[model.name]
+
+
+@attrs.define(kw_only=True)
+class _Weights:
+    base: str
+    folder: Path
+    step: int
+    kept: list[int]
+
+    def names(self, name: str) -> dict[str, int]:
+        steps = {f"{name}@{step}": step for step in sorted({*self.kept, self.step})}
+        return {name: self.step, **steps, self.base: 0}
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{step:04d}"
+
+    def save(self) -> Path:
+        path = self.path(self.step)
+        replace_json(path / "manifest.json", {"step": self.step})
+        self.kept.append(self.step)
+        return path
+
+
+def echo_spec() -> BackendSpec:
+    """Return the spec that a plugin would offer: `Plugins.register` it with an `art_backends`
+    hook.
+    """
+    return BackendSpec(
+        name="echo", create=EchoBackend, summary="trains nothing and answers what it was told"
+    )
