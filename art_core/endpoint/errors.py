@@ -1,0 +1,39 @@
+"""What goes wrong at the endpoint, as OpenAI's clients read it: a status and `{"error": {message, type, param, code}}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from art_core.errors import ArtError
+
+
+class RequestError(ArtError):
+    """A request that the endpoint answers with an error: HTTP status, message, the parameter at fault, a code."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        Exception.__init__(self, status, message, param, code)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return int(self.args[0])
+
+    def body(self) -> dict[str, Any]:
+        """The error as JSON values, in OpenAI's shape."""
+        status, message, param, code = self.args
+        kind = {401: "authentication_error", 404: "not_found_error", 503: "service_unavailable"}.get(status)
+        kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
+        return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def bad_parameter(name: str, expected: str, got: object) -> RequestError:
+    """A parameter whose value does not fit."""
+    return RequestError(400, f"{name} must be {expected}, got {got!r}"[:500], name, "invalid_value")
+
+
+def unsupported(name: str, why: str) -> RequestError:
+    """A parameter that exists but cannot be honoured here."""
+    return RequestError(400, f"{name} is not supported: {why}", name, "unsupported_parameter")

@@ -1,0 +1,91 @@
+"""Messages and tools as chat templates want them: plain strings, tool arguments as objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from art_core.endpoint.errors import bad_parameter, unsupported
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def checked_messages(value: Any) -> tuple[dict[str, Any], ...]:
+    """Check the conversation and return it in the form that Hugging Face chat templates read."""
+    if not isinstance(value, list) or not value:
+        raise bad_parameter("messages", "a list of at least one message", value)
+    return tuple(_message(f"messages[{place}]", message) for place, message in enumerate(value))
+
+
+def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
+    """Check tools and tool_choice; with "none" the model is not told of the tools."""
+    listed = [] if tools is None else tools
+    if not isinstance(listed, list):
+        raise bad_parameter("tools", "a list", tools)
+    for place, tool in enumerate(listed):
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or tool.get("type") != "function" or not function.get("name"):
+            raise bad_parameter(f"tools[{place}]", 'of the form {"type": "function", "function": {"name": ...}}', tool)
+    if choice is None or choice == "auto":
+        return tuple(listed)
+    if choice == "none":
+        return ()
+    raise unsupported("tool_choice", f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}")
+
+
+def _message(where: str, message: Any) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise bad_parameter(where, "an object", message)
+    role = message.get("role")
+    if role not in ROLES:
+        raise bad_parameter(f"{where}.role", f"one of {', '.join(ROLES)}", role)
+    plain = {key: value for key, value in message.items() if value is not None}
+    plain["role"] = "system" if role == "developer" else role
+    plain["content"] = _text(where, message.get("content"))
+    if "tool_calls" in plain:
+        plain["tool_calls"] = _tool_calls(where, plain["tool_calls"])
+        if not plain["tool_calls"]:
+            del plain["tool_calls"]
+    return plain
+
+
+def _text(where: str, content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise bad_parameter(f"{where}.content", "a string or a list of text parts", content)
+    texts = []
+    for place, part in enumerate(content):
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in ("text", "refusal") else None
+        if not isinstance(text, str):
+            raise bad_parameter(f"{where}.content[{place}]", 'a text part {"type": "text", "text": ...}', part)
+        texts.append(text)
+    return "".join(texts)
+
+
+def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
+    if not isinstance(calls, list):
+        raise bad_parameter(f"{where}.tool_calls", "a list", calls)
+    return [_tool_call(f"{where}.tool_calls[{place}]", call) for place, call in enumerate(calls)]
+
+
+def _tool_call(where: str, call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise bad_parameter(where, 'of the form {"id": ..., "type": "function", "function": {"name": ...}}', call)
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _parsed(arguments: str) -> Any:
+    """Templates render arguments as JSON themselves; a string that is no JSON object stays what the model wrote."""
+    try:
+        value = json.loads(arguments or "{}")
+    except ValueError:
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+

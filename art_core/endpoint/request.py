@@ -1,0 +1,186 @@
+"""First stop of the endpoint: a JSON body becomes a checked `ChatRequest`, or an error that names the parameter."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from art_core.endpoint.errors import RequestError, bad_parameter, unsupported
+from art_core.endpoint.messages import checked_messages, checked_tools
+
+MAX_CHOICES = 128
+MAX_STOPS = 4
+MAX_TOP_LOGPROBS = 20
+
+WITHOUT_EFFECT = frozenset(
+    {
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+"""OpenAI's parameters that change nothing about the answer of an endpoint that keeps no records."""
+
+NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
+    "frequency_penalty": ((0,), "penalties change the policy that is trained"),
+    "presence_penalty": ((0,), "penalties change the policy that is trained"),
+    "logit_bias": (({},), "it changes the policy that is trained"),
+    "response_format": (({"type": "text"},), "answers are free text"),
+    "modalities": ((["text"],), "answers are text"),
+    "parallel_tool_calls": ((True,), "the number of tool calls is the model's choice"),
+    "best_of": ((1,), "ask for n choices"),
+    "functions": (([],), "use tools"),
+    "function_call": (("none", "auto"), "use tools and tool_choice"),
+    "top_k": ((-1, 0), "use top_p"),
+    "min_p": ((0,), "use top_p"),
+    "repetition_penalty": ((1,), "penalties change the policy that is trained"),
+}
+"""Parameters that are taken only with the values that mean nothing, and why no other."""
+
+PARAMETERS = frozenset(
+    "model messages stream stream_options n temperature top_p max_tokens max_completion_tokens stop seed logprobs "
+    "top_logprobs tools tool_choice return_token_ids chat_template_kwargs".split()
+)
+
+
+@attrs.frozen(kw_only=True)
+class ChatRequest:
+    """A chat completion that was asked for, every value in range. `max_tokens` None means what is left of the context."""
+
+    model: str
+    messages: tuple[dict[str, Any], ...]
+    stream: bool = False
+    include_usage: bool = False
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    tools: tuple[dict[str, Any], ...] = ()
+    return_token_ids: bool = False
+    template_options: dict[str, Any] = attrs.field(factory=dict)
+
+
+def chat_request(body: Any) -> ChatRequest:
+    """Check a decoded JSON body; raises RequestError. `null` means the same as leaving a parameter out."""
+    if not isinstance(body, Mapping):
+        raise RequestError(400, "the body must be a JSON object", None, "invalid_json")
+    given = {name: value for name, value in body.items() if value is not None}
+    _check_names(given)
+    model = given.get("model")
+    if not isinstance(model, str) or not model:
+        raise bad_parameter("model", "a model's name", model)
+    stream = _flag(given, "stream")
+    logprobs = _flag(given, "logprobs")
+    top_logprobs = _whole(given, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
+    if top_logprobs and not logprobs:
+        raise bad_parameter("top_logprobs", "used together with logprobs=true", top_logprobs)
+    return ChatRequest(
+        model=model,
+        messages=checked_messages(given.get("messages")),
+        stream=stream,
+        include_usage=_include_usage(given, stream),
+        n=_whole(given, "n", 1, MAX_CHOICES) or 1,
+        temperature=_number(given, "temperature", 0.0, 2.0),
+        top_p=_top_p(given),
+        max_tokens=_max_tokens(given),
+        stop=_stops(given),
+        seed=_whole(given, "seed", -(2**63), 2**63 - 1),
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        tools=checked_tools(given.get("tools"), given.get("tool_choice")),
+        return_token_ids=_flag(given, "return_token_ids"),
+        template_options=_mapping(given, "chat_template_kwargs"),
+    )
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name in PARAMETERS or name in WITHOUT_EFFECT:
+            continue
+        if name not in NEUTRAL:
+            near = difflib.get_close_matches(name, PARAMETERS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise RequestError(400, f"unknown parameter {name!r}.{hint}", name, "unknown_parameter")
+        values, why = NEUTRAL[name]
+        if value not in values:
+            raise unsupported(name, f"{why} (got {value!r})"[:500])
+
+
+def _flag(given: Mapping[str, Any], name: str) -> bool:
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        raise bad_parameter(name, "true or false", value)
+    return value
+
+
+def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise bad_parameter(name, f"a whole number from {low} to {high}", value)
+    return value
+
+
+def _number(given: Mapping[str, Any], name: str, low: float, high: float) -> float:
+    value = given.get(name, 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise bad_parameter(name, f"a number from {low:g} to {high:g}", value)
+    return float(value)
+
+
+def _top_p(given: Mapping[str, Any]) -> float:
+    top_p = _number(given, "top_p", 0.0, 1.0)
+    if top_p == 0.0:
+        raise bad_parameter("top_p", "above 0", top_p)
+    return top_p
+
+
+def _max_tokens(given: Mapping[str, Any]) -> int | None:
+    names = ("max_completion_tokens", "max_tokens")
+    values = [_whole(given, name, 1, 2**31) for name in names]
+    if None not in values and values[0] != values[1]:
+        raise bad_parameter("max_tokens", f"equal to max_completion_tokens ({values[0]})", values[1])
+    return next((value for value in values if value is not None), None)
+
+
+def _stops(given: Mapping[str, Any]) -> tuple[str, ...]:
+    value = given.get("stop", [])
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise bad_parameter("stop", f"a non-empty string or a list of up to {MAX_STOPS} of them", value)
+    return tuple(stops)
+
+
+def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = given.get(name, {})
+    if not isinstance(value, dict):
+        raise bad_parameter(name, "an object", value)
+    return value
+
+
+def _include_usage(given: Mapping[str, Any], stream: bool) -> bool:
+    options = _mapping(given, "stream_options")
+    if options and not stream:
+        raise bad_parameter("stream_options", "used together with stream=true", options)
+    for name in options:
+        if name not in ("include_usage", "include_obfuscation"):
+            raise RequestError(400, f"unknown parameter 'stream_options.{name}'", "stream_options", "unknown_parameter")
+    return _flag(options, "include_usage")
+
+
+def finite(value: float) -> float:
+    """JSON has no infinities: a token of probability 0 is reported as OpenAI does, with -9999."""
+    return value if math.isfinite(value) else -9999.0

@@ -1,0 +1,97 @@
+"""Token ids become text as they come: no broken characters, no special tokens, nothing past a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from art_core.endpoint.engine import ChatTokenizer
+from art_core.endpoint.tools import MARKER_TOKENS, held_back
+
+REPLACEMENT = "\ufffd"
+
+
+class Detokenizer:
+    """Grows the visible text of one choice, token by token.
+
+    `keep_markers` keeps special tokens that belong to a tool-call format, for the parser. Characters whose bytes have
+    not all come are held until they have.
+    """
+
+    def __init__(self, tokenizer: ChatTokenizer, *, keep_markers: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = set(tokenizer.all_special_ids)
+        if keep_markers:
+            self._hidden = {i for i in self._hidden if tokenizer.decode([i]).strip() not in MARKER_TOKENS}
+        self._ids: list[int] = []
+        self._start = self._end = 0
+
+    def add(self, token_id: int) -> str:
+        """Return the text that this token completes."""
+        if token_id in self._hidden:
+            return ""
+        self._ids.append(token_id)
+        return self._advance(final=False)
+
+    def flush(self) -> str:
+        """Return what is left when no more tokens come; unfinished characters become U+FFFD."""
+        return self._advance(final=True)
+
+    def _advance(self, *, final: bool) -> str:
+        # Decoding from the last boundary, not from the token itself, lets the tokenizer place spaces as in the whole.
+        before = self._decode(self._ids[self._start : self._end])
+        now = self._decode(self._ids[self._start :])
+        if not final and (len(now) <= len(before) or now.endswith(REPLACEMENT)):
+            return ""
+        self._start, self._end = self._end, len(self._ids)
+        return now[len(before) :]
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False) if token_ids else ""
+
+
+class StopStrings:
+    """Cuts text before the first stop string; text that may be the beginning of one waits."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._waiting = ""
+        self.stopped = False
+
+    def add(self, text: str) -> str:
+        """Return the text that is safe to show now; `stopped` says that a stop string has come."""
+        self._waiting += text
+        places = [place for place in map(self._waiting.find, self._stops) if place >= 0]
+        if places:
+            self.stopped = True
+            return self._release(min(places))
+        return self._release(len(self._waiting) - held_back(self._waiting, self._stops))
+
+    def flush(self) -> str:
+        """Return what waited when no more text comes."""
+        return "" if self.stopped else self._release(len(self._waiting))
+
+    def _release(self, length: int) -> str:
+        ready, self._waiting = self._waiting[:length], self._waiting[length:]
+        return ready
+
+
+@lru_cache(maxsize=1)
+def _byte_letters() -> dict[str, int]:
+    """The letters in which byte-level BPE vocabularies write bytes (GPT-2's table)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def token_text(tokenizer: ChatTokenizer, token_id: int) -> tuple[str, list[int]]:
+    """Return a token's text and its bytes; a token that is part of a character shows U+FFFD and its true bytes."""
+    text = tokenizer.decode([token_id], skip_special_tokens=False)
+    if REPLACEMENT not in text:
+        return text, list(text.encode())
+    spell = getattr(tokenizer, "convert_ids_to_tokens", None)
+    spelled = spell(token_id) if spell else ""
+    letters = _byte_letters()
+    if spelled and all(letter in letters for letter in spelled):
+        return text, [letters[letter] for letter in spelled]
+    return text, list(text.encode())
