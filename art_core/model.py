@@ -23,7 +23,7 @@ from art_core.data.store import append_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError
 from art_core.files import read_json, replace_json
-from art_core.metrics.builder import Ledger, MetricsBuilder
+from art_core.metrics.builder import Ledger, MetricsBuilder, default_builders
 from art_core.metrics.row import MetricsRow
 from art_core.plugins.host import Plugins, installed_plugins
 from art_core.run import CLOSE_SECONDS, Run, runs_path
@@ -55,6 +55,7 @@ class Model:
     plugins: Plugins = attrs.field(factory=installed_plugins, repr=False)
     _ledger: Ledger = attrs.field(init=False, repr=False)
     _prices: PriceBook = attrs.field(init=False, repr=False)
+    _default_builder: MetricsBuilder = attrs.field(init=False, repr=False)
     _run: Run | None = attrs.field(default=None, init=False, repr=False)
     _sink_specs: list[SinkSpec] = attrs.field(init=False, repr=False)
     _clients: WeakKeyDictionary[Any, AsyncOpenAI] = attrs.field(
@@ -67,6 +68,8 @@ class Model:
         self._ledger = Ledger(self.plugins.taxonomy())
         self._prices = PriceBook(self.plugins)
         self._sink_specs = self._chosen_sinks()
+        self._default_builder = MetricsBuilder(self._ledger, self._prices)
+        default_builders.add(self._default_builder)
 
     def _chosen_sinks(self) -> list[SinkSpec]:
         asked: Sequence[str | SinkSpec] | None = self.sinks
@@ -167,9 +170,8 @@ class Model:
     async def close(
         self, timeout: float = CLOSE_SECONDS, *, status: str = "finished"
     ) -> Mapping[str, DeliveryReport]:
-        """Write what still waits and drain the sinks within `timeout` seconds; report each. Runs at
-        exit, too.
-        """
+        """Write what waits and drain the sinks within `timeout` seconds; report each."""
+        default_builders.discard(self._default_builder)
         if self._run is None:
             return {}
         return await asyncio.to_thread(self._run.close, status, timeout)
@@ -299,9 +301,7 @@ class TrainableModel(Model):
     async def close(
         self, timeout: float = CLOSE_SECONDS, *, status: str = "finished"
     ) -> Mapping[str, DeliveryReport]:
-        """Close the backend if this model made it, write what still waits and drain the sinks;
-        report each.
-        """
+        """Close the backend if this model made it, then as `Model.close`."""
         if self._made_backend and self.backend is not None and not isinstance(self.backend, str):
             await self.backend.close()
         return await super().close(timeout, status=status)

@@ -29,7 +29,7 @@ def _library() -> Any:
 
 
 def book_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
-    """Return the book's rates for a call, None for a model that it does not know or gives no price.
+    """Return the book's rates for a call; None for a model that it does not know or price.
 
     The service tier and the length of the prompt choose among a model's prices; batch calls cost half.
     """

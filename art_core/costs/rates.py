@@ -19,8 +19,8 @@ def _price(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None
 class TokenRates:
     """US dollars per million tokens, and where the price is from.
 
-    Cache reads and writes cost as much as fresh prompt tokens unless given, and writes that are kept
-    for an hour as much as other writes.
+    Cache reads and writes cost as much as fresh prompt tokens unless given, and writes kept for an
+    hour as much as other writes.
     """
 
     input_per_million: float = attrs.field(validator=_price)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
 
 from art_core.costs.book import rates_of
 from art_core.costs.rates import TokenRates
+from art_core.costs.stream import TrackedStream, is_stream
+from art_core.costs.usage import TokenUsage
 from art_core.errors import ConfigError
-from art_core.metrics.builder import MetricsBuilder, active_builder
+from art_core.metrics.builder import MetricsBuilder, current_builder
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")
@@ -28,91 +30,101 @@ def track_api_cost(
     response_getter: Callable[[Any], Any] | None = None,
     **per_million: float,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Add what each call of the function costs to `costs/<context>/<source>` of the active metrics
-    builder.
+    """Add what each call of the function costs to `costs/<context>/<source>`.
 
-    The function, sync or async, returns a provider's response with its token usage, or something
-    from which `response_getter` gets it. Prices are those given here (`prompt_per_million=...`),
-    else registered ones, else a plugin's. A missing price raises PricingError before the call is
-    made; after the call nothing raises: what cannot be priced is counted and said once. With no
-    active builder a call is made and said.
+    The function, sync or async, returns a provider's response with its token usage, something from
+    which `response_getter` gets it, or a stream of chunks; it may be a generator of chunks, too.
+    The context is that of the active metrics builder; without one, the cost goes to the only open
+    model's default builder, and when there is none or several, that is said once.
+
+    Prices are those given here (`prompt_per_million=...`), else registered ones, else a plugin's.
+    A missing price raises PricingError before the call is made; after the call nothing raises: what
+    cannot be priced is counted in `data/step_unpriced_calls` and said once.
     """
     for name, value in (("source", source), ("provider", provider), ("model_name", model_name)):
         if not isinstance(value, str) or not value:
             raise ConfigError(f"track_api_cost needs {name}, got {value!r}")
-    call = _TrackedCall(
-        source=source,
-        provider=provider,
-        model_name=model_name,
-        response_getter=response_getter,
-        explicit=rates_of(per_million, source="explicit") if per_million else None,
-    )
+    explicit = rates_of(per_million, source="explicit") if per_million else None
+    meter = _Meter(source, provider, model_name, response_getter, explicit)
+    return cast("Callable[[Callable[P, R]], Callable[P, R]]", meter.wrap)
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+
+@attrs.frozen
+class _Meter:
+    source: str
+    provider: str
+    model: str
+    getter: Callable[[Any], Any] | None
+    explicit: TokenRates | None
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function of any of the four kinds."""
+        if inspect.isasyncgenfunction(function):
+            return functools.wraps(function)(functools.partial(self._async_generator, function))
+        if inspect.isgeneratorfunction(function):
+            return functools.wraps(function)(functools.partial(self._generator, function))
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            async def tracked_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                builder = call.before()
-                result = await function(*args, **kwargs)
-                call.after(builder, result)
-                return result
+            async def tracked_async(*args: Any, **kwargs: Any) -> Any:
+                builder = self._before()
+                return self._after(builder, await function(*args, **kwargs))
 
-            return cast("Callable[P, R]", tracked_async)
+            return tracked_async
 
         @functools.wraps(function)
-        def tracked(*args: P.args, **kwargs: P.kwargs) -> R:
-            builder = call.before()
-            result = function(*args, **kwargs)
-            call.after(builder, result)
-            return result
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            builder = self._before()
+            return self._after(builder, function(*args, **kwargs))
 
         return tracked
 
-    return decorate
+    async def _async_generator(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        stream = self._after(self._before(), function(*args, **kwargs))
+        async for chunk in stream:
+            yield chunk
 
+    def _generator(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from self._after(self._before(), function(*args, **kwargs))
 
-@attrs.frozen(kw_only=True)
-class _TrackedCall:
-    source: str
-    provider: str
-    model_name: str
-    response_getter: Callable[[Any], Any] | None
-    explicit: TokenRates | None
-
-    def before(self) -> MetricsBuilder | None:
-        """Return the active builder; PricingError when it could not price the call."""
-        builder = active_builder.get()
+    def _before(self) -> MetricsBuilder | None:
+        builder = current_builder()
         if builder is None:
             _say_no_builder(self.source)
         elif self.explicit is None:
-            builder.prices.require(self.provider, self.model_name)
+            builder.prices.require(self.provider, self.model)
         return builder
 
-    def after(self, builder: MetricsBuilder | None, result: Any) -> None:
-        """Add the call's cost to the builder; never raises."""
+    def _after(self, builder: MetricsBuilder | None, result: Any) -> Any:
         if builder is None:
-            return
+            return result
+        if self.getter is None and is_stream(result):
+            own = hasattr(result, "__next__") or hasattr(result, "__anext__")
+            stream = result if own else aiter(result)
+            return TrackedStream(stream, functools.partial(self._add, builder))
         try:
-            response = result if self.response_getter is None else self.response_getter(result)
-            builder.add_usage(
-                self.source,
-                builder.prices.usage(response, self.provider),
-                provider=self.provider,
-                model_name=self.model_name,
-                rates=self.explicit,
-            )
+            response = result if self.getter is None else self.getter(result)
+            self._add(builder, builder.prices.usage(response, self.provider))
         except Exception:
             log.exception(
                 "the cost of a call of %r could not be read; the call's result is kept", self.source
             )
             builder.add_unpriced()
+        return result
+
+    def _add(self, builder: MetricsBuilder, usage: TokenUsage) -> None:
+        builder.add_usage(
+            self.source, usage, provider=self.provider, model_name=self.model, rates=self.explicit
+        )
 
 
 @functools.cache
 def _say_no_builder(source: str) -> None:
     log.warning(
-        "calls tracked as %r run without an active metrics builder; their cost is not recorded. "
+        "calls tracked as %r run without an active metrics builder, and not exactly one model is "
+        "open; their cost is not recorded. "
         "Wrap them in `with model.metrics_builder('train').activate_context():`.",
         source,
     )

@@ -17,11 +17,11 @@ def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None
 
 @attrs.frozen(kw_only=True)
 class TokenUsage:
-    """Tokens of one call. `input_tokens` counts the whole prompt; cache reads and writes are parts of it.
+    """Tokens of one call. `input_tokens` is the whole prompt; cache reads and writes are parts of it.
 
-    `cache_write_1h_tokens` are the part of `cache_write_tokens` that is kept for an hour. `service_tier`
-    is what the provider says it served ("flex", "priority", "batch"). `cost_usd` is what the provider
-    itself said the call cost, and wins over any price.
+    `cache_write_1h_tokens` are the part of `cache_write_tokens` that is kept for an hour.
+    `service_tier` is what the provider says it served ("flex", "priority", "batch"). `cost_usd` is
+    what the provider itself said the call cost, and wins over any price.
     """
 
     input_tokens: int = attrs.field(default=0, validator=_not_negative)
@@ -62,8 +62,8 @@ def field(value: Any, *path: str) -> Any:
 def read_usage(response: Any) -> TokenUsage | None:
     """Read the usage of an OpenAI, Anthropic or Gemini response, object or dict; None when it has none.
 
-    OpenAI (chat and Responses) counts cached tokens inside the prompt; Anthropic counts cache reads and
-    writes beside `input_tokens`; Gemini counts thoughts beside the answer's tokens.
+    OpenAI (chat and Responses) counts cached tokens inside the prompt; Anthropic counts cache reads
+    and writes beside `input_tokens`; Gemini counts thoughts beside the answer's tokens.
     """
     usage = field(response, "usage")
     if usage is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any
+from weakref import WeakSet
 
 import attrs
 
@@ -137,6 +138,17 @@ def _combine(key: str, values: list[float], taxonomy: Taxonomy) -> float:
 
 
 active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_builder", default=None)
+default_builders: WeakSet[MetricsBuilder] = WeakSet()
+"""Of the open models: where a cost goes when no builder is active, in a thread pool say."""
+
+
+def current_builder() -> MetricsBuilder | None:
+    """Return the active builder, else the only open model's; None when there is none or several."""
+    active = active_builder.get()
+    if active is not None:
+        return active
+    defaults = list(default_builders)
+    return defaults[0] if len(defaults) == 1 else None
 
 
 @attrs.frozen(eq=False)

@@ -1,8 +1,12 @@
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import art_core as art
 from art_core.costs.track import _say_no_builder
 from art_core.errors import ConfigError, PricingError
+from art_core.metrics import builder
 
 RESPONSE = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}}
 
@@ -68,11 +72,71 @@ async def test_a_paid_result_is_never_lost_when_its_cost_cannot_be_read(model, c
     await model.close()
 
 
-def test_without_an_active_builder_the_call_is_made_and_said_once(caplog):
+@pytest.fixture
+def no_open_models():
     _say_no_builder.cache_clear()
+    others = list(builder.default_builders)
+    builder.default_builders.clear()
+    yield
+    builder.default_builders.update(others)
+
+
+def test_without_any_builder_the_call_is_made_and_said_once(no_open_models, caplog):
     judge = tracked(lambda: "verdict")
     assert (judge(), judge()) == ("verdict", "verdict")
     assert caplog.text.count("without an active metrics builder") == 1
+
+
+async def test_in_a_thread_pool_the_cost_goes_to_the_only_open_model(no_open_models, tmp_path):
+    with_prices = tracked(lambda: RESPONSE, **PRICES)
+    model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[], plugins=art.Plugins())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: with_prices(), range(8)))
+    assert (await model.log()).metrics["costs/train/llm_judge/correctness"] == 16.0
+    await model.close()
+    assert builder.current_builder() is None
+
+
+def chunks():
+    yield {"choices": [1]}
+    yield RESPONSE
+
+
+async def async_chunks():
+    for chunk in chunks():
+        yield chunk
+
+
+class Stream:
+    """Like openai's AsyncStream: an async iterator with an iterator method of its own."""
+
+    def __init__(self):
+        self.chunks = async_chunks()
+
+    async def __anext__(self):
+        return await anext(self.chunks)
+
+    def __aiter__(self):
+        return self
+
+
+class OnlyIterable:
+    def __aiter__(self):
+        return async_chunks()
+
+
+async def test_streams_are_priced_when_they_end(model):
+    async def give(stream):
+        return stream
+
+    with model.metrics_builder("train").activate_context():
+        assert len(list(tracked(chunks, **PRICES)())) == 2
+        assert len(list(tracked(functools.partial(chunks), **PRICES)())) == 2
+        assert len([c async for c in tracked(async_chunks, **PRICES)()]) == 2
+        assert len([c async for c in await tracked(give, **PRICES)(Stream())]) == 2
+        assert len([c async for c in await tracked(give, **PRICES)(OnlyIterable())]) == 2
+    assert (await model.log()).metrics["costs/train/llm_judge/correctness"] == 10.0
+    await model.close()
 
 
 @pytest.mark.parametrize("missing", ["source", "provider", "model_name"])

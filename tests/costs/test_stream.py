@@ -1,0 +1,102 @@
+import gc
+from types import SimpleNamespace
+
+import pytest
+
+from art_core.costs.stream import TrackedStream, is_stream, later, usage_of_chunk
+from art_core.costs.usage import TokenUsage
+
+OPENAI_CHAT = [
+    {"choices": [{"delta": {"content": "y"}}], "usage": None},
+    {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 3}},
+]
+OPENAI_RESPONSES = [
+    {"type": "response.created", "response": {"usage": None}},
+    {"type": "response.output_text.delta", "delta": "y"},
+    {"type": "response.completed", "response": {"usage": {"input_tokens": 10, "output_tokens": 3}}},
+]
+ANTHROPIC = [
+    {"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}}},
+    {"type": "content_block_delta"},
+    {"type": "message_delta", "usage": {"output_tokens": 3}},
+]
+GEMINI = [
+    {"usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 1}},
+    {"usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 3}},
+]
+TEN_AND_THREE = TokenUsage(input_tokens=10, output_tokens=3)
+
+
+@pytest.mark.parametrize("chunks", [OPENAI_CHAT, OPENAI_RESPONSES, ANTHROPIC, GEMINI])
+def test_the_usage_of_every_providers_stream_is_read_while_it_passes(chunks):
+    seen = []
+    assert list(TrackedStream(iter(chunks), seen.append)) == chunks
+    assert seen == [TEN_AND_THREE]
+
+
+async def test_an_async_stream_passes_too():
+    async def stream():
+        for chunk in ANTHROPIC:
+            yield chunk
+
+    seen = []
+    assert [c async for c in TrackedStream(stream(), seen.append)] == ANTHROPIC
+    assert seen == [TEN_AND_THREE]
+
+
+def test_a_stream_that_breaks_off_is_counted_with_what_it_said():
+    def stream():
+        yield ANTHROPIC[0]
+        raise ConnectionError
+
+    seen = []
+    tracked = TrackedStream(stream(), seen.append)
+    next(tracked)
+    with pytest.raises(ConnectionError):
+        next(tracked)
+    assert seen == [TokenUsage(input_tokens=10, output_tokens=1)]
+
+
+async def test_a_stream_that_is_closed_or_dropped_early_is_counted_once():
+    class Stream:
+        closed = 0
+        response = "the response"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.closed += 1
+
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *error):
+            self.closed += 1
+
+    seen = []
+    with TrackedStream(Stream(), seen.append) as tracked:
+        assert tracked.response == "the response"
+    async with TrackedStream(Stream(), seen.append):
+        pass
+    del tracked
+    gc.collect()
+    assert seen == [TokenUsage(), TokenUsage()]
+    TrackedStream(Stream(), seen.append)
+    gc.collect()
+    assert len(seen) == 3
+
+
+def test_iterators_are_streams_and_responses_are_not():
+    assert is_stream(iter([]))
+    assert not is_stream([])
+    assert not is_stream(SimpleNamespace(usage=None))
+
+
+def test_a_later_chunk_never_takes_back_what_an_earlier_one_said():
+    first = TokenUsage(input_tokens=10, service_tier="flex", cost_usd=0.5)
+    assert later(first, TokenUsage(output_tokens=3)) == TokenUsage(
+        input_tokens=10, output_tokens=3, service_tier="flex", cost_usd=0.5
+    )
+    assert later(first, TokenUsage(cost_usd=0.75)).cost_usd == 0.75
+    assert usage_of_chunk({"choices": []}) is None
