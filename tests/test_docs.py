@@ -1,0 +1,166 @@
+"""The docs can't lie: examples run, tables match the code, every name is told."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import importlib.util
+import inspect
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletion
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser
+
+import art_core as art
+from art_core.cli.main import parser
+from art_core.plugins import hookspecs
+from art_core.plugins.host import installed_plugins
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "plugins/local/README.md", *sorted(DOCS.glob("*.md"))]
+HOOKS = [name for name in vars(hookspecs) if name.startswith("art_")]
+REQUESTS = itertools.count()
+
+
+class StandInBackend:
+    """What examples call "local": it counts steps and learns nothing."""
+
+    def __init__(self, gpu_cost_per_hour_usd: float | None = None) -> None:
+        self.steps = 0
+
+    async def register(self, model: art.TrainableModel) -> art.Endpoint:
+        return art.Endpoint(base_url="http://127.0.0.1:1/v1", api_key="-", model_name=model.name)
+
+    async def train(self, model: Any, groups: Any, **options: Any) -> art.TrainResult:
+        art.TrainConfig.of(**options)
+        self.steps += 1
+        return art.TrainResult(step=self.steps, metrics={"loss/train": 0.5})
+
+    async def step(self, model: art.TrainableModel) -> int:
+        return self.steps
+
+
+class StandIn:
+    @art.hookimpl
+    def art_backends(self):
+        return [art.BackendSpec(name="local", create=StandInBackend, summary="a stand-in")]
+
+
+async def completion(**request: Any) -> ChatCompletion:
+    answer = "maybe" if next(REQUESTS) % 2 else "yes"
+    message = {"role": "assistant", "content": answer}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    envelope = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
+    return ChatCompletion.model_validate(envelope | {"choices": [choice]})
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """An empty directory, and a "local" backend that needs neither torch nor time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ART_BLOCK", "local")
+    monkeypatch.setenv("ART_SINKS", "")
+    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=completion)))
+    monkeypatch.setattr(art.TrainableModel, "openai_client", lambda _: client)
+    installed_plugins.cache_clear()
+    installed_plugins().register(StandIn(), "local")
+    yield
+    installed_plugins.cache_clear()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_python_example_runs(page: Path, stage: None):
+    with asyncio.Runner() as runner:
+
+        def run(example: Example) -> None:
+            source = "\n" * (example.line + example.parsed.line_offset) + example.parsed
+            code = compile(
+                source, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+            )
+            coroutine = eval(code, example.namespace)
+            if inspect.iscoroutine(coroutine):
+                runner.run(coroutine)
+
+        document = Sybil([CodeBlockParser("python", run)]).parse(page)
+        for example in document.examples():
+            example.evaluate()
+
+
+def generator() -> ModuleType:
+    found = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_generated_parts_are_up_to_date(page: Path):
+    text = page.read_text()
+    assert generator().rewritten(text) == text, "run `make docs`"
+
+
+def test_every_public_name_is_told():
+    page = (DOCS / "names.md").read_text()
+    assert [name for name in art.__all__ if f"`art.{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_told_with_its_exact_signature(hook: str):
+    told = f"`{hook}{inspect.signature(getattr(hookspecs, hook))}`".replace("'", "")
+    plain = re.sub(r": [\w\[\], |]+(?=[,)])", "", told)
+    assert plain.replace("|", "\\|") in (DOCS / "architecture.md").read_text()
+
+
+def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    def below(name: str, one: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
+        groups = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
+        for group in groups:
+            for word, child in group.choices.items():
+                yield from below(f"{name} {word}", child)
+        if not groups:
+            yield name, one
+
+    return below("art", parser())
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda value: str(value)[:12])
+def test_every_command_is_told_with_its_options(name: str, command: argparse.ArgumentParser):
+    lines = [x for x in (DOCS / "cli.md").read_text().splitlines() if x.startswith(f"| `{name}")]
+    assert len(lines) == 1
+    for action in command._actions:
+        word = action.option_strings[-1] if action.option_strings else str(action.metavar)
+        assert word == "--help" or word in lines[0]
+
+
+def test_every_environment_variable_is_told():
+    sources = [path.read_text() for path in (ROOT / "art_core").rglob("*.py")]
+    used = set(re.findall(r'"(ART_[A-Z]+)"', "".join(sources)))
+    page = (DOCS / "cli.md").read_text()
+    assert {name for name in used if f"| `{name}` |" not in page} == set()
+
+
+def test_every_module_of_the_core_is_in_the_tree():
+    page = (DOCS / "architecture.md").read_text()
+    modules = {path.name for path in (ROOT / "art_core").glob("**/*.py")}
+    inside = {p.name for d in ("cli", "endpoint") for p in (ROOT / "art_core" / d).glob("*.py")}
+    hidden = {"__init__.py", "__main__.py"} | inside
+    assert {name for name in modules - hidden if f" {name} " not in page} == set()
+
+
+def test_every_error_is_told():
+    page = (DOCS / "architecture.md").read_text()
+    assert [name for name in art.__all__ if name.endswith("Error") and name not in page] == []
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert [p.name for p in DOCS.glob("*.md") if f"- {p.name}\n" not in navigation] == []
