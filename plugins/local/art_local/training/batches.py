@@ -1,0 +1,82 @@
+"""First stop: from training sequences to padded tensors that fit a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from art_core.rl.sequences import TokenSequence
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class MicroBatch:
+    """Rows of one forward pass, padded on the right: B rows of S tokens, R of which bear loss.
+
+    `ids_BS` are the tokens. A causal model's answer at a token does not depend on what stands to its
+    right, so right padding needs no attention mask. `rows_R` are flat positions in [B*S] whose *next*
+    token bears loss; `targets_R` that token, `old_logprobs_R` the engine's log-prob of it,
+    `advantages_R` and `weights_R` those of its sequence.
+    """
+
+    ids_BS: Tensor
+    rows_R: Tensor
+    targets_R: Tensor
+    old_logprobs_R: Tensor
+    advantages_R: Tensor
+    weights_R: Tensor
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """Return the batch on a device."""
+        return MicroBatch(**{f.name: getattr(self, f.name).to(device) for f in attrs.fields(MicroBatch)})
+
+
+def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Split rows into micro-batches: indices of rows, longest first, rows x longest <= `budget` tokens.
+
+    A row longer than the budget stands alone. Rows of equal length keep their order.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * longest <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            longest = lengths[index]
+    return batches
+
+
+def micro_batches(
+    sequences: Sequence[TokenSequence], budget: int, *, pad_id: int = 0
+) -> Iterator[MicroBatch]:
+    """Yield the sequences as micro-batches of at most `budget` tokens, padding counted."""
+    for indices in plan([len(s.token_ids) for s in sequences], budget):
+        yield collate([sequences[i] for i in indices], pad_id)
+
+
+def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> MicroBatch:
+    """Pad sequences on the right into one micro-batch; a sequence's first token never bears loss."""
+    width = max(len(s.token_ids) for s in sequences)
+    ids_BS = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    rows: list[int] = []
+    targets: list[int] = []
+    values: list[tuple[float, float, float]] = []
+    for b, s in enumerate(sequences):
+        ids_BS[b, : len(s.token_ids)] = torch.tensor(s.token_ids)
+        for t in range(1, len(s.token_ids)):
+            if s.trainable[t]:
+                rows.append(b * width + t - 1)
+                targets.append(s.token_ids[t])
+                values.append((s.logprobs[t], s.advantage, s.weight))
+    old_R, advantages_R, weights_R = torch.tensor(values, dtype=torch.float32).reshape(-1, 3).unbind(1)
+    return MicroBatch(
+        ids_BS=ids_BS,
+        rows_R=torch.tensor(rows, dtype=torch.long),
+        targets_R=torch.tensor(targets, dtype=torch.long),
+        old_logprobs_R=old_R,
+        advantages_R=advantages_R,
+        weights_R=weights_R,
+    )

@@ -1,0 +1,142 @@
+"""Second stop: log-probs and entropies of chosen tokens, without ever holding all logits.
+
+Logits [B, S, V] of a long context do not fit: 2,048 tokens at a vocabulary of 152k are 1.2 GB in fp32,
+several times over. Only rows whose next token bears loss are computed, `chunk_size` of them at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class OutputHead:
+    """How hidden states become logits: softcap(scale * (h @ weight.T + bias)).
+
+    `weight_VH` and `bias_V` are the model's own parameters; `softcap` is Gemma's cap * tanh(x / cap).
+    """
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """Logits [R, V] in fp32; the product itself is taken in the hidden states' dtype."""
+        weight_VH = self.weight_VH.to(hidden_RH.dtype)
+        bias_V = None if self.bias_V is None else self.bias_V.to(hidden_RH.dtype)
+        logits_RV = torch.nn.functional.linear(hidden_RH, weight_VH, bias_V).float()
+        if self.scale != 1.0:
+            logits_RV.mul_(self.scale)
+        if self.softcap is not None:
+            logits_RV.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits_RV
+
+    def slope_(self, dlogits_RV: Tensor, logits_RV: Tensor) -> Tensor:
+        """Carry a gradient on logits back to h @ weight.T + bias, in place."""
+        if self.softcap is not None:
+            dlogits_RV.mul_(1 - (logits_RV / self.softcap).square_())
+        return dlogits_RV if self.scale == 1.0 else dlogits_RV.mul_(self.scale)
+
+
+def token_logprobs(
+    hidden_RH: Tensor, head: OutputHead, targets_R: Tensor, *, chunk_size: int = 512
+) -> tuple[Tensor, Tensor]:
+    """Return log p(target) [R] and the entropy [R] of each row's distribution, both fp32, in nats.
+
+    Gradients flow through the log-probs into the hidden states and, where they are trained, into the
+    head's weight and bias; the entropy is a measurement and has none. At most [chunk_size, V] logits
+    exist at a time, in the forward and the backward pass.
+    """
+    logprobs_R, entropy_R = _TokenLogprobs.apply(
+        hidden_RH, head.weight_VH, head.bias_V, targets_R, head, chunk_size
+    )
+    return logprobs_R, entropy_R
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """d log p(y) / d logits = onehot(y) - p.
+
+    With a frozen head the gradient on a hidden state is g * (onehot(y) - p) @ W, where the upstream g is
+    one number a row: the product is taken at once in the forward pass, g multiplies it later, and no
+    logits are computed twice. A trained head needs g inside the sum over rows, so it computes them again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_RH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_R: Tensor,
+        head: OutputHead,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        at_once = ctx.needs_input_grad[0] and not trains_head
+        weight = weight_VH.to(hidden_RH.dtype)
+        slopes_RH = torch.empty_like(hidden_RH) if at_once else None
+        logprobs_R = hidden_RH.new_empty(len(hidden_RH), dtype=torch.float32)
+        entropy_R = torch.empty_like(logprobs_R)
+        for start in range(0, len(hidden_RH), chunk_size):
+            rows = slice(start, start + chunk_size)
+            logits = head.logits(hidden_RH[rows])
+            chosen = logits.gather(1, targets_R[rows, None])[:, 0]
+            lse = logits.logsumexp(1)
+            p = torch.softmax(logits, 1)
+            logprobs_R[rows] = chosen - lse
+            entropy_R[rows] = lse - torch.einsum("rv,rv->r", p, logits)
+            if slopes_RH is not None:
+                dlogits = head.slope_(_minus_from_onehot_(p, targets_R[rows]), logits)
+                torch.mm(dlogits.to(weight.dtype), weight, out=slopes_RH[rows])
+        ctx.head, ctx.chunk_size, ctx.at_once = head, chunk_size, at_once
+        ctx.save_for_backward(*((slopes_RH,) if at_once else (hidden_RH, targets_R)))
+        ctx.mark_non_differentiable(entropy_R)
+        return logprobs_R, entropy_R
+
+    @staticmethod
+    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if ctx.at_once:
+            (slopes_RH,) = ctx.saved_tensors
+            return (grad_R[:, None] * slopes_RH).to(slopes_RH.dtype), None, None, None, None, None
+        hidden_RH, targets_R = ctx.saved_tensors
+        return *_recompute(ctx, hidden_RH, targets_R, grad_R), None, None, None
+
+
+def _minus_from_onehot_(p_RV: Tensor, targets_R: Tensor) -> Tensor:
+    """Turn p into onehot(target) - p, in place."""
+    p_RV.neg_()
+    p_RV[torch.arange(len(p_RV), device=p_RV.device), targets_R] += 1
+    return p_RV
+
+
+def _recompute(
+    ctx: Any, hidden_RH: Tensor, targets_R: Tensor, grad_R: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    head: OutputHead = ctx.head
+    weight = head.weight_VH.to(hidden_RH.dtype)
+    dhidden = torch.empty_like(hidden_RH) if ctx.needs_input_grad[0] else None
+    dweight = torch.zeros_like(head.weight_VH, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+    dbias = None
+    if ctx.needs_input_grad[2] and head.bias_V is not None:
+        dbias = torch.zeros_like(head.bias_V, dtype=torch.float32)
+    for start in range(0, len(hidden_RH), ctx.chunk_size):
+        rows = slice(start, start + ctx.chunk_size)
+        logits = head.logits(hidden_RH[rows])
+        dlogits = head.slope_(_minus_from_onehot_(torch.softmax(logits, 1), targets_R[rows]), logits)
+        dlogits = dlogits.mul_(grad_R[rows, None]).to(weight.dtype)
+        if dhidden is not None:
+            torch.mm(dlogits, weight, out=dhidden[rows])
+        if dweight is not None:
+            dweight += dlogits.T @ hidden_RH[rows]
+        if dbias is not None:
+            dbias += dlogits.sum(0, dtype=torch.float32)
+    return (
+        dhidden,
+        None if dweight is None else dweight.to(head.weight_VH.dtype),
+        None if dbias is None or head.bias_V is None else dbias.to(head.bias_V.dtype),
+    )

@@ -1,0 +1,165 @@
+"""LoRA whose forward pass runs on merged weights: W + scale * B @ A, one product a layer.
+
+The merged weights are computed once a step and are the very tensors that the engine serves, so trainer
+and engine agree on the policy, and the adapter costs nothing in the forward pass. The backward pass
+needs A and B only in four thin products. Adapters are peft's, and so is their format on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ADAPTER = "default"
+
+
+def add_lora(model: nn.Module, *, rank: int, alpha: int, generator: torch.Generator) -> Any:
+    """Return a peft model with fp32 LoRA on all linear layers but the output head.
+
+    A is drawn from the CPU `generator` as peft draws it, B is 0; the global RNG stays as it was.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        peft_model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+    for layer in lora_layers(peft_model).values():
+        a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        drawn_KI = torch.empty(a_KI.shape)
+        nn.init.kaiming_uniform_(drawn_KI, a=math.sqrt(5), generator=generator)
+        a_KI.data, b_OK.data = drawn_KI.to(a_KI.device), b_OK.data.float()
+        if _is_plain(layer):
+            layer.forward = MethodType(_merged_forward, layer)
+    return peft_model
+
+
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """Return the layers that carry LoRA, by the name of the base parameter that they change."""
+    from peft.tuners.lora import LoraLayer
+
+    prefix = "base_model.model."
+    return {
+        f"{name.removeprefix(prefix)}.weight": layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A
+    }
+
+
+@torch.no_grad()
+def merged_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return W + scale * B @ A by base parameter name, summed in fp32, in the base's dtype.
+
+    The tensors are new at each call: those handed out before keep the step that they were made for.
+    """
+    return {
+        name: dithered(layer.get_base_layer().weight.float() + layer.get_delta_weight(ADAPTER).float(),
+                       layer.get_base_layer().weight.dtype, salt)
+        for salt, (name, layer) in enumerate(lora_layers(model).items())
+    }
+
+
+@torch.no_grad()
+def use_merged(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Run the forward pass on these merged weights until the next call."""
+    for name, layer in lora_layers(model).items():
+        if _is_plain(layer):
+            layer.merged_weight = tensors[name]
+            factors = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            layer.factors = [f.detach().to(tensors[name].dtype) for f in factors]
+
+
+@torch.no_grad()
+def dithered(weight: Tensor, dtype: torch.dtype, salt: int = 0) -> Tensor:
+    """Round fp32 weights to bf16 so that small changes survive on average; other dtypes are just cast.
+
+    Base weights lie exactly on the bf16 grid, so rounding to nearest would drop every change below half
+    a grid step: a whole run at a small learning rate. A fixed offset inside the grid step, its own for
+    each weight, makes a change of x steps show in a share x of the weights. An unchanged weight stays.
+    """
+    if dtype != torch.bfloat16:
+        return weight.to(dtype)
+    flat = weight.contiguous().view(torch.int32).view(-1)
+    noise = _noise(weight.device)
+    shift = salt * 7919 % len(noise)
+    out = flat.clone()
+    for start in range(0, len(flat), len(noise) - shift):
+        part = out[start : start + len(noise) - shift]
+        part += noise[shift : shift + len(part)]
+    out.bitwise_and_(-65536)
+    return out.view(torch.float32).view(weight.shape).to(dtype)
+
+
+@functools.cache
+def _noise(device: torch.device) -> Tensor:
+    # a prime length: the pattern never lines up with the rows of a matrix
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 1 << 16, (1_048_573,), generator=generator, dtype=torch.int32).to(device)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Tell whether a LoRA layer is nothing but W + scale * B @ A; others keep peft's own forward."""
+    from peft.tuners.lora.layer import Linear
+
+    return (
+        type(layer) is Linear
+        and type(layer.get_base_layer()) is nn.Linear
+        and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
+        and not layer.lora_variant.get(ADAPTER)
+        and layer.lora_A[ADAPTER].bias is None
+        and layer.lora_B[ADAPTER].bias is None
+    )
+
+
+def _merged_forward(layer: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    base = layer.get_base_layer()
+    if layer.disable_adapters:
+        return nn.functional.linear(x, base.weight, base.bias)
+    output: Tensor = _MergedLinear.apply(
+        x,
+        layer.lora_A[ADAPTER].weight,
+        layer.lora_B[ADAPTER].weight,
+        layer.merged_weight,
+        base.bias,
+        layer.factors,
+        layer.scaling[ADAPTER],
+    )
+    return output
+
+
+class _MergedLinear(torch.autograd.Function):
+    """y = x W'^T with W' = W + s B A; dA = s (dy B)^T x, dB = s dy^T (x A^T), dx = dy W'.
+
+    I inputs, O outputs, K the rank. A and B enter in fp32, to receive the gradients; `factors` are their
+    copies in the dtype of W'.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        _a_KI: Tensor,
+        _b_OK: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        factors: tuple[Tensor, Tensor],
+        scale: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight_OI, *factors)
+        ctx.scale = scale
+        return nn.functional.linear(x, weight_OI, bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight_OI, a_KI, b_OK = ctx.saved_tensors
+        dy_NO, x_NI = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+        dx = (dy_NO @ weight_OI).view(x.shape) if ctx.needs_input_grad[0] else None
+        da_KI = ((dy_NO @ b_OK).T @ x_NI).float() * ctx.scale
+        db_OK = (dy_NO.T @ (x_NI @ a_KI.T)).float() * ctx.scale
+        return dx, da_KI, db_OK, None, None, None, None

@@ -1,0 +1,152 @@
+"""The model being trained: its forward pass, the parameters that move, and the weights to serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from art_core.errors import BackendError, ConfigError
+
+from art_local.training.logprobs import OutputHead, token_logprobs
+from art_local.training.lora import ADAPTER, add_lora, dithered, merged_tensors, use_merged
+
+
+class Policy:
+    """A causal language model that learns, by LoRA or whole.
+
+    - LoRA: the base is frozen in `dtype`, A and B are fp32, the forward pass runs on merged weights.
+    - Whole: fp32 master weights, the forward pass under autocast when `dtype` is bf16.
+
+    `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A new
+    dict of new tensors takes its place at `refresh`; those handed out before never change.
+    """
+
+    def __init__(self, model: Any, *, dtype: torch.dtype, lora: tuple[int, int] | None, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.dtype = dtype
+        self.base: Any = model
+        self.is_lora = lora is not None
+        if lora is not None:
+            model.requires_grad_(False)
+            model = add_lora(model, rank=lora[0], alpha=lora[1], generator=self.generator)
+        self.model: Any = model.train()
+        self.device: torch.device = next(model.parameters()).device
+        self.head = _output_head(self.base)
+        self.serving: dict[str, Tensor] = {}
+        self.refresh()
+        self._check_head()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that move, by the name they are stored under (for LoRA, peft's)."""
+        return dict(self._trained())
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                yield name.replace(f".{ADAPTER}.", "."), parameter
+
+    def logprobs(
+        self, ids_BS: Tensor, rows_R: Tensor, targets_R: Tensor, *, chunk_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return log p(target) [R] and entropy [R] at flat positions `rows_R` of [B*S]; fp32, nats.
+
+        Rows are padded on the right: no mask is needed under causal attention.
+        """
+        with self._autocast():
+            hidden_BSH = self._body()(input_ids=ids_BS, use_cache=False).last_hidden_state
+            hidden_RH = hidden_BSH.flatten(0, 1).index_select(0, rows_R)
+        return token_logprobs(
+            hidden_RH.to(self.dtype), self.head, targets_R, chunk_size=chunk_size
+        )
+
+    def refresh(self) -> None:
+        """Compute the weights to serve from the parameters as they are now."""
+        if self.is_lora:
+            self.serving = merged_tensors(self.model)
+            use_merged(self.model, self.serving)
+        else:
+            self.serving = {
+                name: dithered(parameter.detach(), self.dtype, salt).clone()
+                for salt, (name, parameter) in enumerate(self.base.named_parameters())
+            }
+
+    def load(self, tensors: Mapping[str, Tensor], source: Path) -> None:
+        """Set the trained parameters; BackendError when names or shapes are not this policy's."""
+        mine = self.trained()
+        odd = sorted(set(mine) ^ set(tensors))
+        odd = odd or [n for n, p in mine.items() if p.shape != tensors[n].shape]
+        if odd:
+            raise BackendError(
+                f"the weights in {source} are not those of this model: {len(odd)} parameters differ, "
+                f"{odd[0]!r} first",
+                "Use the lora_rank, full_finetune and base model of that run, or another model name.",
+            )
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(tensors[name])
+        self.refresh()
+
+    def save(self, directory: Path, base_model: str) -> None:
+        """Write the weights as peft's adapter (LoRA) or a transformers model (whole), safetensors only."""
+        from safetensors.torch import save_file
+
+        tensors = {n: p.detach().cpu().contiguous() for n, p in self._trained()}
+        if not self.is_lora:
+            self.base.config.save_pretrained(directory)
+            save_file(tensors, directory / WHOLE, metadata={"format": "pt"})
+            return
+        config = self.model.peft_config[ADAPTER]
+        config.base_model_name_or_path = base_model
+        config.inference_mode = True
+        config.save_pretrained(directory)
+        save_file(tensors, directory / LORA, metadata={"format": "pt"})
+
+    @property
+    def weights_file(self) -> str:
+        """The name of the file that `save` writes the trained parameters to."""
+        return LORA if self.is_lora else WHOLE
+
+    def _body(self) -> Any:
+        return getattr(self.base, self.base.base_model_prefix)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.is_lora or self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Compare with the model's own logits once, so that an unusual output head is never trained wrong."""
+        ids = torch.arange(1, 9, device=self.device)[None] % self.base.config.vocab_size
+        with self._autocast():
+            logits = self.base(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        theirs = logits.log_softmax(1).gather(1, ids[0, 1:, None])[:, 0]
+        rows = torch.arange(7, device=self.device)
+        ours, _ = self.logprobs(ids, rows, ids[0, 1:], chunk_size=8)
+        tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
+        if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
+            raise ConfigError(
+                f"the output head of {type(self.base).__name__} is more than a linear layer with bias, scale "
+                f"and softcap: its log-probs differ by {float((ours - theirs).abs().max()):.3g}",
+                "Train another model.",
+            )
+
+
+LORA = "adapter_model.safetensors"
+WHOLE = "model.safetensors"
+
+
+def _output_head(model: Any) -> OutputHead:
+    layer, config = model.get_output_embeddings(), model.config.get_text_config()
+    divided = getattr(config, "logits_scaling", None)
+    return OutputHead(
+        weight_VH=layer.weight,
+        bias_V=getattr(layer, "bias", None),
+        scale=1 / divided if divided else getattr(config, "logit_scale", None) or 1.0,
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
