@@ -29,9 +29,9 @@ def _library() -> Any:
 
 
 def book_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
-    """Return the book's rates for a call; None for a model that it does not know or price.
+    """Return the book's rates for a call; None for a model that it can't price.
 
-    The service tier and the length of the prompt choose among a model's prices; batch calls cost half.
+    The service tier and the prompt's length choose among a model's prices; batch calls cost half.
     """
     library = _library()
     if library is None:

@@ -17,7 +17,7 @@ def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None
 
 @attrs.frozen(kw_only=True)
 class TokenUsage:
-    """Tokens of one call. `input_tokens` is the whole prompt; cache reads and writes are parts of it.
+    """Tokens of one call. `input_tokens` is the whole prompt, cache reads and writes included.
 
     `cache_write_1h_tokens` are the part of `cache_write_tokens` that is kept for an hour.
     `service_tier` is what the provider says it served ("flex", "priority", "batch"). `cost_usd` is
@@ -60,7 +60,7 @@ def field(value: Any, *path: str) -> Any:
 
 
 def read_usage(response: Any) -> TokenUsage | None:
-    """Read the usage of an OpenAI, Anthropic or Gemini response, object or dict; None when it has none.
+    """Read the usage of an OpenAI, Anthropic or Gemini response, object or dict; None without one.
 
     OpenAI (chat and Responses) counts cached tokens inside the prompt; Anthropic counts cache reads
     and writes beside `input_tokens`; Gemini counts thoughts beside the answer's tokens.

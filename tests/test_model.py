@@ -1,0 +1,280 @@
+import asyncio
+
+import orjson
+import pytest
+
+import art_core as art
+from art_core.errors import BackendError, ConfigError, HistoryError, MetricError
+from art_core.metrics.history import read_rows
+from art_core.testing.echo import EchoBackend, echo_spec
+
+
+class EchoPlugin:
+    @art.hookimpl
+    def art_backends(self):
+        return [echo_spec()]
+
+
+@pytest.fixture
+def plugins(monkeypatch):
+    found = art.Plugins()
+    found.register(EchoPlugin(), "echo")
+    monkeypatch.setattr("art_core.backends.installed_plugins", lambda: found)
+    return found
+
+
+@pytest.fixture
+async def make(tmp_path, plugins):
+    made = []
+
+    def model(name="m", **options):
+        given = {"base_model": "echo-base", "base_path": tmp_path, "sinks": [], "plugins": plugins}
+        made.append(art.TrainableModel(name=name, project="p", **given | options))
+        return made[-1]
+
+    yield model
+    for each in made:
+        await each.close()
+        if isinstance(each.backend, EchoBackend):
+            await each.backend.close()
+
+
+def attempts(*rewards):
+    return [art.TrajectoryGroup([art.Trajectory(reward=r) for r in rewards])]
+
+
+def rows(model):
+    return [row for row, _ in read_rows(model.run_dir / "history.jsonl")]
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", ".hidden", "", " ", "x" * 300, "a\0b", "a\\b", " a", "a:b", None]
+)
+def test_a_name_that_would_leave_its_directory_is_an_error(make, name):
+    with pytest.raises(ConfigError, match="can't be a directory's name"):
+        make(name)
+    with pytest.raises(ConfigError, match="project name"):
+        art.Model(name="m", project=name)
+
+
+def test_a_name_with_spaces_and_umlauts_is_fine(make, tmp_path):
+    assert make("größer und besser 2.0").run_dir == tmp_path / "p/models/größer und besser 2.0"
+
+
+@pytest.mark.parametrize("how", ["argument", "option", "environment"])
+async def test_a_backend_is_chosen_by_name_in_three_ways(make, monkeypatch, how):
+    model = make(backend="echo" if how == "option" else None)
+    if how == "environment":
+        monkeypatch.setenv("ART_BACKEND", "echo")
+    await model.register("echo" if how == "argument" else None)
+    assert isinstance(model.backend, EchoBackend)
+    assert model.get_inference_name() == "m"
+    assert model.get_inference_name(step=3) == "m@3"
+    await model.close()
+
+
+async def test_without_a_backend_the_error_says_how_to_choose_one(make, monkeypatch):
+    monkeypatch.delenv("ART_BACKEND", raising=False)
+    with pytest.raises(ConfigError, match=r"art.backend\(\"local\"\)"):
+        await make().train(attempts(0, 1))
+    with pytest.raises(ConfigError, match="not registered"):
+        make("n").openai_client()
+
+
+def test_an_unknown_backend_and_an_unknown_option_say_what_there_is(plugins):
+    with pytest.raises(ConfigError, match="Did you mean 'echo'"):
+        art.backend("ecko")
+    with pytest.raises(ConfigError, match="gpu_cost_per_hour_usd"):
+        art.backend("echo", gpu_cost_per_hour=1.0)
+    assert art.backend("echo", gpu_cost_per_hour_usd=1.0).gpu_cost_per_hour_usd == 1.0
+
+
+async def test_a_train_step_registers_by_itself_and_logs_one_row(make):
+    model = make(backend=EchoBackend())
+    with_tokens = art.Trajectory(reward=1.0, messages_and_choices=[{"role": "user", "content": ""}])
+    result = await model.train([art.TrajectoryGroup([with_tokens, art.Trajectory()])])
+    assert (result.step, await model.get_step(), len(rows(model))) == (1, 1, 1)
+    assert model.endpoint().model_name == "m"
+
+
+async def test_groups_are_stored_before_the_step_so_that_a_failing_one_loses_nothing(make):
+    model = make(backend=EchoBackend())
+    with pytest.raises(ConfigError, match="no training option 'lerning_rate'"):
+        await model.train(attempts(0, 1), lerning_rate=1.0)
+    assert (model.run_dir / "trajectories/train/0001.jsonl").stat().st_size > 100
+    assert rows(model) == []
+
+
+async def test_rollouts_that_have_not_run_are_an_error(make):
+    async def rollout():
+        return art.Trajectory()
+
+    group = art.TrajectoryGroup([rollout()])
+    with pytest.raises(ConfigError, match="gather_trajectory_groups"):
+        await make(backend=EchoBackend()).train([group])
+    await group
+
+
+@pytest.mark.parametrize("bad", [["text"], [art.Trajectory(), art.TrajectoryGroup()]])
+async def test_anything_but_groups_or_trajectories_is_an_error(make, bad):
+    with pytest.raises(ConfigError, match="expected trajectory groups"):
+        await make().log(bad)
+
+
+async def test_loose_trajectories_are_logged_as_one_group(make):
+    row = await make().log([art.Trajectory(reward=0.0), art.Trajectory(reward=1.0)])
+    assert (row.split, row.metrics["val/reward"], row.metrics["val/reward_std_dev"]) == (
+        "val",
+        0.5,
+        0.5,
+    )
+
+
+async def test_a_bad_split_or_metric_is_an_error_and_writes_no_row(make):
+    model = make()
+    with pytest.raises(ConfigError, match="split name"):
+        await model.log(split="../x")
+    with pytest.raises(MetricError, match="Did you mean 'reward'"):
+        await model.log(metrics={"rewards/x": 1.0})
+    assert rows(model) == []
+
+
+async def test_a_run_in_use_is_a_clear_error(make):
+    first = make()
+    await first.log()
+    with pytest.raises(HistoryError, match="in use by another"):
+        await make().log()
+
+
+async def test_devices_held_are_charged_at_the_given_or_a_known_price_else_said_once(make, caplog):
+    model = make()
+    assert model.charge(art.GpuTime(device="x", seconds=1800, count=2, usd_per_hour=2.0)) == 2.0
+    assert model.charge(art.GpuTime(device="toaster", seconds=10)) is None
+    assert model.charge(art.GpuTime(device="toaster", seconds=10)) is None
+    assert caplog.text.count("no price is known for device 'toaster'") == 1
+    assert (await model.log()).metrics["costs/gpu"] == 2.0
+
+
+async def test_the_best_and_the_newest_checkpoint_are_kept(make):
+    model = make(backend=EchoBackend())
+    for reward in (0.25, 0.75, 0.5, 0.0):
+        await model.train(attempts(0, 0))
+        await model.log(attempts(reward), split="val")
+    assert [c.step for c in await model.checkpoints()] == [1, 2, 3, 4]
+    assert await model.delete_checkpoints() == [1, 3]
+    with pytest.raises(ConfigError, match="no metric 'val/rewart'"):
+        await model.delete_checkpoints("val/rewart")
+
+
+async def test_user_state_is_merged_and_read_back(make):
+    model = make()
+    assert model.read_state() == {}
+    assert model.merge_state({"position": 3}) == {"position": 3}
+    assert model.merge_state({"epoch": 1}) == {"position": 3, "epoch": 1}
+    assert model.read_state() == {"position": 3, "epoch": 1}
+
+
+async def test_leaving_the_model_says_how_it_ended(make):
+    async with make("fine") as fine:
+        await fine.log()
+    with pytest.raises(ValueError, match="boo"):
+        async with make("bad") as bad:
+            await bad.log()
+            raise ValueError("boo")
+
+    def status(model):
+        return orjson.loads((model.run_dir / "status.json").read_bytes())["status"]
+
+    assert (status(fine), status(bad)) == ("finished", "failed")
+    with pytest.raises(HistoryError, match="is closed"):
+        await fine.log()
+
+
+async def test_closing_a_model_closes_the_backend_that_it_made_and_no_other(make):
+    named, given = make("named"), make("given")
+    await named.register("echo")
+    mine = EchoBackend()
+    await given.register(mine)
+    await named.close()
+    await given.close()
+    assert named.backend._server is None
+    assert mine._server is not None
+
+
+async def test_closing_a_model_that_was_never_used_does_nothing(make):
+    model = make()
+    assert await model.close() == {}
+    assert not model.run_dir.exists()
+
+
+def test_sinks_are_those_named_else_of_the_environment_else_the_default_ones(make, monkeypatch):
+    def spec(name, default):
+        return art.SinkSpec(name=name, create=object, summary="", default=default)
+
+    class Sinks:
+        @art.hookimpl
+        def art_sinks(self):
+            return [spec("on", True), spec("off", False)]
+
+    plugins = art.Plugins()
+    plugins.register(Sinks(), "sinks")
+    own = spec("own", True)
+
+    def names(**options):
+        return [s.name for s in make(plugins=plugins, **options)._sink_specs]
+
+    monkeypatch.delenv("ART_SINKS", raising=False)
+    assert names(sinks=None) == ["on"]
+    assert names(sinks=["off", own]) == ["off", "own"]
+    monkeypatch.setenv("ART_SINKS", "off, on")
+    assert names(sinks=None) == ["off", "on"]
+    assert names(sinks=[]) == []
+    with pytest.raises(ConfigError, match="no sink 'onn'"):
+        names(sinks=["onn"])
+
+
+async def test_a_hosted_model_is_logged_under_its_own_endpoint(tmp_path, plugins):
+    model = art.Model(
+        name="gpt",
+        project="p",
+        base_path=tmp_path,
+        sinks=[],
+        plugins=plugins,
+        inference_model_name="gpt-4.1",
+        inference_base_url="http://127.0.0.1:9/v1",
+        inference_api_key="sk-secret",
+    )
+    client = model.openai_client()
+    assert client is model.openai_client()
+    assert str(client.base_url) == "http://127.0.0.1:9/v1/"
+    assert model.get_inference_name() == "gpt-4.1"
+    assert await model.get_step() == 0
+    assert "sk-secret" not in repr(model)
+    assert "sk-secret" not in repr(model.endpoint())
+    await model.log(metrics={"score": 1.0})
+    assert "sk-secret" not in (model.run_dir / "model.json").read_text()
+    await model.close()
+    with pytest.raises(ConfigError, match="no endpoint"):
+        art.Model(name="x", project="p", plugins=plugins).endpoint()
+
+
+def test_each_event_loop_has_a_client_of_its_own(tmp_path, plugins):
+    model = art.Model(
+        name="m",
+        project="p",
+        base_path=tmp_path,
+        plugins=plugins,
+        inference_model_name="x",
+        inference_base_url="http://127.0.0.1:9/v1",
+    )
+
+    async def client():
+        return model.openai_client()
+
+    first = asyncio.run(client())
+    assert asyncio.run(client()) is not first
+
+
+async def test_a_backend_that_is_asked_about_a_strange_model_says_so(make):
+    with pytest.raises(BackendError, match="not registered here"):
+        await EchoBackend().step(make())
