@@ -6,7 +6,7 @@ The embedded transformers engine is one implementation, a vLLM server or a hoste
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -45,8 +45,8 @@ class Engine(Protocol):
 
     context_length: int
 
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> AsyncIterator[Token]:
-        """Sample one sequence; the last token carries `finish`. Closing the iterator cancels the request.
+    def generate(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> AsyncGenerator[Token, None]:
+        """Sample one sequence; the last token carries `finish`. Closing the generator cancels the request.
 
         Raises EngineError when the engine is closed, dead or past its timeout, with the reason.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -84,7 +84,7 @@ class TransformersEngine:
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str = BASE
-    ) -> AsyncIterator[Token]:
+    ) -> AsyncGenerator[Token, None]:
         """Sample one sequence; see `art_core.endpoint.engine.Engine`. The model's own end tokens always end it."""
         request = self._request(prompt_ids, sampling, adapter)
         self._worker.submit(request)

@@ -1,0 +1,85 @@
+"""Second stop of the endpoint: a checked request meets a model and becomes prompt ids and the way to sample them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, ServedModel
+from art_core.endpoint.errors import RequestError
+from art_core.endpoint.request import ChatRequest
+from art_core.errors import unknown
+
+
+@attrs.frozen(kw_only=True)
+class Prepared:
+    """A request with the model that answers it, its prompt [P], and one `Sampling` for each choice."""
+
+    request: ChatRequest
+    served: ServedModel
+    prompt_ids: tuple[int, ...]
+    samplings: tuple[Sampling, ...]
+
+
+async def served_model(models: ModelNames, name: str) -> ServedModel:
+    """Find the weights behind a name; raises RequestError (404) that names the known ones."""
+    try:
+        return await models.resolve(name)
+    except KeyError:
+        known = list(models.names())
+        raise RequestError(404, unknown("model", name, known, known_as="served"), "model", "model_not_found") from None
+
+
+def prepare(request: ChatRequest, served: ServedModel) -> Prepared:
+    """Render the prompt and see that it fits. `max_tokens` is cut to what is left of the context."""
+    prompt_ids = prompt_tokens(request, served.tokenizer)
+    context = served.engine.context_length
+    if len(prompt_ids) >= context:
+        raise RequestError(
+            400,
+            f"the prompt has {len(prompt_ids)} tokens; the context of {served.name!r} holds {context}, "
+            "one of them at least for the answer. Shorten the messages",
+            "messages",
+            "context_length_exceeded",
+        )
+    left = context - len(prompt_ids)
+    end = served.tokenizer.eos_token_id
+    sampling = Sampling(
+        max_tokens=min(request.max_tokens or left, left),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_logprobs=request.top_logprobs,
+        stop_token_ids=() if end is None else (end,),
+    )
+    seeds = [choice_seed(request.seed, index) for index in range(request.n)]
+    samplings = tuple(attrs.evolve(sampling, seed=seed) for seed in seeds)
+    return Prepared(request=request, served=served, prompt_ids=prompt_ids, samplings=samplings)
+
+
+def choice_seed(seed: int | None, index: int) -> int | None:
+    """Return the seed of a choice: the first has the request's own, the others one derived from it."""
+    if seed is None or index == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:7])
+
+
+def prompt_tokens(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, ...]:
+    """Render messages and tools with the tokenizer's chat template."""
+    options: dict[str, Any] = {
+        **request.template_options,
+        "add_generation_prompt": True,
+        "tokenize": True,
+        "return_dict": False,
+    }
+    if request.tools:
+        options["tools"] = list(request.tools)
+    try:
+        rendered = tokenizer.apply_chat_template([dict(message) for message in request.messages], **options)
+    except Exception as error:
+        reason = f"the chat template cannot render these messages ({type(error).__name__}: {error})"
+        raise RequestError(400, reason, "messages", "invalid_value") from error
+    ids = rendered["input_ids"] if isinstance(rendered, Mapping) else rendered
+    return tuple(int(token_id) for token_id in ids)

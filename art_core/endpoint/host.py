@@ -1,0 +1,114 @@
+"""An endpoint on this machine: the application under uvicorn, in a thread of its own, on a free port of the loopback."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from art_core.endpoint.engine import ModelNames
+from art_core.errors import BackendError, ConfigError
+
+POLL_S = 0.01
+
+
+class EndpointHost:
+    """Serves models over HTTP between `start` and `stop`; also a context manager.
+
+    Without `api_key` a random one is made. `port` 0 takes a free one.
+    """
+
+    def __init__(
+        self,
+        models: ModelNames,
+        *,
+        api_key: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        request_timeout_s: float = 600.0,
+    ) -> None:
+        self.api_key = api_key or secrets.token_urlsafe(32)
+        self._models = models
+        self._address = (host, port)
+        self._request_timeout_s = request_timeout_s
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def base_url(self) -> str:
+        """The URL for OpenAI clients, `http://<host>:<port>/v1`."""
+        host, port = self._address
+        return f"http://{host}:{port}/v1"
+
+    def start(self, timeout_s: float = 30.0) -> Self:
+        """Serve; return when the endpoint answers.
+
+        Raises ConfigError when starlette or uvicorn is missing or the port is taken, BackendError when it does not
+        start in time.
+        """
+        self._server, listener = self._make()
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="art-endpoint", daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + timeout_s
+        while not self._server.started:
+            if self._failure is not None or not self._thread.is_alive():
+                raise BackendError(f"the endpoint ended while it started: {self._failure!r}") from self._failure
+            if time.monotonic() > deadline:
+                self._server.should_exit = True
+                raise BackendError(f"the endpoint did not start within {timeout_s:g} s")
+            time.sleep(POLL_S)
+        return self
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Stop serving; requests under way are cut off. A second call does nothing."""
+        if self._thread is None:
+            return
+        self._server.should_exit = True
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise BackendError(f"the endpoint did not stop within {timeout_s:g} s")
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _make(self) -> tuple[Any, socket.socket]:
+        try:
+            import uvicorn
+
+            from art_core.endpoint.server import create_app
+        except ImportError as error:
+            raise ConfigError(
+                f"serving an endpoint needs {error.name!r}, which is not installed", "pip install 'art-core[endpoint]'"
+            ) from error
+        app = create_app(self._models, api_key=self.api_key, request_timeout_s=self._request_timeout_s)
+        config = uvicorn.Config(
+            app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1, backlog=2048
+        )
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(self._address)
+        except OSError as error:
+            listener.close()
+            host, port = self._address
+            raise ConfigError(f"cannot serve on {host}:{port}: {error}", "Choose port 0 for a free one") from error
+        self._address = listener.getsockname()[:2]
+        return uvicorn.Server(config), listener
+
+    def _run(self, listener: socket.socket) -> None:
+        try:
+            self._server.run(sockets=[listener])
+        except BaseException as error:
+            self._failure = error
+        finally:
+            listener.close()

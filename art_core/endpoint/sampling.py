@@ -1,0 +1,71 @@
+"""Third stop of the endpoint: the engine's tokens of all choices of a request, as deltas in the order they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import attrs
+
+from art_core.endpoint.chat import Prepared
+from art_core.endpoint.choice import Delta, GrowingChoice
+from art_core.endpoint.errors import RequestError
+from art_core.errors import EngineError
+
+
+@attrs.frozen
+class Step:
+    """A delta, and the choice that it belongs to."""
+
+    index: int
+    delta: Delta
+
+
+async def sample(prepared: Prepared, timeout_s: float) -> AsyncGenerator[Step, None]:
+    """Sample all choices at once. Closing the generator cancels them in the engine.
+
+    Raises RequestError: 503 when the engine fails or does not finish within `timeout_s`, 500 for anything unforeseen.
+    """
+    steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    tasks = [
+        asyncio.create_task(_produce(prepared, index, steps, deadline)) for index in range(len(prepared.samplings))
+    ]
+    growing = len(tasks)
+    try:
+        while growing:
+            step = await steps.get()
+            if isinstance(step, Exception):
+                raise _as_request_error(step, timeout_s)
+            yield step
+            growing -= step.delta.finish_reason is not None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _produce(prepared: Prepared, index: int, steps: asyncio.Queue[Step | Exception], deadline: float) -> None:
+    choice = GrowingChoice(prepared.request, prepared.served.tokenizer)
+    engine, adapter = prepared.served.engine, prepared.served.adapter
+    try:
+        async with (
+            asyncio.timeout_at(deadline),
+            aclosing(engine.generate(prepared.prompt_ids, prepared.samplings[index], adapter)) as tokens,
+        ):
+            async for token in tokens:
+                steps.put_nowait(Step(index, choice.add(token)))
+                if choice.ended:
+                    return
+        raise EngineError("the engine ended a sequence without a finish reason")
+    except Exception as error:
+        steps.put_nowait(error)
+
+
+def _as_request_error(error: Exception, timeout_s: float) -> RequestError:
+    if isinstance(error, TimeoutError):
+        return RequestError(503, f"the engine did not finish within {timeout_s:g} s", None, "engine_timeout")
+    if isinstance(error, EngineError):
+        return RequestError(503, str(error), None, "engine_error")
+    return RequestError(500, f"{type(error).__name__}: {error}", None, "internal_error")
