@@ -40,13 +40,16 @@ clean: ## remove what was built; runs in .art stay
 .venv/torch.stamp: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement constraints.txt
+	@echo 'Installing torch into .venv; this takes a minute or two.'
+	$(BIN)/python -m pip install -qq --requirement constraints.txt
 	@touch $@
 
 .venv/run.stamp: .venv/torch.stamp pyproject.toml $(wildcard plugins/*/pyproject.toml)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	@echo 'Installing art-core and its plugins.'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]'
+	@echo 'Installing what tests and checks need.'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]'
 	@touch $@

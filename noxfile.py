@@ -79,7 +79,7 @@ def wheels(session: nox.Session) -> None:
     empty.mkdir()
     venv.create(empty / "venv", with_pip=True)
     python = str(empty / "venv" / "bin" / "python")
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
     built = sorted(str(path) for path in (ROOT / "dist").glob("*.whl"))
     # torch alone and first: what the wheels need of it is then there, and nothing bigger is taken.
     session.run(*pip, "--requirement", str(ROOT / "constraints.txt"), external=True)
