@@ -1,1 +1,3 @@
-"""An OpenAI-compatible endpoint over any engine that speaks tokens; needs `pip install art-core[endpoint]`."""
+"""An OpenAI-compatible endpoint over any engine that speaks tokens; needs `pip install
+art-core[endpoint]`.
+"""

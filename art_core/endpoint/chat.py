@@ -1,4 +1,6 @@
-"""Second stop of the endpoint: a checked request meets a model and becomes prompt ids and the way to sample them."""
+"""Second stop of the endpoint: a checked request meets a model and becomes prompt ids and the way
+to sample them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from art_core.errors import unknown
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """A request with the model that answers it, its prompt [P], and one `Sampling` for each choice."""
+    """A request with the model that answers it, its prompt [P], and one `Sampling` for each
+    choice.
+    """
 
     request: ChatRequest
     served: ServedModel
@@ -30,18 +34,22 @@ async def served_model(models: ModelNames, name: str) -> ServedModel:
         return await models.resolve(name)
     except KeyError:
         known = list(models.names())
-        raise RequestError(404, unknown("model", name, known, known_as="served"), "model", "model_not_found") from None
+        raise RequestError(
+            404, unknown("model", name, known, known_as="served"), "model", "model_not_found"
+        ) from None
 
 
 def prepare(request: ChatRequest, served: ServedModel) -> Prepared:
-    """Render the prompt and see that it fits. `max_tokens` is cut to what is left of the context."""
+    """Render the prompt and see that it fits. `max_tokens` is cut to what is left of the
+    context.
+    """
     prompt_ids = prompt_tokens(request, served.tokenizer)
     context = served.engine.context_length
     if len(prompt_ids) >= context:
         raise RequestError(
             400,
-            f"the prompt has {len(prompt_ids)} tokens; the context of {served.name!r} holds {context}, "
-            "one of them at least for the answer. Shorten the messages",
+            f"the prompt has {len(prompt_ids)} tokens; the context of {served.name!r} holds "
+            f"{context}, at least one of them for the answer. Shorten the messages",
             "messages",
             "context_length_exceeded",
         )
@@ -60,7 +68,9 @@ def prepare(request: ChatRequest, served: ServedModel) -> Prepared:
 
 
 def choice_seed(seed: int | None, index: int) -> int | None:
-    """Return the seed of a choice: the first has the request's own, the others one derived from it."""
+    """Return the seed of a choice: the first has the request's own, the others one derived from
+    it.
+    """
     if seed is None or index == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:7])
@@ -77,7 +87,9 @@ def prompt_tokens(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, 
     if request.tools:
         options["tools"] = list(request.tools)
     try:
-        rendered = tokenizer.apply_chat_template([dict(message) for message in request.messages], **options)
+        rendered = tokenizer.apply_chat_template(
+            [dict(message) for message in request.messages], **options
+        )
     except Exception as error:
         reason = f"the chat template cannot render these messages ({type(error).__name__}: {error})"
         raise RequestError(400, reason, "messages", "invalid_value") from error

@@ -14,7 +14,9 @@ from art_core.endpoint.tools import ToolCall, may_begin_call, parse
 
 @attrs.frozen(kw_only=True)
 class Delta:
-    """What one step adds to a choice: text to show, tokens, tool calls and, in the last, why it ended."""
+    """What one step adds to a choice: text to show, tokens, tool calls and, in the last, why it
+    ended.
+    """
 
     text: str = ""
     tokens: tuple[Token, ...] = ()
@@ -23,7 +25,9 @@ class Delta:
 
 
 class GrowingChoice:
-    """Turns engine tokens into deltas of text, holding back what may be a stop string or a tool call."""
+    """Turns engine tokens into deltas of text, holding back what may be a stop string or a tool
+    call.
+    """
 
     def __init__(self, request: ChatRequest, tokenizer: ChatTokenizer) -> None:
         self._names = {tool["function"]["name"] for tool in request.tools}

@@ -1,7 +1,8 @@
 """What the endpoint asks of an engine: token ids in, sampled tokens with their log-probs out.
 
-The endpoint owns chat templates, tool calls, model names and errors; an engine owns weights and batching.
-The embedded transformers engine is one implementation, a vLLM server or a hosted sampling client are others.
+The endpoint owns chat templates, tool calls, model names and errors; an engine owns weights and
+batching. The embedded transformers engine is one implementation, a vLLM server or a hosted sampling
+client are others.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ FinishReason = Literal["stop", "length"]
 class Sampling:
     """How one sequence is sampled. `top_logprobs` alternatives come with each token (0 for none).
 
-    `stop_token_ids` end the sequence and stay in its tokens; stop strings are the endpoint's business.
-    `seed` makes the draw repeatable for equal prompts and weights, whatever else is in the batch.
+    `stop_token_ids` end the sequence and stay in its tokens; stop strings are the endpoint's
+    business. `seed` makes the draw repeatable for equal prompts and weights, whatever else is in
+    the batch.
     """
 
     max_tokens: int
@@ -32,7 +34,9 @@ class Sampling:
 
 @attrs.frozen
 class Token:
-    """One sampled token: its id, its natural log-probability under the weights at temperature 1, and alternatives."""
+    """One sampled token: its id, its natural log-probability under the weights at temperature 1,
+    and alternatives.
+    """
 
     id: int
     logprob: float
@@ -41,12 +45,17 @@ class Token:
 
 
 class Engine(Protocol):
-    """Samples from the weights of a named adapter. Requests that run at the same time are batched."""
+    """Samples from the weights of a named adapter. Requests that run at the same time are
+    batched.
+    """
 
     context_length: int
 
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> AsyncGenerator[Token, None]:
-        """Sample one sequence; the last token carries `finish`. Closing the generator cancels the request.
+    def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str
+    ) -> AsyncGenerator[Token, None]:
+        """Sample one sequence; the last token carries `finish`. Closing the generator cancels the
+        request.
 
         Raises EngineError when the engine is closed, dead or past its timeout, with the reason.
         """
@@ -83,7 +92,9 @@ class ModelNames(Protocol):
 
 @attrs.frozen(kw_only=True)
 class ServedModel:
-    """Weights behind a model name: the engine that has them, its adapter's name, and the step that made them."""
+    """Weights behind a model name: the engine that has them, its adapter's name, and the step that
+    made them.
+    """
 
     engine: Engine
     tokenizer: ChatTokenizer

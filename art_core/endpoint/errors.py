@@ -1,4 +1,6 @@
-"""What goes wrong at the endpoint, as OpenAI's clients read it: a status and `{"error": {message, type, param, code}}`."""
+"""What goes wrong at the endpoint, as OpenAI's clients read it: a status and `{"error": {message,
+type, param, code}}`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,13 @@ from art_core.errors import ArtError
 
 
 class RequestError(ArtError):
-    """A request that the endpoint answers with an error: HTTP status, message, the parameter at fault, a code."""
+    """A request that the endpoint answers with an error: HTTP status, message, the parameter at
+    fault, a code.
+    """
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
         Exception.__init__(self, status, message, param, code)
 
     def __str__(self) -> str:
@@ -24,7 +30,11 @@ class RequestError(ArtError):
     def body(self) -> dict[str, Any]:
         """The error as JSON values, in OpenAI's shape."""
         status, message, param, code = self.args
-        kind = {401: "authentication_error", 404: "not_found_error", 503: "service_unavailable"}.get(status)
+        kind = {
+            401: "authentication_error",
+            404: "not_found_error",
+            503: "service_unavailable",
+        }.get(status)
         kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

@@ -1,4 +1,6 @@
-"""An endpoint on this machine: the application under uvicorn, in a thread of its own, on a free port of the loopback."""
+"""An endpoint on this machine: the application under uvicorn, in a thread of its own, on a free
+port of the loopback.
+"""
 
 from __future__ import annotations
 
@@ -47,16 +49,20 @@ class EndpointHost:
     def start(self, timeout_s: float = 30.0) -> Self:
         """Serve; return when the endpoint answers.
 
-        Raises ConfigError when starlette or uvicorn is missing or the port is taken, BackendError when it does not
-        start in time.
+        Raises ConfigError when starlette or uvicorn is missing or the port is taken, BackendError
+        when it does not start in time.
         """
         self._server, listener = self._make()
-        self._thread = threading.Thread(target=self._run, args=(listener,), name="art-endpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(listener,), name="art-endpoint", daemon=True
+        )
         self._thread.start()
         deadline = time.monotonic() + timeout_s
         while not self._server.started:
             if self._failure is not None or not self._thread.is_alive():
-                raise BackendError(f"the endpoint ended while it started: {self._failure!r}") from self._failure
+                raise BackendError(
+                    f"the endpoint ended while it started: {self._failure!r}"
+                ) from self._failure
             if time.monotonic() > deadline:
                 self._server.should_exit = True
                 raise BackendError(f"the endpoint did not start within {timeout_s:g} s")
@@ -77,7 +83,10 @@ class EndpointHost:
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -88,11 +97,19 @@ class EndpointHost:
             from art_core.endpoint.server import create_app
         except ImportError as error:
             raise ConfigError(
-                f"serving an endpoint needs {error.name!r}, which is not installed", "pip install 'art-core[endpoint]'"
+                f"serving an endpoint needs {error.name!r}, which is not installed",
+                "pip install 'art-core[endpoint]'",
             ) from error
-        app = create_app(self._models, api_key=self.api_key, request_timeout_s=self._request_timeout_s)
+        app = create_app(
+            self._models, api_key=self.api_key, request_timeout_s=self._request_timeout_s
+        )
         config = uvicorn.Config(
-            app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1, backlog=2048
+            app,
+            log_level="error",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            backlog=2048,
         )
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -101,7 +118,9 @@ class EndpointHost:
         except OSError as error:
             listener.close()
             host, port = self._address
-            raise ConfigError(f"cannot serve on {host}:{port}: {error}", "Choose port 0 for a free one") from error
+            raise ConfigError(
+                f"cannot serve on {host}:{port}: {error}", "Choose port 0 for a free one"
+            ) from error
         self._address = listener.getsockname()[:2]
         return uvicorn.Server(config), listener
 

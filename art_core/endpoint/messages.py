@@ -25,13 +25,24 @@ def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
         raise bad_parameter("tools", "a list", tools)
     for place, tool in enumerate(listed):
         function = tool.get("function") if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or tool.get("type") != "function" or not function.get("name"):
-            raise bad_parameter(f"tools[{place}]", 'of the form {"type": "function", "function": {"name": ...}}', tool)
+        if (
+            not isinstance(function, Mapping)
+            or tool.get("type") != "function"
+            or not function.get("name")
+        ):
+            raise bad_parameter(
+                f"tools[{place}]",
+                'of the form {"type": "function", "function": {"name": ...}}',
+                tool,
+            )
     if choice is None or choice == "auto":
         return tuple(listed)
     if choice == "none":
         return ()
-    raise unsupported("tool_choice", f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}")
+    raise unsupported(
+        "tool_choice",
+        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}",
+    )
 
 
 def _message(where: str, message: Any) -> dict[str, Any]:
@@ -57,9 +68,15 @@ def _text(where: str, content: Any) -> str:
         raise bad_parameter(f"{where}.content", "a string or a list of text parts", content)
     texts = []
     for place, part in enumerate(content):
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in ("text", "refusal") else None
+        text = (
+            part.get("text")
+            if isinstance(part, Mapping) and part.get("type") in ("text", "refusal")
+            else None
+        )
         if not isinstance(text, str):
-            raise bad_parameter(f"{where}.content[{place}]", 'a text part {"type": "text", "text": ...}', part)
+            raise bad_parameter(
+                f"{where}.content[{place}]", 'a text part {"type": "text", "text": ...}', part
+            )
         texts.append(text)
     return "".join(texts)
 
@@ -73,7 +90,9 @@ def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
 def _tool_call(where: str, call: Any) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise bad_parameter(where, 'of the form {"id": ..., "type": "function", "function": {"name": ...}}', call)
+        raise bad_parameter(
+            where, 'of the form {"id": ..., "type": "function", "function": {"name": ...}}', call
+        )
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _parsed(arguments)
@@ -81,11 +100,11 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
 
 
 def _parsed(arguments: str) -> Any:
-    """Templates render arguments as JSON themselves; a string that is no JSON object stays what the model wrote."""
+    """Templates render arguments as JSON themselves; a string that is no JSON object stays what the
+    model wrote.
+    """
     try:
         value = json.loads(arguments or "{}")
     except ValueError:
         return arguments
     return value if isinstance(value, dict) else arguments
-
-

@@ -1,4 +1,6 @@
-"""First stop of the endpoint: a JSON body becomes a checked `ChatRequest`, or an error that names the parameter."""
+"""First stop of the endpoint: a JSON body becomes a checked `ChatRequest`, or an error that names
+the parameter.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +48,33 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 """Parameters that are taken only with the values that mean nothing, and why no other."""
 
 PARAMETERS = frozenset(
-    "model messages stream stream_options n temperature top_p max_tokens max_completion_tokens stop seed logprobs "
-    "top_logprobs tools tool_choice return_token_ids chat_template_kwargs".split()
+    {
+        "chat_template_kwargs",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "model",
+        "n",
+        "return_token_ids",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+    }
 )
 
 
 @attrs.frozen(kw_only=True)
 class ChatRequest:
-    """A chat completion that was asked for, every value in range. `max_tokens` None means what is left of the context."""
+    """A chat completion that was asked for, every value in range. `max_tokens` None means what is
+    left of the context.
+    """
 
     model: str
     messages: tuple[dict[str, Any], ...]
@@ -73,7 +94,9 @@ class ChatRequest:
 
 
 def chat_request(body: Any) -> ChatRequest:
-    """Check a decoded JSON body; raises RequestError. `null` means the same as leaving a parameter out."""
+    """Check a decoded JSON body; raises RequestError. `null` means the same as leaving a parameter
+    out.
+    """
     if not isinstance(body, Mapping):
         raise RequestError(400, "the body must be a JSON object", None, "invalid_json")
     given = {name: value for name, value in body.items() if value is not None}
@@ -90,7 +113,7 @@ def chat_request(body: Any) -> ChatRequest:
         model=model,
         messages=checked_messages(given.get("messages")),
         stream=stream,
-        include_usage=_include_usage(given, stream),
+        include_usage=_include_usage(given, stream=stream),
         n=_whole(given, "n", 1, MAX_CHOICES) or 1,
         temperature=_number(given, "temperature", 0.0, 2.0),
         top_p=_top_p(given),
@@ -152,15 +175,23 @@ def _max_tokens(given: Mapping[str, Any]) -> int | None:
     names = ("max_completion_tokens", "max_tokens")
     values = [_whole(given, name, 1, 2**31) for name in names]
     if None not in values and values[0] != values[1]:
-        raise bad_parameter("max_tokens", f"equal to max_completion_tokens ({values[0]})", values[1])
+        raise bad_parameter(
+            "max_tokens", f"equal to max_completion_tokens ({values[0]})", values[1]
+        )
     return next((value for value in values if value is not None), None)
 
 
 def _stops(given: Mapping[str, Any]) -> tuple[str, ...]:
     value = given.get("stop", [])
     stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
-        raise bad_parameter("stop", f"a non-empty string or a list of up to {MAX_STOPS} of them", value)
+    if (
+        not isinstance(stops, list)
+        or len(stops) > MAX_STOPS
+        or not all(isinstance(s, str) and s for s in stops)
+    ):
+        raise bad_parameter(
+            "stop", f"a non-empty string or a list of up to {MAX_STOPS} of them", value
+        )
     return tuple(stops)
 
 
@@ -171,13 +202,18 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _include_usage(given: Mapping[str, Any], stream: bool) -> bool:
+def _include_usage(given: Mapping[str, Any], *, stream: bool) -> bool:
     options = _mapping(given, "stream_options")
     if options and not stream:
         raise bad_parameter("stream_options", "used together with stream=true", options)
     for name in options:
         if name not in ("include_usage", "include_obfuscation"):
-            raise RequestError(400, f"unknown parameter 'stream_options.{name}'", "stream_options", "unknown_parameter")
+            raise RequestError(
+                400,
+                f"unknown parameter 'stream_options.{name}'",
+                "stream_options",
+                "unknown_parameter",
+            )
     return _flag(options, "include_usage")
 
 

@@ -31,7 +31,9 @@ class _Whole:
 
 
 async def completion(prepared: Prepared, steps: AsyncIterator[Step]) -> dict[str, Any]:
-    """Collect a chat.completion. With `return_token_ids`: `prompt_token_ids` at the top, `token_ids` in each choice."""
+    """Collect a chat.completion. With `return_token_ids`: `prompt_token_ids` at the top,
+    `token_ids` in each choice.
+    """
     wholes = [_Whole() for _ in prepared.samplings]
     async for step in steps:
         wholes[step.index].add(step.delta)
@@ -43,8 +45,12 @@ async def completion(prepared: Prepared, steps: AsyncIterator[Step]) -> dict[str
     }
 
 
-async def chunks(prepared: Prepared, steps: AsyncIterator[Step]) -> AsyncGenerator[dict[str, Any], None]:
-    """Stream chat.completion.chunk objects: roles (and the prompt's ids) first, then tokens, then usage if asked."""
+async def chunks(
+    prepared: Prepared, steps: AsyncIterator[Step]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Stream chat.completion.chunk objects: roles (and the prompt's ids) first, then tokens, then
+    usage if asked.
+    """
     head = _head(prepared, "chat.completion.chunk")
     if prepared.request.include_usage:
         head["usage"] = None
@@ -54,10 +60,16 @@ async def chunks(prepared: Prepared, steps: AsyncIterator[Step]) -> AsyncGenerat
         if not started:
             started = True
             opening = {"role": "assistant", "content": ""}
-            choices = [_chunk_choice(prepared, index, opening, Delta()) for index in range(len(prepared.samplings))]
+            choices = [
+                _chunk_choice(prepared, index, opening, Delta())
+                for index in range(len(prepared.samplings))
+            ]
             yield {**head, "choices": choices, **_prompt(prepared)}
         sampled += len(step.delta.tokens)
-        yield {**head, "choices": [_chunk_choice(prepared, step.index, _delta(step.delta), step.delta)]}
+        yield {
+            **head,
+            "choices": [_chunk_choice(prepared, step.index, _delta(step.delta), step.delta)],
+        }
     if prepared.request.include_usage:
         yield {**head, "choices": [], "usage": _usage(prepared, sampled)}
 
@@ -93,21 +105,31 @@ def _choice(prepared: Prepared, index: int, whole: _Whole) -> dict[str, Any]:
     return choice | _tokens(prepared, tokens)
 
 
-def _chunk_choice(prepared: Prepared, index: int, delta: dict[str, Any], step: Delta) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "finish_reason": step.finish_reason} | _tokens(prepared, step.tokens)
+def _chunk_choice(
+    prepared: Prepared, index: int, delta: dict[str, Any], step: Delta
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "finish_reason": step.finish_reason} | _tokens(
+        prepared, step.tokens
+    )
 
 
 def _delta(delta: Delta) -> dict[str, Any]:
     shown: dict[str, Any] = {"content": delta.text} if delta.text else {}
     if delta.tool_calls:
-        shown["tool_calls"] = [{"index": place, **call.as_dict()} for place, call in enumerate(delta.tool_calls)]
+        shown["tool_calls"] = [
+            {"index": place, **call.as_dict()} for place, call in enumerate(delta.tool_calls)
+        ]
     return shown
 
 
 def _tokens(prepared: Prepared, tokens: tuple[Token, ...]) -> dict[str, Any]:
-    """Log-probabilities and ids as asked for; a chunk without tokens has no logprobs, as OpenAI's."""
+    """Log-probabilities and ids as asked for; a chunk without tokens has no logprobs, as
+    OpenAI's.
+    """
     request = prepared.request
-    entries = logprob_entries(tokens, prepared.served.tokenizer) if request.logprobs and tokens else None
+    entries = (
+        logprob_entries(tokens, prepared.served.tokenizer) if request.logprobs and tokens else None
+    )
     found: dict[str, Any] = {"logprobs": {"content": entries, "refusal": None} if entries else None}
     if request.return_token_ids:
         found["token_ids"] = [token.id for token in tokens]

@@ -1,4 +1,6 @@
-"""Third stop of the endpoint: the engine's tokens of all choices of a request, as deltas in the order they come."""
+"""Third stop of the endpoint: the engine's tokens of all choices of a request, as deltas in the
+order they come.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,14 @@ class Step:
 async def sample(prepared: Prepared, timeout_s: float) -> AsyncGenerator[Step, None]:
     """Sample all choices at once. Closing the generator cancels them in the engine.
 
-    Raises RequestError: 503 when the engine fails or does not finish within `timeout_s`, 500 for anything unforeseen.
+    Raises RequestError: 503 when the engine fails or does not finish within `timeout_s`, 500 for
+    anything unforeseen.
     """
     steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
     deadline = asyncio.get_running_loop().time() + timeout_s
     tasks = [
-        asyncio.create_task(_produce(prepared, index, steps, deadline)) for index in range(len(prepared.samplings))
+        asyncio.create_task(_produce(prepared, index, steps, deadline))
+        for index in range(len(prepared.samplings))
     ]
     growing = len(tasks)
     try:
@@ -46,13 +50,17 @@ async def sample(prepared: Prepared, timeout_s: float) -> AsyncGenerator[Step, N
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _produce(prepared: Prepared, index: int, steps: asyncio.Queue[Step | Exception], deadline: float) -> None:
+async def _produce(
+    prepared: Prepared, index: int, steps: asyncio.Queue[Step | Exception], deadline: float
+) -> None:
     choice = GrowingChoice(prepared.request, prepared.served.tokenizer)
     engine, adapter = prepared.served.engine, prepared.served.adapter
     try:
         async with (
             asyncio.timeout_at(deadline),
-            aclosing(engine.generate(prepared.prompt_ids, prepared.samplings[index], adapter)) as tokens,
+            aclosing(
+                engine.generate(prepared.prompt_ids, prepared.samplings[index], adapter)
+            ) as tokens,
         ):
             async for token in tokens:
                 steps.put_nowait(Step(index, choice.add(token)))
@@ -65,7 +73,9 @@ async def _produce(prepared: Prepared, index: int, steps: asyncio.Queue[Step | E
 
 def _as_request_error(error: Exception, timeout_s: float) -> RequestError:
     if isinstance(error, TimeoutError):
-        return RequestError(503, f"the engine did not finish within {timeout_s:g} s", None, "engine_timeout")
+        return RequestError(
+            503, f"the engine did not finish within {timeout_s:g} s", None, "engine_timeout"
+        )
     if isinstance(error, EngineError):
         return RequestError(503, str(error), None, "engine_error")
     return RequestError(500, f"{type(error).__name__}: {error}", None, "internal_error")

@@ -1,4 +1,6 @@
-"""The endpoint's HTTP side: routes, keys, limits and errors, in Starlette. Import it only to serve."""
+"""The endpoint's HTTP side: routes, keys, limits and errors, in Starlette. Import it only to
+serve.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from contextlib import aclosing
 from typing import Any
 
 import orjson
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.applications import Starlette  # noqa: TID253
+from starlette.exceptions import HTTPException  # noqa: TID253
+from starlette.requests import ClientDisconnect, Request  # noqa: TID253
+from starlette.responses import Response, StreamingResponse  # noqa: TID253
+from starlette.routing import Route  # noqa: TID253
 
 from art_core.endpoint.chat import Prepared, prepare, served_model
 from art_core.endpoint.engine import ModelNames
@@ -36,7 +38,8 @@ def create_app(
 ) -> Starlette:
     """Make the application. `api_key` None serves everyone; /health needs no key.
 
-    `request_timeout_s` bounds the whole of a request; one that is late is cancelled in the engine and answered 503.
+    `request_timeout_s` bounds the whole of a request; one that is late is cancelled in the engine
+    and answered 503.
     """
     routes = _Routes(models, request_timeout_s, max_body_bytes)
     table = [
@@ -58,7 +61,8 @@ class _Routes:
 
     async def list_models(self, _: Request) -> Response:
         entries = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "art-core"} for name in self._models.names()
+            {"id": name, "object": "model", "created": 0, "owned_by": "art-core"}
+            for name in self._models.names()
         ]
         return _json({"object": "list", "data": entries})
 
@@ -68,13 +72,15 @@ class _Routes:
             async with asyncio.timeout(self._timeout_s):
                 served = await served_model(self._models, request.model)
         except TimeoutError:
-            reason = f"the weights of {request.model!r} were not loaded within {self._timeout_s:g} s"
+            reason = (
+                f"the weights of {request.model!r} were not loaded within {self._timeout_s:g} s"
+            )
             raise RequestError(503, reason, "model", "engine_timeout") from None
         prepared = prepare(request, served)
         if not request.stream:
             return await self._whole(http, prepared)
         events = self._events(prepared)
-        # The first event is awaited here, so that an engine that fails at once is answered with a status.
+        # Awaited before the response starts: an engine that fails at once gets its HTTP status.
         first = await anext(events)
         return StreamingResponse(_after(first, events), media_type="text/event-stream")
 
@@ -133,9 +139,14 @@ def _check_key(http: Request, api_key: str | None) -> None:
     if api_key is None:
         return
     scheme, _, key = http.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), api_key.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(
+        key.strip().encode(), api_key.encode()
+    ):
         raise RequestError(
-            401, "wrong or missing API key; send the endpoint's key as 'Authorization: Bearer ...'", None, "invalid_api_key"
+            401,
+            "wrong or missing API key; send the endpoint's key as 'Authorization: Bearer ...'",
+            None,
+            "invalid_api_key",
         )
 
 
@@ -144,7 +155,9 @@ async def _body(http: Request, limit: int) -> Any:
     async for part in http.stream():
         body += part
         if len(body) > limit:
-            raise RequestError(413, f"the body is larger than {limit} bytes", None, "body_too_large")
+            raise RequestError(
+                413, f"the body is larger than {limit} bytes", None, "body_too_large"
+            )
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -159,7 +172,9 @@ async def _disconnected(http: Request) -> None:
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = "/v1/chat/completions, /v1/models, /health"
-    body = RequestError(error.status_code, f"{error.detail}; this endpoint has {known}", None, "not_found").body()
+    body = RequestError(
+        error.status_code, f"{error.detail}; this endpoint has {known}", None, "not_found"
+    ).body()
     return _json(body, error.status_code)
 
 

@@ -1,4 +1,6 @@
-"""Token ids become text as they come: no broken characters, no special tokens, nothing past a stop string."""
+"""Token ids become text as they come: no broken characters, no special tokens, nothing past a stop
+string.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,17 @@ REPLACEMENT = "\ufffd"
 class Detokenizer:
     """Grows the visible text of one choice, token by token.
 
-    `keep_markers` keeps special tokens that belong to a tool-call format, for the parser. Characters whose bytes have
-    not all come are held until they have.
+    `keep_markers` keeps special tokens that belong to a tool-call format, for the parser.
+    Characters whose bytes have not all come are held until they have.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, *, keep_markers: bool = False) -> None:
         self._tokenizer = tokenizer
         self._hidden = set(tokenizer.all_special_ids)
         if keep_markers:
-            self._hidden = {i for i in self._hidden if tokenizer.decode([i]).strip() not in MARKER_TOKENS}
+            self._hidden = {
+                i for i in self._hidden if tokenizer.decode([i]).strip() not in MARKER_TOKENS
+            }
         self._ids: list[int] = []
         self._start = self._end = 0
 
@@ -38,7 +42,7 @@ class Detokenizer:
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> str:
-        # Decoding from the last boundary, not from the token itself, lets the tokenizer place spaces as in the whole.
+        # From the last boundary, not from the token: tokenizers place spaces by the token before.
         before = self._decode(self._ids[self._start : self._end])
         now = self._decode(self._ids[self._start :])
         if not final and (len(now) <= len(before) or now.endswith(REPLACEMENT)):
@@ -81,11 +85,15 @@ def _byte_letters() -> dict[str, int]:
     """The letters in which byte-level BPE vocabularies write bytes (GPT-2's table)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in plain} | {
+        chr(256 + place): byte for place, byte in enumerate(others)
+    }
 
 
 def token_text(tokenizer: ChatTokenizer, token_id: int) -> tuple[str, list[int]]:
-    """Return a token's text and its bytes; a token that is part of a character shows U+FFFD and its true bytes."""
+    """Return a token's text and its bytes; a token that is part of a character shows U+FFFD and its
+    true bytes.
+    """
     text = tokenizer.decode([token_id], skip_special_tokens=False)
     if REPLACEMENT not in text:
         return text, list(text.encode())

@@ -18,7 +18,8 @@ MISTRAL = "[TOOL_CALLS]"
 PYTHON_TAG = "<|python_tag|>"
 MARKERS = (HERMES, MISTRAL, PYTHON_TAG)
 MARKER_TOKENS = (*MARKERS, "</tool_call>", "[ARGS]", "[CALL_ID]", "[/TOOL_CALLS]")
-"""Tokens of tool formats; some tokenizers count them as special, and they must survive until the text is parsed."""
+"""Tokens of tool formats; some tokenizers count them as special, and they must survive until the
+text is parsed."""
 
 _HERMES_BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _MISTRAL_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*")
@@ -34,14 +35,18 @@ class ToolCall:
 
     def as_dict(self) -> dict[str, Any]:
         """OpenAI's form."""
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
 
 
 def parse(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
     """Split a model's text into content and tool calls.
 
-    `names` are the functions offered: bare JSON (Llama 3) is a call only when it names one of them. If any part that
-    looks like a call cannot be read, the whole text stays content.
+    `names` are the functions offered: bare JSON (Llama 3) is a call only when it names one of them.
+    If any part that looks like a call cannot be read, the whole text stays content.
     """
     if HERMES in text:
         return _hermes(text)
@@ -51,7 +56,9 @@ def parse(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
 
 
 def may_begin_call(text: str) -> int:
-    """Return how much of a growing text is surely content, whatever follows: a stream sends no more than that."""
+    """Return how much of a growing text is surely content, whatever follows: a stream sends no more
+    than that.
+    """
     first = text.lstrip()[:1]
     if not first or first == "{":
         return 0
@@ -61,7 +68,9 @@ def may_begin_call(text: str) -> int:
 
 
 def held_back(text: str, endings: Collection[str]) -> int:
-    """Return the length of the longest end of `text` that could be the beginning of one of the strings."""
+    """Return the length of the longest end of `text` that could be the beginning of one of the
+    strings.
+    """
     longest = max(map(len, endings), default=1) - 1
     for size in range(min(longest, len(text)), 0, -1):
         if any(ending.startswith(text[-size:]) for ending in endings):

@@ -1,4 +1,6 @@
-"""The embedded engine: continuous batching over a transformers model, merged adapters, one worker thread."""
+"""The embedded engine: continuous batching over a transformers model, merged adapters, one worker
+thread.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The sequences that sample from one adapter now: those waiting for their prompt, and those decoding."""
+"""The sequences that sample from one adapter now: those waiting for their prompt, and those
+decoding.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ from collections import deque
 import attrs
 
 from art_core.endpoint.engine import Token
-
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request
 from art_local.engine.sampling import draw
@@ -18,7 +19,9 @@ LOOK_AHEAD = 64
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Bounds of a batch: rows, padded prompt tokens in one forward pass, and tokens held by all batches together."""
+    """Bounds of a batch: rows, padded prompt tokens in one forward pass, and tokens held by all
+    batches together.
+    """
 
     rows: int
     prefill_tokens: int
@@ -26,7 +29,9 @@ class Limits:
 
 
 class Batch:
-    """Continuous batching over one adapter: a step is a prefill while prompts wait and rows are free, else one token."""
+    """Continuous batching over one adapter: a step is a prefill while prompts wait and rows are
+    free, else one token.
+    """
 
     def __init__(self, adapter: Adapter, forward: Forward, limits: Limits) -> None:
         self.adapter = adapter
@@ -63,8 +68,12 @@ class Batch:
         prompts, source, admitted = self._admit(room)
         if admitted:
             first = len(self.rows)
-            longest = max(len(request.token_ids) + min(request.room, LOOK_AHEAD) for request in admitted)
-            self._cache.reserve(first + len(admitted), min(longest, max(room // (first + len(admitted)), 1)))
+            longest = max(
+                len(request.token_ids) + min(request.room, LOOK_AHEAD) for request in admitted
+            )
+            self._cache.reserve(
+                first + len(admitted), min(longest, max(room // (first + len(admitted)), 1))
+            )
             self._cache.reserve(first + len(admitted), max(map(len, prompts)))
             self.rows += admitted
             logits = self._forward.prefill(prompts, source, self._cache)
@@ -75,7 +84,9 @@ class Batch:
         return self._sample(0, logits)
 
     def _admit(self, room: int) -> tuple[list[tuple[int, ...]], list[int], list[Request]]:
-        """Take the requests to prefill next: distinct prompts [U], which of them each row copies [R], and the rows."""
+        """Take the requests to prefill next: distinct prompts [U], which of them each row copies
+        [R], and the rows.
+        """
         index: dict[tuple[int, ...], int] = {}
         source: list[int] = []
         admitted: list[Request] = []
@@ -99,7 +110,9 @@ class Batch:
         return list(index), source, admitted
 
     def _preempt(self, room: int) -> None:
-        """Send the youngest rows back to the queue until the next token fits; their tokens are prefilled again."""
+        """Send the youngest rows back to the queue until the next token fits; their tokens are
+        prefilled again.
+        """
         while len(self.rows) > 1 and len(self.rows) * (self._cache.width + 1) > room:
             self.waiting.appendleft(self.rows[-1])
             self._remove({len(self.rows) - 1})
@@ -107,7 +120,9 @@ class Batch:
     def _sample(self, first: int, logits_NV) -> list[tuple[Request, Token]]:  # type: ignore[no-untyped-def]
         rows = self.rows[first:]
         drawn = draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows])
-        events = [(request, request.take(*token)) for request, token in zip(rows, drawn, strict=True)]
+        events = [
+            (request, request.take(*token)) for request, token in zip(rows, drawn, strict=True)
+        ]
         self._remove({first + row for row, (_, token) in enumerate(events) if token.finish})
         return events
 

@@ -1,7 +1,9 @@
-"""Keys and values of the running sequences: one slot a sequence, written in place, read as one contiguous block.
+"""Keys and values of the running sequences: one slot a sequence, written in place, read as one
+contiguous block.
 
-A slot holds its sequence from position 0, whatever its neighbours' lengths: a new sequence takes the next slot, a
-finished one's slot is filled with the last, and a step reads `[:rows, :, :width]` without copying.
+A slot holds its sequence from position 0, whatever its neighbours' lengths: a new sequence takes
+the next slot, a finished one's slot is filled with the last, and a step reads `[:rows, :, :width]`
+without copying.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ class SlotLayer(CacheLayerMixin):
         """Make the buffers, zeroed: what a mask hides must still be finite."""
         slots, width = self.plan.capacity
         self.keys = key_states.new_zeros((slots, key_states.shape[1], width, key_states.shape[3]))
-        self.values = value_states.new_zeros((slots, value_states.shape[1], width, value_states.shape[3]))
+        self.values = value_states.new_zeros(
+            (slots, value_states.shape[1], width, value_states.shape[3])
+        )
         self.is_initialized = True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write new states [U, H, Q, D] and return what the step attends to."""
         if not self.is_initialized:
@@ -39,7 +43,10 @@ class SlotLayer(CacheLayerMixin):
         plan = self.plan
         assert self.keys is not None and self.values is not None
         if plan.source is not None:
-            slots, tokens = slice(plan.first, plan.first + len(plan.source)), slice(0, key_states.shape[2])
+            slots, tokens = (
+                slice(plan.first, plan.first + len(plan.source)),
+                slice(0, key_states.shape[2]),
+            )
             self.keys[slots, :, tokens] = key_states[plan.source]
             self.values[slots, :, tokens] = value_states[plan.source]
             return key_states, value_states
@@ -73,15 +80,15 @@ class SlotLayer(CacheLayerMixin):
         old_keys, old_values = self.keys, self.values
         assert old_keys is not None and old_values is not None
         self.lazy_initialization(old_keys, old_values)
-        self.keys[:rows, :, :width] = old_keys[:rows, :, :width]  # type: ignore[index]
-        self.values[:rows, :, :width] = old_values[:rows, :, :width]  # type: ignore[index]
+        self.keys[:rows, :, :width] = old_keys[:rows, :, :width]
+        self.values[:rows, :, :width] = old_values[:rows, :, :width]
 
 
 class SlotPlan:
     """Where the running step writes and reads, shared by all layers.
 
-    A prefill sets `source` [R] (which prompt each new row is a copy of) and `first` (their first slot); a decoding
-    step sets `row_ids` [N], `positions` [N] and `width`.
+    A prefill sets `source` [R] (which prompt each new row is a copy of) and `first` (their first
+    slot); a decoding step sets `row_ids` [N], `positions` [N] and `width`.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,6 @@ from torch import nn
 
 from art_core.endpoint.engine import Sampling, Token
 from art_core.errors import ConfigError, EngineError, unknown
-
 from art_local.engine.batch import Limits
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request
@@ -23,15 +22,20 @@ CLOSE_TIMEOUT_S = 60.0
 
 
 class TransformersEngine:
-    """Samples from a transformers causal language model and merged adapters of it, many requests at a time.
+    """Samples from a transformers causal language model and merged adapters of it, many requests at
+    a time.
 
     - `model`: a plain causal language model, no peft in it. Its parameters are shared, not copied.
-    - `turns`: the engine computes each step inside one turn; give the trainer's to take turns with it.
+    - `turns`: the engine computes each step inside one turn; give the trainer's to take turns with
+      it.
     - `max_batch_size`: sequences decoded together.
-    - `request_timeout_s`: how long a caller waits for its next token before EngineError says what it waited for.
-    - `prefill_tokens`: padded prompt tokens of one forward pass; the longest that a decoding row waits for a new one.
-    - `cache_bytes`: memory for keys and values; by default a share of what is free on the model's device. When it is
-      full, new requests wait and the youngest running ones are computed again later.
+    - `request_timeout_s`: how long a caller waits for its next token before EngineError says what
+      it waited for.
+    - `prefill_tokens`: padded prompt tokens of one forward pass; the longest that a decoding row
+      waits for a new one.
+    - `cache_bytes`: memory for keys and values; by default a share of what is free on the model's
+      device. When it is full, new requests wait and the youngest running ones are computed again
+      later.
 
     Raises ConfigError for a model whose cache is more than keys and values of attention.
     """
@@ -69,11 +73,13 @@ class TransformersEngine:
         return self._weights.names
 
     def load(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Serve weights under a name: the base with these parameters, by the base model's parameter names.
+        """Serve weights under a name: the base with these parameters, by the base model's parameter
+        names.
 
-        For LoRA give W + scale * B @ A of each adapted layer, for a full fine-tune copies of all parameters. Tensors
-        are kept, not copied. Loading a name again serves the new weights to new requests; those under way finish with
-        the old. Raises ConfigError for a parameter that the model does not have.
+        For LoRA give W + scale * B @ A of each adapted layer, for a full fine-tune copies of all
+        parameters. Tensors are kept, not copied. Loading a name again serves the new weights to new
+        requests; those under way finish with the old. Raises ConfigError for a parameter that the
+        model does not have.
         """
         self._weights.load(name, tensors)
 
@@ -85,7 +91,9 @@ class TransformersEngine:
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str = BASE
     ) -> AsyncGenerator[Token, None]:
-        """Sample one sequence; see `art_core.endpoint.engine.Engine`. The model's own end tokens always end it."""
+        """Sample one sequence; see `art_core.endpoint.engine.Engine`. The model's own end tokens
+        always end it.
+        """
         request = self._request(prompt_ids, sampling, adapter)
         self._worker.submit(request)
         try:
@@ -98,13 +106,18 @@ class TransformersEngine:
             request.cancelled = True
 
     async def close(self) -> None:
-        """End all requests with an EngineError and the worker thread; a second call does nothing."""
-        await asyncio.to_thread(self._worker.close, EngineError("the engine is closed"), CLOSE_TIMEOUT_S)
+        """End all requests with an EngineError and the worker thread; a second call does
+        nothing.
+        """
+        await asyncio.to_thread(
+            self._worker.close, EngineError("the engine is closed"), CLOSE_TIMEOUT_S
+        )
 
     def _request(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> Request:
         if not prompt_ids or len(prompt_ids) >= self.context_length:
             raise EngineError(
-                f"a prompt of {len(prompt_ids)} tokens; between 1 and {self.context_length - 1} fit into the context"
+                f"a prompt of {len(prompt_ids)} tokens; "
+                f"between 1 and {self.context_length - 1} fit into the context"
             )
         if sampling.max_tokens < 1:
             raise EngineError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
@@ -114,7 +127,9 @@ class TransformersEngine:
         try:
             weights = self._weights.get(adapter)
         except KeyError:
-            raise EngineError(unknown("adapter", adapter, self.adapters, known_as="loaded")) from None
+            raise EngineError(
+                unknown("adapter", adapter, self.adapters, known_as="loaded")
+            ) from None
         return Request(prompt_ids, sampling, weights, self._ends, self.context_length)
 
     async def _next(self, request: Request) -> Token:
@@ -130,7 +145,7 @@ class TransformersEngine:
         else:
             event = request.events.get_nowait()
         if isinstance(event, EngineError):
-            raise event
+            raise EngineError(*event.args)
         return event
 
 

@@ -1,4 +1,6 @@
-"""Forward passes of a transformers causal language model over a slot cache: prompts, then one token a row."""
+"""Forward passes of a transformers causal language model over a slot cache: prompts, then one token
+a row.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ import torch
 from torch import nn
 
 from art_core.errors import ConfigError
-
 from art_local.engine.cache import SlotCache
 
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -21,14 +22,18 @@ class Forward:
     Raises ConfigError for a model whose state is more than keys and values of attention.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
         self.config = module.config.get_text_config()
         self.layer_types = _layer_types(self.config)
-        self.window = getattr(self.config, "sliding_window", None) if "sliding_attention" in self.layer_types else None
+        self.window = (
+            getattr(self.config, "sliding_window", None)
+            if "sliding_attention" in self.layer_types
+            else None
+        )
         parameter = next(module.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        if module.config._attn_implementation not in ("sdpa", "eager"):
+        if module.config._attn_implementation not in ("sdpa", "eager"):  # noqa: SLF001
             module.set_attn_implementation("sdpa")
         self._last: torch.Tensor | None = None
         # logits_to_keep keeps the same positions for all rows; prompts end at different ones.
@@ -46,16 +51,24 @@ class Forward:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(len(self.layer_types) * 2 * heads * size * self.dtype.itemsize)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], source: Sequence[int], cache: SlotCache) -> torch.Tensor:
-        """Compute prompts once each and append `source` [R] copies of them to the cache; logits [R, V]."""
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], source: Sequence[int], cache: SlotCache
+    ) -> torch.Tensor:
+        """Compute prompts once each and append `source` [R] copies of them to the cache; logits [R,
+        V].
+        """
         lengths = [len(prompt) for prompt in prompts]
         width = max(lengths)
-        ids_UP = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self.device)
+        ids_UP = torch.tensor(
+            [[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self.device
+        )
         source_R = torch.tensor(source, device=self.device)
         cache.begin_prefill(source_R, [lengths[i] for i in source])
         self._last = torch.tensor(lengths, device=self.device) - 1
         # Right padding under a causal mask is never seen, so no mask is needed.
-        logits: torch.Tensor = self.module(input_ids=ids_UP, past_key_values=cache, use_cache=True).logits
+        logits: torch.Tensor = self.module(
+            input_ids=ids_UP, past_key_values=cache, use_cache=True
+        ).logits
         return logits[:, 0][source_R]
 
     def decode(self, token_ids: Sequence[int], cache: SlotCache) -> torch.Tensor:
@@ -87,27 +100,41 @@ class Forward:
         sliding = full & (places_W > positions_N[:, None] - self.window)
         if "full_attention" not in self.layer_types:
             return self._additive(sliding)
-        return {"full_attention": self._additive(full), "sliding_attention": self._additive(sliding)}
+        return {
+            "full_attention": self._additive(full),
+            "sliding_attention": self._additive(sliding),
+        }
 
     def _additive(self, seen_NW: torch.Tensor) -> torch.Tensor:
         hidden = torch.finfo(self.dtype).min
-        return torch.zeros(seen_NW.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen_NW, hidden)[
-            :, None, None
-        ]
+        return torch.zeros(seen_NW.shape, dtype=self.dtype, device=self.device).masked_fill_(
+            ~seen_NW, hidden
+        )[:, None, None]
 
 
 def _layer_types(config: Any) -> list[str]:
-    """The kinds of attention, layer by layer; raises ConfigError for those that keep another state."""
+    """The kinds of attention, layer by layer; raises ConfigError for those that keep another
+    state.
+    """
     types = getattr(config, "layer_types", None)
     if types is None:
         kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
         types = [kind] * config.num_hidden_layers
     other = sorted(set(types) - KNOWN_LAYERS)
-    stateful = [key for key in ("ssm_cfg", "mamba_d_state", "state_size", "attn_layer_indices") if hasattr(config, key)]
-    if other or stateful or getattr(config, "is_encoder_decoder", False) or getattr(config, "num_kv_shared_layers", 0):
+    stateful = [
+        key
+        for key in ("ssm_cfg", "mamba_d_state", "state_size", "attn_layer_indices")
+        if hasattr(config, key)
+    ]
+    if (
+        other
+        or stateful
+        or getattr(config, "is_encoder_decoder", False)
+        or getattr(config, "num_kv_shared_layers", 0)
+    ):
         raise ConfigError(
-            f"the embedded engine cannot run {config.model_type!r}: it keeps more than attention keys and values "
-            f"({', '.join(other + stateful) or 'shared or encoder states'})",
+            f"the embedded engine cannot run {config.model_type!r}: it keeps more than attention "
+            f"keys and values ({', '.join(other + stateful) or 'shared or encoder states'})",
             "Choose a plain decoder (Llama, Qwen, Mistral, Gemma, SmolLM, ...) or another engine",
         )
     return list(types)

@@ -1,4 +1,6 @@
-"""One sequence on its way: what was asked, what was sampled so far, and the caller's loop that waits for it."""
+"""One sequence on its way: what was asked, what was sampled so far, and the caller's loop that
+waits for it.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,23 @@ from collections.abc import Iterable, Sequence
 
 from art_core.endpoint.engine import FinishReason, Sampling, Token
 from art_core.errors import EngineError
-
 from art_local.engine.weights import Adapter
 
 Event = Token | EngineError
 
 
 class Request:
-    """A request of the engine. The worker thread calls `take`; the caller's event loop reads `events`."""
+    """A request of the engine. The worker thread calls `take`; the caller's event loop reads
+    `events`.
+    """
 
     def __init__(
-        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: Adapter, ends: frozenset[int], context: int
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: Adapter,
+        ends: frozenset[int],
+        context: int,
     ) -> None:
         self.prompt_ids = tuple(prompt_ids)
         self.sampling = sampling
@@ -57,7 +65,9 @@ class Request:
 
 
 def deliver(events: Iterable[tuple[Request, Event]]) -> None:
-    """Hand events to their callers: one wake-up for each event loop, however many tokens there are."""
+    """Hand events to their callers: one wake-up for each event loop, however many tokens there
+    are.
+    """
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Request, Event]]] = {}
     for request, event in events:
         by_loop.setdefault(request.loop, []).append((request, event))

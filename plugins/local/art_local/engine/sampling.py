@@ -12,17 +12,22 @@ from art_core.errors import EngineError
 Drawn = tuple[int, float, tuple[tuple[int, float], ...]]
 
 
-def draw(logits_NV: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[Drawn]:
+def draw(
+    logits_NV: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]
+) -> list[Drawn]:
     """Draw one token a row: (id, log-probability, alternatives).
 
-    The log-probability is the fp32 log-softmax of the raw logits, at temperature 1 and before top_p. A row is drawn
-    by inverting its cumulative distribution at its number of `uniforms` [N] in [0, 1), so that a row's draw depends
-    on nothing but its own logits and number. Raises EngineError when logits are not finite.
+    The log-probability is the fp32 log-softmax of the raw logits, at temperature 1 and before
+    top_p. A row is drawn by inverting its cumulative distribution at its number of `uniforms` [N]
+    in [0, 1), so that a row's draw depends on nothing but its own logits and number. Raises
+    EngineError when logits are not finite.
     """
     logits_NV = logits_NV.float()
     normaliser_N = torch.logsumexp(logits_NV, dim=-1)
     if not bool(torch.isfinite(normaliser_N).all()):
-        raise EngineError("the model's logits are not finite", "Its weights hold NaN or infinite values")
+        raise EngineError(
+            "the model's logits are not finite", "Its weights hold NaN or infinite values"
+        )
     ids_N = _choose(logits_NV, normaliser_N, samplings, uniforms)
     logprobs_N = logits_NV.gather(1, ids_N[:, None])[:, 0] - normaliser_N
     tops = _alternatives(logits_NV, normaliser_N, [s.top_logprobs for s in samplings])
@@ -30,7 +35,10 @@ def draw(logits_NV: torch.Tensor, samplings: Sequence[Sampling], uniforms: Seque
 
 
 def _choose(
-    logits_NV: torch.Tensor, normaliser_N: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]
+    logits_NV: torch.Tensor,
+    normaliser_N: torch.Tensor,
+    samplings: Sequence[Sampling],
+    uniforms: Sequence[float],
 ) -> torch.Tensor:
     temperatures = [s.temperature for s in samplings]
     if not any(temperatures):
@@ -50,15 +58,21 @@ def _choose(
     target_N = (uniform_N * cumulative_NV[:, -1]).float()
     ids_N = torch.searchsorted(cumulative_NV, target_N[:, None], right=True)[:, 0]
     # Rounding can put the target on the total itself: the draw then lies past the last token.
-    settled_N = torch.tensor([t == 0.0 for t in temperatures], device=device) | (ids_N >= logits_NV.shape[1])
+    settled_N = torch.tensor([t == 0.0 for t in temperatures], device=device) | (
+        ids_N >= logits_NV.shape[1]
+    )
     return torch.where(settled_N, best_N, ids_N)
 
 
 def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keep the smallest set of most likely tokens whose mass reaches top_p (Holtzman et al., 1904.09751)."""
+    """Keep the smallest set of most likely tokens whose mass reaches top_p (Holtzman et al.,
+    1904.09751).
+    """
     sorted_V, order_V = probs_V.sort(descending=True)
     before_V = sorted_V.cumsum(dim=0) - sorted_V
-    return torch.zeros_like(probs_V).scatter_(0, order_V, torch.where(before_V < top_p, sorted_V, 0.0))
+    return torch.zeros_like(probs_V).scatter_(
+        0, order_V, torch.where(before_V < top_p, sorted_V, 0.0)
+    )
 
 
 def _alternatives(

@@ -1,11 +1,13 @@
-"""Turns at the device: the engine's steps and the trainer's steps come one after the other, first come first served.
+"""Turns at the device: the engine's steps and the trainer's steps come one after the other, first
+come first served.
 
     turns = DeviceTurns()
     with turns.take("training step"):
         ...
 
-A waiter is served in the order of arrival, so neither side can starve the other: the trainer waits for at most one
-engine step (a prefill or one token of the batch), the engine for what the trainer does inside one `take`.
+A waiter is served in the order of arrival, so neither side can starve the other: the trainer waits
+for at most one engine step (a prefill or one token of the batch), the engine for what the trainer
+does inside one `take`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from art_core.errors import BackendError
 
 
 class DeviceTurns:
-    """A fair lock with a name for who holds it. Not reentrant: taking it twice in one thread raises BackendError."""
+    """A fair lock with a name for who holds it. Not reentrant: taking it twice in one thread raises
+    BackendError.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -36,7 +40,8 @@ class DeviceTurns:
     def take(self, who: str, timeout_s: float | None = None) -> Iterator[None]:
         """Hold the device inside the block, after everyone who asked before.
 
-        Raises BackendError when the turn did not come within `timeout_s` (None waits for ever), naming the holder.
+        Raises BackendError when the turn did not come within `timeout_s` (None waits for ever),
+        naming the holder.
         """
         self._acquire(who, timeout_s)
         try:
@@ -50,7 +55,9 @@ class DeviceTurns:
         ticket, me = object(), threading.get_ident()
         with self._changed:
             if self._thread == me:
-                raise BackendError(f"{who!r} asked for the device inside {self._holder!r} of the same thread")
+                raise BackendError(
+                    f"{who!r} asked for the device inside {self._holder!r} of the same thread"
+                )
             self._queue.append(ticket)
             try:
                 mine = self._changed.wait_for(
@@ -58,7 +65,8 @@ class DeviceTurns:
                 )
                 if not mine:
                     raise BackendError(
-                        f"{who!r} did not get the device within {timeout_s} s; {self._holder!r} has it"
+                        f"{who!r} did not get the device within {timeout_s} s; "
+                        f"{self._holder!r} has it"
                     )
                 self._holder, self._thread = who, me
             finally:

@@ -1,13 +1,15 @@
-"""Adapters as whole parameters: one module structure, parameters set in microseconds, base weights shared.
+"""Adapters as whole parameters: one module structure, parameters set in microseconds, base weights
+shared.
 
-An adapter is merged once a step by whoever trained it (W + scale * B @ A), so that sampling from it costs what
-sampling from the base costs.
+An adapter is merged once a step by whoever trained it (W + scale * B @ A), so that sampling from it
+costs what sampling from the base costs.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -21,9 +23,11 @@ BASE = "base"
 
 @attrs.frozen(eq=False)
 class Adapter:
-    """Weights that requests are pinned to: each module attribute that differs from the base, with its tensor.
+    """Weights that requests are pinned to: each module attribute that differs from the base, with
+    its tensor.
 
-    It lives as long as a name or a request refers to it, so unloading a name never pulls weights from under a request.
+    It lives as long as a name or a request refers to it, so unloading a name never pulls weights
+    from under a request.
     """
 
     name: str
@@ -31,15 +35,17 @@ class Adapter:
 
 
 class Weights:
-    """A copy of the model's structure that shares its parameters, and the adapters that can be set into it.
+    """A copy of the model's structure that shares its parameters, and the adapters that can be set
+    into it.
 
-    `module` is that copy. Later changes of the original's structure (peft) do not reach it; changes of its parameters
-    *in place* do: a trainer that fine-tunes them loads copies, also under the name "base".
+    `module` is that copy. Later changes of the original's structure (peft) do not reach it; changes
+    of its parameters *in place* do: a trainer that fine-tunes them loads copies, also under the
+    name "base".
     """
 
     def __init__(self, model: nn.Module) -> None:
         shared = {id(tensor): tensor for tensor in model.parameters()}
-        self.module: nn.Module = copy.deepcopy(model, memo=shared).eval()
+        self.module: Any = copy.deepcopy(model, memo=shared).eval()
         self._names = {id(tensor): name for name, tensor in self.module.named_parameters()}
         self._places: dict[str, Place] = {}
         self._base: dict[str, nn.Parameter] = {}
@@ -60,10 +66,12 @@ class Weights:
         return self._adapters[name]
 
     def load(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Give a name to weights: the base with these parameters in place of its own. An old name gets new weights.
+        """Give a name to weights: the base with these parameters in place of its own. An old name
+        gets new weights.
 
-        Tensors are brought to the base parameter's dtype and device and kept, not copied. A tied parameter may be
-        given by its first name alone. Raises ConfigError for a parameter that the model does not have, or of another shape.
+        Tensors are brought to the base parameter's dtype and device and kept, not copied. A tied
+        parameter may be given by its first name alone. Raises ConfigError for a parameter that the
+        model does not have, or of another shape.
         """
         given = {key: self._fitting(key, tensor) for key, tensor in tensors.items()}
         changed = []
@@ -74,7 +82,9 @@ class Weights:
         self._adapters = {**self._adapters, name: Adapter(name, tuple(changed))}
 
     def unload(self, name: str) -> None:
-        """Forget a name; requests that are pinned to its weights finish with them. An unknown name does nothing."""
+        """Forget a name; requests that are pinned to its weights finish with them. An unknown name
+        does nothing.
+        """
         self._adapters = {key: adapter for key, adapter in self._adapters.items() if key != name}
 
     def activate(self, adapter: Adapter) -> None:
@@ -83,9 +93,9 @@ class Weights:
             return
         base = {place: self._base[key] for key, place in self._places.items()}
         for module, attribute, _ in self._active.changed:
-            module._parameters[attribute] = base[module, attribute]
+            module._parameters[attribute] = base[module, attribute]  # noqa: SLF001
         for module, attribute, tensor in adapter.changed:
-            module._parameters[attribute] = tensor  # type: ignore[assignment]
+            module._parameters[attribute] = tensor  # type: ignore[assignment]  # noqa: SLF001
         self._active = adapter
 
     def release(self) -> None:
@@ -97,5 +107,7 @@ class Weights:
         if base is None:
             raise ConfigError(unknown("parameter", key, self._base, known_as="the model has"))
         if tensor.shape != base.shape:
-            raise ConfigError(f"parameter {key!r} has shape {list(base.shape)}, got {list(tensor.shape)}")
+            raise ConfigError(
+                f"parameter {key!r} has shape {list(base.shape)}, got {list(tensor.shape)}"
+            )
         return tensor.detach().to(device=base.device, dtype=base.dtype)

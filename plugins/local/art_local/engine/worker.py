@@ -1,4 +1,6 @@
-"""The engine's thread: takes requests, gives each adapter its slice of time, hands tokens out, and never dies silently."""
+"""The engine's thread: takes requests, gives each adapter its slice of time, hands tokens out, and
+never dies silently.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ import time
 import torch
 
 from art_core.errors import EngineError
-
 from art_local.engine.batch import Batch, Limits
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver
@@ -20,9 +21,13 @@ SLICE_S = 0.5
 
 
 class Worker:
-    """Owns the model's module and the batches. `submit` and `close` may be called from any thread."""
+    """Owns the model's module and the batches. `submit` and `close` may be called from any
+    thread.
+    """
 
-    def __init__(self, weights: Weights, forward: Forward, turns: DeviceTurns, limits: Limits) -> None:
+    def __init__(
+        self, weights: Weights, forward: Forward, turns: DeviceTurns, limits: Limits
+    ) -> None:
         self._weights = weights
         self._turns = turns
         self._limits = limits
@@ -40,24 +45,32 @@ class Worker:
         """What a request may be waiting for, in words."""
         running = sum(len(batch.rows) for batch in list(self._batches.values()))
         holder = self._turns.holder
-        return f"{running} sequences run, the device is held by {holder!r}" if holder else f"{running} sequences run"
+        return (
+            f"{running} sequences run, the device is held by {holder!r}"
+            if holder
+            else f"{running} sequences run"
+        )
 
     def submit(self, request: Request) -> None:
         """Queue a request; raises EngineError when the engine has ended."""
         with self._changed:
             if self._ended is not None:
-                raise self._ended
+                raise EngineError(*self._ended.args)
             self._arrived.append(request)
             self._changed.notify()
 
     def close(self, reason: EngineError, timeout_s: float) -> None:
-        """End all requests with the reason, and the thread; raises EngineError when it does not end in time."""
+        """End all requests with the reason, and the thread; raises EngineError when it does not end
+        in time.
+        """
         with self._changed:
             self._ended = self._ended or reason
             self._changed.notify()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            raise EngineError(f"the engine's thread did not end within {timeout_s} s; {self.waiting_for}")
+            raise EngineError(
+                f"the engine's thread did not end within {timeout_s} s; {self.waiting_for}"
+            )
 
     def _run(self) -> None:
         try:
@@ -66,15 +79,22 @@ class Worker:
                     self._step()
         except BaseException as error:
             with self._changed:
-                self._ended = EngineError(f"the engine's thread died of {type(error).__name__}: {error}")
+                self._ended = EngineError(
+                    f"the engine's thread died of {type(error).__name__}: {error}"
+                )
         finally:
             assert self._ended is not None
-            self._fail([r for batch in self._batches.values() for r in batch.requests] + self._arrived, self._ended)
+            self._fail(
+                [r for batch in self._batches.values() for r in batch.requests] + self._arrived,
+                self._ended,
+            )
             self._batches.clear()
             self._weights.release()
 
     def _take_arrivals(self) -> bool:
-        """Move new requests to their batches; wait while there is nothing to do. False once the engine has ended."""
+        """Move new requests to their batches; wait while there is nothing to do. False once the
+        engine has ended.
+        """
         with self._changed:
             if not self._batches and not self._arrived and self._ended is None:
                 self._weights.release()
@@ -91,7 +111,9 @@ class Worker:
         for request in arrived:
             batch = self._batches.get(request.adapter)
             if batch is None:
-                batch = self._batches[request.adapter] = Batch(request.adapter, self._forward, self._limits)
+                batch = self._batches[request.adapter] = Batch(
+                    request.adapter, self._forward, self._limits
+                )
             batch.waiting.append(request)
         return True
 
@@ -105,7 +127,11 @@ class Worker:
                 self._weights.activate(batch.adapter)
                 events = batch.step(others)
         except Exception as error:
-            reason = error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
+            reason = (
+                error
+                if isinstance(error, EngineError)
+                else EngineError(f"{type(error).__name__}: {error}")
+            )
             del self._batches[batch.adapter]
             self._fail(batch.requests, reason)
             return
@@ -130,5 +156,3 @@ class Worker:
     @staticmethod
     def _fail(requests: list[Request], reason: EngineError) -> None:
         deliver((request, reason) for request in requests)
-
-

@@ -19,10 +19,11 @@ VOCABULARY_SIZE = 256 + len(SPECIAL_TOKENS)
 
 
 def save_tiny_model(directory: Path | str, *, seed: int = 0, context_length: int = 512) -> Path:
-    """Write a random Qwen3 (hidden 128, 2 layers, vocabulary 260, 0.53 M parameters, fp32) with a byte tokenizer.
+    """Write a random Qwen3 (hidden 128, 2 layers, vocabulary 260, 0.53 M parameters, fp32) with a
+    byte tokenizer.
 
-    Equal seeds give equal weights. Ids 0 to 255 are the bytes, 256 to 259 `SPECIAL_TOKENS`; the chat template is
-    ChatML and sequences end with `<|im_end|>` (258).
+    Equal seeds give equal weights. Ids 0 to 255 are the bytes, 256 to 259 `SPECIAL_TOKENS`; the
+    chat template is ChatML and sequences end with `<|im_end|>` (258).
     """
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
@@ -59,7 +60,9 @@ def _byte_tokenizer():  # type: ignore[no-untyped-def]
     tokenizer = Tokenizer(models.BPE(vocab={letters[byte]: byte for byte in range(256)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS]
+    )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
