@@ -232,10 +232,11 @@ class Run:
         try:
             if not self.ledger.empty():
                 self.record("train", self.last_step)
-            return self.delivery.close(timeout)
         finally:
+            reports = self.delivery.close(timeout)
             self._say_status(status)
             self.history.close()
+        return reports
 
     def _close_at_exit(self) -> None:
         self.close("failed" if hasattr(sys, "last_value") else "finished")

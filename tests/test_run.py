@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -245,3 +246,25 @@ def test_runs_lie_where_told_else_in_art_dir_else_here(monkeypatch):
     monkeypatch.setenv("ART_DIR", "elsewhere")
     assert str(runs_path(None)) == "elsewhere"
     assert str(runs_path("given")) == "given"
+
+
+def test_a_run_that_cannot_write_what_waits_still_drains_its_sinks(make, monkeypatch):
+    run = make().run
+    run.ledger.add("", "costs/gpu", 0.5)
+    drained = []
+    run.delivery = SimpleNamespace(close=drained.append)
+    monkeypatch.setattr("art_core.metrics.history.os.write", lambda fd, data: 0)
+    with pytest.raises(HistoryError):
+        run.close(timeout=3.0)
+    assert drained == [3.0]
+
+
+def test_an_exit_closes_what_was_left_open_and_a_child_leaves_it_alone(make, monkeypatch):
+    run = make().run
+    run._close_at_exit()
+    assert run._closed
+    monkeypatch.setattr("art_core.metrics.history.os.getpid", lambda: -1)
+    child = make("other").run
+    monkeypatch.undo()
+    assert child.close() == {}
+    child.history.close()

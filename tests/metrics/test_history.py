@@ -237,3 +237,27 @@ def test_every_acknowledged_row_survives_kill_9(path, width):
         found = seqs(target)
         assert len(found) >= acknowledged
         assert found == list(range(1, len(found) + 1))
+
+
+def test_a_torn_line_that_is_still_being_written_is_left_for_later(log, path):
+    log.append(row(1))
+    with path.open("ab") as file:
+        file.write(b'{"seq":2')
+    assert seqs(path) == [1]
+
+
+def test_a_disk_that_fails_is_an_error_with_its_reason(log, path, monkeypatch):
+    def fail(fd, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(history.os, "write", fail)
+    with pytest.raises(HistoryError, match="No space left on device"):
+        log.append(row(1))
+    monkeypatch.undo()
+    log.append(row(1))
+    assert seqs(path) == [1]
+
+
+def test_a_sync_that_comes_after_the_end_does_nothing(log):
+    log.close()
+    log.sync()
