@@ -1,0 +1,181 @@
+"""Checkpoints on disk: a directory a step that is there whole, with a manifest to prove it, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from art_core.errors import BackendError
+
+log = logging.getLogger("art_local")
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@attrs.frozen(kw_only=True)
+class StoredCheckpoint:
+    """A checkpoint that was found whole: its step, directory and manifest."""
+
+    step: int
+    path: Path
+    manifest: Mapping[str, Any]
+
+
+@attrs.frozen
+class CheckpointStore:
+    """The checkpoints of one run, in `<run_dir>/checkpoints/<step:04d>/`."""
+
+    directory: Path
+
+    def write(
+        self, step: int, fill: Callable[[Path], None], about: Mapping[str, Any]
+    ) -> StoredCheckpoint:
+        """Write a checkpoint: `fill(directory)` makes its files, then manifest, fsync and rename.
+
+        An older checkpoint of that step is replaced. Raises BackendError when the disk does not take it;
+        then nothing of it stays.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        aside, place = self.directory / f".tmp-{step:04d}-{os.getpid()}", self.directory / f"{step:04d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir()
+            fill(aside)
+            manifest = _manifest(aside, step, about)
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            for file in aside.iterdir():
+                _fsync(file)
+            _fsync(aside)
+            if place.exists():
+                os.rename(place, self.directory / f".tmp-old-{step:04d}-{os.getpid()}")
+            os.rename(aside, place)
+            _fsync(self.directory)
+        except OSError as error:
+            raise BackendError(
+                f"checkpoint {step} could not be written to {place}: {error}",
+                "Free disk space or delete old checkpoints (model.delete_checkpoints()); "
+                "the checkpoints before it are as they were.",
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(self.directory / f".tmp-old-{step:04d}-{os.getpid()}", ignore_errors=True)
+        return StoredCheckpoint(step=step, path=place, manifest=manifest)
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, oldest first; contents are not read."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(
+            int(p.name)
+            for p in self.directory.iterdir()
+            if p.name.isdecimal() and (p / MANIFEST).is_file()
+        )
+
+    def read(self, step: int) -> StoredCheckpoint:
+        """Return a checkpoint after checking each file's size and hash; BackendError says what is wrong."""
+        path = self.path(step)
+        try:
+            manifest = json.loads((path / MANIFEST).read_bytes())
+            files = manifest["files"]
+            if manifest["schema"] != SCHEMA:
+                raise BackendError(
+                    f"checkpoint {path} has schema {manifest['schema']!r}, this art-local reads {SCHEMA}",
+                    "Update art-local.",
+                )
+            for name, stored in files.items():
+                if (path / name).stat().st_size != stored["bytes"]:
+                    raise BackendError(f"checkpoint {path} is corrupted: {name} has another size than written")
+                if _sha256(path / name) != stored["sha256"]:
+                    raise BackendError(f"checkpoint {path} is corrupted: {name} has other contents than written")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BackendError(f"checkpoint {path} is not whole: {error}") from error
+        return StoredCheckpoint(step=step, path=path, manifest=manifest)
+
+    def newest_whole(self) -> StoredCheckpoint | None:
+        """Clean what a crash left behind and return the newest checkpoint that proves whole.
+
+        Corrupted ones are renamed to `<step>.corrupted`, with a warning, and never deleted.
+        """
+        self._clean()
+        for step in reversed(self.steps()):
+            try:
+                return self.read(step)
+            except BackendError as error:
+                aside = _free_name(self.path(step).with_suffix(".corrupted"))
+                os.rename(self.path(step), aside)
+                log.warning("%s; it is set aside as %s", error, aside.name)
+        return None
+
+    def delete(self, keep: Collection[int]) -> list[int]:
+        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
+        gone = [step for step in self.steps()[:-1] if step not in keep]
+        for step in gone:
+            # renamed first, so that a kill in the middle leaves no half checkpoint under its name
+            aside = self.directory / f".tmp-deleted-{step:04d}-{os.getpid()}"
+            os.rename(self.path(step), aside)
+            shutil.rmtree(aside)
+        return gone
+
+    def path(self, step: int) -> Path:
+        """Return where a step's checkpoint lies or would lie."""
+        return self.directory / f"{step:04d}"
+
+    def _clean(self) -> None:
+        if not self.directory.is_dir():
+            return
+        for leftover in [p for p in self.directory.iterdir() if p.name.startswith(".tmp-")]:
+            if leftover.name.startswith(".tmp-old-") and not self._replaced(leftover):
+                continue
+            log.warning("removing %s, left behind by a checkpoint that was not finished", leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _replaced(self, old: Path) -> bool:
+        """Put a checkpoint back that a kill caught between moving away and being replaced."""
+        place = self.directory / old.name.split("-")[2]
+        if place.exists():
+            return True
+        os.rename(old, place)
+        log.warning("put back %s, whose replacement was not finished", place)
+        return False
+
+
+def _manifest(directory: Path, step: int, about: Mapping[str, Any]) -> dict[str, Any]:
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(directory.iterdir())
+    }
+    return {
+        "schema": SCHEMA,
+        "step": step,
+        "created_at": datetime.now(UTC).isoformat(),
+        **about,
+        "files": files,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_name(path: Path) -> Path:
+    candidate, n = path, 1
+    while candidate.exists():
+        candidate, n = path.with_name(f"{path.name}-{n}"), n + 1
+    return candidate

