@@ -11,18 +11,22 @@ from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.rundir import FoundRun
 
+_ALL_COSTS = "costs/cum/all"
+
 
 @attrs.define
 class Reading:
     """What a whole log says: `curves` maps a key to {step: value}; a later row of a step replaces.
 
     `totals` holds the newest value of each cumulative key: rows that ART wrote leave some out.
+    `spent` is what each step cost in US dollars, over all its rows, splits and attempts.
     """
 
     rows: int = 0
     last: MetricsRow | None = None
     curves: dict[str, dict[int, float]] = attrs.field(factory=dict)
     totals: dict[str, float] = attrs.field(factory=dict)
+    spent: dict[int, float] = attrs.field(factory=dict)
 
     def curve(self, key: str) -> dict[int, float]:
         """Return {step: value} of a key, by step; empty when it was never logged."""
@@ -35,10 +39,14 @@ def read_run(run: FoundRun, taxonomy: Taxonomy) -> Reading:
     for row, _ in read_rows(run.history):
         reading.rows += 1
         reading.last = row
+        before = reading.totals.get(_ALL_COSTS, 0.0)
         for key, value in canonical(row.metrics, taxonomy):
             reading.curves.setdefault(key, {})[row.step] = value
             if "/cum/" in key:
                 reading.totals[key] = value
+        if _ALL_COSTS in reading.totals:
+            spent = reading.totals[_ALL_COSTS] - before
+            reading.spent[row.step] = reading.spent.get(row.step, 0.0) + spent
     return reading
 
 

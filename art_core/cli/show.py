@@ -33,7 +33,6 @@ _CURVES = (
     ("entropy", "loss/entropy"),
     ("grad norm", "loss/grad_norm"),
     ("seconds", "time/step_wall_s"),
-    ("$ a step", "costs/all"),
     ("$ so far", "costs/cum/all"),
 )
 _SPEEDS = (
@@ -74,6 +73,7 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
 def curve_lines(reading: Reading) -> Iterator[str]:
     """Yield a line a headline curve that was logged: first, last, lowest and highest value."""
     curves = [(label, reading.curve(key)) for label, key in _CURVES]
+    curves.append(("$ a step", dict(sorted(reading.spent.items()))))
     curves += [(label, _speed(reading, tokens, seconds)) for label, tokens, seconds in _SPEEDS]
     rows = [
         (label, sparkline(values), *(format(v, ".4g") for v in _ends(values)))

@@ -35,6 +35,17 @@ def test_curves_are_sparklines_with_their_ends(shelf, art_command):
     assert ["actor", "tok/s", "▁█", "50", "100", "50", "100"] in lines
 
 
+def test_what_a_step_cost_counts_its_evaluation_too(shelf, art_command):
+    directory = shelf.run("a", *({"costs/cum/all": total} for total in (1.0, 3.0, 4.0)))
+    log = directory / "history.jsonl"
+    late = log.read_text().splitlines()[-1].replace('"seq":3', '"seq":4')
+    late = late.replace('"step":3', '"step":2').replace('"train"', '"val"').replace("4.0", "9.0")
+    with log.open("a") as file:
+        file.write(late + "\n")
+    (spent,) = [x for x in art_command("show", "a").splitlines() if x.startswith("$ a step")]
+    assert spent.split()[3:] == ["▁█▁", "1", "1", "1", "7"]
+
+
 def test_the_heading_tells_which_run_and_how_far(shelf, art_command):
     directory = shelf.run("a", *ROWS)
     first, second, *_ = art_command("show", "demo/a").splitlines()
