@@ -11,11 +11,11 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
+import attrs
 import pytest
-from openai.types.chat import ChatCompletion
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
@@ -23,6 +23,7 @@ import art_core as art
 from art_core.cli.main import parser
 from art_core.plugins import hookspecs
 from art_core.plugins.host import installed_plugins
+from art_core.testing.echo import EchoBackend
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -31,36 +32,23 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("art_")]
 REQUESTS = itertools.count()
 
 
-class StandInBackend:
-    """What examples call "local": it counts steps and learns nothing."""
-
-    def __init__(self, gpu_cost_per_hour_usd: float | None = None) -> None:
-        self.steps = 0
-
-    async def register(self, model: art.TrainableModel) -> art.Endpoint:
-        return art.Endpoint(base_url="http://127.0.0.1:1/v1", api_key="-", model_name=model.name)
-
-    async def train(self, model: Any, groups: Any, **options: Any) -> art.TrainResult:
-        art.TrainConfig.of(**options)
-        self.steps += 1
-        return art.TrainResult(step=self.steps, metrics={"loss/train": 0.5})
-
-    async def step(self, model: art.TrainableModel) -> int:
-        return self.steps
+def yes_or_maybe(messages: Any, step: int) -> str:
+    return "maybe" if next(REQUESTS) % 2 else "yes"
 
 
+@attrs.define
 class StandIn:
+    """What examples call "local" trains nothing; endpoint, client and log are real."""
+
+    made: list[EchoBackend] = attrs.field(factory=list)
+
     @art.hookimpl
     def art_backends(self):
-        return [art.BackendSpec(name="local", create=StandInBackend, summary="a stand-in")]
+        return [art.BackendSpec(name="local", create=self.create, summary="a stand-in")]
 
-
-async def completion(**request: Any) -> ChatCompletion:
-    answer = "maybe" if next(REQUESTS) % 2 else "yes"
-    message = {"role": "assistant", "content": answer}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    envelope = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
-    return ChatCompletion.model_validate(envelope | {"choices": [choice]})
+    def create(self, gpu_cost_per_hour_usd: float | None = None) -> EchoBackend:
+        self.made.append(EchoBackend(reply=yes_or_maybe))
+        return self.made[-1]
 
 
 @pytest.fixture
@@ -69,12 +57,13 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ART_BLOCK", "local")
     monkeypatch.setenv("ART_SINKS", "")
-    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=completion)))
-    monkeypatch.setattr(art.TrainableModel, "openai_client", lambda _: client)
+    stand_in = StandIn()
     installed_plugins.cache_clear()
-    installed_plugins().register(StandIn(), "local")
+    installed_plugins().register(stand_in, "local")
     yield
     installed_plugins.cache_clear()
+    for backend in stand_in.made:
+        asyncio.run(backend.close())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
