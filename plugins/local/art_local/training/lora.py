@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from types import MethodType
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 ADAPTER = "default"
+PREFIX = "base_model.model."
 
 
 def add_lora(model: nn.Module, *, rank: int, alpha: int, generator: torch.Generator) -> Any:
@@ -44,25 +46,34 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
     """Return the layers that carry LoRA, by the name of the base parameter that they change."""
     from peft.tuners.lora import LoraLayer
 
-    prefix = "base_model.model."
     return {
-        f"{name.removeprefix(prefix)}.weight": layer
+        f"{name.removeprefix(PREFIX)}.weight": layer
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A
     }
 
 
 @torch.no_grad()
-def merged_tensors(model: nn.Module) -> dict[str, Tensor]:
+def merged_tensors(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return W + scale * B @ A by base parameter name, summed in fp32, in the base's dtype.
 
-    The tensors are new at each call: those handed out before keep the step that they were made for.
+    A and B are the model's, or those of `state` (peft's names on disk). The tensors are new at each call:
+    those handed out before keep the step that they were made for.
     """
-    return {
-        name: dithered(layer.get_base_layer().weight.float() + layer.get_delta_weight(ADAPTER).float(),
-                       layer.get_base_layer().weight.dtype, salt)
-        for salt, (name, layer) in enumerate(lora_layers(model).items())
-    }
+    merged = {}
+    for salt, (name, layer) in enumerate(lora_layers(model).items()):
+        base_OI = layer.get_base_layer().weight
+        a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        if state is not None:
+            stem = f"{PREFIX}{name.removesuffix('.weight')}"
+            a_KI, b_OK = (
+                state[f"{stem}.{f}.weight"].to(base_OI.device) for f in ("lora_A", "lora_B")
+            )
+        delta_OI = b_OK.float() @ a_KI.float()
+        delta_OI = delta_OI.T if layer.fan_in_fan_out else delta_OI
+        whole_OI = torch.add(base_OI.float(), delta_OI, alpha=layer.scaling[ADAPTER])
+        merged[name] = dithered(whole_OI, base_OI.dtype, salt)
+    return merged
 
 
 @torch.no_grad()

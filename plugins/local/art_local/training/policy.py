@@ -70,10 +70,17 @@ class Policy:
             self.serving = merged_tensors(self.model)
             use_merged(self.model, self.serving)
         else:
-            self.serving = {
-                name: dithered(parameter.detach(), self.dtype, salt).clone()
-                for salt, (name, parameter) in enumerate(self.base.named_parameters())
-            }
+            self.serving = self._cast(self.trained())
+
+    def serving_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights to serve for stored parameters (those of an older step); nothing here moves."""
+        return merged_tensors(self.model, tensors) if self.is_lora else self._cast(tensors)
+
+    def _cast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: dithered(tensor.detach().to(self.device), self.dtype, salt).clone()
+            for salt, (name, tensor) in enumerate(tensors.items())
+        }
 
     def load(self, tensors: Mapping[str, Tensor], source: Path) -> None:
         """Set the trained parameters; BackendError when names or shapes are not this policy's."""

@@ -1,0 +1,288 @@
+"""The local backend: models trained and served in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import torch
+
+from art_core.backends import Checkpoint, Endpoint, TrainResult
+from art_core.costs.usage import GpuTime
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.endpoint.host import EndpointHost
+from art_core.errors import BackendError, ConfigError, unknown
+from art_core.rl.config import TrainConfig
+
+from art_local.checkpoints import CheckpointStore
+from art_local.engine import DeviceTurns, TransformersEngine
+from art_local.models import resolve_base_model
+from art_local.placement import placement
+from art_local.resident import Recipe, Resident, load_model, sharing_parameters
+from art_local.served import ServedNames
+from art_local.training.policy import Policy
+
+if TYPE_CHECKING:
+    from art_core.model import TrainableModel
+
+log = logging.getLogger("art_local")
+ENGINES = ("auto", "transformers")
+CLOSE_TIMEOUT_S = 600.0
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Seat:
+    """A registered model with what serves it."""
+
+    model: TrainableModel
+    resident: Resident
+    host: EndpointHost
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            base_url=self.host.base_url, api_key=self.host.api_key, model_name=self.resident.name
+        )
+
+
+class LocalBackend:
+    """Trains and serves models on one device of this machine (see `art_core.backends.Backend`).
+
+    - `device`: "cpu", "cuda", "cuda:1", ...; by default a CUDA device if there is one.
+    - `dtype`: "bfloat16" or "float32"; by default bf16 where the hardware multiplies it.
+    - `engine`: "transformers" (embedded), or "auto".
+    - `gpu_cost_per_hour_usd`: price of the device (on a CPU: of the machine) for `costs/gpu`; without
+      it, price plugins are asked for CUDA devices.
+    - `lora_rank`, `lora_alpha`: the adapter on all linear layers; `full_finetune` trains all weights.
+    - `seed`: of the adapter's start. `max_batch_size`: sequences sampled together.
+    - `context_length`: of the served models; by default the base model's own.
+    - `served_steps`: steps whose weights stay in memory for `name@step`; others are loaded when asked for.
+    - `request_timeout_s`: of one request to the endpoint.
+    - `progress`: show progress bars.
+
+    Raises ConfigError for an option, a device, a dtype or an engine that does not exist here.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        engine: str = "auto",
+        gpu_cost_per_hour_usd: float | None = None,
+        lora_rank: int = 16,
+        lora_alpha: int = 32,
+        full_finetune: bool = False,
+        seed: int = 0,
+        max_batch_size: int = 64,
+        context_length: int | None = None,
+        served_steps: int = 3,
+        request_timeout_s: float = 600.0,
+        progress: bool = True,
+    ) -> None:
+        if engine not in ENGINES:
+            raise ConfigError(unknown("engine", engine, ENGINES))
+        for option, value in {
+            "lora_rank": lora_rank,
+            "lora_alpha": lora_alpha,
+            "max_batch_size": max_batch_size,
+            "context_length": 1 if context_length is None else context_length,
+            "served_steps": served_steps,
+        }.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{option} must be a whole number of at least 1, got {value!r}")
+        if gpu_cost_per_hour_usd is not None and not gpu_cost_per_hour_usd >= 0:
+            raise ConfigError(f"gpu_cost_per_hour_usd can't be negative, got {gpu_cost_per_hour_usd!r}")
+        self.placement = placement(device, dtype)
+        self.gpu_cost_per_hour_usd = gpu_cost_per_hour_usd
+        self._recipe = Recipe(lora=None if full_finetune else (lora_rank, lora_alpha), seed=seed)
+        self._max_batch_size, self._context_length = max_batch_size, context_length
+        self._served_steps, self._request_timeout_s = served_steps, request_timeout_s
+        self._progress = progress
+        self._seats: dict[Path, _Seat] = {}
+        self._bases: dict[Path, Any] = {}
+        self._turns = DeviceTurns()
+        # one thread: loading, training and checkpoints never overlap
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="art-train")
+        self._clock = _Clock()
+        self._closed = False
+
+    async def register(self, model: TrainableModel) -> Endpoint:
+        """Load the model at its last whole checkpoint, or fresh, and serve it.
+
+        A model that is registered already keeps its endpoint. Raises ConfigError for a base model that
+        can't be used or a checkpoint that does not fit, BackendError when something could not be fetched.
+        """
+        self._check_open()
+        self._clock.start()
+        key = model.run_dir.resolve()
+
+        def seated() -> _Seat:
+            if key in self._seats:
+                return attrs.evolve(self._seats[key], model=model)
+            return self._seat(model)
+
+        self._seats[key] = await self._on_worker(seated)
+        return self._seats[key].endpoint
+
+    async def train(
+        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
+        """Run one step (`TrainConfig.of(**options)`), serve its weights and write its checkpoint.
+
+        Requests under way finish on the weights that they began with. The device's time since the last
+        charge is charged to the model, also when the step fails.
+        """
+        seat = self._seat_of(model)
+        config = TrainConfig.of(**options)
+        try:
+            return await self._on_worker(lambda: seat.resident.train(groups, config))
+        finally:
+            self._charge(model)
+
+    async def step(self, model: TrainableModel) -> int:
+        """Return the step of the newest weights."""
+        return self._seat_of(model).resident.step
+
+    async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
+        """Return the checkpoints on disk, oldest first."""
+        store = self._seat_of(model).resident.store
+        return [Checkpoint(step=step, path=store.path(step)) for step in store.steps()]
+
+    async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
+        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
+        store = self._seat_of(model).resident.store
+        return await self._on_worker(lambda: store.delete(keep))
+
+    async def close(self) -> None:
+        """Finish the step under way, stop serving, free the device; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        seats = list(self._seats.values())
+        try:
+            await asyncio.wait_for(
+                asyncio.to_thread(self._worker.shutdown, cancel_futures=True), CLOSE_TIMEOUT_S
+            )
+        except TimeoutError:
+            raise BackendError(f"a training step did not end within {CLOSE_TIMEOUT_S:.0f} s") from None
+        finally:
+            for seat in seats:
+                await asyncio.to_thread(seat.host.stop)
+                await seat.resident.engine.close()
+            if seats:
+                self._charge(seats[-1].model)
+            self._seats.clear()
+            self._bases.clear()
+            if self.placement.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _seat(self, model: TrainableModel) -> _Seat:
+        from transformers import AutoTokenizer
+
+        directory = resolve_base_model(model.base_model, progress=self._progress)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        base = self._base(directory)
+        engine = TransformersEngine(
+            base,
+            turns=self._turns,
+            max_batch_size=self._max_batch_size,
+            request_timeout_s=self._request_timeout_s,
+        )
+        if self._context_length is not None:
+            engine.context_length = min(engine.context_length, self._context_length)
+        resident = Resident(
+            name=model.name,
+            base_model=str(model.base_model),
+            store=CheckpointStore(model.run_dir / "checkpoints"),
+            policy=self._policy(base, directory),
+            engine=engine,
+            turns=self._turns,
+            recipe=self._recipe,
+            kept_steps=self._served_steps,
+            progress=self._progress,
+        )
+        step = resident.resume()
+        host = EndpointHost(
+            ServedNames(resident, tokenizer), request_timeout_s=self._request_timeout_s
+        ).start()
+        log.info(
+            "model %r on %s, engine transformers, %s, %s, endpoint %s",
+            model.name,
+            self.placement,
+            "full fine-tuning" if self._recipe.lora is None else "LoRA rank %d alpha %d" % self._recipe.lora,
+            f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
+            host.base_url,
+        )
+        return _Seat(model=model, resident=resident, host=host)
+
+    def _base(self, directory: Path) -> Any:
+        """The untrained model, loaded once however many models start from it."""
+        if directory not in self._bases:
+            self._bases[directory] = load_model(directory, self.placement, self.placement.dtype)
+        return self._bases[directory]
+
+    def _policy(self, base: Any, directory: Path) -> Policy:
+        lora = self._recipe.lora
+        model = (
+            load_model(directory, self.placement, torch.float32)
+            if lora is None
+            else sharing_parameters(base)
+        )
+        return Policy(model, dtype=self.placement.dtype, lora=lora, seed=self._recipe.seed)
+
+    def _seat_of(self, model: TrainableModel) -> _Seat:
+        self._check_open()
+        seat = self._seats.get(model.run_dir.resolve())
+        if seat is None:
+            raise ConfigError(
+                f"model {model.name!r} is not registered with this backend",
+                "Call await model.register(backend) first.",
+            )
+        return seat
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("the local backend is closed", 'Make a new one: art.backend("local").')
+
+    async def _on_worker(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    def _charge(self, model: TrainableModel) -> None:
+        seconds = self._clock.take()
+        if self.placement.device.type != "cpu" or self.gpu_cost_per_hour_usd is not None:
+            model.charge(
+                GpuTime(
+                    device=self.placement.device_name,
+                    count=1,
+                    seconds=seconds,
+                    usd_per_hour=self.gpu_cost_per_hour_usd,
+                )
+            )
+
+
+class _Clock:
+    """Seconds that the device was held and not charged yet, each charged to one model only."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        with self._lock:
+            self._since = self._since or time.monotonic()
+
+    def take(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            seconds = now - (self._since or now)
+            self._since = now
+            return seconds

@@ -1,0 +1,40 @@
+"""What art-local offers to art-core. Nothing heavy is imported before a backend is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from art_core import Backend, BackendSpec, ModelCatalog, hookimpl
+
+
+def create(**options: Any) -> Backend:
+    """Make a `LocalBackend`; its options are the keyword arguments."""
+    from art_local.threads import wait_asleep
+
+    wait_asleep()
+    from art_core.plugins.host import accepted_options
+
+    from art_local.backend import LocalBackend
+
+    accepted_options(LocalBackend, options, "backend 'local'")
+    return LocalBackend(**options)
+
+
+def models() -> ModelCatalog:
+    """Make the catalog behind `art models`."""
+    from art_local.models import LocalCatalog
+
+    return LocalCatalog()
+
+
+@hookimpl
+def art_backends() -> list[BackendSpec]:
+    """Offer the local backend."""
+    return [
+        BackendSpec(
+            name="local",
+            create=create,
+            summary="trains LoRA adapters (or all weights) and serves them in this process, on CPU or CUDA",
+            models=models,
+        )
+    ]
