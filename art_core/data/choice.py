@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from art_core.errors import ConfigError
+
 Message = dict[str, Any]
 MessageOrChoice = Any
 """A chat message (`{"role": ..., "content": ...}`), an openai `Choice`, or a choice's dict form."""
@@ -43,6 +45,24 @@ def choice_dict(item: MessageOrChoice) -> dict[str, Any]:
     """Return a choice as plain JSON values, the form in which it is stored."""
     if isinstance(item, Mapping):
         return dict(item)
+    return {"finish_reason": None} | _dumped(item)
+
+
+def message_dict(item: Any) -> Message:
+    """Return a message as a dict, also an openai `ChatCompletionMessage`; ConfigError for anything
+    else.
+    """
+    if isinstance(item, Mapping):
+        return dict(item)
+    if hasattr(item, "model_dump"):
+        return _dumped(item)
+    raise ConfigError(
+        f"a conversation holds messages and choices, not {type(item).__name__}",
+        'Append {"role": ..., "content": ...} or completion.choices[0].',
+    )
+
+
+def _dumped(item: Any) -> dict[str, Any]:
     dumped: dict[str, Any] = item.model_dump(mode="json", exclude_none=True, warnings=False)
     return dumped
 
@@ -52,8 +72,8 @@ def message_of(item: MessageOrChoice) -> Message:
     model.
     """
     if not is_choice(item):
-        return dict(item)
-    message = choice_dict(item)["message"]
+        return message_dict(item)
+    message = message_dict(choice_dict(item)["message"])
     kept = {k: v for k, v in message.items() if v is not None and v != []}
     return {"role": "assistant", "content": None, **kept}
 
@@ -66,17 +86,15 @@ def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
     """Return the engine's tokens of a choice, or None when the endpoint did not send them whole."""
     prompt_ids, completion_ids = _get(item, "prompt_token_ids"), _get(item, "token_ids")
     content = _get(_get(item, "logprobs") or {}, "content")
-    if (
-        not prompt_ids
-        or completion_ids is None
-        or content is None
-        or len(content) != len(completion_ids)
-    ):
+    if not prompt_ids or completion_ids is None or content is None:
+        return None
+    logprobs = [_get(entry, "logprob") for entry in content]
+    if len(logprobs) != len(completion_ids) or None in logprobs:
         return None
     return ChoiceTokens(
         prompt_ids=tuple(prompt_ids),
         completion_ids=tuple(completion_ids),
-        logprobs=tuple(float(_get(entry, "logprob")) for entry in content),
+        logprobs=tuple(map(float, logprobs)),
         policy_version=_get(item, "policy_version"),
         truncated=_get(item, "finish_reason") == "length",
     )

@@ -9,10 +9,11 @@ from typing import Any
 
 import attrs
 
-from art_core.data.choice import is_choice, tokens_of
+from art_core.data.choice import is_choice, message_dict, tokens_of
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, RolloutError
 
+Outcome = Trajectory | RolloutFailure
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
 
 
@@ -30,17 +31,19 @@ async def gather_trajectory_groups(
     Trajectory or gives a reward that is not a finite number becomes a `RolloutFailure` of its
     group. More failures than `max_exceptions` (a count, or a share of all rollouts when below 1)
     end the gathering with a RolloutError, and so does a gathering in which every rollout failed;
-    its `groups` hold what was finished. `after_each` sees each finished group (to judge it, say)
-    and returns it, another one, or None to drop it. `pbar_desc=None` shows no progress bar.
+    its `groups` hold what every group has until then. `after_each` sees each finished group (to
+    judge it, say) and returns it, another one, or None to drop it. `pbar_desc=None` shows no
+    progress bar.
     """
-    started = [await g if not isinstance(g, TrajectoryGroup) else g for g in groups]
+    started = await _started(groups)
     total = sum(len(g.pending) for g in started)
     tally = _Tally(total=total, limit=_limit(max_exceptions, total), bar=_bar(pbar_desc, total))
     tasks = [asyncio.ensure_future(_finish_group(g, timeout, after_each, tally)) for g in started]
     try:
         await _all_or_first_error(tasks)
     except RolloutError as error:
-        error.groups = tuple(t.result() for t in tasks if _has_group(t))
+        early = (tally.so_far(g, t) for g, t in zip(started, tasks, strict=True))
+        error.groups = tuple(group for group in early if group is not None)
         raise
     finally:
         tally.bar.close()
@@ -84,9 +87,19 @@ class _Tally:
     failed: int = 0
     first: RolloutFailure | None = None
     reward_sum: float = 0.0
+    outcomes: dict[int, list[Outcome]] = attrs.field(factory=dict)
 
-    def add(self, outcome: Trajectory | RolloutFailure) -> None:
+    def so_far(
+        self, group: TrajectoryGroup, task: asyncio.Future[TrajectoryGroup | None]
+    ) -> TrajectoryGroup | None:
+        """Return a group with what it had when the gathering ended early."""
+        if not task.cancelled() and task.exception() is None:
+            return task.result()
+        return _with_outcomes(group, self.outcomes.get(group.id, ()))
+
+    def add(self, group: TrajectoryGroup, outcome: Outcome) -> None:
         """Count one outcome and show it; raises RolloutError once there are too many failures."""
+        self.outcomes.setdefault(group.id, []).append(outcome)
         if isinstance(outcome, RolloutFailure):
             self.failed += 1
             self.first = self.first or outcome
@@ -143,13 +156,24 @@ def _failed(problem: str, groups: Sequence[TrajectoryGroup]) -> RolloutError:
     return error
 
 
-def _has_group(task: asyncio.Future[TrajectoryGroup | None]) -> bool:
-    return (
-        task.done()
-        and not task.cancelled()
-        and task.exception() is None
-        and task.result() is not None
-    )
+async def _started(
+    groups: Iterable[TrajectoryGroup | Awaitable[TrajectoryGroup]],
+) -> list[TrajectoryGroup]:
+    tasks = [asyncio.ensure_future(_made(item)) for item in groups]
+    await _all_or_first_error(tasks)
+    return [task.result() for task in tasks]
+
+
+async def _made(item: TrajectoryGroup | Awaitable[TrajectoryGroup]) -> TrajectoryGroup:
+    group: Any = item
+    if isinstance(item, Awaitable) and not isinstance(item, TrajectoryGroup):
+        group = await item
+    if not isinstance(group, TrajectoryGroup):
+        raise ConfigError(
+            f"gather_trajectory_groups takes trajectory groups, not {type(group).__name__}",
+            "Give art.TrajectoryGroup(rollout(...) for ...), or coroutines that return one.",
+        )
+    return group
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Future[Any]]) -> None:
@@ -172,27 +196,34 @@ async def _finish_group(
 async def _run_rollouts(
     group: TrajectoryGroup, timeout: float | None, tally: _Tally
 ) -> TrajectoryGroup:
-    async def one(rollout: Awaitable[Trajectory]) -> Trajectory | RolloutFailure:
+    async def one(rollout: Awaitable[Trajectory]) -> Outcome:
         outcome = await _outcome(rollout, timeout)
-        tally.add(outcome)
+        tally.add(group, outcome)
         return outcome
 
     tasks = [asyncio.ensure_future(one(rollout)) for rollout in group.pending]
     await _all_or_first_error(tasks)
-    outcomes = [task.result() for task in tasks]
+    return _with_outcomes(group, [task.result() for task in tasks])
+
+
+def _with_outcomes(group: TrajectoryGroup, outcomes: Sequence[Outcome]) -> TrajectoryGroup:
     return group.with_results(
         [o for o in outcomes if isinstance(o, Trajectory)],
         [o for o in outcomes if isinstance(o, RolloutFailure)],
     )
 
 
-async def _outcome(
-    rollout: Awaitable[Trajectory], timeout: float | None
-) -> Trajectory | RolloutFailure:
+async def _outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outcome:
     clock = asyncio.timeout(timeout)
     try:
         async with clock:
             result = await rollout
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled this rollout: something inside it was cancelled, which is a failure.
+        return RolloutFailure.of(error)
     except Exception as error:
         if clock.expired():
             return RolloutFailure(
@@ -204,13 +235,19 @@ async def _outcome(
     return _accepted(result)
 
 
-def _accepted(result: Any) -> Trajectory | RolloutFailure:
+def _accepted(result: Any) -> Outcome:
     if not isinstance(result, Trajectory):
         text = f"the rollout returned {type(result).__name__}, not a Trajectory"
         return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
     try:
+        for history in result.histories():
+            for item in history.messages_and_choices:
+                _ = is_choice(item) or message_dict(item)
+    except ConfigError as error:
+        return RolloutFailure.of(error, "wrong_type")
+    try:
         result.reward = float(result.reward)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         result.reward = math.nan
     if not math.isfinite(result.reward):
         text = "the reward is not a finite number"

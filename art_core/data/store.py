@@ -4,18 +4,23 @@ back whole.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import attrs
 import orjson
 
-from art_core.data.choice import choice_dict, is_choice
+from art_core.data.choice import choice_dict, is_choice, message_dict
 from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.errors import HistoryError
+
+log = logging.getLogger("art_core")
 
 _TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs")
 
@@ -29,13 +34,16 @@ def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool
     """Append groups, a line each, in one write; raises HistoryError when the disk does not take
     them whole.
 
-    `tokens=False` leaves out token ids and log-probs, most of the bytes.
+    `tokens=False` leaves out token ids and log-probs, most of the bytes. What JSON can't hold is
+    kept as text, so that no object in somebody's metadata costs a step its trajectories.
     """
-    data = b"".join(orjson.dumps(group_dict(g, tokens=tokens), option=_OPTIONS) for g in groups)
+    data = b"".join(_line(group_dict(g, tokens=tokens)) for g in groups)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
+        with path.open("a+b", buffering=0) as file:
             good = file.seek(0, os.SEEK_END)
+            if good and os.pread(file.fileno(), 1, good - 1) != b"\n":
+                data = b"\n" + data
             if file.write(data) != len(data):
                 file.truncate(good)
                 raise OSError("short write")
@@ -47,19 +55,58 @@ def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool
 
 
 def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
-    """Read back the groups of a file; a torn last line is passed over."""
+    """Read back the groups of a file; a torn line is passed over with a warning."""
     with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield group_of(orjson.loads(line))
+        for number, line in enumerate(file, start=1):
+            try:
+                stored = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                log.warning("%s: line %d is torn: passed over", path, number)
+            else:
+                yield group_of(stored)
 
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_WIDEST_INTEGER = 1 << 63
+
+
+def _line(stored: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(stored, default=_plain, option=_OPTIONS)
+    except TypeError:
+        return orjson.dumps(_cleaned(stored), default=_plain, option=_OPTIONS)
+
+
+def _plain(value: Any) -> Any:
+    """Return something close to a value that JSON has no form for."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", warnings=False)
+    if isinstance(value, Decimal | Fraction):
+        return float(value)
+    if isinstance(value, set | frozenset):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
+
+
+def _cleaned(value: Any) -> Any:
+    """Return JSON values without the keys, integers and halves of characters that orjson
+    refuses.
+    """
+    if isinstance(value, Mapping):
+        keys = (_cleaned(k if isinstance(k, str) else repr(k)) for k in value)
+        return dict(zip(keys, map(_cleaned, value.values()), strict=True))
+    if isinstance(value, list | tuple):
+        return [_cleaned(v) for v in value]
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, int) and not -_WIDEST_INTEGER <= value < _WIDEST_INTEGER:
+        return str(value)
+    return value
 
 
 def _item_dict(item: Any, *, tokens: bool) -> dict[str, Any]:
     if not is_choice(item):
-        return dict(item)
+        return message_dict(item)
     choice = choice_dict(item)
     return choice if tokens else {k: v for k, v in choice.items() if k not in _TOKEN_DATA}
 

@@ -91,7 +91,8 @@ class Trajectory:
         """
         if self.end_time is None:
             self.end_time = _now()
-            self.metrics["duration"] = (self.end_time - self.start_time).total_seconds()
+            # The machine's clock may have been set back meanwhile.
+            self.metrics["duration"] = max(0.0, (self.end_time - self.start_time).total_seconds())
         return self
 
 

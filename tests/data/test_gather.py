@@ -1,0 +1,268 @@
+import asyncio
+import io
+import math
+import time
+from contextlib import redirect_stderr
+
+import pytest
+
+import art_core as art
+from art_core.errors import ConfigError, RolloutError
+
+
+async def rollout(reward=1.0, after=0.0):
+    await asyncio.sleep(after)
+    return art.Trajectory(reward=reward)
+
+
+async def broken(message="no", after=0.0):
+    await asyncio.sleep(after)
+    raise ValueError(message)
+
+
+async def returning(value):
+    return value
+
+
+def gather(*groups, **options):
+    return art.gather_trajectory_groups(groups, **{"pbar_desc": None} | options)
+
+
+async def only_failure(attempt, **options):
+    """Gather one attempt beside one that succeeds; return how it failed."""
+    (group,) = await gather(art.TrajectoryGroup([attempt, rollout(0.5)]), **options)
+    assert group.rewards == [0.5]
+    (failure,) = group.failures
+    return failure
+
+
+async def test_groups_come_back_in_order_with_what_their_rollouts_gave():
+    first = art.TrajectoryGroup([rollout(1.0, 0.02), rollout(2.0)], metadata={"scenario_id": "a"})
+    second = art.TrajectoryGroup(rollout(r) for r in (3.0, 4.0))
+    one, two = await gather(first, second)
+    assert (one.rewards, two.rewards) == ([1.0, 2.0], [3.0, 4.0])
+    assert one.metadata == {"scenario_id": "a"}
+    assert all(t.end_time is not None for t in (*one, *two))
+
+
+async def test_all_rollouts_of_all_groups_run_at_the_same_time():
+    start = time.monotonic()
+    await gather(*[art.TrajectoryGroup(rollout(1.0, 0.1) for _ in range(10)) for _ in range(5)])
+    assert time.monotonic() - start < 1.0
+
+
+async def test_groups_that_are_still_to_be_made_are_made_at_the_same_time():
+    async def make(reward):
+        await asyncio.sleep(0.1)
+        return art.TrajectoryGroup([rollout(reward)])
+
+    start = time.monotonic()
+    groups = await gather(*[make(float(i)) for i in range(10)])
+    assert [g.rewards for g in groups] == [[float(i)] for i in range(10)]
+    assert time.monotonic() - start < 0.5
+
+
+async def test_nothing_to_gather_gives_nothing():
+    assert await gather() == []
+    (group,) = await gather(art.TrajectoryGroup())
+    assert len(group) == 0
+
+
+@pytest.mark.parametrize("odd", [3, [art.Trajectory()], returning(art.Trajectory())], ids=type)
+async def test_what_is_no_group_is_refused_by_its_type(odd):
+    with pytest.raises(ConfigError, match=r"not (int|list|Trajectory)\."):
+        await gather(odd)
+
+
+async def test_a_rollout_that_raises_is_data_with_its_traceback():
+    failure = await only_failure(broken("no such table"))
+    assert (failure.reason, str(failure)) == ("raised", "ValueError: no such table")
+    assert "in broken" in failure.traceback
+
+
+async def test_a_rollout_that_takes_too_long_is_data():
+    failure = await only_failure(rollout(1.0, 60.0), timeout=0.05)
+    assert (failure.reason, failure.type) == ("timeout", "TimeoutError")
+    assert failure.message == "the rollout took longer than 0.05 s"
+
+
+async def test_a_rollouts_own_timeout_is_an_exception_like_others():
+    async def times_out():
+        raise TimeoutError("the database")
+
+    failure = await only_failure(times_out(), timeout=5.0)
+    assert (failure.reason, failure.message) == ("raised", "the database")
+
+
+async def test_a_cancellation_inside_a_rollout_fails_that_rollout_alone():
+    async def cancels_itself():
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    assert (await only_failure(cancels_itself())).type == "CancelledError"
+
+
+async def test_a_rollout_that_returns_something_else_is_data():
+    failure = await only_failure(returning(0.7))
+    assert failure.reason == "wrong_type"
+    assert failure.message == "the rollout returned float, not a Trajectory"
+
+
+async def test_a_conversation_that_holds_no_messages_is_data():
+    failure = await only_failure(returning(art.Trajectory(messages_and_choices=["hello"])))
+    assert failure.reason == "wrong_type"
+    assert "not str" in failure.message
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, "good", None, 10**400, [1.0]], ids=repr)
+async def test_a_reward_that_is_no_finite_number_is_data(reward):
+    failure = await only_failure(returning(art.Trajectory(reward=reward)))
+    assert (failure.reason, failure.message) == ("bad_reward", "the reward is not a finite number")
+
+
+async def test_a_reward_becomes_a_float():
+    (group,) = await gather(art.TrajectoryGroup([rollout(True), rollout(2)]))
+    assert group.rewards == [1.0, 2.0]
+    assert all(type(r) is float for r in group.rewards)
+
+
+def choice(version):
+    return {
+        "message": {"role": "assistant", "content": "yes"},
+        "finish_reason": "stop",
+        "prompt_token_ids": [1],
+        "token_ids": [2],
+        "logprobs": {"content": [{"logprob": -1.0}]},
+        "policy_version": version,
+    }
+
+
+async def test_policy_versions_are_those_of_the_first_and_the_last_choice():
+    turns = [{"role": "user", "content": "hi"}, choice(4), choice(None), choice(5)]
+    spoken = art.Trajectory(messages_and_choices=turns)
+    given = art.Trajectory(
+        messages_and_choices=turns, initial_policy_version=1, final_policy_version=2
+    )
+    (group,) = await gather(art.TrajectoryGroup([returning(spoken), returning(given), rollout()]))
+    versions = [(t.initial_policy_version, t.final_policy_version) for t in group]
+    assert versions == [(4, 5), (1, 2), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "failures", "ends"),
+    [(None, 3, False), (3, 3, False), (2, 3, True), (0.75, 3, False), (0.5, 3, True), (0, 1, True)],
+)
+async def test_failures_beyond_the_limit_end_the_gathering(limit, failures, ends):
+    attempts = [broken() for _ in range(failures)] + [rollout() for _ in range(4 - failures)]
+    gathering = gather(art.TrajectoryGroup(attempts), max_exceptions=limit)
+    if ends:
+        with pytest.raises(RolloutError, match="more than max_exceptions allows; the first: Value"):
+            await gathering
+    else:
+        assert len((await gathering)[0].failures) == failures
+
+
+async def test_an_early_end_keeps_what_every_group_has():
+    done = art.TrajectoryGroup([rollout(1.0), rollout(2.0)], metadata={"scenario_id": "done"})
+    half = art.TrajectoryGroup([rollout(3.0), broken("late", 0.05), rollout(4.0, 60.0)])
+    waiting = art.TrajectoryGroup([rollout(5.0, 60.0)])
+    with pytest.raises(RolloutError) as caught:
+        await gather(done, half, waiting, max_exceptions=0)
+    kept = caught.value.groups
+    assert [g.rewards for g in kept] == [[1.0, 2.0], [3.0], []]
+    assert kept[0].metadata == {"scenario_id": "done"}
+    assert [f.message for f in kept[1].failures] == ["late"]
+
+
+async def test_an_early_end_leaves_out_groups_that_were_dropped():
+    async def drop(group):
+        return None
+
+    groups = [art.TrajectoryGroup([rollout()]), art.TrajectoryGroup([broken("late", 0.05)])]
+    with pytest.raises(RolloutError) as caught:
+        await gather(*groups, max_exceptions=0, after_each=drop)
+    (kept,) = caught.value.groups
+    assert len(kept.failures) == 1
+
+
+async def test_a_gathering_in_which_every_rollout_failed_is_an_error_with_the_first_reason():
+    groups = [art.TrajectoryGroup([broken("down"), broken()]), art.TrajectoryGroup([broken()])]
+    with pytest.raises(RolloutError, match="all 3 rollouts failed; the first: ValueError: down"):
+        await gather(*groups)
+
+
+async def test_the_error_of_a_gathering_that_failed_whole_has_the_failures():
+    with pytest.raises(RolloutError) as caught:
+        await gather(art.TrajectoryGroup([broken("down")], metadata={"scenario_id": "a"}))
+    (group,) = caught.value.groups
+    assert (group.metadata, group.failures[0].message) == ({"scenario_id": "a"}, "down")
+
+
+@pytest.mark.parametrize("odd", [-1, math.nan, True, -0.5])
+async def test_a_limit_that_is_neither_count_nor_share_is_refused(odd):
+    with pytest.raises(ConfigError, match="max_exceptions must be a count or a share"):
+        await gather(art.TrajectoryGroup(), max_exceptions=odd)
+
+
+async def test_each_finished_group_may_be_judged_replaced_or_dropped():
+    async def judge(group):
+        if group.metadata["id"] == 2:
+            return None
+        for trajectory in group:
+            trajectory.reward *= 10
+        return group
+
+    groups = [art.TrajectoryGroup([rollout(float(i))], metadata={"id": i}) for i in (1, 2, 3)]
+    judged = await gather(*groups, after_each=judge)
+    assert [g.rewards for g in judged] == [[10.0], [30.0]]
+
+
+async def test_a_judge_that_fails_ends_the_gathering():
+    async def judge(group):
+        raise KeyError("judge")
+
+    stopped = asyncio.Event()
+
+    async def long():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+
+    groups = [art.TrajectoryGroup([rollout()]), art.TrajectoryGroup([long()])]
+    with pytest.raises(KeyError, match="judge"):
+        await gather(*groups, after_each=judge)
+    assert stopped.is_set()
+
+
+async def test_cancelling_the_gathering_cancels_every_rollout():
+    ended = []
+
+    async def long():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("x")
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(gather(art.TrajectoryGroup(long() for _ in range(3))), 0.02)
+    assert len(ended) == 3
+
+
+async def test_loose_rollouts_give_the_trajectories_of_those_that_did_not_fail():
+    attempts = [art.Trajectory(reward=0.5), rollout(1.0), broken()]
+    gathered = await art.gather_trajectories(attempts, pbar_desc=None)
+    assert [t.reward for t in gathered] == [0.5, 1.0]
+    with pytest.raises(RolloutError):
+        await art.gather_trajectories([rollout(), broken()], pbar_desc=None, max_exceptions=0)
+
+
+async def test_the_progress_bar_counts_rollouts_and_shows_reward_and_failures():
+    screen = io.StringIO()
+    with redirect_stderr(screen):
+        await gather(art.TrajectoryGroup([rollout(1.0), rollout(2.0), broken()]), pbar_desc="walk")
+    assert "walk" in screen.getvalue()
+    assert "3/3" in screen.getvalue()
+    assert "reward=1.500" in screen.getvalue()
+    assert "failed=1" in screen.getvalue()
