@@ -17,13 +17,13 @@ from art_core.backends import backend as make_backend
 from art_core.checkpoints import steps_to_keep
 from art_core.client import openai_client
 from art_core.costs.book import PriceBook
-from art_core.costs.rates import price_gpu
 from art_core.costs.usage import GpuTime
 from art_core.data.store import append_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError
 from art_core.files import read_json, replace_json
-from art_core.metrics.builder import Ledger, MetricsBuilder, default_builders
+from art_core.metrics.builder import MetricsBuilder, default_builders
+from art_core.metrics.ledger import Ledger
 from art_core.metrics.row import MetricsRow
 from art_core.plugins.host import Plugins, installed_plugins
 from art_core.run import CLOSE_SECONDS, Run, runs_path
@@ -263,23 +263,12 @@ class TrainableModel(Model):
         return result
 
     def charge(self, time: GpuTime) -> float | None:
-        """Add the cost of devices held to the next row's `costs/gpu`; backends call this. Returns
-        US dollars.
+        """Add the cost of devices held to the next row's `costs/gpu`; backends call this.
 
-        The price is the one in `time`, else a plugin's; when there is none, that is said once.
+        The price is the one in `time`, else a plugin's. Returns US dollars, or None, which is said
+        once, when there is no price.
         """
-        rate = (
-            self.plugins.gpu_rate(time.device) if time.usd_per_hour is None else time.usd_per_hour
-        )
-        if rate is None:
-            self._prices.say_once(
-                f"no price is known for device {time.device!r}: rows have no costs/gpu. "
-                "Give the backend gpu_cost_per_hour_usd=..."
-            )
-            return None
-        usd = price_gpu(time, rate)
-        self.metrics_builder().add_cost("gpu", usd)
-        return usd
+        return self.metrics_builder().add_gpu_time(time)
 
     async def checkpoints(self) -> Sequence[Checkpoint]:
         """Return the checkpoints that the backend keeps, oldest first."""

@@ -20,8 +20,8 @@ import attrs
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import replace_json
-from art_core.metrics.builder import NOTHING, Ledger
 from art_core.metrics.history import HistoryLog, read_rows
+from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summarize import count, scenario_ids, summarize
@@ -88,6 +88,7 @@ class Run:
             totals=totals_of(last.metrics) if last else {},
             earlier_clock=last.metrics.get("time/wall_clock_sec", 0.0) if last else 0.0,
         )
+        ledger.learn(run.totals)
         described = {
             "project": info.project,
             "name": info.name,
@@ -112,72 +113,78 @@ class Run:
         groups: Sequence[TrajectoryGroup] = (),
         metrics: Mapping[str, Any] | None = None,
     ) -> MetricsRow:
-        """Append one row: given metrics, what the builder holds, and averages and counts of the
-        groups.
+        """Append a row: given metrics, what the builder holds, averages and counts of the groups.
 
         A row is all or nothing: when it can't be written, the builder keeps what it held. Raises
         MetricError for a bad key or value, HistoryError when the log does not take the row.
         """
         with self._lock:
+            fresh = [g for g in groups if (split, g.id) not in self._counted] if groups else ()
             taken = self.ledger.take(split)
             try:
-                leaves = place_all(self.taxonomy, metrics or {}, split)
-                if taken is not NOTHING:
-                    buffered, odd = self.ledger.combined(taken)
-                    leaves = _added(buffered, leaves, self.taxonomy)
-                else:
-                    odd = {}
-                fresh = [g for g in groups if (split, g.id) not in self._counted] if groups else ()
-                if groups:
-                    leaves = count(fresh, split) | summarize(groups, split) | leaves
-                if split == "train" and "time/step_wall_s" not in leaves:
-                    leaves["time/step_wall_s"] = time.monotonic() - self._last_train_row
-                ids = (
-                    taken.scenario_ids | scenario_ids(fresh)
-                    if split == "train" and fresh
-                    else taken.scenario_ids
-                )
+                leaves, odd = self._leaves(split, taken, groups, fresh, metrics or {})
+                ids = taken.scenario_ids
+                if fresh and split == "train":
+                    ids = ids | scenario_ids(fresh)
                 new_ids = self._unseen(ids) if ids else ()
-                row, totals = self._row(split, step, leaves, odd, new_ids)
+                rolled, totals = self._rolled(split, leaves, new_ids)
+                row = self._row(split, step, rolled, odd, taken, new_ids)
                 self.history.append(row)
             except BaseException:
                 self.ledger.restore(taken)
                 raise
             self.totals = totals
-            if split == "train":
-                self._last_train_row = time.monotonic()
-            if fresh or new_ids:
-                self._remember(split, fresh, new_ids)
+            self._remember(split, fresh, new_ids)
         self.delivery.wake()
         return row
 
-    def _row(
+    def _leaves(
         self,
         split: str,
-        step: int,
-        leaves: dict[str, float],
-        odd: dict[str, float],
-        new_ids: Sequence[str],
-    ) -> tuple[MetricsRow, dict[str, float]]:
+        taken: Taken,
+        groups: Sequence[TrajectoryGroup],
+        fresh: Sequence[TrajectoryGroup],
+        metrics: Mapping[str, Any],
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the row's leaves, and apart the values that are not finite."""
+        leaves = place_all(self.taxonomy, metrics, split)
+        odd: dict[str, float] = {}
+        if taken is not NOTHING:
+            buffered, odd = self.ledger.combined(taken)
+            leaves = added(buffered, leaves, self.taxonomy)
+        if groups:
+            leaves = count(fresh, split) | summarize(groups, split) | leaves
+        if split == "train" and "time/step_wall_s" not in leaves:
+            leaves["time/step_wall_s"] = time.monotonic() - self._last_train_row
         if not math.isfinite(sum(leaves.values())):
             odd = odd | {k: v for k, v in leaves.items() if not math.isfinite(v)}
             leaves = {k: v for k, v in leaves.items() if math.isfinite(v)}
-        if odd:
-            log.warning(
-                "step %d: not finite and left out: %s",
-                step,
-                ", ".join(f"{k}={v}" for k, v in odd.items()),
-            )
+        return leaves, odd
+
+    def _rolled(
+        self, split: str, leaves: dict[str, float], new_ids: Sequence[str]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the row's metrics and the totals after it."""
         metrics, totals = roll(leaves, self.totals, self._plan(tuple(leaves)))
         if new_ids:
-            totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = totals.get(
-                UNIQUE_SCENARIOS, 0.0
-            ) + len(new_ids)
+            unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
+            totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
         clock = time.monotonic() - self._started
         metrics["time/attempt_sec"] = clock
         metrics["time/wall_clock_sec"] = self._earlier_clock + clock
         if self.plugins.derives:
             metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
+        return metrics, totals
+
+    def _row(
+        self,
+        split: str,
+        step: int,
+        metrics: dict[str, float],
+        odd: dict[str, float],
+        taken: Taken,
+        new_ids: Sequence[str],
+    ) -> MetricsRow:
         last = self.history.last
         row = MetricsRow(
             seq=last.seq + 1 if last else 1,
@@ -186,15 +193,19 @@ class Run:
             split=split,
             recorded_at=datetime.now(UTC),
             metrics=metrics,
-            nonfinite={k: str(v) for k, v in odd.items()} if odd else {},
+            nonfinite={key: str(value) for key, value in odd.items()} if odd else {},
             scenario_ids=tuple(new_ids),
+            receipts=tuple(receipt.to_dict() for receipt in taken.receipts),
         )
-        return row, totals
+        if odd:
+            log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)
+        return row
 
     def _plan(self, keys: tuple[str, ...]) -> Plan:
         plan = self._plans.get(keys)
         if plan is None:
             plan = compile_plan(keys, self.totals, self.taxonomy)
+            self.ledger.learn(plan.totals)
             if len(self._plans) >= _REMEMBERED_PLANS:
                 self._plans.clear()
             self._plans[keys] = plan
@@ -209,6 +220,8 @@ class Run:
     def _remember(
         self, split: str, groups: Sequence[TrajectoryGroup], new_ids: Sequence[str]
     ) -> None:
+        if split == "train":
+            self._last_train_row = time.monotonic()
         if new_ids and self._scenarios is not None:
             self._scenarios.update(new_ids)
         for group in groups:
@@ -249,18 +262,6 @@ class Run:
             "at": datetime.now(UTC),
         }
         replace_json(self.info.run_dir / "status.json", said)
-
-
-def _added(
-    buffered: dict[str, float], given: dict[str, float], taxonomy: Taxonomy
-) -> dict[str, float]:
-    if not buffered:
-        return given
-    merged = buffered | given
-    for key in buffered.keys() & given.keys():
-        if taxonomy.spec(key).combine == "sum":
-            merged[key] = buffered[key] + given[key]
-    return merged
 
 
 def runs_path(base_path: str | Path | None) -> Path:

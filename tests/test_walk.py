@@ -105,6 +105,12 @@ async def test_a_step_from_rollouts_to_sinks(model, notebook):
     assert row.metrics["costs/all"] == pytest.approx(0.006 + row.metrics["costs/gpu"])
     assert row.metrics["costs/cum/all"] == row.metrics["costs/all"]
 
+    # Receipts say what was bought, at which price.
+    judged, held = row.receipts
+    assert (judged["item"], judged["input_tokens"]) == ("openai/gpt-4.1", 1000)
+    assert judged["rates"]["output_per_million"] == 8.0
+    assert held["rates"] == {"usd_per_hour": 3600.0}
+
     # The trajectories are on the disk, whole.
     (first, _) = read_groups(trajectory_file(model.run_dir, "train", 1))
     assert first.rewards == [1.0, 0.0, 0.0, 0.0]

@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.rates import TokenRates, price
-from art_core.costs.usage import TokenUsage, read_usage
+from art_core.costs.rates import TokenRates, price, price_gpu
+from art_core.costs.usage import GpuTime, TokenUsage, read_usage
 from art_core.errors import ConfigError, PricingError
 from art_core.plugins.host import Plugins
 
@@ -74,26 +74,49 @@ class PriceBook:
         extract = self._extractors.get(provider)
         return usage if extract is None else attrs.evolve(usage, cost_usd=extract(response))
 
-    def price(
+    def quote(
         self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
-    ) -> float | None:
-        """US dollars of a call: the provider's own figure, else by rates; None, said once, when
-        unpriced.
+    ) -> tuple[float | None, TokenRates | None]:
+        """US dollars of a call and the rates that gave them; (None, ...), said once, when unpriced.
+
+        The provider's own figure wins over any rates.
         """
         if usage.cost_usd is not None:
-            return usage.cost_usd
+            return usage.cost_usd, None
         rates = explicit or self.rates(provider, model, usage)
         if rates is None:
             self.say_once(
                 f"unpriced: calls to {model!r} of {provider!r}; their cost is not in costs/all"
             )
-            return None
+            return None, None
         if not usage.total_tokens:
             self.say_once(
                 f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens"
             )
-            return None
-        return price(usage, rates)
+            return None, rates
+        return price(usage, rates), rates
+
+    def price(
+        self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
+    ) -> float | None:
+        """US dollars of a call, None when unpriced; see `quote`."""
+        return self.quote(provider, model, usage, explicit)[0]
+
+    def quote_gpu(self, time: GpuTime) -> tuple[float | None, float | None]:
+        """US dollars of devices held, and of one device-hour; (None, None), said once, without.
+
+        The price given with the time wins over the plugins'.
+        """
+        rate = time.usd_per_hour
+        if rate is None:
+            rate = self.plugins.gpu_rate(time.device)
+        if rate is None:
+            self.say_once(
+                f"no price is known for device {time.device!r}: rows have no costs/gpu. "
+                "Give the backend gpu_cost_per_hour_usd=..."
+            )
+            return None, None
+        return price_gpu(time, rate), rate
 
     def say_once(self, text: str) -> None:
         """Warn, but not twice."""

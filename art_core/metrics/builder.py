@@ -1,11 +1,7 @@
-"""Fifth stop: the step's buffer. Costs, times and counts that no trajectory carries, until a row
-takes them.
-"""
+"""Fifth stop: the user's hand on the ledger, in a context that says what costs belong to."""
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,125 +13,11 @@ import attrs
 
 from art_core.costs.book import PriceBook
 from art_core.costs.rates import TokenRates
-from art_core.costs.usage import TokenUsage
+from art_core.costs.receipt import gpu_receipt, token_receipt
+from art_core.costs.usage import GpuTime, TokenUsage
 from art_core.errors import ConfigError, MetricError
-from art_core.metrics.taxonomy import Taxonomy, number
-
-Samples = dict[str, list[float]]
-_MANY = 4096
-
-
-@attrs.frozen
-class Taken:
-    """What a row took from the ledger; `restore` puts it back."""
-
-    samples: dict[str, Samples]
-    scenario_ids: frozenset[str]
-
-
-NOTHING = Taken({}, frozenset())
-
-
-@attrs.define
-class Ledger:
-    """Samples not yet in a row, by context and key. Exact and safe under threads: sums are
-    `math.fsum`.
-    """
-
-    taxonomy: Taxonomy
-    _samples: dict[str, Samples] = attrs.field(factory=dict)
-    _scenario_ids: set[str] = attrs.field(factory=set)
-    _lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
-
-    def add(self, context: str, key: str, value: float) -> None:
-        """Add one sample."""
-        with self._lock:
-            try:
-                values = self._samples[context][key]
-            except KeyError:
-                values = self._samples.setdefault(context, {}).setdefault(key, [])
-            values.append(value)
-            if len(values) > _MANY and self.taxonomy.spec(key).combine == "sum":
-                values[:] = _folded(values)
-
-    def add_scenarios(self, ids: Iterable[str]) -> None:
-        """Remember scenario ids for the next train row."""
-        with self._lock:
-            self._scenario_ids.update(ids)
-
-    def take(self, split: str) -> Taken:
-        """Remove and return what belongs in the next row of a split.
-
-        That is the split's own context, samples without context, and the costs of every context:
-        money does not wait for a row of its own split.
-        """
-        if not self._samples and not self._scenario_ids:
-            return NOTHING
-        own = {"", split, "eval"} if split in ("val", "test") else {"", split}
-        with self._lock:
-            taken: dict[str, Samples] = {}
-            for context in list(self._samples):
-                buffer = self._samples[context]
-                keys = [k for k in buffer if context in own or k.startswith("costs/")]
-                taken[context] = {k: buffer.pop(k) for k in keys}
-                if not buffer:
-                    del self._samples[context]
-            ids = frozenset(self._scenario_ids) if split == "train" else frozenset[str]()
-            self._scenario_ids -= ids
-        return Taken(taken, ids)
-
-    def restore(self, taken: Taken) -> None:
-        """Put back what a row that was not written had taken."""
-        with self._lock:
-            for context, samples in taken.samples.items():
-                buffer = self._samples.setdefault(context, {})
-                for key, values in samples.items():
-                    buffer[key] = values + buffer.get(key, [])
-            self._scenario_ids |= taken.scenario_ids
-
-    def empty(self) -> bool:
-        """Tell whether nothing waits for a row."""
-        with self._lock:
-            return not self._samples
-
-    def combined(self, taken: Taken) -> tuple[dict[str, float], dict[str, float]]:
-        """Combine the samples of each key as its spec says, and apart from them the samples that
-        are not finite.
-
-        MetricError for unequal samples of a `same` metric.
-        """
-        merged: Samples = {}
-        for samples in taken.samples.values():
-            for key, values in samples.items():
-                merged.setdefault(key, []).extend(values)
-        combined: dict[str, float] = {}
-        odd: dict[str, float] = {}
-        for key, values in merged.items():
-            finite = [v for v in values if math.isfinite(v)]
-            if finite:
-                combined[key] = _combine(key, finite, self.taxonomy)
-            if len(finite) < len(values):
-                odd[key] = next(v for v in values if not math.isfinite(v))
-        return combined, odd
-
-
-def _folded(values: list[float]) -> list[float]:
-    odd = [v for v in values if not math.isfinite(v)]
-    return [math.fsum(v for v in values if math.isfinite(v)), *odd[:1]]
-
-
-def _combine(key: str, values: list[float], taxonomy: Taxonomy) -> float:
-    rule = taxonomy.spec(key).combine
-    if rule == "sum":
-        return math.fsum(values)
-    if rule == "mean":
-        return math.fsum(values) / len(values)
-    if rule == "same" and any(v != values[0] for v in values):
-        raise MetricError(
-            f"metric {key!r} has unequal samples in one step: {sorted(set(values))[:4]}"
-        )
-    return values[-1]
-
+from art_core.metrics.ledger import Ledger
+from art_core.metrics.taxonomy import number
 
 active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_builder", default=None)
 default_builders: WeakSet[MetricsBuilder] = WeakSet()
@@ -176,14 +58,17 @@ class MetricsBuilder:
 
     def add_metric(self, key: str, value: float) -> None:
         """Add a sample to a key; a bare key goes under the context's split."""
-        self.ledger.add(self.context, self._key(key), number(key, value))
+        if key.startswith("costs/"):
+            self.add_cost(key, value)
+        else:
+            self.ledger.add(self.context, self._key(key), number(key, value))
 
     def add_cost(self, path: str, usd: float) -> None:
         """Add US dollars to a cost leaf: `train/llm_judge` means `costs/train/llm_judge`."""
         value = number(path, usd)
         if value < 0:
             raise MetricError(f"a cost can't be negative: {path!r} {usd!r}")
-        self.ledger.add(self.context, _cost_key(self.ledger.taxonomy, path), value)
+        self.ledger.add(self.context, self.ledger.cost_leaf(path), value)
 
     def add_data(
         self,
@@ -240,11 +125,22 @@ class MetricsBuilder:
 
         Unpriced calls are counted in `data/step_unpriced_calls` and said once a model.
         """
-        usd = self.prices.price(provider, model_name, usage, rates)
+        path = f"{self.context or 'train'}/{source}"
+        leaf = self.ledger.cost_leaf(path)
+        usd, rates = self.prices.quote(provider, model_name, usage, rates)
         if usd is None:
             self.add_unpriced()
-            return None
-        self.add_cost(f"{self.context or 'train'}/{source}", usd)
+        else:
+            self.add_cost(path, usd)
+        self.ledger.add_receipt(token_receipt(leaf, provider, model_name, usage, usd, rates))
+        return usd
+
+    def add_gpu_time(self, time: GpuTime) -> float | None:
+        """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced."""
+        usd, usd_per_hour = self.prices.quote_gpu(time)
+        if usd is not None:
+            self.add_cost("gpu", usd)
+        self.ledger.add_receipt(gpu_receipt("costs/gpu", time, usd, usd_per_hour))
         return usd
 
     def add_unpriced(self) -> None:
@@ -293,7 +189,3 @@ class MetricsBuilder:
         for name, value in values.items():
             if value is not None:
                 self.add_metric(section + name, value)
-
-
-def _cost_key(taxonomy: Taxonomy, path: str) -> str:
-    return taxonomy.place(path if path.startswith("costs/") else f"costs/{path}", "train")

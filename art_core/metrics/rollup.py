@@ -47,8 +47,11 @@ def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> P
     Raises MetricError when a cost is a leaf here and a parent elsewhere in the row or the run.
     """
     leaves = [key for key in keys if key.startswith("costs/")]
-    _check_tree(leaves, totals)
-    parents = {parent for leaf in leaves for parent in _ancestors(leaf)}
+    seen = leaves_of_totals(totals)
+    parents = {parent for leaf in leaves for parent in ancestors(leaf)}
+    all_parents = parents | {parent for leaf in seen for parent in ancestors(leaf)}
+    for leaf in leaves:
+        check_leaf(leaf, seen, all_parents)
     nested = sorted(parents, key=lambda key: (-key.count("/"), key))
     summed = [*nested, "costs/all"] if leaves else []
     added_up = [
@@ -102,27 +105,29 @@ def _parent(key: str) -> str:
     return "costs/all" if head == "costs" else head
 
 
-def _ancestors(leaf: str) -> Iterable[str]:
+def ancestors(leaf: str) -> Iterable[str]:
+    """Yield the sums that a cost leaf is part of, `costs/all` apart, the widest first."""
     parts = leaf.split("/")
     return ("/".join(parts[:n]) for n in range(2, len(parts)))
 
 
-def _check_tree(leaves: Collection[str], totals: Totals) -> None:
-    seen = {
-        "costs" + key.removeprefix("costs/cum") for key in totals if key.startswith("costs/cum/")
-    } - {"costs/all"}
-    parents_seen = {p for key in seen for p in _ancestors(key)}
-    parents = parents_seen | {p for leaf in leaves for p in _ancestors(leaf)}
-    for leaf in leaves:
-        if leaf in parents:
+def leaves_of_totals(totals: Totals) -> set[str]:
+    """Return the cost leaves that a run has seen."""
+    seen = {"costs" + k.removeprefix("costs/cum") for k in totals if k.startswith("costs/cum/")}
+    return seen - {parent for key in seen for parent in ancestors(key)} - {"costs/all"}
+
+
+def check_leaf(leaf: str, leaves: Collection[str], parents: Collection[str]) -> None:
+    """Raise MetricError for a cost leaf that is a parent already, or whose parent is a leaf."""
+    if leaf in parents:
+        raise MetricError(
+            f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
+            f"Log it as a leaf, {leaf + '/other'!r} say.",
+        )
+    for parent in ancestors(leaf):
+        if parent in leaves:
             raise MetricError(
-                f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
-                f"Log it as a leaf, {leaf + '/other'!r} say.",
+                f"cost {leaf!r} can't stand under {parent!r}, which was logged as a leaf earlier "
+                "in this run",
+                f"Log {parent!r} no longer, or choose another path.",
             )
-        for parent in _ancestors(leaf):
-            if parent in seen and parent not in parents_seen:
-                raise MetricError(
-                    f"cost {leaf!r} can't stand under {parent!r}, "
-                    "which was logged as a leaf earlier in this run",
-                    f"Log {parent!r} no longer, or choose another path.",
-                )

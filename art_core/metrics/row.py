@@ -22,7 +22,8 @@ class MetricsRow:
 
     `seq` counts the run's rows from 1 and is the key to drop repeats by; `attempt` counts the times
     that the run was opened to log; `metrics` are finite floats; `nonfinite` holds the values that
-    were not, as text; `scenario_ids` are the ids that this row saw first.
+    were not, as text; `scenario_ids` are the ids that this row saw first; `receipts` say what its
+    costs were paid for, and at which price.
     """
 
     seq: int
@@ -33,6 +34,7 @@ class MetricsRow:
     metrics: dict[str, float]
     nonfinite: dict[str, str] = attrs.field(factory=dict)
     scenario_ids: tuple[str, ...] = ()
+    receipts: tuple[dict[str, Any], ...] = ()
 
     def to_line(self) -> bytes:
         """Return the row as one line of strict JSON; metric keys stand beside the envelope's, as in
@@ -50,6 +52,8 @@ class MetricsRow:
             envelope["_nonfinite"] = self.nonfinite
         if self.scenario_ids:
             envelope["_scenario_ids"] = self.scenario_ids
+        if self.receipts:
+            envelope["_receipts"] = self.receipts
         if not self.metrics:
             return orjson.dumps(envelope, option=orjson.OPT_APPEND_NEWLINE)
         metrics = orjson.dumps(self.metrics, option=orjson.OPT_APPEND_NEWLINE)
@@ -74,6 +78,7 @@ class MetricsRow:
                 },
                 nonfinite=record.get("_nonfinite", {}),
                 scenario_ids=tuple(record.get("_scenario_ids", ())),
+                receipts=tuple(record.get("_receipts", ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HistoryError(f"not a row of metrics: {line[:80]!r} ({error})") from error

@@ -7,8 +7,9 @@ import art_core as art
 from art_core.costs.book import PriceBook
 from art_core.costs.usage import TokenUsage
 from art_core.errors import ConfigError, MetricError
-from art_core.metrics.builder import Ledger, MetricsBuilder, active_builder
+from art_core.metrics.builder import MetricsBuilder, active_builder
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.ledger import Ledger
 from art_core.metrics.taxonomy import MetricSpec
 
 
@@ -59,9 +60,52 @@ def test_costs_times_and_counts_add_up_and_others_are_averaged(build, ledger):
 
 def test_unequal_samples_of_a_metric_that_must_be_the_same_are_an_error(build, ledger):
     build().add_metric("data/vocabulary", 260)
-    build().add_metric("data/vocabulary", 261)
-    with pytest.raises(MetricError, match="unequal samples"):
-        ledger.combined(ledger.take("train"))
+    with pytest.raises(MetricError, match="must be the same throughout a step"):
+        build().add_metric("data/vocabulary", 261)
+    assert flush(ledger) == {"data/vocabulary": 260.0}
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "train/judge"), ("train/judge", "train")])
+def test_a_cost_that_could_not_stand_in_a_row_is_refused_where_it_is_added(
+    build, ledger, first, second
+):
+    build().add_metric(f"costs/{first}", 1.0)
+    with pytest.raises(MetricError, match="cost 'costs/train"):
+        build().add_cost(second, 1.0)
+    assert flush(ledger) == {f"costs/{first}": 1.0}
+
+
+def test_the_leaves_of_a_run_that_goes_on_are_known(build, ledger):
+    ledger.learn({"costs/cum/train/judge": 1.0, "costs/cum/train": 1.0, "costs/cum/all": 1.0})
+    build().add_cost("train/judge", 1.0)
+    with pytest.raises(MetricError, match="sum of the costs below it"):
+        build().add_cost("train", 1.0)
+
+
+def test_receipts_say_what_was_paid_for_and_come_back_with_a_restored_row(build, ledger):
+    build().register_model_pricing("judge", prompt_per_million=1.0, completion_per_million=10.0)
+    usage = TokenUsage(input_tokens=1_000_000, output_tokens=100_000)
+    for model in ("judge", "judge", "unheard-of"):
+        build("eval").add_usage("judge", usage, provider="acme", model_name=model)
+    gpu = art.GpuTime(device="card", seconds=1800, count=2, usd_per_hour=3.0)
+    assert build().add_gpu_time(gpu) == 3.0
+    taken = ledger.take("val")
+    ledger.restore(taken)
+    assert ledger.take("val") == taken
+    bought = [receipt.to_dict() for receipt in taken.receipts]
+    paid = {"leaf": "costs/eval/judge", "item": "judge", "provider": "acme", "usd": 4.0, "calls": 2}
+    assert paid.items() <= bought[0].items()
+    assert bought[0]["input_tokens"] == 2_000_000
+    assert bought[0]["rates"]["output_per_million"] == 10.0
+    assert bought[1]["item"] == "unheard-of"
+    assert "usd" not in bought[1]
+    assert bought[2] == {
+        "leaf": "costs/gpu",
+        "item": "card",
+        "device_seconds": 3600.0,
+        "usd": 3.0,
+        "rates": {"usd_per_hour": 3.0},
+    }
 
 
 def test_the_named_helpers_fill_their_sections(build, ledger):

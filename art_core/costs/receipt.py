@@ -1,0 +1,111 @@
+"""What was bought: the calls and device time behind a cost leaf, with the price that was used.
+
+Receipts lie in the rows that they were paid in, so that a run can be priced again later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from art_core.costs.rates import TokenRates
+from art_core.costs.usage import GpuTime, TokenUsage
+
+
+@attrs.frozen(kw_only=True)
+class Receipt:
+    """Calls of one kind, or time of one device, in one row: added up while only numbers differ.
+
+    `usd` is what was booked at `leaf`, None when the calls had no price; `rates` are US dollars per
+    million tokens, or per device-hour; `reported` says that the provider itself named the cost.
+    """
+
+    leaf: str
+    item: str
+    provider: str = ""
+    tier: str | None = None
+    calls: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    device_seconds: float = 0.0
+    usd: float | None = None
+    reported: bool = False
+    rates: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Receipts of one kind may be added up."""
+        priced = self.usd is not None
+        rates = tuple(sorted((k, str(v)) for k, v in self.rates.items()))
+        return self.leaf, self.item, self.provider, self.tier, priced, self.reported, rates
+
+    def plus(self, other: Receipt) -> Receipt:
+        """Return the sum of two receipts of one kind."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _NUMBERS}
+        usd = None if self.usd is None else self.usd + (other.usd or 0.0)
+        return attrs.evolve(self, **sums, usd=usd)
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The tokens, to be priced again."""
+        counts = {name: getattr(self, name) for name in _TOKENS}
+        return TokenUsage(**counts, service_tier=self.tier)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the receipt as JSON values, without what it leaves at its default."""
+        default = {field.name: field.default for field in attrs.fields(Receipt)}
+        values = attrs.asdict(self)
+        return {k: v for k, v in values.items() if v != default[k] and v != {}}
+
+
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+)
+_NUMBERS = ("calls", "device_seconds", *_TOKENS)
+
+
+def token_receipt(
+    leaf: str,
+    provider: str,
+    model: str,
+    usage: TokenUsage,
+    usd: float | None,
+    rates: TokenRates | None,
+) -> Receipt:
+    """Make the receipt of one API call."""
+    known = attrs.asdict(rates) if rates and usage.cost_usd is None else {}
+    return Receipt(
+        leaf=leaf,
+        item=model,
+        provider=provider,
+        tier=usage.service_tier,
+        **{name: getattr(usage, name) for name in _TOKENS},
+        usd=usd,
+        reported=usage.cost_usd is not None,
+        rates={name: value for name, value in known.items() if value is not None},
+    )
+
+
+def gpu_receipt(leaf: str, time: GpuTime, usd: float | None, usd_per_hour: float | None) -> Receipt:
+    """Make the receipt of device time; `device_seconds` counts each of the devices."""
+    return Receipt(
+        leaf=leaf,
+        item=time.device,
+        device_seconds=time.seconds * time.count,
+        usd=usd,
+        rates={} if usd_per_hour is None else {"usd_per_hour": usd_per_hour},
+    )
+
+
+def receipt_of(stored: Mapping[str, Any]) -> Receipt:
+    """Read a receipt back out of a row."""
+    return Receipt(**stored)

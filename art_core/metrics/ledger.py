@@ -1,0 +1,176 @@
+"""Fifth stop: what waits for the next row. Costs, times and counts that no trajectory carries."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Collection, Iterable, Mapping
+
+import attrs
+
+from art_core.costs.receipt import Receipt
+from art_core.errors import MetricError
+from art_core.metrics.rollup import Totals, ancestors, check_leaf, leaves_of_totals
+from art_core.metrics.taxonomy import Taxonomy
+
+Samples = dict[str, list[float]]
+_MANY = 4096
+
+
+@attrs.frozen
+class Taken:
+    """What a row took from the ledger; `restore` puts it back."""
+
+    samples: dict[str, Samples]
+    receipts: tuple[Receipt, ...]
+    scenario_ids: frozenset[str]
+
+
+NOTHING = Taken({}, (), frozenset())
+
+
+@attrs.define
+class Ledger:
+    """Samples not yet in a row, by context and key. Exact and safe under threads: sums are `fsum`.
+
+    What could not be part of a row is refused here, where it is added, so that it never stands in
+    the way of a row later.
+    """
+
+    taxonomy: Taxonomy
+    _samples: dict[str, Samples] = attrs.field(factory=dict)
+    _receipts: dict[tuple[object, ...], Receipt] = attrs.field(factory=dict)
+    _scenario_ids: set[str] = attrs.field(factory=set)
+    _paths: dict[str, str] = attrs.field(factory=dict)
+    _leaves: set[str] = attrs.field(factory=set)
+    _parents: set[str] = attrs.field(factory=set)
+    _lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
+
+    def learn(self, totals: Totals) -> None:
+        """Learn the cost leaves of a run that goes on: a new one can't conflict with them."""
+        with self._lock:
+            for leaf in leaves_of_totals(totals):
+                self._know(leaf)
+
+    def cost_leaf(self, path: str) -> str:
+        """Return the key of a cost path; MetricError when it conflicts with a leaf or a parent."""
+        key = self._paths.get(path)
+        if key is None:
+            key = path if path.startswith("costs/") else f"costs/{path}"
+            key = self.taxonomy.place(key, "train")
+            with self._lock:
+                check_leaf(key, self._leaves, self._parents)
+                self._know(key)
+                self._paths[path] = key
+        return key
+
+    def _know(self, leaf: str) -> None:
+        self._leaves.add(leaf)
+        self._parents.update(ancestors(leaf))
+
+    def add(self, context: str, key: str, value: float) -> None:
+        """Add one sample; MetricError for one that differs where all must be the same."""
+        with self._lock:
+            try:
+                values = self._samples[context][key]
+            except KeyError:
+                values = self._samples.setdefault(context, {}).setdefault(key, [])
+            if values and not key.startswith("costs/"):
+                self._check_same(key, values[-1], value)
+            values.append(value)
+            if len(values) > _MANY and self.taxonomy.spec(key).combine == "sum":
+                values[:] = _folded(values)
+
+    def _check_same(self, key: str, before: float, value: float) -> None:
+        if value != before and self.taxonomy.spec(key).combine == "same":
+            raise MetricError(
+                f"metric {key!r} must be the same throughout a step, got {before} and {value}"
+            )
+
+    def add_receipt(self, receipt: Receipt) -> None:
+        """Keep what a cost was paid for."""
+        with self._lock:
+            before = self._receipts.get(receipt.kind)
+            self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
+
+    def add_scenarios(self, ids: Iterable[str]) -> None:
+        """Remember scenario ids for the next train row."""
+        with self._lock:
+            self._scenario_ids.update(ids)
+
+    def take(self, split: str) -> Taken:
+        """Remove and return what belongs in the next row of a split.
+
+        That is the split's own context, samples without context, and the costs of every context:
+        money does not wait for a row of its own split.
+        """
+        if not self._samples and not self._scenario_ids and not self._receipts:
+            return NOTHING
+        own = {"", split, "eval"} if split in ("val", "test") else {"", split}
+        with self._lock:
+            taken: dict[str, Samples] = {}
+            for context in list(self._samples):
+                buffer = self._samples[context]
+                keys = [k for k in buffer if context in own or k.startswith("costs/")]
+                taken[context] = {k: buffer.pop(k) for k in keys}
+                if not buffer:
+                    del self._samples[context]
+            receipts, self._receipts = tuple(self._receipts.values()), {}
+            ids = frozenset(self._scenario_ids) if split == "train" else frozenset[str]()
+            self._scenario_ids -= ids
+        return Taken(taken, receipts, ids)
+
+    def restore(self, taken: Taken) -> None:
+        """Put back what a row that was not written had taken."""
+        with self._lock:
+            for context, samples in taken.samples.items():
+                buffer = self._samples.setdefault(context, {})
+                for key, values in samples.items():
+                    buffer[key] = values + buffer.get(key, [])
+            for receipt in taken.receipts:
+                self.add_receipt(receipt)
+            self._scenario_ids |= taken.scenario_ids
+
+    def empty(self) -> bool:
+        """Tell whether nothing waits for a row."""
+        with self._lock:
+            return not self._samples and not self._receipts
+
+    def combined(self, taken: Taken) -> tuple[dict[str, float], dict[str, float]]:
+        """Combine the samples of each key as its spec says; apart, those that are not finite."""
+        merged: Samples = {}
+        for samples in taken.samples.values():
+            for key, values in samples.items():
+                merged.setdefault(key, []).extend(values)
+        combined: dict[str, float] = {}
+        odd: dict[str, float] = {}
+        for key, values in merged.items():
+            finite = [v for v in values if math.isfinite(v)]
+            if finite:
+                combined[key] = _combine(finite, self.taxonomy.spec(key).combine)
+            if len(finite) < len(values):
+                odd[key] = next(v for v in values if not math.isfinite(v))
+        return combined, odd
+
+
+def _folded(values: list[float]) -> list[float]:
+    odd = [v for v in values if not math.isfinite(v)]
+    return [math.fsum(v for v in values if math.isfinite(v)), *odd[:1]]
+
+
+def _combine(values: list[float], rule: str) -> float:
+    if rule == "sum":
+        return math.fsum(values)
+    return math.fsum(values) / len(values) if rule == "mean" else values[-1]
+
+
+def added(
+    buffered: Mapping[str, float], given: Mapping[str, float], taxonomy: Taxonomy
+) -> dict[str, float]:
+    """Join what waited with what is given: sums add up, else what is given wins."""
+    merged = {**buffered, **given}
+    both: Collection[str] = buffered.keys() & given.keys()
+    for key in both:
+        if taxonomy.spec(key).combine == "sum":
+            merged[key] = buffered[key] + given[key]
+    return merged
