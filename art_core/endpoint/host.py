@@ -31,11 +31,13 @@ class EndpointHost:
         host: str = "127.0.0.1",
         port: int = 0,
         request_timeout_s: float = 600.0,
+        max_body_bytes: int = 16 << 20,
     ) -> None:
         self.api_key = api_key or secrets.token_urlsafe(32)
         self._models = models
         self._address = (host, port)
         self._request_timeout_s = request_timeout_s
+        self._max_body_bytes = max_body_bytes
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -101,7 +103,10 @@ class EndpointHost:
                 "pip install 'art-core[endpoint]'",
             ) from error
         app = create_app(
-            self._models, api_key=self.api_key, request_timeout_s=self._request_timeout_s
+            self._models,
+            api_key=self.api_key,
+            request_timeout_s=self._request_timeout_s,
+            max_body_bytes=self._max_body_bytes,
         )
         config = uvicorn.Config(
             app,

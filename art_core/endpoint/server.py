@@ -26,7 +26,6 @@ from art_core.endpoint.sampling import sample
 from art_core.errors import ArtError
 
 Handler = Callable[[Request], Awaitable[Response]]
-MAX_BODY_BYTES = 16 << 20
 
 
 def create_app(
@@ -34,7 +33,7 @@ def create_app(
     *,
     api_key: str | None,
     request_timeout_s: float = 600.0,
-    max_body_bytes: int = MAX_BODY_BYTES,
+    max_body_bytes: int = 16 << 20,
 ) -> Starlette:
     """Make the application. `api_key` None serves everyone; /health needs no key.
 
@@ -165,8 +164,8 @@ async def _body(http: Request, limit: int) -> Any:
 
 
 async def _disconnected(http: Request) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
+    # Once the body is read, http.disconnect is the one message that can come.
+    await http.receive()
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ string.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -11,6 +12,9 @@ from art_core.endpoint.engine import ChatTokenizer
 from art_core.endpoint.tools import MARKER_TOKENS, held_back
 
 REPLACEMENT = "\ufffd"
+_BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+MAX_HELD_TOKENS = 16
+"""Bytes that are no character after so many tokens never will be one."""
 
 
 class Detokenizer:
@@ -29,13 +33,14 @@ class Detokenizer:
             }
         self._ids: list[int] = []
         self._start = self._end = 0
+        self._before = ""
 
     def add(self, token_id: int) -> str:
         """Return the text that this token completes."""
         if token_id in self._hidden:
             return ""
         self._ids.append(token_id)
-        return self._advance(final=False)
+        return self._advance(final=len(self._ids) - self._end >= MAX_HELD_TOKENS)
 
     def flush(self) -> str:
         """Return what is left when no more tokens come; unfinished characters become U+FFFD."""
@@ -43,12 +48,13 @@ class Detokenizer:
 
     def _advance(self, *, final: bool) -> str:
         # From the last boundary, not from the token: tokenizers place spaces by the token before.
-        before = self._decode(self._ids[self._start : self._end])
         now = self._decode(self._ids[self._start :])
-        if not final and (len(now) <= len(before) or now.endswith(REPLACEMENT)):
+        if not final and (len(now) <= len(self._before) or now.endswith(REPLACEMENT)):
             return ""
+        new = now[len(self._before) :]
         self._start, self._end = self._end, len(self._ids)
-        return now[len(before) :]
+        self._before = self._decode(self._ids[self._start : self._end])
+        return new
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False) if token_ids else ""
@@ -99,6 +105,9 @@ def token_text(tokenizer: ChatTokenizer, token_id: int) -> tuple[str, list[int]]
         return text, list(text.encode())
     spell = getattr(tokenizer, "convert_ids_to_tokens", None)
     spelled = spell(token_id) if spell else ""
+    fallback = _BYTE_FALLBACK.fullmatch(spelled)
+    if fallback:
+        return text, [int(fallback.group(1), 16)]
     letters = _byte_letters()
     if spelled and all(letter in letters for letter in spelled):
         return text, [letters[letter] for letter in spelled]

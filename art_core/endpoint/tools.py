@@ -59,12 +59,11 @@ def may_begin_call(text: str) -> int:
     """Return how much of a growing text is surely content, whatever follows: a stream sends no more
     than that.
     """
-    first = text.lstrip()[:1]
-    if not first or first == "{":
+    if text.lstrip()[:1] in ("", "{"):
         return 0
-    places = [text.find(marker) for marker in MARKERS]
-    found = [place for place in places if place >= 0]
-    return min(found) if found else len(text) - held_back(text, MARKERS)
+    found = [place for place in map(text.find, MARKERS) if place >= 0]
+    sure = min(found) if found else len(text) - held_back(text, MARKERS)
+    return len(text[:sure].rstrip())
 
 
 def held_back(text: str, endings: Collection[str]) -> int:
@@ -83,7 +82,7 @@ def _hermes(text: str) -> tuple[str, list[ToolCall]]:
     read = [call for call in calls if call is not None]
     if len(read) != len(calls):
         return text, []
-    return _HERMES_BLOCK.sub("", text).strip(), read
+    return _HERMES_BLOCK.sub("", text).rstrip(), read
 
 
 def _mistral(text: str) -> tuple[str, list[ToolCall]]:
@@ -94,7 +93,7 @@ def _mistral(text: str) -> tuple[str, list[ToolCall]]:
     read = [call for call in calls if call is not None]
     if not read or len(read) != len(calls):
         return text, []
-    return content.strip(), read
+    return content.rstrip(), read
 
 
 def _named_arguments(text: str) -> list[Any]:
@@ -120,7 +119,7 @@ def _llama(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
     read = [call for call in calls if call is not None and call.name in names]
     if len(read) != len(calls):
         return text, []
-    return (content.strip() if tag else ""), read
+    return (content.rstrip() if tag else ""), read
 
 
 def _json(text: str) -> Any:

@@ -1,0 +1,146 @@
+"""Starting, stopping and disconnecting."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import httpx2
+import pytest
+
+from art_core.endpoint.host import EndpointHost
+from art_core.endpoint.server import create_app
+from art_core.errors import BackendError, ConfigError
+
+
+async def until(claim, timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not claim():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_disconnects_cancels_its_request(engine, host, stream) -> None:
+    engine.pause_s, engine.lines = 0.05, ["a very long answer indeed"]
+    body = {
+        "model": "agent",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": stream,
+        "n": 2,
+    }
+    headers = {"Authorization": f"Bearer {host.api_key}"}
+    async with httpx2.AsyncClient(base_url=host.base_url, headers=headers) as client:
+        task = asyncio.create_task(client.post("/chat/completions", json=body))
+        await until(lambda: engine.running == 2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await until(lambda: engine.running == 0)
+    assert engine.cancelled == 2
+
+
+async def test_a_client_that_disconnects_inside_its_body_is_forgotten(models) -> None:
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "headers": [],
+        "query_string": b"",
+    }
+    await create_app(models, api_key=None)(scope, receive, send)
+    assert sent[0]["status"] == 499
+
+
+async def test_without_a_key_everyone_is_served(models) -> None:
+    app = create_app(models, api_key=None)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
+        assert (await client.get("/v1/models")).status_code == 200
+
+
+def test_stopping_twice_and_before_the_start_does_nothing(models) -> None:
+    host = EndpointHost(models)
+    host.stop()
+    host.start()
+    assert host.base_url.startswith("http://127.0.0.1:")
+    host.stop()
+    host.stop()
+
+
+def test_stopping_cuts_off_requests_under_way(engine, models) -> None:
+    engine.pause_s = 60
+
+    async def ask_and_stop() -> None:
+        host = EndpointHost(models).start()
+        headers = {"Authorization": f"Bearer {host.api_key}"}
+        body = {"model": "agent", "messages": [{"role": "user", "content": "hi"}]}
+        async with httpx2.AsyncClient(base_url=host.base_url, headers=headers) as client:
+            task = asyncio.create_task(client.post("/chat/completions", json=body))
+            await until(lambda: engine.running == 1)
+            await asyncio.to_thread(host.stop)
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(ask_and_stop())
+    assert engine.running == 0
+
+
+def test_a_port_that_is_taken_is_an_error_that_says_so(host, models) -> None:
+    port = int(host.base_url.rsplit(":", 1)[1].removesuffix("/v1"))
+    with pytest.raises(ConfigError, match=f"cannot serve on 127.0.0.1:{port}"):
+        EndpointHost(models, port=port).start()
+
+
+def test_a_missing_server_package_names_what_to_install(models, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'art-core\[endpoint\]'"):
+        EndpointHost(models).start()
+
+
+class _FakeServer:
+    started = False
+    should_exit = False
+
+    def __init__(self, run) -> None:
+        self._run = run
+
+    def run(self, sockets) -> None:
+        self._run(self)
+
+
+def _with_server(monkeypatch, run) -> None:
+    import uvicorn
+
+    monkeypatch.setattr(uvicorn, "Server", lambda config: _FakeServer(run))
+
+
+def test_a_server_that_dies_while_it_starts_says_why(models, monkeypatch) -> None:
+    def die(server) -> None:
+        raise RuntimeError("no event loop")
+
+    _with_server(monkeypatch, die)
+    with pytest.raises(BackendError, match="no event loop"):
+        EndpointHost(models).start()
+
+
+def test_a_server_that_never_starts_or_never_stops_is_an_error(models, monkeypatch) -> None:
+    def hang(server) -> None:
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    _with_server(monkeypatch, hang)
+    host = EndpointHost(models)
+    with pytest.raises(BackendError, match=r"did not start within 0\.05 s"):
+        host.start(timeout_s=0.05)
+    with pytest.raises(BackendError, match=r"did not stop within 0\.05 s"):
+        host.stop(timeout_s=0.05)
+    host.stop()

@@ -1,0 +1,152 @@
+"""Tool calls, from the formats in which models write them back to OpenAI's."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from art_core.endpoint.tools import may_begin_call, parse
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
+    }
+]
+HERMES = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+ADD = [("add", '{"a": 1}')]
+
+FORMATS = {
+    "hermes": (HERMES, "", ADD),
+    "hermes twice after content": (f"Let me see.\n{HERMES}\n{HERMES}", "Let me see.", ADD * 2),
+    "hermes without its end": (HERMES.removesuffix("</tool_call>"), "", ADD),
+    "llama": ('{"name": "add", "parameters": {"a": 1}}', "", ADD),
+    "llama twice": (
+        '{"name": "add", "parameters": {"a": 1}}; {"name": "add", "parameters": {"a": 1}}',
+        "",
+        ADD * 2,
+    ),
+    "llama with a tag": (
+        'Well.<|python_tag|>{"name": "add", "parameters": {"a": 1}}',
+        "Well.",
+        ADD,
+    ),
+    "mistral": ('[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]', "", ADD),
+    "mistral with content": (
+        'Sure.[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}][/TOOL_CALLS]',
+        "Sure.",
+        ADD,
+    ),
+    "mistral by name": ('[TOOL_CALLS]add[ARGS]{"a": 1}', "", ADD),
+    "mistral by name twice": (
+        '[TOOL_CALLS]add[CALL_ID]x1[ARGS]{"a": 1}[TOOL_CALLS]add[ARGS]{"a": 1}',
+        "",
+        ADD * 2,
+    ),
+    "arguments as text": (
+        '<tool_call>{"name": "add", "arguments": "{\\"a\\": 1}"}</tool_call>',
+        "",
+        ADD,
+    ),
+    "without arguments": ('<tool_call>{"name": "add"}</tool_call>', "", [("add", "{}")]),
+}
+
+
+@pytest.mark.parametrize("case", FORMATS)
+def test_calls_are_read_from(case) -> None:
+    text, content, calls = FORMATS[case]
+    found, read = parse(text, {"add"})
+    assert found == content
+    assert [(call.name, call.arguments) for call in read] == calls
+    assert len({call.id for call in read}) == len(read)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hello",
+        "",
+        '{"answer": 4}',
+        '{"name": "multiply", "parameters": {}}',
+        '{"name": "add", "parameters": {"a": 1}',
+        "<tool_call>add(1)</tool_call>",
+        '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
+        '<tool_call>{"name": ""}</tool_call>',
+        "[TOOL_CALLS] what?",
+        "[TOOL_CALLS] []",
+        "[TOOL_CALLS]add[ARGS]{1",
+        '[TOOL_CALLS][{"name": 3}]',
+        "<|python_tag|>print(1)",
+    ],
+)
+def test_what_is_no_call_stays_content(text) -> None:
+    assert parse(text, {"add"}) == (text, [])
+
+
+@given(st.text(max_size=20), st.sampled_from(["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"]))
+def test_a_stream_never_shows_the_beginning_of_a_marker(text, marker) -> None:
+    whole = text + marker
+    for length in range(len(whole) + 1):
+        assert 0 <= may_begin_call(whole[:length]) <= len(text)
+
+
+async def test_a_call_becomes_tool_calls_and_a_finish_reason(engine, tokenizer, ask) -> None:
+    engine.lines = [f"Wait. {HERMES}"]
+    answer = await ask(tools=TOOLS, extra_body={"return_token_ids": True})
+    choice = answer.choices[0]
+    (call,) = choice.message.tool_calls
+    assert choice.finish_reason == "tool_calls" and choice.message.content == "Wait."
+    assert (call.function.name, json.loads(call.function.arguments)) == ("add", {"a": 1})
+    assert choice.token_ids == [*f"Wait. {HERMES}".encode(), 257]
+    assert tokenizer.seen[0][1]["tools"] == TOOLS
+
+
+async def test_a_call_without_content_has_content_none(engine, ask) -> None:
+    engine.lines = [HERMES]
+    assert (await ask(tools=TOOLS)).choices[0].message.content is None
+
+
+async def test_a_call_that_was_cut_off_is_reported_as_cut_off(engine, ask) -> None:
+    engine.lines = [HERMES]
+    choice = (await ask(tools=TOOLS, max_tokens=len(HERMES) - 12)).choices[0]
+    assert choice.finish_reason == "length" and choice.message.tool_calls
+
+
+async def test_markers_that_are_special_tokens_are_read_but_not_shown(engine, ask) -> None:
+    engine.lines = [[258, *b'[{"name": "add", "arguments": {}}]', 257], [258, *b"hm", 257]]
+    assert (await ask(tools=TOOLS)).choices[0].message.tool_calls[0].function.name == "add"
+    assert (await ask()).choices[0].message.content == "hm"
+
+
+async def test_with_tool_choice_none_the_model_knows_of_no_tools(engine, tokenizer, ask) -> None:
+    engine.lines = [HERMES]
+    choice = (await ask(tools=TOOLS, tool_choice="none")).choices[0]
+    assert choice.message.tool_calls is None and choice.message.content == HERMES
+    assert "tools" not in tokenizer.seen[0][1]
+
+
+@pytest.mark.parametrize(
+    ("line", "content", "names"),
+    [
+        (f"\nWait <b>. {HERMES}", "\nWait <b>.", ["add"]),
+        ('{"name": "add", "parameters": {}}', "", ["add"]),
+        ("Just < words", "Just < words", []),
+        ('{"no": "call"}', '{"no": "call"}', []),
+        (f"{HERMES} and so on", " and so on", ["add"]),
+    ],
+)
+async def test_streamed_calls_come_at_the_end_and_never_as_text(
+    engine, ask, line, content, names
+) -> None:
+    engine.lines = [line]
+    said, calls, finish = "", [], None
+    async for chunk in await ask(stream=True, tools=TOOLS):
+        delta = chunk.choices[0].delta
+        said += delta.content or ""
+        calls += [call.function.name for call in delta.tool_calls or []]
+        finish = chunk.choices[0].finish_reason or finish
+    assert said == content
+    assert calls == names and finish == ("tool_calls" if names else "stop")
