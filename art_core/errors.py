@@ -18,8 +18,9 @@ class ArtError(Exception):
         super().__init__(problem, remedy)
 
     def __str__(self) -> str:
-        problem, remedy = self.args
-        return f"{problem}. {remedy}" if remedy else str(problem)
+        problem, remedy = map(str, self.args)
+        stop = "" if problem.endswith((".", "?", "!")) else "."
+        return f"{problem}{stop} {remedy}" if remedy else problem
 
 
 class ConfigError(ArtError, ValueError):
@@ -67,6 +68,7 @@ def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "kno
     match.
     """
     names = sorted(known)
+    asked = str(asked)
     text = f"no {kind} {asked!r}; {known_as}: {', '.join(names) or 'none'}"
     near = difflib.get_close_matches(asked, names, n=1)
     return f"{text}. Did you mean {near[0]!r}?" if near else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -33,11 +34,19 @@ class TrainingBatch:
 
 
 def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> TrainingBatch:
-    """Turn groups into training sequences; raises ConfigError when no choice has engine tokens."""
+    """Turn groups into training sequences.
+
+    Raises ConfigError when no choice has engine tokens, or a reward is not a finite number.
+    """
     counts: Counter[str] = Counter()
     sequences: list[TokenSequence] = []
     groups = list(groups)
     for group in groups:
+        if not all(map(math.isfinite, group.rewards)):
+            raise ConfigError(
+                f"a group has rewards that are not finite: {group.rewards}",
+                "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
+            )
         if not has_spread(group.rewards):
             counts["flat_groups"] += 1
             continue

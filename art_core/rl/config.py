@@ -26,6 +26,11 @@ def _balance(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigError(f"{attribute.name} must lie in [-1, 1], got {value!r}")
 
 
+def _switch(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{attribute.name} must be True or False, got {value!r}")
+
+
 def _optional_positive(owner: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None:
         _positive(owner, attribute, value)
@@ -51,13 +56,13 @@ class TrainConfig:
     loss_fn: str = attrs.field(default="cispo")
     epsilon: float | None = attrs.field(default=None, validator=_optional_positive)
     epsilon_high: float | None = attrs.field(default=None, validator=_optional_positive)
-    scale_rewards: bool = False
+    scale_rewards: bool = attrs.field(default=False, validator=_switch)
     advantage_balance: float = attrs.field(default=0.0, validator=_balance)
-    mask_truncated: bool = True
+    mask_truncated: bool = attrs.field(default=True, validator=_switch)
     max_grad_norm: float = attrs.field(default=1.0, validator=_positive)
     micro_batch_tokens: int = attrs.field(default=8192, validator=_count)
     logprob_calculation_chunk_size: int = attrs.field(default=512, validator=_count)
-    save_checkpoint: bool = True
+    save_checkpoint: bool = attrs.field(default=True, validator=_switch)
 
     @loss_fn.validator
     def _known_loss(self, _: attrs.Attribute[str], value: str) -> None:

@@ -51,5 +51,5 @@ def loss_preset(name: str) -> LossPreset:
     """Return the preset of that name; ConfigError names those that exist."""
     try:
         return PRESETS[name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise ConfigError(unknown("loss", name, PRESETS)) from None

@@ -1,0 +1,63 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from art_core.rl.advantages import group_advantages, has_spread, population_std
+
+
+def test_an_advantage_is_the_reward_minus_the_groups_mean():
+    assert group_advantages([0.0, 1.0, 2.0, 5.0]) == [-2.0, -1.0, 0.0, 3.0]
+
+
+def test_scaled_advantages_are_divided_by_the_population_std():
+    # mean 2, squared distances 4, 0, 4 and 0, std sqrt(8 / 4)
+    assert population_std([0.0, 2.0, 4.0, 2.0]) == pytest.approx(math.sqrt(2))
+    scaled = group_advantages([0.0, 2.0, 4.0, 2.0], scale_rewards=True)
+    assert scaled == pytest.approx([-math.sqrt(2), 0.0, math.sqrt(2), 0.0])
+
+
+@pytest.mark.parametrize("rewards", [[], [3.0], [0.1, 0.1, 0.1], [1.0, 1.0 + 1e-13]])
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_group_without_spread_has_no_advantages(rewards, scale):
+    assert not has_spread(rewards)
+    assert group_advantages(rewards, scale_rewards=scale) == [0.0] * len(rewards)
+
+
+def test_rewards_that_differ_a_little_have_spread():
+    assert has_spread([1.0, 1.0 + 1e-11])
+    assert has_spread([-1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        (0.0, [-1.0, 1.0]),
+        (0.25, [-0.75, 1.0]),
+        (1.0, [0.0, 1.0]),
+        (-0.25, [-1.0, 0.75]),
+        (-1.0, [-1.0, 0.0]),
+    ],
+)
+def test_the_balance_weakens_one_sign_and_leaves_the_other(balance, expected):
+    assert group_advantages([0.0, 2.0], advantage_balance=balance) == expected
+
+
+rewards = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8)
+
+
+@given(rewards)
+def test_advantages_of_a_group_add_up_to_zero(group):
+    assert math.fsum(group_advantages(group)) == pytest.approx(0.0, abs=1e-9)
+
+
+@given(rewards.filter(has_spread), st.floats(-100, 100))
+def test_a_constant_added_to_all_rewards_changes_nothing(group, shift):
+    moved = group_advantages([r + shift for r in group])
+    assert moved == pytest.approx(group_advantages(group), abs=1e-9)
+
+
+@given(rewards.filter(lambda group: max(group) - min(group) > 1e-3))
+def test_scaled_advantages_have_a_std_of_one(group):
+    assert population_std(group_advantages(group, scale_rewards=True)) == pytest.approx(1.0)

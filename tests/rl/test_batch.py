@@ -1,0 +1,121 @@
+import math
+
+import pytest
+
+import art_core as art
+from art_core.errors import ConfigError
+from art_core.rl.batch import training_batch
+
+
+def choice(prompt, completion, finish_reason="stop"):
+    return {
+        "message": {"role": "assistant", "content": ""},
+        "finish_reason": finish_reason,
+        "prompt_token_ids": prompt,
+        "token_ids": completion,
+        "logprobs": {"content": [{"logprob": -1.0} for _ in completion]},
+    }
+
+
+FOREIGN = {"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+
+
+def attempt(reward, *choices, **more):
+    return art.Trajectory(messages_and_choices=list(choices), reward=reward, **more)
+
+
+def batch(*groups, **options):
+    return training_batch([art.TrajectoryGroup(g) for g in groups], art.TrainConfig.of(**options))
+
+
+def test_each_attempt_becomes_a_sequence_with_its_advantage_and_its_weight():
+    made = batch([attempt(0.0, choice([1], [2])), attempt(1.0, choice([1], [3, 4]))])
+    assert [s.token_ids for s in made.sequences] == [(1, 2), (1, 3, 4)]
+    assert [s.advantage for s in made.sequences] == [-0.5, 0.5]
+    assert [s.weight for s in made.sequences] == [1.0, 0.5]
+    assert made.metrics == {
+        "data/step_trainer_tokens": 3.0,
+        "data/step_num_sequences": 2.0,
+        "data/step_num_truncated": 0.0,
+        "data/prefix_breaks": 0.0,
+    }
+    assert not made.empty
+
+
+def test_the_metrics_are_keys_that_the_catalogue_knows():
+    known = art.Plugins().taxonomy().specs
+    assert batch([attempt(0.0, choice([1], [2]))]).metrics.keys() <= known.keys()
+
+
+def test_advantages_follow_the_config():
+    group = [attempt(0.0, choice([1], [2])), attempt(4.0, choice([1], [3]))]
+    scaled = batch(group, scale_rewards=True, advantage_balance=0.25)
+    assert [s.advantage for s in scaled.sequences] == [-0.75, 1.0]
+
+
+def test_all_conversations_of_an_attempt_share_its_weight():
+    aside = art.History(messages_and_choices=[choice([9], [8, 8])])
+    main = [choice([1], [2]), choice([5], [6])]
+    made = batch(
+        [attempt(0.0, choice([1], [2])), attempt(1.0, *main, additional_histories=[aside])]
+    )
+    of_second = [s for s in made.sequences if s.advantage > 0]
+    assert [s.token_ids for s in of_second] == [(1, 2), (5, 6), (9, 8, 8)]
+    assert [s.weight * s.num_trainable for s in of_second] == [0.25, 0.25, 0.5]
+    assert made.metrics["data/prefix_breaks"] == 1.0
+
+
+def test_a_group_without_spread_is_left_out():
+    flat = [attempt(1.0, choice([1], [2])), attempt(1.0, choice([1], [3]))]
+    good = [attempt(0.0, choice([7], [2])), attempt(1.0, choice([7], [3]))]
+    assert {s.token_ids[0] for s in batch(flat, good).sequences} == {7}
+
+
+def test_a_step_without_spread_says_so_and_is_empty(caplog):
+    made = batch([attempt(1.0, choice([1], [2]))] * 2, [attempt(0.5)])
+    assert made.empty
+    assert made.metrics["data/step_trainer_tokens"] == 0.0
+    assert "nothing to train on: 2 groups, of which 2 without spread" in caplog.text
+    assert batch().empty
+
+
+def test_a_conversation_cut_off_by_the_token_limit_teaches_nothing_unless_asked(caplog):
+    group = [
+        attempt(0.0, choice([1], [2]), choice([1, 2], [3], "length")),
+        attempt(1.0, choice([1], [4])),
+    ]
+    masked, kept = batch(group), batch(group, mask_truncated=False)
+    assert [s.token_ids for s in masked.sequences] == [(1, 4)]
+    assert [s.token_ids for s in kept.sequences] == [(1, 2, 3), (1, 4)]
+    assert masked.metrics["data/step_num_truncated"] == 1.0
+    assert kept.metrics["data/step_num_truncated"] == 1.0
+    assert not caplog.text
+
+
+def test_a_step_of_which_all_was_cut_off_is_said(caplog):
+    group = [attempt(r, choice([1], [2], "length")) for r in (0.0, 1.0)]
+    assert batch(group).empty
+    assert "2 conversations cut off by the token limit" in caplog.text
+
+
+def test_an_answer_of_no_tokens_trains_nothing():
+    made = batch([attempt(0.0, choice([1], [])), attempt(1.0, choice([1], [2]))])
+    assert [s.token_ids for s in made.sequences] == [(1, 2)]
+
+
+def test_choices_without_engine_tokens_are_counted_and_said(caplog):
+    made = batch([attempt(0.0, FOREIGN, choice([1], [2])), attempt(1.0, choice([1], [3]))])
+    assert [s.token_ids for s in made.sequences] == [(1, 3)]
+    assert "1 of 3 choices carry no engine token ids" in caplog.text
+    assert "model.openai_client()" in caplog.text
+
+
+def test_a_step_in_which_no_choice_has_engine_tokens_is_an_error():
+    with pytest.raises(ConfigError, match=r"none of the 2 choices.*model\.openai_client\(\)"):
+        batch([attempt(0.0, FOREIGN), attempt(1.0, FOREIGN)])
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_stops_the_step_before_it_spoils_the_weights(reward):
+    with pytest.raises(ConfigError, match="not finite"):
+        batch([attempt(1.0, choice([1], [2])), attempt(reward, choice([1], [3])), attempt(0.0)])
