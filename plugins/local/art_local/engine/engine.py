@@ -53,12 +53,12 @@ class TransformersEngine:
         if max_batch_size < 1 or prefill_tokens < 1:
             raise ConfigError("max_batch_size and prefill_tokens must be at least 1")
         self._weights = Weights(model)
+        forward = Forward(self._weights.module)
         self._timeout_s = request_timeout_s
         config = self._weights.module.config.get_text_config()
         self.context_length: int = config.max_position_embeddings
         self._vocabulary: int = config.vocab_size
         self._ends = _end_tokens(model)
-        forward = Forward(self._weights.module)
         held = _free_bytes(forward.device) // 4 if cache_bytes is None else cache_bytes
         limits = Limits(
             rows=max_batch_size,

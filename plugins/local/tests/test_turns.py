@@ -1,0 +1,58 @@
+"""Turns at the device: one at a time, first come first served."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from art_local.engine import DeviceTurns
+
+from art_core.errors import BackendError
+
+
+def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
+    turns, served = DeviceTurns(), []
+
+    def take(name: str) -> None:
+        with turns.take(name):
+            served.append(name)
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in "abc"]
+    with turns.take("first"):
+        assert turns.holder == "first"
+        for count, thread in enumerate(threads, start=1):
+            thread.start()
+            while len(turns._queue) < count:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(5)
+    assert served == ["a", "b", "c"] and turns.holder is None
+
+
+def test_a_turn_that_does_not_come_in_time_names_the_holder() -> None:
+    turns = DeviceTurns()
+    failures = []
+
+    def take() -> None:
+        try:
+            with turns.take("generating", timeout_s=0.05):
+                pass
+        except BackendError as error:
+            failures.append(str(error))
+
+    with turns.take("training step"):
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join(5)
+    assert failures == ["'generating' did not get the device within 0.05 s; 'training step' has it"]
+    with turns.take("after"):
+        pass
+
+
+def test_taking_a_turn_inside_a_turn_is_an_error_not_a_hang() -> None:
+    turns = DeviceTurns()
+    with turns.take("outer"), pytest.raises(BackendError, match="inside 'outer'"):  # noqa: SIM117
+        with turns.take("inner"):
+            pass
+    assert turns.holder is None
