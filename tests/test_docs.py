@@ -131,7 +131,8 @@ def test_every_command_is_told_with_its_options(name: str, command: argparse.Arg
 
 
 def test_every_environment_variable_is_told():
-    sources = [path.read_text() for path in (ROOT / "art_core").rglob("*.py")]
+    folders = (ROOT / "art_core", ROOT / "plugins", ROOT / "examples")
+    sources = [path.read_text() for folder in folders for path in folder.rglob("*.py")]
     used = set(re.findall(r'"(ART_[A-Z]+)"', "".join(sources)))
     page = (DOCS / "cli.md").read_text()
     assert {name for name in used if f"| `{name}` |" not in page} == set()
@@ -143,6 +144,14 @@ def test_every_module_of_the_core_is_in_the_tree():
     inside = {p.name for d in ("cli", "endpoint") for p in (ROOT / "art_core" / d).glob("*.py")}
     hidden = {"__init__.py", "__main__.py"} | inside
     assert {name for name in modules - hidden if f" {name} " not in page} == set()
+
+
+@pytest.mark.torch
+def test_every_option_of_the_local_backend_is_told():
+    backend = pytest.importorskip("art_local.backend").LocalBackend
+    page = (DOCS / "backends.md").read_text()
+    options = list(inspect.signature(backend).parameters)
+    assert [option for option in options if f"`{option}`" not in page] == []
 
 
 def test_every_error_is_told():
