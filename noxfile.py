@@ -1,7 +1,7 @@
 """The jobs behind `make`. They run in the environment that make prepared.
 
-`venv_backend="none"`: torch is large, so it is installed once, in .venv, and every job uses it there.
-The exception is `wheels`, which has to prove that the built distributions work on their own.
+`venv_backend="none"`: torch is large, so it is installed once, in .venv, and every job uses it
+there. The exception is `wheels`, which has to prove that the built distributions work on their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ nox.options.sessions = ["lint", "types", "test"]
 
 def _run(session: nox.Session, *command: str, **env: str) -> None:
     tool, *arguments = command
-    program = sys.executable if tool == "python" else str(Path(sysconfig.get_path("scripts")) / tool)
+    scripts = Path(sysconfig.get_path("scripts"))
+    program = sys.executable if tool == "python" else str(scripts / tool)
     session.run(program, *arguments, env=env, external=True)
 
 
@@ -70,7 +71,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Build all distributions and, in an empty directory and a clean environment, use their wheels."""
+    """Build all distributions; in a clean environment and an empty directory, use their wheels."""
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     for project in (ROOT, *PLUGINS):
         _run(session, "uv", "build", "--quiet", "--out-dir", str(ROOT / "dist"), str(project))
