@@ -195,7 +195,7 @@ class Run:
             metrics=metrics,
             nonfinite={key: str(value) for key, value in odd.items()} if odd else {},
             scenario_ids=tuple(new_ids),
-            receipts=tuple(receipt.to_dict() for receipt in taken.receipts),
+            receipts=tuple([r.to_dict() for r in taken.receipts]) if taken.receipts else (),
         )
         if odd:
             log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)
@@ -246,7 +246,7 @@ class Run:
             if not self.ledger.empty():
                 self.record("train", self.last_step)
         finally:
-            reports = self.delivery.close(timeout)
+            reports = self.delivery.close(timeout, status)
             self._say_status(status)
             self.history.close()
         return reports

@@ -252,11 +252,11 @@ def test_a_run_that_cannot_write_what_waits_still_drains_its_sinks(make, monkeyp
     run = make().run
     run.ledger.add("", "costs/gpu", 0.5)
     drained = []
-    run.delivery = SimpleNamespace(close=drained.append)
+    run.delivery = SimpleNamespace(close=lambda *told: drained.append(told))
     monkeypatch.setattr("art_core.metrics.history.os.write", lambda fd, data: 0)
     with pytest.raises(HistoryError):
         run.close(timeout=3.0)
-    assert drained == [3.0]
+    assert drained == [(3.0, "finished")]
 
 
 def test_an_exit_closes_what_was_left_open_and_a_child_leaves_it_alone(make, monkeypatch):
@@ -268,3 +268,18 @@ def test_an_exit_closes_what_was_left_open_and_a_child_leaves_it_alone(make, mon
     monkeypatch.undo()
     assert child.close() == {}
     child.history.close()
+
+
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_a_sink_is_told_at_its_close_how_the_run_ended(make, status):
+    told = []
+    sink = SimpleNamespace(
+        open=lambda run: told.append(run.status),
+        write=lambda rows: None,
+        close=lambda run: told.append(run.status),
+    )
+    spec = art.SinkSpec(name="told", create=lambda: sink, summary="")
+    run = make(sinks=[spec]).run
+    run.record("train", 1)
+    run.close(status)
+    assert told == ["running", status]

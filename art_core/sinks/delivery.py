@@ -72,9 +72,12 @@ class Follower:
         """Say that there are new rows."""
         self._news.set()
 
-    def close(self, deadline: float) -> None:
-        """Ask to finish by a `time.monotonic()`; `join` waits for it."""
+    def close(self, deadline: float, status: str = "finished") -> None:
+        """Ask to finish by a `time.monotonic()`; `join` waits for it. The sink's close is told the
+        run's status.
+        """
         self._deadline = deadline
+        self.run = attrs.evolve(self.run, status=status)
         self._closing.set()
         self._news.set()
 
@@ -170,13 +173,13 @@ class Delivery:
         for follower in self.followers:
             follower.wake()
 
-    def close(self, timeout: float) -> Mapping[str, DeliveryReport]:
+    def close(self, timeout: float, status: str = "finished") -> Mapping[str, DeliveryReport]:
         """Let all sinks finish within `timeout` seconds together; report each, and say what is
-        missing.
+        missing. The sinks are told the run's status.
         """
         deadline = time.monotonic() + timeout
         for follower in self.followers:
-            follower.close(deadline)
+            follower.close(deadline, status)
         reports = {f.spec.name: f.join() for f in self.followers}
         for report in reports.values():
             if report.undelivered or report.error:

@@ -14,7 +14,8 @@ from art_core.metrics.row import MetricsRow
 @attrs.frozen(kw_only=True)
 class RunInfo:
     """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the
-    run's openings.
+    run's openings. `status` is "running" while rows come; in `Sink.close` it is what the run ended
+    as: "finished", "failed", or what `model.close(status=)` said.
     """
 
     project: str
@@ -22,6 +23,7 @@ class RunInfo:
     run_dir: Path
     base_model: str | None = None
     attempt: int = 1
+    status: str = "running"
     config: dict[str, Any] = attrs.field(factory=dict)
 
 
@@ -37,7 +39,9 @@ class Sink(Protocol):
         """Take rows, in order. A row may come twice: drop repeats by `row.seq`."""
 
     def close(self, run: RunInfo) -> None:
-        """Finish; called once, after the last row of this attempt."""
+        """Finish; called after the last row of this attempt, and again if it raised. `run.status`
+        says how the run ended.
+        """
 
 
 @attrs.frozen(kw_only=True)
