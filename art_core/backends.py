@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import attrs
 
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.plugins.host import accepted_options, installed_plugins
+from art_core.plugins.checks import accepted_options
+from art_core.plugins.host import installed_plugins
 
 if TYPE_CHECKING:
     from art_core.model import TrainableModel

@@ -4,27 +4,27 @@ manager.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.metadata
-import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pluggy
 
-from art_core.errors import ConfigError, MetricError, PluginError, unknown
+from art_core.costs.rates import TokenRates
+from art_core.costs.usage import TokenUsage
+from art_core.errors import ConfigError, PluginError, unknown
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins import hookspecs
+from art_core.plugins.checks import check_hooks, checked_specs, instance_of, price
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
-    from art_core.costs.rates import TokenRates
-    from art_core.costs.usage import TokenUsage
     from art_core.sinks.protocol import SinkSpec
 
 log = logging.getLogger("art_core")
@@ -34,6 +34,7 @@ OURS = {
     "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard"}),
 }
 S = TypeVar("S", "BackendSpec", "SinkSpec")
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +74,8 @@ class Plugins:
         blocked = {name.strip() for name in os.environ.get("ART_BLOCK", "").split(",")}
         for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
             if entry.name not in blocked:
-                plugins._versions[entry.name] = entry.dist.version if entry.dist else ""
+                version = entry.dist.version if entry.dist else ""
+                plugins._versions.setdefault(entry.name, version)
                 plugins._load(entry.name, entry.load)
         return plugins
 
@@ -82,14 +84,17 @@ class Plugins:
         self._load(name, lambda: plugin)
 
     def _load(self, name: str, load: Callable[[], object]) -> None:
+        taken = self._manager.has_plugin(name)
         try:
+            if taken:
+                raise PluginError(f"another plugin has the name {name!r}")
             plugin = load()
-            _check_hooks(plugin)
+            check_hooks(plugin)
             self._manager.register(plugin, name)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            self._set_aside(name, error)
+            self._set_aside(f"{name} (again)" if taken else name, error)
 
     def _set_aside(self, name: str, error: BaseException) -> None:
         problem = PluginError(f"plugin {name!r} is broken: {type(error).__name__}: {error}")
@@ -143,10 +148,10 @@ class Plugins:
         from art_core.metrics.catalogue import builtin_taxonomy
 
         taxonomy = builtin_taxonomy()
-        for name, specs in self._collect("art_metrics"):
+        for name, specs in self._answers("art_metrics", tuple):
             try:
                 taxonomy = taxonomy.extended(specs)
-            except MetricError as error:
+            except Exception as error:
                 self._set_aside(name, error)
         return taxonomy
 
@@ -163,58 +168,65 @@ class Plugins:
         taken: Collection[str],
     ) -> dict[str, float]:
         """Ask all plugins for derived metrics of a row; `taken` keys stay as they are, failures are
-        left out.
+        left out, bare names go under the split.
         """
+
+        def read(answer: Mapping[str, float]) -> dict[str, float]:
+            return {k if "/" in k else f"{split}/{k}": float(v) for k, v in answer.items()}
+
         derived: dict[str, float] = {}
-        for _, answer in self._collect("art_rollup", leaves=leaves, totals=totals, split=split):
-            new = {k: float(v) for k, v in answer.items() if k not in taken and k not in derived}
+        given = {"leaves": leaves, "totals": totals, "split": split}
+        for _, answer in self._answers("art_rollup", read, **given):
+            new = {k: v for k, v in answer.items() if k not in taken and k not in derived}
             derived |= {k: v for k, v in new.items() if math.isfinite(v)}
         return derived
 
     def usage(self, response: Any, provider: str) -> TokenUsage | None:
         """Ask plugins to read a response's tokens; the first answer counts."""
-        answer: TokenUsage | None = self._manager.hook.art_usage(
-            response=response, provider=provider
-        )
-        return answer
+        read = instance_of(TokenUsage)
+        return self._first("art_usage", read, response=response, provider=provider)
 
     def token_rates(self, provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
         """Ask plugins for a model's prices; the first answer counts."""
-        answer: TokenRates | None = self._manager.hook.art_token_rates(
-            provider=provider, model=model, usage=usage
-        )
-        return answer
+        read = instance_of(TokenRates)
+        return self._first("art_token_rates", read, provider=provider, model=model, usage=usage)
 
     def gpu_rate(self, device: str) -> float | None:
         """Ask plugins for a device's price in US dollars per device-hour; the first answer
         counts.
         """
-        answer: float | None = self._manager.hook.art_gpu_rate(device=device)
-        return answer
+        return self._first("art_gpu_rate", price, device=device)
 
-    def _collect(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
-        answers: list[tuple[str, Any]] = []
+    def _answers(
+        self, hook: str, read: Callable[[Any], T], **arguments: Any
+    ) -> Iterator[tuple[str, T]]:
+        """Ask one plugin after the other, the last one added first; one that fails, or whose answer
+        can't be read, is set aside.
+        """
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             given = {name: arguments[name] for name in implementation.argnames}
             try:
                 answer = implementation.function(**given)
-            except Exception as error:
+                result = None if answer is None else read(answer)
+            except (Exception, SystemExit) as error:
                 self._set_aside(implementation.plugin_name, error)
-            else:
-                if answer is not None:
-                    answers.append((implementation.plugin_name, answer))
-        return answers
+                continue
+            if result is not None:
+                yield implementation.plugin_name, result
+
+    def _first(self, hook: str, read: Callable[[Any], T], **arguments: Any) -> T | None:
+        return next((answer for _, answer in self._answers(hook, read, **arguments)), None)
 
     def _offers(self, hook: str) -> dict[str, Any]:
         offers: dict[str, Any] = {}
         owner: dict[str, str] = {}
-        for plugin, specs in self._collect(hook):
+        for plugin, specs in self._answers(hook, checked_specs):
             for spec in specs:
                 if spec.name in offers:
                     raise PluginError(
                         f"{hook.removeprefix('art_').rstrip('s')} {spec.name!r} is offered by "
                         f"the plugins {owner[spec.name]!r} and {plugin!r}",
-                        f"Uninstall one, or set ART_BLOCK={plugin}.",
+                        f"Uninstall one, or set ART_BLOCK={owner[spec.name]}.",
                     )
                 offers[spec.name], owner[spec.name] = spec, plugin
         return offers
@@ -226,27 +238,9 @@ class Plugins:
             raise PluginError(f"no {kind} {name!r}: {self.problems[name]}") from self.problems[
                 name
             ].__cause__
-        remedy = f"pip install art-{name}" if name in OURS[kind] else ""
+        near = difflib.get_close_matches(name, OURS[kind] - offers.keys(), n=1)
+        remedy = f"pip install art-{near[0]}" if near else ""
         raise ConfigError(unknown(kind, name, offers, known_as="installed"), remedy)
-
-
-def _check_hooks(plugin: object) -> None:
-    known = {name for name in vars(hookspecs) if name.startswith("art_")}
-    members = vars(plugin) if isinstance(plugin, ModuleType) else dict(inspect.getmembers(plugin))
-    for name, member in members.items():
-        if getattr(member, "art_core_impl", None) is not None and name not in known:
-            raise PluginError(unknown("hook", name, known))
-
-
-def accepted_options(create: Callable[..., Any], options: Iterable[str], kind: str) -> None:
-    """Raise ConfigError for options that `create` does not take, naming those it does."""
-    parameters = inspect.signature(create).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known: Sequence[str] = [p.name for p in parameters]
-    for option in options:
-        if option not in known:
-            raise ConfigError(unknown(f"{kind} option", option, known))
 
 
 @functools.cache
