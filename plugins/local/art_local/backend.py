@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-import torch
+import torch  # noqa: TID253
 
-from art_core.backends import Checkpoint, Endpoint, TrainResult
-from art_core.costs.usage import GpuTime
-from art_core.data.trajectory import TrajectoryGroup
+from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
 from art_core.endpoint.host import EndpointHost
 from art_core.errors import BackendError, ConfigError, unknown
 from art_core.rl.config import TrainConfig
-
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
 from art_local.models import resolve_base_model
@@ -30,7 +27,7 @@ from art_local.served import ServedNames
 from art_local.training.policy import Policy
 
 if TYPE_CHECKING:
-    from art_core.model import TrainableModel
+    from art_core import TrainableModel
 
 log = logging.getLogger("art_local")
 ENGINES = ("auto", "transformers")
@@ -59,12 +56,14 @@ class LocalBackend:
     - `device`: "cpu", "cuda", "cuda:1", ...; by default a CUDA device if there is one.
     - `dtype`: "bfloat16" or "float32"; by default bf16 where the hardware multiplies it.
     - `engine`: "transformers" (embedded), or "auto".
-    - `gpu_cost_per_hour_usd`: price of the device (on a CPU: of the machine) for `costs/gpu`; without
-      it, price plugins are asked for CUDA devices.
-    - `lora_rank`, `lora_alpha`: the adapter on all linear layers; `full_finetune` trains all weights.
+    - `gpu_cost_per_hour_usd`: price of the device (on a CPU: of the machine) for `costs/gpu`;
+      without it, price plugins are asked for CUDA devices.
+    - `lora_rank`, `lora_alpha`: the adapter on all linear layers; `full_finetune` trains all
+      weights.
     - `seed`: of the adapter's start. `max_batch_size`: sequences sampled together.
     - `context_length`: of the served models; by default the base model's own.
-    - `served_steps`: steps whose weights stay in memory for `name@step`; others are loaded when asked for.
+    - `served_steps`: steps whose weights stay in memory for `name@step`; others are loaded when
+      asked for.
     - `request_timeout_s`: of one request to the endpoint.
     - `progress`: show progress bars.
 
@@ -100,7 +99,9 @@ class LocalBackend:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{option} must be a whole number of at least 1, got {value!r}")
         if gpu_cost_per_hour_usd is not None and not gpu_cost_per_hour_usd >= 0:
-            raise ConfigError(f"gpu_cost_per_hour_usd can't be negative, got {gpu_cost_per_hour_usd!r}")
+            raise ConfigError(
+                f"gpu_cost_per_hour_usd can't be negative, got {gpu_cost_per_hour_usd!r}"
+            )
         self.placement = placement(device, dtype)
         self.gpu_cost_per_hour_usd = gpu_cost_per_hour_usd
         self._recipe = Recipe(lora=None if full_finetune else (lora_rank, lora_alpha), seed=seed)
@@ -118,8 +119,9 @@ class LocalBackend:
     async def register(self, model: TrainableModel) -> Endpoint:
         """Load the model at its last whole checkpoint, or fresh, and serve it.
 
-        A model that is registered already keeps its endpoint. Raises ConfigError for a base model that
-        can't be used or a checkpoint that does not fit, BackendError when something could not be fetched.
+        A model that is registered already keeps its endpoint. Raises ConfigError for a base model
+        that can't be used or a checkpoint that does not fit, BackendError when something could not
+        be fetched.
         """
         self._check_open()
         self._clock.start()
@@ -138,8 +140,8 @@ class LocalBackend:
     ) -> TrainResult:
         """Run one step (`TrainConfig.of(**options)`), serve its weights and write its checkpoint.
 
-        Requests under way finish on the weights that they began with. The device's time since the last
-        charge is charged to the model, also when the step fails.
+        Requests under way finish on the weights that they began with. The device's time since the
+        last charge is charged to the model, also when the step fails.
         """
         seat = self._seat_of(model)
         config = TrainConfig.of(**options)
@@ -173,7 +175,9 @@ class LocalBackend:
                 asyncio.to_thread(self._worker.shutdown, cancel_futures=True), CLOSE_TIMEOUT_S
             )
         except TimeoutError:
-            raise BackendError(f"a training step did not end within {CLOSE_TIMEOUT_S:.0f} s") from None
+            raise BackendError(
+                f"a training step did not end within {CLOSE_TIMEOUT_S:.0f} s"
+            ) from None
         finally:
             for seat in seats:
                 await asyncio.to_thread(seat.host.stop)
@@ -218,7 +222,9 @@ class LocalBackend:
             "model %r on %s, engine transformers, %s, %s, endpoint %s",
             model.name,
             self.placement,
-            "full fine-tuning" if self._recipe.lora is None else "LoRA rank %d alpha %d" % self._recipe.lora,
+            "full fine-tuning"
+            if self._recipe.lora is None
+            else "LoRA rank %d alpha %d" % self._recipe.lora,
             f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
             host.base_url,
         )
@@ -251,7 +257,9 @@ class LocalBackend:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendError("the local backend is closed", 'Make a new one: art.backend("local").')
+            raise BackendError(
+                "the local backend is closed", 'Make a new one: art.backend("local").'
+            )
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)

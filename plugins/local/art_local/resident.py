@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
+import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
-from art_core.backends import TrainResult
-from art_core.data.trajectory import TrajectoryGroup
+from art_core import TrainResult, TrajectoryGroup
 from art_core.errors import BackendError, ConfigError
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
-
 from art_local.checkpoints import CheckpointStore, StoredCheckpoint
 from art_local.engine import DeviceTurns, TransformersEngine
 from art_local.placement import Placement
@@ -49,7 +47,9 @@ class Recipe:
 
 
 def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any:
-    """Load a causal language model from safetensors onto the device; the global RNG stays as it was."""
+    """Load a causal language model from safetensors onto the device; the global RNG stays as it
+    was.
+    """
     from transformers import AutoModelForCausalLM
 
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
@@ -65,7 +65,9 @@ def sharing_parameters(model: Any) -> Any:
 
 
 class Resident:
-    """One model's weights at their newest step. All but `serve` runs on the backend's training thread."""
+    """One model's weights at their newest step. All but `serve` runs on the backend's training
+    thread.
+    """
 
     def __init__(
         self,
@@ -119,12 +121,15 @@ class Resident:
             try:
                 path = self.store.write(self.step, self._fill, self._about()).path
             except BackendError as error:
-                raise BackendError(f"step {self.step} is trained and served, but {error}") from error
+                raise BackendError(
+                    f"step {self.step} is trained and served, but {error}"
+                ) from error
         metrics["time/step_trainer_s"] = time.monotonic() - started
         return TrainResult(step=self.step, metrics={**batch.metrics, **metrics}, checkpoint=path)
 
     def adapter(self, step: int) -> str:
-        """Return the engine's adapter with a step's weights, loading it from its checkpoint when needed.
+        """Return the engine's adapter with a step's weights, loading it from its checkpoint when
+        needed.
 
         Raises KeyError for a step that is neither loaded nor stored.
         """

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import attrs
 
 from art_core.endpoint.engine import ChatTokenizer, ServedModel
-
 from art_local.resident import Resident
 
 
 @attrs.frozen
 class ServedNames:
-    """`name` is the newest step when the request arrives, `name@step` that step, the base model's name
-    the untrained weights. A request keeps the weights that it began with.
+    """`name` is the newest step when the request arrives, `name@step` that step, the base model's
+    name the untrained weights. A request keeps the weights that it began with.
     """
 
     resident: Resident

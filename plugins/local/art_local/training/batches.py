@@ -15,9 +15,9 @@ from art_core.rl.sequences import TokenSequence
 class MicroBatch:
     """Rows of one forward pass, padded on the right: B rows of S tokens, R of which bear loss.
 
-    `ids_BS` are the tokens. A causal model's answer at a token does not depend on what stands to its
-    right, so right padding needs no attention mask. `rows_R` are flat positions in [B*S] whose *next*
-    token bears loss; `targets_R` that token, `old_logprobs_R` the engine's log-prob of it,
+    `ids_BS` are the tokens. A causal model's answer at a token does not depend on what stands to
+    its right, so right padding needs no attention mask. `rows_R` are flat positions in [B*S] whose
+    *next* token bears loss; `targets_R` that token, `old_logprobs_R` the engine's log-prob of it,
     `advantages_R` and `weights_R` those of its sequence.
     """
 
@@ -30,11 +30,14 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device."""
-        return MicroBatch(**{f.name: getattr(self, f.name).to(device) for f in attrs.fields(MicroBatch)})
+        return MicroBatch(
+            **{f.name: getattr(self, f.name).to(device) for f in attrs.fields(MicroBatch)}
+        )
 
 
 def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Split rows into micro-batches: indices of rows, longest first, rows x longest <= `budget` tokens.
+    """Split rows into micro-batches: indices of rows, longest first, rows x longest <= `budget`
+    tokens.
 
     A row longer than the budget stands alone. Rows of equal length keep their order.
     """
@@ -71,7 +74,9 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> MicroBatch:
                 rows.append(b * width + t - 1)
                 targets.append(s.token_ids[t])
                 values.append((s.logprobs[t], s.advantage, s.weight))
-    old_R, advantages_R, weights_R = torch.tensor(values, dtype=torch.float32).reshape(-1, 3).unbind(1)
+    old_R, advantages_R, weights_R = (
+        torch.tensor(values, dtype=torch.float32).reshape(-1, 3).unbind(1)
+    )
     return MicroBatch(
         ids_BS=ids_BS,
         rows_R=torch.tensor(rows, dtype=torch.long),

@@ -1,7 +1,8 @@
 """Second stop: log-probs and entropies of chosen tokens, without ever holding all logits.
 
-Logits [B, S, V] of a long context do not fit: 2,048 tokens at a vocabulary of 152k are 1.2 GB in fp32,
-several times over. Only rows whose next token bears loss are computed, `chunk_size` of them at once.
+Logits [B, S, V] of a long context do not fit: 2,048 tokens at a vocabulary of 152k are 1.2 GB in
+fp32, several times over. Only rows whose next token bears loss are computed, `chunk_size` of them
+at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 class OutputHead:
     """How hidden states become logits: softcap(scale * (h @ weight.T + bias)).
 
-    `weight_VH` and `bias_V` are the model's own parameters; `softcap` is Gemma's cap * tanh(x / cap).
+    `weight_VH` and `bias_V` are the model's own parameters; `softcap` is Gemma's cap * tanh(x /
+    cap).
     """
 
     weight_VH: Tensor
@@ -48,9 +50,9 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Return log p(target) [R] and the entropy [R] of each row's distribution, both fp32, in nats.
 
-    Gradients flow through the log-probs into the hidden states and, where they are trained, into the
-    head's weight and bias; the entropy is a measurement and has none. At most [chunk_size, V] logits
-    exist at a time, in the forward and the backward pass.
+    Gradients flow through the log-probs into the hidden states and, where they are trained, into
+    the head's weight and bias; the entropy is a measurement and has none. At most [chunk_size, V]
+    logits exist at a time, in the forward and the backward pass.
     """
     logprobs_R, entropy_R = _TokenLogprobs.apply(
         hidden_RH, head.weight_VH, head.bias_V, targets_R, head, chunk_size
@@ -61,9 +63,10 @@ def token_logprobs(
 class _TokenLogprobs(torch.autograd.Function):
     """d log p(y) / d logits = onehot(y) - p.
 
-    With a frozen head the gradient on a hidden state is g * (onehot(y) - p) @ W, where the upstream g is
-    one number a row: the product is taken at once in the forward pass, g multiplies it later, and no
-    logits are computed twice. A trained head needs g inside the sum over rows, so it computes them again.
+    With a frozen head the gradient on a hidden state is g * (onehot(y) - p) @ W, where the upstream
+    g is one number a row: the product is taken at once in the forward pass, g multiplies it later,
+    and no logits are computed twice. A trained head needs g inside the sum over rows, so it
+    computes them again.
     """
 
     @staticmethod
@@ -71,7 +74,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any,
         hidden_RH: Tensor,
         weight_VH: Tensor,
-        bias_V: Tensor | None,
+        _bias_V: Tensor | None,
         targets_R: Tensor,
         head: OutputHead,
         chunk_size: int,
@@ -120,14 +123,18 @@ def _recompute(
     head: OutputHead = ctx.head
     weight = head.weight_VH.to(hidden_RH.dtype)
     dhidden = torch.empty_like(hidden_RH) if ctx.needs_input_grad[0] else None
-    dweight = torch.zeros_like(head.weight_VH, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+    dweight = (
+        torch.zeros_like(head.weight_VH, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+    )
     dbias = None
     if ctx.needs_input_grad[2] and head.bias_V is not None:
         dbias = torch.zeros_like(head.bias_V, dtype=torch.float32)
     for start in range(0, len(hidden_RH), ctx.chunk_size):
         rows = slice(start, start + ctx.chunk_size)
         logits = head.logits(hidden_RH[rows])
-        dlogits = head.slope_(_minus_from_onehot_(torch.softmax(logits, 1), targets_R[rows]), logits)
+        dlogits = head.slope_(
+            _minus_from_onehot_(torch.softmax(logits, 1), targets_R[rows]), logits
+        )
         dlogits = dlogits.mul_(grad_R[rows, None]).to(weight.dtype)
         if dhidden is not None:
             torch.mm(dlogits, weight, out=dhidden[rows])

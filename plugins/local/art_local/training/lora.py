@@ -1,8 +1,9 @@
 """LoRA whose forward pass runs on merged weights: W + scale * B @ A, one product a layer.
 
-The merged weights are computed once a step and are the very tensors that the engine serves, so trainer
-and engine agree on the policy, and the adapter costs nothing in the forward pass. The backward pass
-needs A and B only in four thin products. Adapters are peft's, and so is their format on disk.
+The merged weights are computed once a step and are the very tensors that the engine serves, so
+trainer and engine agree on the policy, and the adapter costs nothing in the forward pass. The
+backward pass needs A and B only in four thin products. Adapters are peft's, and so is their format
+on disk.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from art_local.quiet import quiet_transformers
+
 ADAPTER = "default"
 PREFIX = "base_model.model."
 
@@ -28,9 +31,13 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, generator: torch.Genera
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():
+    with quiet_transformers(), torch.random.fork_rng():
         peft_model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
     for layer in lora_layers(peft_model).values():
         a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
@@ -54,11 +61,13 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def merged_tensors(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def merged_tensors(
+    model: nn.Module, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return W + scale * B @ A by base parameter name, summed in fp32, in the base's dtype.
 
-    A and B are the model's, or those of `state` (peft's names on disk). The tensors are new at each call:
-    those handed out before keep the step that they were made for.
+    A and B are the model's, or those of `state` (peft's names on disk). The tensors are new at each
+    call: those handed out before keep the step that they were made for.
     """
     merged = {}
     for salt, (name, layer) in enumerate(lora_layers(model).items()):
@@ -88,11 +97,13 @@ def use_merged(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def dithered(weight: Tensor, dtype: torch.dtype, salt: int = 0) -> Tensor:
-    """Round fp32 weights to bf16 so that small changes survive on average; other dtypes are just cast.
+    """Round fp32 weights to bf16 so that small changes survive on average; other dtypes are just
+    cast.
 
-    Base weights lie exactly on the bf16 grid, so rounding to nearest would drop every change below half
-    a grid step: a whole run at a small learning rate. A fixed offset inside the grid step, its own for
-    each weight, makes a change of x steps show in a share x of the weights. An unchanged weight stays.
+    Base weights lie exactly on the bf16 grid, so rounding to nearest would drop every change below
+    half a grid step: a whole run at a small learning rate. A fixed offset inside the grid step, its
+    own for each weight, makes a change of x steps show in a share x of the weights. An unchanged
+    weight stays.
     """
     if dtype != torch.bfloat16:
         return weight.to(dtype)
@@ -111,7 +122,9 @@ def dithered(weight: Tensor, dtype: torch.dtype, salt: int = 0) -> Tensor:
 def _noise(device: torch.device) -> Tensor:
     # a prime length: the pattern never lines up with the rows of a matrix
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 1 << 16, (1_048_573,), generator=generator, dtype=torch.int32).to(device)
+    return torch.randint(0, 1 << 16, (1_048_573,), generator=generator, dtype=torch.int32).to(
+        device
+    )
 
 
 def _is_plain(layer: Any) -> bool:
@@ -147,8 +160,8 @@ def _merged_forward(layer: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
 class _MergedLinear(torch.autograd.Function):
     """y = x W'^T with W' = W + s B A; dA = s (dy B)^T x, dB = s dy^T (x A^T), dx = dy W'.
 
-    I inputs, O outputs, K the rank. A and B enter in fp32, to receive the gradients; `factors` are their
-    copies in the dtype of W'.
+    I inputs, O outputs, K the rank. A and B enter in fp32, to receive the gradients; `factors` are
+    their copies in the dtype of W'.
     """
 
     @staticmethod

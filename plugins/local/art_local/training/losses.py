@@ -16,7 +16,9 @@ MAX_LOG_RATIO = 20.0
 
 @attrs.frozen(kw_only=True, eq=False)
 class TokenLosses:
-    """Loss [R] of each token before weighting, with its log importance ratio [R] (clamped, detached)."""
+    """Loss [R] of each token before weighting, with its log importance ratio [R] (clamped,
+    detached).
+    """
 
     losses_R: Tensor
     log_ratios_R: Tensor

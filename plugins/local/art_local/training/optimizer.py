@@ -19,10 +19,13 @@ class Optimizer:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = dict(parameters)
-        self._adamw = torch.optim.AdamW(self._parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0)
+        self._adamw = torch.optim.AdamW(
+            self._parameters.values(), lr=0.0, betas=BETAS, weight_decay=0.0
+        )
 
     def step(self, learning_rate: float, max_grad_norm: float) -> float:
-        """Clip the gradient's global norm, take a step, drop the gradients; return the norm before clipping.
+        """Clip the gradient's global norm, take a step, drop the gradients; return the norm before
+        clipping.
 
         Raises BackendError for a gradient that is not finite; the weights stay as they were.
         """

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from art_core.errors import BackendError, ConfigError
-
 from art_local.training.logprobs import OutputHead, token_logprobs
 from art_local.training.lora import ADAPTER, add_lora, dithered, merged_tensors, use_merged
 
@@ -19,20 +18,23 @@ from art_local.training.lora import ADAPTER, add_lora, dithered, merged_tensors,
 class Policy:
     """A causal language model that learns, by LoRA or whole.
 
-    - LoRA: the base is frozen in `dtype`, A and B are fp32, the forward pass runs on merged weights.
+    - LoRA: the base is frozen in `dtype`, A and B are fp32, the forward pass runs on merged
+      weights.
     - Whole: fp32 master weights, the forward pass under autocast when `dtype` is bf16.
 
-    `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A new
-    dict of new tensors takes its place at `refresh`; those handed out before never change.
+    `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A
+    new dict of new tensors takes its place at `refresh`; those handed out before never change.
     """
 
-    def __init__(self, model: Any, *, dtype: torch.dtype, lora: tuple[int, int] | None, seed: int) -> None:
+    def __init__(
+        self, model: Any, *, dtype: torch.dtype, lora: tuple[int, int] | None, seed: int
+    ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.dtype = dtype
         self.base: Any = model
         self.is_lora = lora is not None
         if lora is not None:
-            model.requires_grad_(False)
+            model.requires_grad_(requires_grad=False)
             model = add_lora(model, rank=lora[0], alpha=lora[1], generator=self.generator)
         self.model: Any = model.train()
         self.device: torch.device = next(model.parameters()).device
@@ -60,9 +62,7 @@ class Policy:
         with self._autocast():
             hidden_BSH = self._body()(input_ids=ids_BS, use_cache=False).last_hidden_state
             hidden_RH = hidden_BSH.flatten(0, 1).index_select(0, rows_R)
-        return token_logprobs(
-            hidden_RH.to(self.dtype), self.head, targets_R, chunk_size=chunk_size
-        )
+        return token_logprobs(hidden_RH.to(self.dtype), self.head, targets_R, chunk_size=chunk_size)
 
     def refresh(self) -> None:
         """Compute the weights to serve from the parameters as they are now."""
@@ -73,7 +73,9 @@ class Policy:
             self.serving = self._cast(self.trained())
 
     def serving_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights to serve for stored parameters (those of an older step); nothing here moves."""
+        """Return the weights to serve for stored parameters (those of an older step); nothing here
+        moves.
+        """
         return merged_tensors(self.model, tensors) if self.is_lora else self._cast(tensors)
 
     def _cast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +101,9 @@ class Policy:
         self.refresh()
 
     def save(self, directory: Path, base_model: str) -> None:
-        """Write the weights as peft's adapter (LoRA) or a transformers model (whole), safetensors only."""
+        """Write the weights as peft's adapter (LoRA) or a transformers model (whole), safetensors
+        only.
+        """
         from safetensors.torch import save_file
 
         tensors = {n: p.detach().cpu().contiguous() for n, p in self._trained()}
@@ -128,7 +132,9 @@ class Policy:
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Compare with the model's own logits once, so that an unusual output head is never trained wrong."""
+        """Compare with the model's own logits once, so that an unusual output head is never trained
+        wrong.
+        """
         ids = torch.arange(1, 9, device=self.device)[None] % self.base.config.vocab_size
         with self._autocast():
             logits = self.base(input_ids=ids, use_cache=False).logits[0, :-1].float()

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from art_core.errors import BackendError
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
-
 from art_local.training.batches import MicroBatch, micro_batches
 from art_local.training.losses import ratio_metrics, token_losses
 from art_local.training.optimizer import Optimizer
@@ -45,12 +44,14 @@ class Trainer:
         self._turn = turn
         self._progress = progress
 
-    def step(self, sequences: Sequence[TokenSequence], config: TrainConfig, *, label: str = "train") -> dict[str, float]:
+    def step(
+        self, sequences: Sequence[TokenSequence], config: TrainConfig, *, label: str = "train"
+    ) -> dict[str, float]:
         """Take one step and refresh `policy.serving`; return its metrics under canonical keys.
 
-        loss = sum over tokens of weight * token loss / sum of weights, over the whole step, however it
-        is split into micro-batches. Raises BackendError when memory runs out or the gradient is not finite;
-        the weights then stay as they were.
+        loss = sum over tokens of weight * token loss / sum of weights, over the whole step, however
+        it is split into micro-batches. Raises BackendError when memory runs out or the gradient is
+        not finite; the weights then stay as they were.
         """
         if not sequences:
             return {"data/step_num_gradient_steps": 0.0}
@@ -111,7 +112,9 @@ class Trainer:
         asked = config.micro_batch_tokens
         return min(asked, CPU_MICRO_BATCH_TOKENS) if self._on_cpu else asked
 
-    def _out_of_memory(self, sequences: Sequence[TokenSequence], config: TrainConfig) -> BackendError:
+    def _out_of_memory(
+        self, sequences: Sequence[TokenSequence], config: TrainConfig
+    ) -> BackendError:
         longest = max(len(s.token_ids) for s in sequences)
         return BackendError(
             f"out of memory on {self.policy.device} in a step of {len(sequences)} sequences, the longest of "

@@ -1,0 +1,130 @@
+"""One optimizer step: the same whatever the split, all or nothing when it fails."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+
+from art_core.errors import BackendError
+from art_core.rl.config import TrainConfig
+
+from art_local.training.trainer import Trainer
+
+KEYS = {
+    "loss/train", "loss/entropy", "loss/grad_norm", "loss/learning_rate",
+    "loss/importance_ratio_mean", "loss/importance_ratio_p95", "loss/importance_ratio_p99",
+    "loss/clipped_token_fraction", "loss/kl_k3", "data/step_num_gradient_steps",
+}  # fmt: skip
+
+
+def trained(policy):
+    return {name: p.detach().clone() for name, p in policy.trained().items()}
+
+
+def test_a_step_reports_its_metrics_under_canonical_keys(make_policy, sequences):
+    metrics = Trainer(make_policy(), progress=False).step(sequences, TrainConfig())
+    assert set(metrics) == KEYS
+    assert metrics["loss/learning_rate"] == 1e-5
+
+
+@pytest.mark.parametrize("loss_fn", ["cispo", "ppo"])
+@pytest.mark.parametrize("lora", [(4, 8), None], ids=["LoRA", "whole"])
+def test_the_loss_and_the_gradient_do_not_depend_on_the_split_into_micro_batches(
+    make_policy, sequences, lora, loss_fn
+):
+    results = []
+    for budget in (1, 100, 1024):
+        config = TrainConfig(loss_fn=loss_fn, micro_batch_tokens=budget)
+        results.append(Trainer(make_policy(lora=lora), progress=False).step(sequences, config))
+    for other in results[1:]:
+        for key in KEYS:
+            assert other[key] == pytest.approx(results[0][key], rel=1e-4, abs=1e-6), key
+
+
+def test_the_loss_is_the_weighted_mean_over_all_tokens_of_the_step(make_policy, sequences):
+    policy = make_policy()
+    wanted = weights = 0.0
+    for s in sequences:
+        ids = torch.tensor([s.token_ids])
+        with torch.no_grad():
+            logits = policy.model(input_ids=ids).logits[0, :-1]
+        logprobs = logits.log_softmax(1).gather(1, ids[0, 1:, None])[:, 0]
+        for position in range(1, len(s.token_ids)):
+            if s.trainable[position]:
+                logprob = float(logprobs[position - 1])
+                ratio = min(max(0.0, 2.718281828**(logprob - s.logprobs[position])), 5.0)
+                wanted += s.weight * -ratio * s.advantage * logprob
+                weights += s.weight
+    metrics = Trainer(policy, progress=False).step(sequences, TrainConfig())
+    assert metrics["loss/train"] == pytest.approx(wanted / weights, rel=1e-3, abs=1e-5)
+
+
+def test_a_step_raises_the_likelihood_of_better_attempts(make_policy, sequences):
+    policy = make_policy(lora=None)
+    trainer = Trainer(policy, progress=False)
+
+    def gap():
+        means = {1.0: 0.0, -1.0: 0.0}
+        for s in sequences:
+            ids = torch.tensor([s.token_ids])
+            rows = torch.arange(len(s.token_ids) - 1)
+            with torch.no_grad():
+                found, _ = policy.logprobs(ids, rows, ids[0, 1:], chunk_size=64)
+            means[s.advantage] += float(found[3:].mean())
+        return means[1.0] - means[-1.0]
+
+    before = gap()
+    for _ in range(3):
+        trainer.step(sequences, TrainConfig(learning_rate=1e-3))
+    assert gap() > before + 0.5
+
+
+def test_no_sequences_make_no_step_and_leave_the_weights(make_policy):
+    policy = make_policy()
+    before = trained(policy)
+    metrics = Trainer(policy, progress=False).step([], TrainConfig())
+    assert metrics == {"data/step_num_gradient_steps": 0.0}
+    assert all(torch.equal(before[name], p) for name, p in policy.trained().items())
+
+
+def test_a_gradient_that_is_not_finite_raises_and_leaves_the_weights(make_policy, sequences):
+    policy = make_policy()
+    before = trained(policy)
+    trainer = Trainer(policy, progress=False)
+    broken = [attrs.evolve(s, advantage=float("inf")) for s in sequences]
+    with pytest.raises(BackendError, match="gradient's norm is"):
+        trainer.step(broken, TrainConfig())
+    assert all(torch.equal(before[name], p) for name, p in policy.trained().items())
+    assert trainer.step(sequences, TrainConfig())["data/step_num_gradient_steps"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory")],
+)
+def test_out_of_memory_names_the_settings_to_lower(make_policy, sequences, error):
+    policy = make_policy()
+    trainer = Trainer(policy, progress=False)
+
+    def fail(*_, **__):
+        raise error
+
+    policy.logprobs = fail
+    with pytest.raises(BackendError, match=r"39 tokens.*Lower micro_batch_tokens \(now 100\)"):
+        trainer.step(sequences, TrainConfig(micro_batch_tokens=100))
+
+
+def test_a_step_does_not_touch_the_global_rng(make_policy, sequences):
+    trainer = Trainer(make_policy(), progress=False)
+    state = torch.get_rng_state()
+    trainer.step(sequences, TrainConfig())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_bf16_and_fp32_agree_on_the_loss(make_policy, sequences):
+    losses = [
+        Trainer(make_policy(dtype=dtype), progress=False).step(sequences, TrainConfig())
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert losses[0]["loss/entropy"] == pytest.approx(losses[1]["loss/entropy"], rel=0.01)
