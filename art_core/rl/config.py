@@ -16,7 +16,9 @@ def _positive(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigError(f"{attribute.name} must be a finite number above 0, got {value!r}")
 
 
-def _count(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+def _optional_count(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is None:
+        return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{attribute.name} must be a whole number of at least 1, got {value!r}")
 
@@ -47,8 +49,8 @@ class TrainConfig:
     - `mask_truncated`: attempts cut off by the token limit teach nothing (DAPO, 2503.14476, 3.4).
     - `max_grad_norm`: clip of the gradient's global norm.
     - `micro_batch_tokens`: tokens (padding included) in one forward and backward pass; gradients
-      add up.
-    - `logprob_calculation_chunk_size`: rows of logits [chunk, V] held at once.
+      add up. By default what suits the backend's device.
+    - `logprob_calculation_chunk_size`: rows of logits [chunk, V] held at once; likewise.
     - `save_checkpoint`: write a checkpoint after the step.
     """
 
@@ -60,8 +62,10 @@ class TrainConfig:
     advantage_balance: float = attrs.field(default=0.0, validator=_balance)
     mask_truncated: bool = attrs.field(default=True, validator=_switch)
     max_grad_norm: float = attrs.field(default=1.0, validator=_positive)
-    micro_batch_tokens: int = attrs.field(default=8192, validator=_count)
-    logprob_calculation_chunk_size: int = attrs.field(default=512, validator=_count)
+    micro_batch_tokens: int | None = attrs.field(default=None, validator=_optional_count)
+    logprob_calculation_chunk_size: int | None = attrs.field(
+        default=None, validator=_optional_count
+    )
     save_checkpoint: bool = attrs.field(default=True, validator=_switch)
 
     @loss_fn.validator
