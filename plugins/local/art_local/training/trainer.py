@@ -105,7 +105,7 @@ class Trainer:
 
     def _budget(self, config: TrainConfig) -> int:
         device = self.policy.device.type
-        return config.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, 4096)
+        return config.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, 8192)
 
     def _chunk(self, config: TrainConfig) -> int:
         return config.logprob_calculation_chunk_size or CHUNK_ROWS.get(self.policy.device.type, 512)
