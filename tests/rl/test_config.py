@@ -32,7 +32,7 @@ def test_a_number_that_must_be_above_0_is_refused_by_its_name(name, odd):
 
 
 @pytest.mark.parametrize("name", ["micro_batch_tokens", "logprob_calculation_chunk_size"])
-@pytest.mark.parametrize("odd", [0, -1, 1.5, "8", None, True])
+@pytest.mark.parametrize("odd", [0, -1, 1.5, "8", True])
 def test_a_count_that_is_none_is_refused_by_its_name(name, odd):
     with pytest.raises(ConfigError, match=f"{name} must be a whole number of at least 1, got"):
         art.TrainConfig.of(**{name: odd})
