@@ -31,7 +31,7 @@ def load_cursor(path: Path) -> Cursor:
     """
     try:
         stored = orjson.loads(path.read_bytes())
-        return Cursor(offset=int(stored["offset"]), seq=int(stored["seq"]))
+        return Cursor(offset=max(0, int(stored["offset"])), seq=int(stored["seq"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Cursor()
 
@@ -42,16 +42,16 @@ def save_cursor(path: Path, cursor: Cursor) -> None:
 
 
 def rows_after(history: Path, cursor: Cursor) -> tuple[Sequence[MetricsRow], Cursor]:
-    """Return the next rows, 500 at most, and the cursor after them; a log shorter than the cursor
-    is read anew.
+    """Return the next rows, 500 at most, and the cursor after them.
+
+    A log shorter than the cursor is another one, or lost its end with the machine: it is read anew.
     """
-    start = cursor.offset if cursor.offset <= history.stat().st_size else 0
+    if cursor.offset > history.stat().st_size:
+        cursor = Cursor()
     rows: list[MetricsRow] = []
-    for row, offset in read_rows(history, start):
-        cursor = attrs.evolve(cursor, offset=offset)
-        if row.seq > cursor.seq or not row.seq:
-            rows.append(row)
-            cursor = attrs.evolve(cursor, seq=max(row.seq, cursor.seq))
+    for row, offset in read_rows(history, cursor.offset):
+        rows.append(row)
+        cursor = Cursor(offset=offset, seq=row.seq)
         if len(rows) == BATCH:
             break
     return rows, cursor

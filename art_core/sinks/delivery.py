@@ -23,8 +23,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 
 @attrs.frozen(kw_only=True)
 class DeliveryReport:
-    """How far a sink had come when it was closed; `error` is its last failure, None where nothing
-    is missing.
+    """How far a sink had come when it was closed; `error` is a failure that was not made good, None
+    where nothing is missing.
     """
 
     sink: str
@@ -32,13 +32,20 @@ class DeliveryReport:
     error: str | None
 
 
+def wait_after(failures: int) -> float:
+    """Seconds to wait after that many failures in a row: twice as long each time up to a minute,
+    with jitter.
+    """
+    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures - 1, 10))
+    return longest * random.uniform(0.5, 1.0)
+
+
 @attrs.define(eq=False)
 class Follower:
     """Brings the rows of a log to one sink: in order, at least once, for ever, without troubling
     the trainer.
 
-    After a failure it waits, twice as long each time up to a minute, with jitter, and says the
-    failure once an outage. Nothing is held in memory: what is not delivered is in the log.
+    After a failure it waits (`wait_after`), and says the failure once an outage. Nothing is held in memory: what is not delivered is in the log.
     """
 
     spec: SinkSpec
@@ -84,16 +91,19 @@ class Follower:
     def join(self) -> DeliveryReport:
         """Wait until the rest is delivered or the deadline is past, and tell what is missing."""
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
-        missing = self._missing()
-        error = self.error if missing or self.error is None else None
+        error = self.error
         if self._thread.is_alive() and error is None:
             error = "did not finish in time"
-        return DeliveryReport(sink=self.spec.name, undelivered=missing, error=error)
+        return DeliveryReport(sink=self.spec.name, undelivered=self._missing(), error=error)
 
     def _missing(self) -> int:
         count, cursor = 0, self.cursor
         while True:
-            rows, cursor = rows_after(self.history, cursor)
+            try:
+                rows, cursor = rows_after(self.history, cursor)
+            except OSError:
+                # The log was deleted: there is nothing left to deliver, and `error` says so.
+                return count
             count += len(rows)
             if not rows:
                 return count
@@ -130,6 +140,7 @@ class Follower:
             self._failures, self.error = 0, None
         if closing:
             self._sink.close(self.run)
+        self._failures, self.error = 0, None
         return closing
 
     def _failed(self, error: BaseException) -> bool:
@@ -143,9 +154,7 @@ class Follower:
                 self.error,
                 self.history,
             )
-        wait = min(
-            LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._failures - 1, 10)
-        ) * random.uniform(0.5, 1.0)
+        wait = wait_after(self._failures)
         if self._closing.is_set():
             left = self._deadline - time.monotonic()
             wait = min(wait, FIRST_WAIT_S)
@@ -182,7 +191,7 @@ class Delivery:
             follower.close(deadline, status)
         reports = {f.spec.name: f.join() for f in self.followers}
         for report in reports.values():
-            if report.undelivered or report.error:
+            if report.undelivered:
                 log.warning(
                     "sink %r: %d rows not delivered (%s); they stay in the log and follow "
                     "when the run is opened again",
@@ -190,5 +199,7 @@ class Delivery:
                     report.undelivered,
                     report.error,
                 )
+            elif report.error:
+                log.warning("sink %r was not closed (%s)", report.sink, report.error)
         self.followers = []
         return reports
