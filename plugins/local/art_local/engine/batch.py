@@ -15,6 +15,8 @@ from art_local.engine.sampling import draw
 from art_local.engine.weights import Adapter
 
 LOOK_AHEAD = 64
+SPARE = 16
+"""Places that a new row must find besides its tokens, or it would soon be sent back."""
 
 
 @attrs.frozen(kw_only=True)
@@ -90,13 +92,13 @@ class Batch:
         index: dict[tuple[int, ...], int] = {}
         source: list[int] = []
         admitted: list[Request] = []
-        width = self._cache.width
+        width = self._cache.width + SPARE
         for request in list(self.waiting):
             if len(self.rows) + len(admitted) >= self._limits.rows:
                 break
             ids = request.token_ids
             rows = len(self.rows) + len(admitted) + 1
-            width = max(width, len(ids) + 1)
+            width = max(width, len(ids) + SPARE)
             if rows > 1 and rows * width > room:
                 break
             if ids not in index:

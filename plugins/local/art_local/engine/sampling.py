@@ -52,16 +52,16 @@ def _choose(
     for row, sampling in enumerate(samplings):
         if sampling.top_p < 1.0 and sampling.temperature:
             probs_NV[row] = _nucleus(probs_NV[row], sampling.top_p)
-    best_N = probs_NV.argmax(dim=-1)
     cumulative_NV = probs_NV.cumsum(dim=-1)
     uniform_N = torch.tensor(uniforms, device=device, dtype=torch.float64)
     target_N = (uniform_N * cumulative_NV[:, -1]).float()
     ids_N = torch.searchsorted(cumulative_NV, target_N[:, None], right=True)[:, 0]
     # Rounding can put the target on the total itself: the draw then lies past the last token.
-    settled_N = torch.tensor([t == 0.0 for t in temperatures], device=device) | (
-        ids_N >= logits_NV.shape[1]
-    )
-    return torch.where(settled_N, best_N, ids_N)
+    settled_N = torch.tensor([t == 0.0 for t in temperatures], device=device)
+    settled_N |= ids_N >= logits_NV.shape[1]
+    if bool(settled_N.any()):
+        ids_N = torch.where(settled_N, probs_NV.argmax(dim=-1), ids_N)
+    return ids_N
 
 
 def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:

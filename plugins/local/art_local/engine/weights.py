@@ -8,6 +8,7 @@ costs what sampling from the base costs.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,7 @@ class Weights:
             owner, _, attribute = name.rpartition(".")
             self._places[name] = (self.module.get_submodule(owner), attribute)
             self._base[name] = tensor
+        self._naming = threading.Lock()
         self._adapters = {BASE: Adapter(BASE)}
         self._active = self._adapters[BASE]
 
@@ -79,13 +81,15 @@ class Weights:
             tensor = given.get(key, given.get(self._names[id(self._base[key])]))
             if tensor is not None:
                 changed.append((module, attribute, tensor))
-        self._adapters = {**self._adapters, name: Adapter(name, tuple(changed))}
+        with self._naming:
+            self._adapters = {**self._adapters, name: Adapter(name, tuple(changed))}
 
     def unload(self, name: str) -> None:
         """Forget a name; requests that are pinned to its weights finish with them. An unknown name
         does nothing.
         """
-        self._adapters = {key: adapter for key, adapter in self._adapters.items() if key != name}
+        with self._naming:
+            self._adapters = {k: adapter for k, adapter in self._adapters.items() if k != name}
 
     def activate(self, adapter: Adapter) -> None:
         """Set the adapter's parameters into `module`."""

@@ -17,6 +17,7 @@ from art_local.engine.turns import DeviceTurns
 from art_local.engine.weights import Adapter, Weights
 
 GATHER_S = 0.004
+GATHER_MOST_S = 0.04
 SLICE_S = 0.5
 
 
@@ -103,7 +104,7 @@ class Worker:
             else:
                 idle = False
         if idle:
-            time.sleep(GATHER_S)
+            self._gather()
         with self._changed:
             if self._ended is not None:
                 return False
@@ -116,6 +117,14 @@ class Worker:
                 )
             batch.waiting.append(request)
         return True
+
+    def _gather(self) -> None:
+        """Let a burst arrive whole: a group that shares its prompt is then prefilled once."""
+        until = time.monotonic() + GATHER_MOST_S
+        seen = 0
+        while seen < len(self._arrived) and time.monotonic() < until:
+            seen = len(self._arrived)
+            time.sleep(GATHER_S)
 
     def _step(self) -> None:
         batch = self._next_batch()
