@@ -46,14 +46,13 @@ class CheckpointStore:
         An older checkpoint of that step is replaced. Raises BackendError when the disk does not
         take it; then nothing of it stays.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         aside, place = (
             self.directory / f".tmp-{step:04d}-{os.getpid()}",
             self.directory / f"{step:04d}",
         )
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            aside.mkdir()
+            aside.mkdir(parents=True)
             fill(aside)
             manifest = _manifest(aside, step, about)
             (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -1,0 +1,279 @@
+"""The local backend through the public API, on the tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import openai
+import pytest
+from safetensors.torch import load_file
+
+import art_core as art
+
+QUESTION = [{"role": "user", "content": "go"}]
+OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
+
+
+@pytest.fixture
+def make_model(tiny_directory, tmp_path):
+    def make(name="tiny", **options):
+        return art.TrainableModel(
+            name=name,
+            project="tests",
+            base_model=str(tiny_directory),
+            base_path=tmp_path / "runs",
+            sinks=[],
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+async def registered(make_model):
+    """Registers models with backends, and closes both."""
+    opened = []
+
+    async def register(model=None, **options):
+        model, backend = model or make_model(), art.backend("local", **{**OPTIONS, **options})
+        try:
+            await model.register(backend)
+        except BaseException:
+            await backend.close()
+            await model.close()
+            raise
+        opened.append((model, backend))
+        return model, backend
+
+    yield register
+    for model, backend in opened:
+        await shut(model, backend)
+
+
+async def shut(model, backend):
+    await model.openai_client().close()
+    await backend.close()
+    await model.close()
+
+
+async def ask(model, name=None, **options):
+    """One completion of six tokens, the same for the same weights."""
+    request = {"seed": 3, "max_tokens": 6, **options}
+    return await model.openai_client().chat.completions.create(
+        model=name or model.get_inference_name(), messages=QUESTION, **request
+    )
+
+
+async def some_groups(model, count=2):
+    async def rollout(index):
+        choice = (await ask(model, seed=index)).choices[0]
+        return art.Trajectory(messages_and_choices=[*QUESTION, choice], reward=float(index % 2))
+
+    return await art.gather_trajectory_groups(
+        art.TrajectoryGroup(rollout(4 * g + i) for i in range(4)) for g in range(count)
+    )
+
+
+LEARN = {"learning_rate": 0.05, "mask_truncated": False}
+
+
+def logprobs(completion):
+    return [token.logprob for token in completion.choices[0].logprobs.content]
+
+
+async def test_a_step_changes_the_served_weights_and_writes_a_checkpoint(registered):
+    model, backend = await registered()
+    before = await ask(model)
+    result = await model.train(await some_groups(model), **LEARN)
+    after = await ask(model)
+    assert (result.step, await model.get_step()) == (1, 1)
+    assert logprobs(before) != logprobs(after)
+    assert (before.model, after.model) == ("tiny@0", "tiny@1")
+    assert after.choices[0].policy_version == 1
+    assert result.checkpoint == model.run_dir / "checkpoints" / "0001"
+    assert {p.name for p in result.checkpoint.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "manifest.json",
+        "optimizer.safetensors", "rng.safetensors",
+    }  # fmt: skip
+    assert [c.step for c in await backend.checkpoints(model)] == [1]
+
+
+async def test_trainer_and_engine_agree_on_log_probs(registered):
+    model, _ = await registered()
+    for _ in range(2):
+        metrics = (await model.train(await some_groups(model), **LEARN)).metrics
+        assert metrics["loss/importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
+        assert metrics["loss/kl_k3"] == pytest.approx(0.0, abs=1e-5)
+
+
+async def test_older_steps_the_base_and_the_newest_are_served_by_name(registered):
+    model, _ = await registered(served_steps=1)
+    answers = {0: logprobs(await ask(model))}
+    for step in (1, 2, 3):
+        await model.train(await some_groups(model), **LEARN)
+        answers[step] = logprobs(await ask(model))
+    for step, wanted in answers.items():
+        assert logprobs(await ask(model, f"tiny@{step}")) == pytest.approx(wanted, abs=1e-5)
+    assert logprobs(await ask(model, model.base_model)) == pytest.approx(answers[0], abs=1e-5)
+    names = [m.id async for m in model.openai_client().models.list()]
+    assert names == ["tiny", "tiny@3", "tiny@2", "tiny@1", "tiny@0", model.base_model]
+
+
+async def test_an_unknown_name_is_answered_404_in_openais_shape(registered):
+    model, _ = await registered()
+    for name in ("other", "tiny@9", "tiny@x", "tiny@"):
+        with pytest.raises(openai.NotFoundError, match="served: "):
+            await ask(model, name)
+
+
+async def test_requests_under_way_stay_on_the_weights_they_began_with(registered):
+    model, _ = await registered()
+    wanted = await ask(model, max_tokens=200)
+    groups = await some_groups(model)
+    running = asyncio.create_task(ask(model, max_tokens=200))
+    await asyncio.sleep(0.05)
+    await model.train(groups, **LEARN)
+    found = await running
+    assert found.choices[0].policy_version == 0
+    assert logprobs(found) == pytest.approx(logprobs(wanted), abs=1e-4)
+
+
+async def test_resuming_continues_weights_optimizer_and_step_exactly(
+    registered, make_model, sequences, caplog
+):
+    caplog.set_level(logging.INFO, "art_local")
+    groups = _groups_of(sequences)
+    straight, backend = await registered(make_model("straight"))
+    for _ in range(4):
+        await backend.train(straight, groups, **LEARN)
+    first, backend = await registered(make_model("stopped"))
+    for _ in range(2):
+        await backend.train(first, groups, **LEARN)
+    await shut(first, backend)
+    again, backend = await registered(make_model("stopped"))
+    assert "resumed from checkpoint 2" in caplog.text
+    assert await backend.step(again) == 2
+    for _ in range(2):
+        await backend.train(again, groups, **LEARN)
+    for file in ("adapter_model.safetensors", "optimizer.safetensors", "rng.safetensors"):
+        wanted = load_file(straight.run_dir / "checkpoints" / "0004" / file)
+        found = load_file(again.run_dir / "checkpoints" / "0004" / file)
+        assert wanted.keys() == found.keys()
+        for name in wanted:
+            assert (found[name].double() - wanted[name].double()).abs().max() <= 1e-6, name
+
+
+def _groups_of(sequences):
+    """Groups whose choices carry the given tokens: the same training step every time."""
+    trajectories = [
+        art.Trajectory(
+            messages_and_choices=[
+                {
+                    "message": {"role": "assistant", "content": ""},
+                    "finish_reason": "stop",
+                    "prompt_token_ids": s.token_ids[:4],
+                    "token_ids": s.token_ids[4:],
+                    "logprobs": {"content": [{"logprob": lp} for lp in s.logprobs[4:]]},
+                }
+            ],
+            reward=s.advantage,
+        )
+        for s in sequences
+    ]
+    return [art.TrajectoryGroup(trajectories)]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+async def test_a_checkpoint_loads_with_peft(registered, tiny_directory, sequences):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model, backend = await registered()
+    result = await backend.train(model, _groups_of(sequences), **LEARN)
+    base = AutoModelForCausalLM.from_pretrained(tiny_directory, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, result.checkpoint)
+    completion = await ask(model)
+    choice = completion.choices[0]
+    ids = torch.tensor([[*choice.prompt_token_ids, *choice.token_ids]])
+    with torch.no_grad():
+        found = adapted(input_ids=ids).logits[0].log_softmax(-1)
+    start = len(choice.prompt_token_ids)
+    wanted = [float(found[start + i - 1, t]) for i, t in enumerate(choice.token_ids)]
+    assert logprobs(completion) == pytest.approx(wanted, abs=1e-3)
+
+
+async def test_groups_without_spread_still_advance_the_step(registered):
+    model, _ = await registered()
+    choice = (await ask(model)).choices[0]
+    same = [art.Trajectory(messages_and_choices=[*QUESTION, choice], reward=1.0) for _ in range(2)]
+    before = logprobs(await ask(model))
+    result = await model.train([art.TrajectoryGroup(same)], **LEARN)
+    assert result.step == 1
+    assert result.metrics["data/step_num_gradient_steps"] == 0
+    assert logprobs(await ask(model)) == pytest.approx(before, abs=1e-6)
+    assert result.checkpoint.is_dir()
+
+
+async def test_another_recipe_than_the_checkpoints_is_refused(registered, make_model, sequences):
+    model, backend = await registered()
+    await backend.train(model, _groups_of(sequences), **LEARN)
+    await shut(model, backend)
+    with pytest.raises(art.ConfigError, match="lora_rank=4, this run asks for 2"):
+        await registered(make_model(), lora_rank=2)
+
+
+async def test_device_time_is_charged_also_when_a_step_fails(registered, sequences):
+    model, backend = await registered(gpu_cost_per_hour_usd=3600.0)
+    charged = []
+    backend._charge = lambda m: charged.append(backend._clock.take())
+    with pytest.raises(art.ConfigError, match="no training option 'learning_rat'"):
+        await backend.train(model, _groups_of(sequences), learning_rat=1)
+    assert charged == []
+    await backend.train(model, _groups_of(sequences), **LEARN)
+    backend._seats[model.run_dir.resolve()].resident.train = None
+    with pytest.raises(TypeError):
+        await backend.train(model, _groups_of(sequences), **LEARN)
+    await backend.close()
+    assert len(charged) == 3
+    assert all(seconds > 0 for seconds in charged)
+
+
+async def test_an_explicit_price_gives_costs_on_a_cpu_too(registered):
+    model, _ = await registered(gpu_cost_per_hour_usd=3600.0)
+    await model.train(await some_groups(model), **LEARN)
+    row = await model.log(metrics={"x": 1.0}, split="train")
+    assert row.metrics["costs/cum/gpu"] > 0
+
+
+async def test_a_checkpoint_that_cannot_be_written_says_that_the_step_counts(registered, sequences):
+    model, backend = await registered()
+    (model.run_dir / "checkpoints").write_text("in the way")
+    with pytest.raises(art.BackendError, match="step 1 is trained and served, but checkpoint 1"):
+        await backend.train(model, _groups_of(sequences), **LEARN)
+    assert await backend.step(model) == 1
+    (model.run_dir / "checkpoints").unlink()
+    assert (await backend.train(model, _groups_of(sequences), **LEARN)).step == 2
+
+
+async def test_several_models_live_in_one_backend(registered, make_model, sequences):
+    one, backend = await registered(make_model("one"))
+    two = make_model("two")
+    await two.register(backend)
+    await backend.train(one, _groups_of(sequences), **LEARN)
+    assert (await backend.step(one), await backend.step(two)) == (1, 0)
+    assert logprobs(await ask(one)) != logprobs(await ask(two))
+    await two.openai_client().close()
+    await two.close()
+
+
+async def test_a_model_that_is_not_registered_and_a_closed_backend_say_so(registered, make_model):
+    _, backend = await registered()
+    other = make_model("other")
+    with pytest.raises(art.ConfigError, match="'other' is not registered with this backend"):
+        await backend.step(other)
+    await backend.close()
+    await backend.close()
+    with pytest.raises(art.BackendError, match="the local backend is closed"):
+        await backend.step(other)

@@ -1,0 +1,43 @@
+"""What art-local offers, found by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import art_core as art
+
+
+def test_the_plugin_is_weightless():
+    code = (
+        "import sys, art_local.plugin as p; p.art_backends();"
+        "heavy = {'torch', 'transformers', 'peft', 'openai', 'starlette'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_backend_is_found_by_name():
+    from art_local.backend import LocalBackend
+
+    backend = art.backend("local", device="cpu")
+    assert isinstance(backend, LocalBackend)
+    assert isinstance(backend, art.Backend)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lora_rnk": 4}, "no backend 'local' option 'lora_rnk'.*Did you mean 'lora_rank'"),
+        ({"engine": "vllm"}, "no engine 'vllm'; known: auto, transformers"),
+        ({"device": "cuda:9"}, "no device 'cuda:9'; here: cpu"),
+        ({"dtype": "int8"}, "no dtype 'int8'"),
+        ({"lora_rank": 0}, "lora_rank must be a whole number of at least 1, got 0"),
+        ({"gpu_cost_per_hour_usd": -1}, "gpu_cost_per_hour_usd can't be negative"),
+    ],
+)
+def test_bad_options_say_what_there_is(options, said):
+    with pytest.raises(art.ConfigError, match=said):
+        art.backend("local", **options)
