@@ -4,9 +4,24 @@ type, param, code}}`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from art_core.errors import ArtError
+
+Code = Literal[
+    "body_too_large",
+    "context_length_exceeded",
+    "engine_error",
+    "engine_timeout",
+    "internal_error",
+    "invalid_api_key",
+    "invalid_json",
+    "invalid_value",
+    "model_not_found",
+    "not_found",
+    "unknown_parameter",
+    "unsupported_parameter",
+]
 
 
 class RequestError(ArtError):
@@ -15,7 +30,7 @@ class RequestError(ArtError):
     """
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, code: str | None = None
+        self, status: int, message: str, param: str | None = None, code: Code | None = None
     ) -> None:
         Exception.__init__(self, status, message, param, code)
 
