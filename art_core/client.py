@@ -53,6 +53,12 @@ def policy_version(response: Any) -> int | None:
     return int(step) if at and step.isdecimal() else None
 
 
+def asking_for_tokens(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request that asks for log-probs and token ids, unless it says otherwise."""
+    extra = {"return_token_ids": True} | (request.get("extra_body") or {})
+    return {"logprobs": True} | request | {"extra_body": extra}
+
+
 def keep_tokens(response: Any) -> Any:
     """Put the prompt's token ids and the policy version on each choice of a chat completion; return
     it.
@@ -76,10 +82,11 @@ def _trainable_client() -> Any:
 
     class TrainableCompletions(AsyncCompletions):
         async def create(self, **request: Any) -> Any:
-            request.setdefault("logprobs", True)
-            extra = {"return_token_ids": True} | (request.get("extra_body") or {})
-            response = await super().create(**request | {"extra_body": extra})
+            response = await super().create(**asking_for_tokens(request))
             return response if request.get("stream") else keep_tokens(response)
+
+        async def parse(self, **request: Any) -> Any:
+            return keep_tokens(await super().parse(**asking_for_tokens(request)))
 
     class TrainableChat(AsyncChat):
         @functools.cached_property

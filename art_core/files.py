@@ -9,16 +9,25 @@ from typing import Any
 
 import orjson
 
+from art_core.errors import ConfigError
+
 
 def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
-    """Replace a JSON file whole; a reader, or a kill at any point, sees the old or the new
-    content.
+    """Replace a JSON file whole; a reader, or a kill at any point, sees the old or the new content.
+
+    Raises ConfigError, with the file as it was, for a value that JSON can't hold.
     """
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    except TypeError as error:
+        raise ConfigError(
+            f"cannot keep this in {path.name}: {error}", "Use JSON values."
+        ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+            file.write(data)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,8 @@ def checked_name(kind: str, name: str) -> str:
         or not name.strip()
         or name != name.strip()
         or name.startswith(".")
-        or len(name.encode()) > _LONGEST_NAME
         or any(c in "/\\:" or not c.isprintable() for c in name)
+        or len(name.encode()) > _LONGEST_NAME
     )
     if bad:
         raise ConfigError(
@@ -87,8 +88,10 @@ def find_run(asked: str, base_path: Path) -> FoundRun:
     """Return a run by directory, `project/name`, or a name that only one run has; ConfigError names
     the runs.
     """
-    if (Path(asked) / "history.jsonl").is_file():
-        return FoundRun(Path(asked))
+    # A name of thousands of characters is no path, and asking the system for it raises.
+    with suppress(OSError):
+        if (Path(asked) / "history.jsonl").is_file():
+            return FoundRun(Path(asked))
     runs = {run.name: run for run in find_runs(base_path)}
     fits = [run for name, run in runs.items() if asked in (name, run.path.name)]
     if len(fits) == 1:

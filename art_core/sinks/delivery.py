@@ -36,7 +36,7 @@ def wait_after(failures: int) -> float:
     """Seconds to wait after that many failures in a row: twice as long each time up to a minute,
     with jitter.
     """
-    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures - 1, 10))
+    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 10))
     return longest * random.uniform(0.5, 1.0)
 
 
@@ -45,7 +45,8 @@ class Follower:
     """Brings the rows of a log to one sink: in order, at least once, for ever, without troubling
     the trainer.
 
-    After a failure it waits (`wait_after`), and says the failure once an outage. Nothing is held in memory: what is not delivered is in the log.
+    After a failure it waits (`wait_after`), and says the failure once an outage. Nothing is held in
+    memory: what is not delivered is in the log.
     """
 
     spec: SinkSpec

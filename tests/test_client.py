@@ -1,0 +1,215 @@
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import orjson
+import pytest
+
+import art_core as art
+from art_core.client import _trainable_client, openai_client, policy_version
+from art_core.data.choice import tokens_of
+from art_core.errors import ConfigError
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def completion(**more):
+    """What an engine answers when it is asked for token ids: two choices to the prompt [1, 2]."""
+    choices = [
+        {
+            "index": i,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": '{"word": "yes"}'},
+            "logprobs": {
+                "content": [{"token": "y", "bytes": None, "logprob": -0.5, "top_logprobs": []}]
+            },
+            "token_ids": [7 + i],
+        }
+        for i in range(2)
+    ]
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "agent@3",
+        "prompt_token_ids": [1, 2],
+        "choices": choices,
+    } | more
+
+
+def events(*chunks):
+    return b"".join(b"data: %b\n\n" % orjson.dumps(c) for c in chunks) + b"data: [DONE]\n\n"
+
+
+class Scripted:
+    """An OpenAI-like server on loopback that gives one answer and keeps what it was asked."""
+
+    def __init__(self):
+        script = self
+        self.answer, self.asked, self.headers = completion(), [], []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                script.asked.append(orjson.loads(body))
+                script.headers.append(self.headers)
+                streams = isinstance(script.answer, bytes)
+                answer = script.answer if streams else orjson.dumps(script.answer)
+                self.send_response(200)
+                kind = "text/event-stream" if streams else "application/json"
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def endpoint(self):
+        url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        return art.Endpoint(base_url=url, api_key="secret", model_name="agent")
+
+
+@pytest.fixture
+def server():
+    scripted = Scripted()
+    yield scripted
+    scripted.http.shutdown()
+    scripted.http.server_close()
+
+
+@pytest.fixture
+async def client(server):
+    async with openai_client(server.endpoint(), trainable=True) as made:
+        yield made
+
+
+def create(client, **more):
+    return client.chat.completions.create(**{"model": "agent", "messages": MESSAGES} | more)
+
+
+async def test_a_trainable_client_asks_for_logprobs_and_token_ids(server, client):
+    await create(client, temperature=0.5)
+    (asked,) = server.asked
+    assert asked == {
+        "model": "agent",
+        "messages": MESSAGES,
+        "temperature": 0.5,
+        "logprobs": True,
+        "return_token_ids": True,
+    }
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+async def test_every_choice_carries_the_engines_tokens_and_the_weights_that_made_it(client):
+    response = await create(client)
+    turns = [tokens_of(choice) for choice in response.choices]
+    assert [(t.prompt_ids, t.completion_ids, t.logprobs) for t in turns] == [
+        ((1, 2), (7,), (-0.5,)),
+        ((1, 2), (8,), (-0.5,)),
+    ]
+    assert [t.policy_version for t in turns] == [3, 3]
+
+
+async def test_a_choice_keeps_its_tokens_when_it_is_dumped(client):
+    choice = (await create(client)).choices[0]
+    dumped = choice.model_dump(mode="json")
+    assert (dumped["prompt_token_ids"], dumped["policy_version"]) == ([1, 2], 3)
+    assert choice.message.content == '{"word": "yes"}'
+
+
+async def test_what_the_user_puts_into_the_request_is_kept(server, client):
+    body = {"chat_template_kwargs": {"thinking": False}, "return_token_ids": False}
+    await create(client, extra_body=body, logprobs=False, extra_headers={"X-Own": "1"})
+    (asked,) = server.asked
+    assert asked["chat_template_kwargs"] == {"thinking": False}
+    assert (asked["return_token_ids"], asked["logprobs"]) == (False, False)
+    assert server.headers[0]["X-Own"] == "1"
+    assert body == {"chat_template_kwargs": {"thinking": False}, "return_token_ids": False}
+
+
+async def test_an_endpoint_without_token_ids_gives_choices_without_them(server, client):
+    server.answer = completion(prompt_token_ids=None, model="gpt")
+    choice = (await create(client)).choices[0]
+    assert tokens_of(choice) is None
+    assert not hasattr(choice, "policy_version")
+
+
+async def test_a_stream_passes_through_with_its_token_ids(server, client):
+    chunk = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "agent"}
+    deltas = [
+        {"index": 0, "delta": {"content": text}, "finish_reason": None, "token_ids": [i]}
+        for i, text in enumerate(("y", "es"))
+    ]
+    server.answer = events(*(chunk | {"choices": [delta]} for delta in deltas))
+    stream = await create(client, stream=True)
+    choices = [chunk.choices[0] async for chunk in stream]
+    assert "".join(c.delta.content for c in choices) == "yes"
+    assert [c.token_ids for c in choices] == [[0], [1]]
+    assert server.asked[0]["return_token_ids"] is True
+
+
+async def test_a_raw_response_passes_through(client):
+    raw = await client.chat.completions.with_raw_response.create(model="agent", messages=MESSAGES)
+    assert raw.http_response.status_code == 200
+    assert raw.parse().choices[0].token_ids == [7]
+
+
+async def test_a_parsed_answer_carries_tokens_too(server, client):
+    from pydantic import BaseModel
+
+    class Word(BaseModel):
+        word: str
+
+    response = await client.chat.completions.parse(
+        model="agent", messages=MESSAGES, response_format=Word
+    )
+    assert response.choices[0].message.parsed == Word(word="yes")
+    assert tokens_of(response.choices[0]).completion_ids == (7,)
+    assert server.asked[0]["logprobs"] is True
+
+
+async def test_a_client_with_other_options_is_still_trainable(server, client):
+    other = client.with_options(max_retries=0)
+    assert tokens_of((await create(other)).choices[0]) is not None
+    assert server.asked[0]["return_token_ids"] is True
+
+
+async def test_a_client_of_a_model_that_is_not_trained_asks_for_nothing_more(server):
+    async with openai_client(server.endpoint(), trainable=False) as plain:
+        await create(plain)
+    assert server.asked[0].keys() == {"model", "messages"}
+
+
+class Response:
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+@pytest.mark.parametrize(
+    ("response", "version"),
+    [
+        (Response(policy_version=0, model="agent@3"), 0),
+        (Response(policy_version="4"), 4),
+        (Response(model="agent@12"), 12),
+        (Response(model="org@x/agent@12"), 12),
+        (Response(model="agent"), None),
+        (Response(model="agent@latest"), None),
+        (Response(model="12"), None),
+        (Response(), None),
+    ],
+)
+def test_the_policy_version_is_what_the_response_says_else_the_names_step(response, version):
+    assert policy_version(response) == version
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_missing_openai_package_is_told_with_what_to_install(monkeypatch, trainable):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    _trainable_client.cache_clear()
+    endpoint = art.Endpoint(base_url="http://x", api_key="k", model_name="m")
+    with pytest.raises(ConfigError) as caught:
+        openai_client(endpoint, trainable=trainable)
+    assert str(caught.value) == "the openai package is missing. pip install 'art-core[openai]'"

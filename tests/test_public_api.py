@@ -1,0 +1,70 @@
+import ast
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import art_core as art
+
+
+def imported_for_type_checkers():
+    """Names and modules of the `if TYPE_CHECKING:` block."""
+    (block,) = (
+        node
+        for node in ast.parse(inspect.getsource(art)).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    return {
+        alias.name: statement.module
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+
+
+@pytest.mark.parametrize("name", art.__all__)
+def test_a_public_name_resolves_and_is_itself(name):
+    assert getattr(art, name).__name__ == name or isinstance(getattr(art, name), object)
+    assert name in dir(art)
+
+
+def test_every_list_of_public_names_agrees_with_the_others():
+    assert sorted(art.__all__) == sorted(art._MODULE_OF)
+    assert imported_for_type_checkers() == art._MODULE_OF
+    assert list(art.__all__) == sorted(art.__all__)
+    assert len(set(art.__all__)) == len(art.__all__)
+
+
+@pytest.mark.parametrize("name", art.__all__)
+def test_a_public_thing_says_what_it_is(name):
+    thing = getattr(art, name)
+    assert not (inspect.isclass(thing) or inspect.isfunction(thing)) or thing.__doc__
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'art_core' has no attribute 'TrainableModle'"):
+        art.TrainableModle  # noqa: B018
+
+
+def test_a_star_import_gives_the_public_names():
+    code = "from art_core import *; print(Trajectory.__name__, backend.__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["Trajectory", "backend"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import art_core", "from art_core import *", "import art_core.model, art_core.client"],
+)
+def test_importing_loads_nothing_heavy(code):
+    heavy = "{'torch', 'openai', 'wandb', 'pydantic', 'transformers', 'numpy', 'tqdm', 'pytest'}"
+    code = f"import sys; {code}; print(*{heavy} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
+
+
+def test_the_version_is_that_of_the_distribution():
+    from importlib.metadata import version
+
+    assert art.__version__ == version("art-core")
