@@ -30,6 +30,6 @@ def test_a_value_that_json_cannot_hold_is_refused_and_the_file_stays(tmp_path):
 
 def test_a_replacement_that_fails_leaves_nothing_behind(tmp_path):
     (tmp_path / "state.json").mkdir()
-    with pytest.raises(OSError, match="state.json"):
+    with pytest.raises(OSError, match=r"state\.json"):
         replace_json(tmp_path / "state.json", {"position": 4})
     assert [f.name for f in tmp_path.iterdir()] == ["state.json"]

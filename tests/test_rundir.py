@@ -83,7 +83,7 @@ def test_a_name_of_several_runs_is_an_error_that_names_them(tmp_path):
 @pytest.mark.parametrize("asked", ["a/oen", "x" * 5000, "a\0b"], ids=["typo", "long", "nul"])
 def test_an_unknown_run_is_told_with_those_that_there_are(tmp_path, asked):
     make(tmp_path, "a", "one")
-    with pytest.raises(ConfigError, match="; in .*: a/one"):
+    with pytest.raises(ConfigError, match=r"; in .*: a/one"):
         find_run(asked, tmp_path)
 
 
