@@ -44,12 +44,12 @@ clean: ## remove what was built; runs in .art stay
 	$(BIN)/python -m pip install -qq --requirement constraints.txt
 	@touch $@
 
-.venv/run.stamp: .venv/torch.stamp pyproject.toml $(wildcard plugins/*/pyproject.toml)
-	@echo 'Installing art-core and its plugins.'
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+.venv/run.stamp: .venv/torch.stamp pyproject.toml plugins/local/pyproject.toml
+	@echo 'Installing art-core and the local backend.'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[openai,endpoint,plot]' --editable ./plugins/local
 	@touch $@
 
-.venv/dev.stamp: .venv/run.stamp
+.venv/dev.stamp: .venv/run.stamp $(wildcard plugins/*/pyproject.toml)
 	@echo 'Installing what tests and checks need.'
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
 	@touch $@
