@@ -224,7 +224,7 @@ class LocalBackend:
             self.placement,
             "full fine-tuning"
             if self._recipe.lora is None
-            else "LoRA rank %d alpha %d" % self._recipe.lora,
+            else "LoRA rank {} alpha {}".format(*self._recipe.lora),
             f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
             host.base_url,
         )

@@ -94,7 +94,8 @@ class CheckpointStore:
             files = manifest["files"]
             if manifest["schema"] != SCHEMA:
                 raise BackendError(
-                    f"checkpoint {path} has schema {manifest['schema']!r}, this art-local reads {SCHEMA}",
+                    f"checkpoint {path} has schema {manifest['schema']!r}, this art-local "
+                    f"reads {SCHEMA}",
                     "Update art-local.",
                 )
             for name, stored in files.items():

@@ -1,4 +1,6 @@
-"""Base models: from what the user named to a directory with a config, a tokenizer and safetensors."""
+"""Base models: from what the user named to a directory with a config, a tokenizer and
+safetensors.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,8 @@ def resolve_base_model(
                 raise
     elif packaged is None:
         raise BackendError(
-            f"base model {given!r} is not on this machine and the model hub does not answer within {HUB_TIMEOUT_S} s",
+            f"base model {given!r} is not on this machine and the model hub does not "
+            f"answer within {HUB_TIMEOUT_S} s",
             "Go online, set HF_ENDPOINT to a mirror, give a local directory, or use "
             f"{' or '.join(map(repr, PACKAGED))}, which also comes as a Python package.",
         )
@@ -130,7 +133,8 @@ def from_hub(name: str, *, progress: bool = True) -> Path:
         )
     except (OSError, ValueError) as error:
         raise BackendError(
-            f"base model {name!r} could not be fetched from the model hub: {type(error).__name__}: {error}",
+            f"base model {name!r} could not be fetched from the model hub: "
+            f"{type(error).__name__}: {error}",
             "Check the name; for a gated model accept its terms and set HF_TOKEN.",
         ) from error
     return checked(Path(directory))
@@ -167,7 +171,9 @@ class LocalCatalog:
     """The base models that the local backend knows by name: for `art models`."""
 
     def list(self) -> list[BaseModel]:
-        """Return the models that come as Python packages, with where they lie once they are here."""
+        """Return the models that come as Python packages, with where they lie once they are
+        here.
+        """
         return [
             BaseModel(name=name, summary=packaged.summary, path=self._path(name))
             for name, packaged in PACKAGED.items()

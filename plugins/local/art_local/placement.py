@@ -1,4 +1,6 @@
-"""Where tensors live and in which precision: chosen from what the machine has, or as the user says."""
+"""Where tensors live and in which precision: chosen from what the machine has, or as the user
+says.
+"""
 
 from __future__ import annotations
 

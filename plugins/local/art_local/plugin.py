@@ -37,7 +37,10 @@ def art_backends() -> list[BackendSpec]:
         BackendSpec(
             name="local",
             create=create,
-            summary="trains LoRA adapters (or all weights) and serves them in this process, on CPU or CUDA",
+            summary=(
+                "trains LoRA adapters (or all weights) and serves them in this "
+                "process, on CPU or CUDA"
+            ),
             models=models,
         )
     ]

@@ -185,6 +185,7 @@ class Resident:
             stored = found.manifest.get(key)
             if stored != value:
                 raise ConfigError(
-                    f"checkpoint {found.path} was trained with {key}={stored!r}, this run asks for {value!r}",
+                    f"checkpoint {found.path} was trained with {key}={stored!r}, this run "
+                    f"asks for {value!r}",
                     "Use the same options to resume, or another model name to start afresh.",
                 )

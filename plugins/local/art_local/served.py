@@ -1,4 +1,6 @@
-"""Which names a model's endpoint answers to: the newest weights, those of a step, the base model."""
+"""Which names a model's endpoint answers to: the newest weights, those of a step, the base
+model.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class ServedNames:
         return [name, *(f"{name}@{step}" for step in steps), self.resident.base_model]
 
     async def resolve(self, name: str) -> ServedModel:
-        """Return what a name means now; older steps are loaded first. KeyError for an unknown name."""
+        """Return what a name means now; older steps are loaded first. KeyError for an unknown
+        name.
+        """
         if name == self.resident.base_model and name != self.resident.name:
             return self._served("base", name, None)
         step = self._step(name)

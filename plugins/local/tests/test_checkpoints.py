@@ -10,7 +10,6 @@ import textwrap
 import pytest
 
 from art_core.errors import BackendError
-
 from art_local.checkpoints import MANIFEST, CheckpointStore
 
 
@@ -74,7 +73,14 @@ KILLED = """
 @pytest.mark.parametrize("step", [1, 2], ids=["replacing", "new"])
 def test_a_kill_at_any_point_leaves_a_whole_checkpoint(store, syncs, step):
     store.write(1, fill, {})
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(store.directory), str(step), str(syncs)]
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(KILLED),
+        str(store.directory),
+        str(step),
+        str(syncs),
+    ]
     killed = subprocess.run(command, check=False).returncode
     assert killed == (9 if syncs < 5 else 0)
     found = store.newest_whole()

@@ -8,14 +8,14 @@ import threading
 
 import pytest
 import torch
-from art_local.engine import DeviceTurns, TransformersEngine
-from art_local.engine.batch import Batch
-from art_local.engine.weights import Weights
-from art_local.testing.tiny import save_tiny_model
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from art_core.endpoint.engine import Sampling
 from art_core.errors import ConfigError, EngineError
+from art_local.engine import DeviceTurns, TransformersEngine
+from art_local.engine.batch import Batch
+from art_local.engine.weights import Weights
+from art_local.testing.tiny import save_tiny_model
 
 pytestmark = pytest.mark.torch
 GREEDY = Sampling(max_tokens=24, temperature=0.0)

@@ -38,9 +38,7 @@ async def learn(directory, runs, sign, steps=STEPS):
         )
         attempts = [t for group in groups for t in group]
         rewards.append(sum(t.metrics["share"] for t in attempts) / len(attempts))
-        await model.train(
-            groups, learning_rate=3e-3, mask_truncated=False, save_checkpoint=False
-        )
+        await model.train(groups, learning_rate=3e-3, mask_truncated=False, save_checkpoint=False)
         if rewards[-1] > 0.8:
             break
     await client.close()

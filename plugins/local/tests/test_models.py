@@ -8,7 +8,6 @@ import time
 import pytest
 
 from art_core.errors import BackendError, ConfigError
-
 from art_local import models
 from art_local.models import LocalCatalog, hub_answers, resolve_base_model
 
@@ -68,7 +67,9 @@ def test_a_name_that_is_neither_directory_nor_hub_id_says_what_to_give(name):
 @pytest.mark.usefixtures("offline")
 def test_a_hub_model_that_is_not_here_while_offline_says_what_to_do():
     started = time.monotonic()
-    with pytest.raises(BackendError, match=f"'org/some-model' is not on this machine.*use '{SMOL}'"):
+    with pytest.raises(
+        BackendError, match=f"'org/some-model' is not on this machine.*use '{SMOL}'"
+    ):
         resolve_base_model("org/some-model")
     assert time.monotonic() - started < 5
 

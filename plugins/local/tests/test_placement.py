@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from art_core.errors import ConfigError
-
 from art_local.placement import multiplies_bf16, placement
 
 

@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from art_local.engine import DeviceTurns
 
 from art_core.errors import BackendError
+from art_local.engine import DeviceTurns
 
 
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:

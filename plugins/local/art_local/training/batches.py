@@ -61,7 +61,9 @@ def micro_batches(
 
 
 def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> MicroBatch:
-    """Pad sequences on the right into one micro-batch; a sequence's first token never bears loss."""
+    """Pad sequences on the right into one micro-batch; a sequence's first token never bears
+    loss.
+    """
     width = max(len(s.token_ids) for s in sequences)
     ids_BS = torch.full((len(sequences), width), pad_id, dtype=torch.long)
     rows: list[int] = []

@@ -128,7 +128,9 @@ def _noise(device: torch.device) -> Tensor:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Tell whether a LoRA layer is nothing but W + scale * B @ A; others keep peft's own forward."""
+    """Tell whether a LoRA layer is nothing but W + scale * B @ A; others keep peft's own
+    forward.
+    """
     from peft.tuners.lora.layer import Linear
 
     return (

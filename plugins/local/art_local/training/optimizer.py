@@ -15,7 +15,9 @@ STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Optimizer:
-    """AdamW (0.9, 0.99) over named parameters, its state readable and settable by parameter name."""
+    """AdamW (0.9, 0.99) over named parameters, its state readable and settable by parameter
+    name.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self._parameters = dict(parameters)
@@ -34,7 +36,8 @@ class Optimizer:
             if not torch.isfinite(torch.tensor(norm)):
                 raise BackendError(
                     f"the gradient's norm is {norm}; the weights stay as they were",
-                    "Lower learning_rate, or look for log-probs that are not finite in the last rollouts.",
+                    "Lower learning_rate, or look for log-probs that are not finite in "
+                    "the last rollouts.",
                 )
             for group in self._adamw.param_groups:
                 group["lr"] = learning_rate
@@ -57,7 +60,9 @@ class Optimizer:
         }
 
     def load(self, tensors: Mapping[str, Tensor], source: Path) -> None:
-        """Set the state; an empty one starts afresh. BackendError when names or shapes do not fit."""
+        """Set the state; an empty one starts afresh. BackendError when names or shapes do not
+        fit.
+        """
         self._adamw.state.clear()
         if not tensors:
             return
@@ -65,7 +70,8 @@ class Optimizer:
         odd = sorted(wanted ^ set(tensors))
         if odd:
             raise BackendError(
-                f"the optimizer state in {source} is not that of this model: {len(odd)} tensors differ, "
+                f"the optimizer state in {source} is not that of this model: {len(odd)} "
+                "tensors differ, "
                 f"{odd[0]!r} first",
                 "Use the options of that run, or another model name.",
             )

@@ -21,14 +21,18 @@ from art_local.training.policy import Policy
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 CHUNK_ROWS = {"cpu": 256, "cuda": 512}
-"""Unless asked otherwise. On a CPU smaller passes stay in its caches; gradients add up to the same."""
+"""Unless asked otherwise. On a CPU smaller passes stay in its caches; gradients add up to the
+same.
+"""
 
 Turn = Callable[[], AbstractContextManager[Any]]
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class _Sums:
-    """What micro-batches add up to: weighted loss, entropies [N] and log-ratios [N] of all tokens."""
+    """What micro-batches add up to: weighted loss, entropies [N] and log-ratios [N] of all
+    tokens.
+    """
 
     loss: list[Tensor] = attrs.field(factory=list)
     entropies: list[Tensor] = attrs.field(factory=list)
@@ -115,7 +119,8 @@ class Trainer:
     ) -> BackendError:
         longest = max(len(s.token_ids) for s in sequences)
         return BackendError(
-            f"out of memory on {self.policy.device} in a step of {len(sequences)} sequences, the longest of "
+            f"out of memory on {self.policy.device} in a step of {len(sequences)} "
+            "sequences, the longest of "
             f"{longest} tokens, with at most {max(self._budget(config), longest)} tokens at once; "
             "the weights stay as they were",
             f"Lower micro_batch_tokens (now {self._budget(config)}) or "

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from art_core.rl.sequences import TokenSequence
-
 from art_local.training.batches import collate, plan
 
 

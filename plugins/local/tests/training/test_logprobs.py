@@ -68,6 +68,8 @@ def test_no_tensor_of_rows_times_vocabulary_is_kept_for_the_backward_pass():
     hidden, weight, _, targets, _ = inputs()
     hidden.requires_grad_()
     kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (kept.append(t.numel()), t)[1], lambda t: t
+    ):
         token_logprobs(hidden, OutputHead(weight_VH=weight), targets, chunk_size=8)
     assert max(kept) <= R * H

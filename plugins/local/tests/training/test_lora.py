@@ -89,6 +89,8 @@ def test_an_unchanged_weight_keeps_its_bf16_value():
 def test_changes_far_below_a_bf16_step_survive_on_average():
     weight = torch.randn(1000, 1100, generator=torch.Generator().manual_seed(0)).bfloat16().float()
     change = 1e-5
-    assert torch.equal((weight + change).bfloat16()[weight.abs() > 0.1], weight.bfloat16()[weight.abs() > 0.1])
+    assert torch.equal(
+        (weight + change).bfloat16()[weight.abs() > 0.1], weight.bfloat16()[weight.abs() > 0.1]
+    )
     moved = dithered(weight + change, torch.bfloat16).float() - weight
     assert float(moved.double().mean()) == pytest.approx(change, rel=0.2)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from art_core.rl.presets import loss_preset
-
 from art_local.training.losses import MAX_LOG_RATIO, log_ratios, ratio_metrics, token_losses
 
 CISPO, PPO = loss_preset("cispo"), loss_preset("ppo")

@@ -8,7 +8,6 @@ import torch
 
 from art_core.errors import BackendError
 from art_core.rl.config import TrainConfig
-
 from art_local.training.trainer import Trainer
 
 KEYS = {
@@ -53,7 +52,7 @@ def test_the_loss_is_the_weighted_mean_over_all_tokens_of_the_step(make_policy, 
         for position in range(1, len(s.token_ids)):
             if s.trainable[position]:
                 logprob = float(logprobs[position - 1])
-                ratio = min(max(0.0, 2.718281828**(logprob - s.logprobs[position])), 5.0)
+                ratio = min(max(0.0, 2.718281828 ** (logprob - s.logprobs[position])), 5.0)
                 wanted += s.weight * -ratio * s.advantage * logprob
                 weights += s.weight
     metrics = Trainer(policy, progress=False).step(sequences, TrainConfig())
@@ -101,7 +100,10 @@ def test_a_gradient_that_is_not_finite_raises_and_leaves_the_weights(make_policy
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory"),
+    ],
 )
 def test_out_of_memory_names_the_settings_to_lower(make_policy, sequences, error):
     policy = make_policy()
