@@ -1,0 +1,102 @@
+"""Rows become events: pure functions from a run's rows to the envelopes of Argus's schema 1.1.
+
+An event's id is made from what it tells. What is delivered twice has the same id twice, and Argus
+keeps one of them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from art_argus.job import Job
+from art_argus.summary import Summary, finite
+from art_core import MetricsRow, RunInfo
+
+Event = dict[str, Any]
+
+SCHEMA_VERSION = "1.1"
+EXPERIMENT_TYPE = "agent-rl"
+_SPACE = uuid.UUID("6f2c7c1e-3f1f-5a0e-9a53-61f0a3f1d2b7")
+_RENAMED = {"loss/train": "train_loss", "loss/learning_rate": "lr"}
+
+
+def started(job: Job, run: RunInfo, at: datetime) -> list[Event]:
+    """Return what opens a run: a batch of one job. On a known batch Argus takes it for a resume."""
+    key = f"{run.attempt}/{_stamp(at)}"
+    batch = {"experiment_type": EXPERIMENT_TYPE, "n_total_jobs": 1}
+    about = {
+        "model": job.model,
+        "dataset": job.dataset,
+        "base_model": run.base_model,
+        "attempt": run.attempt,
+    }
+    return [
+        _event(job, "batch_start", at, batch, key),
+        _event(job, "job_start", at, {k: v for k, v in about.items() if v is not None}, key),
+    ]
+
+
+def epoch(job: Job, row: MetricsRow) -> Event:
+    """Return a row as a point of the job's curves; its step is the epoch."""
+    metrics = finite(row.metrics)
+    data: Event = {"epoch": row.step}
+    data |= {name: metrics.pop(key) for key, name in _RENAMED.items() if key in metrics}
+    if batch_time_ms := _batch_time_ms(metrics):
+        data["batch_time_ms"] = batch_time_ms
+    data |= metrics | {"split": row.split, "attempt": row.attempt, "seq": row.seq}
+    return _event(job, "job_epoch", row.recorded_at, data, f"{row.seq}/{_stamp(row.recorded_at)}")
+
+
+def _batch_time_ms(metrics: Mapping[str, float]) -> float:
+    batches = metrics.get("data/step_num_gradient_steps", 0.0)
+    return 1e3 * metrics.get("time/step_trainer_s", 0.0) / batches if batches > 0 else 0.0
+
+
+def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event]:
+    """Return what closes a run that ended, with its last metrics; nothing for one that did not."""
+    if run.status not in ("finished", "failed", "killed"):
+        return []
+    at = summary.last_at or now
+    key = f"{summary.seq}/{_stamp(at)}/{run.status}"
+    elapsed = {"elapsed_s": summary.last.get("time/wall_clock_sec", 0.0)}
+    total = {"total_elapsed_s": elapsed["elapsed_s"]}
+    metrics = {"metrics": summary.metrics(run.config)}
+    if run.status == "finished":
+        done = {"status": "DONE", "train_epochs": summary.train_steps}
+        return [
+            _event(job, "job_done", at, done | metrics | elapsed, key),
+            _event(job, "batch_done", at, {"n_done": 1, "n_failed": 0} | total, key),
+        ]
+    reason = f"the run {run.status}" if run.status == "failed" else "the run was killed"
+    why = {"reason": reason, "error": reason}
+    return [
+        _event(job, "job_failed", at, {"status": "FAILED"} | why | metrics | elapsed, key),
+        _event(job, "batch_failed", at, why | {"n_done": 0, "n_failed": 1} | total, key),
+    ]
+
+
+def heartbeat(job: Job, at: datetime) -> Event:
+    """Return a sign of life."""
+    data = {"line": "heartbeat", "level": "debug", "ts_unix": at.timestamp()}
+    return _event(job, "log_line", at, data, _stamp(at))
+
+
+def _event(job: Job, kind: str, at: datetime, data: Event, key: str) -> Event:
+    return {
+        "event_id": str(uuid.uuid5(_SPACE, f"{job.batch_id}/{job.job_id}/{kind}/{key}")),
+        "schema_version": SCHEMA_VERSION,
+        "event_type": kind,
+        "timestamp": _stamp(at),
+        "batch_id": job.batch_id,
+        "job_id": None if kind.startswith("batch_") else job.job_id,
+        "source": job.source,
+        "data": data,
+    }
+
+
+def _stamp(at: datetime) -> str:
+    # Argus sorts these as text: always six decimals.
+    return f"{at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"

@@ -1,0 +1,57 @@
+"""What art-argus offers to art-core. The HTTP client is imported when a run opens."""
+
+from __future__ import annotations
+
+import os
+
+from art_core import ConfigError, Sink, SinkSpec, hookimpl
+
+LONGEST_SILENCE_S = 300.0
+
+
+def argus_sink(
+    url: str | None = None,
+    token: str | None = None,
+    *,
+    task: str | None = None,
+    timeout_s: float = 15.0,
+    heartbeat_s: float = 240.0,
+    stop_poll_s: float = 10.0,
+) -> SinkSpec:
+    """Return the sink for a model's `sinks`; without `url` or `token`, ARGUS_URL or ARGUS_TOKEN.
+
+    `task` is the leaderboard's dataset (default: `config["task"]` of the model, else its project).
+    While a run is open, a sign of life is sent after `heartbeat_s` without news, 300 at most, and
+    Argus's stop button is read every `stop_poll_s`. Raises ConfigError for a longer silence.
+    """
+    if not 0 < heartbeat_s <= LONGEST_SILENCE_S:
+        raise ConfigError(
+            f"heartbeat_s must be above 0 and at most {LONGEST_SILENCE_S:g}, got {heartbeat_s!r}",
+            "Argus takes a batch that is silent for 15 minutes for a stalled one.",
+        )
+
+    def create() -> Sink:
+        where = url or os.environ.get("ARGUS_URL")
+        if not where:
+            raise ConfigError(
+                "the sink 'argus' has no server",
+                "Set ARGUS_URL and ARGUS_TOKEN, or give sinks=[argus_sink(url=..., token=...)].",
+            )
+        from art_argus.client import ArgusClient
+        from art_argus.sink import ArgusSink
+
+        client = ArgusClient.to(where, token or os.environ.get("ARGUS_TOKEN"), timeout_s)
+        return ArgusSink(client=client, task=task, heartbeat_s=heartbeat_s, stop_poll_s=stop_poll_s)
+
+    return SinkSpec(
+        name="argus",
+        create=create,
+        summary="an Argus leaderboard: curves while the run goes on, results at its end",
+        default=bool(url or os.environ.get("ARGUS_URL")),
+    )
+
+
+@hookimpl
+def art_sinks() -> list[SinkSpec]:
+    """Offer the sink; a model gets it unasked where ARGUS_URL is set."""
+    return [argus_sink()]

@@ -1,0 +1,91 @@
+"""The sink: opens a batch, sends each row as a point, closes with the results."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+
+from art_argus.client import MOST_EVENTS, ArgusClient, Refused
+from art_argus.events import Event, ended, epoch, started
+from art_argus.job import Job
+from art_argus.stop import flag_of
+from art_argus.summary import Summary
+from art_argus.watch import Watch
+from art_core import MetricsRow, RunInfo
+
+log = logging.getLogger("art_core")
+
+
+@attrs.define(kw_only=True, eq=False)
+class ArgusSink:
+    """Sends a run's rows to an Argus server. What the server refuses for good is set aside in
+    `sinks/argus.refused.jsonl` of the run, with the reason.
+    """
+
+    client: ArgusClient
+    task: str | None = None
+    heartbeat_s: float = 240.0
+    stop_poll_s: float = 10.0
+    _opened: _Opened | None = attrs.field(default=None, init=False)
+
+    def open(self, run: RunInfo) -> None:
+        """Tell that the run begins or goes on, and watch the stop button."""
+        job = Job.of(run, self.task)
+        summary = Summary.of_log(run.run_dir / "history.jsonl")
+        aside = run.run_dir / "sinks" / "argus.refused.jsonl"
+        self._send(started(job, run, summary.first_at or datetime.now(UTC)), aside)
+        watch = Watch(
+            client=self.client,
+            job=job,
+            flag=flag_of(run),
+            heartbeat_s=self.heartbeat_s,
+            every_s=self.stop_poll_s,
+        )
+        self._opened = _Opened(job=job, summary=summary, aside=aside, watch=watch)
+
+    def write(self, rows: Sequence[MetricsRow]) -> None:
+        """Send rows as points of the curves; rows that were sent before are left out."""
+        assert self._opened is not None
+        opened = self._opened
+        opened.summary.add(rows)
+        fresh = [row for row in rows if not 0 < row.seq <= opened.sent]
+        for at in range(0, len(fresh), MOST_EVENTS):
+            chunk = fresh[at : at + MOST_EVENTS]
+            self._send([epoch(opened.job, row) for row in chunk], opened.aside)
+            opened.sent = chunk[-1].seq
+
+    def close(self, run: RunInfo) -> None:
+        """Send the results, or that the run failed, with its last metrics either way."""
+        if self._opened is None:
+            return
+        opened = self._opened
+        opened.watch.close()
+        self._send(ended(opened.job, run, opened.summary, datetime.now(UTC)), opened.aside)
+        self._opened = None
+        self.client.close()
+
+    def _send(self, events: Sequence[Event], aside: Path) -> None:
+        for refused in self.client.send(events):
+            _set_aside(refused, aside)
+
+
+@attrs.define(kw_only=True)
+class _Opened:
+    job: Job
+    summary: Summary
+    aside: Path
+    watch: Watch
+    sent: int = 0
+
+
+def _set_aside(refused: Refused, aside: Path) -> None:
+    kind = refused.event["event_type"]
+    log.warning("Argus refused a %s, which is set aside in %s: %s", kind, aside, refused.reason)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    with aside.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(attrs.asdict(refused)) + "\n")

@@ -1,0 +1,224 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import attrs
+import pytest
+from art_argus import argus_sink, stop_requested
+from art_argus.client import ArgusClient
+from art_argus.sink import ArgusSink
+
+import art_core as art
+
+LOG_AND_DIE = """
+import asyncio, os, sys
+import art_core as art
+from art_argus import argus_sink
+
+async def main():
+    sink = argus_sink(sys.argv[1], sys.argv[2])
+    model = art.Model(name="agent", project="demo", base_path=sys.argv[3], sinks=[sink])
+    for step in range(1, 8):
+        await model.log(metrics={"reward/mean": step / 8}, split="train", step=step)
+    print("logged", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def until(true, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert true()
+
+
+@pytest.fixture
+def make_sink(argus, token):
+    made = []
+
+    def make(**options):
+        made.append(ArgusSink(client=ArgusClient.to(argus.url, token), **options))
+        return made[-1]
+
+    yield make
+    for sink in made:
+        if sink._opened:
+            sink._opened.watch.close()
+        sink.client.close()
+
+
+def kinds(argus):
+    return [event["event_type"] for event in argus.events.values()]
+
+
+async def test_a_run_arrives_from_its_start_to_its_results(argus, token, tmp_path):
+    sink = argus_sink(argus.url, token, task="sums")
+    model = art.Model(name="agent", project="demo", base_path=tmp_path, sinks=[sink])
+    await model.log(metrics={"reward/mean": 0.75, "costs/gpu": 0.5}, split="train", step=1)
+    await model.log(metrics={"reward": 0.5}, step=1)
+    await model.log(metrics={"reward/mean": 0.25, "costs/gpu": 0.5}, split="train", step=2)
+    assert (await model.close())["argus"].undelivered == 0
+    assert kinds(argus) == [
+        "batch_start", "job_start", "job_epoch", "job_epoch", "job_epoch", "job_done", "batch_done",
+    ]  # fmt: skip
+    (done,) = argus.of_type("job_done")
+    metrics = done["data"]["metrics"]
+    assert (metrics["reward/mean"], metrics["reward/mean_best"]) == (0.25, 0.75)
+    assert (metrics["val/reward"], metrics["costs/cum/all"]) == (0.5, 1.0)
+    assert argus.of_type("job_start")[0]["data"]["dataset"] == "sums"
+    written = [json.loads(x) for x in (model.run_dir / "history.jsonl").read_text().splitlines()]
+    for row, event in zip(written, argus.of_type("job_epoch"), strict=True):
+        assert {k: v for k, v in row.items() if "/" in k} == {
+            k: v for k, v in event["data"].items() if "/" in k
+        }
+
+
+async def test_a_run_that_raises_has_failed_on_the_board_with_its_last_metrics(
+    argus, token, tmp_path
+):
+    sink = argus_sink(argus.url, token)
+    with pytest.raises(ZeroDivisionError):
+        async with art.Model(name="a", project="p", base_path=tmp_path, sinks=[sink]) as model:
+            await model.log(metrics={"reward/mean": 0.75}, split="train", step=1)
+            _ = 1 / 0
+    assert kinds(argus)[-2:] == ["job_failed", "batch_failed"]
+    assert argus.of_type("job_failed")[0]["data"]["metrics"]["reward/mean"] == 0.75
+
+
+async def test_a_resumed_run_goes_on_in_the_same_batch_and_its_results_cover_all(
+    argus, token, tmp_path
+):
+    for step, reward in [(1, 0.75), (2, 0.25)]:
+        sink = argus_sink(argus.url, token)
+        async with art.Model(name="a", project="p", base_path=tmp_path, sinks=[sink]) as model:
+            await model.log(metrics={"reward/mean": reward}, split="train", step=step)
+    assert {e["batch_id"] for e in argus.events.values()} == {"p-a"}
+    assert [e["data"]["epoch"] for e in argus.of_type("job_epoch")] == [1, 2]
+    first, second = argus.of_type("job_done")
+    assert second["data"]["metrics"]["reward/mean_best"] == 0.75
+    assert second["data"]["metrics"]["train_epochs"] == 2.0
+    assert first["event_id"] != second["event_id"]
+
+
+def log_and_die(argus, token, tmp_path):
+    command = [sys.executable, "-c", LOG_AND_DIE, argus.url, token, str(tmp_path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"ART_SINKS": ""})
+    assert child.stdout.readline() == b"logged\n"
+    until(lambda: len(argus.of_type("job_epoch")) >= 3)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    # The worst case: what was delivered was not yet noted.
+    for cursor in tmp_path.glob("**/argus.cursor"):
+        cursor.unlink()
+
+
+async def test_delivery_after_a_kill_gives_no_duplicates(argus, token, tmp_path):
+    log_and_die(argus, token, tmp_path)
+    sink = argus_sink(argus.url, token)
+    async with art.Model(name="agent", project="demo", base_path=tmp_path, sinks=[sink]) as model:
+        await model.log(metrics={"reward/mean": 1.0}, split="train", step=8)
+    assert [e["data"]["seq"] for e in argus.of_type("job_epoch")] == list(range(1, 9))
+    assert argus.deduplicated >= 3
+    assert len(argus.of_type("job_done")) == 1
+
+
+def test_rows_that_arrived_before_a_failure_are_not_sent_again(argus, make_sink, run, make_row):
+    sink, rows = make_sink(), [make_row(seq, {"reward/mean": 0.5}) for seq in range(1, 251)]
+    sink.open(run)
+    argus.answers = [(200, {}, "{}")]
+    with pytest.raises(art.SinkError):
+        sink.write(rows)
+    sink.write(rows[:100])
+    argus.posts.clear()
+    sink.write(rows)
+    assert argus.posts == [100, 50]
+    assert argus.deduplicated == 0
+
+
+def test_a_refused_row_is_said_and_set_aside_while_the_others_arrive(
+    argus, make_sink, run, make_row, caplog
+):
+    sink = make_sink()
+    sink.open(run)
+    sink.write([make_row(1, {}), make_row(2, {}, step="two"), make_row(3, {})])
+    assert [e["data"]["epoch"] for e in argus.of_type("job_epoch")] == [1, 3]
+    (line,) = (run.run_dir / "sinks" / "argus.refused.jsonl").read_text().splitlines()
+    refused = json.loads(line)
+    assert refused["event"]["data"]["epoch"] == "two"
+    assert "valid integer" in refused["reason"]
+    assert "Argus refused a job_epoch" in caplog.text
+
+
+def test_results_cover_rows_that_were_written_before_the_sink_was_opened(
+    argus, make_sink, run, make_row
+):
+    run.run_dir.mkdir()
+    lines = make_row(1, {"reward/mean": 0.75}).to_line() + b'{"torn'
+    (run.run_dir / "history.jsonl").write_bytes(lines)
+    sink = make_sink()
+    sink.open(run)
+    sink.write([make_row(2, {"reward/mean": 0.5})])
+    sink.close(attrs.evolve(run, status="finished"))
+    (done,) = argus.of_type("job_done")
+    assert done["data"]["metrics"]["reward/mean_best"] == 0.75
+
+
+def test_a_close_that_failed_is_tried_again_and_one_too_many_does_nothing(
+    argus, make_sink, run, make_row
+):
+    sink, finished = make_sink(), attrs.evolve(run, status="finished")
+    sink.open(run)
+    sink.write([make_row(1, {})])
+    argus.answers = [(500, {}, "")]
+    with pytest.raises(art.SinkError):
+        sink.close(finished)
+    sink.close(finished)
+    sink.close(finished)
+    assert len(argus.of_type("job_done")) == len(argus.of_type("batch_done")) == 1
+
+
+def test_long_rollouts_give_signs_of_life(argus, make_sink, run):
+    sink = make_sink(heartbeat_s=0.05, stop_poll_s=9.0)
+    sink.open(run)
+    until(lambda: len(argus.of_type("log_line")) >= 2)
+    assert argus.of_type("log_line")[0]["data"]["line"] == "heartbeat"
+
+
+def test_a_busy_run_needs_no_sign_of_life(argus, make_sink, run, make_row):
+    sink = make_sink(heartbeat_s=30.0, stop_poll_s=0.02)
+    sink.open(run)
+    until(lambda: len(argus.asked) >= 5)
+    assert argus.of_type("log_line") == []
+
+
+@pytest.mark.parametrize("spelling", ["requested", "stop_requested"])
+def test_the_stop_button_is_a_flag_that_the_trainer_reads(argus, make_sink, run, spelling):
+    sink = make_sink(stop_poll_s=0.02)
+    sink.open(run)
+    until(lambda: argus.asked)
+    assert not stop_requested(run)
+    argus.stop = {spelling: True}
+    until(lambda: stop_requested(run))
+
+
+def test_a_stop_of_an_earlier_attempt_is_forgotten(argus, make_sink, run):
+    flag = run.run_dir / "sinks" / "argus.stop"
+    flag.parent.mkdir(parents=True)
+    flag.touch()
+    make_sink().open(run)
+    assert not stop_requested(run)
+
+
+def test_a_watch_survives_a_server_that_is_away(argus, make_sink, run):
+    sink = make_sink(stop_poll_s=0.02)
+    sink.open(run)
+    argus.answers = [(500, {}, ""), (200, {}, "<html>"), (200, {}, "[]")]
+    argus.stop = {"requested": True}
+    until(lambda: stop_requested(run))
+    assert argus.answers == []
