@@ -24,14 +24,14 @@ wait_asleep()
 
 import openai  # noqa: E402
 import torch  # noqa: E402
-from art_local.engine import TransformersEngine  # noqa: E402
-from art_local.models import resolve_base_model  # noqa: E402
-from art_local.quiet import quiet_transformers  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from art_core.endpoint.engine import ServedModel  # noqa: E402
 from art_core.endpoint.host import EndpointHost  # noqa: E402
+from art_local.engine import TransformersEngine  # noqa: E402
+from art_local.models import resolve_base_model  # noqa: E402
+from art_local.quiet import quiet_transformers  # noqa: E402
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CONCURRENCY = (1, 8, 32)
@@ -156,6 +156,8 @@ async def measure(options: argparse.Namespace) -> dict[str, tuple[float, float]]
                 for _ in range(options.rounds):
                     rates[name][0].append(generate(adapted, list(ids), options.new_tokens))
                     rates[name][1].append(await complete(client, list(texts), options.new_tokens))
+                theirs, ours = map(statistics.median, rates[name])
+                print(f"{name:>17} {theirs:>14.1f} {ours:>10.1f} {ours / theirs:>6.2f}", flush=True)
     await engine.close()
     return {n: (statistics.median(a), statistics.median(b)) for n, (a, b) in rates.items()}
 
@@ -167,10 +169,8 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    rates = asyncio.run(measure(options))
     print(f"{'together':>17} {'generate+LoRA':>14} {'endpoint':>10} {'ratio':>6}   new tokens/s")
-    for count, (theirs, ours) in rates.items():
-        print(f"{count:>17} {theirs:>14.1f} {ours:>10.1f} {ours / theirs:>6.2f}")
+    rates = asyncio.run(measure(options))
     figures = {f"generate_lora_{n}": round(a, 1) for n, (a, _) in rates.items()}
     figures |= {f"endpoint_{n}": round(b, 1) for n, (_, b) in rates.items()}
     figures |= {f"ratio_{n}": round(b / a, 2) for n, (a, b) in rates.items()}
