@@ -15,6 +15,7 @@ from art_core.endpoint.engine import ModelNames
 from art_core.errors import BackendError, ConfigError
 
 POLL_S = 0.01
+KEEP_ALIVE_S = 3600
 
 
 class EndpointHost:
@@ -114,6 +115,8 @@ class EndpointHost:
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=1,
+            # Clients keep connections through a training step; closing under them loses a request.
+            timeout_keep_alive=KEEP_ALIVE_S,
             backlog=2048,
         )
         listener = socket.socket()

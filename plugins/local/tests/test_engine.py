@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import AutoModelForCausalLM
 
 from art_core.endpoint.engine import Sampling
 from art_core.errors import ConfigError, EngineError
@@ -358,34 +358,6 @@ async def test_trainer_and_engine_take_turns(model) -> None:
     assert got.is_set() and not task.done()
     assert (await task)[-1].finish
     await engine.close()
-
-
-async def test_a_sliding_window_is_kept_while_decoding() -> None:
-    config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=8,
-        max_position_embeddings=128,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    engine = TransformersEngine(model)
-    for prompt in ([3] * 5 + [4], list(range(20))):
-        tokens = await sample(engine, prompt)
-        assert_logprobs_are_the_models(model, prompt, tokens)
-    await engine.close()
-
-
-def test_a_model_whose_state_is_not_keys_and_values_is_refused() -> None:
-    from transformers import MambaConfig
-
-    config = MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4)
-    with pytest.raises(ConfigError, match="cannot run 'mamba'"):
-        TransformersEngine(AutoModelForCausalLM.from_config(config))
 
 
 def test_impossible_limits_are_refused(model) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from art_core.errors import ConfigError
 from art_local.engine.cache import SlotCache
 
+REMEDY = "Choose a plain decoder (Llama, Qwen, Mistral, Gemma, SmolLM, ...) or another engine"
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -135,6 +136,12 @@ def _layer_types(config: Any) -> list[str]:
         raise ConfigError(
             f"the embedded engine cannot run {config.model_type!r}: it keeps more than attention "
             f"keys and values ({', '.join(other + stateful) or 'shared or encoder states'})",
-            "Choose a plain decoder (Llama, Qwen, Mistral, Gemma, SmolLM, ...) or another engine",
+            REMEDY,
+        )
+    if getattr(config, "max_position_embeddings", None) is None:
+        raise ConfigError(
+            f"the embedded engine cannot run {config.model_type!r}: it states no context length "
+            "(max_position_embeddings), so it may count positions in a way of its own",
+            REMEDY,
         )
     return list(types)
