@@ -1,11 +1,11 @@
 import re
 
 import pytest
+
+import art_core as art
 from art_argus.client import ArgusClient, pause_s
 from art_argus.events import epoch
 from art_argus.job import Job
-
-import art_core as art
 
 
 @pytest.fixture

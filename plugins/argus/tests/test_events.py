@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 
 import attrs
 import pytest
+
 from art_argus.events import ended, epoch, heartbeat, started
 from art_argus.job import Job, safe_id
 from art_argus.summary import Summary

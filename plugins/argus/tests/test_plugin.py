@@ -1,7 +1,7 @@
 import pytest
-from art_argus import argus_sink, plugin
 
 import art_core as art
+from art_argus import argus_sink, plugin
 
 
 def test_the_sink_is_found_by_name():

@@ -2,6 +2,7 @@
 
 import attrs
 import pytest
+
 from art_argus.client import ArgusClient
 from art_argus.events import ended, epoch, started
 from art_argus.job import Job

@@ -7,11 +7,11 @@ import time
 
 import attrs
 import pytest
+
+import art_core as art
 from art_argus import argus_sink, stop_requested
 from art_argus.client import ArgusClient
 from art_argus.sink import ArgusSink
-
-import art_core as art
 
 LOG_AND_DIE = """
 import asyncio, os, sys
