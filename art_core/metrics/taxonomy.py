@@ -169,16 +169,13 @@ def number(name: str, value: Any) -> float:
         raise MetricError(f"metric {name!r} must be a number, got {type(value).__name__}") from None
 
 
-_FLOATS = {float}
-
-
 def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> dict[str, float]:
     """Place every name and turn every value into a float; two names that meet in one key are a
     MetricError.
     """
     names = tuple(metrics)
     keys = taxonomy.places(names, split)
-    if set(map(type, metrics.values())) != _FLOATS:
+    if list(map(type, metrics.values())).count(float) != len(names):
         return {
             key: number(name, value)
             for key, (name, value) in zip(keys, metrics.items(), strict=True)
