@@ -99,7 +99,7 @@ class EchoBackend:
 
     def names(self) -> Sequence[str]:
         """Return the model names that the endpoint answers to."""
-        return [name for held, weights in self._held.items() for name in weights.names(held)]
+        return list({name: None for held, w in self._held.items() for name in w.names(held)})
 
     def step_of(self, name: str) -> int | None:
         """Return the step of a model name's weights; None for an unknown name."""

@@ -1,0 +1,236 @@
+"""What every backend does. Subclass `BackendContract` and give `make_backend`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from art_core.backends import Backend
+from art_core.data.choice import ChoiceTokens, tokens_of
+from art_core.data.gather import gather_trajectory_groups
+from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.errors import ConfigError
+from art_core.model import TrainableModel
+from art_core.plugins.hookspecs import hookimpl
+from art_core.plugins.host import Plugins
+
+MakeBackend = Callable[[], Backend]
+MakeModel = Callable[[], TrainableModel]
+MakeGroups = Callable[[TrainableModel, Sequence[float]], Awaitable[list[TrajectoryGroup]]]
+QUESTION = {"role": "user", "content": "Say yes or no."}
+MAX_TOKENS = 8
+
+
+class PricesEveryDevice:
+    """A plugin: one dollar an hour, so that every charge is seen in the log."""
+
+    @hookimpl
+    def art_gpu_rate(self, device: str) -> float:
+        """One dollar."""
+        del device
+        return 1.0
+
+
+def plugins_with_prices() -> Plugins:
+    """Return the installed plugins, and one that prices every device."""
+    plugins = Plugins.discover()
+    plugins.register(PricesEveryDevice(), "contract prices")
+    return plugins
+
+
+async def ask(model: TrainableModel, step: int | None = None) -> Any:
+    """Return the model's answer to a question, as the client gives it."""
+    completion = await model.openai_client().chat.completions.create(
+        model=model.get_inference_name(step),
+        messages=[QUESTION],  # type: ignore[list-item]
+        max_tokens=MAX_TOKENS,
+    )
+    return completion.choices[0]
+
+
+async def tokens(model: TrainableModel, step: int | None = None) -> ChoiceTokens:
+    """Return the engine's tokens of an answer."""
+    found = tokens_of(await ask(model, step))
+    assert found is not None, "choices carry prompt_token_ids, token_ids and logprobs"
+    return found
+
+
+async def attempts(model: TrainableModel, rewards: Sequence[float]) -> list[TrajectoryGroup]:
+    """Return one gathered group of answers with these rewards."""
+
+    async def rollout(reward: float) -> Trajectory:
+        return Trajectory(messages_and_choices=[QUESTION, await ask(model)], reward=reward)
+
+    group = TrajectoryGroup(rollout(reward) for reward in rewards)
+    return await gather_trajectory_groups([group], pbar_desc=None, max_exceptions=0)
+
+
+@asynccontextmanager
+async def registered(make_backend: MakeBackend, make_model: MakeModel) -> AsyncIterator[Any]:
+    """Yield a new backend, and a model that it serves; close both."""
+    backend, model = make_backend(), make_model()
+    try:
+        await model.register(backend)
+        yield backend, model
+    finally:
+        await model.close()
+        await backend.close()
+
+
+@pytest.mark.asyncio
+class BackendContract:
+    """Fixture to give: `make_backend`, a function that returns a new backend.
+
+    `make_model` returns a model of the same run each time; `make_groups(model, rewards)` gathers a
+    group through the model's endpoint; `train_options` go to every training step.
+    """
+
+    base_model: ClassVar[str] = "base"
+    train_options: ClassVar[dict[str, Any]] = {"mask_truncated": False}
+
+    @pytest.fixture
+    def make_backend(self) -> MakeBackend:
+        """Return the backend's class, or a function that makes one."""
+        raise AssertionError("give the fixture make_backend")
+
+    @pytest.fixture
+    def make_model(self, tmp_path: Path) -> MakeModel:
+        """Return a function that opens the same run again and again."""
+        return lambda: TrainableModel(
+            name="agent",
+            project="contract",
+            base_model=self.base_model,
+            base_path=tmp_path,
+            sinks=[],
+            plugins=plugins_with_prices(),
+        )
+
+    @pytest.fixture
+    def make_groups(self) -> MakeGroups:
+        """Return a function that gathers a group with the given rewards."""
+        return attempts
+
+    async def test_a_registered_model_is_listed_by_its_endpoint(
+        self, make_backend: MakeBackend, make_model: MakeModel
+    ) -> None:
+        """`/v1/models` names the model."""
+        async with registered(make_backend, make_model) as (_, model):
+            listed = [item.id async for item in model.openai_client().models.list()]
+            assert model.get_inference_name() in listed
+
+    async def test_an_answer_carries_the_engines_tokens(
+        self, make_backend: MakeBackend, make_model: MakeModel
+    ) -> None:
+        """Token ids of prompt and answer, log-probs of at most 0, and the weights' step."""
+        async with registered(make_backend, make_model) as (_, model):
+            answer = await tokens(model)
+            assert 0 < len(answer.completion_ids) <= MAX_TOKENS
+            assert all(logprob <= 0 for logprob in answer.logprobs)
+            assert answer.policy_version == 0
+
+    async def test_an_unknown_model_name_is_not_found(
+        self, make_backend: MakeBackend, make_model: MakeModel
+    ) -> None:
+        """The endpoint answers 404 with an OpenAI-shaped error."""
+        from openai import NotFoundError
+
+        async with registered(make_backend, make_model) as (_, model):
+            with pytest.raises(NotFoundError) as caught:
+                await model.openai_client().chat.completions.create(
+                    model="a model of nobody's", messages=[QUESTION]
+                )
+            assert caught.value.body
+
+    async def test_training_advances_the_step_and_reports_canonical_metrics(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """Every metric is finite, and its name one that the catalogue accepts and has not
+        replaced.
+        """
+        async with registered(make_backend, make_model) as (backend, model):
+            assert await backend.step(model) == 0
+            result = await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+            assert result.step == await backend.step(model) == 1
+            taxonomy = model.plugins.taxonomy()
+            for key, value in result.metrics.items():
+                assert taxonomy.resolve(taxonomy.place(key, "train")) == key
+                assert math.isfinite(value)
+
+    async def test_the_newest_weights_are_served_and_a_second_step_follows(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """The plain name means the newest weights, `name@step` those of a step."""
+        async with registered(make_backend, make_model) as (_, model):
+            for step in (1, 2):
+                groups = await make_groups(model, (0.0, 1.0))
+                assert (await model.train(groups, **self.train_options)).step == step
+                assert (await tokens(model)).policy_version == step
+                assert (await tokens(model, step)).policy_version == step
+
+    async def test_a_new_backend_goes_on_from_the_last_checkpoint(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """The step, the checkpoints and the weights outlive the process."""
+        async with registered(make_backend, make_model) as (_, model):
+            await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+        async with registered(make_backend, make_model) as (backend, model):
+            assert await backend.step(model) == 1
+            assert (await backend.checkpoints(model))[-1].step == 1
+            assert (await tokens(model)).policy_version == 1
+            groups = await make_groups(model, (0.0, 1.0))
+            assert (await model.train(groups, **self.train_options)).step == 2
+
+    async def test_checkpoints_are_deleted_but_for_those_to_keep_and_the_newest(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """They are listed oldest first, and the deleted ones are told."""
+        async with registered(make_backend, make_model) as (backend, model):
+            for _ in range(3):
+                await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+            before = [checkpoint.step for checkpoint in await backend.checkpoints(model)]
+            assert before == sorted(before) and before[-3:] == [1, 2, 3]
+            deleted = await backend.delete_checkpoints(model, {1})
+            assert sorted(deleted) == [step for step in before if step not in (1, 3)]
+            assert [c.step for c in await backend.checkpoints(model)] == [1, 3]
+            assert await backend.step(model) == 3
+
+    async def test_an_unknown_option_is_refused_and_nothing_is_trained(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """`TrainConfig.of` names the nearest option."""
+        async with registered(make_backend, make_model) as (backend, model):
+            groups = await make_groups(model, (0.0, 1.0))
+            with pytest.raises(ConfigError, match="learning_rate"):
+                await model.train(groups, learning_rat=1e-5)
+            assert await backend.step(model) == 0
+
+    async def test_what_training_used_is_charged(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """`model.charge` turns devices and seconds into `costs/gpu` of the row."""
+        async with registered(make_backend, make_model) as (_, model):
+            await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+            assert "costs/gpu" in model.run.history.last.metrics
+
+    async def test_groups_without_spread_advance_the_step_too(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """There is nothing to learn, and the loop goes on."""
+        async with registered(make_backend, make_model) as (backend, model):
+            result = await model.train(await make_groups(model, (1.0, 1.0)), **self.train_options)
+            assert result.step == await backend.step(model) == 1
+            assert (await tokens(model)).policy_version == 1
+
+    async def test_a_backend_may_be_closed_twice(
+        self, make_backend: MakeBackend, make_model: MakeModel
+    ) -> None:
+        """A second close does nothing, and so does one of a backend that was never used."""
+        async with registered(make_backend, make_model) as (backend, _):
+            await backend.close()
+        unused = make_backend()
+        await unused.close()
