@@ -38,6 +38,12 @@ def test_a_count_that_is_none_is_refused_by_its_name(name, odd):
         art.TrainConfig.of(**{name: odd})
 
 
+@pytest.mark.parametrize("name", ["micro_batch_tokens", "logprob_calculation_chunk_size"])
+def test_a_count_is_taken_and_left_to_the_backend_when_it_is_not_given(name):
+    assert getattr(art.TrainConfig.of(**{name: 512}), name) == 512
+    assert getattr(art.TrainConfig(), name) is None
+
+
 @pytest.mark.parametrize("odd", [1.1, -1.1, math.nan, "0", None, False])
 def test_a_balance_beyond_1_is_refused(odd):
     with pytest.raises(ConfigError, match=r"advantage_balance must lie in \[-1, 1\], got"):
