@@ -72,9 +72,15 @@ class Run:
     ) -> Run:
         """Open a run's directory, at its last row if it has one, and start its sinks.
 
-        Raises HistoryError when the directory is in use or can't be written.
+        Raises HistoryError when the directory is in use or can't be written, ConfigError when
+        `info.config` holds what JSON can't.
         """
         history = HistoryLog.open(info.run_dir / "history.jsonl")
+        try:
+            _describe(info)
+        except BaseException:
+            history.close()
+            raise
         last = history.last
         info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
         run = cls(
@@ -89,13 +95,6 @@ class Run:
             earlier_clock=last.metrics.get("time/wall_clock_sec", 0.0) if last else 0.0,
         )
         ledger.learn(run.totals)
-        described = {
-            "project": info.project,
-            "name": info.name,
-            "base_model": info.base_model,
-            "config": info.config,
-        }
-        replace_json(info.run_dir / "model.json", described)
         run._say_status("running")
         atexit.register(run._close_at_exit)
         return run
@@ -262,6 +261,16 @@ class Run:
             "at": datetime.now(UTC),
         }
         replace_json(self.info.run_dir / "status.json", said)
+
+
+def _describe(info: RunInfo) -> None:
+    described = {
+        "project": info.project,
+        "name": info.name,
+        "base_model": info.base_model,
+        "config": info.config,
+    }
+    replace_json(info.run_dir / "model.json", described)
 
 
 def runs_path(base_path: str | Path | None) -> Path:

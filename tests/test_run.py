@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.errors import HistoryError, MetricError
+from art_core.errors import ConfigError, HistoryError, MetricError
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.run import runs_path
@@ -238,6 +238,13 @@ def test_an_exit_without_close_drains_and_says_how_it_ended(tmp_path, end, statu
     rows = [row for row, _ in read_rows(run_dir / "history.jsonl")]
     assert rows[-1].metrics["costs/cum/all"] == spent
     assert orjson.loads((run_dir / "status.json").read_bytes())["status"] == status
+
+
+def test_a_config_that_json_cannot_hold_is_refused_and_the_run_stays_free(make, tmp_path):
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"cannot keep this in model\.json: .*PosixPath"):
+            _ = make(config={"data": tmp_path}).run
+    assert make(config={"data": str(tmp_path)}).run.info.attempt == 1
 
 
 def test_runs_lie_where_told_else_in_art_dir_else_here(monkeypatch):
