@@ -212,7 +212,10 @@ class BackendContract:
     async def test_what_training_used_is_charged(
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
     ) -> None:
-        """`model.charge` turns devices and seconds into `costs/gpu` of the row."""
+        """`model.charge` turns devices and seconds into `costs/gpu` of the row.
+
+        A backend that takes some devices for free is given a price in `make_backend`.
+        """
         async with registered(make_backend, make_model) as (_, model):
             await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
             assert "costs/gpu" in model.run.history.last.metrics
