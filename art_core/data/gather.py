@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -214,7 +215,7 @@ def _with_outcomes(group: TrajectoryGroup, outcomes: Sequence[Outcome]) -> Traje
 
 
 async def _outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outcome:
-    clock = asyncio.timeout(timeout)
+    clock, started = asyncio.timeout(timeout), datetime.now(UTC)
     try:
         async with clock:
             result = await rollout
@@ -232,10 +233,10 @@ async def _outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Out
                 message=f"the rollout took longer than {timeout} s",
             )
         return RolloutFailure.of(error)
-    return _accepted(result)
+    return _accepted(result, started)
 
 
-def _accepted(result: Any) -> Outcome:
+def _accepted(result: Any, started: datetime) -> Outcome:
     if not isinstance(result, Trajectory):
         text = f"the rollout returned {type(result).__name__}, not a Trajectory"
         return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
@@ -252,6 +253,8 @@ def _accepted(result: Any) -> Outcome:
     if not math.isfinite(result.reward):
         text = "the reward is not a finite number"
         return RolloutFailure(reason="bad_reward", type="ValueError", message=text)
+    # A rollout may make its trajectory only when it has the answer; its time began before.
+    result.start_time = min(result.start_time, started)
     _stamp_policy_versions(result)
     return result.finish()
 

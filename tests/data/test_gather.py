@@ -266,3 +266,12 @@ async def test_the_progress_bar_counts_rollouts_and_shows_reward_and_failures():
     assert "3/3" in screen.getvalue()
     assert "reward=1.500" in screen.getvalue()
     assert "failed=1" in screen.getvalue()
+
+
+async def test_a_rollouts_time_begins_with_the_rollout_and_not_with_its_trajectory():
+    async def late():
+        await asyncio.sleep(0.05)
+        return art.Trajectory()
+
+    (group,) = await gather_trajectory_groups([art.TrajectoryGroup([late()])], pbar_desc=None)
+    assert group.trajectories[0].metrics["duration"] >= 0.05
