@@ -273,5 +273,5 @@ async def test_a_rollouts_time_begins_with_the_rollout_and_not_with_its_trajecto
         await asyncio.sleep(0.05)
         return art.Trajectory()
 
-    (group,) = await gather_trajectory_groups([art.TrajectoryGroup([late()])], pbar_desc=None)
-    assert group.trajectories[0].metrics["duration"] >= 0.05
+    groups = await art.gather_trajectory_groups([art.TrajectoryGroup([late()])], pbar_desc=None)
+    assert groups[0].trajectories[0].metrics["duration"] >= 0.05
