@@ -1,0 +1,29 @@
+"""What art-trackio offers to art-core. Trackio is imported when a run opens."""
+
+from __future__ import annotations
+
+import os
+
+from art_core import Sink, SinkSpec, hookimpl
+
+
+def trackio_sink(project: str | None = None) -> SinkSpec:
+    """Return a Trackio sink; `project` is the model's unless given. `TRACKIO_DIR` says where."""
+
+    def create() -> Sink:
+        from art_trackio.sink import TrackioSink
+
+        return TrackioSink(project)
+
+    return SinkSpec(
+        name="trackio",
+        create=create,
+        summary="a run in Trackio's database, for `trackio show`",
+        default="TRACKIO_DIR" in os.environ,
+    )
+
+
+@hookimpl
+def art_sinks() -> list[SinkSpec]:
+    """Offer the sink; it is a default one where TRACKIO_DIR says that Trackio is wanted."""
+    return [trackio_sink()]

@@ -1,0 +1,54 @@
+"""Rows in Trackio's database, written at once: nothing waits in memory for a kill to lose it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from trackio.sqlite_storage import SQLiteStorage
+
+from art_core import MetricsRow, RunInfo
+
+
+@attrs.define(eq=False)
+class TrackioSink:
+    """Writes each row with its seq as Trackio's log id, so that one that comes again is dropped."""
+
+    project: str | None = None
+    _run: RunInfo | None = None
+
+    def open(self, run: RunInfo) -> None:
+        """Note which run the rows belong to; Trackio makes its database with the first."""
+        self._run = run
+
+    def write(self, rows: Sequence[MetricsRow]) -> None:
+        """Write rows in one transaction."""
+        assert self._run is not None
+        run, own_id = self._run, run_id(self._run)
+        about = {"project": run.project, "name": run.name, "base_model": run.base_model}
+        SQLiteStorage.bulk_log(
+            project=self.project or run.project,
+            run=run.name,
+            run_id=own_id,
+            metrics_list=[record(row) for row in rows],
+            steps=[row.step for row in rows],
+            timestamps=[row.recorded_at.isoformat() for row in rows],
+            log_ids=[f"{own_id}-{row.seq}" if row.seq else None for row in rows],
+            config=json.loads(json.dumps({**run.config, "art": about}, default=str)),
+        )
+
+    def close(self, run: RunInfo) -> None:
+        """Nothing to finish."""
+
+
+def run_id(run: RunInfo) -> str:
+    """Return the run's id in Trackio: that of its directory, so that a resume goes on with it."""
+    return hashlib.sha256(str(run.run_dir.resolve()).encode()).hexdigest()[:32]
+
+
+def record(row: MetricsRow) -> dict[str, Any]:
+    """Return what Trackio keeps of a row."""
+    return {**row.metrics, "seq": row.seq, "attempt": row.attempt, "split": row.split}
