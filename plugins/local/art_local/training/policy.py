@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from art_core.errors import BackendError, ConfigError
+from art_local.training.attention import use_short_attention
 from art_local.training.logprobs import OutputHead, token_logprobs
 from art_local.training.lora import ADAPTER, add_lora, dithered, merged_tensors, use_merged
 
@@ -33,11 +34,13 @@ class Policy:
         self.dtype = dtype
         self.base: Any = model
         self.is_lora = lora is not None
+        self.device: torch.device = next(model.parameters()).device
+        if self.device.type == "cpu":
+            use_short_attention(model)
         if lora is not None:
             model.requires_grad_(requires_grad=False)
             model = add_lora(model, rank=lora[0], alpha=lora[1], generator=self.generator)
         self.model: Any = model.train()
-        self.device: torch.device = next(model.parameters()).device
         self.head = _output_head(self.base)
         self.serving: dict[str, Tensor] = {}
         self.refresh()
@@ -91,9 +94,11 @@ class Policy:
         odd = odd or [n for n, p in mine.items() if p.shape != tensors[n].shape]
         if odd:
             raise BackendError(
-                f"the weights in {source} are not those of this model: {len(odd)} parameters differ, "
+                f"the weights in {source} are not those of this model: {len(odd)} "
+                "parameters differ, "
                 f"{odd[0]!r} first",
-                "Use the lora_rank, full_finetune and base model of that run, or another model name.",
+                "Use the lora_rank, full_finetune and base model of that run, or another "
+                "model name.",
             )
         with torch.no_grad():
             for name, parameter in mine.items():
@@ -144,7 +149,8 @@ class Policy:
         tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
         if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
             raise ConfigError(
-                f"the output head of {type(self.base).__name__} is more than a linear layer with bias, scale "
+                f"the output head of {type(self.base).__name__} is more than a linear "
+                "layer with bias, scale "
                 f"and softcap: its log-probs differ by {float((ours - theirs).abs().max()):.3g}",
                 "Train another model.",
             )
