@@ -7,5 +7,5 @@ import sys
 
 # A contract that fails should show its values, as a test of one's own does.
 if "pytest" in sys.modules:
-    for _contract in ("backend", "plugin", "sink"):
+    for _contract in ("backend", "plugin", "pricing", "rollup", "sink"):
         sys.modules["pytest"].register_assert_rewrite(f"{__name__}.{_contract}")
