@@ -8,7 +8,19 @@ import sys
 from collections.abc import Sequence
 
 from art_core import __version__
-from art_core.cli import metrics, models, plugins, runs, show
+from art_core.cli import (
+    costs,
+    export,
+    leaderboard,
+    metrics,
+    models,
+    plot,
+    plugins,
+    reprice,
+    runs,
+    show,
+    sync,
+)
 from art_core.errors import ArtError
 from art_core.plugins.host import Plugins, installed_plugins
 
@@ -17,10 +29,12 @@ examples:
   art backends                 what can train and serve a model here
   art runs                     what ran, how far it came, what it cost
   art show agent-001           a run's curves and its cost tree
+  art leaderboard              the runs in order of merit
   art COMMAND --help           more about a command
 
 environment: ART_DIR (where runs lie), ART_BACKEND, ART_SINKS, ART_BLOCK, ART_STRICT
 """
+_COMMANDS = (plugins, metrics, models, runs, show, leaderboard, costs, plot, export, sync, reprice)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"art-core {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for group in (plugins, metrics, models, runs, show):
+    for group in _COMMANDS:
         group.add(commands)
     return top
 

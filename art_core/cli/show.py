@@ -98,36 +98,39 @@ def _speed(reading: Reading, tokens: str, seconds: str) -> dict[int, float]:
 def cost_lines(totals: Mapping[str, float]) -> Iterator[str]:
     """Yield the cost tree of a run: US dollars and the share of each branch."""
     costs = {
-        key.removeprefix("costs/cum/"): usd
-        for key, usd in totals.items()
+        key.removeprefix("costs/cum/"): value
+        for key, value in totals.items()
         if key.startswith("costs/cum/")
     }
     whole = costs.pop("all", None)
     if whole is None:
         yield "no costs were recorded"
         return
-    rows = [("costs", _usd(whole), "100%" if whole else "-")]
+    rows = [("costs", usd(whole), "100%" if whole else "-")]
     rows += [
-        (f"{branch}{path.rpartition('/')[2]}", _usd(costs[path]), _share(costs[path], whole))
-        for path, branch in _branches(costs)
+        (f"{branch}{path.rpartition('/')[2]}", usd(costs[path]), share(costs[path], whole))
+        for path, branch in branches(costs)
     ]
     yield from table(("the run's costs", "$", "share"), rows, right={"$", "share"})
 
 
-def _usd(value: float) -> str:
+def usd(value: float) -> str:
+    """Format US dollars, to a millionth."""
     return format(value, ".6f")
 
 
-def _share(part: float, whole: float) -> str:
+def share(part: float, whole: float) -> str:
+    """Format a part of a whole in per cent, "-" where there is nothing to share."""
     return format(part / whole, ".0%") if whole else "-"
 
 
-def _branches(
+def branches(
     costs: Mapping[str, float], above: str = "", indent: str = ""
 ) -> Iterator[tuple[str, str]]:
+    """Yield (path, the tree's lines before its name) of cost paths, the dearest branch first."""
     children = [path for path in costs if path.rpartition("/")[0] == above]
     children.sort(key=lambda path: (-costs[path], path))
     for path in children:
         is_last = path == children[-1]
         yield path, indent + ("└─ " if is_last else "├─ ")
-        yield from _branches(costs, path, indent + ("   " if is_last else "│  "))
+        yield from branches(costs, path, indent + ("   " if is_last else "│  "))

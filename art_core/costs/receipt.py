@@ -97,12 +97,15 @@ def token_receipt(
 
 def gpu_receipt(leaf: str, time: GpuTime, usd: float | None, usd_per_hour: float | None) -> Receipt:
     """Make the receipt of device time; `device_seconds` counts each of the devices."""
+    rates: dict[str, Any] = {} if usd_per_hour is None else {"usd_per_hour": usd_per_hour}
+    if time.usd_per_hour is not None:
+        rates["source"] = "explicit"
     return Receipt(
         leaf=leaf,
         item=time.device,
         device_seconds=time.seconds * time.count,
         usd=usd,
-        rates={} if usd_per_hour is None else {"usd_per_hour": usd_per_hour},
+        rates=rates,
     )
 
 

@@ -4,12 +4,15 @@ batch.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import orjson
 
+from art_core.errors import SinkError
 from art_core.files import replace_json
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
@@ -39,6 +42,28 @@ def load_cursor(path: Path) -> Cursor:
 def save_cursor(path: Path, cursor: Cursor) -> None:
     """Replace a cursor's file whole."""
     replace_json(path, {"offset": cursor.offset, "seq": cursor.seq}, sync=False)
+
+
+def lock_cursor(path: Path) -> int:
+    """Take the lock of a cursor, so that one process alone moves it; `os.close` of the descriptor,
+    or the end of the process, frees it. -1 where no file can be made, hence no cursor either.
+
+    Raises SinkError when it is taken.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise SinkError(
+            f"sink {path.stem!r} is already being served by another process or model",
+            "Wait for that one to end: it delivers the same rows.",
+        ) from error
+    return fd
 
 
 def rows_after(history: Path, cursor: Cursor) -> tuple[Sequence[MetricsRow], Cursor]:

@@ -5,6 +5,7 @@ failures.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -13,23 +14,25 @@ from pathlib import Path
 
 import attrs
 
-from art_core.sinks.cursor import Cursor, load_cursor, rows_after, save_cursor
+from art_core.sinks.cursor import Cursor, load_cursor, lock_cursor, rows_after, save_cursor
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 log = logging.getLogger("art_core")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
+BREAK_AFTER = 6
 
 
 @attrs.frozen(kw_only=True)
 class DeliveryReport:
     """How far a sink had come when it was closed; `error` is a failure that was not made good, None
-    where nothing is missing.
+    where nothing is missing. `failures` counts the tries that failed in a row.
     """
 
     sink: str
     undelivered: int
     error: str | None
+    failures: int = attrs.field(default=0, eq=False)
 
 
 def wait_after(failures: int) -> float:
@@ -45,8 +48,9 @@ class Follower:
     """Brings the rows of a log to one sink: in order, at least once, for ever, without troubling
     the trainer.
 
-    After a failure it waits (`wait_after`), and says the failure once an outage. Nothing is held in
-    memory: what is not delivered is in the log.
+    After a failure it waits (`wait_after`), and says the failure once an outage. After six in a row
+    the circuit is open: that is said too, and `close` tries once more, not until its deadline.
+    Nothing is held in memory: what is not delivered is in the log.
     """
 
     spec: SinkSpec
@@ -57,6 +61,8 @@ class Follower:
     _failures: int = 0
     _sink: Sink | None = None
     _opened: bool = False
+    _lock: int | None = None
+    _hopeless: bool = False
     _news: threading.Event = attrs.field(factory=threading.Event)
     _closing: threading.Event = attrs.field(factory=threading.Event)
     _deadline: float = float("inf")
@@ -86,18 +92,30 @@ class Follower:
         """
         self._deadline = deadline
         self.run = attrs.evolve(self.run, status=status)
+        self._hopeless = self._failures >= BREAK_AFTER
         self._closing.set()
         self._news.set()
+
+    @property
+    def at_work(self) -> bool:
+        """True until `close` has done its work, or given up."""
+        return self._thread.is_alive()
 
     def join(self) -> DeliveryReport:
         """Wait until the rest is delivered or the deadline is past, and tell what is missing."""
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
         error = self.error
-        if self._thread.is_alive() and error is None:
+        if self.at_work and error is None:
             error = "did not finish in time"
-        return DeliveryReport(sink=self.spec.name, undelivered=self._missing(), error=error)
+        return DeliveryReport(
+            sink=self.spec.name,
+            undelivered=self.missing(),
+            error=error,
+            failures=self._failures,
+        )
 
-    def _missing(self) -> int:
+    def missing(self) -> int:
+        """Count the rows that the sink has not got yet."""
         count, cursor = 0, self.cursor
         while True:
             try:
@@ -110,6 +128,13 @@ class Follower:
                 return count
 
     def _follow(self) -> None:
+        try:
+            self._follow_on()
+        finally:
+            if self._lock is not None and self._lock >= 0:
+                os.close(self._lock)
+
+    def _follow_on(self) -> None:
         while True:
             try:
                 self._news.clear()
@@ -125,6 +150,9 @@ class Follower:
     def _deliver(self) -> bool:
         """Deliver what is there; True when the sink was closed and all is done."""
         closing = self._closing.is_set()
+        if self._lock is None and self.spec.backlog:
+            self.cursor = load_cursor(self.cursor_file)
+            self._lock = lock_cursor(self.cursor_file)
         if self._sink is None:
             self._sink = self.spec.create()
         if not self._opened:
@@ -155,11 +183,18 @@ class Follower:
                 self.error,
                 self.history,
             )
+        if self._failures == BREAK_AFTER:
+            log.warning(
+                "sink %r failed %d times in a row (%s); it is tried about once a minute now",
+                self.spec.name,
+                self._failures,
+                self.error,
+            )
         wait = wait_after(self._failures)
         if self._closing.is_set():
             left = self._deadline - time.monotonic()
             wait = min(wait, FIRST_WAIT_S)
-            if left < wait:
+            if left < wait or self._hopeless:
                 return False
             time.sleep(wait)
         else:
@@ -191,16 +226,22 @@ class Delivery:
         for follower in self.followers:
             follower.close(deadline, status)
         reports = {f.spec.name: f.join() for f in self.followers}
-        for report in reports.values():
-            if report.undelivered:
-                log.warning(
-                    "sink %r: %d rows not delivered (%s); they stay in the log and follow "
-                    "when the run is opened again",
-                    report.sink,
-                    report.undelivered,
-                    report.error,
-                )
-            elif report.error:
-                log.warning("sink %r was not closed (%s)", report.sink, report.error)
+        for follower in self.followers:
+            _say(reports[follower.spec.name], follower.run.run_dir)
         self.followers = []
         return reports
+
+
+def _say(report: DeliveryReport, run_dir: Path) -> None:
+    if report.undelivered:
+        log.warning(
+            "sink %r: %d rows not delivered (%s); they stay in the log and follow when the run is "
+            "opened again, or with: art sync %s --sink %s",
+            report.sink,
+            report.undelivered,
+            report.error,
+            run_dir,
+            report.sink,
+        )
+    elif report.error:
+        log.warning("sink %r was not closed (%s)", report.sink, report.error)

@@ -1,0 +1,48 @@
+"""`art export RUN`: a run's log as a table in a file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from art_core.cli.runs import add_directory
+from art_core.plugins.host import Plugins
+from art_core.reports.export import FORMATS, export
+from art_core.run import runs_path
+from art_core.rundir import find_run
+
+_HELP = """\
+csv and parquet have a line a row and a column a key, blank where the row has none; jsonl keeps the
+rows as they are, with their receipts. Former names of metrics become today's. Without --format the
+file's ending says it. Parquet needs: pip install 'art-core[parquet]'
+
+examples:
+  art export agent-001 --out rows.csv
+  art export agent-001 --format parquet --out rows.parquet
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "export",
+        help="write a run's rows as CSV, Parquet or JSON lines",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    parser.add_argument("--format", choices=[*FORMATS], help="default: the ending of FILE, or csv")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True)
+    add_directory(parser)
+    parser.set_defaults(run=export_run)
+
+
+def export_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Write the file and say how many rows it has."""
+    run = find_run(arguments.name, runs_path(arguments.dir))
+    ending = arguments.out.suffix.removeprefix(".")
+    form = arguments.format or (ending if ending in FORMATS else "csv")
+    count = export(run.history, plugins.taxonomy(), form, arguments.out)
+    yield f"{count} rows of {run.name} in {arguments.out}"

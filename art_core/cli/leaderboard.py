@@ -1,0 +1,134 @@
+"""`art leaderboard`: the runs in order of merit."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from art_core.cli.reading import status
+from art_core.cli.table import table
+from art_core.errors import ConfigError
+from art_core.metrics.taxonomy import Taxonomy
+from art_core.plugins.host import Plugins
+from art_core.reports import board
+from art_core.reports.board import Place
+from art_core.reports.summary import read_summaries
+from art_core.run import runs_path
+from art_core.rundir import find_runs
+
+_HELP = """\
+DIR is where runs lie: several may be given; by default $ART_DIR, else .art. A column is a metric's
+key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says which values
+are better; where it does not, the higher. Sums over the run and clocks have no best. Also columns:
+step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). A summary is kept
+beside each log, so that only what is new is read.
+
+examples:
+  art leaderboard
+  art leaderboard --sort val/reward.best --columns val/reward.best,costs/cum/all
+  art leaderboard --matrix reward/mean.best --status all
+  art leaderboard --csv > board.csv
+"""
+_COLUMNS = (
+    "step",
+    "reward/mean",
+    "reward/mean.best",
+    "val/reward",
+    "val/reward.best",
+    "loss/train",
+    "costs/cum/all",
+    board.PER_DOLLAR,
+)
+_STATUSES = ("finished", "running", "failed", "killed", "unknown", "all")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "leaderboard",
+        help="rank runs by any metric; as a table, a matrix or CSV",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="where the runs lie")
+    parser.add_argument("--sort", metavar="KEY", default=board.REWARD, help="the column to rank by")
+    parser.add_argument("--columns", metavar="KEYS", help="the columns to show, `a,b`")
+    parser.add_argument("--status", choices=_STATUSES, default="finished", help="which runs")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="every column as CSV, a line a run")
+    form.add_argument("--long", action="store_true", help="CSV, a line a run and key")
+    form.add_argument("--matrix", metavar="KEY", help="a table of models by projects")
+    parser.set_defaults(run=leaderboard)
+
+
+def leaderboard(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield the board as it was asked for."""
+    taxonomy = plugins.taxonomy()
+    directories = arguments.dirs or [runs_path(None)]
+    places, others = _places(directories, arguments.status, taxonomy)
+    ranked = board.best_first(places, _column(arguments.sort, places, taxonomy), taxonomy)
+    if arguments.csv or arguments.long:
+        yield from (board.wide if arguments.csv else board.long)(ranked)
+        return
+    if not places:
+        yield f"no runs in {', '.join(map(str, directories))} with status {arguments.status}"
+    elif arguments.matrix:
+        name = board.column(arguments.matrix, places, taxonomy)
+        yield from _matrix(board.matrix(ranked, name, taxonomy))
+    else:
+        yield from _table(ranked, _shown(arguments, ranked, taxonomy))
+    if others:
+        yield f"{others} runs of another status are left out; --status all shows them"
+
+
+def _places(directories: Sequence[Path], asked: str, taxonomy: Taxonomy) -> tuple[list[Place], int]:
+    missing = [str(directory) for directory in directories if not directory.is_dir()]
+    if missing:
+        raise ConfigError(f"no directory {', '.join(missing)}", "Give a directory of runs.")
+    runs = [(run, status(run)) for directory in directories for run in find_runs(directory)]
+    chosen = [(run, state) for run, state in runs if asked in (state, "all")]
+    summaries = read_summaries([run.history for run, _ in chosen], taxonomy)
+    places = [board.place(*who, page) for who, page in zip(chosen, summaries, strict=True)]
+    return places, len(runs) - len(chosen)
+
+
+def _column(asked: str, places: Sequence[Place], taxonomy: Taxonomy) -> str:
+    # The default is not the user's mistake: evaluations alone have no train reward.
+    return asked if asked == board.REWARD else board.column(asked, places, taxonomy)
+
+
+def _shown(arguments: argparse.Namespace, places: Sequence[Place], taxonomy: Taxonomy) -> list[str]:
+    sort = _column(arguments.sort, places, taxonomy)
+    if arguments.columns:
+        asked = [name.strip() for name in arguments.columns.split(",")]
+        names = [board.column(name, places, taxonomy) for name in asked]
+    else:
+        names = [n for n in _COLUMNS if any(n in place.values for place in places)]
+    return [*dict.fromkeys([*names, sort])]
+
+
+def _table(places: Sequence[Place], names: Sequence[str]) -> Iterator[str]:
+    rows = [
+        (
+            str(n),
+            place.run.name,
+            place.status,
+            *(_cell(place.values.get(name)) for name in names),
+        )
+        for n, place in enumerate(places, 1)
+    ]
+    return table(("#", "run", "status", *names), rows, right={"#", *names})
+
+
+def _matrix(cells: dict[str, dict[str, float]]) -> Iterator[str]:
+    projects = sorted({project for row in cells.values() for project in row})
+    rows = [(model, *(_cell(row.get(p)) for p in projects)) for model, row in cells.items()]
+    return table(("model", *projects), rows, right=set(projects))
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else format(value, ".4g")

@@ -1,0 +1,113 @@
+"""`art plot RUN... KEY...`: curves in one figure, in a file or in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from art_core.cli.reading import read_run
+from art_core.cli.runs import add_directory
+from art_core.errors import ConfigError
+from art_core.plugins.host import Plugins
+from art_core.reports.curves import STEP, Curve, curve
+from art_core.run import runs_path
+from art_core.rundir import find_run
+
+_HELP = """\
+A key has a slash and a known section (reward/mean); everything else names a run, or is a run's
+directory. Every run's every key is a line of one figure. Needs: pip install 'art-core[plot]'
+
+examples:
+  art plot agent-001 reward/mean
+  art plot agent-001 agent-002 reward/mean val/reward --x costs/cum/all --out curve.png
+"""
+_CELLS = (100, 28)
+_MARKERS = ("hd", "+", "o", "x", "*", "#")  # told apart without colours
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "plot",
+        help="plot metrics of runs over steps, dollars or any metric",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", metavar="RUN... KEY...", nargs="+", help="runs, then metrics")
+    parser.add_argument("--x", metavar="KEY", default=STEP, help="what the x axis is (step)")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="a .png, .svg or .pdf")
+    add_directory(parser)
+    parser.set_defaults(run=plot)
+
+
+def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Draw into the file and name it, or yield the drawing."""
+    taxonomy = plugins.taxonomy()
+    base = runs_path(arguments.dir)
+    given = arguments.names
+    is_key = [n.partition("/")[0] in taxonomy.sections and not Path(n).is_dir() for n in given]
+    keys = [taxonomy.resolve(n) for n, key in zip(given, is_key, strict=True) if key]
+    runs = [find_run(n, base) for n, key in zip(given, is_key, strict=True) if not key]
+    if not keys or not runs:
+        raise ConfigError(
+            f"nothing to plot: {len(runs)} runs and {len(keys)} metrics in {' '.join(given)!r}",
+            "Name at least one of each: art plot agent-001 reward/mean",
+        )
+    x = taxonomy.resolve(arguments.x)
+    lines = [
+        curve(f"{run.name} {key}", curves, key, x)
+        for run in runs
+        for curves in [read_run(run, taxonomy).curves]
+        for key in keys
+    ]
+    y = keys[0] if len(keys) == 1 else ""
+    if arguments.out is None:
+        yield from _terminal(lines, x, y)
+        return
+    _figure(lines, x, y, arguments.out)
+    yield str(arguments.out)
+
+
+def _figure(curves: Sequence[Curve], x: str, y: str, out: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _missing("matplotlib") from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    for line in curves:
+        axes.plot(line.xs, line.ys, label=line.label, marker="." if len(line.xs) < 50 else "")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(out, dpi=150)
+    except ValueError as error:
+        raise ConfigError(f"cannot write {out}: {error}") from error
+
+
+def _terminal(curves: Sequence[Curve], x: str, y: str) -> Iterator[str]:
+    try:
+        import plotext
+    except ImportError as error:
+        raise _missing("plotext") from error
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(*_CELLS)
+    for line, marker in zip(curves, cycle(_MARKERS)):
+        signal = figure.signal(line.xs, line.ys, marker=marker)
+        signal.lines()
+        signal.label(line.label)
+        figure.draw(signal)
+    figure.label(x, "x")
+    figure.label(y, "y")
+    drawing: str = figure.build().string(colorless=True)
+    yield from (line.rstrip() for line in drawing.splitlines())
+
+
+def _missing(library: str) -> ConfigError:
+    return ConfigError(
+        f"plots need {library}, which is not installed", "pip install 'art-core[plot]'"
+    )

@@ -1,0 +1,79 @@
+"""`art reprice RUN`: a run's costs at today's prices, or at given ones."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from art_core.cli.runs import add_directory
+from art_core.cli.show import usd
+from art_core.cli.table import table
+from art_core.costs.book import PriceBook
+from art_core.errors import ConfigError
+from art_core.plugins.host import Plugins
+from art_core.reports.reprice import Prices, read_prices, reprice
+from art_core.run import runs_path
+from art_core.rundir import find_run
+
+_HELP = """\
+The rows keep receipts of what was bought: tokens of calls, time of devices. They are priced again,
+by FILE where it names the model or device, else by the installed price books. Costs that the
+provider reported stay, so do prices that the run itself was given, and dollars without a receipt.
+The result goes to repriced.csv beside the log, a line a row and leaf; the log is never changed.
+
+FILE is JSON:
+  {"models": {"openai/gpt-5": {"prompt_per_million": 1.25, "completion_per_million": 10}},
+   "devices": {"NVIDIA H200": 2.5}}
+
+examples:
+  art reprice agent-001
+  art reprice agent-001 --prices negotiated.json --gpu-usd-per-hour 1.99
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "reprice",
+        help="compute a run's costs anew, from what it bought",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    parser.add_argument("--prices", metavar="FILE", type=Path, help="prices to use, as JSON")
+    parser.add_argument(
+        "--gpu-usd-per-hour", metavar="X", type=float, help="the price of every device not in FILE"
+    )
+    add_directory(parser)
+    parser.set_defaults(run=reprice_run)
+
+
+def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield what each leaf cost and would cost, and where the rows are."""
+    run = find_run(arguments.name, runs_path(arguments.dir))
+    out, sums = reprice(run.history, plugins.taxonomy(), _prices(arguments, PriceBook(plugins)))
+    rows = [(leaf, *_cells(booked, new)) for leaf, (booked, new) in sorted(sums.items())]
+    whole = [sum(pair[i] for pair in sums.values()) for i in (0, 1)]
+    rows.append(("all", *_cells(*whole)))
+    headings = ("cost", "booked $", "repriced $", "change")
+    yield from table(headings, rows, right=set(headings[1:]))
+    yield f"by row: {out}"
+
+
+def _prices(arguments: argparse.Namespace, book: PriceBook) -> Prices:
+    prices = read_prices(arguments.prices, book) if arguments.prices else Prices(book=book)
+    hourly = arguments.gpu_usd_per_hour
+    if hourly is None:
+        return prices
+    if not hourly >= 0:
+        raise ConfigError(f"--gpu-usd-per-hour must be a price of at least 0, got {hourly}")
+    return attrs.evolve(prices, devices={"": hourly, **prices.devices})
+
+
+def _cells(booked: float, new: float) -> tuple[str, str, str]:
+    change = format(new / booked - 1, "+.1%") if booked else "new" if new else "-"
+    return usd(booked), usd(new), change

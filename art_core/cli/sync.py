@@ -1,0 +1,67 @@
+"""`art sync RUN --sink NAME`: deliver what a sink has not got yet."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from art_core.cli.reading import status
+from art_core.cli.runs import add_directory
+from art_core.errors import ConfigError, SinkError
+from art_core.plugins.host import Plugins
+from art_core.run import runs_path
+from art_core.rundir import find_run
+from art_core.sinks.sync import Progress, run_info, sync
+
+_HELP = """\
+For rows that a sink missed: its service was down, the trainer was killed, or the sink was installed
+later. Goes on from the sink's cursor in the run's directory. Refused while a trainer serves the
+sink.
+
+examples:
+  art sync agent-001 --sink wandb
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "sync",
+        help="deliver a run's rows to a sink that missed them",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    parser.add_argument("--sink", metavar="NAME", required=True, help="see `art plugins`")
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=300.0, help="seconds to try (300)"
+    )
+    add_directory(parser)
+    parser.set_defaults(run=sync_run)
+
+
+def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield progress and what was delivered; SinkError when rows are missing at the end."""
+    if not arguments.timeout > 0:
+        raise ConfigError(f"--timeout must be a number of seconds, got {arguments.timeout:g}")
+    spec = plugins.sink(arguments.sink)
+    run = find_run(arguments.name, runs_path(arguments.dir))
+    delivery = sync(spec, run_info(run.path, status(run)), arguments.timeout)
+    before: Progress | None = None
+    while True:
+        try:
+            progress = next(delivery)
+        except StopIteration as end:
+            report = end.value
+            break
+        if progress != before:
+            failing = f" ({progress.error})" if progress.error else ""
+            yield f"{progress.missing} rows of {run.name} to deliver to {spec.name!r}{failing}"
+        before = progress
+    if report.undelivered or report.error:
+        raise SinkError(
+            f"sink {spec.name!r}: {report.undelivered} rows not delivered ({report.error})",
+            "They stay in the log: run this again when the sink works.",
+        )
+    yield f"{spec.name!r} has all rows"

@@ -1,0 +1,132 @@
+"""The leaderboard: a row a run, a column for the newest and the best value of every key."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import attrs
+
+from art_core.errors import ConfigError, unknown
+from art_core.metrics.taxonomy import Taxonomy
+from art_core.reports.summary import Summary
+from art_core.rundir import FoundRun
+
+REWARD, COST = "reward/mean", "costs/cum/all"
+PER_DOLLAR = "reward_per_dollar"
+BEST, BEST_STEP = ".best", ".best_step"
+_PARTS = (BEST, BEST_STEP)
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """A run on the board: who it is, and `values` by column.
+
+    A column is a key, for its newest value, or a key with `.best` or `.best_step`; beside them are
+    `step`, `rows`, `attempts` and `reward_per_dollar`.
+    """
+
+    run: FoundRun
+    status: str
+    summary: Summary = attrs.field(repr=False)
+    values: Mapping[str, float] = attrs.field(repr=False)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is not a number: the run's name in parts, its directory, status and times."""
+        return {
+            "run": self.run.name,
+            "project": self.run.path.parent.parent.name,
+            "model": self.run.path.name,
+            "status": self.status,
+            "started": self.summary.started,
+            "ended": self.summary.ended,
+            "path": str(self.run.path),
+        }
+
+
+def place(run: FoundRun, status: str, summary: Summary) -> Place:
+    """Return a run's place, not yet in any order."""
+    values: dict[str, float] = {"step": summary.step, "rows": summary.rows}
+    values["attempts"] = max(summary.attempt, 1)
+    for key, entry in summary.metrics.items():
+        values[key] = entry.last
+        if entry.best is not None and entry.best_step is not None:
+            values[key + BEST], values[key + BEST_STEP] = entry.best, entry.best_step
+    if REWARD in values and values.get(COST, 0.0) > 0:
+        values[PER_DOLLAR] = values[REWARD] / values[COST]
+    return Place(run=run, status=status, summary=summary, values=values)
+
+
+def column(name: str, places: Iterable[Place], taxonomy: Taxonomy) -> str:
+    """Return the column that a name means, also under a former name of its key.
+
+    Raises ConfigError when no run has it.
+    """
+    key, dot, part = name.rpartition(".")
+    found = f"{taxonomy.resolve(key)}.{part}" if dot + part in _PARTS else taxonomy.resolve(name)
+    known = {known for place in places for known in place.values}
+    if found in known or not known:
+        return found
+    keys = [k for k in known if not k.endswith(_PARTS)]
+    raise ConfigError(
+        unknown("column", name, keys, known_as="the runs have"),
+        f"A key may end in {BEST} or {BEST_STEP}.",
+    )
+
+
+def best_first(places: Iterable[Place], name: str, taxonomy: Taxonomy) -> list[Place]:
+    """Sort by a column, the better value first; missing and NaN come last, ties stay in order."""
+    lower = taxonomy.direction(name.removesuffix(BEST)) == "lower"
+
+    def rank(place: Place) -> tuple[bool, float]:
+        value = place.values.get(name, math.nan)
+        return math.isnan(value), 0.0 if math.isnan(value) else value if lower else -value
+
+    return sorted(places, key=rank)
+
+
+def columns(places: Iterable[Place]) -> list[str]:
+    """Return the union of all columns: the facts of a run first, then keys by name."""
+    first = ["step", "rows", "attempts", PER_DOLLAR]
+    union = {name for place in places for name in place.values}
+    return [*(n for n in first if n in union), *sorted(union.difference(first))]
+
+
+def wide(places: Sequence[Place]) -> Iterator[str]:
+    """Yield CSV lines: a line a run, every column, at full precision; blank where missing."""
+    names = columns(places)
+    facts = list(places[0].facts) if places else []
+    yield _csv([*facts, *names])
+    for one in places:
+        yield _csv([*one.facts.values(), *(one.values.get(name, "") for name in names)])
+
+
+def long(places: Sequence[Place]) -> Iterator[str]:
+    """Yield CSV lines: a line a run and key, with its first, newest and best value."""
+    yield _csv(["run", "project", "model", "status", "key", "first", "last", "best", "best_step"])
+    for one in places:
+        who = [one.facts[name] for name in ("run", "project", "model", "status")]
+        for key, e in sorted(one.summary.metrics.items()):
+            best = ["" if value is None else value for value in (e.best, e.best_step)]
+            yield _csv([*who, key, e.first, e.last, *best])
+
+
+def matrix(places: Iterable[Place], name: str, taxonomy: Taxonomy) -> dict[str, dict[str, float]]:
+    """Return {model: {project: value}} of a column; of runs with one name in several directories,
+    the better one.
+    """
+    cells: dict[str, dict[str, float]] = {}
+    for one in reversed(best_first(places, name, taxonomy)):
+        row = cells.setdefault(one.facts["model"], {})
+        if name in one.values:
+            row[one.facts["project"]] = one.values[name]
+    return dict(sorted(cells.items()))
+
+
+def _csv(cells: Sequence[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()

@@ -1,0 +1,113 @@
+"""Where a run's money went: the tree, step by step, what was bought, what the reward cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from art_core.costs.receipt import Receipt, receipt_of
+from art_core.metrics.history import read_rows
+from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import Taxonomy
+
+_REWARDS = ("reward/mean", "val/reward")
+_SUM = "costs/cum/"
+
+
+@attrs.frozen
+class RewardPrice:
+    """What the gain in a reward cost, from the first value to the newest and to the best.
+
+    Dollars per point are the run's whole cost over the gain; None where nothing was gained.
+    """
+
+    key: str
+    first: float
+    last: float
+    best: float
+    spent: float
+
+    @property
+    def per_point_last(self) -> float | None:
+        """Dollars per point of reward between the first value and the newest."""
+        return _ratio(self.spent, self.last - self.first)
+
+    @property
+    def per_point_best(self) -> float | None:
+        """Dollars per point of reward between the first value and the best."""
+        return _ratio(self.spent, self.best - self.first)
+
+
+def _ratio(spent: float, gain: float) -> float | None:
+    return spent / gain if gain > 0 else None
+
+
+@attrs.define
+class CostReport:
+    """A run's costs in US dollars.
+
+    `total` and the values of `steps` map a path below `costs/` to dollars; `all` is the whole.
+    A step counts all its rows, on every split and in every attempt.
+    """
+
+    total: dict[str, float] = attrs.field(factory=dict)
+    steps: dict[int, dict[str, float]] = attrs.field(factory=dict)
+    bought: dict[tuple[Any, ...], Receipt] = attrs.field(factory=dict)
+    unpriced_calls: float = 0.0
+    rewards: dict[str, dict[int, float]] = attrs.field(factory=dict)
+
+    def priced(self) -> list[Receipt]:
+        """What was bought at a known price, the dearest first."""
+        found = [r for r in self.bought.values() if r.usd is not None]
+        return sorted(found, key=lambda r: -(r.usd or 0.0))
+
+    def unpriced(self) -> list[Receipt]:
+        """What was bought and is in no cost, since its price was not known."""
+        return [receipt for receipt in self.bought.values() if receipt.usd is None]
+
+    def reward_price(self) -> RewardPrice | None:
+        """What the reward cost, of training if it was logged, else of evaluations."""
+        for key in _REWARDS:
+            if values := [v for _, v in sorted(self.rewards.get(key, {}).items())]:
+                return RewardPrice(
+                    key, values[0], values[-1], max(values), self.total.get("all", 0.0)
+                )
+        return None
+
+
+def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
+    """Read a run's costs out of its log."""
+    report = CostReport()
+    for row, _ in read_rows(history):
+        metrics = {taxonomy.resolve(key): value for key, value in row.metrics.items()}
+        _add_costs(report, row.step, metrics)
+        for key in _REWARDS:
+            if key in metrics:
+                report.rewards.setdefault(key, {})[row.step] = metrics[key]
+        report.unpriced_calls += metrics.get("data/step_unpriced_calls", 0.0)
+        for receipt in receipts(row):
+            before = report.bought.get(receipt.kind)
+            report.bought[receipt.kind] = before.plus(receipt) if before else receipt
+    return report
+
+
+def _add_costs(report: CostReport, step: int, metrics: Mapping[str, float]) -> None:
+    spent = report.steps.setdefault(step, {})
+    for key, usd in metrics.items():
+        if key.startswith(_SUM):
+            report.total[key.removeprefix(_SUM)] = usd
+        elif key.startswith("costs/"):
+            path = key.removeprefix("costs/")
+            spent[path] = spent.get(path, 0.0) + usd
+
+
+def receipts(row: MetricsRow) -> Iterator[Receipt]:
+    """Yield a row's receipts; without those of later releases, with fields not known here."""
+    for stored in row.receipts:
+        try:
+            yield receipt_of(stored)
+        except TypeError:
+            continue

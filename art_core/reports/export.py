@@ -1,0 +1,114 @@
+"""A run's log as a table in a file: CSV, Parquet or JSON lines, under today's names."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from art_core.errors import ConfigError
+from art_core.metrics.history import read_rows
+from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import Taxonomy
+
+ENVELOPE = ("seq", "attempt", "step", "split", "recorded_at")
+_ROWS_AT_ONCE = 10_000
+
+
+def export(history: Path, taxonomy: Taxonomy, form: str, out: Path) -> int:
+    """Write a log to a file, whole or not at all, and return how many rows it has.
+
+    CSV and Parquet have a column a key and are blank where a row has none; JSON lines hold the rows
+    with their receipts. Raises ConfigError when Parquet's library is missing.
+    """
+    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        count = FORMATS[form](lambda: _rows(history, taxonomy), aside)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+    return count
+
+
+Rows = Callable[[], Iterator[MetricsRow]]
+
+
+def _rows(history: Path, taxonomy: Taxonomy) -> Iterator[MetricsRow]:
+    for row, _ in read_rows(history):
+        metrics = {taxonomy.resolve(key): value for key, value in row.metrics.items()}
+        yield attrs.evolve(row, metrics=metrics)
+
+
+def _keys(rows: Rows) -> list[str]:
+    keys: set[str] = set()
+    for row in rows():
+        keys.update(row.metrics)
+    return sorted(keys)
+
+
+def _envelope(row: MetricsRow) -> list[Any]:
+    return [getattr(row, name) for name in ENVELOPE]
+
+
+def _csv(rows: Rows, out: Path) -> int:
+    keys, count = _keys(rows), 0
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*ENVELOPE, *keys])
+        for row in rows():
+            count += 1
+            cells = [*_envelope(row)[:-1], row.recorded_at.isoformat()]
+            writer.writerow(cells + [row.metrics.get(key, "") for key in keys])
+    return count
+
+
+def _jsonl(rows: Rows, out: Path) -> int:
+    count = 0
+    with out.open("wb") as file:
+        for row in rows():
+            file.write(row.to_line())
+            count += 1
+    return count
+
+
+def _parquet(rows: Rows, out: Path) -> int:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ConfigError(
+            "Parquet files need pyarrow, which is not installed",
+            "pip install 'art-core[parquet]', or export as csv or jsonl.",
+        ) from error
+    keys, count = _keys(rows), 0
+    numbers = [pa.field(name, pa.int64()) for name in ENVELOPE[:3]]
+    when = [pa.field("split", pa.string()), pa.field("recorded_at", pa.timestamp("us", tz="UTC"))]
+    schema = pa.schema([*numbers, *when, *(pa.field(key, pa.float64()) for key in keys)])
+    with pq.ParquetWriter(out, schema) as writer:
+        for batch in _batches(rows()):
+            records = [dict(zip(ENVELOPE, _envelope(r), strict=True)) | r.metrics for r in batch]
+            writer.write_table(pa.Table.from_pylist(records, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _batches(rows: Iterator[MetricsRow]) -> Iterator[list[MetricsRow]]:
+    batch: list[MetricsRow] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _ROWS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+FORMATS: dict[str, Callable[[Rows, Path], int]] = {
+    "csv": _csv,
+    "parquet": _parquet,
+    "jsonl": _jsonl,
+}

@@ -1,0 +1,152 @@
+"""A run's costs at other prices: each row's receipts priced again, the log left as it is."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core.costs.book import PriceBook, rates_of
+from art_core.costs.rates import TokenRates, price
+from art_core.costs.receipt import Receipt
+from art_core.errors import ConfigError, unknown
+from art_core.metrics.history import read_rows
+from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import Taxonomy
+from art_core.reports.costs import receipts
+
+REPRICED_FILE = "repriced.csv"
+_COLUMNS = ("seq", "attempt", "step", "split", "leaf", "booked_usd", "repriced_usd")
+_GIVEN = ("explicit", "registered")
+
+
+@attrs.frozen(kw_only=True)
+class Prices:
+    """Prices to use: those given by name, else the book's.
+
+    `models` maps `provider/model` or `model` to rates; `devices` maps a device's name to US dollars
+    an hour, with "" for all others.
+    """
+
+    book: PriceBook
+    models: Mapping[str, TokenRates] = attrs.field(factory=dict)
+    devices: Mapping[str, float] = attrs.field(factory=dict)
+
+    def usd(self, receipt: Receipt) -> float | None:
+        """US dollars of a receipt at these prices; what was booked where nothing else is known.
+
+        What the provider itself reported stays, and so does a price that the run was given, unless
+        these prices name its model or device.
+        """
+        if receipt.reported:
+            return receipt.usd
+        found = self._device(receipt) if receipt.device_seconds else self._tokens(receipt)
+        return receipt.usd if found is None else found
+
+    def _device(self, receipt: Receipt) -> float | None:
+        rate = self.devices.get(receipt.item, self.devices.get(""))
+        if rate is None and receipt.rates.get("source") not in _GIVEN:
+            rate = self.book.plugins.gpu_rate(receipt.item)
+        return None if rate is None else receipt.device_seconds / 3600.0 * rate
+
+    def _tokens(self, receipt: Receipt) -> float | None:
+        names = (f"{receipt.provider}/{receipt.item}", receipt.item)
+        rates = next((self.models[name] for name in names if name in self.models), None)
+        if rates is None and receipt.rates.get("source") not in _GIVEN:
+            rates = self.book.rates(receipt.provider, receipt.item, _one_call(receipt).usage)
+        if rates is None or not receipt.usage.total_tokens:
+            return None
+        return price(receipt.usage, rates)
+
+
+def _one_call(receipt: Receipt) -> Receipt:
+    """The average call: a model's price may depend on how long one prompt is."""
+    return attrs.evolve(receipt, input_tokens=round(receipt.input_tokens / receipt.calls))
+
+
+def read_prices(path: Path, book: PriceBook) -> Prices:
+    """Read `{"models": {name: prices}, "devices": {name: usd_per_hour}}`; ConfigError for others.
+
+    A model's prices have the names that `register_model_pricing` takes.
+    """
+    example = 'Such as {"models": {"openai/gpt-5": {"prompt_per_million": 1.25, ...}}}.'
+    try:
+        stored: Any = orjson.loads(path.read_bytes())
+        parts = {"models": {}, "devices": {}} | stored
+        for part in parts.keys() - {"models", "devices"}:
+            raise ConfigError(unknown(f"part of {path}", part, ("models", "devices")), example)
+        models = {name: _rates(name, given, path) for name, given in parts["models"].items()}
+        devices = {name: _hourly(name, usd, path) for name, usd in parts["devices"].items()}
+    except (orjson.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no price file: {error}", example) from error
+    return Prices(book=book, models=models, devices=devices)
+
+
+def _rates(name: str, given: Mapping[str, float], path: Path) -> TokenRates:
+    try:
+        return rates_of(dict(given), source=path.name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, model {name!r}: {error.args[0]}", error.args[1]) from error
+
+
+def _hourly(name: str, usd: float, path: Path) -> float:
+    if isinstance(usd, (int, float)) and usd >= 0:
+        return float(usd)
+    raise ConfigError(f"{path}, device {name!r}: {usd!r} is no price an hour")
+
+
+@attrs.frozen(kw_only=True)
+class Line:
+    """A cost leaf of one row: what was booked, and what it is now."""
+
+    row: MetricsRow
+    leaf: str
+    booked: float
+    repriced: float
+
+    @property
+    def cells(self) -> tuple[Any, ...]:
+        """As a line of the file."""
+        row = self.row
+        return row.seq, row.attempt, row.step, row.split, self.leaf, self.booked, self.repriced
+
+
+def repriced_lines(history: Path, taxonomy: Taxonomy, prices: Prices) -> Iterator[Line]:
+    """Yield the leaves of each row; dollars that have no receipt stay as they were booked."""
+    for row, _ in read_rows(history):
+        booked = _leaves({taxonomy.resolve(key): usd for key, usd in row.metrics.items()})
+        change: dict[str, float] = {}
+        for receipt in receipts(row):
+            difference = (prices.usd(receipt) or 0.0) - (receipt.usd or 0.0)
+            change[receipt.leaf] = change.get(receipt.leaf, 0.0) + difference
+        for leaf in sorted(booked.keys() | change.keys()):
+            usd = booked.get(leaf, 0.0)
+            yield Line(row=row, leaf=leaf, booked=usd, repriced=usd + change.get(leaf, 0.0))
+
+
+def _leaves(metrics: Mapping[str, float]) -> dict[str, float]:
+    costs = {k: v for k, v in metrics.items() if k.startswith("costs/") and "/cum/" not in k}
+    parents = {key.rpartition("/")[0] for key in costs} | {"costs/all"}
+    return {key: usd for key, usd in costs.items() if key not in parents}
+
+
+def reprice(
+    history: Path, taxonomy: Taxonomy, prices: Prices
+) -> tuple[Path, dict[str, tuple[float, float]]]:
+    """Write `repriced.csv` beside a log; return its path and the dollars by leaf (booked, new)."""
+    out = history.with_name(REPRICED_FILE)
+    aside = out.with_name(f".{out.name}.tmp")
+    sums: dict[str, tuple[float, float]] = {}
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for line in repriced_lines(history, taxonomy, prices):
+            writer.writerow(line.cells)
+            booked, new = sums.get(line.leaf, (0.0, 0.0))
+            sums[line.leaf] = (booked + line.booked, new + line.repriced)
+    aside.replace(out)
+    return out, sums

@@ -1,0 +1,72 @@
+"""Delivery without a trainer: brings one sink what it has not got yet, in another process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import attrs
+
+from art_core.errors import ConfigError
+from art_core.files import read_json
+from art_core.metrics.history import last_row
+from art_core.sinks.cursor import lock_cursor
+from art_core.sinks.delivery import DeliveryReport, Follower
+from art_core.sinks.protocol import RunInfo, SinkSpec
+
+LOOK_SECONDS = 0.5
+
+
+@attrs.frozen
+class Progress:
+    """Rows still to deliver, and the last failure if the sink is failing."""
+
+    missing: int
+    error: str | None
+
+
+def run_info(run_dir: Path, status: str) -> RunInfo:
+    """Describe a run as its trainer did, from `model.json` and the last row; by its directory's
+    names where those say nothing.
+    """
+    try:
+        said = read_json(run_dir / "model.json")
+    except ValueError:
+        said = {}
+    last = last_row(run_dir / "history.jsonl")
+    return RunInfo(
+        project=said.get("project") or run_dir.parent.parent.name,
+        name=said.get("name") or run_dir.name,
+        run_dir=run_dir,
+        base_model=said.get("base_model"),
+        attempt=max(last.attempt, 1) if last else 1,
+        status=status,
+        config=said.get("config") or {},
+    )
+
+
+def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, None, DeliveryReport]:
+    """Deliver a run's rows to a sink, from its cursor on; yield progress, return the report.
+
+    Raises SinkError when the run's trainer, or another sync, serves the sink right now; ConfigError
+    for a sink that takes new rows only.
+    """
+    if not spec.backlog:
+        raise ConfigError(f"sink {spec.name!r} takes only the rows of a run that is being trained")
+    cursor_file = run.run_dir / "sinks" / f"{spec.name}.cursor"
+    lock = lock_cursor(cursor_file)
+    if lock >= 0:
+        os.close(lock)
+    follower = Follower(spec, run, run.run_dir / "history.jsonl")
+    deadline = time.monotonic() + timeout
+    yield Progress(follower.missing(), None)
+    follower.close(deadline, run.status)
+    said = time.monotonic()
+    while follower.at_work and time.monotonic() < deadline:
+        time.sleep(0.01)
+        if time.monotonic() - said >= LOOK_SECONDS:
+            said = time.monotonic()
+            yield Progress(follower.missing(), follower.error)
+    return follower.join()
