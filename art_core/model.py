@@ -131,6 +131,11 @@ class Model:
             self._clients[loop] = openai_client(self.endpoint(), trainable=trainable)
         return self._clients[loop]
 
+    async def _close_client(self) -> None:
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
     def metrics_builder(self, context: str | None = None) -> MetricsBuilder:
         """Return the builder of the next row's metrics; the context, "train" or "eval", says what
         costs belong to.
@@ -172,6 +177,7 @@ class Model:
     ) -> Mapping[str, DeliveryReport]:
         """Write what waits and drain the sinks within `timeout` seconds; report each."""
         default_builders.discard(self._default_builder)
+        await self._close_client()
         if self._run is None:
             return {}
         return await asyncio.to_thread(self._run.close, status, timeout)
@@ -216,6 +222,7 @@ class TrainableModel(Model):
             _ = self.run
             self._endpoint = await chosen.register(self)
             self.backend = chosen
+            await self._close_client()
             self._clients.clear()
 
     async def _ready_backend(self) -> Backend:

@@ -278,3 +278,14 @@ def test_each_event_loop_has_a_client_of_its_own(tmp_path, plugins):
 async def test_a_backend_that_is_asked_about_a_strange_model_says_so(make):
     with pytest.raises(BackendError, match="not registered here"):
         await EchoBackend().step(make())
+
+
+async def test_closing_a_model_closes_its_client(make):
+    model = make(backend=EchoBackend())
+    await model.register()
+    first = model.openai_client()
+    await model.register()
+    assert first.is_closed()
+    second = model.openai_client()
+    await model.close()
+    assert second.is_closed()

@@ -172,6 +172,9 @@ class Plugins:
         """
 
         def read(answer: Mapping[str, float]) -> dict[str, float]:
+            totals_of_the_run = [k for k in answer if "/cum/" in k]
+            if totals_of_the_run:
+                raise MetricError(f"{totals_of_the_run[0]!r} is a total, which the core keeps")
             return {k if "/" in k else f"{split}/{k}": float(v) for k, v in answer.items()}
 
         derived: dict[str, float] = {}

@@ -215,6 +215,7 @@ WRONG = [
     ("art_metrics", [art.MetricSpec(key="reward/mean", unit="apples", help="")]),
     ("art_rollup", [1.0]),
     ("art_rollup", {"train/x": "fast"}),
+    ("art_rollup", {"costs/cum/x": 1.0}),
     ("art_usage", {"input_tokens": 1}),
     ("art_token_rates", (1.0, 2.0)),
     ("art_gpu_rate", "cheap"),
