@@ -1,0 +1,32 @@
+"""The local backend keeps what every backend promises; so does its plugin module."""
+
+from __future__ import annotations
+
+import pytest
+
+import art_core as art
+from art_core.testing.backend import BackendContract
+from art_core.testing.plugin import PluginContract
+
+
+class TestLocalBackend(BackendContract):
+    train_options = {"mask_truncated": False, "learning_rate": 1e-3}
+
+    @pytest.fixture
+    def make_backend(self):
+        return lambda: art.backend(
+            "local",
+            device="cpu",
+            lora_rank=4,
+            lora_alpha=8,
+            gpu_cost_per_hour_usd=1.0,
+            progress=False,
+        )
+
+    @pytest.fixture(autouse=True)
+    def _tiny(self, tiny_directory, monkeypatch):
+        monkeypatch.setattr(type(self), "base_model", str(tiny_directory))
+
+
+class TestPlugin(PluginContract):
+    module = "art_local.plugin"
