@@ -32,7 +32,7 @@ bench: .venv/dev.stamp ## run the benchmarks behind the claims about speed
 	$(BIN)/nox -s bench
 
 wheels: .venv/dev.stamp ## build the distributions and use their wheels in a clean environment
-	$(BIN)/nox -s wheels
+	$(BIN)/nox -s wheels example
 
 clean: ## remove what was built; runs in .art stay
 	rm -rf .venv .nox dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,6 +15,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
+EXAMPLE = ROOT / "docs" / "examples" / "art-sink-example"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 SOURCES = ("art_core", "plugins", "tests", "examples", "benchmarks", "docs", "noxfile.py")
 
@@ -91,3 +92,25 @@ def wheels(session: nox.Session) -> None:
     session.log(listed)
     if "local" not in str(listed):
         session.error("the installed wheels offer no backend 'local'")
+
+
+@nox.session
+def example(session: nox.Session) -> None:
+    """Build the example of a stranger's sink; with art-core's wheel alone, run its tests."""
+    empty = Path(session.create_tmp()).resolve() / "example"
+    shutil.rmtree(empty, ignore_errors=True)
+    for project in (ROOT, EXAMPLE):
+        out = ("--out-dir", str(empty / "dist"))
+        _run(session, "uv", "build", "--quiet", "--wheel", *out, str(project))
+    venv.create(empty / "venv", with_pip=True)
+    python = str(empty / "venv" / "bin" / "python")
+    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
+    built = sorted(str(path) for path in (empty / "dist").glob("*.whl"))
+    session.run(*pip, *built, "pytest>=8.4", external=True)
+    shutil.copytree(EXAMPLE / "tests", empty / "tests")
+    (empty / "pytest.ini").write_text("[pytest]\n")  # not the settings of the folders above
+    with session.chdir(empty):
+        no_torch = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is not None)"
+        session.run(python, "-c", no_torch, external=True)
+        session.run("venv/bin/art", "plugins", external=True, env={"ART_STRICT": "1"})
+        session.run(python, "-m", "pytest", "-q", "tests", external=True)

@@ -35,6 +35,8 @@ class ArgusSink:
 
     def open(self, run: RunInfo) -> None:
         """Tell that the run begins or goes on, and watch the stop button."""
+        if self._opened is not None:
+            self._opened.watch.close()
         job = Job.of(run, self.task)
         summary = Summary.of_log(run.run_dir / "history.jsonl")
         aside = run.run_dir / "sinks" / "argus.refused.jsonl"

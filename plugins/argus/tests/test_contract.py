@@ -1,8 +1,12 @@
 import pytest
 
 from art_argus import argus_sink
+from art_argus.job import Job
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract
+
+OURS = {"train_loss": "loss/train", "lr": "loss/learning_rate"}
+ADDED = {"epoch", "split", "attempt", "seq", "batch_time_ms"}
 
 
 class TestPlugin(PluginContract):
@@ -11,10 +15,28 @@ class TestPlugin(PluginContract):
 
 
 class TestSink(SinkContract):
+    factory = "art_argus:argus_sink"
+
     @pytest.fixture
     def make_sink(self, argus, token):
-        self.argus = argus
         return argus_sink(argus.url, token).create
 
-    def received(self, run):
-        return [event["data"]["seq"] for event in self.argus.of_type("job_epoch")]
+    @pytest.fixture
+    def read_back(self, argus, token, monkeypatch):
+        monkeypatch.setenv("ARGUS_URL", argus.url)
+        monkeypatch.setenv("ARGUS_TOKEN", token)
+
+        def read(run):
+            batch = Job.of(run).batch_id
+            points = [e["data"] for e in argus.of_type("job_epoch") if e["batch_id"] == batch]
+            points.sort(key=lambda data: data["seq"])
+            return [
+                (
+                    data["epoch"],
+                    data["split"],
+                    {OURS.get(k, k): v for k, v in data.items() if k not in ADDED},
+                )
+                for data in points
+            ]
+
+        return read
