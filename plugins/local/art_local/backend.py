@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -15,39 +14,20 @@ import attrs
 import torch  # noqa: TID253
 
 from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
-from art_core.endpoint.host import EndpointHost
 from art_core.errors import BackendError, ConfigError, unknown
 from art_core.rl.config import TrainConfig
-from art_local.checkpoints import CheckpointStore
-from art_local.engine import DeviceTurns, TransformersEngine
+from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
 from art_local.placement import placement
-from art_local.resident import Recipe, Resident, load_model, sharing_parameters
-from art_local.served import ServedNames
-from art_local.training.policy import Policy
+from art_local.resident import Recipe, load_model
+from art_local.seat import Seat, SeatOptions, take_seat
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
-log = logging.getLogger("art_local")
 ENGINES = ("auto", "transformers")
 CLOSE_TIMEOUT_S = 600.0
 T = TypeVar("T")
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Seat:
-    """A registered model with what serves it."""
-
-    model: TrainableModel
-    resident: Resident
-    host: EndpointHost
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(
-            base_url=self.host.base_url, api_key=self.host.api_key, model_name=self.resident.name
-        )
 
 
 class LocalBackend:
@@ -104,11 +84,16 @@ class LocalBackend:
             )
         self.placement = placement(device, dtype)
         self.gpu_cost_per_hour_usd = gpu_cost_per_hour_usd
-        self._recipe = Recipe(lora=None if full_finetune else (lora_rank, lora_alpha), seed=seed)
-        self._max_batch_size, self._context_length = max_batch_size, context_length
-        self._served_steps, self._request_timeout_s = served_steps, request_timeout_s
-        self._progress = progress
-        self._seats: dict[Path, _Seat] = {}
+        self._options = SeatOptions(
+            placement=self.placement,
+            recipe=Recipe(lora=None if full_finetune else (lora_rank, lora_alpha), seed=seed),
+            max_batch_size=max_batch_size,
+            context_length=context_length,
+            served_steps=served_steps,
+            request_timeout_s=request_timeout_s,
+            progress=progress,
+        )
+        self._seats: dict[Path, Seat] = {}
         self._bases: dict[Path, Any] = {}
         self._turns = DeviceTurns()
         # one thread: loading, training and checkpoints never overlap
@@ -127,10 +112,10 @@ class LocalBackend:
         self._clock.start()
         key = model.run_dir.resolve()
 
-        def seated() -> _Seat:
+        def seated() -> Seat:
             if key in self._seats:
                 return attrs.evolve(self._seats[key], model=model)
-            return self._seat(model)
+            return self._take_seat(model)
 
         self._seats[key] = await self._on_worker(seated)
         return self._seats[key].endpoint
@@ -180,8 +165,7 @@ class LocalBackend:
             ) from None
         finally:
             for seat in seats:
-                await asyncio.to_thread(seat.host.stop)
-                await seat.resident.engine.close()
+                await seat.close()
             if seats:
                 self._charge(seats[-1].model)
             self._seats.clear()
@@ -189,63 +173,13 @@ class LocalBackend:
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _seat(self, model: TrainableModel) -> _Seat:
-        from transformers import AutoTokenizer
-
-        directory = resolve_base_model(model.base_model, progress=self._progress)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        base = self._base(directory)
-        engine = TransformersEngine(
-            base,
-            turns=self._turns,
-            max_batch_size=self._max_batch_size,
-            request_timeout_s=self._request_timeout_s,
-        )
-        if self._context_length is not None:
-            engine.context_length = min(engine.context_length, self._context_length)
-        resident = Resident(
-            name=model.name,
-            base_model=str(model.base_model),
-            store=CheckpointStore(model.run_dir / "checkpoints"),
-            policy=self._policy(base, directory),
-            engine=engine,
-            turns=self._turns,
-            recipe=self._recipe,
-            kept_steps=self._served_steps,
-            progress=self._progress,
-        )
-        step = resident.resume()
-        host = EndpointHost(
-            ServedNames(resident, tokenizer), request_timeout_s=self._request_timeout_s
-        ).start()
-        log.info(
-            "model %r on %s, engine transformers, %s, %s, endpoint %s",
-            model.name,
-            self.placement,
-            "full fine-tuning"
-            if self._recipe.lora is None
-            else "LoRA rank {} alpha {}".format(*self._recipe.lora),
-            f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
-            host.base_url,
-        )
-        return _Seat(model=model, resident=resident, host=host)
-
-    def _base(self, directory: Path) -> Any:
-        """The untrained model, loaded once however many models start from it."""
+    def _take_seat(self, model: TrainableModel) -> Seat:
+        directory = resolve_base_model(model.base_model, progress=self._options.progress)
         if directory not in self._bases:
             self._bases[directory] = load_model(directory, self.placement, self.placement.dtype)
-        return self._bases[directory]
+        return take_seat(model, directory, self._bases[directory], self._options, self._turns)
 
-    def _policy(self, base: Any, directory: Path) -> Policy:
-        lora = self._recipe.lora
-        model = (
-            load_model(directory, self.placement, torch.float32)
-            if lora is None
-            else sharing_parameters(base)
-        )
-        return Policy(model, dtype=self.placement.dtype, lora=lora, seed=self._recipe.seed)
-
-    def _seat_of(self, model: TrainableModel) -> _Seat:
+    def _seat_of(self, model: TrainableModel) -> Seat:
         self._check_open()
         seat = self._seats.get(model.run_dir.resolve())
         if seat is None:

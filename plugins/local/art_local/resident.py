@@ -40,6 +40,11 @@ class Recipe:
     lora: tuple[int, int] | None
     seed: int
 
+    def __str__(self) -> str:
+        return (
+            "full fine-tuning" if self.lora is None else "LoRA rank {} alpha {}".format(*self.lora)
+        )
+
     def about(self) -> dict[str, Any]:
         """As a manifest says it."""
         rank, alpha = self.lora or (None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 import art_core as art
@@ -10,7 +12,7 @@ from art_core.testing.plugin import PluginContract
 
 
 class TestLocalBackend(BackendContract):
-    train_options = {"mask_truncated": False, "learning_rate": 1e-3}
+    train_options: ClassVar = {"mask_truncated": False, "learning_rate": 1e-3}
 
     @pytest.fixture
     def make_backend(self):

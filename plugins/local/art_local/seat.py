@@ -1,0 +1,116 @@
+"""A registered model with what serves it: weights, engine and endpoint, made together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch  # noqa: TID253
+
+from art_core import Endpoint
+from art_core.endpoint.host import EndpointHost
+from art_local.checkpoints import CheckpointStore
+from art_local.engine import DeviceTurns, TransformersEngine
+from art_local.placement import Placement
+from art_local.resident import Recipe, Resident, load_model, sharing_parameters
+from art_local.served import ServedNames
+from art_local.training.policy import Policy
+
+if TYPE_CHECKING:
+    from art_core import TrainableModel
+
+log = logging.getLogger("art_local")
+
+
+@attrs.frozen(kw_only=True)
+class SeatOptions:
+    """What the backend's options say about each of its models (see `LocalBackend`)."""
+
+    placement: Placement
+    recipe: Recipe
+    max_batch_size: int
+    context_length: int | None
+    served_steps: int
+    request_timeout_s: float
+    progress: bool
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Seat:
+    """A model's place in the backend."""
+
+    model: TrainableModel
+    resident: Resident
+    host: EndpointHost
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the model is served."""
+        return Endpoint(
+            base_url=self.host.base_url, api_key=self.host.api_key, model_name=self.resident.name
+        )
+
+    async def close(self) -> None:
+        """Stop serving; requests under way are cut off."""
+        await asyncio.to_thread(self.host.stop)
+        await self.resident.engine.close()
+
+
+def take_seat(
+    model: TrainableModel, directory: Path, base: Any, options: SeatOptions, turns: DeviceTurns
+) -> Seat:
+    """Load a model at its last whole checkpoint, or fresh, over a loaded base; serve it.
+
+    Runs outside of any event loop. What was started is closed again when something fails.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    policy = _policy(base, directory, options)
+    engine = TransformersEngine(
+        base,
+        turns=turns,
+        max_batch_size=options.max_batch_size,
+        request_timeout_s=options.request_timeout_s,
+    )
+    if options.context_length is not None:
+        engine.context_length = min(engine.context_length, options.context_length)
+    try:
+        resident = Resident(
+            name=model.name,
+            base_model=str(model.base_model),
+            store=CheckpointStore(model.run_dir / "checkpoints"),
+            policy=policy,
+            engine=engine,
+            turns=turns,
+            recipe=options.recipe,
+            kept_steps=options.served_steps,
+            progress=options.progress,
+        )
+        step = resident.resume()
+        names = ServedNames(resident, tokenizer)
+        host = EndpointHost(names, request_timeout_s=options.request_timeout_s).start()
+    except BaseException:
+        asyncio.run(engine.close())
+        raise
+    log.info(
+        "model %r on %s, engine transformers, %s, %s; served at %s",
+        model.name,
+        options.placement,
+        options.recipe,
+        f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
+        host.base_url,
+    )
+    return Seat(model=model, resident=resident, host=host)
+
+
+def _policy(base: Any, directory: Path, options: SeatOptions) -> Policy:
+    placement, recipe = options.placement, options.recipe
+    if recipe.lora is None:
+        learner = load_model(directory, placement, torch.float32)
+    else:
+        learner = sharing_parameters(base)
+    return Policy(learner, dtype=placement.dtype, lora=recipe.lora, seed=recipe.seed)
