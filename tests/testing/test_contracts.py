@@ -53,6 +53,15 @@ class TestMemorySink(SinkContract):
         return lambda run: [(r.step, None, r.metrics) for _, r in sorted(ROWS[run.run_dir].items())]
 
 
+class TestFileSinkBySeqs(SinkContract):
+    @pytest.fixture
+    def make_sink(self):
+        return FileSink
+
+    def received(self, run):
+        return [line["seq"] for line in read(run.run_dir / "rows")]
+
+
 class TestSinkThatCannotBeReadBack(SinkContract):
     @pytest.fixture
     def make_sink(self):
