@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from art_core.costs.receipt import Receipt
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.reports.costs import read_costs
+
+
+def report(log):
+    return read_costs(log.path, builtin_taxonomy())
+
+
+def call(usd, calls=1, tokens=10):
+    rates = {"input_per_million": 1.0} if usd is not None else {}
+    return Receipt(
+        leaf="costs/train/j", item="m", provider="p", calls=calls, input_tokens=tokens, usd=usd,
+        rates=rates,
+    )  # fmt: skip
+
+
+def test_a_step_counts_all_its_rows_and_the_total_is_the_newest_sum(log):
+    log.add(step=1, costs__gpu=1.0, costs__all=1.0, costs__cum__all=1.0, costs__cum__gpu=1.0)
+    log.add(step=1, split="val", costs__all=0.5, costs__cum__all=1.5)
+    log.add(step=2, reward__mean=0.5)
+    found = report(log)
+    assert found.steps == {1: {"gpu": 1.0, "all": 1.5}, 2: {}}
+    assert found.total == {"all": 1.5, "gpu": 1.0}
+
+
+def test_receipts_of_one_kind_add_up_over_the_run_dearest_first(log):
+    log.add(receipts=[call(0.25), call(None)])
+    log.add(receipts=[call(0.5), call(None, calls=2)])
+    other = Receipt(leaf="costs/gpu", item="card", device_seconds=5.0, usd=3.0)
+    log.add(receipts=[other], data__step_unpriced_calls=2.0)
+    found = report(log)
+    assert [(r.item, r.usd) for r in found.priced()] == [("card", 3.0), ("m", 0.75)]
+    (unpriced,) = found.unpriced()
+    assert (unpriced.calls, unpriced.input_tokens) == (3, 20)
+    assert found.unpriced_calls == 2.0
+
+
+def test_a_receipt_of_a_later_release_is_left_out(log):
+    log.raw(
+        b'{"step":1,"recorded_at":"2026-01-01T00:00:00","_receipts":[{"leaf":"x","item":"y","z":1}]}\n'
+    )
+    assert report(log).bought == {}
+
+
+def test_what_the_reward_cost_is_all_dollars_over_the_gain(log):
+    for reward, so_far in ((0.25, 1.0), (0.75, 2.0), (0.5, 4.0)):
+        log.add(reward__mean=reward, costs__cum__all=so_far)
+    price = report(log).reward_price()
+    assert (price.key, price.first, price.last, price.best) == ("reward/mean", 0.25, 0.5, 0.75)
+    assert (price.per_point_last, price.per_point_best) == (16.0, 8.0)
+
+
+def test_where_nothing_was_gained_a_point_has_no_price(log):
+    log.add(val__reward=0.5, costs__cum__all=1.0)
+    price = report(log).reward_price()
+    assert (price.key, price.per_point_last, price.per_point_best) == ("val/reward", None, None)
+
+
+def test_a_run_without_rewards_has_no_price_of_them(log):
+    log.add(costs__cum__all=1.0)
+    assert report(log).reward_price() is None

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import math
+
+import attrs
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.history import read_rows
+from art_core.metrics.taxonomy import MetricSpec
+from art_core.reports import summary as summaries
+from art_core.reports.summary import kept_summary, read_summaries, read_summary
+
+TAXONOMY = builtin_taxonomy()
+
+
+def read(log):
+    return read_summary(log.path, TAXONOMY)
+
+
+def entry(log, key):
+    e = read(log).metrics[key]
+    return (e.first, e.last, e.best, e.best_step)
+
+
+def test_a_metric_has_its_first_last_and_best_value_by_its_direction(log):
+    for reward, loss in ((0.25, 3.0), (0.75, 1.0), (0.5, 2.0)):
+        log.add(reward__mean=reward, loss__train=loss)
+    assert entry(log, "reward/mean") == (0.25, 0.5, 0.75, 2)
+    assert entry(log, "loss/train") == (3.0, 2.0, 1.0, 2)
+
+
+def test_without_a_direction_the_higher_is_the_better_and_sums_have_no_best(log):
+    log.add(reward__correct=0.5, costs__cum__all=1.0, time__wall_clock_sec=5.0)
+    log.add(reward__correct=0.25, costs__cum__all=2.0, time__wall_clock_sec=9.0)
+    assert entry(log, "reward/correct") == (0.5, 0.25, 0.5, 1)
+    assert entry(log, "costs/cum/all") == (1.0, 2.0, None, None)
+    assert entry(log, "time/wall_clock_sec") == (5.0, 9.0, None, None)
+
+
+def test_the_page_says_how_far_the_run_came(log):
+    log.add(step=1, reward__mean=0.5)
+    log.add(step=9, reward__mean=0.5)
+    log.add(step=4, split="val", val__reward=0.5)
+    page = read(log)
+    assert (page.rows, page.step, page.highest_step, page.attempt, page.skipped) == (3, 4, 9, 1, 0)
+    assert page.started < page.ended
+    assert page.offset == log.path.stat().st_size
+
+
+def test_only_what_is_new_is_read(log, monkeypatch):
+    log.add(reward__mean=0.5)
+    before = read(log).offset
+    seeks = []
+    real = summaries._blocks
+    monkeypatch.setattr(summaries, "_blocks", lambda f: (seeks.append(f.tell()), real(f))[1])
+    read(log)
+    assert seeks == []
+    log.add(reward__mean=0.75)
+    assert entry(log, "reward/mean") == (0.5, 0.75, 0.75, 2)
+    assert seeks == [before]
+
+
+def test_a_torn_last_line_waits_until_it_is_whole(log):
+    log.add(reward__mean=0.5)
+    log.raw(b'{"schema":1,"seq":2,"step":2,"reward/mean":0.')
+    assert read(log).rows == 1
+    log.raw(b'75}\n')
+    assert entry(log, "reward/mean") == (0.5, 0.75, 0.75, 2)
+
+
+@pytest.mark.parametrize(
+    "line", [b"{torn\n", b"5\n", b'"x"\n', b"[]\n", b'{"a/b":1}\n', b'{"step":"x","a/b":1}\n']
+)
+def test_lines_that_are_no_rows_are_passed_over_and_counted(log, line):
+    log.add(reward__mean=0.25)
+    log.raw(line)
+    log.add(reward__mean=0.5)
+    assert entry(log, "reward/mean") == (0.25, 0.5, 0.5, 2)
+    assert read(log).skipped == 1
+
+
+def test_blank_lines_are_nothing(log):
+    log.raw(b"\n\0\0\n\r\n")
+    log.add(reward__mean=0.25)
+    assert (read(log).rows, read(log).skipped) == (1, 0)
+
+
+def test_values_that_are_no_numbers_are_left_out(log):
+    for value in ("null", "1.5", '"text"', "true", "[1]"):
+        log.raw(b'{"step":1,"x/a":%b,"x/b":null,"x/c":"text"}\n' % value.encode())
+    assert entry(log, "x/a") == (1.5, 1.0, 1.5, 1)
+    assert set(read(log).metrics) == {"x/a"}
+
+
+def test_a_newest_value_that_was_not_finite_is_nan_and_the_best_stays(log):
+    log.add(reward__mean=0.5)
+    log.add(loss__train=1.0, nonfinite={"reward/mean": "nan", "reward/never": "inf"})
+    for _ in range(2):
+        first, last, best, step = entry(log, "reward/mean")
+        assert (first, best, step) == (0.5, 0.5, 1)
+        assert math.isnan(last)
+    log.add(reward__mean=0.25)
+    assert entry(log, "reward/mean")[1] == 0.25
+
+
+def test_former_names_are_todays(log):
+    log.raw(b'{"training_step":3,"recorded_at":"2026-05-01T00:00:00","train/reward":0.5}\n')
+    log.add(step=4, reward__mean=0.25)
+    assert entry(log, "reward/mean") == (0.5, 0.25, 0.5, 3)
+
+
+def test_a_step_that_a_later_attempt_repeated_counts_as_the_later_had_it(log):
+    for step, reward in ((1, 0.1), (2, 0.9), (3, 0.8)):
+        log.add(step=step, reward__mean=reward)
+    assert entry(log, "reward/mean") == (0.1, 0.8, 0.9, 2)
+    log.add(step=2, attempt=2, reward__mean=0.2)
+    assert entry(log, "reward/mean") == (0.1, 0.2, 0.8, 3)
+    log.add(step=3, attempt=2, reward__mean=0.3)
+    assert entry(log, "reward/mean") == (0.1, 0.3, 0.3, 3)
+    log.add(step=4, attempt=2, reward__mean=0.4)
+    assert entry(log, "reward/mean") == (0.1, 0.4, 0.4, 4)
+
+
+def test_text_in_a_repeated_step_is_left_out_too(log):
+    log.add(step=1, reward__mean=0.5)
+    log.raw(b'{"attempt":2,"step":1,"reward/mean":"high"}\n{"attempt":2,"step":1,"x/y":"z"}\n')
+    assert entry(log, "reward/mean") == (0.5, 0.5, 0.5, 1)
+
+
+def change(**fields):
+    def apply(page):
+        page |= fields
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        change(version=[0, 0]),
+        change(offset=5),
+        change(head=7),
+        change(metrics={"reward/mean": 5}),
+        change(metrics={"reward/mean": ["lower", 0.5, 0.5, 0.5, 1]}),
+        change(extra=1),
+        change(offset="x"),
+        lambda page: page.clear(),
+    ],
+)
+def test_a_page_that_does_not_fit_is_made_anew(log, spoil):
+    log.add(reward__mean=0.5)
+    log.add(reward__mean=0.25)
+    right = read(log)
+    file = log.path.with_name("summary.json")
+    page = orjson.loads(file.read_bytes())
+    spoil(page)
+    file.write_bytes(orjson.dumps(page))
+    assert read(log) == right
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{torn"])
+def test_a_page_that_is_damaged_is_made_anew(log, text):
+    log.add(reward__mean=0.5)
+    right = read(log)
+    log.path.with_name("summary.json").write_text(text)
+    assert read(log) == right
+
+
+def test_a_log_that_is_shorter_or_another_one_is_read_anew(log):
+    log.add(reward__mean=0.5)
+    log.add(reward__mean=0.75)
+    read(log)
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(lines[0])
+    assert entry(log, "reward/mean") == (0.5, 0.5, 0.5, 1)
+    log.path.write_bytes(lines[1] + lines[0])
+    assert entry(log, "reward/mean")[0] == 0.75
+
+
+def test_a_plugin_that_turns_a_direction_makes_the_page_anew(log):
+    log.add(x__y=1.0)
+    log.add(x__y=2.0)
+    assert read_summary(log.path, TAXONOMY).metrics["x/y"].best == 2.0
+    turned = TAXONOMY.extended([MetricSpec(key="x/y", unit="", help="", direction="lower")])
+    assert read_summary(log.path, turned).metrics["x/y"].best == 1.0
+
+
+def test_a_directory_that_cannot_be_written_costs_speed_alone(log, monkeypatch):
+    log.add(reward__mean=0.5)
+
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(summaries, "replace_json", refuse)
+    assert read(log).rows == 1
+    assert kept_summary(log.path, TAXONOMY).rows == 0
+
+
+def test_a_long_log_is_read_in_blocks(log, monkeypatch):
+    monkeypatch.setattr(summaries, "_BLOCK", 64)
+    for n in range(50):
+        log.add(reward__mean=n)
+    assert (read(log).rows, entry(log, "reward/mean")) == (50, (0.0, 49.0, 49.0, 50))
+
+
+def test_two_processes_say_what_one_says(log, monkeypatch):
+    log.add(reward__mean=0.5)
+    alone = read_summaries([log.path], TAXONOMY)
+    log.path.with_name("summary.json").unlink()
+    monkeypatch.setattr(summaries, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(summaries.os, "cpu_count", lambda: 2)
+    assert read_summaries([log.path], TAXONOMY) == alone
+
+
+rows = st.tuples(
+    st.sampled_from(["train", "val"]),
+    st.dictionaries(
+        st.sampled_from(["reward/mean", "loss/train", "x/y"]),
+        st.floats(allow_nan=False, allow_infinity=False),
+    ),
+)
+
+
+@given(
+    attempts=st.lists(st.tuples(st.integers(0, 6), st.lists(rows, max_size=6)), max_size=4),
+    cut=st.integers(0, 24),
+)
+def test_a_page_says_what_the_rows_say_wherever_it_was_cut(tmp_path_factory, attempts, cut):
+    path = tmp_path_factory.mktemp("log") / "history.jsonl"
+    lines = [
+        orjson.dumps({"attempt": n, "step": start + i, "split": split, **metrics}) + b"\n"
+        for n, (start, written) in enumerate(attempts, 1)
+        for i, (split, metrics) in enumerate(written)
+    ]
+    path.write_bytes(b"".join(lines[:cut]))
+    read_summary(path, TAXONOMY)
+    path.write_bytes(b"".join(lines))
+    page = read_summary(path, TAXONOMY)
+    curves = {}
+    for line in lines:
+        record = orjson.loads(line)
+        for key in record.keys() & {"reward/mean", "loss/train", "x/y"}:
+            curves.setdefault(key, {})[record["step"]] = record[key]
+            assert page.metrics[key].first is not None
+    best = {k: (min if k == "loss/train" else max)(c.values()) for k, c in curves.items()}
+    assert {k: e.best for k, e in page.metrics.items()} == best
+    assert page.rows == len(lines)
+
+
+def test_the_page_is_the_same_as_what_the_log_s_reader_finds(log):
+    log.add(reward__mean=0.5, data__step_num_scenarios=4.0)
+    (row,) = [row for row, _ in read_rows(log.path)]
+    assert {k: e.last for k, e in read(log).metrics.items()} == row.metrics
+    assert attrs.asdict(read(log))["rows"] == 1
