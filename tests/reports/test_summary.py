@@ -68,7 +68,7 @@ def test_a_torn_last_line_waits_until_it_is_whole(log):
     log.add(reward__mean=0.5)
     log.raw(b'{"schema":1,"seq":2,"step":2,"reward/mean":0.')
     assert read(log).rows == 1
-    log.raw(b'75}\n')
+    log.raw(b"75}\n")
     assert entry(log, "reward/mean") == (0.5, 0.75, 0.75, 2)
 
 

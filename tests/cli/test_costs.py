@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import orjson
+import pytest
+
+STEP = {
+    "reward/mean": 0.25,
+    "costs/gpu": 1.0,
+    "costs/train/judge": 0.5,
+    "costs/train": 0.5,
+    "costs/all": 1.5,
+    "costs/cum/gpu": 1.0,
+    "costs/cum/train/judge": 0.5,
+    "costs/cum/train": 0.5,
+    "costs/cum/all": 1.5,
+}
+NEXT = {
+    "reward/mean": 0.75,
+    "costs/gpu": 0.5,
+    "costs/all": 0.5,
+    **{key: usd for key, usd in STEP.items() if "/cum/" in key},
+    "costs/cum/gpu": 1.5,
+    "costs/cum/all": 2.0,
+}
+
+
+def give_receipts(directory, *receipts):
+    log = directory / "history.jsonl"
+    first, *rest = log.read_bytes().splitlines(keepends=True)
+    row = orjson.loads(first) | {"_receipts": receipts}
+    log.write_bytes(b"".join([orjson.dumps(row) + b"\n", *rest]))
+
+
+def lines(printed):
+    return [line.split() for line in printed.splitlines()]
+
+
+def test_the_tree_has_shares_and_what_a_step_cost(shelf, art_command):
+    shelf.run("a", STEP, NEXT)
+    assert art_command("costs", "a").splitlines()[:5] == [
+        "costs of demo/a         $  share  $ a step",
+        "all              2.000000   100%  1.000000",
+        "├─ gpu           1.500000    75%  0.750000",
+        "└─ train         0.500000    25%  0.250000",
+        "   └─ judge      0.500000    25%  0.250000",
+    ]
+
+
+def test_what_a_point_of_reward_cost_says_how_it_is_computed(shelf, art_command):
+    shelf.run("a", STEP, NEXT)
+    *_, values, price = art_command("costs", "a").splitlines()
+    assert values == "reward/mean: first 0.25, newest 0.75, best 0.75"
+    assert price == (
+        "one point of reward cost $4: all costs / (the newest - the first) = 2 / (0.75 - 0.25)"
+    )
+
+
+def test_a_best_reward_that_was_lost_again_has_a_price_of_its_own(shelf, art_command):
+    shelf.run("a", STEP, NEXT, {"reward/mean": 0.25})
+    *_, newest, best = art_command("costs", "a").splitlines()
+    assert newest == "no reward was gained from the first to the newest value"
+    assert best.startswith("one point of reward cost $4: all costs / (the best - the first)")
+
+
+def test_a_run_without_rewards_says_nothing_of_them(shelf, art_command):
+    shelf.run("a", {"costs/gpu": 1.0, "costs/all": 1.0, "costs/cum/all": 1.0, "costs/cum/gpu": 1.0})
+    assert "reward" not in art_command("costs", "a")
+
+
+def test_one_step_stands_beside_the_whole_run(shelf, art_command):
+    shelf.run("a", STEP, NEXT)
+    assert lines(art_command("costs", "a", "--step", "2"))[1:] == [
+        ["all", "0.500000", "100%", "2.000000"],
+        ["└─", "gpu", "0.500000", "100%", "1.500000"],
+    ]
+
+
+def test_a_step_that_cost_nothing_and_one_that_never_was(shelf, art_command, art_error):
+    shelf.run("a", {"reward/mean": 0.5})
+    shelf.run("empty")
+    assert art_command("costs", "a", "--step", "1") == "step 1 cost nothing\n"
+    assert "no row of step 7; logged: 1 to 1" in art_error("costs", "a", "--step", "7")
+    assert "logged: none" in art_error("costs", "empty", "--step", "7")
+
+
+def test_each_step_is_a_line_with_the_sum_so_far(shelf, art_command):
+    shelf.run("a", STEP, NEXT)
+    assert lines(art_command("costs", "a", "--per-step")) == [
+        ["step", "$", "$", "so", "far", "gpu", "train"],
+        ["1", "1.500000", "1.500000", "1.000000", "0.500000"],
+        ["2", "0.500000", "2.000000", "0.500000", "0.000000"],
+    ]
+
+
+def test_what_was_bought_is_told_with_its_price_and_its_source(shelf, art_command):
+    directory = shelf.run("a", STEP)
+    rates = {"input_per_million": 1.5, "output_per_million": 2, "source": "book"}
+    call = {"leaf": "costs/train/judge", "item": "m", "provider": "p", "calls": 3}
+    give_receipts(
+        directory,
+        {**call, "input_tokens": 10, "output_tokens": 4, "tier": "flex", "usd": 0.5, "rates": rates},
+        {**call, "usd": 0.25, "reported": True},
+        {"leaf": "costs/gpu", "item": "card", "device_seconds": 1800, "usd": 1.0,
+         "rates": {"usd_per_hour": 2.0}},
+    )  # fmt: skip
+    bought = lines(art_command("costs", "a"))[6:10]
+    assert bought == [
+        ["bought", "calls", "tokens", "in", "out", "hours", "$", "price", "source"],
+        ["card", "0.5000", "1.000000", "2", "an", "hour", "-"],
+        ["p/m", "(flex)", "3", "10", "4", "0.500000", "input", "1.5,", "output", "2", "a",
+         "million", "book"],
+        ["p/m", "3", "0", "0", "0.250000", "named", "by", "the", "provider", "-"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [STEP, {"reward/mean": 0.5}])
+def test_unpriced_calls_are_listed_with_their_tokens(shelf, art_command, row):
+    directory = shelf.run("a", row)
+    give_receipts(
+        directory,
+        {"leaf": "costs/train/j", "item": "m", "provider": "p", "calls": 2, "input_tokens": 9},
+    )
+    printed = art_command("costs", "a")
+    assert ["p/m", "2", "9", "0"] in lines(printed)
+    assert "these are in no cost above: art reprice RUN --prices FILE.json" in printed
+
+
+def test_unpriced_calls_without_receipts_are_counted(shelf, art_command):
+    shelf.run("a", {"data/step_unpriced_calls": 3.0})
+    printed = art_command("costs", "a")
+    assert printed == "no costs were recorded\n\n3 unpriced calls are in no cost above\n"

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+import art_core as art
+
+ROW = {"reward/mean": 0.5, "costs/gpu": 2.0, "costs/all": 2.0, "costs/cum/all": 2.0}
+GPU = b',"_receipts":[{"leaf":"costs/gpu","item":"card","device_seconds":3600,"usd":2.0}]}'
+
+
+@pytest.fixture
+def run(shelf):
+    directory = shelf.run("a", ROW)
+    log = directory / "history.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"}\n", GPU + b"\n"))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "first"),
+    [
+        ("x.csv", [], "seq,attempt,step,split"),
+        ("x.txt", [], "seq,attempt,step,split"),
+        ("x.jsonl", [], '{"schema":1'),
+        ("x.csv", ["--format", "jsonl"], '{"schema":1'),
+    ],
+)
+def test_the_ending_says_the_format_unless_told(run, art_command, tmp_path, name, options, first):
+    out = tmp_path / name
+    assert art_command("export", "a", "--out", str(out), *options) == f"1 rows of demo/a in {out}\n"
+    assert out.read_text().startswith(first)
+
+
+def cells(printed):
+    return [line.split() for line in printed.splitlines()]
+
+
+def test_repricing_tells_old_and_new_by_leaf_and_in_all(run, art_command, tmp_path):
+    file = tmp_path / "prices.json"
+    file.write_text('{"devices": {"card": 3}}')
+    printed = art_command("reprice", "a", "--prices", str(file))
+    assert cells(printed) == [
+        ["cost", "booked", "$", "repriced", "$", "change"],
+        ["costs/gpu", "2.000000", "3.000000", "+50.0%"],
+        ["all", "2.000000", "3.000000", "+50.0%"],
+        ["by", "row:", str(run / "repriced.csv")],
+    ]
+    other = art_command("reprice", "a", "--prices", str(file), "--gpu-usd-per-hour", "9")
+    assert cells(other)[1][2] == "3.000000"
+    assert cells(art_command("reprice", "a", "--gpu-usd-per-hour", "9"))[1][2] == "9.000000"
+
+
+def test_repricing_asks_the_installed_books(run, art_command):
+    class Book:
+        @art.hookimpl
+        def art_gpu_rate(self, device):
+            return 1.0
+
+    assert cells(art_command("reprice", "a", plugins={"book": Book()}))[1][2] == "1.000000"
+
+
+def test_a_run_that_cost_nothing_and_a_cost_that_is_new(shelf, art_command):
+    shelf.run("free", {"reward/mean": 0.5})
+    assert cells(art_command("reprice", "free"))[1] == ["all", "0.000000", "0.000000", "-"]
+    directory = shelf.run("new", {"reward/mean": 0.5})
+    log = directory / "history.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"}\n", GPU.replace(b',"usd":2.0', b"") + b"\n"))
+    assert cells(art_command("reprice", "new", "--gpu-usd-per-hour", "4"))[1] == [
+        "costs/gpu", "0.000000", "4.000000", "new",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("price", ["-1", "nan"])
+def test_a_price_below_nothing_is_refused(run, art_error, price):
+    error = art_error("reprice", "a", "--gpu-usd-per-hour", price)
+    assert "must be a price of at least 0" in error

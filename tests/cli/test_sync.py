@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+
+import art_core as art
+from art_core.sinks import delivery, sync
+from art_core.sinks.cursor import load_cursor
+
+
+@attrs.define
+class Shelf:
+    """A plugin with a sink `shelf` that keeps rows, and `now`, which takes new rows only."""
+
+    seqs: list = attrs.field(factory=list)
+    runs: list = attrs.field(factory=list)
+    fault: object = None
+
+    @art.hookimpl
+    def art_sinks(self):
+        make = {"create": lambda: self, "summary": ""}
+        return [
+            art.SinkSpec(name="shelf", **make),
+            art.SinkSpec(name="now", backlog=False, **make),
+        ]
+
+    def open(self, run):
+        self.runs.append(run)
+
+    def write(self, rows):
+        if self.fault:
+            self.fault()
+        self.seqs += [row.seq for row in rows]
+
+    def close(self, run):
+        self.runs.append(run)
+
+
+ROWS = [{"reward/mean": 0.5}] * 3
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(delivery, "FIRST_WAIT_S", 0.01)
+
+
+def test_a_sink_gets_what_it_has_not_got_yet(shelf, art_command):
+    sink = Shelf()
+    directory = shelf.run("a", *ROWS)
+    (directory / "model.json").write_text('{"name": "a", "base_model": "b", "config": {"x": 1}}')
+    printed = art_command("sync", "a", "--sink", "shelf", plugins={"p": sink})
+    assert printed == "3 rows of demo/a to deliver to 'shelf'\n'shelf' has all rows\n"
+    assert sink.seqs == [1, 2, 3]
+    opened, closed = sink.runs
+    assert (opened.project, opened.name, opened.base_model) == ("demo", "a", "b")
+    assert (opened.config, opened.attempt, closed.status) == ({"x": 1}, 1, "finished")
+    assert load_cursor(directory / "sinks" / "shelf.cursor").seq == 3
+    again = art_command("sync", "a", "--sink", "shelf", plugins={"p": sink})
+    assert again.startswith("0 rows of demo/a")
+    assert sink.seqs == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", [None, "{torn"])
+def test_a_run_that_does_not_describe_itself_is_named_by_its_directory(shelf, art_command, text):
+    sink = Shelf()
+    directory = shelf.run("a")
+    if text:
+        (directory / "model.json").write_text(text)
+    art_command("sync", "a", "--sink", "shelf", plugins={"p": sink})
+    assert (sink.runs[0].project, sink.runs[0].name, sink.runs[0].attempt) == ("demo", "a", 1)
+
+
+def test_what_is_missing_at_the_end_is_an_error(shelf, art_command, art_error, monkeypatch):
+    def down():
+        raise OSError("no route")
+
+    shelf.run("a", *ROWS)
+    plugins = {"p": Shelf(fault=down)}
+    error = art_error("sync", "a", "--sink", "shelf", "--timeout", "0.2", plugins=plugins)
+    assert "sink 'shelf': 3 rows not delivered (OSError: no route). They stay in the log" in error
+
+
+def test_progress_is_told_while_it_goes_on(shelf, art_command, monkeypatch):
+    monkeypatch.setattr(sync, "LOOK_SECONDS", 0.02)
+    faults = [OSError("busy")] * 4
+
+    def busy():
+        if faults:
+            raise faults.pop()
+
+    shelf.run("a", *ROWS)
+    printed = art_command("sync", "a", "--sink", "shelf", plugins={"p": Shelf(fault=busy)})
+    assert "3 rows of demo/a to deliver to 'shelf' (OSError: busy)\n" in printed
+    assert printed.endswith("'shelf' has all rows\n")
+
+
+def test_a_sink_that_a_trainer_serves_right_now_is_refused(shelf, art_command, art_error):
+    sink = Shelf()
+    plugins = art.Plugins()
+    plugins.register(sink, "p")
+    model = art.Model(name="m", project="demo", plugins=plugins, sinks=["shelf"])
+    model.run.record("train", 1, metrics={"loss/train": 1.0})
+    while sink.seqs != [1]:
+        pass
+    error = art_error("sync", "m", "--sink", "shelf", plugins={"p": sink})
+    assert "'shelf' is already being served by another process" in error
+    model.run.close()
+    assert "0 rows" in art_command("sync", "m", "--sink", "shelf", plugins={"p": sink})
+    assert sink.seqs == [1]
+
+
+def test_a_sink_without_backlog_and_a_wait_of_nothing_are_refused(shelf, art_error):
+    shelf.run("a", *ROWS)
+    plugins = {"p": Shelf()}
+    error = art_error("sync", "a", "--sink", "now", plugins=plugins)
+    assert "takes only the rows of a run that is being trained" in error
+    error = art_error("sync", "a", "--sink", "shelf", "--timeout", "0", plugins=plugins)
+    assert "--timeout must be a number of seconds" in error
