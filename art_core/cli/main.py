@@ -14,6 +14,7 @@ from art_core.cli import (
     leaderboard,
     metrics,
     models,
+    new,
     plot,
     plugins,
     reprice,
@@ -34,7 +35,20 @@ examples:
 
 environment: ART_DIR (where runs lie), ART_BACKEND, ART_SINKS, ART_BLOCK, ART_STRICT
 """
-_COMMANDS = (plugins, metrics, models, runs, show, leaderboard, costs, plot, export, sync, reprice)
+_COMMANDS = (
+    plugins,
+    metrics,
+    models,
+    runs,
+    show,
+    leaderboard,
+    costs,
+    plot,
+    export,
+    sync,
+    reprice,
+    new,
+)
 
 
 def parser() -> argparse.ArgumentParser:

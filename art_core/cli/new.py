@@ -1,0 +1,107 @@
+"""`art new sink NAME`, `art new backend NAME`: a distribution to start from, whose tests pass."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from art_core import __version__
+from art_core.errors import ConfigError
+from art_core.plugins.host import Plugins
+
+_HELP = """\
+Writes a folder with a pyproject.toml, a plugin and its tests, which run the contract that every
+sink or backend keeps to. Nothing is overwritten.
+
+examples:
+  art new sink clickhouse
+  art new backend cluster --into plugins
+"""
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_LONGEST_NAME = 40
+_SUFFIX = ".tmpl"
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the parser."""
+    form = argparse.RawDescriptionHelpFormatter
+    group = commands.add_parser(
+        "new", help="write a plugin to start from", epilog=_HELP, formatter_class=form
+    )
+    kinds = group.add_subparsers(metavar="KIND", required=True)
+    for kind in ("sink", "backend"):
+        parser = kinds.add_parser(kind, help=f"a {kind}", epilog=_HELP, formatter_class=form)
+        parser.add_argument("name", metavar="NAME", help=f"what the {kind} is called")
+        parser.add_argument(
+            "--into", metavar="PATH", type=Path, default=Path(), help="where the folder is put"
+        )
+        parser.set_defaults(run=write_plugin, kind=kind)
+
+
+def write_plugin(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Write the distribution; yield its files and what to do next."""
+    kind, name = arguments.kind, arguments.name
+    offers = plugins.sinks() if kind == "sink" else plugins.backends()
+    checked(kind, name, offers)
+    words = words_of(kind, name)
+    target = arguments.into / words["distribution"]
+    if target.exists():
+        raise ConfigError(f"{target} is already there", "Choose another name, or --into.")
+    for path, text in sorted(rendered(kind, words).items()):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_text(text, encoding="utf-8")
+        yield str(target / path)
+    yield ""
+    yield f"next: cd {target} && pip install --editable '.[test]' && pytest"
+
+
+def checked(kind: str, name: str, offers: Mapping[str, object]) -> None:
+    """Raise ConfigError for a name that can't be a plugin's, or that another plugin has."""
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ConfigError(
+            f"{name!r:.80} can't be the name of a {kind}",
+            "Use lower-case letters, digits and single hyphens inside, beginning with a letter, "
+            f"{_LONGEST_NAME} characters at most.",
+        )
+    if name in offers:
+        raise ConfigError(
+            f"a {kind} {name!r} is installed already; there are: {', '.join(sorted(offers))}",
+            "Choose another name.",
+        )
+
+
+def words_of(kind: str, name: str) -> dict[str, str]:
+    """Return what the templates' words stand for."""
+    distribution = f"art-{kind}-{name}"
+    return {
+        "name": name,
+        "distribution": distribution,
+        "module": distribution.replace("-", "_"),
+        "Class": "".join(part.capitalize() for part in name.split("-")),
+        "version": __version__,
+    }
+
+
+def rendered(kind: str, words: Mapping[str, str]) -> dict[Path, str]:
+    """Return the files of a new plugin: path inside its folder, and text."""
+    found = _templates(files("art_core.cli") / "templates" / kind, Path())
+    return {
+        Path(*(words["module"] if part == "module" else part for part in path.parts)): Template(
+            text
+        ).substitute(words)
+        for path, text in found
+    }
+
+
+def _templates(folder: Traversable, at: Path) -> Iterator[tuple[Path, str]]:
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _templates(item, at / item.name)
+        else:
+            yield at / item.name.removesuffix(_SUFFIX), item.read_text(encoding="utf-8")
