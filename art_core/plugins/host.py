@@ -18,7 +18,7 @@ import pluggy
 
 from art_core.costs.rates import TokenRates
 from art_core.costs.usage import TokenUsage
-from art_core.errors import ConfigError, PluginError, unknown
+from art_core.errors import ConfigError, MetricError, PluginError, unknown
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins import hookspecs
 from art_core.plugins.checks import check_hooks, checked_specs, instance_of, price
