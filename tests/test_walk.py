@@ -109,7 +109,7 @@ async def test_a_step_from_rollouts_to_sinks(model, notebook):
     judged, held = row.receipts
     assert (judged["item"], judged["input_tokens"]) == ("openai/gpt-4.1", 1000)
     assert judged["rates"]["output_per_million"] == 8.0
-    assert held["rates"] == {"usd_per_hour": 3600.0}
+    assert held["rates"] == {"usd_per_hour": 3600.0, "source": "explicit"}
 
     # The trajectories are on the disk, whole.
     (first, _) = read_groups(trajectory_file(model.run_dir, "train", 1))

@@ -288,6 +288,12 @@ def test_derived_metrics_are_finite_and_new_and_bare_names_go_under_the_split(ho
     assert row == {"train/bare": 2.0, "train/first": 7.0}
 
 
+def test_a_plugin_that_derives_a_total_is_told_whose_it_is(host):
+    plugins = host(art_rollup=lambda: {"costs/cum/x": 1.0})
+    plugins.rollup({}, {}, "train", ())
+    assert "'costs/cum/x' is a total, which the core keeps" in str(plugins.problems["bad"])
+
+
 def test_a_plugins_metrics_join_the_catalogue():
     plugins = art.Plugins()
     spec = art.MetricSpec(key="judge/agreement", unit="share", help="with people")
