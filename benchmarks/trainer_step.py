@@ -103,7 +103,7 @@ def advantage(row: int) -> float:
 
 
 def measure(variant: str, model: Path, repeats: int) -> dict[str, float]:
-    """Run one variant in this process. The loss is that of the first whole step, on fresh weights."""
+    """Run one variant here. The loss is that of the first whole step, on fresh weights."""
     options = VARIANTS[variant]
     batch = rows(model)
     if options["kind"] == "plain":
