@@ -13,6 +13,7 @@ import asyncio
 import os
 
 import art_core as art
+from art_core.cli.main import main as art_command
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QUESTIONS = (
@@ -26,10 +27,15 @@ QUESTIONS = (
 REWARDS = {"maybe": 1.0, "no": 0.75, "yes": 0.5}
 
 
+def asked(question: str) -> list[dict[str, str]]:
+    """Return the conversation so far."""
+    prompt = f"Answer with exactly one word: yes, no or maybe. {question}"
+    return [{"role": "user", "content": prompt}]
+
+
 async def rollout(model: art.TrainableModel, question: str) -> art.Trajectory:
     """Ask once; the reward is for the exact word, and nothing but the word."""
-    prompt = f"Answer with exactly one word: yes, no or maybe. {question}"
-    messages = [{"role": "user", "content": prompt}]
+    messages = asked(question)
     completion = await model.openai_client().chat.completions.create(
         model=model.get_inference_name(), messages=messages, max_tokens=8
     )
@@ -41,28 +47,46 @@ async def rollout(model: art.TrainableModel, question: str) -> art.Trajectory:
     )
 
 
-async def main(backend: str, steps: int, name: str) -> None:
-    """Train for `steps` steps from wherever the run stands."""
-    options = {"lora_rank": 8, "lora_alpha": 16} if backend == "local" else {}
-    place = art.backend(backend, **options)
+async def answer(model: art.TrainableModel, step: int) -> str:
+    """Ask the weights of a step the first question, at temperature 0."""
+    completion = await model.openai_client().chat.completions.create(
+        model=model.get_inference_name(step),
+        messages=asked(QUESTIONS[0]),
+        max_tokens=8,
+        temperature=0,
+    )
+    return repr(completion.choices[0].message.content)
+
+
+async def main(place: art.Backend, steps: int, name: str) -> None:
+    """Train for `steps` steps from wherever the run stands, and show what came of it."""
     async with art.TrainableModel(name=name, project="yes-no-maybe", base_model=MODEL) as model:
-        try:
-            await model.register(place)
-            for _ in range(await model.get_step(), steps):
-                groups = await art.gather_trajectory_groups(
-                    art.TrajectoryGroup(rollout(model, question) for _ in range(8))
-                    for question in QUESTIONS
-                )
-                # an answer that runs into the token limit is wrong, not unfinished: it must teach
-                await model.train(groups, learning_rate=3e-4, mask_truncated=False)
-        finally:
-            await place.close()
+        await model.register(place)
+        start = await model.get_step()
+        print(f"{'resuming after' if start else 'starting at'} step {start}, in {model.run_dir}")
+        for _ in range(start, steps):
+            groups = await art.gather_trajectory_groups(
+                art.TrajectoryGroup(rollout(model, question) for _ in range(8))
+                for question in QUESTIONS
+            )
+            # an answer that runs into the token limit is wrong, not unfinished: it must teach
+            await model.train(groups, learning_rate=3e-4, mask_truncated=False)
+        before, after = await answer(model, 0), await answer(model, await model.get_step())
+        await place.close()
+    curve = model.run_dir / "reward.png"
+    art_command(["plot", str(model.run_dir), "reward/mean"])
+    art_command(["plot", str(model.run_dir), "reward/mean", "--out", str(curve)])
+    print(f"{QUESTIONS[0]}  before: {before}  after: {after}")
+    print(f"the run: {model.run_dir}   the curve: {curve}   more: art show {name}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default=os.environ.get("ART_BACKEND", "local"))
     parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "12")))
-    parser.add_argument("--name", default="smol-001")
-    arguments = parser.parse_args()
-    asyncio.run(main(arguments.backend, arguments.steps, arguments.name))
+    parser.add_argument("--name", default="smol-001", help="the run's name; a known one resumes")
+    parser.add_argument("--usd-per-hour", type=float, default=0.10, help="what this machine costs")
+    args = parser.parse_args()
+    options = {"lora_rank": 8, "lora_alpha": 16, "gpu_cost_per_hour_usd": args.usd_per_hour}
+    backend = art.backend(args.backend, **(options if args.backend == "local" else {}))
+    asyncio.run(main(backend, args.steps, args.name))
