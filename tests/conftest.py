@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +19,33 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test without the caller's `ART_...`: CI sets ART_STRICT, you may set ART_DIR."""
     for name in [name for name in os.environ if name.startswith("ART_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run_its_tests(tmp_path: Path) -> Callable[[Path, str], str]:
+    """Run tests of a distribution's folder as if it were installed; return what pytest says."""
+
+    def run(folder: Path, tests: str) -> str:
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        name, version = project["name"], project["version"]
+        info = tmp_path / "installed" / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+        entries = [f"{k} = {v}" for k, v in project["entry-points"]["art_core"].items()]
+        (info / "entry_points.txt").write_text("\n".join(["[art_core]", *entries]))
+        path = os.pathsep.join([str(folder), str(info.parent), str(ROOT)])
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+        environment = os.environ | {"PYTHONPATH": path}
+        ran = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    return run

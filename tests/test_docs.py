@@ -21,6 +21,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 import art_core as art
 from art_core.cli.main import parser
+from art_core.cli.new import rendered, words_of
 from art_core.plugins import hookspecs
 from art_core.plugins.host import installed_plugins
 from art_core.testing.echo import EchoBackend
@@ -55,6 +56,7 @@ class StandIn:
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """An empty directory, and a "local" backend that needs neither torch nor time."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ART_BLOCK", "local")
     monkeypatch.setenv("ART_SINKS", "")
     stand_in = StandIn()
@@ -67,7 +69,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_python_example_runs(page: Path, stage: None):
+def test_every_python_example_runs(page: Path, stage: None, tmp_path: Path):
+    write_files_of(page, tmp_path)
     with asyncio.Runner() as runner:
 
         def run(example: Example) -> None:
@@ -82,6 +85,41 @@ def test_every_python_example_runs(page: Path, stage: None):
         document = Sybil([CodeBlockParser("python", run)]).parse(page)
         for example in document.examples():
             example.evaluate()
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """Return the files that a page tells: blocks whose first line is a comment with a path."""
+    told = r"^```\w+\n# (\S+\.(?:py|toml))\n(.*?)^```"
+    return dict(re.findall(told, page.read_text(), re.MULTILINE | re.DOTALL))
+
+
+def write_files_of(page: Path, folder: Path) -> None:
+    for path, text in files_of(page).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+
+
+@pytest.mark.parametrize("name", ["write-a-sink", "write-a-price-book"])
+def test_the_tests_told_in_a_page_pass(name: str, tmp_path: Path, run_its_tests):
+    write_files_of(DOCS / f"{name}.md", tmp_path / "told")
+    said = run_its_tests(tmp_path / "told", ".")
+    assert " passed" in said
+    assert "skipped" not in said
+
+
+def test_the_page_about_sinks_shows_the_example_as_it_is():
+    example = DOCS / "examples/art-sink-example"
+    places = {"art_sink_example.py": "", "pyproject.toml": "", "test_art_sink_example.py": "tests"}
+    files = {name: (example / folder / name).read_text() for name, folder in places.items()}
+    assert files_of(DOCS / "write-a-sink.md") == files
+
+
+def test_the_page_about_backends_shows_what_art_new_writes():
+    written = {str(p): t for p, t in rendered("backend", words_of("backend", "cluster")).items()}
+    written["test_backend.py"] = written["tests/test_backend.py"]
+    told = files_of(DOCS / "write-a-backend.md")
+    assert len(told) == 4
+    assert told.items() <= written.items()
 
 
 def generator() -> ModuleType:

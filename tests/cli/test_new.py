@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,42 +20,18 @@ def new(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     return run
 
 
-def installed(folder: Path, path: Path) -> str:
-    """Make a folder importable as its installation would: package, name and entry points."""
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    info = path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    entries = [f"{k} = {v}" for k, v in project["entry-points"]["art_core"].items()]
-    (info / "entry_points.txt").write_text("\n".join(["[art_core]", *entries]))
-    return os.pathsep.join([str(folder), str(path)])
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "written"),
     [("sink", "my-files", "art_sink_my_files"), ("backend", "cluster", "art_backend_cluster")],
 )
-def test_what_it_writes_keeps_the_contracts(new, tmp_path, kind, name, written):
+def test_what_it_writes_keeps_the_contracts(new, tmp_path, run_its_tests, kind, name, written):
     status, out, _ = new(kind, name)
     folder = tmp_path / f"art-{kind}-{name}"
     assert status == 0
     assert str(folder / written / "plugin.py") in out.splitlines()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
-    path = os.pathsep.join(
-        [installed(folder, tmp_path / "site"), str(Path(art.__file__).parents[1])]
-    )
-    ran = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 0, ran.stdout
-    assert " passed" in ran.stdout
-    assert "skipped" not in ran.stdout
+    said = run_its_tests(folder, "tests")
+    assert " passed" in said
+    assert "skipped" not in said
 
 
 def test_all_words_of_the_templates_are_filled_in(new, tmp_path):
