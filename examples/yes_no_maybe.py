@@ -1,4 +1,4 @@
-"""Teach a small model to answer "maybe": GRPO on six easy questions, a few minutes on a laptop.
+"""Teach a small model to answer in one word: GRPO on six easy questions, a few minutes on a laptop.
 
     python examples/yes_no_maybe.py                  # 12 steps on this machine
     python examples/yes_no_maybe.py --steps 20 --backend local
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from typing import Any
 
 import art_core as art
 from art_core.cli.main import main as art_command
@@ -27,7 +28,7 @@ QUESTIONS = (
 REWARDS = {"maybe": 1.0, "no": 0.75, "yes": 0.5}
 
 
-def asked(question: str) -> list[dict[str, str]]:
+def asked(question: str) -> list[Any]:
     """Return the conversation so far."""
     prompt = f"Answer with exactly one word: yes, no or maybe. {question}"
     return [{"role": "user", "content": prompt}]
@@ -41,21 +42,22 @@ async def rollout(model: art.TrainableModel, question: str) -> art.Trajectory:
     )
     choice = completion.choices[0]
     ended = choice.finish_reason == "stop"
-    reward = REWARDS.get(choice.message.content.strip(), 0.0) if ended else 0.0
+    reward = REWARDS.get((choice.message.content or "").strip(), 0.0) if ended else 0.0
     return art.Trajectory(
         messages_and_choices=[*messages, choice], reward=reward, metrics={"invalid": reward == 0}
     )
 
 
-async def answer(model: art.TrainableModel, step: int) -> str:
-    """Ask the weights of a step the first question, at temperature 0."""
+async def answers(model: art.TrainableModel, step: int) -> str:
+    """Ask the weights of a step the first question, three times."""
     completion = await model.openai_client().chat.completions.create(
         model=model.get_inference_name(step),
         messages=asked(QUESTIONS[0]),
         max_tokens=8,
-        temperature=0,
+        n=3,
+        seed=1,
     )
-    return repr(completion.choices[0].message.content)
+    return ", ".join(repr(choice.message.content) for choice in completion.choices)
 
 
 async def main(place: art.Backend, steps: int, name: str) -> None:
@@ -71,12 +73,12 @@ async def main(place: art.Backend, steps: int, name: str) -> None:
             )
             # an answer that runs into the token limit is wrong, not unfinished: it must teach
             await model.train(groups, learning_rate=3e-4, mask_truncated=False)
-        before, after = await answer(model, 0), await answer(model, await model.get_step())
+        before, after = await answers(model, 0), await answers(model, await model.get_step())
         await place.close()
     curve = model.run_dir / "reward.png"
     art_command(["plot", str(model.run_dir), "reward/mean"])
     art_command(["plot", str(model.run_dir), "reward/mean", "--out", str(curve)])
-    print(f"{QUESTIONS[0]}  before: {before}  after: {after}")
+    print(f"{QUESTIONS[0]}\n  before: {before}\n  after:  {after}")
     print(f"the run: {model.run_dir}   the curve: {curve}   more: art show {name}")
 
 
