@@ -58,7 +58,7 @@ class MlflowSink:
 
 
 def points(row: MetricsRow) -> Iterator[Metric]:
-    """Yield a row's metrics; a key of more than 250 characters, which MLflow refuses, is left out."""
+    """Yield a row's metrics; a key too long for MLflow, over 250 characters, is left out."""
     time = int(row.recorded_at.timestamp() * 1_000)
     for key, value in row.metrics.items():
         if len(named := to_mlflow(key)) <= LONGEST:

@@ -41,6 +41,7 @@ class TensorboardSink:
 
     def close(self, run: RunInfo) -> None:
         """Close the event file."""
+        del run
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -17,6 +17,9 @@ log = logging.getLogger("art_core")
 
 FLUSH_S = 1.0
 
+_open: dict[str, wandb.Run] = {}
+"""The runs of this process by id: wandb's service opens an id once at a time."""
+
 
 def open_run(run: RunInfo, options: Options) -> wandb.Run:
     """Return the W&B run of a run, new or resumed. Raises what wandb raises: CommError or a timeout
@@ -25,11 +28,14 @@ def open_run(run: RunInfo, options: Options) -> wandb.Run:
     # wandb's usage analytics wait for the network at exit, past every timeout.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     mode: Any = options.chosen_mode()
-    return wandb.init(
+    own_id = run_id(run)
+    if own_id in _open:
+        _finish_quietly(_open[own_id])
+    _open[own_id] = opened = wandb.init(
         project=options.project or run.project,
         entity=options.entity,
         name=run.name,
-        id=run_id(run),
+        id=own_id,
         resume="allow",
         reinit="create_new",
         mode=mode,
@@ -42,6 +48,13 @@ def open_run(run: RunInfo, options: Options) -> wandb.Run:
         allow_val_change=True,
         settings=_settings(options, quiet=mode == "offline"),
     )
+    return opened
+
+
+def finish(run: wandb.Run, exit_code: int) -> None:
+    """Finish a W&B run; waits for uploads no longer than `finish_timeout_s`."""
+    run.finish(exit_code=exit_code)
+    _open.pop(run.id, None)
 
 
 def config_of(run: RunInfo) -> dict[str, Any]:
@@ -57,13 +70,21 @@ def abandon(run: wandb.Run | None, error: BaseException) -> None:
     When the error says that wandb's service died, the next run starts another one. A living service
     is left alone: the process may have W&B runs of its own.
     """
-    try:
-        if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
+    if run is not None:
+        _finish_quietly(run)
+    if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
+        try:
             wandb.teardown()
-        elif run is not None:
-            run.finish(exit_code=1)
-    except Exception as gone:
-        log.debug("wandb's service was gone: %s", gone)
+        except Exception as gone:
+            log.debug("wandb's service was gone: %s", gone)
+
+
+def _finish_quietly(run: wandb.Run) -> None:
+    try:
+        finish(run, exit_code=1)
+    except Exception as error:
+        log.debug("a W&B run could not be finished: %s", error)
+    _open.pop(run.id, None)
 
 
 def _settings(options: Options, *, quiet: bool) -> wandb.Settings:

@@ -15,7 +15,7 @@ import wandb
 from art_core import HistoryError, MetricsRow, RunInfo, SinkError
 from art_wandb.axes import STEP, Axes
 from art_wandb.options import Options
-from art_wandb.session import FLUSH_S, abandon, open_run
+from art_wandb.session import FLUSH_S, abandon, finish, open_run
 from art_wandb.table import COLUMNS, table_rows
 
 log = logging.getLogger("art_core")
@@ -62,7 +62,7 @@ class WandbSink:
             self._log([*self._lost(self._acknowledged + 1)], self._acknowledged)
         assert self._run is not None
         with self._guarded():
-            self._run.finish(exit_code=0 if run.status == "finished" else 1)
+            finish(self._run, exit_code=0 if run.status == "finished" else 1)
 
     def _start(self) -> None:
         assert self._info is not None

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import attrs
+import pytest
+
+pytest.importorskip("mlflow", reason="needs mlflow-skinny: make trackers")
+
+from art_mlflow import mlflow_sink
+from art_mlflow.keys import from_mlflow, to_mlflow
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from art_core.testing.plugin import PluginContract
+from art_core.testing.sink import SinkContract, ended, row, run_in
+
+# MLflow's own mapping uses what SQLAlchemy 2.1 advises against.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def uri(tmp_path_factory):
+    """One database for all tests: its tables take seconds to make."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def tracking_uri(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+
+def mlflow_run(run):
+    kept = json.loads((run.run_dir / "sinks" / "mlflow.json").read_text())
+    return kept["run_id"]
+
+
+def points(client, run_id):
+    """Every point as `(time, step) -> key -> value`."""
+    rows = defaultdict(dict)
+    for key in client.get_run(run_id).data.metrics:
+        for point in client.get_metric_history(run_id, key):
+            rows[point.timestamp, point.step][from_mlflow(key)] = point.value
+    return rows
+
+
+class TestSink(SinkContract):
+    keeps_split = False
+    keeps_empty_rows = False
+    factory = "art_mlflow:mlflow_sink"
+
+    @pytest.fixture
+    def make_sink(self):
+        return mlflow_sink().create
+
+    @pytest.fixture
+    def read_back(self, uri):
+        def rows(run):
+            found = points(MlflowClient(uri), mlflow_run(run))
+            return [(step, None, found[time, step]) for time, step in sorted(found)]
+
+        return rows
+
+
+class TestPlugin(PluginContract):
+    module = "art_mlflow.plugin"
+    heavy = (*PluginContract.heavy, "mlflow", "sqlalchemy", "alembic")
+
+
+@given(st.text(min_size=1))
+def test_every_key_can_be_read_from_its_form_in_mlflow(key):
+    assert from_mlflow(to_mlflow(key)) == key
+
+
+@pytest.mark.parametrize(
+    ("key", "form"),
+    [
+        ("costs/train/judge", "costs/train/judge"),
+        ("reward/größe", "reward/größe"),
+        ("reward/a.b", "reward/a.b"),
+        ("reward/5%", "reward/5:25:"),
+        ("reward/a:b", "reward/a:3a:b"),
+        ("reward/..", "reward/:2e::2e:"),
+    ],
+)
+def test_a_key_keeps_its_form_but_for_what_mlflow_refuses(key, form):
+    assert to_mlflow(key) == form
+
+
+def test_a_key_too_long_for_mlflow_is_left_out_and_the_rest_of_the_row_arrives(tmp_path, uri):
+    run = run_in(tmp_path)
+    sink = mlflow_sink().create()
+    sink.open(run)
+    sink.write([row(1, metrics={"reward/" + "x" * 300: 1.0, "reward/mean": 0.5})])
+    sink.close(ended(run))
+    assert list(points(MlflowClient(uri), mlflow_run(run)).values()) == [{"reward/mean": 0.5}]
+
+
+def test_a_run_has_its_config_and_says_how_it_ended(tmp_path, uri):
+    run = attrs.evolve(run_in(tmp_path), config={"lr": 1e-5})
+    sink = mlflow_sink(experiment="elsewhere").create()
+    sink.open(run)
+    sink.close(attrs.evolve(run, status="failed"))
+    client = MlflowClient(uri)
+    kept = client.get_run(mlflow_run(run))
+    assert kept.data.params == {"lr": "1e-05", "base_model": "base"}
+    assert kept.info.status == "FAILED"
+    assert client.get_experiment(kept.info.experiment_id).name == "elsewhere"
+
+
+@pytest.mark.slow
+def test_without_a_server_the_runs_share_a_database_beside_the_projects(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert not mlflow_sink().default
+    sink = mlflow_sink().create()
+    run = run_in(tmp_path)
+    sink.open(run)
+    sink.write([row(1, reward__mean=0.5)])
+    sink.close(ended(run))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert list(points(client, mlflow_run(run)).values()) == [{"reward/mean": 0.5}]

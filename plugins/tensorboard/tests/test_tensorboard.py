@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+pytest.importorskip("tensorboard", reason="needs tensorboard: make trackers")
+
+from art_tensorboard import tensorboard_sink
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from art_core.testing.plugin import PluginContract
+from art_core.testing.sink import SinkContract, row, run_in
+
+FLOAT32 = 1e-7
+
+
+def points(logdir):
+    """Every scalar in the event files as `(wall time, step) -> key -> value`."""
+    events = EventAccumulator(str(logdir), size_guidance={"scalars": 0})
+    events.Reload()
+    rows = defaultdict(dict)
+    for key in events.Tags()["scalars"]:
+        for scalar in events.Scalars(key):
+            rows[scalar.wall_time, scalar.step][key] = scalar.value
+    return rows
+
+
+class TestSink(SinkContract):
+    keeps_split = False
+    keeps_empty_rows = False
+    relative_error = FLOAT32
+    largest = 3e38
+    factory = "art_tensorboard:tensorboard_sink"
+
+    @pytest.fixture
+    def make_sink(self):
+        return tensorboard_sink().create
+
+    @pytest.fixture
+    def read_back(self):
+        def rows(run):
+            found = points(run.run_dir / "tensorboard")
+            return [(step, None, found[time, step]) for time, step in sorted(found)]
+
+        return rows
+
+
+class TestPlugin(PluginContract):
+    module = "art_tensorboard.plugin"
+    heavy = (*PluginContract.heavy, "tensorboard", "google.protobuf", "tensorflow")
+
+
+def test_a_logdir_of_ones_own_holds_all_runs_side_by_side(tmp_path):
+    sink = tensorboard_sink(tmp_path / "logs").create()
+    run = run_in(tmp_path)
+    sink.open(run)
+    sink.write([row(1, reward__mean=0.5)])
+    sink.close(run)
+    found = points(tmp_path / "logs" / "contract" / "agent")
+    assert list(found.values()) == [{"reward/mean": 0.5}]
+
+
+def test_the_sink_takes_rows_only_where_it_is_named():
+    assert not tensorboard_sink().default
