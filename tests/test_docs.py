@@ -28,7 +28,8 @@ from art_core.testing.echo import EchoBackend
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "plugins/local/README.md", *sorted(DOCS.glob("*.md"))]
+READMES = [ROOT / "README.md", *(ROOT / f"plugins/{name}/README.md" for name in ("argus", "local"))]
+PAGES = [*READMES, *sorted(DOCS.glob("*.md"))]
 HOOKS = [name for name in vars(hookspecs) if name.startswith("art_")]
 REQUESTS = itertools.count()
 
