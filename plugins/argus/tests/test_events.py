@@ -5,7 +5,7 @@ import attrs
 import pytest
 
 from art_argus.events import ended, epoch, heartbeat, started
-from art_argus.job import Job, safe_id
+from art_argus.job import Job, origin, safe_id
 from art_argus.summary import Summary
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -185,3 +185,12 @@ def test_a_sign_of_life_is_a_line_of_the_job(run):
     event = heartbeat(Job.of(run), AT)
     assert (event["event_type"], event["job_id"]) == ("log_line", "demo.agent")
     assert event["data"] == {"line": "heartbeat", "level": "debug", "ts_unix": AT.timestamp()}
+
+
+def test_a_run_where_neither_git_nor_a_user_is_known_still_has_its_host(monkeypatch):
+    def unknown():
+        raise KeyError("uid not found")
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("getpass.getuser", unknown)
+    assert origin().keys() == {"host"}

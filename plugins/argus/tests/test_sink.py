@@ -12,6 +12,7 @@ import art_core as art
 from art_argus import argus_sink, stop_requested
 from art_argus.client import ArgusClient
 from art_argus.sink import ArgusSink
+from art_core.cli.main import main
 
 LOG_AND_DIE = """
 import asyncio, os, sys
@@ -126,6 +127,17 @@ async def test_delivery_after_a_kill_gives_no_duplicates(argus, token, tmp_path)
     assert [e["data"]["seq"] for e in argus.of_type("job_epoch")] == list(range(1, 9))
     assert argus.deduplicated >= 3
     assert len(argus.of_type("job_done")) == 1
+
+
+def test_a_killed_run_can_be_told_as_failed_later(argus, token, tmp_path, monkeypatch, capsys):
+    log_and_die(argus, token, tmp_path)
+    monkeypatch.setenv("ARGUS_URL", argus.url)
+    monkeypatch.setenv("ARGUS_TOKEN", token)
+    assert main(["sync", "agent", "--sink", "argus", "--dir", str(tmp_path)]) == 0
+    assert [e["data"]["seq"] for e in argus.of_type("job_epoch")] == list(range(1, 8))
+    (failed,) = argus.of_type("job_failed")
+    assert failed["data"]["reason"] == "the run was killed"
+    assert failed["data"]["metrics"]["reward/mean"] == 0.875
 
 
 def test_rows_that_arrived_before_a_failure_are_not_sent_again(argus, make_sink, run, make_row):
