@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types check docs bench wheels clean
+.PHONY: help quickstart test faults lint types check docs bench wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,6 +15,9 @@ quickstart: .venv/run.stamp ## train a small model on the yes / no / maybe task;
 
 test: .venv/dev.stamp ## all tests, with 100 % branch coverage of art_core
 	$(BIN)/nox -s test
+
+faults: .venv/dev.stamp ## kills, crashes and clocks in full numbers: 1,000 kill -9
+	$(BIN)/nox -s faults
 
 lint: .venv/dev.stamp ## ruff, import contracts, spelling, weightless plugins
 	$(BIN)/nox -s lint

@@ -57,6 +57,12 @@ def test(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Run the fault suite in full numbers."""
+    _run(session, "python", "-m", "pytest", "-q", "tests/faults", FAULT_TRIALS="1000")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Write the metric table from the catalogue, then build the site; a dangling link fails."""
     _run(session, "python", "docs/generate.py")

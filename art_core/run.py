@@ -20,7 +20,7 @@ import attrs
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import replace_json
-from art_core.metrics.history import HistoryLog, read_rows
+from art_core.metrics.history import HistoryLog, scenario_ids_of
 from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
 from art_core.metrics.row import MetricsRow
@@ -212,8 +212,8 @@ class Run:
 
     def _unseen(self, ids: frozenset[str]) -> list[str]:
         if self._scenarios is None:
-            rows = read_rows(self.history.path) if UNIQUE_SCENARIOS in self.totals else ()
-            self._scenarios = {i for row, _ in rows for i in row.scenario_ids}
+            seen_some = UNIQUE_SCENARIOS in self.totals
+            self._scenarios = scenario_ids_of(self.history.path) if seen_some else set()
         return sorted(ids - self._scenarios)
 
     def _remember(

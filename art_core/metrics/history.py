@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,6 +42,17 @@ def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
                     yield MetricsRow.from_line(line), offset
                 except HistoryError as error:
                     log.warning("%s: %s", path, error)
+
+
+def scenario_ids_of(path: Path) -> set[str]:
+    """Return the scenario ids that a log has seen; only rows that first saw one are parsed."""
+    ids: set[str] = set()
+    with path.open("rb") as file:
+        for line in file:
+            if b'"_scenario_ids"' in line and line.endswith(b"\n"):
+                with suppress(HistoryError):
+                    ids.update(MetricsRow.from_line(line).scenario_ids)
+    return ids
 
 
 def last_row(path: Path) -> MetricsRow | None:

@@ -80,3 +80,16 @@ def rows_after(history: Path, cursor: Cursor) -> tuple[Sequence[MetricsRow], Cur
         if len(rows) == BATCH:
             break
     return rows, cursor
+
+
+def count_after(history: Path, cursor: Cursor) -> int:
+    """Count the rows after a cursor; none are left in a log that was deleted."""
+    count = 0
+    while True:
+        try:
+            rows, cursor = rows_after(history, cursor)
+        except OSError:
+            return count
+        count += len(rows)
+        if not rows:
+            return count

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import attrs
 
-from art_core.sinks.cursor import Cursor, load_cursor, lock_cursor, rows_after, save_cursor
+from art_core.sinks.cursor import (
+    Cursor,
+    count_after,
+    load_cursor,
+    lock_cursor,
+    rows_after,
+    save_cursor,
+)
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 log = logging.getLogger("art_core")
@@ -116,16 +123,7 @@ class Follower:
 
     def missing(self) -> int:
         """Count the rows that the sink has not got yet."""
-        count, cursor = 0, self.cursor
-        while True:
-            try:
-                rows, cursor = rows_after(self.history, cursor)
-            except OSError:
-                # The log was deleted: there is nothing left to deliver, and `error` says so.
-                return count
-            count += len(rows)
-            if not rows:
-                return count
+        return count_after(self.history, self.cursor)
 
     def _follow(self) -> None:
         try:

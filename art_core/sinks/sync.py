@@ -12,7 +12,7 @@ import attrs
 from art_core.errors import ConfigError
 from art_core.files import read_json
 from art_core.metrics.history import last_row
-from art_core.sinks.cursor import lock_cursor
+from art_core.sinks.cursor import count_after, load_cursor, lock_cursor
 from art_core.sinks.delivery import DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
@@ -59,9 +59,10 @@ def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, No
     lock = lock_cursor(cursor_file)
     if lock >= 0:
         os.close(lock)
-    follower = Follower(spec, run, run.run_dir / "history.jsonl")
+    history = run.run_dir / "history.jsonl"
+    yield Progress(count_after(history, load_cursor(cursor_file)), None)
     deadline = time.monotonic() + timeout
-    yield Progress(follower.missing(), None)
+    follower = Follower(spec, run, history)
     follower.close(deadline, run.status)
     said = time.monotonic()
     while follower.at_work and time.monotonic() < deadline:

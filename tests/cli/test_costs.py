@@ -98,7 +98,8 @@ def test_what_was_bought_is_told_with_its_price_and_its_source(shelf, art_comman
     call = {"leaf": "costs/train/judge", "item": "m", "provider": "p", "calls": 3}
     give_receipts(
         directory,
-        {**call, "input_tokens": 10, "output_tokens": 4, "tier": "flex", "usd": 0.5, "rates": rates},
+        {**call, "input_tokens": 10, "output_tokens": 4, "tier": "flex", "usd": 0.5,
+         "rates": rates},
         {**call, "usd": 0.25, "reported": True},
         {"leaf": "costs/gpu", "item": "card", "device_seconds": 1800, "usd": 1.0,
          "rates": {"usd_per_hour": 2.0}},

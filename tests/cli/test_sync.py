@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import attrs
 import pytest
 
@@ -92,6 +94,27 @@ def test_progress_is_told_while_it_goes_on(shelf, art_command, monkeypatch):
     printed = art_command("sync", "a", "--sink", "shelf", plugins={"p": Shelf(fault=busy)})
     assert "3 rows of demo/a to deliver to 'shelf' (OSError: busy)\n" in printed
     assert printed.endswith("'shelf' has all rows\n")
+
+
+def test_progress_that_is_the_same_is_told_once(shelf, art_command, monkeypatch):
+    monkeypatch.setattr(sync, "LOOK_SECONDS", 0.0)
+    shelf.run("a", *ROWS)
+    sink = Shelf(fault=lambda: time.sleep(0.1))
+    printed = art_command("sync", "a", "--sink", "shelf", plugins={"p": sink})
+    lines = printed.splitlines()
+    assert lines[0] == "3 rows of demo/a to deliver to 'shelf'"
+    assert len(lines) == len(set(lines)) <= 3
+
+
+def test_a_cursor_that_cannot_be_kept_is_said_and_costs_repeats(shelf, art_command, caplog):
+    directory = shelf.run("a", *ROWS)
+    (directory / "sinks").write_text("a file is in the way")
+    sink = Shelf()
+    assert "'shelf' has all rows" in art_command(
+        "sync", "a", "--sink", "shelf", plugins={"p": sink}
+    )
+    assert "FileExistsError" in caplog.text
+    assert sink.seqs == [1, 2, 3]
 
 
 def test_a_sink_that_a_trainer_serves_right_now_is_refused(shelf, art_command, art_error):

@@ -104,7 +104,7 @@ def test_receipts_say_what_was_paid_for_and_come_back_with_a_restored_row(build,
         "item": "card",
         "device_seconds": 3600.0,
         "usd": 3.0,
-        "rates": {"usd_per_hour": 3.0},
+        "rates": {"usd_per_hour": 3.0, "source": "explicit"},
     }
 
 

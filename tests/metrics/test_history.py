@@ -6,6 +6,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
+import attrs
 import pytest
 
 from art_core.errors import HistoryError
@@ -261,3 +262,12 @@ def test_a_disk_that_fails_is_an_error_with_its_reason(log, path, monkeypatch):
 def test_a_sync_that_comes_after_the_end_does_nothing(log):
     log.close()
     log.sync()
+
+
+def test_scenario_ids_are_found_without_reading_every_row(path):
+    path.parent.mkdir()
+    first = attrs.evolve(row(1), scenario_ids=("a", "b"))
+    third = attrs.evolve(row(3), scenario_ids=("c",))
+    lines = first.to_line() + row(2).to_line() + third.to_line()
+    path.write_bytes(lines + b'{"_scenario_ids": junk}\n{"_scenario_ids":["d"]')
+    assert history.scenario_ids_of(path) == {"a", "b", "c"}

@@ -72,6 +72,11 @@ def test_a_torn_last_line_waits_until_it_is_whole(log):
     assert entry(log, "reward/mean") == (0.5, 0.75, 0.75, 2)
 
 
+def test_a_log_that_is_one_torn_line_says_nothing_yet(log):
+    log.raw(b'{"schema":1,"se')
+    assert (read(log).rows, read(log).offset) == (0, 0)
+
+
 @pytest.mark.parametrize(
     "line", [b"{torn\n", b"5\n", b'"x"\n', b"[]\n", b'{"a/b":1}\n', b'{"step":"x","a/b":1}\n']
 )
