@@ -234,3 +234,12 @@ def test_a_watch_survives_a_server_that_is_away(argus, make_sink, run):
     argus.stop = {"requested": True}
     until(lambda: stop_requested(run))
     assert argus.answers == []
+
+
+def test_a_sink_that_is_opened_again_keeps_one_watch(make_sink, run):
+    sink = make_sink()
+    sink.open(run)
+    first = sink._opened.watch
+    sink.open(run)
+    assert not first._thread.is_alive()
+    assert sink._opened.watch._thread.is_alive()
