@@ -7,9 +7,10 @@ import logging
 import os
 from typing import Any
 
+import requests
 import wandb
 
-from art_core import RunInfo
+from art_core import RunInfo, SinkError
 from art_wandb.identity import run_id
 from art_wandb.options import Options
 
@@ -22,8 +23,9 @@ _open: dict[str, wandb.Run] = {}
 
 
 def open_run(run: RunInfo, options: Options) -> wandb.Run:
-    """Return the W&B run of a run, new or resumed. Raises what wandb raises: CommError or a timeout
-    without a network.
+    """Return the W&B run of a run, new or resumed.
+
+    Raises SinkError when W&B can't be reached in `init_timeout_s`, else what wandb raises.
     """
     # wandb's usage analytics wait for the network at exit, past every timeout.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -31,23 +33,29 @@ def open_run(run: RunInfo, options: Options) -> wandb.Run:
     own_id = run_id(run)
     if own_id in _open:
         _finish_quietly(_open[own_id])
-    _open[own_id] = opened = wandb.init(
-        project=options.project or run.project,
-        entity=options.entity,
-        name=run.name,
-        id=own_id,
-        resume="allow",
-        reinit="create_new",
-        mode=mode,
-        group=options.group,
-        job_type=options.job_type,
-        tags=options.tags,
-        notes=options.notes,
-        dir=options.dir or os.environ.get("WANDB_DIR") or run.run_dir,
-        config=config_of(run),
-        allow_val_change=True,
-        settings=_settings(options, quiet=mode == "offline"),
-    )
+    _reach(mode, options.init_timeout_s)
+    try:
+        opened = wandb.init(
+            project=options.project or run.project,
+            entity=options.entity,
+            name=run.name,
+            id=own_id,
+            resume="allow",
+            reinit="create_new",
+            mode=mode,
+            group=options.group,
+            job_type=options.job_type,
+            tags=options.tags,
+            notes=options.notes,
+            dir=options.dir or os.environ.get("WANDB_DIR") or run.run_dir,
+            config=config_of(run),
+            allow_val_change=True,
+            settings=_settings(options),
+        )
+    except Exception:
+        _forget_failed_run()
+        raise
+    _open[own_id] = opened
     return opened
 
 
@@ -73,10 +81,37 @@ def abandon(run: wandb.Run | None, error: BaseException) -> None:
     if run is not None:
         _finish_quietly(run)
     if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
-        try:
-            wandb.teardown()
-        except Exception as gone:
-            log.debug("wandb's service was gone: %s", gone)
+        _teardown()
+
+
+def _reach(mode: str | None, seconds: float) -> None:
+    """Ask W&B for any answer, before `wandb.init` takes the run's id and waits with it."""
+    settings = wandb.setup().settings
+    url = os.environ.get("WANDB_BASE_URL") or settings.base_url
+    if (mode or os.environ.get("WANDB_MODE") or settings.mode) not in {"online", "run", "shared"}:
+        return
+    try:
+        requests.head(url, timeout=seconds, allow_redirects=False)
+    except requests.RequestException as error:
+        raise SinkError(
+            f"W&B at {url} can't be reached: {error}",
+            "The rows wait in the run's log; WANDB_MODE=offline keeps them for `wandb sync`.",
+        ) from error
+
+
+def _forget_failed_run() -> None:
+    """Stop wandb's service, unless others use it: it would say that the id of a run that could not
+    be opened is in use, for as long as it lives.
+    """
+    if wandb.run is None and not _open:
+        _teardown()
+
+
+def _teardown() -> None:
+    try:
+        wandb.teardown()
+    except Exception as error:
+        log.debug("wandb's service was gone: %s", error)
 
 
 def _finish_quietly(run: wandb.Run) -> None:
@@ -87,7 +122,7 @@ def _finish_quietly(run: wandb.Run) -> None:
     _open.pop(run.id, None)
 
 
-def _settings(options: Options, *, quiet: bool) -> wandb.Settings:
+def _settings(options: Options) -> wandb.Settings:
     code = options.saves_code()
     wanted = {
         "console": "off",
@@ -97,8 +132,8 @@ def _settings(options: Options, *, quiet: bool) -> wandb.Settings:
         "init_timeout": options.init_timeout_s,
         "login_timeout": options.init_timeout_s,
         "finish_timeout": options.finish_timeout_s,
-        "quiet": True,
-        "silent": quiet,
+        # wandb tells parts of its story on standard output, which is the user's.
+        "silent": True,
         # Not public, and left out where a later wandb lacks it: 15 s by default.
         "x_transaction_log_flush_interval": FLUSH_S,
     }

@@ -33,6 +33,7 @@ class WandbSink:
     _info: RunInfo | None = None
     _run: wandb.Run | None = None
     _axes: Axes | None = None
+    _told: bool = False
     _begun: bool = False
     _sent: int = 0
     _acknowledged: int = 0
@@ -75,8 +76,9 @@ class WandbSink:
             if known is not None:
                 self._begun, self._durable = True, int(known)
             self._sent = self._durable
-        if opened.offline and not self._begun:
-            log.warning("W&B: offline (%s), in %s", self.options.reason(), opened.settings.sync_dir)
+        if not self._told:
+            self._told = True
+            log.warning("W&B: %s", told(opened, self.options))
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -140,3 +142,10 @@ class WandbSink:
                 continue
             if self._sent < row.seq < before:
                 yield row
+
+
+def told(run: wandb.Run, options: Options) -> str:
+    """Return where a run can be seen."""
+    if run.offline:
+        return f"offline ({options.reason()}), in {run.settings.sync_dir}"
+    return run.url or "disabled"

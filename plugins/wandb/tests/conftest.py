@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,8 +16,9 @@ def no_account(tmp_path_factory, monkeypatch):
 
     A child process that is given WANDB_SERVICE would share this one's service, and outlive a kill.
     """
-    for name in ("API_KEY", "MODE", "DIR", "BASE_URL", "ENTITY", "TAGS", "SAVE_CODE", "SERVICE"):
+    for name in ("API_KEY", "MODE", "DIR", "BASE_URL", "ENTITY", "TAGS", "SAVE_CODE"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    os.environ.pop("WANDB_SERVICE", None)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))

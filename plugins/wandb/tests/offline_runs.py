@@ -6,6 +6,7 @@ import json
 import subprocess
 import sysconfig
 import time
+from collections import defaultdict
 from pathlib import Path
 
 WANDB = Path(sysconfig.get_path("scripts")) / "wandb"
@@ -22,28 +23,32 @@ def inspected(file, *options):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def records(run_dir, kind):
-    """All records of a kind, of all sessions of an offline run, in order."""
-    found = [json.loads(x) for file in files(run_dir) for x in inspected(file).splitlines()]
-    return [record[kind] for record in found if record["type"] == kind]
+def records(run_dir, wait_s=20.0):
+    """All records of all sessions of an offline run, in order, by kind.
+
+    Waits until each session has ended: the service of a killed process finishes its file by itself.
+    """
+    end = time.monotonic() + wait_s
+    while True:
+        lines = [json.loads(x) for file in files(run_dir) for x in inspected(file).splitlines()]
+        kinds = defaultdict(list)
+        for line in lines:
+            kinds[line["type"]].append(line.get(line["type"]))
+        if len(kinds["exit"]) >= len(files(run_dir)) or time.monotonic() > end:
+            return kinds
+        time.sleep(0.1)
+
+
+def history(run_dir, wait_s=20.0):
+    """The history's items by seq: a repeat takes the place of the one before, as a reader would."""
+    items = [record["item"] for record in records(run_dir, wait_s)["history"]]
+    return {item["seq"]: item for item in sorted(items, key=lambda item: item["seq"])}
 
 
 def summary(run_dir):
+    """The last session's state, config and summary."""
     return json.loads(inspected(files(run_dir)[-1], "--summary"))
-
-
-def history(run_dir):
-    """The history's items by seq: a repeat takes the place of the one before, as a reader would."""
-    items = [record["item"] for record in records(run_dir, "history")]
-    return {item["seq"]: item for item in sorted(items, key=lambda item: item["seq"])}
 
 
 def metrics_of(item):
     return {k: v for k, v in item.items() if k not in OURS and not k.startswith("_")}
-
-
-def until(true, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)

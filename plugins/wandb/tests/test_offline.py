@@ -1,0 +1,319 @@
+"""A real model's run on a real offline W&B run, read back with wandb's own tool."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import attrs
+import psutil
+import pytest
+from offline_runs import OURS, files, history, metrics_of, records, summary
+
+import art_core as art
+from art_core.testing.sink import ended, row, run_in, some_rows
+from art_wandb import wandb_sink
+from art_wandb.identity import new_id, run_id
+
+
+def model(tmp_path, name="agent", sink=None, **more):
+    sinks = [sink or wandb_sink()]
+    return art.Model(name=name, project="p", base_path=tmp_path, sinks=sinks, **more)
+
+
+async def log_a_bit(one, steps=range(1, 7)):
+    for step in steps:
+        metrics = {
+            "reward/mean": [0.5, 0.75, 0.25][step % 3],
+            "costs/train/judge": 0.1 * step,
+            "costs/train/judge/retry" if step > 9 else "costs/train/rubric": 0.25,
+            "reward/größe": 1 / 3,
+        }
+        late = {"loss/own": -1e-9} if step > 3 else {}
+        await one.log(metrics=metrics | late, split="train", step=step)
+        if step % 2 == 0:
+            await one.log(metrics={"reward": step / 8}, split="val", step=step - 1)
+            await one.log(metrics={"or_not": 1.0}, split="val-hard", step=1)
+
+
+def logged(run_dir):
+    return [
+        art.MetricsRow.from_line(line)
+        for line in (run_dir / "history.jsonl").read_bytes().splitlines()
+    ]
+
+
+def assert_key_by_key(run_dir):
+    items = history(run_dir)
+    for sent in logged(run_dir):
+        item = items.pop(sent.seq)
+        assert metrics_of(item) == sent.metrics
+        assert [item[k] for k in OURS] == [sent.step, sent.seq, sent.attempt, sent.split]
+        assert item["_timestamp"] == pytest.approx(sent.recorded_at.timestamp(), abs=1e-3)
+    assert items == {}
+
+
+async def test_a_run_is_kept_offline_key_by_key_when_there_is_no_account(tmp_path, caplog):
+    config = {"lr": 1e-5, "nested": {"a": [1, 2]}}
+    one = model(tmp_path, "agent é, 1", wandb_sink(tags=["first"], group="g"), config=config)
+    await log_a_bit(one)
+    assert (await one.close())["wandb"].error is None
+    assert_key_by_key(one.run_dir)
+    kept = summary(one.run_dir)
+    assert kept["config"] == config | {
+        "art": {"project": "p", "name": "agent é, 1", "base_model": None}
+    }
+    assert (kept["project"], kept["name"], kept["tags"]) == ("p", "agent é, 1", ["first"])
+    assert (kept["state"], kept["exit_code"]) == ("finished", 0)
+    said = [m for m in caplog.messages if m.startswith("W&B:")]
+    assert len(said) == 1 and "no WANDB_API_KEY" in said[0] and str(one.run_dir) in said[0]
+
+
+async def test_every_section_is_drawn_over_the_training_step(tmp_path):
+    @art.hookimpl
+    def art_metrics():
+        return [art.MetricSpec(key="offpolicy/lag", unit="step", help="age of the weights")]
+
+    one = model(tmp_path)
+    await log_a_bit(one, range(1, 3))
+    await one.close()
+    defined = records(one.run_dir)["metric"]
+    globs = {m["glob_name"]: m["step_metric"] for m in defined if "glob_name" in m}
+    assert set(globs.values()) == {"training_step"}
+    known = "reward loss throughput costs time data train val test".split()
+    assert {f"{section}/*" for section in [*known, "val-hard"]} <= set(globs)
+    assert "training_step" in {m.get("name") for m in defined}
+    # No `step=`: W&B's own counter goes up by one a row, whatever the training step is.
+    assert [h["step"]["num"] for h in records(one.run_dir)["history"]] == [0, 1, 2, 3]
+
+
+async def test_sections_of_plugins_are_defined_before_their_first_value(tmp_path, monkeypatch):
+    spec = art.MetricSpec(key="offpolicy/lag", unit="step", help="", direction="lower")
+
+    class Plugin:
+        @art.hookimpl
+        def art_metrics(self):
+            return [spec]
+
+    discover = art.Plugins.discover
+
+    def with_plugin():
+        plugins = discover()
+        plugins.register(Plugin(), "more")
+        return plugins
+
+    monkeypatch.setattr(art.Plugins, "discover", with_plugin)
+    sink = wandb_sink().create()
+    run = run_in(tmp_path)
+    sink.open(run)
+    sink.close(ended(run))
+    assert "offpolicy/*" in {m.get("glob_name") for m in records(run.run_dir)["metric"]}
+
+
+async def test_the_summary_holds_the_last_and_the_best_by_direction(tmp_path):
+    one = model(tmp_path)
+    for step, (reward, failed) in enumerate([(0.25, 0.5), (0.75, 0.125), (0.5, 0.25)], start=1):
+        await one.log(metrics={"reward": reward, "exception_rate": failed}, split="val", step=step)
+    await one.close()
+    kept = summary(one.run_dir)["summary"]
+    assert kept["val/reward"] == {"last": 0.5, "max": 0.75}
+    assert kept["val/exception_rate"] == {"last": 0.25, "min": 0.125}
+
+
+async def test_a_failed_run_is_failed_on_wandb_too(tmp_path):
+    one = model(tmp_path)
+    await one.log(metrics={"reward": 1.0}, step=1)
+    await one.close(status="failed")
+    assert summary(one.run_dir)["exit_code"] == 1
+
+
+async def test_a_resumed_run_has_the_same_id_and_only_its_new_rows(tmp_path):
+    first = model(tmp_path)
+    await log_a_bit(first, range(1, 3))
+    await first.close()
+    second = model(tmp_path)
+    await log_a_bit(second, range(3, 5))
+    await second.close()
+    runs = records(second.run_dir)["run"]
+    assert len(runs) == 2 and len({run["run_id"] for run in runs}) == 1
+    assert [h["item"]["seq"] for h in records(second.run_dir)["history"]] == list(range(1, 9))
+    assert_key_by_key(second.run_dir)
+
+
+async def test_no_code_and_no_console_go_along_unless_asked_for(tmp_path, monkeypatch):
+    one = model(tmp_path)
+    await one.log(metrics={"reward": 1.0}, step=1)
+    print("a secret on standard output")
+    await one.close()
+    found = records(one.run_dir)
+    assert not [kind for kind in found if "output" in kind]
+    kept = [p for p in one.run_dir.rglob("*") if p.is_file()]
+    assert not [p for p in kept if p.suffix in {".py", ".patch"}]
+    assert not any(b"a secret on standard output" in p.read_bytes() for p in kept)
+
+
+async def test_trajectories_go_along_as_a_table_on_request(tmp_path):
+    one = model(tmp_path, sink=wandb_sink(trajectories=True))
+    messages = [{"role": "user", "content": "größer?"}, {"role": "assistant", "content": "ja"}]
+    tries = [
+        art.Trajectory(messages_and_choices=messages, reward=reward, metrics={"ok": True})
+        for reward in (0.0, 1.0)
+    ]
+    await one.log([art.TrajectoryGroup(tries)], split="train", step=1)
+    await one.close()
+    (table,) = one.run_dir.rglob("*.table.json")
+    kept = json.loads(table.read_text())
+    assert kept["columns"] == ["step", "group", "trajectory", "reward", "metrics", "messages"]
+    assert [line[:4] for line in kept["data"]] == [[1, 0, 0, 0.0], [1, 0, 1, 1.0]]
+    assert json.loads(kept["data"][0][5]) == messages
+
+
+async def test_without_the_request_trajectories_stay_at_home(tmp_path):
+    one = model(tmp_path)
+    await one.log([art.Trajectory(messages_and_choices=[], reward=1.0)], split="train", step=1)
+    await one.close()
+    assert not list(one.run_dir.rglob("*.table.json"))
+
+
+def kill_service():
+    services = [p for p in psutil.Process().children() if "wandb-core" in " ".join(p.cmdline())]
+    for service in services:
+        service.kill()
+        service.wait(10)
+    assert services
+
+
+async def test_a_service_killed_mid_run_loses_nothing_and_delays_nobody(tmp_path):
+    one = model(tmp_path)
+    await log_a_bit(one, range(1, 7))
+    await asyncio.sleep(0.5)
+    kill_service()
+    began = time.perf_counter()
+    await one.log(metrics={"reward/mean": 1.0}, split="train", step=7)
+    assert time.perf_counter() - began < 0.1
+    report = (await one.close(30.0))["wandb"]
+    assert (report.undelivered, report.error) == (0, None)
+    # The killed service left no exit record, and perhaps no rows either.
+    items = history(one.run_dir, wait_s=0)
+    assert sorted(items) == [sent.seq for sent in logged(one.run_dir)]
+    assert all(metrics_of(items[sent.seq]) == sent.metrics for sent in logged(one.run_dir))
+
+
+def test_what_the_service_had_but_had_not_kept_is_sent_again_at_the_close(tmp_path):
+    run = run_in(tmp_path)
+    rows = some_rows(5)
+    (run.run_dir / "history.jsonl").write_bytes(b"torn\n" + b"".join(r.to_line() for r in rows))
+    sink = wandb_sink().create()
+    sink.open(run)
+    sink.write(rows)
+    kill_service()
+    with pytest.raises(Exception, match="onnection"):
+        sink.close(ended(run))
+    sink.close(ended(run))
+    assert sorted(history(run.run_dir, wait_s=0)) == [1, 2, 3, 4, 5]
+
+
+@pytest.fixture
+def black_hole(monkeypatch):
+    """A server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield
+
+
+SCRIPT = """
+import asyncio, sys, time
+import art_core as art
+from art_wandb import wandb_sink
+async def main():
+    sink = wandb_sink(init_timeout_s=2, finish_timeout_s=1)
+    model = art.Model(name="agent", project="p", base_path=sys.argv[1], sinks=[sink])
+    delays = []
+    for step in range(200):
+        began = time.perf_counter()
+        await model.log(metrics={"reward": 1.0}, step=step)
+        delays.append(time.perf_counter() - began)
+        await asyncio.sleep(0.005)
+    began = time.perf_counter()
+    report = (await model.close(3.0))["wandb"]
+    print(sorted(delays)[100], report.undelivered, time.perf_counter() - began)
+asyncio.run(main())
+"""
+
+
+def test_a_network_that_swallows_everything_delays_nobody(tmp_path, black_hole):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    median, undelivered, closing = map(float, done.stdout.split())
+    assert median < 1e-3
+    assert undelivered == 200
+    assert closing < 4.0
+    assert time.monotonic() - began < 20.0, "the process could not end"
+
+
+def test_a_run_that_could_not_be_opened_says_so_in_time(tmp_path, black_hole):
+    sink = wandb_sink(init_timeout_s=1).create()
+    began = time.monotonic()
+    with pytest.raises(art.SinkError, match="can't be reached.*timed out"):
+        sink.open(run_in(tmp_path))
+    assert time.monotonic() - began < 10.0
+
+
+async def test_rows_wait_while_the_network_is_away_and_follow_later(tmp_path, black_hole):
+    one = model(tmp_path, sink=wandb_sink(init_timeout_s=1))
+    await log_a_bit(one, range(1, 3))
+    assert (await one.close(2.0))["wandb"].undelivered == 4
+    later = model(tmp_path, sink=wandb_sink(mode="offline"))
+    _ = later.run
+    assert (await later.close())["wandb"].undelivered == 0
+    assert_key_by_key(later.run_dir)
+
+
+@pytest.mark.parametrize("name", ["a b", "ä:;,#?/'", "", "x" * 300, "..", "plain-name_1"])
+def test_an_id_is_made_of_what_wandb_takes(name):
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,128}", new_id(name, "seed"))
+    assert new_id(name, "seed") != new_id(name, "other seed")
+
+
+def test_an_id_belongs_to_the_directory(tmp_path):
+    run = run_in(tmp_path / "one")
+    assert run_id(run) == run_id(attrs.evolve(run, attempt=2))
+    assert run_id(run) != run_id(run_in(tmp_path / "two"))
+
+
+def test_an_unknown_option_is_refused_at_once():
+    with pytest.raises(TypeError, match="colour"):
+        wandb_sink(colour="blue")
+
+
+def test_the_sink_is_a_default_one_where_a_key_is_known(tmp_path, monkeypatch):
+    assert not wandb_sink().default
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert wandb_sink().default
+    monkeypatch.delenv("NETRC")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert wandb_sink().default
+
+
+def test_disabled_means_nothing_is_written(tmp_path):
+    run = run_in(tmp_path)
+    sink = wandb_sink(mode="disabled").create()
+    sink.open(run)
+    sink.write([row(1, reward__mean=0.5)])
+    sink.close(ended(run))
+    assert files(run.run_dir) == []
