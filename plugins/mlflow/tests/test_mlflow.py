@@ -8,14 +8,14 @@ import pytest
 
 pytest.importorskip("mlflow", reason="needs mlflow-skinny: make trackers")
 
-from art_mlflow import mlflow_sink
-from art_mlflow.keys import from_mlflow, to_mlflow
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, ended, row, run_in
+from art_mlflow import mlflow_sink
+from art_mlflow.keys import from_mlflow, to_mlflow
 
 # MLflow's own mapping uses what SQLAlchemy 2.1 advises against.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

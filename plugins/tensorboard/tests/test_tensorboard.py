@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("tensorboard", reason="needs tensorboard: make trackers")
 
-from art_tensorboard import tensorboard_sink
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, row, run_in
+from art_tensorboard import tensorboard_sink
 
 FLOAT32 = 1e-7
 

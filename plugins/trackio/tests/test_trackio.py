@@ -6,12 +6,12 @@ pytest.importorskip("trackio", reason="needs trackio: make trackers")
 
 import trackio
 import trackio.sqlite_storage
-from art_trackio import trackio_sink
-from art_trackio.sink import run_id
 from trackio.sqlite_storage import SQLiteStorage
 
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, row, run_in
+from art_trackio import trackio_sink
+from art_trackio.sink import run_id
 
 ENVELOPE = ("seq", "attempt", "split", "timestamp", "step")
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,8 @@ def no_account(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("NETRC", str(home / "netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    yield
+    with warnings.catch_warnings():
+        # wandb never asks what became of the service that it started.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

@@ -14,7 +14,9 @@ OURS = ("training_step", "seq", "attempt", "split")
 
 
 def files(run_dir):
-    return sorted(Path(run_dir).glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_ctime)
+    return sorted(
+        Path(run_dir).glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_ctime
+    )
 
 
 def inspected(file, *options):

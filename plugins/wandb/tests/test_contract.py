@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from offline_runs import history, metrics_of
 
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract
 from art_wandb import wandb_sink
+from offline_runs import history, metrics_of
 
 
 class TestSink(SinkContract):

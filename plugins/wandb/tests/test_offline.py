@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import attrs
 import psutil
 import pytest
-from offline_runs import OURS, files, history, metrics_of, records, summary
 
 import art_core as art
 from art_core.testing.sink import ended, row, run_in, some_rows
 from art_wandb import wandb_sink
 from art_wandb.identity import new_id, run_id
+from offline_runs import OURS, files, history, metrics_of, records, summary
 
 
 def model(tmp_path, name="agent", sink=None, **more):
@@ -87,7 +87,7 @@ async def test_every_section_is_drawn_over_the_training_step(tmp_path):
     defined = records(one.run_dir)["metric"]
     globs = {m["glob_name"]: m["step_metric"] for m in defined if "glob_name" in m}
     assert set(globs.values()) == {"training_step"}
-    known = "reward loss throughput costs time data train val test".split()
+    known = ["reward", "loss", "throughput", "costs", "time", "data", "train", "val", "test"]
     assert {f"{section}/*" for section in [*known, "val-hard"]} <= set(globs)
     assert "training_step" in {m.get("name") for m in defined}
     # No `step=`: W&B's own counter goes up by one a row, whatever the training step is.
@@ -271,6 +271,41 @@ def test_a_run_that_could_not_be_opened_says_so_in_time(tmp_path, black_hole):
     with pytest.raises(art.SinkError, match="can't be reached.*timed out"):
         sink.open(run_in(tmp_path))
     assert time.monotonic() - began < 10.0
+
+
+@pytest.fixture
+def half_dead(monkeypatch):
+    """A server that says hello and then answers nothing."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def do_POST(self):
+            gone.wait(30)
+
+        def log_message(self, *args):
+            pass
+
+    gone = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield
+        gone.set()
+        server.shutdown()
+
+
+def test_a_run_that_could_not_be_opened_can_be_tried_again(tmp_path, half_dead):
+    sink = wandb_sink(init_timeout_s=1).create()
+    run = run_in(tmp_path)
+    for _ in range(2):
+        with pytest.raises(Exception, match="deadline|timed out") as error:
+            sink.open(run)
+        # What wandb's service says of a run that it did not let go.
+        assert "in use" not in str(error.value)
 
 
 async def test_rows_wait_while_the_network_is_away_and_follow_later(tmp_path, black_hole):
