@@ -1,11 +1,13 @@
 # Needs Python 3.11 or later, with its venv module, and a C compiler. `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+TRACKERS := $(patsubst %,plugins/%/pyproject.toml,mlflow tensorboard trackio)
+TESTED := $(filter-out $(TRACKERS),$(wildcard plugins/*/pyproject.toml))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults lint types check docs bench wheels clean
+.PHONY: help quickstart test trackers faults lint types check docs bench wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,6 +17,9 @@ quickstart: .venv/run.stamp ## train a small model on the yes / no / maybe task;
 
 test: .venv/dev.stamp ## all tests, with 100 % branch coverage of art_core
 	$(BIN)/nox -s test
+
+trackers: .venv/trackers.stamp ## the sinks for MLflow, TensorBoard and Trackio, on the real libraries
+	$(BIN)/nox -s trackers
 
 faults: .venv/dev.stamp ## kills, crashes and clocks in full numbers: 1,000 kill -9
 	$(BIN)/nox -s faults
@@ -52,7 +57,12 @@ clean: ## remove what was built; runs in .art stay
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[openai,endpoint,plot]' --editable ./plugins/local
 	@touch $@
 
-.venv/dev.stamp: .venv/run.stamp $(wildcard plugins/*/pyproject.toml)
+.venv/dev.stamp: .venv/run.stamp $(TESTED)
 	@echo 'Installing what tests and checks need.'
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(wildcard plugins/*/pyproject.toml))
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(TESTED))
+	@touch $@
+
+.venv/trackers.stamp: .venv/dev.stamp $(TRACKERS)
+	@echo 'Installing the trackers.'
+	$(BIN)/python -m pip install -qq --constraint constraints.txt $(patsubst %/pyproject.toml,--editable ./%,$(TRACKERS))
 	@touch $@

@@ -12,7 +12,7 @@ import pytest
 
 HEAVY = {
     "torch", "openai", "wandb", "pydantic", "transformers", "starlette", "uvicorn", "peft", "numpy",
-    "matplotlib", "plotext", "vllm", "unsloth", "tinker", "httpx2",
+    "matplotlib", "mlflow", "plotext", "tensorboard", "tinker", "trackio", "unsloth", "vllm", "httpx2",
 }  # fmt: skip
 PLUGIN_MODULES = sorted({e.module for e in importlib.metadata.entry_points(group="art_core")})
 IMPORT_MS = 60.0
