@@ -14,7 +14,7 @@ import attrs
 
 from art_core.backends import Backend, Checkpoint, Endpoint, TrainResult
 from art_core.backends import backend as make_backend
-from art_core.checkpoints import steps_to_keep
+from art_core.checkpoints import Retention
 from art_core.client import openai_client
 from art_core.costs.book import PriceBook
 from art_core.costs.usage import GpuTime
@@ -205,6 +205,7 @@ class TrainableModel(Model):
     base_model: str
     backend: Backend | str | None = None
     _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
+    _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
     _made_backend: bool = attrs.field(default=False, init=False, repr=False)
     _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
 
@@ -289,9 +290,9 @@ class TrainableModel(Model):
         """
         backend = await self._ready_backend()
         existing = [c.step for c in await backend.checkpoints(self)]
-        keep = steps_to_keep(
-            self.run.history.path, existing, best_checkpoint_metric, self._ledger.taxonomy
-        )
+        if self._retention is None:
+            self._retention = Retention(self.run.history.path, self._ledger.taxonomy)
+        keep = self._retention.steps_to_keep(existing, best_checkpoint_metric)
         return await backend.delete_checkpoints(self, keep)
 
     async def close(

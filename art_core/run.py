@@ -25,6 +25,7 @@ from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summarize import count, scenario_ids, summarize
+from art_core.metrics.summary import bring_up_to_date
 from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
 from art_core.sinks.delivery import Delivery, DeliveryReport
@@ -35,6 +36,7 @@ log = logging.getLogger("art_core")
 CLOSE_SECONDS = 10.0
 _REMEMBERED_GROUPS = 10_000
 _REMEMBERED_PLANS = 256
+_SUMMARIZED_AT_CLOSE = 64 << 20
 
 
 @attrs.define(eq=False)
@@ -247,6 +249,7 @@ class Run:
         finally:
             reports = self.delivery.close(timeout, status)
             self._say_status(status)
+            bring_up_to_date(self.history.path, self.taxonomy, at_most=_SUMMARIZED_AT_CLOSE)
             self.history.close()
         return reports
 

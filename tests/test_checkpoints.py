@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import pytest
 
 import art_core as art
-from art_core.checkpoints import steps_to_keep
+from art_core.checkpoints import Retention
 from art_core.errors import ConfigError
 from art_core.metrics.catalogue import builtin_taxonomy
 
@@ -25,7 +25,9 @@ def keep(tmp_path):
             for seq, (step, key, value) in enumerate(rows, 1)
         ]
         (tmp_path / "history.jsonl").write_bytes(b"".join(lines))
-        return steps_to_keep(tmp_path / "history.jsonl", steps, metric, builtin_taxonomy())
+        retention = Retention(tmp_path / "history.jsonl", builtin_taxonomy())
+        assert retention.steps_to_keep(steps, metric) == retention.steps_to_keep(steps, metric)
+        return retention.steps_to_keep(steps, metric)
 
     return kept
 
@@ -77,3 +79,18 @@ def test_without_a_value_at_any_checkpoint_all_stay(keep):
 def test_a_metric_that_was_never_logged_is_told_with_the_nearest(keep):
     with pytest.raises(ConfigError, match=r"no metric 'val/rewards'.*mean 'val/reward'\?"):
         keep(rewards(0.5), [1], "val/rewards")
+
+
+def test_a_log_that_grows_is_read_from_where_it_ended(tmp_path, monkeypatch):
+    log = tmp_path / "history.jsonl"
+
+    def line(step, value):
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        given = {"attempt": 1, "split": "val", "recorded_at": at, "metrics": {"val/reward": value}}
+        return art.MetricsRow(seq=step, step=step, **given).to_line()
+
+    log.write_bytes(line(1, 0.9) + line(2, 0.1))
+    retention = Retention(log, builtin_taxonomy())
+    assert retention.steps_to_keep([1, 2], "val/reward") == {1, 2}
+    log.write_bytes(b"x" * log.stat().st_size + line(3, 0.95) + line(4, 0.5))
+    assert retention.steps_to_keep([1, 2, 3, 4], "val/reward") == {3, 4}

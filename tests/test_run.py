@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import time
@@ -266,14 +267,15 @@ def test_a_run_that_cannot_write_what_waits_still_drains_its_sinks(make, monkeyp
     assert drained == [(3.0, "finished")]
 
 
-def test_an_exit_closes_what_was_left_open_and_a_child_leaves_it_alone(make, monkeypatch):
+def test_an_exit_closes_what_was_left_open_and_a_child_leaves_it_alone(make):
     run = make().run
     run._close_at_exit()
     assert run._closed
-    monkeypatch.setattr("art_core.metrics.history.os.getpid", lambda: -1)
     child = make("other").run
-    monkeypatch.undo()
+    child.history._pid = -1
     assert child.close() == {}
+    status = orjson.loads((child.info.run_dir / "status.json").read_bytes())
+    assert status["status"] == "running"
     child.history.close()
 
 
@@ -290,3 +292,26 @@ def test_a_sink_is_told_at_its_close_how_the_run_ended(make, status):
     run.record("train", 1)
     run.close(status)
     assert told == ["running", status]
+
+
+def test_closing_brings_the_summary_of_the_log_up_to_date(make):
+    run = make().run
+    run.record("train", 1, groups=attempts(0.0, 1.0))
+    run.close()
+    summary = orjson.loads((run.info.run_dir / "summary.json").read_bytes())
+    assert summary["offset"] == run.history.path.stat().st_size
+
+
+def test_a_long_log_without_a_summary_is_left_to_the_leaderboard(make, monkeypatch):
+    monkeypatch.setattr("art_core.run._SUMMARIZED_AT_CLOSE", 10)
+    run = make().run
+    run.record("train", 1)
+    run.close()
+    assert not (run.info.run_dir / "summary.json").exists()
+
+
+def test_closing_a_run_whose_directory_is_gone_is_not_an_error(make):
+    run = make().run
+    run.record("train", 1)
+    shutil.rmtree(run.info.run_dir)
+    run.close()

@@ -10,11 +10,11 @@ from typing import Any
 from art_core.cli.reading import status
 from art_core.cli.table import table
 from art_core.errors import ConfigError
+from art_core.metrics.summary import read_summaries
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
 from art_core.reports import board
 from art_core.reports.board import Place
-from art_core.reports.summary import read_summaries
 from art_core.run import runs_path
 from art_core.rundir import find_runs
 

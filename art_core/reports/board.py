@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import attrs
 
 from art_core.errors import ConfigError, unknown
+from art_core.metrics.summary_page import Summary
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.reports.summary import Summary
 from art_core.rundir import FoundRun
 
 REWARD, COST = "reward/mean", "costs/cum/all"

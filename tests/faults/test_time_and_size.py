@@ -15,7 +15,7 @@ import art_core as art
 from art_core import run as runs
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.history import read_rows
-from art_core.reports.summary import read_summary
+from art_core.metrics.summary import read_summary
 
 
 def model_in(base, **options):

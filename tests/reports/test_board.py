@@ -8,8 +8,8 @@ import pytest
 
 from art_core.errors import ConfigError
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.summary_page import Entry, Summary
 from art_core.reports import board
-from art_core.reports.summary import Entry, Summary
 from art_core.rundir import FoundRun
 
 TAXONOMY = builtin_taxonomy()

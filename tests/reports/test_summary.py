@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from art_core.metrics import summary as summaries
+from art_core.metrics import summary_reader
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.history import read_rows
+from art_core.metrics.summary import kept_summary, read_summaries, read_summary
 from art_core.metrics.taxonomy import MetricSpec
-from art_core.reports import summary as summaries
-from art_core.reports.summary import kept_summary, read_summaries, read_summary
 
 TAXONOMY = builtin_taxonomy()
 
@@ -55,8 +56,8 @@ def test_only_what_is_new_is_read(log, monkeypatch):
     log.add(reward__mean=0.5)
     before = read(log).offset
     seeks = []
-    real = summaries._blocks
-    monkeypatch.setattr(summaries, "_blocks", lambda f: (seeks.append(f.tell()), real(f))[1])
+    real = summary_reader._blocks
+    monkeypatch.setattr(summary_reader, "_blocks", lambda f: (seeks.append(f.tell()), real(f))[1])
     read(log)
     assert seeks == []
     log.add(reward__mean=0.75)
@@ -206,7 +207,7 @@ def test_a_directory_that_cannot_be_written_costs_speed_alone(log, monkeypatch):
 
 
 def test_a_long_log_is_read_in_blocks(log, monkeypatch):
-    monkeypatch.setattr(summaries, "_BLOCK", 64)
+    monkeypatch.setattr(summary_reader, "_BLOCK", 64)
     for n in range(50):
         log.add(reward__mean=n)
     assert (read(log).rows, entry(log, "reward/mean")) == (50, (0.0, 49.0, 49.0, 50))

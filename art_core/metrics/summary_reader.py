@@ -1,148 +1,32 @@
-"""A run's log on one page: the first, last and best value of each metric, kept beside the log.
-
-The page is brought up to date from where it ended, and made anew when it does not fit its log.
-"""
+"""Reads rows into a summary, a quarter of a megabyte at a time, same keys together."""
 
 from __future__ import annotations
 
 import math
-import os
-import zlib
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 import orjson
 
-from art_core.files import read_json, replace_json
-from art_core.metrics.taxonomy import CATALOGUE_VERSION, Direction, Taxonomy
+from art_core.metrics.summary_page import Entry, Summary, better_values
+from art_core.metrics.taxonomy import Direction, Taxonomy
 
-SUMMARY_FILE = "summary.json"
 _BLOCK = 1 << 18
-_HEAD = 256
-_VERSION = 1
-_WORTH_A_PROCESS = 20 << 20
+_NUMBERS = frozenset({int, float, bool})
 
 
-@attrs.define
-class Entry:
-    """A metric in a run: its first, newest and best value; NaN where the newest was not finite.
-
-    `best` is None for sums over the run and clocks, of which the best says nothing.
-    """
-
-    better: Direction | None
-    first: float
-    last: float
-    best: float | None = None
-    best_step: int | None = None
-
-    def take(self, value: float, step: int) -> None:
-        """Keep a value if it is the best so far."""
-        if self.better is None:
-            return
-        if self.best is None or (
-            value > self.best if self.better == "higher" else value < self.best
-        ):
-            self.best, self.best_step = value, step
-
-
-@attrs.define
-class Summary:
-    """What the first `offset` bytes of a log say.
-
-    `earlier_step` is the highest step of the attempts before the newest one: a row at or below it
-    repeats a step, and replaces what was said of it.
-    """
-
-    offset: int = 0
-    head: int = 0
-    rows: int = 0
-    skipped: int = 0
-    attempt: int = 0
-    step: int = -1
-    highest_step: int = -1
-    earlier_step: int = -1
-    started: str = ""
-    ended: str = ""
-    metrics: dict[str, Entry] = attrs.field(factory=dict)
+def summarize_log(file: BinaryIO, summary: Summary, taxonomy: Taxonomy) -> Summary:
+    """Add the rows after `summary.offset` to it; begin anew when they repeat a step it has seen."""
+    try:
+        return _Reader(taxonomy, summary).read(file)
+    except _RepeatedStepError:
+        return _ExactReader(taxonomy, Summary()).read(file)
 
 
 class _RepeatedStepError(Exception):
     pass
-
-
-def read_summary(history: Path, taxonomy: Taxonomy) -> Summary:
-    """Return a log's summary, reading only what is new since it was last asked for, and keep it.
-
-    A step that a later attempt repeated counts as the later attempt had it.
-    """
-    summary = kept_summary(history, taxonomy)
-    if summary.offset == history.stat().st_size:
-        return summary
-    with history.open("rb") as file:
-        try:
-            summary = _Reader(taxonomy, summary).read(file)
-        except _RepeatedStepError:
-            summary = _ExactReader(taxonomy, Summary()).read(file)
-        summary.head = _head(file, summary.offset)
-    _keep(summary, history)
-    return summary
-
-
-def kept_summary(history: Path, taxonomy: Taxonomy) -> Summary:
-    """Return the summary that lies beside a log; an empty one when there is none that fits it."""
-    try:
-        stored = read_json(history.with_name(SUMMARY_FILE))
-        if stored.pop("version") != [_VERSION, CATALOGUE_VERSION]:
-            return Summary()
-        metrics = {k: _entry(e) for k, e in stored.pop("metrics").items()}
-        summary = Summary(**stored, metrics=metrics)
-        with history.open("rb") as file:
-            fits = summary.head == _head(file, summary.offset)
-        known = all(e.better == _better(k, taxonomy) for k, e in metrics.items())
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return Summary()
-    return summary if fits and known else Summary()
-
-
-def _entry(stored: Sequence[Any]) -> Entry:
-    better, first, last, best, best_step = stored
-    return Entry(better, first, math.nan if last is None else last, best, best_step)
-
-
-def _keep(summary: Summary, history: Path) -> None:
-    page = attrs.asdict(summary, recurse=False) | {
-        "version": [_VERSION, CATALOGUE_VERSION],
-        "metrics": {k: attrs.astuple(e) for k, e in summary.metrics.items()},
-    }
-    try:
-        replace_json(history.with_name(SUMMARY_FILE), page, sync=False)
-    except OSError:
-        # Somebody else's run: its directory may be read-only, and the page is only for speed.
-        return
-
-
-def _head(file: BinaryIO, offset: int) -> int:
-    """Tell logs apart by a sum over the first bytes; 0 when no line of the log ends at `offset`."""
-    if not offset:
-        return 0
-    file.seek(offset - 1)
-    if file.read(1) != b"\n":
-        return 0
-    file.seek(0)
-    return zlib.crc32(file.read(min(_HEAD, offset))) or 1
-
-
-def _better(key: str, taxonomy: Taxonomy) -> Direction | None:
-    """Which values of a metric are better: as the catalogue says, else higher, as of rewards."""
-    spec = taxonomy.spec(key)
-    if spec.derived and ("/cum/" in key or spec.unit == "s"):
-        return None
-    return spec.direction or "higher"
 
 
 @attrs.frozen
@@ -158,7 +42,7 @@ def _shape(keys: Sequence[str], taxonomy: Taxonomy) -> _Shape | None:
     if step is None:
         return None
     named = ((i, taxonomy.resolve(key)) for i, key in enumerate(keys) if "/" in key)
-    return _Shape(step, tuple((i, key, _better(key, taxonomy)) for i, key in named))
+    return _Shape(step, tuple((i, key, better_values(key, taxonomy)) for i, key in named))
 
 
 @attrs.define
@@ -262,9 +146,6 @@ class _ExactReader(_Reader):
             self._curves.setdefault(key, {}).update(numbers)
 
 
-_NUMBERS = frozenset({int, float, bool})
-
-
 def _kind(record: dict[str, Any]) -> tuple[Any, ...]:
     return (record.get("attempt", 0), *record)
 
@@ -301,17 +182,3 @@ def _record(line: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return record if isinstance(record, dict) else None
-
-
-def read_summaries(histories: Sequence[Path], taxonomy: Taxonomy) -> list[Summary]:
-    """Return the summaries of many logs; a second process helps where there is much to read."""
-    unread = [h.stat().st_size - kept_summary(h, taxonomy).offset for h in histories]
-    processes = min(os.cpu_count() or 1, sum(unread) // _WORTH_A_PROCESS)
-    read = partial(read_summary, taxonomy=taxonomy)
-    if processes < 2:
-        return [read(history) for history in histories]
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(read, histories))

@@ -1,0 +1,110 @@
+"""A run's log on one page, kept beside it: brought up to date from where it ended.
+
+It is made anew when it does not fit its log.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import attrs
+
+from art_core.files import read_json, replace_json
+from art_core.metrics.summary_page import Entry, Summary, better_values
+from art_core.metrics.summary_reader import summarize_log
+from art_core.metrics.taxonomy import CATALOGUE_VERSION, Taxonomy
+
+SUMMARY_FILE = "summary.json"
+_HEAD = 256
+_VERSION = 1
+_WORTH_A_PROCESS = 20 << 20
+
+
+def read_summary(history: Path, taxonomy: Taxonomy) -> Summary:
+    """Return a log's summary, reading only what is new since it was last asked for, and keep it.
+
+    A step that a later attempt repeated counts as the later attempt had it.
+    """
+    summary = kept_summary(history, taxonomy)
+    if summary.offset == history.stat().st_size:
+        return summary
+    with history.open("rb") as file:
+        summary = summarize_log(file, summary, taxonomy)
+        summary.head = _head(file, summary.offset)
+    _keep(summary, history)
+    return summary
+
+
+def bring_up_to_date(history: Path, taxonomy: Taxonomy, *, at_most: int) -> None:
+    """Keep a log's summary, unless more than `at_most` bytes would have to be read for it.
+
+    A log that was deleted in the meantime is passed over.
+    """
+    if not history.exists():
+        return
+    if history.stat().st_size - kept_summary(history, taxonomy).offset <= at_most:
+        read_summary(history, taxonomy)
+
+
+def kept_summary(history: Path, taxonomy: Taxonomy) -> Summary:
+    """Return the summary that lies beside a log; an empty one when there is none that fits it."""
+    try:
+        stored = read_json(history.with_name(SUMMARY_FILE))
+        if stored.pop("version") != [_VERSION, CATALOGUE_VERSION]:
+            return Summary()
+        metrics = {k: _entry(e) for k, e in stored.pop("metrics").items()}
+        summary = Summary(**stored, metrics=metrics)
+        with history.open("rb") as file:
+            fits = summary.head == _head(file, summary.offset)
+        known = all(e.better == better_values(k, taxonomy) for k, e in metrics.items())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Summary()
+    return summary if fits and known else Summary()
+
+
+def _entry(stored: Sequence[Any]) -> Entry:
+    better, first, last, best, best_step = stored
+    return Entry(better, first, math.nan if last is None else last, best, best_step)
+
+
+def _keep(summary: Summary, history: Path) -> None:
+    page = attrs.asdict(summary, recurse=False) | {
+        "version": [_VERSION, CATALOGUE_VERSION],
+        "metrics": {k: attrs.astuple(e) for k, e in summary.metrics.items()},
+    }
+    try:
+        replace_json(history.with_name(SUMMARY_FILE), page, sync=False)
+    except OSError:
+        # Somebody else's run: its directory may be read-only, and the page is only for speed.
+        return
+
+
+def _head(file: BinaryIO, offset: int) -> int:
+    """Tell logs apart by a sum over the first bytes; 0 when no line of the log ends at `offset`."""
+    if not offset:
+        return 0
+    file.seek(offset - 1)
+    if file.read(1) != b"\n":
+        return 0
+    file.seek(0)
+    return zlib.crc32(file.read(min(_HEAD, offset))) or 1
+
+
+def read_summaries(histories: Sequence[Path], taxonomy: Taxonomy) -> list[Summary]:
+    """Return the summaries of many logs; a second process helps where there is much to read."""
+    unread = [h.stat().st_size - kept_summary(h, taxonomy).offset for h in histories]
+    processes = min(os.cpu_count() or 1, sum(unread) // _WORTH_A_PROCESS)
+    read = partial(read_summary, taxonomy=taxonomy)
+    if processes < 2:
+        return [read(history) for history in histories]
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(read, histories))

@@ -1,0 +1,59 @@
+"""A run's log on one page, as values: the first, newest and best of each metric."""
+
+from __future__ import annotations
+
+import attrs
+
+from art_core.metrics.taxonomy import Direction, Taxonomy
+
+
+@attrs.define
+class Entry:
+    """A metric in a run: its first, newest and best value; NaN where the newest was not finite.
+
+    `best` is None for sums over the run and clocks, of which the best says nothing.
+    """
+
+    better: Direction | None
+    first: float
+    last: float
+    best: float | None = None
+    best_step: int | None = None
+
+    def take(self, value: float, step: int) -> None:
+        """Keep a value if it is the best so far."""
+        if self.better is None:
+            return
+        if self.best is None or (
+            value > self.best if self.better == "higher" else value < self.best
+        ):
+            self.best, self.best_step = value, step
+
+
+@attrs.define
+class Summary:
+    """What the first `offset` bytes of a log say.
+
+    `earlier_step` is the highest step of the attempts before the newest one: a row at or below it
+    repeats a step, and replaces what was said of it.
+    """
+
+    offset: int = 0
+    head: int = 0
+    rows: int = 0
+    skipped: int = 0
+    attempt: int = 0
+    step: int = -1
+    highest_step: int = -1
+    earlier_step: int = -1
+    started: str = ""
+    ended: str = ""
+    metrics: dict[str, Entry] = attrs.field(factory=dict)
+
+
+def better_values(key: str, taxonomy: Taxonomy) -> Direction | None:
+    """Which values of a metric are better: as the catalogue says, else higher, as of rewards."""
+    spec = taxonomy.spec(key)
+    if spec.derived and ("/cum/" in key or spec.unit == "s"):
+        return None
+    return spec.direction or "higher"
