@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import wandb
 
 from art_core import HistoryError, MetricsRow, RunInfo, SinkError
 from art_wandb.axes import STEP, Axes
+from art_wandb.identity import durable_seq, keep_durable_seq
 from art_wandb.options import Options
 from art_wandb.session import FLUSH_S, abandon, finish, open_run
 from art_wandb.table import COLUMNS, table_rows
@@ -25,8 +27,9 @@ log = logging.getLogger("art_core")
 class WandbSink:
     """Logs each row with `training_step`, `seq`, `attempt` and `split` beside its metrics.
 
-    wandb's service is a process of its own: when it dies, the next write starts another one and
-    sends again, from the run's log, what may not have reached the disk. `seq` tells repeats.
+    wandb's service is a process of its own, which writes to the disk every second. When it dies,
+    alone or with this process, the next write starts another one and sends again, from the run's
+    log, what may not have reached the disk. `seq` tells repeats.
     """
 
     options: Options = attrs.field(factory=Options)
@@ -51,19 +54,25 @@ class WandbSink:
             self._start()
         first, last = rows[0].seq, rows[-1].seq
         if not self._begun:
-            # The cursor says where this process goes on: what is before it was delivered.
-            self._begun, self._sent, self._durable = True, first - 1, first - 1
+            self._begin(first)
         self._log([*self._lost(first), *rows], last)
 
     def close(self, run: RunInfo) -> None:
         """Finish the W&B run: as failed unless the run finished."""
         if self._run is None:
             self._start()
-        if self._sent < self._acknowledged:
-            self._log([*self._lost(self._acknowledged + 1)], self._acknowledged)
+        if not self._begun and durable_seq(run) is not None:
+            self._begin(1)
+        # Without a row of this process, all of the log was delivered by others: was all of it kept?
+        end = self._acknowledged + 1 if self._acknowledged else sys.maxsize
+        rows = [*self._lost(end)] if self._begun else []
+        if rows:
+            self._log(rows, rows[-1].seq)
         assert self._run is not None
         with self._guarded():
             finish(self._run, exit_code=0 if run.status == "finished" else 1)
+        if self._begun:
+            keep_durable_seq(run, self._sent)
 
     def _start(self) -> None:
         assert self._info is not None
@@ -79,6 +88,14 @@ class WandbSink:
         if not self._told:
             self._told = True
             log.warning("W&B: %s", told(opened, self.options))
+
+    def _begin(self, first: int) -> None:
+        """Find out how far wandb has come before this process, and note where it began."""
+        assert self._info is not None
+        known = durable_seq(self._info)
+        self._begun = True
+        self._sent = self._durable = first - 1 if known is None else known
+        keep_durable_seq(self._info, self._durable)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -119,7 +136,7 @@ class WandbSink:
 
     def _confirm(self, seq: int) -> None:
         """Ask wandb's service for the last seq: it answers in order, so then it has all of them."""
-        assert self._run is not None
+        assert self._run is not None and self._info is not None
         has = self._run.summary.get("seq") or 0
         if has < seq and not self._run.disabled:
             raise SinkError(f"wandb's service has the rows up to {has}, not up to {seq}")
@@ -127,15 +144,19 @@ class WandbSink:
         now = time.monotonic()
         self._recent.append((now, seq))
         # A row is on the disk once wandb has flushed its file after it.
+        before = self._durable
         while self._recent[0][0] < now - 2 * FLUSH_S:
             self._durable = self._recent.popleft()[1]
+        if self._durable > before:
+            keep_durable_seq(self._info, self._durable)
 
     def _lost(self, before: int) -> Iterator[MetricsRow]:
         """Yield the rows of the log after what W&B is known to have and before a seq."""
         assert self._info is not None
         if self._sent + 1 >= before:
             return
-        for line in (self._info.run_dir / "history.jsonl").read_bytes().splitlines():
+        history = self._info.run_dir / "history.jsonl"
+        for line in history.read_bytes().splitlines() if history.exists() else ():
             try:
                 row = MetricsRow.from_line(line)
             except HistoryError:

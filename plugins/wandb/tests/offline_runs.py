@@ -25,10 +25,10 @@ def inspected(file, *options):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def records(run_dir, wait_s=20.0):
+def records(run_dir, wait_s=2.0):
     """All records of all sessions of an offline run, in order, by kind.
 
-    Waits until each session has ended: the service of a killed process finishes its file by itself.
+    Waits a little until each session has ended; that of a killed process may not.
     """
     end = time.monotonic() + wait_s
     while True:
@@ -41,7 +41,7 @@ def records(run_dir, wait_s=20.0):
         time.sleep(0.1)
 
 
-def history(run_dir, wait_s=20.0):
+def history(run_dir, wait_s=2.0):
     """The history's items by seq: a repeat takes the place of the one before, as a reader would."""
     items = [record["item"] for record in records(run_dir, wait_s)["history"]]
     return {item["seq"]: item for item in sorted(items, key=lambda item: item["seq"])}

@@ -220,6 +220,18 @@ def test_what_the_service_had_but_had_not_kept_is_sent_again_at_the_close(tmp_pa
     assert sorted(history(run.run_dir, wait_s=0)) == [1, 2, 3, 4, 5]
 
 
+def test_what_a_killed_process_had_not_kept_is_sent_again_when_nothing_new_comes(tmp_path):
+    run = run_in(tmp_path)
+    rows = some_rows(5)
+    (run.run_dir / "history.jsonl").write_bytes(b"".join(r.to_line() for r in rows))
+    (run.run_dir / "sinks").mkdir()
+    (run.run_dir / "sinks" / "wandb.json").write_text('{"id": "agent-1", "durable": 3}')
+    sink = wandb_sink().create()
+    sink.open(run)
+    sink.close(ended(run))
+    assert sorted(history(run.run_dir)) == [4, 5]
+
+
 @pytest.fixture
 def black_hole(monkeypatch):
     """A server that takes connections and never answers."""
