@@ -83,7 +83,7 @@ def roll(
         sums[parent] += usd
     for child, parent in plan.edges:
         sums[parent] += sums[child]
-    new = {**plan.totals, **totals} if plan.totals.keys() - totals.keys() else dict(totals)
+    new = {**plan.totals, **totals}
     for leaf, total in plan.leaf_running:
         new[total] += leaves[leaf]
     for node, total in plan.running:
