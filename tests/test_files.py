@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,12 @@ def test_a_replacement_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match=r"state\.json"):
         replace_json(tmp_path / "state.json", {"position": 4})
     assert [f.name for f in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        replace_json(tmp_path / "state.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o644
