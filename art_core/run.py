@@ -53,6 +53,7 @@ class Run:
     history: HistoryLog
     delivery: Delivery
     totals: dict[str, float]
+    _derives: bool
     _earlier_clock: float
     _started: float = attrs.field(factory=time.monotonic)
     _last_train_row: float = attrs.field(factory=time.monotonic)
@@ -94,6 +95,7 @@ class Run:
             history=history,
             delivery=Delivery.start(sinks, info, history.path),
             totals=totals_of(last.metrics) if last else {},
+            derives=plugins.derives,
             earlier_clock=last.metrics.get("time/wall_clock_sec", 0.0) if last else 0.0,
         )
         ledger.learn(run.totals)
@@ -121,7 +123,7 @@ class Run:
         """
         with self._lock:
             fresh = [g for g in groups if (split, g.id) not in self._counted] if groups else ()
-            taken = self.ledger.take(split)
+            taken = self.ledger.take(split) if self.ledger.waiting else NOTHING
             try:
                 leaves, odd = self._leaves(split, taken, groups, fresh, metrics or {})
                 ids = taken.scenario_ids
@@ -135,7 +137,10 @@ class Run:
                 self.ledger.restore(taken)
                 raise
             self.totals = totals
-            self._remember(split, fresh, new_ids)
+            if split == "train":
+                self._last_train_row = time.monotonic()
+            if fresh or new_ids:
+                self._remember(split, fresh, new_ids)
         self.delivery.wake()
         return row
 
@@ -146,7 +151,7 @@ class Run:
         groups: Sequence[TrajectoryGroup],
         fresh: Sequence[TrajectoryGroup],
         metrics: Mapping[str, Any],
-    ) -> tuple[dict[str, float], dict[str, float]]:
+    ) -> tuple[Mapping[str, float], dict[str, float]]:
         """Return the row's leaves, and apart the values that are not finite."""
         leaves = place_all(self.taxonomy, metrics, split)
         odd: dict[str, float] = {}
@@ -154,16 +159,16 @@ class Run:
             buffered, odd = self.ledger.combined(taken)
             leaves = added(buffered, leaves, self.taxonomy)
         if groups:
-            leaves = count(fresh, split) | summarize(groups, split) | leaves
+            leaves = {**count(fresh, split), **summarize(groups, split), **leaves}
         if split == "train" and "time/step_wall_s" not in leaves:
-            leaves["time/step_wall_s"] = time.monotonic() - self._last_train_row
+            leaves = {**leaves, "time/step_wall_s": time.monotonic() - self._last_train_row}
         if not math.isfinite(sum(leaves.values())):
             odd = odd | {k: v for k, v in leaves.items() if not math.isfinite(v)}
             leaves = {k: v for k, v in leaves.items() if math.isfinite(v)}
         return leaves, odd
 
     def _rolled(
-        self, split: str, leaves: dict[str, float], new_ids: Sequence[str]
+        self, split: str, leaves: Mapping[str, float], new_ids: Sequence[str]
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Return the row's metrics and the totals after it."""
         metrics, totals = roll(leaves, self.totals, self._plan(tuple(leaves)))
@@ -173,7 +178,7 @@ class Run:
         clock = time.monotonic() - self._started
         metrics["time/attempt_sec"] = clock
         metrics["time/wall_clock_sec"] = self._earlier_clock + clock
-        if self.plugins.derives:
+        if self._derives:
             metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
         return metrics, totals
 
@@ -221,8 +226,6 @@ class Run:
     def _remember(
         self, split: str, groups: Sequence[TrajectoryGroup], new_ids: Sequence[str]
     ) -> None:
-        if split == "train":
-            self._last_train_row = time.monotonic()
         if new_ids and self._scenarios is not None:
             self._scenarios.update(new_ids)
         for group in groups:
@@ -244,7 +247,7 @@ class Run:
         if self.history.forked:
             return {}
         try:
-            if not self.ledger.empty():
+            if self.ledger.waiting:
                 self.record("train", self.last_step)
         finally:
             reports = self.delivery.close(timeout, status)

@@ -34,10 +34,11 @@ class Ledger:
     """Samples not yet in a row, by context and key. Exact and safe under threads: sums are `fsum`.
 
     What could not be part of a row is refused here, where it is added, so that it never stands in
-    the way of a row later.
+    the way of a row later. `waiting` says that there is something for the next row to take.
     """
 
     taxonomy: Taxonomy
+    waiting: bool = False
     _samples: dict[str, Samples] = attrs.field(factory=dict)
     _receipts: dict[tuple[object, ...], Receipt] = attrs.field(factory=dict)
     _scenario_ids: set[str] = attrs.field(factory=set)
@@ -78,6 +79,7 @@ class Ledger:
             if values and not key.startswith("costs/"):
                 self._check_same(key, values[-1], value)
             values.append(value)
+            self.waiting = True
             if len(values) > _MANY and self.taxonomy.spec(key).combine == "sum":
                 values[:] = _folded(values)
 
@@ -92,11 +94,13 @@ class Ledger:
         with self._lock:
             before = self._receipts.get(receipt.kind)
             self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
+            self.waiting = True
 
     def add_scenarios(self, ids: Iterable[str]) -> None:
         """Remember scenario ids for the next train row."""
         with self._lock:
             self._scenario_ids.update(ids)
+            self.waiting = True
 
     def take(self, split: str) -> Taken:
         """Remove and return what belongs in the next row of a split.
@@ -104,8 +108,6 @@ class Ledger:
         That is the split's own context, samples without context, and the costs of every context:
         money does not wait for a row of its own split.
         """
-        if not self._samples and not self._scenario_ids and not self._receipts:
-            return NOTHING
         own = {"", split, "eval"} if split in ("val", "test") else {"", split}
         with self._lock:
             taken: dict[str, Samples] = {}
@@ -118,6 +120,7 @@ class Ledger:
             receipts, self._receipts = tuple(self._receipts.values()), {}
             ids = frozenset(self._scenario_ids) if split == "train" else frozenset[str]()
             self._scenario_ids -= ids
+            self.waiting = bool(self._samples or self._scenario_ids)
         return Taken(taken, receipts, ids)
 
     def restore(self, taken: Taken) -> None:
@@ -130,11 +133,7 @@ class Ledger:
             for receipt in taken.receipts:
                 self.add_receipt(receipt)
             self._scenario_ids |= taken.scenario_ids
-
-    def empty(self) -> bool:
-        """Tell whether nothing waits for a row."""
-        with self._lock:
-            return not self._samples and not self._receipts
+            self.waiting = self.waiting or taken is not NOTHING
 
     def combined(self, taken: Taken) -> tuple[dict[str, float], dict[str, float]]:
         """Combine the samples of each key as its spec says; apart, those that are not finite."""

@@ -90,8 +90,9 @@ def roll(
         new[total] += sums[node]
     metrics = {**leaves, **sums, **new}
     for rate, tokens, seconds in _RATES:
-        if tokens in new and new.get(seconds, 0.0) > 0:
-            metrics[rate] = new[tokens] / new[seconds]
+        elapsed = new.get(seconds)
+        if elapsed and tokens in new:
+            metrics[rate] = new[tokens] / elapsed
     return metrics, new
 
 

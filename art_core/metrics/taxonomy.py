@@ -47,7 +47,7 @@ class Taxonomy:
     specs: dict[str, MetricSpec]
     aliases: dict[str, str]
     _placed: dict[str, dict[str, str]] = attrs.field(factory=dict, init=False, repr=False)
-    _many: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = attrs.field(
+    _many: dict[tuple[str, tuple[str, ...]], tuple[tuple[str, ...], bool]] = attrs.field(
         factory=dict, init=False, repr=False
     )
 
@@ -101,18 +101,21 @@ class Taxonomy:
             key = placed[name] = self._place(name, split)
         return key
 
-    def places(self, names: tuple[str, ...], split: str) -> tuple[str, ...]:
-        """Return the keys of names; remembered, since rows of a run mostly have the same ones."""
-        keys = self._many.get((split, names))
-        if keys is None:
+    def places(self, names: tuple[str, ...], split: str) -> tuple[tuple[str, ...], bool]:
+        """Return the keys of names, and whether these are the names.
+
+        Remembered, since rows of a run mostly have the same ones.
+        """
+        placed = self._many.get((split, names))
+        if placed is None:
             keys = tuple(self.place(name, split) for name in names)
             if len(set(keys)) != len(keys):
                 twice = next(key for key in keys if keys.count(key) > 1)
                 raise MetricError(f"metric {twice!r} is given twice, with and without its section")
             if len(self._many) >= _REMEMBERED:
                 self._many.clear()
-            self._many[split, names] = keys
-        return keys
+            placed = self._many[split, names] = (keys, keys == names)
+        return placed
 
     def _place(self, name: str, split: str) -> str:
         _check_form(name)
@@ -169,15 +172,15 @@ def number(name: str, value: Any) -> float:
         raise MetricError(f"metric {name!r} must be a number, got {type(value).__name__}") from None
 
 
-def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> dict[str, float]:
+def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> Mapping[str, float]:
     """Place every name and turn every value into a float; two names that meet in one key are a
     MetricError.
     """
     names = tuple(metrics)
-    keys = taxonomy.places(names, split)
+    keys, unchanged = taxonomy.places(names, split)
     if list(map(type, metrics.values())).count(float) != len(names):
         return {
             key: number(name, value)
             for key, (name, value) in zip(keys, metrics.items(), strict=True)
         }
-    return dict(metrics) if keys == names else dict(zip(keys, metrics.values(), strict=True))
+    return metrics if unchanged else dict(zip(keys, metrics.values(), strict=True))

@@ -55,7 +55,7 @@ def test_costs_times_and_counts_add_up_and_others_are_averaged(build, ledger):
         "data/vocabulary": 260.0,
         "train/own": 3.0,
     }
-    assert ledger.empty()
+    assert not ledger.waiting
 
 
 def test_unequal_samples_of_a_metric_that_must_be_the_same_are_an_error(build, ledger):
