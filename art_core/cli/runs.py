@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from art_core.cli.reading import canonical, newest_row, read_run, status
+from art_core.cli.reading import canonical, newest_row, status
 from art_core.cli.table import table
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
 from art_core.run import runs_path
@@ -71,9 +72,9 @@ def _headline(
     metrics = dict(canonical(row.metrics, taxonomy))
     # Our last row is the run's state; rows of ART, and evaluations, may lack one or the other.
     if "reward/mean" not in metrics or (not row.seq and "costs/cum/all" not in metrics):
-        reading = read_run(run, taxonomy)
-        rewards = list(reading.curve("reward/mean").values())
-        return (rewards[-1] if rewards else None), reading.totals.get("costs/cum/all")
+        kept = read_summary(run.history, taxonomy).metrics
+        reward, cost = kept.get("reward/mean"), kept.get("costs/cum/all")
+        return (reward.last if reward else None), (cost.last if cost else None)
     return metrics["reward/mean"], metrics.get("costs/cum/all")
 
 
