@@ -19,8 +19,7 @@ REQUEST_TIMEOUT_S = 600.0
 def openai_client(
     endpoint: Endpoint, *, trainable: bool, timeout: float = REQUEST_TIMEOUT_S
 ) -> AsyncOpenAI:
-    """Make an `AsyncOpenAI` client of an endpoint; raises ConfigError when the openai package is
-    missing.
+    """Make an `AsyncOpenAI` client of an endpoint; ConfigError when openai is not installed.
 
     With `trainable`, chat completions ask for log-probs and token ids, and each choice gets
     `prompt_token_ids`, `token_ids` and the `policy_version` of the weights that made it.
@@ -60,9 +59,7 @@ def asking_for_tokens(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep_tokens(response: Any) -> Any:
-    """Put the prompt's token ids and the policy version on each choice of a chat completion; return
-    it.
-    """
+    """Put the prompt's token ids and the policy version on each choice; return the completion."""
     prompt_ids = getattr(response, "prompt_token_ids", None)
     version = policy_version(response)
     for choice in getattr(response, "choices", ()):

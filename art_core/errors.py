@@ -10,9 +10,7 @@ from collections.abc import Iterable
 
 
 class ArtError(Exception):
-    """Base of all errors that art-core and its plugins raise: a problem and, where known, a
-    remedy.
-    """
+    """Base of all errors of art-core and its plugins: a problem and, where known, a remedy."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem, remedy)
@@ -50,9 +48,7 @@ class BackendError(ArtError, RuntimeError):
 
 
 class EngineError(BackendError):
-    """An inference engine that is closed, dead or did not answer in time; the message says which
-    and why.
-    """
+    """An inference engine that is closed, dead or too late; the message says which and why."""
 
 
 class HistoryError(ArtError, RuntimeError):
@@ -64,9 +60,7 @@ class SinkError(ArtError, RuntimeError):
 
 
 def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "known") -> str:
-    """One sentence for a name that does not exist: what was asked, what is there, the nearest
-    match.
-    """
+    """Say that a name does not exist: what was asked, what is there, the nearest match."""
     names = sorted(known)
     asked = str(asked)
     text = f"no {kind} {asked!r}; {known_as}: {', '.join(names) or 'none'}"

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 @attrs.define(kw_only=True, eq=False)
 class Model:
-    """A model under a name in a project, whose rollouts are logged: hosted anywhere, not trained
-    here.
+    """A model under a name in a project, whose rollouts are logged; not trained here.
 
     Rows go to `<base_path>/<project>/models/<name>/history.jsonl` and on to `sinks`: names or
     SinkSpecs, by default those of `ART_SINKS`, else every installed one; an empty list for none.
@@ -120,9 +119,7 @@ class Model:
         return self.endpoint().inference_name(step)
 
     def openai_client(self) -> AsyncOpenAI:
-        """Return an OpenAI client of the model's endpoint, one for each event loop; call it inside
-        one.
-        """
+        """Return an OpenAI client of the endpoint; one for each event loop, inside which to call."""
         return self._client(trainable=False)
 
     def _client(self, *, trainable: bool) -> AsyncOpenAI:
@@ -242,9 +239,7 @@ class TrainableModel(Model):
         return self._endpoint
 
     def openai_client(self) -> AsyncOpenAI:
-        """Return an OpenAI client whose choices carry the token ids and log-probs that training
-        needs.
-        """
+        """Return an OpenAI client whose choices carry the token ids that training needs."""
         return self._client(trainable=True)
 
     async def get_step(self) -> int:
@@ -283,8 +278,7 @@ class TrainableModel(Model):
         return await (await self._ready_backend()).checkpoints(self)
 
     async def delete_checkpoints(self, best_checkpoint_metric: str = "val/reward") -> list[int]:
-        """Delete all checkpoints but the newest and the best by a metric of the log; return the
-        deleted steps.
+        """Delete all checkpoints but the newest and the best by a metric; return the steps.
 
         The best is searched in every row of the run, in the direction that the metric's spec says.
         """

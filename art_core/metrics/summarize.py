@@ -17,8 +17,7 @@ RESERVED = ("reward", "exception_rate")
 
 
 def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
-    """Average rewards and metrics of groups, under the keys of the split; logging them twice does
-    no harm.
+    """Average rewards and metrics of groups, under keys of the split; twice does no harm.
 
     On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`,
     `<split>/<metric>`. Raises MetricError for a metric of a trajectory or group with a reserved
@@ -52,8 +51,7 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
 
 
 def count(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
-    """Count what was run and how long it took; these add up over a run, so they belong in one row
-    only.
+    """Count what was run, and for how long; these add up, so they belong in one row only.
 
     Off train the counts stand under `<split>/data/`, so that they never join train's totals.
     """

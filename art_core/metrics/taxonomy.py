@@ -40,9 +40,7 @@ SPLITS = ("train", "val", "test")
 
 @attrs.define
 class Taxonomy:
-    """The catalogue in force: built-in specs and those of plugins. Places names, checks keys,
-    resolves old names.
-    """
+    """The catalogue in force, plugins included: places names, checks keys, knows old names."""
 
     specs: dict[str, MetricSpec]
     aliases: dict[str, str]
@@ -65,9 +63,7 @@ class Taxonomy:
         return Taxonomy(merged, self.aliases)
 
     def spec(self, key: str) -> MetricSpec:
-        """Return the spec of a key: its own, else that of the longest pattern that fits, else a
-        plain mean.
-        """
+        """Return the spec of a key: its own, that of the longest pattern, or a plain mean."""
         found = self.specs.get(key)
         if found is not None:
             return found
@@ -78,9 +74,7 @@ class Taxonomy:
         return attrs.evolve(best, key=key) if best else MetricSpec(key=key, unit="", help="")
 
     def resolve(self, key: str) -> str:
-        """Return the canonical name of a key that an earlier catalogue used; others stay as they
-        are.
-        """
+        """Return the canonical name of a key of an earlier catalogue; others stay."""
         if key in self.aliases:
             return self.aliases[key]
         for old, new in self.aliases.items():
@@ -89,8 +83,7 @@ class Taxonomy:
         return key
 
     def place(self, name: str, split: str) -> str:
-        """Return the key of a name logged on a split: sectioned names stay, bare ones go under the
-        split.
+        """Return the key of a name on a split: sectioned names stay, bare ones go under it.
 
         Raises MetricError for an unknown section, a reserved or malformed key, and the legacy
         `costs_...` form.
@@ -173,9 +166,7 @@ def number(name: str, value: Any) -> float:
 
 
 def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> Mapping[str, float]:
-    """Place every name and turn every value into a float; two names that meet in one key are a
-    MetricError.
-    """
+    """Place every name, make every value a float; two names of one key are a MetricError."""
     names = tuple(metrics)
     keys, unchanged = taxonomy.places(names, split)
     if list(map(type, metrics.values())).count(float) != len(names):

@@ -64,9 +64,7 @@ class ConsoleSink:
         """Nothing to finish."""
 
     def lines(self, row: MetricsRow) -> list[str]:
-        """Return what to print for a row: the table's header where it is due, and the row's
-        line.
-        """
+        """Return what to print for a row: the header where it is due, and the row's line."""
         metrics = row.metrics
         if row.split != "train" or "reward/mean" not in metrics:
             return _short(row)

@@ -43,17 +43,14 @@ class DeliveryReport:
 
 
 def wait_after(failures: int) -> float:
-    """Seconds to wait after that many failures in a row: twice as long each time up to a minute,
-    with jitter.
-    """
+    """Seconds to wait after failures in a row: doubled each time up to a minute, with jitter."""
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 10))
     return longest * random.uniform(0.5, 1.0)
 
 
 @attrs.define(eq=False)
 class Follower:
-    """Brings the rows of a log to one sink: in order, at least once, for ever, without troubling
-    the trainer.
+    """Brings the rows of a log to one sink: in order, at least once, beside the trainer.
 
     After a failure it waits (`wait_after`), and says the failure once an outage. After six in a row
     the circuit is open: that is said too, and `close` tries once more, not until its deadline.

@@ -28,9 +28,7 @@ class RunInfo:
 
 
 class Sink(Protocol):
-    """Takes rows. Called from one thread of its own; whatever it raises is retried and never
-    reaches the trainer.
-    """
+    """Takes rows, on a thread of its own; what it raises is retried, and no trainer sees it."""
 
     def open(self, run: RunInfo) -> None:
         """Get ready; called before the first row, and again after a failure of this call."""
