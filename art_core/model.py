@@ -119,7 +119,7 @@ class Model:
         return self.endpoint().inference_name(step)
 
     def openai_client(self) -> AsyncOpenAI:
-        """Return an OpenAI client of the endpoint; one for each event loop, inside which to call."""
+        """Return an OpenAI client of the endpoint, one for each event loop; call it inside one."""
         return self._client(trainable=False)
 
     def _client(self, *, trainable: bool) -> AsyncOpenAI:
