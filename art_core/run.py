@@ -22,7 +22,7 @@ from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import replace_json
 from art_core.metrics.history import HistoryLog, scenario_ids_of
 from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
-from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
+from art_core.metrics.rollup import NO_PLAN, UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summarize import count, scenario_ids, summarize
 from art_core.metrics.summary import bring_up_to_date
@@ -58,6 +58,7 @@ class Run:
     _started: float = attrs.field(factory=time.monotonic)
     _last_train_row: float = attrs.field(factory=time.monotonic)
     _plans: dict[tuple[str, ...], Plan] = attrs.field(factory=dict)
+    _last_plan: tuple[tuple[str, ...], Plan] = ((), NO_PLAN)
     _counted: set[tuple[str, int]] = attrs.field(factory=set)
     _counted_order: deque[tuple[str, int]] = attrs.field(factory=deque)
     _scenarios: set[str] | None = None
@@ -171,7 +172,8 @@ class Run:
         self, split: str, leaves: Mapping[str, float], new_ids: Sequence[str]
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Return the row's metrics and the totals after it."""
-        metrics, totals = roll(leaves, self.totals, self._plan(tuple(leaves)))
+        plan = self._plan(tuple(leaves))
+        metrics, totals = roll(leaves, self.totals, plan)
         if new_ids:
             unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
             totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
@@ -208,6 +210,8 @@ class Run:
         return row
 
     def _plan(self, keys: tuple[str, ...]) -> Plan:
+        if keys == self._last_plan[0]:
+            return self._last_plan[1]
         plan = self._plans.get(keys)
         if plan is None:
             plan = compile_plan(keys, self.totals, self.taxonomy)
@@ -215,6 +219,8 @@ class Run:
             if len(self._plans) >= _REMEMBERED_PLANS:
                 self._plans.clear()
             self._plans[keys] = plan
+        self._last_plan = keys, plan
+        self.totals = {**plan.totals, **self.totals}
         return plan
 
     def _unseen(self, ids: frozenset[str]) -> list[str]:

@@ -73,13 +73,7 @@ def compare(run: Run, floor_fd: int, rows: int) -> tuple[float, float]:
         ours.append(timed(lambda m=metrics, s=step: run.record("train", s, metrics=m)))
         row = run.history.last
         assert row is not None
-        record = {
-            "seq": row.seq,
-            "step": row.step,
-            "split": row.split,
-            "recorded_at": row.recorded_at,
-            **row.metrics,
-        }
+        record = orjson.loads(row.to_line()) | {"recorded_at": row.recorded_at}
         floor.append(
             timed(
                 lambda r=record: os.write(

@@ -41,6 +41,9 @@ class Plan:
     totals: dict[str, float]
 
 
+NO_PLAN = Plan((), (), (), (), {}, {})
+
+
 def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> Plan:
     """Make the plan of a set of leaf keys.
 
@@ -73,6 +76,7 @@ def roll(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return (metrics, totals'): leaves with their parents, new totals and their ratios; O(nodes).
 
+    `totals` must hold every total of the plan: `{**plan.totals, **totals_so_far}`.
     Raises MetricError for a negative cost.
     """
     sums = plan.sums.copy()
@@ -83,7 +87,7 @@ def roll(
         sums[parent] += usd
     for child, parent in plan.edges:
         sums[parent] += sums[child]
-    new = {**plan.totals, **totals}
+    new = dict(totals)
     for leaf, total in plan.leaf_running:
         new[total] += leaves[leaf]
     for node, total in plan.running:

@@ -49,6 +49,10 @@ class Taxonomy:
         factory=dict, init=False, repr=False
     )
 
+    _last: tuple[str, tuple[str, ...], tuple[tuple[str, ...], bool]] = attrs.field(
+        default=("", (), ((), True)), init=False, repr=False
+    )
+
     @property
     def sections(self) -> frozenset[str]:
         """First components that keys may have."""
@@ -99,6 +103,9 @@ class Taxonomy:
 
         Remembered, since rows of a run mostly have the same ones.
         """
+        last_split, last_names, last = self._last
+        if names == last_names and split == last_split:
+            return last
         placed = self._many.get((split, names))
         if placed is None:
             keys = tuple(self.place(name, split) for name in names)
@@ -108,6 +115,7 @@ class Taxonomy:
             if len(self._many) >= _REMEMBERED:
                 self._many.clear()
             placed = self._many[split, names] = (keys, keys == names)
+        self._last = split, names, placed
         return placed
 
     def _place(self, name: str, split: str) -> str:

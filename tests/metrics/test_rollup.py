@@ -13,7 +13,8 @@ taxonomy = builtin_taxonomy()
 
 def rolled(leaves, totals=None):
     totals = totals or {}
-    return roll(leaves, totals, compile_plan(leaves, totals, taxonomy))
+    plan = compile_plan(leaves, totals, taxonomy)
+    return roll(leaves, {**plan.totals, **totals}, plan)
 
 
 def test_parents_are_sums_and_gpu_stands_directly_under_costs():
