@@ -314,4 +314,5 @@ def test_closing_a_run_whose_directory_is_gone_is_not_an_error(make):
     run = make().run
     run.record("train", 1)
     shutil.rmtree(run.info.run_dir)
-    run.close()
+    assert run.close() == {}
+    assert not run.history.path.exists()

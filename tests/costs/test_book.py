@@ -59,6 +59,8 @@ def test_a_missing_price_raises_before_a_call_and_is_said_once_after_one(book, c
 
 def test_a_known_price_or_an_extractor_lets_the_call_go(book):
     book.require("acme", "known")
+    with pytest.raises(PricingError):
+        book.require("other", "anything")
     book.register_extractor("other", lambda response: None)
     book.require("other", "anything")
 

@@ -260,8 +260,10 @@ def test_a_disk_that_fails_is_an_error_with_its_reason(log, path, monkeypatch):
 
 
 def test_a_sync_that_comes_after_the_end_does_nothing(log):
+    log.append(row(1))
     log.close()
     log.sync()
+    assert seqs(log.path) == [1]
 
 
 def test_scenario_ids_are_found_without_reading_every_row(path):
