@@ -152,7 +152,9 @@ async def test_template_options_pass_through(tokenizer, ask) -> None:
 
 
 async def test_parameters_without_effect_are_taken(ask) -> None:
-    await ask(user="me", metadata={"a": "b"}, frequency_penalty=0, response_format={"type": "text"})
+    harmless = {"frequency_penalty": 0, "response_format": {"type": "text"}}
+    completion = await ask(user="me", metadata={"a": "b"}, **harmless)
+    assert completion.choices[0].finish_reason == "stop"
 
 
 async def test_a_stream_opens_with_roles_and_prompt_ids_and_ends_with_usage(engine, ask) -> None:
