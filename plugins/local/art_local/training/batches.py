@@ -18,7 +18,8 @@ class MicroBatch:
     `ids_BS` are the tokens. A causal model's answer at a token does not depend on what stands to
     its right, so right padding needs no attention mask. `rows_R` are flat positions in [B*S] whose
     *next* token bears loss; `targets_R` that token, `old_logprobs_R` the engine's log-prob of it,
-    `advantages_R` and `weights_R` those of its sequence.
+    `advantages_R` and `weights_R` those of its sequence, `sequences_R` the place of its sequence in
+    the step. A sequence is never split, so what is summed over it is whole.
     """
 
     ids_BS: Tensor
@@ -27,6 +28,7 @@ class MicroBatch:
     old_logprobs_R: Tensor
     advantages_R: Tensor
     weights_R: Tensor
+    sequences_R: Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device."""
@@ -57,17 +59,21 @@ def micro_batches(
 ) -> Iterator[MicroBatch]:
     """Yield the sequences as micro-batches of at most `budget` tokens, padding counted."""
     for indices in plan([len(s.token_ids) for s in sequences], budget):
-        yield collate([sequences[i] for i in indices], pad_id)
+        yield collate([sequences[i] for i in indices], pad_id, indices)
 
 
-def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> MicroBatch:
+def collate(
+    sequences: Sequence[TokenSequence], pad_id: int = 0, indices: Sequence[int] | None = None
+) -> MicroBatch:
     """Pad sequences on the right into one micro-batch; a sequence's first token never bears
-    loss.
+    loss. `indices` are their places in the step; by default they are counted.
     """
+    places = range(len(sequences)) if indices is None else indices
     width = max(len(s.token_ids) for s in sequences)
     ids_BS = torch.full((len(sequences), width), pad_id, dtype=torch.long)
     rows: list[int] = []
     targets: list[int] = []
+    owners: list[int] = []
     values: list[tuple[float, float, float]] = []
     for b, s in enumerate(sequences):
         ids_BS[b, : len(s.token_ids)] = torch.tensor(s.token_ids)
@@ -75,6 +81,7 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> MicroBatch:
             if s.trainable[t]:
                 rows.append(b * width + t - 1)
                 targets.append(s.token_ids[t])
+                owners.append(places[b])
                 values.append((s.logprobs[t], s.advantage, s.weight))
     old_R, advantages_R, weights_R = (
         torch.tensor(values, dtype=torch.float32).reshape(-1, 3).unbind(1)
@@ -86,4 +93,5 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int = 0) -> MicroBatch:
         old_logprobs_R=old_R,
         advantages_R=advantages_R,
         weights_R=weights_R,
+        sequences_R=torch.tensor(owners, dtype=torch.long),
     )

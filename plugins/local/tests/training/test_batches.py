@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from art_core.rl.sequences import TokenSequence
-from art_local.training.batches import collate, plan
+from art_local.training.batches import collate, micro_batches, plan
 
 
 def sequence(ids, trainable, advantage=1.0, weight=1.0):
@@ -46,3 +46,11 @@ def test_a_row_bears_loss_where_its_next_token_is_trainable():
     assert batch.old_logprobs_R.tolist() == [-9.0, -6.0]
     assert batch.advantages_R.tolist() == [2.0, -1.0]
     assert batch.weights_R.tolist() == [0.5, 1.0]
+    assert batch.sequences_R.tolist() == [0, 1]
+
+
+def test_a_token_knows_which_sequence_of_the_step_it_belongs_to():
+    short, long = sequence([5, 6], [False, True]), sequence([7, 8, 9], [False, True, True])
+    (batch,) = micro_batches([short, long], 100)
+    assert batch.targets_R.tolist() == [8, 9, 6]
+    assert batch.sequences_R.tolist() == [1, 1, 0]
