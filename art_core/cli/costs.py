@@ -130,7 +130,8 @@ def _item(receipt: Receipt) -> tuple[str, ...]:
     name += f" ({receipt.tier})" if receipt.tier else ""
     if receipt.device_seconds:
         return (name, "", "", "", format(receipt.device_seconds / 3600, ".4f"))
-    return (name, str(receipt.calls), str(receipt.input_tokens), str(receipt.output_tokens), "")
+    read = receipt.input_tokens + receipt.train_tokens
+    return (name, str(receipt.calls), str(read), str(receipt.output_tokens), "")
 
 
 def _rates(receipt: Receipt) -> str:

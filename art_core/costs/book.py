@@ -24,6 +24,7 @@ RATE_NAMES = (
     "cached_prompt_per_million",
     "cache_creation_per_million",
     "cache_read_per_million",
+    "train_per_million",
 )
 
 
@@ -89,6 +90,11 @@ class PriceBook:
                 f"unpriced: calls to {model!r} of {provider!r}; their cost is not in costs/all"
             )
             return None, None
+        if not rates.cover(usage):
+            self.say_once(
+                f"unpriced: tokens to train {model!r} of {provider!r} have no train_per_million"
+            )
+            return None, rates
         if not usage.total_tokens:
             self.say_once(
                 f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens"

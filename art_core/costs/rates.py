@@ -20,7 +20,8 @@ class TokenRates:
     """US dollars per million tokens, and where the price is from.
 
     Cache reads and writes cost as much as fresh prompt tokens unless given, and writes kept for an
-    hour as much as other writes.
+    hour as much as other writes. Tokens to train on have no price unless `train_per_million` is
+    given; at a hosted training service, prefill is input and sampling is output.
     """
 
     input_per_million: float = attrs.field(validator=_price)
@@ -28,6 +29,7 @@ class TokenRates:
     cache_read_per_million: float | None = attrs.field(default=None, validator=_price)
     cache_write_per_million: float | None = attrs.field(default=None, validator=_price)
     cache_write_1h_per_million: float | None = attrs.field(default=None, validator=_price)
+    train_per_million: float | None = attrs.field(default=None, validator=_price)
     source: str = "explicit"
 
     @classmethod
@@ -39,6 +41,7 @@ class TokenRates:
         cached_prompt_per_million: float | None = None,
         cache_creation_per_million: float | None = None,
         cache_read_per_million: float | None = None,
+        train_per_million: float | None = None,
         source: str = "explicit",
     ) -> TokenRates:
         """Build rates from the names that `register_model_pricing` and `@track_api_cost` take."""
@@ -50,12 +53,17 @@ class TokenRates:
             output_per_million=completion_per_million,
             cache_read_per_million=read,
             cache_write_per_million=cache_creation_per_million,
+            train_per_million=train_per_million,
             source=source,
         )
 
+    def cover(self, usage: TokenUsage) -> bool:
+        """Tell whether every kind of token in a usage has a price."""
+        return not usage.train_tokens or self.train_per_million is not None
+
 
 def price(usage: TokenUsage, rates: TokenRates) -> float:
-    """US dollars for tokens at rates."""
+    """US dollars for tokens at rates that cover them."""
     fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
     short = usage.cache_write_tokens - usage.cache_write_1h_tokens
     read_rate = _first(rates.cache_read_per_million, rates.input_per_million)
@@ -66,6 +74,7 @@ def price(usage: TokenUsage, rates: TokenRates) -> float:
         + short * write_rate
         + usage.cache_write_1h_tokens * _first(rates.cache_write_1h_per_million, write_rate)
         + usage.output_tokens * rates.output_per_million
+        + usage.train_tokens * (rates.train_per_million or 0.0)
     ) / 1e6
 
 

@@ -32,6 +32,7 @@ class Receipt:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    train_tokens: int = 0
     device_seconds: float = 0.0
     usd: float | None = None
     reported: bool = False
@@ -69,6 +70,7 @@ _TOKENS = (
     "cache_read_tokens",
     "cache_write_tokens",
     "cache_write_1h_tokens",
+    "train_tokens",
 )
 _NUMBERS = ("calls", "device_seconds", *_TOKENS)
 

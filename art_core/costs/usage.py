@@ -20,6 +20,7 @@ class TokenUsage:
     """Tokens of one call. `input_tokens` is the whole prompt, cache reads and writes included.
 
     `cache_write_1h_tokens` are the part of `cache_write_tokens` that is kept for an hour.
+    `train_tokens` are what a hosted training service trained on, beside prompt and answer.
     `service_tier` is what the provider says it served ("flex", "priority", "batch"). `cost_usd` is
     what the provider itself said the call cost, and wins over any price.
     """
@@ -29,13 +30,14 @@ class TokenUsage:
     cache_read_tokens: int = attrs.field(default=0, validator=_not_negative)
     cache_write_tokens: int = attrs.field(default=0, validator=_not_negative)
     cache_write_1h_tokens: int = attrs.field(default=0, validator=_not_negative)
+    train_tokens: int = attrs.field(default=0, validator=_not_negative)
     service_tier: str | None = None
     cost_usd: float | None = None
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and answer."""
-        return self.input_tokens + self.output_tokens
+        """Prompt, answer and what was trained on."""
+        return self.input_tokens + self.output_tokens + self.train_tokens
 
 
 @attrs.frozen(kw_only=True)

@@ -31,10 +31,11 @@ def art_sinks() -> Sequence[SinkSpec]:
 
 @hookimpl
 def art_token_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
-    """The default price book."""
+    """The default price books: of hosted training, and of API models."""
     from art_core.costs.genai import book_rates
+    from art_core.costs.training import training_rates
 
-    return book_rates(provider, model, usage)
+    return training_rates(provider, model) or book_rates(provider, model, usage)
 
 
 @hookimpl

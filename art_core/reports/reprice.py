@@ -58,9 +58,10 @@ class Prices:
         rates = next((self.models[name] for name in names if name in self.models), None)
         if rates is None and receipt.rates.get("source") not in _GIVEN:
             rates = self.book.rates(receipt.provider, receipt.item, _one_call(receipt).usage)
-        if rates is None or not receipt.usage.total_tokens:
+        usage = receipt.usage
+        if rates is None or not usage.total_tokens or not rates.cover(usage):
             return None
-        return price(receipt.usage, rates)
+        return price(usage, rates)
 
 
 def _one_call(receipt: Receipt) -> Receipt:

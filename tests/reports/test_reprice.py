@@ -84,10 +84,20 @@ def test_the_price_of_a_call_that_had_none_is_added_under_its_leaf(log, book):
         tokens(usd=9.0, rates={"source": "explicit"}),
         tokens("nobody knows", usd=9.0),
         tokens(usd=9.0, input_tokens=0),
+        tokens(usd=9.0, train_tokens=1),
         Receipt(leaf="costs/gpu", item="rare", device_seconds=100.0, usd=9.0),
         gpu_receipt("costs/gpu", GpuTime(device="card", seconds=9, usd_per_hour=3600), 9.0, 3600),
     ],
-    ids=["reported", "registered", "explicit", "unknown", "no tokens", "unknown device", "given"],
+    ids=[
+        "reported",
+        "registered",
+        "explicit",
+        "unknown",
+        "no tokens",
+        "no train price",
+        "unknown device",
+        "given",
+    ],
 )
 def test_what_cannot_or_may_not_be_priced_anew_stays_as_booked(book, receipt):
     assert Prices(book=book).usd(receipt) == 9.0
