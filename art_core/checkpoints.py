@@ -50,7 +50,8 @@ class Retention:
         for row, offset in read_rows(self.history, curve.offset):
             curve.offset = offset
             self._seen.update(row.metrics)
-            for key, value in row.metrics.items():
-                if key == wanted or self.taxonomy.resolve(key) == wanted:
-                    curve.values[row.step] = value
+            named = self.taxonomy.renamed(row.metrics, foreign=not row.seq)
+            for metrics in (named, row.metrics):
+                if wanted in metrics:
+                    curve.values[row.step] = metrics[wanted]
         return curve.values

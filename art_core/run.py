@@ -20,7 +20,7 @@ import attrs
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import replace_json
-from art_core.metrics.history import HistoryLog, scenario_ids_of
+from art_core.metrics.history import HistoryLog, read_rows, scenario_ids_of
 from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
 from art_core.metrics.rollup import NO_PLAN, UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
 from art_core.metrics.row import MetricsRow
@@ -85,7 +85,7 @@ class Run:
         except BaseException:
             history.close()
             raise
-        last = history.last
+        last, state = history.last, _state(history, ledger.taxonomy)
         info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
         run = cls(
             info=info,
@@ -95,9 +95,9 @@ class Run:
             prices=prices,
             history=history,
             delivery=Delivery.start(sinks, info, history.path),
-            totals=totals_of(last.metrics) if last else {},
+            totals=totals_of(state),
             derives=plugins.derives,
-            earlier_clock=last.metrics.get("time/wall_clock_sec", 0.0) if last else 0.0,
+            earlier_clock=state.get("time/wall_clock_sec", 0.0),
         )
         ledger.learn(run.totals)
         run._say_status("running")
@@ -273,6 +273,18 @@ class Run:
             "at": datetime.now(UTC),
         }
         replace_json(self.info.run_dir / "status.json", said)
+
+
+def _state(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:
+    """Return what the log says of the run so far: its last row. Rows that ART wrote leave sums out,
+    so that of those the newest value of each key counts.
+    """
+    if history.last is None or history.last.seq:
+        return history.last.metrics if history.last else {}
+    state: dict[str, float] = {}
+    for row, _ in read_rows(history.path):
+        state |= taxonomy.renamed(row.metrics, foreign=not row.seq)
+    return state
 
 
 def _describe(info: RunInfo) -> None:

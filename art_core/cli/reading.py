@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 import attrs
 
 from art_core.metrics.history import last_row, read_rows
@@ -40,7 +38,7 @@ def read_run(run: FoundRun, taxonomy: Taxonomy) -> Reading:
         reading.rows += 1
         reading.last = row
         before = reading.totals.get(_ALL_COSTS, 0.0)
-        for key, value in canonical(row.metrics, taxonomy):
+        for key, value in canonical(row, taxonomy).items():
             reading.curves.setdefault(key, {})[row.step] = value
             if "/cum/" in key:
                 reading.totals[key] = value
@@ -50,10 +48,9 @@ def read_run(run: FoundRun, taxonomy: Taxonomy) -> Reading:
     return reading
 
 
-def canonical(metrics: Mapping[str, float], taxonomy: Taxonomy) -> Iterator[tuple[str, float]]:
-    """Yield metrics under the names of today's catalogue."""
-    for key, value in metrics.items():
-        yield taxonomy.resolve(key), value
+def canonical(row: MetricsRow, taxonomy: Taxonomy) -> dict[str, float]:
+    """Return a row's metrics under the names of today's catalogue."""
+    return taxonomy.renamed(row.metrics, foreign=not row.seq)
 
 
 def newest_row(run: FoundRun) -> MetricsRow | None:

@@ -69,7 +69,7 @@ def _line(run: FoundRun, taxonomy: Taxonomy) -> tuple[str, ...]:
 def _headline(
     run: FoundRun, row: MetricsRow, taxonomy: Taxonomy
 ) -> tuple[float | None, float | None]:
-    metrics = dict(canonical(row.metrics, taxonomy))
+    metrics = canonical(row, taxonomy)
     # Our last row is the run's state; rows of ART, and evaluations, may lack one or the other.
     if "reward/mean" not in metrics or (not row.seq and "costs/cum/all" not in metrics):
         kept = read_summary(run.history, taxonomy).metrics

@@ -152,6 +152,8 @@ ALIASES = {
     "train/exception_rate": "reward/exception_rate",
     "train/group/*": "reward/group_*",
     "train/group_*": "reward/group_*",
+    "val/group/*": "val/group_*",
+    "test/group/*": "test/group_*",
     "time/step_backend_train_s": "time/step_trainer_s",
     "time/cum/backend_train_s": "time/cum/trainer_s",
     "time/step_rollout_s": "time/step_actor_s",
@@ -161,9 +163,13 @@ ALIASES = {
     "data/step_rollout_tokens": "data/step_actor_tokens",
     "data/cum/rollout_tokens": "data/cum/actor_tokens",
     "throughput/avg_rollout_tok_per_s": "throughput/avg_actor_tok_per_s",
+    "time/step_trainer_idle_s": "throughput/step_trainer_idle_s",
+    "time/cum/trainer_idle_s": "throughput/cum/trainer_idle_s",
+    "time/step_rollout_idle_s": "throughput/step_actor_idle_s",
+    "time/cum/rollout_idle_s": "throughput/cum/actor_idle_s",
 }
 """Read-only: names of ART 0.5.17 to 0.5.23. `train/<metric>` of those releases is `reward/<metric>`
-here, but a bare name logged on train has the same form, so it is left as it is.
+here; a bare name logged on train has the same form, so rows tell which (`Taxonomy.names`).
 """
 
 

@@ -22,7 +22,7 @@ from art_core.metrics.taxonomy import CATALOGUE_VERSION, Taxonomy
 
 SUMMARY_FILE = "summary.json"
 _HEAD = 256
-_VERSION = 1
+_VERSION = 2
 _WORTH_A_PROCESS = 20 << 20
 
 

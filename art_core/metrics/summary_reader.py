@@ -41,7 +41,8 @@ def _shape(keys: Sequence[str], taxonomy: Taxonomy) -> _Shape | None:
     step = next((name for name in ("step", "training_step") if name in keys), None)
     if step is None:
         return None
-    named = ((i, taxonomy.resolve(key)) for i, key in enumerate(keys) if "/" in key)
+    names = taxonomy.names(keys, foreign="schema" not in keys)
+    named = ((i, name) for i, name in enumerate(names) if "/" in name)
     return _Shape(step, tuple((i, key, better_values(key, taxonomy)) for i, key in named))
 
 

@@ -4,7 +4,7 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -85,6 +85,28 @@ class Taxonomy:
             if old.endswith("*") and key.startswith(old[:-1]) and key not in self.specs:
                 return new[:-1] + key[len(old) - 1 :]
         return key
+
+    def former_average(self, key: str) -> str:
+        """Return the canonical name of a key beside ART's averages over trajectories: there, a
+        trajectory's own metric `m` is `train/m`, which is `reward/m` here.
+        """
+        found = self.resolve(key)
+        if found != key or key in self.specs or not key.startswith("train/"):
+            return found
+        return "reward/" + key.removeprefix("train/")
+
+    def names(self, keys: Sequence[str], *, foreign: bool) -> list[str]:
+        """Return the canonical names of a row's keys; `foreign` says that ART wrote the row.
+
+        A row of ART without `train/reward` averages nothing: its `train/m` was a bare name.
+        """
+        of = self.former_average if foreign and "train/reward" in keys else self.resolve
+        return [of(key) for key in keys]
+
+    def renamed(self, metrics: Mapping[str, float], *, foreign: bool) -> dict[str, float]:
+        """Return a row's metrics under their canonical names."""
+        names = self.names(tuple(metrics), foreign=foreign)
+        return dict(zip(names, metrics.values(), strict=True))
 
     def place(self, name: str, split: str) -> str:
         """Return the key of a name on a split: sectioned names stay, bare ones go under it.

@@ -66,10 +66,13 @@ def column(name: str, places: Iterable[Place], taxonomy: Taxonomy) -> str:
     Raises ConfigError when no run has it.
     """
     key, dot, part = name.rpartition(".")
-    found = f"{taxonomy.resolve(key)}.{part}" if dot + part in _PARTS else taxonomy.resolve(name)
+    key, end = (key, dot + part) if dot + part in _PARTS else (name, "")
     known = {known for place in places for known in place.values}
+    found = taxonomy.resolve(key) + end
     if found in known or not known:
         return found
+    if (average := taxonomy.former_average(key) + end) in known:
+        return average
     keys = [k for k in known if not k.endswith(_PARTS)]
     raise ConfigError(
         unknown("column", name, keys, known_as="the runs have"),

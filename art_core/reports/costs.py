@@ -82,7 +82,7 @@ def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
     """Read a run's costs out of its log."""
     report = CostReport()
     for row, _ in read_rows(history):
-        metrics = {taxonomy.resolve(key): value for key, value in row.metrics.items()}
+        metrics = taxonomy.renamed(row.metrics, foreign=not row.seq)
         _add_costs(report, row.step, metrics)
         for key in _REWARDS:
             if key in metrics:

@@ -39,7 +39,7 @@ Rows = Callable[[], Iterator[MetricsRow]]
 
 def _rows(history: Path, taxonomy: Taxonomy) -> Iterator[MetricsRow]:
     for row, _ in read_rows(history):
-        metrics = {taxonomy.resolve(key): value for key, value in row.metrics.items()}
+        metrics = taxonomy.renamed(row.metrics, foreign=not row.seq)
         yield attrs.evolve(row, metrics=metrics)
 
 
