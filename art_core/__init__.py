@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.model import Model, TrainableModel
+    from art_core.plugins.commands import CommandSpec
     from art_core.plugins.hookspecs import hookimpl
     from art_core.plugins.host import Plugins
     from art_core.rl.config import TrainConfig
@@ -79,6 +80,7 @@ _HOME = {
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
     "model": ("Model", "TrainableModel"),
+    "plugins.commands": ("CommandSpec",),
     "plugins.hookspecs": ("hookimpl",),
     "plugins.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
@@ -93,6 +95,7 @@ __all__ = [
     "BackendSpec",
     "BaseModel",
     "Checkpoint",
+    "CommandSpec",
     "ConfigError",
     "Endpoint",
     "EngineError",

@@ -1,9 +1,12 @@
-"""Small files that are whole or absent: written aside, synced, renamed."""
+"""Values as JSON: small files that are whole or absent, and lines that any value fits into."""
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -44,4 +47,45 @@ def read_json(path: Path) -> dict[str, Any]:
         value: dict[str, Any] = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    return value
+
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_WIDEST_INTEGER = 1 << 63
+
+
+def json_line(stored: Mapping[str, Any]) -> bytes:
+    """Return values as one line of JSON; what JSON can't hold becomes text, so that nothing is lost
+    for one odd object.
+    """
+    try:
+        return orjson.dumps(stored, default=_plain, option=_OPTIONS)
+    except TypeError:
+        return orjson.dumps(_cleaned(stored), default=_plain, option=_OPTIONS)
+
+
+def _plain(value: Any) -> Any:
+    """Return something close to a value that JSON has no form for."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", warnings=False)
+    if isinstance(value, Decimal | Fraction):
+        return float(value)
+    if isinstance(value, set | frozenset):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
+
+
+def _cleaned(value: Any) -> Any:
+    """Return JSON values without the keys, integers and halves of characters that orjson
+    refuses.
+    """
+    if isinstance(value, Mapping):
+        keys = (_cleaned(k if isinstance(k, str) else repr(k)) for k in value)
+        return dict(zip(keys, map(_cleaned, value.values()), strict=True))
+    if isinstance(value, list | tuple):
+        return [_cleaned(v) for v in value]
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, int) and not -_WIDEST_INTEGER <= value < _WIDEST_INTEGER:
+        return str(value)
     return value

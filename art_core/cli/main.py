@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from art_core import __version__
 from art_core.cli import (
@@ -23,7 +25,10 @@ from art_core.cli import (
     sync,
 )
 from art_core.errors import ArtError
+from art_core.plugins.commands import CommandSpec
 from art_core.plugins.host import Plugins, installed_plugins
+
+log = logging.getLogger("art_core")
 
 _HELP = """\
 examples:
@@ -51,8 +56,8 @@ _COMMANDS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
+def parser(host: Plugins | None = None) -> argparse.ArgumentParser:
+    """Build the parser of all commands: the core's, and those that the plugins of `host` add."""
     top = argparse.ArgumentParser(
         prog="art",
         description="Train LLM agents on any backend; every step is a row with what it cost.",
@@ -63,7 +68,25 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for group in _COMMANDS:
         group.add(commands)
+    for spec in host.commands().values() if host else ():
+        _add_command(commands, spec)
     return top
+
+
+def _add_command(commands: Any, spec: CommandSpec) -> None:
+    if spec.name in commands.choices:
+        log.warning("art has a command %r of its own; a plugin's is left out", spec.name)
+        return
+    form = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser(
+        spec.name,
+        help=spec.summary,
+        description=spec.summary,
+        epilog=spec.help,
+        formatter_class=form,
+    )
+    spec.create(command)
+    command.set_defaults(run=spec.run)
 
 
 def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
@@ -71,13 +94,14 @@ def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
 
     `host` holds the plugins to ask; by default those that are installed.
     """
-    top = parser()
-    arguments = top.parse_args(argv)
-    if not hasattr(arguments, "run"):
-        top.print_help()
-        return 0
     try:
-        for line in arguments.run(arguments, host or installed_plugins()):
+        host = host or installed_plugins()
+        top = parser(host)
+        arguments = top.parse_args(argv)
+        if not hasattr(arguments, "run"):
+            top.print_help()
+            return 0
+        for line in arguments.run(arguments, host):
             _print(line)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -8,8 +8,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import orjson
 from art_core.data.choice import choice_dict, is_choice, message_dict
 from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.errors import HistoryError
+from art_core.files import json_line
 
 log = logging.getLogger("art_core")
 
@@ -37,7 +36,7 @@ def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool
     `tokens=False` leaves out token ids and log-probs, most of the bytes. What JSON can't hold is
     kept as text, so that no object in somebody's metadata costs a step its trajectories.
     """
-    data = b"".join(_line(group_dict(g, tokens=tokens)) for g in groups)
+    data = b"".join(json_line(group_dict(g, tokens=tokens)) for g in groups)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
@@ -64,44 +63,6 @@ def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
                 log.warning("%s: line %d is torn: passed over", path, number)
             else:
                 yield group_of(stored)
-
-
-_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-_WIDEST_INTEGER = 1 << 63
-
-
-def _line(stored: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(stored, default=_plain, option=_OPTIONS)
-    except TypeError:
-        return orjson.dumps(_cleaned(stored), default=_plain, option=_OPTIONS)
-
-
-def _plain(value: Any) -> Any:
-    """Return something close to a value that JSON has no form for."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", warnings=False)
-    if isinstance(value, Decimal | Fraction):
-        return float(value)
-    if isinstance(value, set | frozenset):
-        return list(value)
-    return value.tolist() if hasattr(value, "tolist") else repr(value)
-
-
-def _cleaned(value: Any) -> Any:
-    """Return JSON values without the keys, integers and halves of characters that orjson
-    refuses.
-    """
-    if isinstance(value, Mapping):
-        keys = (_cleaned(k if isinstance(k, str) else repr(k)) for k in value)
-        return dict(zip(keys, map(_cleaned, value.values()), strict=True))
-    if isinstance(value, list | tuple):
-        return [_cleaned(v) for v in value]
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, int) and not -_WIDEST_INTEGER <= value < _WIDEST_INTEGER:
-        return str(value)
-    return value
 
 
 def _item_dict(item: Any, *, tokens: bool) -> dict[str, Any]:
@@ -133,7 +94,7 @@ def _trajectory_dict(trajectory: Trajectory, *, tokens: bool) -> dict[str, Any]:
     return plain | main | {"additional_histories": others}
 
 
-def group_of(stored: dict[str, Any]) -> TrajectoryGroup:
+def group_of(stored: Mapping[str, Any]) -> TrajectoryGroup:
     """Rebuild a group from what `group_dict` made."""
     return TrajectoryGroup(
         [_trajectory_of(t) for t in stored["trajectories"]],

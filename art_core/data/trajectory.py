@@ -184,6 +184,26 @@ class TrajectoryGroup:
             logs=self.logs,
         )
 
+    def to_dict(self, *, tokens: bool = True) -> dict[str, Any]:
+        """Return the group as plain values, as a line of the trajectory files holds it.
+
+        `tokens=False` leaves out token ids and log-probs, most of the bytes.
+        """
+        from art_core.data.store import group_dict
+
+        return group_dict(self, tokens=tokens)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> TrajectoryGroup:
+        """Rebuild a group from `to_dict`'s values; ConfigError says which of them does not fit."""
+        from art_core.data.store import group_of
+
+        try:
+            return group_of(stored)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ConfigError(f"not a trajectory group: {what}") from error
+
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from art_core.costs.rates import TokenRates
     from art_core.costs.usage import TokenUsage
     from art_core.metrics.taxonomy import MetricSpec
+    from art_core.plugins.commands import CommandSpec
     from art_core.sinks.protocol import SinkSpec
 
 hookspec = pluggy.HookspecMarker("art_core")
@@ -29,6 +30,12 @@ def art_backends() -> Sequence[BackendSpec]:
 @hookspec
 def art_sinks() -> Sequence[SinkSpec]:
     """Offer sinks: places where metric rows go."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_commands() -> Sequence[CommandSpec]:
+    """Offer commands of `art`: what a plugin wants to be started from a shell."""
     raise AssertionError("a hook's specification is never called")
 
 

@@ -25,6 +25,7 @@ from art_core.plugins.checks import check_hooks, checked_specs, instance_of, pri
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
+    from art_core.plugins.commands import CommandSpec
     from art_core.sinks.protocol import SinkSpec
 
 log = logging.getLogger("art_core")
@@ -132,6 +133,10 @@ class Plugins:
     def sinks(self) -> dict[str, SinkSpec]:
         """Return the sinks on offer, by name."""
         return self._offers("art_sinks")
+
+    def commands(self) -> dict[str, CommandSpec]:
+        """Return the commands of `art` that plugins add, by name."""
+        return self._offers("art_commands")
 
     def backend(self, name: str) -> BackendSpec:
         """Return a backend by name; ConfigError or PluginError says what there is and what to

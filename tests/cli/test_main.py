@@ -40,6 +40,41 @@ def test_a_command_that_does_not_exist_is_a_usage_error(capsys):
     assert "rnus" in capsys.readouterr().err
 
 
+class Greets:
+    def __init__(self, name):
+        self.name = name
+
+    @art.hookimpl
+    def art_commands(self):
+        return [
+            art.CommandSpec(
+                name=self.name,
+                summary="say hello",
+                create=lambda parser: parser.add_argument("who"),
+                run=lambda arguments, plugins: [f"hello {arguments.who}"],
+                help="examples:\n  art greet you",
+            )
+        ]
+
+
+def test_a_plugin_adds_a_command(capsys):
+    host = art.Plugins()
+    host.register(Greets("greet"), "greets")
+    assert door.main(["greet", "you"], host) == 0
+    assert capsys.readouterr().out == "hello you\n"
+    with pytest.raises(SystemExit):
+        door.main(["greet", "--help"], host)
+    assert "art greet you" in capsys.readouterr().out
+
+
+def test_a_plugin_does_not_take_the_place_of_a_command_of_arts_own(shelf, capsys, caplog):
+    host = art.Plugins()
+    host.register(Greets("runs"), "greets")
+    assert door.main(["runs"], host) == 0
+    assert "hello" not in capsys.readouterr().out
+    assert "'runs' of its own" in caplog.text
+
+
 def test_python_m_art_core_is_the_same_program(tmp_path: Path):
     command = [sys.executable, "-m", "art_core", "runs", "--dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -63,7 +98,7 @@ def test_a_file_that_may_not_be_read_is_one_line_too(shelf, art_error):
 
 
 def test_an_interrupt_ends_quietly(monkeypatch, art_error):
-    class Host:
+    class Host(art.Plugins):
         def taxonomy(self) -> None:
             raise KeyboardInterrupt
 

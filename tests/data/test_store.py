@@ -71,6 +71,30 @@ def test_what_was_written_is_read_back_whole(path):
     assert (read.metadata, read.metrics, read.logs) == (group.metadata, group.metrics, group.logs)
 
 
+def test_a_group_goes_through_plain_values_and_back():
+    group = whole_group()
+    again = art.TrajectoryGroup.from_dict(orjson.loads(orjson.dumps(group.to_dict())))
+    assert orjson.dumps(again.to_dict()) == orjson.dumps(group.to_dict())
+    assert "token_ids" not in str(group.to_dict(tokens=False))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda stored: stored.pop("metadata"), "'metadata' is missing"),
+        (lambda stored: stored["trajectories"][0].update(start_time=5), "fromisoformat"),
+        (lambda stored: stored["trajectories"][0].update(surprise=1), "surprise"),
+        (lambda stored: stored.update(trajectories=3), "int"),
+    ],
+)
+def test_values_that_are_no_group_are_told_apart(damage, said):
+    stored = orjson.loads(orjson.dumps(whole_group().to_dict()))
+    damage(stored)
+    with pytest.raises(art.ConfigError, match="not a trajectory group") as caught:
+        art.TrajectoryGroup.from_dict(stored)
+    assert said in str(caught.value)
+
+
 def test_groups_are_appended_a_line_each(path):
     append_groups(path, [whole_group(), art.TrajectoryGroup()])
     append_groups(path, [art.TrajectoryGroup(metadata={"scenario_id": "b"})])
