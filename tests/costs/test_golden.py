@@ -87,3 +87,10 @@ async def test_responses_of_the_openai_library_are_priced_as_they_are(model, kin
     built = {"chat.completion": chat, "response": response}[kind].construct(**case["response"])
     assert type(built.usage).__name__ in ("CompletionUsage", "ResponseUsage")
     assert await paid(model, case, lambda said: built) == pytest.approx(0.126, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_the_docs_tell_each_bill(case):
+    page = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
+    usd = "no price" if case["usd"] is None else f"{case['usd']:.4f} = "
+    assert f"\n| {case['model']} | {case['name']} | {usd}" in page

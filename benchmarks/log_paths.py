@@ -1,0 +1,173 @@
+"""What it costs to log a row: art-core's whole path beside those of four others, in one run.
+
+All get the same rows of 40 floats, each in a process of its own, a few rows in turn, so that noise
+hits all alike. The floor is orjson and one write(2) of those floats. A rival has an environment of
+its own, `DIR/NAME`; `--install` makes what is missing. One without is looked for in the environment
+that runs this file; what is not there either is listed, and the rest compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from rivals.environments import add_options, install, python_of
+from row_cost import open_model, step_metrics
+
+WORKER = Path(__file__).parent / "rivals" / "logger.py"
+FLOOR, OWN_FLOOR, OURS = "orjson + write", "the same of art-core's row", "art-core"
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
+
+class Way(NamedTuple):
+    """A way to log, as the worker names it, and where a row is when the call has returned."""
+
+    name: str
+    distribution: str
+    module: str
+    kept: str
+
+
+WAYS = {
+    FLOOR: Way("orjson", "orjson", "orjson", "in the file"),
+    OWN_FLOOR: Way("orjson", "orjson", "orjson", "in the file"),
+    OURS: Way("art-core", "art-core", "art_core", "in the file"),
+    "trackio": Way("trackio", "trackio", "trackio", "in a queue"),
+    "W&B, offline": Way("wandb", "wandb", "wandb", "in a queue"),
+    "openpipe-art": Way("openpipe-art", "openpipe-art", "art", "in the file"),
+    "MLflow, files": Way("mlflow-files", "mlflow", "mlflow", "in the files"),
+    "MLflow, SQLite": Way("mlflow-sqlite", "mlflow", "mlflow", "in the database"),
+}
+RIVALS = dict.fromkeys(w.distribution for w in WAYS.values() if w.name not in ("orjson", OURS))
+
+
+class Worker:
+    """A process that logs in one way."""
+
+    def __init__(self, way: Way, python: str, directory: Path) -> None:
+        directory.mkdir()
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ART_", "WANDB_"))}
+        self.way = way
+        self.seconds: list[float] = []
+        self.said = directory / "stderr.txt"
+        self.process = subprocess.Popen(
+            [python, WORKER.resolve(), way.name, way.distribution, directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said.open("w"),
+            env=kept | QUIET,
+            cwd=directory,
+            text=True,
+        )
+        self.version: str = self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            said = self.said.read_text().strip().splitlines() or ["nothing"]
+            raise RuntimeError(f"{self.way.name} stopped and said: {said[-1]}")
+        return json.loads(line)
+
+    def log(self, rows: list[tuple[int, dict[str, Any]]]) -> list[float]:
+        """Return the seconds of each row."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(rows) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def stop(self) -> None:
+        """Let it finish its run."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def own_row(base: Path) -> dict[str, Any]:
+    """Return the row that art-core makes of 40 floats, with its parents, sums and own fields."""
+    run = open_model(base, "own-row").run
+    row = run.record("train", 1, metrics=step_metrics(1))
+    run.close()
+    return orjson.loads(row.to_line())
+
+
+def compare(workers: dict[str, Worker], rounds: int, rows: int, row: dict[str, Any]) -> None:
+    """Give each worker a few rows in turn; the first round, which warms up, does not count."""
+    for turn in range(rounds + 1):
+        steps = range(turn * rows, (turn + 1) * rows)
+        given = [(step, step_metrics(step)) for step in steps]
+        same = [(step, row) for step in steps]
+        for name, worker in workers.items():
+            seconds = worker.log(same if name == OWN_FLOOR else given)
+            worker.seconds += seconds if turn else []
+
+
+def markdown(workers: dict[str, Worker], microseconds: dict[str, float]) -> str:
+    """Return the table for the docs."""
+    lines = ["| way | median µs | over the floor | the row is then |", "|---|---|---|---|"]
+    for name, us in sorted(microseconds.items(), key=lambda item: item[1]):
+        way, version = workers[name].way, workers[name].version
+        shown = name if way.name in ("orjson", OURS) else f"{name} ({way.distribution} {version})"
+        lines.append(f"| {shown} | {us:,.1f} | {us / microseconds[FLOOR]:,.1f} | {way.kept} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a table, what is not installed, and last one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=100, help="rows a turn")
+    args = parser.parse_args()
+    if args.install:
+        install(args.env, RIVALS)
+    found = {name: python_of(way.distribution, way.module, args.env) for name, way in WAYS.items()}
+    with tempfile.TemporaryDirectory() as directory:
+        base = Path(directory)
+        workers = {
+            name: Worker(WAYS[name], python, base / f"way-{n}")
+            for n, (name, python) in enumerate(found.items())
+            if python
+        }
+        compare(workers, args.rounds, args.rows, own_row(base))
+        for worker in workers.values():
+            worker.stop()
+    microseconds = {n: statistics.median(w.seconds) * 1e6 for n, w in workers.items()}
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {args.rounds * args.rows} rows")
+    print(markdown(workers, microseconds))
+    missing = [d for d in RIVALS if d not in {w.way.distribution for w in workers.values()}]
+    for distribution in missing:
+        print(f"not installed: {distribution} (python benchmarks/log_paths.py --install)")
+    rivals = {n: us for n, us in microseconds.items() if n not in (FLOOR, OWN_FLOOR, OURS)}
+    figures: dict[str, Any] = {
+        "median_us": {name: round(us, 2) for name, us in microseconds.items()},
+        "over_floor": {n: round(us / microseconds[FLOOR], 2) for n, us in microseconds.items()},
+        "over_own_floor": round(microseconds[OURS] / microseconds[OWN_FLOOR], 2),
+        "over_fastest_rival": round(microseconds[OURS] / min(rivals.values()), 3)
+        if rivals
+        else None,
+        "not_installed": missing,
+    }
+    targets = {"over_fastest_rival": 1.0}
+    held = not rivals or figures["over_fastest_rival"] <= targets["over_fastest_rival"]
+    print(json.dumps({"name": "log_paths", "figures": figures, "targets": targets, "held": held}))
+
+
+if __name__ == "__main__":
+    main()
