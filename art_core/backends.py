@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 class Endpoint:
     """An OpenAI-compatible endpoint that serves a model's weights, newest first.
 
-    `model_name` asks for the newest weights, `<model_name>@<step>` for those of a step.
+    `model_name` asks for the newest weights, `<model_name>@<step>` for those of a step; a service
+    with another form gives its own `step_suffix`.
     """
 
     base_url: str
     api_key: str = attrs.field(repr=False)
     model_name: str
+    step_suffix: str = "@{step}"
 
     def inference_name(self, step: int | None = None) -> str:
         """Return the name to put into a request: the newest weights, or those of a step."""
-        return self.model_name if step is None else f"{self.model_name}@{step}"
+        return self.model_name + ("" if step is None else self.step_suffix.format(step=step))
 
 
 @attrs.frozen(kw_only=True)
@@ -104,15 +106,41 @@ class ModelCatalog(Protocol):
 
 
 @attrs.frozen(kw_only=True)
+class InferenceEngine:
+    """An inference engine that a backend can serve with. `path` is the environment of its own that
+    it was installed into; `version` is None while it is not installed.
+    """
+
+    name: str
+    summary: str = ""
+    version: str | None = None
+    path: Path | None = None
+
+
+class EngineCatalog(Protocol):
+    """Inference engines of a backend: what `art engines` lists, installs and removes."""
+
+    def list(self) -> Iterable[InferenceEngine]:
+        """Return the engines known by name."""
+
+    def install(self, name: str) -> InferenceEngine:
+        """Make the engine's environment, whole or not at all, and show progress."""
+
+    def remove(self, name: str) -> Path | None:
+        """Delete the engine's environment; return where it lay, None when it was not there."""
+
+
+@attrs.frozen(kw_only=True)
 class BackendSpec:
     """A backend offered by a plugin: `create(**options)` imports what is heavy and returns a
-    `Backend`.
+    `Backend`. `models` and `engines` make what `art models` and `art engines` list.
     """
 
     name: str
     create: Callable[..., Backend]
     summary: str
     models: Callable[[], ModelCatalog] | None = None
+    engines: Callable[[], EngineCatalog] | None = None
 
 
 def backend(name: str, **options: Any) -> Backend:

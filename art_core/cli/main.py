@@ -12,6 +12,7 @@ from typing import Any
 from art_core import __version__
 from art_core.cli import (
     costs,
+    engines,
     export,
     leaderboard,
     metrics,
@@ -44,6 +45,7 @@ _COMMANDS = (
     plugins,
     metrics,
     models,
+    engines,
     runs,
     show,
     leaderboard,

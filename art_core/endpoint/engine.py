@@ -21,7 +21,8 @@ class Sampling:
 
     `stop_token_ids` end the sequence and stay in its tokens; stop strings are the endpoint's
     business. `seed` makes the draw repeatable for equal prompts and weights, whatever else is in
-    the batch.
+    the batch. `stream` asks for tokens as they come; without it an engine may hand all of them out
+    at the end.
     """
 
     max_tokens: int
@@ -30,6 +31,7 @@ class Sampling:
     seed: int | None = None
     top_logprobs: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    stream: bool = True
 
 
 @attrs.frozen

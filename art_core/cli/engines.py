@@ -1,0 +1,93 @@
+"""`art engines`: inference engines of the installed backends, each in an environment of its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from art_core.backends import EngineCatalog
+from art_core.cli.table import table
+from art_core.errors import ConfigError, unknown
+from art_core.plugins.host import Plugins
+
+_HELP = """\
+An engine that is not part of a backend's own package is installed once, into an environment of its
+own, so that its requirements never meet the trainer's.
+
+examples:
+  art engines
+  art engines install vllm
+  art engines remove vllm
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the parser."""
+    form = argparse.RawDescriptionHelpFormatter
+    group = commands.add_parser(
+        "engines", help="list, install and remove engines", epilog=_HELP, formatter_class=form
+    )
+    group.set_defaults(run=list_engines, backend=None)
+    actions = group.add_subparsers(metavar="ACTION")
+    for name, run, about in (
+        ("list", list_engines, "list engines"),
+        ("install", install_engine, "install an engine, or repair one that was cut off"),
+        ("remove", remove_engine, "delete an engine's environment"),
+    ):
+        action = actions.add_parser(name, help=about, epilog=_HELP, formatter_class=form)
+        if run is not list_engines:
+            action.add_argument("name", metavar="NAME", help="the engine, as `art engines` has it")
+        action.add_argument("--backend", metavar="NAME", help="the backend whose engine it is")
+        action.set_defaults(run=run)
+
+
+def list_engines(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield a line an engine: its backend, name, version, environment."""
+    rows = [
+        (
+            name,
+            engine.name,
+            engine.version or "not installed",
+            str(engine.path or ""),
+            engine.summary,
+        )
+        for name, catalog in _catalogs(plugins, arguments.backend).items()
+        for engine in catalog.list()
+    ]
+    return table(("backend", "engine", "version", "path", "summary"), rows)
+
+
+def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Install an engine and yield its version and environment."""
+    engine = _knowing(arguments, plugins).install(arguments.name)
+    yield f"{engine.name} {engine.version} in {engine.path}"
+
+
+def remove_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Remove an engine and yield where it lay."""
+    path = _knowing(arguments, plugins).remove(arguments.name)
+    yield f"{arguments.name} was not installed" if path is None else f"removed {path}"
+
+
+def _knowing(arguments: argparse.Namespace, plugins: Plugins) -> EngineCatalog:
+    catalogs = _catalogs(plugins, arguments.backend)
+    known = {name: {engine.name for engine in c.list()} for name, c in catalogs.items()}
+    having = [name for name, engines in known.items() if arguments.name in engines]
+    if not having:
+        raise ConfigError(unknown("engine", arguments.name, set().union(*known.values())))
+    if len(having) > 1:
+        raise ConfigError(
+            f"{len(having)} backends have an engine {arguments.name!r}: {', '.join(having)}",
+            "Say which with --backend.",
+        )
+    return catalogs[having[0]]
+
+
+def _catalogs(plugins: Plugins, backend: str | None) -> dict[str, EngineCatalog]:
+    specs = [plugins.backend(backend)] if backend else list(plugins.backends().values())
+    catalogs = {spec.name: spec.engines() for spec in specs if spec.engines is not None}
+    if not catalogs:
+        asked = f"backend {backend!r} has" if backend else "the installed backends have"
+        raise ConfigError(f"{asked} no engines to list", "See `art backends`.")
+    return catalogs
