@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +19,14 @@ import attrs
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import replace_json
-from art_core.metrics.history import HistoryLog, read_rows, scenario_ids_of
+from art_core.metrics.history import HistoryLog, read_rows
 from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
-from art_core.metrics.rollup import NO_PLAN, UNIQUE_SCENARIOS, Plan, compile_plan, roll, totals_of
+from art_core.metrics.rollup import UNIQUE_SCENARIOS, totals_of
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.seen import Seen
 from art_core.metrics.summarize import count, scenario_ids, summarize
 from art_core.metrics.summary import bring_up_to_date
+from art_core.metrics.tally import Reckoned, Tally
 from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
 from art_core.sinks.delivery import Delivery, DeliveryReport
@@ -34,12 +35,10 @@ from art_core.sinks.protocol import RunInfo, SinkSpec
 log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = 10.0
-_REMEMBERED_GROUPS = 10_000
-_REMEMBERED_PLANS = 256
 _SUMMARIZED_AT_CLOSE = 64 << 20
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Run:
     """An open run. `record` makes a row of what is given and what waits, appends it and wakes the
     sinks.
@@ -52,16 +51,12 @@ class Run:
     prices: PriceBook
     history: HistoryLog
     delivery: Delivery
-    totals: dict[str, float]
+    tally: Tally
+    seen: Seen
     _derives: bool
     _earlier_clock: float
     _started: float = attrs.field(factory=time.monotonic)
     _last_train_row: float = attrs.field(factory=time.monotonic)
-    _plans: dict[tuple[str, ...], Plan] = attrs.field(factory=dict)
-    _last_plan: tuple[tuple[str, ...], Plan] = ((), NO_PLAN)
-    _counted: set[tuple[str, int]] = attrs.field(factory=set)
-    _counted_order: deque[tuple[str, int]] = attrs.field(factory=deque)
-    _scenarios: set[str] | None = None
     _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
     _closed: bool = False
 
@@ -86,6 +81,7 @@ class Run:
             history.close()
             raise
         last, state = history.last, _state(history, ledger.taxonomy)
+        totals = totals_of(state)
         info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
         run = cls(
             info=info,
@@ -95,11 +91,12 @@ class Run:
             prices=prices,
             history=history,
             delivery=Delivery.start(sinks, info, history.path),
-            totals=totals_of(state),
+            tally=Tally(ledger.taxonomy, totals),
+            seen=Seen(history.path, UNIQUE_SCENARIOS in totals),
             derives=plugins.derives,
             earlier_clock=state.get("time/wall_clock_sec", 0.0),
         )
-        ledger.learn(run.totals)
+        ledger.learn(totals)
         run._say_status("running")
         atexit.register(run._close_at_exit)
         return run
@@ -123,25 +120,25 @@ class Run:
         MetricError for a bad key or value, HistoryError when the log does not take the row.
         """
         with self._lock:
-            fresh = [g for g in groups if (split, g.id) not in self._counted] if groups else ()
-            taken = self.ledger.take(split) if self.ledger.waiting else NOTHING
+            fresh = self.seen.new_groups(split, groups) if groups else ()
+            taken, row = self.ledger.take(split) if self.ledger.waiting else NOTHING, None
             try:
                 leaves, odd = self._leaves(split, taken, groups, fresh, metrics or {})
                 ids = taken.scenario_ids
                 if fresh and split == "train":
                     ids = ids | scenario_ids(fresh)
-                new_ids = self._unseen(ids) if ids else ()
-                rolled, totals = self._rolled(split, leaves, new_ids)
-                row = self._row(split, step, rolled, odd, taken, new_ids)
+                new_ids = self.seen.new_scenarios(ids) if ids else ()
+                reckoned = self._reckon(split, leaves, new_ids)
+                row = self._row(split, step, reckoned.metrics, odd, taken, new_ids)
                 self.history.append(row)
             except BaseException:
-                self.ledger.restore(taken)
+                # Ctrl-C may come when the row is written already: then it counts.
+                if row is None or self.history.last is not row:
+                    self.ledger.restore(taken)
+                else:
+                    self._keep(split, reckoned, fresh, new_ids)
                 raise
-            self.totals = totals
-            if split == "train":
-                self._last_train_row = time.monotonic()
-            if fresh or new_ids:
-                self._remember(split, fresh, new_ids)
+            self._keep(split, reckoned, fresh, new_ids)
         self.delivery.wake()
         return row
 
@@ -168,12 +165,10 @@ class Run:
             leaves = {k: v for k, v in leaves.items() if math.isfinite(v)}
         return leaves, odd
 
-    def _rolled(
-        self, split: str, leaves: Mapping[str, float], new_ids: Sequence[str]
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the row's metrics and the totals after it."""
-        plan = self._plan(tuple(leaves))
-        metrics, totals = roll(leaves, self.totals, plan)
+    def _reckon(self, split: str, leaves: Mapping[str, float], new_ids: Sequence[str]) -> Reckoned:
+        """Return the row's metrics and the totals after it; nothing changes yet."""
+        reckoned = self.tally.reckon(leaves)
+        metrics, totals = reckoned.metrics, reckoned.totals
         if new_ids:
             unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
             totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
@@ -182,7 +177,7 @@ class Run:
         metrics["time/wall_clock_sec"] = self._earlier_clock + clock
         if self._derives:
             metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
-        return metrics, totals
+        return reckoned
 
     def _row(
         self,
@@ -209,36 +204,20 @@ class Run:
             log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)
         return row
 
-    def _plan(self, keys: tuple[str, ...]) -> Plan:
-        if keys == self._last_plan[0]:
-            return self._last_plan[1]
-        plan = self._plans.get(keys)
-        if plan is None:
-            plan = compile_plan(keys, self.totals, self.taxonomy)
-            self.ledger.learn(plan.totals)
-            if len(self._plans) >= _REMEMBERED_PLANS:
-                self._plans.clear()
-            self._plans[keys] = plan
-        self._last_plan = keys, plan
-        self.totals = {**plan.totals, **self.totals}
-        return plan
-
-    def _unseen(self, ids: frozenset[str]) -> list[str]:
-        if self._scenarios is None:
-            seen_some = UNIQUE_SCENARIOS in self.totals
-            self._scenarios = scenario_ids_of(self.history.path) if seen_some else set()
-        return sorted(ids - self._scenarios)
-
-    def _remember(
-        self, split: str, groups: Sequence[TrajectoryGroup], new_ids: Sequence[str]
+    def _keep(
+        self,
+        split: str,
+        reckoned: Reckoned,
+        groups: Sequence[TrajectoryGroup],
+        new_ids: Sequence[str],
     ) -> None:
-        if new_ids and self._scenarios is not None:
-            self._scenarios.update(new_ids)
-        for group in groups:
-            self._counted.add((split, group.id))
-            self._counted_order.append((split, group.id))
-        while len(self._counted_order) > _REMEMBERED_GROUPS:
-            self._counted.discard(self._counted_order.popleft())
+        """Go on from a row that is written."""
+        if self.tally.keep(reckoned):
+            self.ledger.learn(reckoned.plan.totals)
+        if split == "train":
+            self._last_train_row = time.monotonic()
+        if groups or new_ids:
+            self.seen.remember(split, groups, new_ids)
 
     def close(
         self, status: str = "finished", timeout: float = CLOSE_SECONDS
@@ -272,7 +251,11 @@ class Run:
             "pid": os.getpid(),
             "at": datetime.now(UTC),
         }
-        replace_json(self.info.run_dir / "status.json", said)
+        try:
+            replace_json(self.info.run_dir / "status.json", said)
+        except OSError as error:
+            # A full disk, or a directory that is gone, must not keep a run from its rows or its end.
+            log.warning("the run's status %r could not be kept: %s", status, error)
 
 
 def _state(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:

@@ -80,11 +80,11 @@ def test_logging_the_same_groups_twice_counts_them_once(make):
 
 
 def test_very_many_groups_are_remembered_only_for_a_while(make, monkeypatch):
-    monkeypatch.setattr("art_core.run._REMEMBERED_GROUPS", 3)
+    monkeypatch.setattr("art_core.metrics.seen._REMEMBERED_GROUPS", 3)
     run = make().run
     for _ in range(5):
         run.record("train", 1, groups=attempts(0, 1))
-    assert len(run._counted) == 3
+    assert len(run.seen._groups) == 3
 
 
 def test_values_that_are_not_finite_are_set_aside_and_said(make, caplog):
@@ -119,6 +119,38 @@ def test_a_row_that_the_disk_refuses_leaves_the_builder_as_it_was(make, monkeypa
     assert metrics["costs/cum/gpu"] == 0.5
     assert metrics["data/cum/num_trajectories"] == 2.0
     assert metrics["data/cum/num_unique_scenarios"] == 1.0
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_row_that_was_not_written_leaves_no_key_in_later_rows(make, monkeypatch, given):
+    run = make().run
+    run.record("train", 1, metrics={"costs/gpu": 1.0})
+    expected = set(run.record("train", 2, metrics={"costs/gpu": 1.0}).metrics)
+    monkeypatch.setattr("art_core.metrics.history.os.write", lambda fd, data: 0)
+    for bad in {"costs/train/judge": 0.25, "time/step_new_s": 1.0}, {"costs/eval/judge": 0.5}:
+        with pytest.raises(HistoryError):
+            run.record("train", 3, metrics=bad | {"costs/gpu": 1.0})
+    monkeypatch.undo()
+    assert set(run.record("train", 3, metrics={"costs/gpu": 1.0}).metrics) == expected
+    if given:
+        spent = run.record("train", 4, metrics={"costs/train/judge": 0.25}).metrics
+        assert (spent["costs/cum/train"], spent["costs/cum/all"]) == (0.25, 3.25)
+    else:
+        # Nor does the log know it as a leaf: below it there may be others.
+        run.ledger.cost_leaf("train/judge/style")
+        spent = run.record("train", 4, metrics={"costs/train/judge/style": 0.5}).metrics
+        assert (spent["costs/cum/train/judge"], spent["costs/cum/all"]) == (0.5, 3.5)
+
+
+def test_a_row_that_conflicts_with_one_written_after_it_failed_is_refused(make, monkeypatch):
+    run = make().run
+    monkeypatch.setattr("art_core.metrics.history.os.write", lambda fd, data: 0)
+    with pytest.raises(HistoryError):
+        run.record("train", 1, metrics={"costs/train": 1.0})
+    monkeypatch.undo()
+    run.record("train", 1, metrics={"costs/train/judge": 1.0})
+    with pytest.raises(MetricError, match="sum of the costs below it"):
+        run.record("train", 1, metrics={"costs/train": 1.0})
 
 
 def test_a_run_resumes_from_its_own_tail(make):
@@ -178,12 +210,12 @@ def test_a_train_row_has_the_seconds_since_the_last_one(make):
 
 
 def test_plans_of_very_different_rows_are_forgotten(make, monkeypatch):
-    monkeypatch.setattr("art_core.run._REMEMBERED_PLANS", 4)
+    monkeypatch.setattr("art_core.metrics.tally._REMEMBERED_PLANS", 4)
     run = make().run
     for i in range(10):
         run.record("train", i, metrics={f"costs/train/tool_{i}": 1.0})
-    assert len(run._plans) <= 4
-    assert run.totals["costs/cum/all"] == 10.0
+    assert len(run.tally._plans) <= 4
+    assert run.tally.totals["costs/cum/all"] == 10.0
 
 
 class Doubler:
