@@ -11,7 +11,7 @@ import orjson
 
 @cache
 def price_file() -> dict[str, Any]:
-    """Return the price file: `as_of`, `unit` and `prices` with their sources."""
+    """Return the price file: `unit`, and `prices`, each with names, `as_of` and `source`."""
     data: dict[str, Any] = orjson.loads(
         files("art_core.costs").joinpath("gpu_prices.json").read_bytes()
     )
@@ -19,10 +19,14 @@ def price_file() -> dict[str, Any]:
 
 
 def default_rate(device: str) -> float | None:
-    """US dollars per hour of one device, by the first entry whose `match` is in its name; None when
+    """US dollars per hour of one device, by the whole name that its driver gives; None when
     unknown.
+
+    A part of a name does not do: an RTX 4090 of a laptop, a GH200 or a slice of an H100 is not the
+    device that the file prices.
     """
+    name = device.lower().removeprefix("nvidia ")
     for entry in price_file()["prices"]:
-        if entry["match"].lower() in device.lower():
-            return float(entry["usd"])
+        if name in (known.lower() for known in entry["names"]):
+            return float(entry["usd_per_hour"])
     return None

@@ -48,7 +48,41 @@ def test_two_devices_for_half_an_hour_cost_one_device_hour():
     assert price_gpu(GpuTime(device="H200", seconds=1800, count=2), 3.0) == 3.0
 
 
-def test_default_device_prices_come_from_a_dated_file():
-    assert default_rate("NVIDIA H200") == 3.0
-    assert default_rate("a toaster") is None
-    assert price_file()["as_of"]
+@pytest.mark.parametrize(
+    ("device", "usd"),
+    [
+        ("NVIDIA H200", 3.00),
+        ("NVIDIA H100 80GB HBM3", 3.99),
+        ("NVIDIA H100 PCIe", 2.89),
+        ("NVIDIA A100-SXM4-80GB", 1.79),
+        ("NVIDIA A10G", 1.006),
+        ("Tesla T4", 0.59),
+        ("rtx 4090", 0.34),
+    ],
+)
+def test_a_device_is_priced_by_the_name_that_its_driver_gives(device, usd):
+    assert default_rate(device) == usd
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "a toaster",
+        "NVIDIA GH200 480GB",
+        "NVIDIA GB200",
+        "NVIDIA L40",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+    ],
+)
+def test_a_device_of_a_similar_name_has_no_price(device):
+    assert default_rate(device) is None
+
+
+def test_each_device_s_price_says_where_it_is_from_and_of_when():
+    names = [name.lower() for entry in price_file()["prices"] for name in entry["names"]]
+    assert len(names) == len(set(names))
+    for entry in price_file()["prices"]:
+        assert entry["usd_per_hour"] > 0
+        assert entry["source"]
+        assert entry["as_of"].startswith("2026-")
