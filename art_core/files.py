@@ -69,7 +69,10 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json", warnings=False)
     if isinstance(value, Decimal | Fraction):
-        return float(value)
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            return str(value)
     if isinstance(value, set | frozenset):
         return list(value)
     return value.tolist() if hasattr(value, "tolist") else repr(value)

@@ -116,9 +116,11 @@ class HistoryLog:
     def append(self, row: MetricsRow) -> None:
         """Append a row: when this returns, the row survives the death of the process.
 
-        Raises HistoryError, with the file as it was, when the disk does not take it whole.
+        Raises HistoryError, with the file as it was, when the disk does not take it whole. After any
+        other error, Ctrl-C say, `last` tells whether the row is there.
         """
         line = row.to_line()
+        size = len(line)
         with self._lock:
             if self._unusable is not None or self._pid != os.getpid():
                 self._refuse()
@@ -126,8 +128,15 @@ class HistoryLog:
                 written = os.write(self._fd, line)
             except OSError as error:
                 self._undo(str(error.strerror), error)
-            if written != len(line):
-                self._undo(f"the disk took {written} of {len(line)} bytes")
+            except BaseException:
+                # A signal's handler raised, of Ctrl-C say: a row that is there whole stays.
+                if os.fstat(self._fd).st_size != self._size + size:
+                    os.ftruncate(self._fd, self._size)
+                else:
+                    self._size, self.last = self._size + size, row
+                raise
+            if written != size:
+                self._undo(f"the disk took {written} of {size} bytes")
             self._size += written
             self.last = row
             if self._timer is None:
