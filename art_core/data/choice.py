@@ -25,6 +25,8 @@ class ChoiceTokens:
     `prompt_ids` [P] is the whole prompt that the engine saw, `completion_ids` [C] what it sampled
     (its end token included), `logprobs` [C] the natural log-probabilities of the samples, and
     `policy_version` the training step of the weights that made them, if the endpoint said so.
+    `biased` means that the endpoint drew them at another temperature or top_p than 1, so that
+    `logprobs` are not those of the draw.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,6 +34,7 @@ class ChoiceTokens:
     logprobs: tuple[float, ...]
     policy_version: int | None = None
     truncated: bool = False
+    biased: bool = False
 
 
 def is_choice(item: MessageOrChoice) -> bool:
@@ -97,4 +100,5 @@ def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
         logprobs=tuple(map(float, logprobs)),
         policy_version=_get(item, "policy_version"),
         truncated=_get(item, "finish_reason") == "length",
+        biased=bool(_get(item, "sampling")),
     )

@@ -83,7 +83,15 @@ def _head(prepared: Prepared, kind: str) -> dict[str, Any]:
     }
     if prepared.served.policy_version is not None:
         head["policy_version"] = prepared.served.policy_version
-    return head
+    return head | _sampling(prepared)
+
+
+def _sampling(prepared: Prepared) -> dict[str, Any]:
+    """How it was drawn, when that was not by the log-probs told, which are at temperature 1."""
+    request = prepared.request
+    narrowed = {"temperature": request.temperature, "top_p": request.top_p}
+    odd = {name: value for name, value in narrowed.items() if value != 1.0}
+    return {"sampling": odd} if odd else {}
 
 
 def _prompt(prepared: Prepared) -> dict[str, Any]:

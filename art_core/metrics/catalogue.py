@@ -26,17 +26,19 @@ SPECS = (
     _spec("reward/group_*", "", "a group's own metric, mean over the groups that have it"),
     _spec("loss/train", "loss", "policy loss, weighted token mean", direction="lower"),
     _spec("loss/entropy", "nats", "policy entropy, mean over trained tokens"),
-    _spec("loss/kl_div", "nats", "KL divergence to the reference policy"),
+    _spec("loss/kl_div", "nats", "mean log(policy / reference) of sampled tokens: KL divergence"),
     _spec("loss/grad_norm", "norm", "global gradient norm before clipping"),
     _spec("loss/learning_rate", "1", "learning rate of the step", combine="last"),
     _spec(
         "loss/importance_ratio_mean",
         "ratio",
-        "trainer / engine probability of trained tokens, mean",
+        "importance ratio of trained tokens, at the level of the loss, mean",
     ),
     _spec("loss/importance_ratio_p95", "ratio", "the same, 95th percentile"),
     _spec("loss/importance_ratio_p99", "ratio", "the same, 99th percentile"),
-    _spec("loss/clipped_token_fraction", "share", "trained tokens whose ratio was clipped"),
+    _spec(
+        "loss/clipped_token_fraction", "share", "trained tokens whose ratio was clipped or masked"
+    ),
     _spec(
         "loss/kl_k3",
         "nats",
@@ -102,6 +104,13 @@ SPECS = (
         "data/step_num_truncated",
         "conversation",
         "conversations cut off by the token limit",
+        **_SUM,
+    ),
+    _spec(
+        "data/step_num_biased_choices",
+        "choice",
+        "trained choices sampled at another temperature or top_p than 1",
+        direction="lower",
         **_SUM,
     ),
     _spec("data/step_actor_tokens", "token", "tokens sampled in rollouts", **_SUM),

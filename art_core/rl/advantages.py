@@ -8,6 +8,9 @@ from collections.abc import Sequence
 SPREAD_TOLERANCE = 1e-12
 """Rewards closer together than this are equal: a float std of equal rewards is not exactly 0."""
 
+BASELINES = ("group_mean", "rloo")
+SCALES = ("group", "batch", "none")
+
 
 def has_spread(rewards: Sequence[float]) -> bool:
     """Tell whether a group can teach anything: more than one attempt, and rewards that differ."""
@@ -20,20 +23,55 @@ def population_std(rewards: Sequence[float]) -> float:
     return math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
 
 
+def step_advantages(
+    groups: Sequence[Sequence[float]],
+    *,
+    advantage_baseline: str = "group_mean",
+    scale_rewards: bool | str = False,
+    advantage_balance: float = 0.0,
+) -> list[list[float]]:
+    """Advantages of all groups of a step: reward minus a baseline, divided by a std, balanced.
+
+    `advantage_baseline`: the group's mean (GRPO, arXiv 2402.03300, section 4.1.2), or "rloo", the
+    mean of the *other* attempts (leave-one-out: RLOO, arXiv 2402.14740), which is
+    G / (G - 1) times as large.
+
+    `scale_rewards`: False or "none"; True or "group" divides by the group's std, as GRPO does (Dr.
+    GRPO, 2503.20783, section 3.2, shows that this weighs easy and hard groups up, so the default
+    does not); "batch" by the std of all rewards of the step (2508.08221). All are population
+    stds.
+
+    `advantage_balance` in [-1, 1] weakens negative advantages when positive (at 1 they are gone)
+    and positive ones when negative. A group without spread gives zeros.
+    """
+    every = [reward for group in groups for reward in group]
+    std = population_std(every) if scale_rewards == "batch" and has_spread(every) else None
+    return [
+        _group(group, advantage_baseline, scale_rewards, std, advantage_balance) for group in groups
+    ]
+
+
 def group_advantages(
     rewards: Sequence[float], *, scale_rewards: bool = False, advantage_balance: float = 0.0
 ) -> list[float]:
-    """Advantages [G] of one group: reward minus the group's mean.
+    """Advantages [G] of one group alone; see `step_advantages`."""
+    return step_advantages(
+        [rewards], scale_rewards=scale_rewards, advantage_balance=advantage_balance
+    )[0]
 
-    GRPO (arXiv 2402.03300, section 4.1.2) also divides by the group's std: `scale_rewards=True`;
-    Dr. GRPO (2503.20783, section 3.2) shows that this weighs easy and hard groups up, so the
-    default does not. `advantage_balance` in [-1, 1] weakens negative advantages when positive (at 1
-    they are gone) and positive ones when negative. A group without spread gives zeros.
-    """
+
+def _group(
+    rewards: Sequence[float],
+    baseline: str,
+    scale_rewards: bool | str,  # noqa: FBT001
+    batch_std: float | None,
+    balance: float,
+) -> list[float]:
     if not has_spread(rewards):
         return [0.0] * len(rewards)
     mean = math.fsum(rewards) / len(rewards)
-    std = population_std(rewards) if scale_rewards else 1.0
-    up, down = min(1.0, 1.0 + advantage_balance), min(1.0, 1.0 - advantage_balance)
-    centred = [(r - mean) / std for r in rewards]
+    others = len(rewards) / (len(rewards) - 1) if baseline == "rloo" else 1.0
+    std = batch_std or (population_std(rewards) if scale_rewards in (True, "group") else 1.0)
+    up, down = min(1.0, 1.0 + balance), min(1.0, 1.0 - balance)
+    centred = [(r - mean) * others / std for r in rewards]
     return [a * (up if a > 0 else down) for a in centred]

@@ -11,9 +11,10 @@ import attrs
 
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError
-from art_core.rl.advantages import group_advantages, has_spread
+from art_core.rl.advantages import has_spread, step_advantages
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence, merge_turns, turns_of
+from art_core.rl.weights import token_weight
 
 log = logging.getLogger("art_core")
 
@@ -41,20 +42,10 @@ def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> Tr
     counts: Counter[str] = Counter()
     sequences: list[TokenSequence] = []
     groups = list(groups)
-    for group in groups:
-        if not all(map(math.isfinite, group.rewards)):
-            raise ConfigError(
-                f"a group has rewards that are not finite: {group.rewards}",
-                "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
-            )
+    for group, advantages in zip(groups, _advantages(groups, config), strict=True):
         if not has_spread(group.rewards):
             counts["flat_groups"] += 1
             continue
-        advantages = group_advantages(
-            group.rewards,
-            scale_rewards=config.scale_rewards,
-            advantage_balance=config.advantage_balance,
-        )
         for trajectory, advantage in zip(group.trajectories, advantages, strict=True):
             sequences += _sequences_of(trajectory, advantage, config, counts)
     _say_what_is_missing(groups, sequences, counts)
@@ -64,8 +55,24 @@ def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> Tr
             "data/step_trainer_tokens": float(sum(s.num_trainable for s in sequences)),
             "data/step_num_sequences": float(len(sequences)),
             "data/step_num_truncated": float(counts["truncated"]),
+            "data/step_num_biased_choices": float(counts["biased"]),
             "data/prefix_breaks": float(counts["prefix_breaks"]),
         },
+    )
+
+
+def _advantages(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[list[float]]:
+    for group in groups:
+        if not all(map(math.isfinite, group.rewards)):
+            raise ConfigError(
+                f"a group has rewards that are not finite: {group.rewards}",
+                "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
+            )
+    return step_advantages(
+        [group.rewards for group in groups],
+        advantage_baseline=config.advantage_baseline,
+        scale_rewards=config.scale_rewards,
+        advantage_balance=config.advantage_balance,
     )
 
 
@@ -85,9 +92,18 @@ def _sequences_of(
             counts["truncated"] += 1
             if config.mask_truncated:
                 continue
+        counts["biased"] += sum(turn.biased for turn in turns)
         found += [s for s in merged.sequences if s.num_trainable]
-    trainable = sum(s.num_trainable for s in found)
-    return [attrs.evolve(s, advantage=advantage, weight=1 / trainable) for s in found]
+    of_trajectory = sum(s.num_trainable for s in found)
+    loss = config.loss
+    return [
+        attrs.evolve(
+            s,
+            advantage=advantage,
+            weight=token_weight(loss, of_sequence=s.num_trainable, of_trajectory=of_trajectory),
+        )
+        for s in found
+    ]
 
 
 def _say_what_is_missing(
@@ -108,6 +124,13 @@ def _say_what_is_missing(
             missing,
             counts["choices"],
             remedy,
+        )
+    if counts["biased"]:
+        log.warning(
+            "%d choices were sampled at a temperature or top_p other than 1: their "
+            "log-probs are not those that they were drawn by, which biases the importance ratio. "
+            "Sample what is trained at temperature=1 and top_p=1.",
+            counts["biased"],
         )
     if not sequences:
         log.warning(

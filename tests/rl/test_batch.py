@@ -37,6 +37,7 @@ def test_each_attempt_becomes_a_sequence_with_its_advantage_and_its_weight():
         "data/step_trainer_tokens": 3.0,
         "data/step_num_sequences": 2.0,
         "data/step_num_truncated": 0.0,
+        "data/step_num_biased_choices": 0.0,
         "data/prefix_breaks": 0.0,
     }
     assert not made.empty

@@ -9,6 +9,8 @@ from art_core.errors import ConfigError
 
 def test_the_defaults_are_those_that_the_reference_names():
     config = art.TrainConfig()
+    assert (config.kl_penalty_coef, config.advantage_baseline) == (0.0, "group_mean")
+    assert (config.packing, config.loss.truncated_importance_sampling) == (True, 2.0)
     assert (config.learning_rate, config.loss_fn, config.max_grad_norm) == (1e-5, "cispo", 1.0)
     assert (config.scale_rewards, config.advantage_balance) == (False, 0.0)
     assert config.mask_truncated and config.save_checkpoint
@@ -50,7 +52,9 @@ def test_a_balance_beyond_1_is_refused(odd):
         art.TrainConfig.of(advantage_balance=odd)
 
 
-@pytest.mark.parametrize("name", ["scale_rewards", "mask_truncated", "save_checkpoint"])
+@pytest.mark.parametrize(
+    "name", ["mask_truncated", "save_checkpoint", "mask_prob_ratio", "packing"]
+)
 def test_a_switch_is_true_or_false(name):
     with pytest.raises(ConfigError, match=f"{name} must be True or False, got 'false'"):
         art.TrainConfig.of(**{name: "false"})

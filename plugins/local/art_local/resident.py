@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_local.checkpoints import CheckpointStore, StoredCheckpoint
 from art_local.engine import DeviceTurns, TransformersEngine
-from art_local.placement import Placement
+from art_local.models import resolve_base_model
+from art_local.placement import Placement, placement
 from art_local.quiet import quiet_transformers
 from art_local.training.policy import Policy
+from art_local.training.reference import Reference
 from art_local.training.trainer import Trainer
 
 log = logging.getLogger("art_local")
@@ -118,7 +120,12 @@ class Resident:
         """
         started = time.monotonic()
         batch = training_batch(groups, config)
-        metrics = self.trainer.step(batch.sequences, config, label=f"train step {self.step + 1}")
+        metrics = self.trainer.step(
+            batch.sequences,
+            config,
+            label=f"train step {self.step + 1}",
+            reference=self._reference(config),
+        )
         self.step += 1
         self._publish()
         path = None
@@ -150,6 +157,30 @@ class Resident:
             with self._turns.take(f"loading step {step}", TURN_TIMEOUT_S):
                 tensors = load_file(found.path / self.policy.weights_file)
                 return self._load(step, self.policy.serving_of(tensors))
+
+    def _reference(self, config: TrainConfig) -> Reference | None:
+        if not config.kl_penalty_coef:
+            return None
+        step = config.kl_penalty_reference_step or 0
+        if step and step not in self.store.steps():
+            raise ConfigError(
+                f"kl_penalty_reference_step is {step}, which has no checkpoint; there are: "
+                f"{', '.join(map(str, self.store.steps())) or 'none'}",
+                "Leave it out for the base model.",
+            )
+
+        def tensors() -> Mapping[str, torch.Tensor] | None:
+            if step:
+                return load_file(self.store.read(step).path / self.policy.weights_file)
+            return None if self.policy.is_lora else self._base_weights()
+
+        return tensors
+
+    def _base_weights(self) -> Mapping[str, torch.Tensor]:
+        """The parameters that whole fine-tuning began with, read again."""
+        where = placement("cpu", "float32")
+        directory = resolve_base_model(self.base_model)
+        return dict(load_model(directory, where, torch.float32).named_parameters())
 
     def _publish(self) -> None:
         with self._serving:

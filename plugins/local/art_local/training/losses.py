@@ -1,68 +1,159 @@
-"""Third stop: from log-probs to a loss, token by token, and what it says about the step."""
+"""Fourth stop: from log-probs to a loss, token by token, and what it says about the step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 
 import attrs
 import torch
 from torch import Tensor
 
-from art_core.rl.presets import LossPreset
+from art_core.errors import ConfigError
+from art_core.rl.presets import LossFunction, LossPreset, LossTokens
+from art_local.training.importance import kept, known, log_ratios, mismatch, ratios_at_level
 
-MAX_LOG_RATIO = 20.0
-"""Log-ratios are clamped to this size, so that no ratio and no gradient overflows."""
+
+@attrs.frozen(kw_only=True, eq=False)
+class Tokens:
+    """What a loss is made of, [R] each: log-probs with gradient, old log-probs (any float),
+    advantages, weights, owning sequences, entropies.
+
+    `engine_logprobs_R` are given when the old log-probs are the policy's own.
+    """
+
+    logprobs_R: Tensor
+    old_logprobs_R: Tensor
+    advantages_R: Tensor
+    weights_R: Tensor
+    sequences_R: Tensor
+    entropies_R: Tensor
+    engine_logprobs_R: Tensor | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class TokenLosses:
-    """Loss [R] of each token before weighting, with its log importance ratio [R] (clamped,
-    detached).
+    """Loss [R] of each token before weighting; for the metrics, detached: the importance ratio [R]
+    at the loss's level, whether it was clipped or masked [R], and log(policy / engine) [R].
     """
 
     losses_R: Tensor
-    log_ratios_R: Tensor
-
-
-def log_ratios(logprobs_R: Tensor, old_logprobs_R: Tensor) -> Tensor:
-    """Return log(new / old) [R], finite for every input.
-
-    A log-prob that the engine did not really have (-inf, +inf, NaN) counts as on-policy: ratio 1.
-    """
-    known_R = torch.where(old_logprobs_R.isfinite(), old_logprobs_R, logprobs_R.detach())
-    return (logprobs_R - known_R).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratios_R: Tensor
+    clipped_R: Tensor
+    engine_log_ratios_R: Tensor
 
 
 def token_losses(
-    preset: LossPreset, logprobs_R: Tensor, old_logprobs_R: Tensor, advantages_R: Tensor
+    loss: LossPreset, tokens: Tokens, function: LossFunction | None = None
 ) -> TokenLosses:
-    """Loss of each token under a preset (formulas and sources: `LossPreset`)."""
-    log_ratios_R = log_ratios(logprobs_R, old_logprobs_R)
-    ratios_R = log_ratios_R.exp()
-    clipped_R = ratios_R.clamp(1 - preset.epsilon, 1 + preset.epsilon_high)
-    if preset.surrogate == "weight":
-        losses_R = -clipped_R.detach() * advantages_R * logprobs_R
+    """Loss of each token (formulas and sources: `LossPreset`); `function` is what `loss.spec`
+    made.
+    """
+    log_ratios_R = log_ratios(tokens.logprobs_R, tokens.old_logprobs_R)
+    engine_log_ratios_R, factor_R = log_ratios_R.detach(), None
+    if tokens.engine_logprobs_R is not None:
+        engine_log_ratios_R, factor_R = mismatch(
+            loss, tokens.old_logprobs_R, tokens.engine_logprobs_R
+        )
+    level = loss.importance_sampling_level
+    ratios_R = ratios_at_level(log_ratios_R, tokens.sequences_R, level)
+    capped_R = ratios_R if loss.ratio_cap == math.inf else ratios_R.clamp(max=loss.ratio_cap)
+    if loss.surrogate == "function":
+        losses_R = _of_function(loss, tokens, log_ratios_R, capped_R, function)
+        clipped_R = (capped_R < ratios_R).detach()
     else:
-        losses_R = -torch.minimum(ratios_R * advantages_R, clipped_R * advantages_R)
-    return TokenLosses(losses_R=losses_R, log_ratios_R=log_ratios_R.detach())
+        losses_R, clipped_R = _surrogate(loss, tokens, log_ratios_R, ratios_R, capped_R)
+    kept_R = kept(loss, ratios_R, engine_log_ratios_R, tokens.sequences_R)
+    if kept_R is not None:
+        losses_R, clipped_R = torch.where(kept_R, losses_R, 0.0), clipped_R | ~kept_R
+    if factor_R is not None:
+        losses_R = losses_R * factor_R
+    return TokenLosses(
+        losses_R=losses_R,
+        ratios_R=ratios_R.detach(),
+        clipped_R=clipped_R,
+        engine_log_ratios_R=engine_log_ratios_R,
+    )
 
 
-def ratio_metrics(log_ratios: Iterable[Tensor], preset: LossPreset) -> dict[str, float]:
+def _surrogate(
+    loss: LossPreset, tokens: Tokens, log_ratios_R: Tensor, ratios_R: Tensor, capped_R: Tensor
+) -> tuple[Tensor, Tensor]:
+    advantages_R = tokens.advantages_R
+    if loss.kimi_k2_tau:
+        advantages_R = advantages_R - loss.kimi_k2_tau * log_ratios_R.detach()
+    negative_cap = loss.max_negative_advantage_importance_sampling_weight
+    if negative_cap < math.inf:
+        capped_R = torch.where(advantages_R < 0, capped_R.clamp(max=negative_cap), capped_R)
+    inside_R = capped_R.clamp(1 - loss.epsilon, 1 + loss.epsilon_high)
+    if loss.surrogate == "weight":
+        weights_R = inside_R.detach()
+        return -weights_R * advantages_R * tokens.logprobs_R, weights_R != ratios_R.detach()
+    free_R, bound_R = capped_R * advantages_R, inside_R * advantages_R
+    losses_R = -torch.minimum(free_R, bound_R)
+    # Where the clip or a cap decides, there is no gradient.
+    clipped_R = ((bound_R < free_R) | (capped_R < ratios_R)).detach()
+    return losses_R, clipped_R
+
+
+def _of_function(
+    loss: LossPreset,
+    tokens: Tokens,
+    log_ratios_R: Tensor,
+    ratios_R: Tensor,
+    function: LossFunction | None,
+) -> Tensor:
+    assert function is not None
+    losses_R = function(
+        LossTokens(
+            logprobs_R=tokens.logprobs_R,
+            old_logprobs_R=known(tokens.old_logprobs_R, tokens.logprobs_R),
+            log_ratios_R=log_ratios_R,
+            ratios_R=ratios_R,
+            advantages_R=tokens.advantages_R,
+            weights_R=tokens.weights_R,
+            sequences_R=tokens.sequences_R,
+            entropies_R=tokens.entropies_R,
+        )
+    )
+    wanted = f"a tensor of shape {list(tokens.logprobs_R.shape)} with gradient"
+    if not isinstance(losses_R, Tensor):
+        raise ConfigError(f"loss {loss.name!r} must return {wanted}, got {losses_R!r:.80}")
+    if losses_R.shape != tokens.logprobs_R.shape or not losses_R.requires_grad:
+        found = f"shape {list(losses_R.shape)}, requires_grad={losses_R.requires_grad}"
+        raise ConfigError(
+            f"loss {loss.name!r} must return {wanted}, got {found}",
+            "Return one value a token, not their mean, computed from logprobs_R or ratios_R.",
+        )
+    return losses_R
+
+
+def loss_function(loss: LossPreset) -> LossFunction | None:
+    """Import the function of a loss of your own, None for a preset; ConfigError for no function."""
+    if loss.spec is None:
+        return None
+    function = loss.spec.create()
+    if not callable(function):
+        raise ConfigError(f"loss {loss.name!r} is no function: {function!r:.80}")
+    return function
+
+
+def ratio_metrics(parts: Sequence[TokenLosses]) -> dict[str, float]:
     """Importance-ratio metrics over all tokens of a step, each token counted once.
 
-    `loss/kl_k3` estimates KL(engine || trainer), sampled from the engine, as r - 1 - log r
-    (Schulman, "Approximating KL divergence", 2020).
+    The ratios are those that the loss used. `loss/kl_k3` estimates KL(engine || trainer), sampled
+    from the engine, token by token at every level, as r - 1 - log r (Schulman, "Approximating KL
+    divergence", 2020).
     """
-    log_ratios_N = torch.cat([r.float().cpu() for r in log_ratios]).double()
-    ratios_N = log_ratios_N.exp()
-    clipped_N = (ratios_N < 1 - preset.epsilon) | (ratios_N > 1 + preset.epsilon_high)
-    sorted_N = ratios_N.sort().values
+    sorted_N = torch.cat([part.ratios_R.float().cpu() for part in parts]).double().sort().values
+    clipped_N = torch.cat([part.clipped_R.cpu() for part in parts])
+    log_ratios_N = torch.cat([part.engine_log_ratios_R.float().cpu() for part in parts]).double()
     return {
-        "loss/importance_ratio_mean": float(ratios_N.mean()),
+        "loss/importance_ratio_mean": float(sorted_N.mean()),
         "loss/importance_ratio_p95": _percentile(sorted_N, 0.95),
         "loss/importance_ratio_p99": _percentile(sorted_N, 0.99),
         "loss/clipped_token_fraction": float(clipped_N.double().mean()),
-        "loss/kl_k3": float((ratios_N - 1 - log_ratios_N).mean()),
+        "loss/kl_k3": float((log_ratios_N.expm1() - log_ratios_N).mean()),
     }
 
 

@@ -1,9 +1,11 @@
-"""Last stop: one optimizer step over all sequences of a training step."""
+"""Last stop: the optimizer steps over all sequences of a training step, all of them or none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,13 +13,23 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from art_core.errors import BackendError
 from art_core.rl.config import TrainConfig
+from art_core.rl.presets import LossFunction, LossPreset
 from art_core.rl.sequences import TokenSequence
+from art_core.rl.weights import window_total
 from art_local.training.batches import MicroBatch, micro_batches
-from art_local.training.losses import ratio_metrics, token_losses
+from art_local.training.losses import (
+    TokenLosses,
+    Tokens,
+    loss_function,
+    ratio_metrics,
+    token_losses,
+)
+from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer
 from art_local.training.policy import Policy
+from art_local.training.reference import Reference, under
+from art_local.training.windows import Window, gathered, penalised, windows_of
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 CHUNK_ROWS = {"cpu": 256, "cuda": 512}
@@ -29,14 +41,24 @@ Turn = Callable[[], AbstractContextManager[Any]]
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class _Step:
+    """What one training step is run with."""
+
+    loss: LossPreset
+    function: LossFunction | None
+    config: TrainConfig
+    budget: Budget
+    longest: int
+    bar: Any
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class _Sums:
-    """What micro-batches add up to: weighted loss, entropies [N] and log-ratios [N] of all
-    tokens.
-    """
+    """What micro-batches add up to: weighted loss, and entropies [N] and losses of all tokens."""
 
     loss: list[Tensor] = attrs.field(factory=list)
     entropies: list[Tensor] = attrs.field(factory=list)
-    log_ratios: list[Tensor] = attrs.field(factory=list)
+    tokens: list[TokenLosses] = attrs.field(factory=list)
 
 
 class Trainer:
@@ -49,91 +71,172 @@ class Trainer:
         self._progress = progress
 
     def step(
-        self, sequences: Sequence[TokenSequence], config: TrainConfig, *, label: str = "train"
+        self,
+        sequences: Sequence[TokenSequence],
+        config: TrainConfig,
+        *,
+        label: str = "train",
+        reference: Reference | None = None,
     ) -> dict[str, float]:
         """Take one step and refresh `policy.serving`; return its metrics under canonical keys.
 
-        loss = sum over tokens of weight * token loss / sum of weights, over the whole step, however
-        it is split into micro-batches. Raises BackendError when memory runs out or the gradient is
-        not finite; the weights then stay as they were.
+        loss = sum over tokens of weight * token loss / `window_total`, over each whole optimizer
+        step, however it is split into micro-batches. `reference` gives the weights of the KL
+        penalty. Raises BackendError when memory runs out twice or a gradient is not finite; the
+        weights then stay as they were.
         """
         if not sequences:
             return {"data/step_num_gradient_steps": 0.0}
-        sums = _Sums()
-        try:
-            self._accumulate(sequences, config, sums, label)
-            with self._turn():
-                grad_norm = self.optimizer.step(config.learning_rate, config.max_grad_norm)
-                self.policy.refresh()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            self.optimizer.drop_gradients()
-            if not _is_out_of_memory(error):
-                raise
-            raise self._out_of_memory(sequences, config) from error
-        return {
-            "loss/train": float(torch.stack(sums.loss).sum()),
-            "loss/entropy": float(torch.cat(sums.entropies).mean()),
-            "loss/grad_norm": grad_norm,
-            "loss/learning_rate": config.learning_rate,
-            **ratio_metrics(sums.log_ratios, config.loss),
-            "data/step_num_gradient_steps": 1.0,
-        }
-
-    def _accumulate(
-        self, sequences: Sequence[TokenSequence], config: TrainConfig, sums: _Sums, label: str
-    ) -> None:
-        total_weight = sum(s.weight * s.num_trainable for s in sequences)
-        tokens = sum(len(s.token_ids) for s in sequences)
+        windows = windows_of(sequences, config.grad_accumulation_sequences)
+        passes = 1 + (len(windows) > 1) + (reference is not None)
+        tokens = passes * sum(len(s.token_ids) for s in sequences)
         bar = tqdm(total=tokens, desc=label, unit="tok", leave=False, disable=not self._progress)
         with bar:
-            for batch in micro_batches(sequences, self._budget(config)):
-                with self._turn():
-                    self._forward_backward(batch.to(self.policy.device), config, total_weight, sums)
-                bar.update(min(batch.ids_BS.numel(), tokens - bar.n))
+            step = _Step(
+                loss=config.loss,
+                function=loss_function(config.loss),
+                config=config,
+                budget=self._budget(config),
+                longest=max(len(s.token_ids) for s in sequences),
+                bar=bar,
+            )
+            windows, measured = self._prepared(windows, step, reference)
+            return measured | self._moved(windows, step)
+
+    def _prepared(
+        self, windows: list[Window], step: _Step, reference: Reference | None
+    ) -> tuple[list[Window], dict[str, float]]:
+        """Compute what the losses need beyond the sequences: nothing, by default."""
+        if len(windows) > 1:
+            own = self._logprobs_now(windows, step)
+            windows = [
+                attrs.evolve(w, own_logprobs_N=own_N) for w, own_N in zip(windows, own, strict=True)
+            ]
+        if reference is None:
+            return windows, {}
+        with under(self.policy, reference):
+            found = self._logprobs_now(windows, step)
+        windows, kl = penalised(windows, found, step.config.kl_penalty_coef)
+        return windows, {"loss/kl_div": kl}
+
+    def _moved(self, windows: Sequence[Window], step: _Step) -> dict[str, float]:
+        before = self._state() if len(windows) > 1 else None
+        sums, norms = _Sums(), []
+        try:
+            for window in windows:
+                part = self._within(partial(self._accumulated, window, step), step)
+                norms.append(self._optimizer_step(step))
+                sums.loss.append(torch.stack(part.loss).sum())
+                sums.entropies.extend(part.entropies)
+                sums.tokens.extend(part.tokens)
+        except BaseException:
+            if before is not None:
+                self._restore(before)
+            raise
+        return {
+            "loss/train": float(torch.stack(sums.loss).mean()),
+            "loss/entropy": float(torch.cat(sums.entropies).mean()),
+            "loss/grad_norm": sum(norms) / len(norms),
+            "loss/learning_rate": step.config.learning_rate,
+            **ratio_metrics(sums.tokens),
+            "data/step_num_gradient_steps": float(len(norms)),
+        }
+
+    def _optimizer_step(self, step: _Step) -> float:
+        def work() -> float:
+            with self._turn():
+                norm = self.optimizer.step(step.config.learning_rate, step.config.max_grad_norm)
+                self.policy.refresh()
+            return norm
+
+        # a step that ran out of memory half-way is not repeated
+        return attrs.evolve(step.budget, halved=True).within(
+            work, undo=self.optimizer.drop_gradients, longest=step.longest
+        )
+
+    def _accumulated(self, window: Window, step: _Step) -> _Sums:
+        sums = _Sums()
+        total = window_total(step.loss, window.sequences)
+        for batch in self._batches(window, step):
+            filled, engine_R = window.filled(batch)
+            with self._turn():
+                self._forward_backward(filled, engine_R, total, step, sums)
+        return sums
 
     def _forward_backward(
-        self, batch: MicroBatch, config: TrainConfig, total_weight: float, sums: _Sums
+        self, batch: MicroBatch, engine_R: Tensor | None, total: float, step: _Step, sums: _Sums
     ) -> None:
-        logprobs_R, entropies_R = self.policy.logprobs(
-            batch.ids_BS,
-            batch.rows_R,
-            batch.targets_R,
-            chunk_size=self._chunk(config),
+        batch = batch.to(self.policy.device)
+        logprobs_R, entropies_R = self._logprobs(batch, step)
+        tokens = token_losses(
+            step.loss,
+            Tokens(
+                logprobs_R=logprobs_R,
+                old_logprobs_R=batch.old_logprobs_R,
+                engine_logprobs_R=None if engine_R is None else engine_R.to(logprobs_R.device),
+                advantages_R=batch.advantages_R,
+                weights_R=batch.weights_R,
+                sequences_R=batch.sequences_R,
+                entropies_R=entropies_R,
+            ),
+            step.function,
         )
-        tokens = token_losses(config.loss, logprobs_R, batch.old_logprobs_R, batch.advantages_R)
-        loss = (tokens.losses_R * batch.weights_R).sum() / total_weight
+        loss = (tokens.losses_R * batch.weights_R).sum() / total
         loss.backward()  # type: ignore[no-untyped-call]
         sums.loss.append(loss.detach())
         sums.entropies.append(entropies_R)
-        sums.log_ratios.append(tokens.log_ratios_R)
+        sums.tokens.append(attrs.evolve(tokens, losses_R=tokens.losses_R.detach()))
 
-    def _budget(self, config: TrainConfig) -> int:
-        device = self.policy.device.type
-        return config.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device, 8192)
+    def _logprobs_now(self, windows: Sequence[Window], step: _Step) -> list[Tensor]:
+        """Return the log-probs [N] of each window's tokens under the weights as they are now."""
+
+        def values(batch: MicroBatch) -> Tensor:
+            with self._turn(), torch.no_grad():
+                return self._logprobs(batch.to(self.policy.device), step)[0]
+
+        def of(window: Window) -> Tensor:
+            return gathered(window.sequences, self._batches(window, step), values)
+
+        return [self._within(partial(of, window), step) for window in windows]
+
+    def _batches(self, window: Window, step: _Step) -> Iterator[MicroBatch]:
+        for batch in micro_batches(window.sequences, step.budget.tokens):
+            yield batch
+            step.bar.update(min(batch.ids_BS.numel(), step.bar.total - step.bar.n))
+
+    def _logprobs(self, batch: MicroBatch, step: _Step) -> tuple[Tensor, Tensor]:
+        return self.policy.logprobs(
+            batch.ids_BS, batch.rows_R, batch.targets_R, chunk_size=self._chunk(step.config)
+        )
+
+    def _within(self, work: Callable[[], Any], step: _Step) -> Any:
+        return step.budget.within(work, undo=self.optimizer.drop_gradients, longest=step.longest)
+
+    def _state(self) -> dict[str, dict[str, Tensor]]:
+        def copied(tensors: dict[str, Any]) -> dict[str, Tensor]:
+            return {name: tensor.detach().clone().cpu() for name, tensor in tensors.items()}
+
+        return {
+            "policy": copied(self.policy.trained()),
+            "optimizer": copied(self.optimizer.state()),
+        }
+
+    def _restore(self, before: dict[str, dict[str, Tensor]]) -> None:
+        self.policy.load(before["policy"], Path("before the step"))
+        self.optimizer.load(before["optimizer"], Path("before the step"))
+
+    def _budget(self, config: TrainConfig) -> Budget:
+        tokens = config.micro_batch_tokens or MICRO_BATCH_TOKENS.get(self.policy.device.type, 8192)
+        settings = {
+            "micro_batch_tokens": tokens,
+            "logprob_calculation_chunk_size": self._chunk(config),
+        }
+        return Budget(
+            tokens=tokens,
+            setting="micro_batch_tokens",
+            settings=settings,
+            device=self.policy.device,
+        )
 
     def _chunk(self, config: TrainConfig) -> int:
         return config.logprob_calculation_chunk_size or CHUNK_ROWS.get(self.policy.device.type, 512)
-
-    def _out_of_memory(
-        self, sequences: Sequence[TokenSequence], config: TrainConfig
-    ) -> BackendError:
-        longest = max(len(s.token_ids) for s in sequences)
-        return BackendError(
-            f"out of memory on {self.policy.device} in a step of {len(sequences)} "
-            "sequences, the longest of "
-            f"{longest} tokens, with at most {max(self._budget(config), longest)} tokens at once; "
-            "the weights stay as they were",
-            f"Lower micro_batch_tokens (now {self._budget(config)}) or "
-            f"logprob_calculation_chunk_size (now {self._chunk(config)}), "
-            "or let rollouts be shorter.",
-        )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )

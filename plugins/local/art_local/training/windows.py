@@ -1,0 +1,133 @@
+"""The sequences of one optimizer step, with values of tokens that were computed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from art_core.rl.sequences import TokenSequence
+from art_local.training.batches import MicroBatch
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Window:
+    """Sequences of one optimizer step. Values [N] of their loss-bearing tokens, sequence by
+    sequence, replace those of the sequences where they are given: `own_logprobs_N`, the policy's
+    log-probs before the first optimizer step, and `advantages_N`.
+    """
+
+    sequences: Sequence[TokenSequence]
+    own_logprobs_N: Tensor | None = None
+    advantages_N: Tensor | None = None
+
+    def filled(self, batch: MicroBatch) -> tuple[MicroBatch, Tensor | None]:
+        """Return a micro-batch of this window with those values in it, and the engine's log-probs
+        [R] when its old ones are no longer theirs.
+        """
+        if self.own_logprobs_N is None and self.advantages_N is None:
+            return batch, None
+        places_R = token_places(self.sequences, batch)
+        engine_R = None
+        if self.advantages_N is not None:
+            batch = attrs.evolve(batch, advantages_R=self.advantages_N[places_R])
+        if self.own_logprobs_N is not None:
+            engine_R = batch.old_logprobs_R
+            batch = attrs.evolve(batch, old_logprobs_R=self.own_logprobs_N[places_R])
+        return batch, engine_R
+
+
+def windows_of(sequences: Sequence[TokenSequence], size: int | None) -> list[Window]:
+    """Split sequences, in their order, into optimizer steps of `size` sequences; the last one has
+    at least half as many, or joins the one before it.
+
+    The order is that of the groups, so groups stay together, and no random number is drawn.
+    """
+    size = size or len(sequences)
+    starts = list(range(0, len(sequences), size))
+    if len(starts) > 1 and 2 * (len(sequences) - starts[-1]) < size:
+        starts.pop()
+    ends = [*starts[1:], len(sequences)]
+    return [Window(sequences=sequences[a:b]) for a, b in zip(starts, ends, strict=True)]
+
+
+def token_places(sequences: Sequence[TokenSequence], batch: MicroBatch) -> Tensor:
+    """Return for each token [R] of a micro-batch its place among all loss-bearing tokens [N] of
+    the sequences. Tokens of one sequence stand in their order in a micro-batch.
+    """
+    counts = torch.tensor([loss_tokens(s) for s in sequences])
+    starts = counts.cumsum(0) - counts
+    order_R = batch.sequences_R.argsort(stable=True)
+    owners_R = batch.sequences_R[order_R]
+    first_R = torch.searchsorted(owners_R, owners_R)
+    places_R = torch.empty_like(order_R)
+    places_R[order_R] = starts[owners_R] + torch.arange(len(owners_R)) - first_R
+    return places_R
+
+
+def loss_tokens(sequence: TokenSequence) -> int:
+    """Return how many tokens of a sequence bear loss; its first token never does."""
+    return sum(sequence.trainable[1:])
+
+
+def engine_logprobs(sequences: Sequence[TokenSequence]) -> Tensor:
+    """Return the engine's log-probs [N] of all loss-bearing tokens."""
+    return torch.tensor(
+        [
+            logprob
+            for s in sequences
+            for logprob, trainable in zip(s.logprobs[1:], s.trainable[1:], strict=True)
+            if trainable
+        ],
+        dtype=torch.float32,
+    )
+
+
+def sequence_advantages(sequences: Sequence[TokenSequence]) -> Tensor:
+    """Return the advantages [N] of all loss-bearing tokens: those of their sequences."""
+    counts = torch.tensor([loss_tokens(s) for s in sequences])
+    advantages = torch.tensor([s.advantage for s in sequences], dtype=torch.float32)
+    return advantages.repeat_interleave(counts)
+
+
+def gathered(
+    sequences: Sequence[TokenSequence],
+    batches: Iterable[MicroBatch],
+    values: Callable[[MicroBatch], Tensor],
+) -> Tensor:
+    """Return values [N] of all loss-bearing tokens, computed micro-batch by micro-batch."""
+    found_N = torch.full((sum(map(loss_tokens, sequences)),), torch.nan)
+    for batch in batches:
+        found_N[token_places(sequences, batch)] = values(batch).float().cpu()
+    return found_N
+
+
+def penalised(
+    windows: Sequence[Window], reference: Sequence[Tensor], coefficient: float
+) -> tuple[list[Window], float]:
+    """Put a KL penalty on the advantages; return the windows, and the mean KL over all tokens.
+
+    A token's advantage changes by coefficient * (mean - kl), where kl = log(old / reference) of the
+    sampled token: an unbiased estimate of KL(policy || reference), whose mean over the step is
+    subtracted so that the advantages keep theirs. A token whose old log-prob is not known changes
+    nothing.
+    """
+    olds = [
+        engine_logprobs(w.sequences) if w.own_logprobs_N is None else w.own_logprobs_N
+        for w in windows
+    ]
+    kls = [old_N - ref_N for old_N, ref_N in zip(olds, reference, strict=True)]
+    every = torch.cat(kls)
+    counted = every[every.isfinite()].double()
+    mean = float(counted.mean()) if len(counted) else 0.0
+    changed = [
+        attrs.evolve(
+            window,
+            advantages_N=sequence_advantages(window.sequences)
+            + coefficient * torch.where(kl_N.isfinite(), mean - kl_N, 0.0),
+        )
+        for window, kl_N in zip(windows, kls, strict=True)
+    ]
+    return changed, mean
