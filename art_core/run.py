@@ -131,6 +131,7 @@ class Run:
                 reckoned = self._reckon(split, leaves, new_ids)
                 row = self._row(split, step, reckoned.metrics, odd, taken, new_ids)
                 self.history.append(row)
+                self._keep(split, reckoned, fresh, new_ids)
             except BaseException:
                 # Ctrl-C may come when the row is written already: then it counts.
                 if row is None or self.history.last is not row:
@@ -138,7 +139,6 @@ class Run:
                 else:
                     self._keep(split, reckoned, fresh, new_ids)
                 raise
-            self._keep(split, reckoned, fresh, new_ids)
         self.delivery.wake()
         return row
 

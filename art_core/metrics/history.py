@@ -116,8 +116,8 @@ class HistoryLog:
     def append(self, row: MetricsRow) -> None:
         """Append a row: when this returns, the row survives the death of the process.
 
-        Raises HistoryError, with the file as it was, when the disk does not take it whole. After any
-        other error, Ctrl-C say, `last` tells whether the row is there.
+        Raises HistoryError, with the file as it was, when the disk does not take it whole. After
+        any other error, Ctrl-C say, `last` tells whether the row is there.
         """
         line = row.to_line()
         size = len(line)
