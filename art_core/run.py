@@ -254,7 +254,7 @@ class Run:
         try:
             replace_json(self.info.run_dir / "status.json", said)
         except OSError as error:
-            # A full disk, or a directory that is gone, must not keep a run from its rows or its end.
+            # A full disk, or a directory that is gone, must not keep a run from its end.
             log.warning("the run's status %r could not be kept: %s", status, error)
 
 
