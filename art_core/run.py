@@ -21,7 +21,7 @@ from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import replace_json
 from art_core.metrics.history import HistoryLog, read_rows
 from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
-from art_core.metrics.rollup import UNIQUE_SCENARIOS, totals_of
+from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.seen import Seen
 from art_core.metrics.summarize import count, scenario_ids, summarize
@@ -123,21 +123,21 @@ class Run:
             fresh = self.seen.new_groups(split, groups) if groups else ()
             taken, row = self.ledger.take(split) if self.ledger.waiting else NOTHING, None
             try:
-                leaves, odd = self._leaves(split, taken, groups, fresh, metrics or {})
+                leaves, keys, odd = self._leaves(split, taken, groups, fresh, metrics or {})
                 ids = taken.scenario_ids
                 if fresh and split == "train":
                     ids = ids | scenario_ids(fresh)
                 new_ids = self.seen.new_scenarios(ids) if ids else ()
-                reckoned = self._reckon(split, leaves, new_ids)
-                row = self._row(split, step, reckoned.metrics, odd, taken, new_ids)
+                rolled, totals, plan = self._reckon(split, leaves, keys, new_ids)
+                row = self._row(split, step, rolled, odd, taken, new_ids)
                 self.history.append(row)
-                self._keep(split, reckoned, fresh, new_ids)
+                self._keep(split, totals, plan, fresh, new_ids)
             except BaseException:
                 # Ctrl-C may come when the row is written already: then it counts.
                 if row is None or self.history.last is not row:
                     self.ledger.restore(taken)
                 else:
-                    self._keep(split, reckoned, fresh, new_ids)
+                    self._keep(split, totals, plan, fresh, new_ids)
                 raise
         self.delivery.wake()
         return row
@@ -149,9 +149,10 @@ class Run:
         groups: Sequence[TrajectoryGroup],
         fresh: Sequence[TrajectoryGroup],
         metrics: Mapping[str, Any],
-    ) -> tuple[Mapping[str, float], dict[str, float]]:
-        """Return the row's leaves, and apart the values that are not finite."""
-        leaves = place_all(self.taxonomy, metrics, split)
+    ) -> tuple[Mapping[str, float], tuple[str, ...], dict[str, float]]:
+        """Return the row's leaves, their keys, and apart the values that are not finite."""
+        given, keys = place_all(self.taxonomy, metrics, split)
+        leaves = given
         odd: dict[str, float] = {}
         if taken is not NOTHING:
             buffered, odd = self.ledger.combined(taken)
@@ -163,12 +164,17 @@ class Run:
         if not math.isfinite(sum(leaves.values())):
             odd = odd | {k: v for k, v in leaves.items() if not math.isfinite(v)}
             leaves = {k: v for k, v in leaves.items() if math.isfinite(v)}
-        return leaves, odd
+        return leaves, keys if leaves is given else tuple(leaves), odd
 
-    def _reckon(self, split: str, leaves: Mapping[str, float], new_ids: Sequence[str]) -> Reckoned:
+    def _reckon(
+        self,
+        split: str,
+        leaves: Mapping[str, float],
+        keys: tuple[str, ...],
+        new_ids: Sequence[str],
+    ) -> Reckoned:
         """Return the row's metrics and the totals after it; nothing changes yet."""
-        reckoned = self.tally.reckon(leaves)
-        metrics, totals = reckoned.metrics, reckoned.totals
+        metrics, totals, plan = self.tally.reckon(leaves, keys)
         if new_ids:
             unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
             totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
@@ -177,7 +183,7 @@ class Run:
         metrics["time/wall_clock_sec"] = self._earlier_clock + clock
         if self._derives:
             metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
-        return reckoned
+        return metrics, totals, plan
 
     def _row(
         self,
@@ -207,13 +213,14 @@ class Run:
     def _keep(
         self,
         split: str,
-        reckoned: Reckoned,
+        totals: dict[str, float],
+        plan: Plan,
         groups: Sequence[TrajectoryGroup],
         new_ids: Sequence[str],
     ) -> None:
         """Go on from a row that is written."""
-        if self.tally.keep(reckoned):
-            self.ledger.learn(reckoned.plan.totals)
+        if self.tally.keep(totals, plan):
+            self.ledger.learn(plan.totals)
         if split == "train":
             self._last_train_row = time.monotonic()
         if groups or new_ids:

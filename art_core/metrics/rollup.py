@@ -31,20 +31,21 @@ Values = Callable[[Mapping[str, float]], Iterable[float]]
 
 @attrs.frozen
 class Plan:
-    """What to do with a set of leaf keys.
+    """What to do with leaves of these keys.
 
     `costs` are the cost leaves. `sums` are pairs of a parent and what reads its children, deepest
     first. `running` are pairs of a key and the total that it is added to; `totals` holds a zero for
     each of those.
     """
 
+    keys: tuple[str, ...]
     costs: tuple[str, ...]
     sums: tuple[tuple[str, Values], ...]
     running: tuple[tuple[str, str], ...]
     totals: dict[str, float]
 
 
-NO_PLAN = Plan((), (), (), {})
+NO_PLAN = Plan((), (), (), (), {})
 
 
 def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> Plan:
@@ -69,6 +70,7 @@ def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> P
         *summed,
     ]
     return Plan(
+        keys=tuple(keys),
         costs=tuple(leaves),
         sums=tuple((parent, _values_of(children[parent])) for parent in summed),
         running=tuple((key, cumulative_key(key)) for key in added_up),

@@ -195,13 +195,16 @@ def number(name: str, value: Any) -> float:
         raise MetricError(f"metric {name!r} must be a number, got {type(value).__name__}") from None
 
 
-def place_all(taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str) -> Mapping[str, float]:
-    """Place every name, make every value a float; two names of one key are a MetricError."""
+def place_all(
+    taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str
+) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    """Place every name, make every value a float; return them, and their keys alone.
+
+    Raises MetricError for two names of one key, and for what is not a number.
+    """
     names = tuple(metrics)
     keys, unchanged = taxonomy.places(names, split)
     if list(map(type, metrics.values())).count(float) != len(names):
-        return {
-            key: number(name, value)
-            for key, (name, value) in zip(keys, metrics.items(), strict=True)
-        }
-    return metrics if unchanged else dict(zip(keys, metrics.values(), strict=True))
+        values = [number(name, value) for name, value in metrics.items()]
+        return dict(zip(keys, values, strict=True)), keys
+    return (metrics if unchanged else dict(zip(keys, metrics.values(), strict=True))), keys

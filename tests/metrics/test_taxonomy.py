@@ -60,7 +60,7 @@ def test_a_name_that_is_not_a_string_is_an_error():
     ],
 )
 def test_numbers_of_any_kind_become_floats(value, as_float):
-    result = place_all(taxonomy, {"loss/train": value, "foo": 0.0}, "train")["loss/train"]
+    result = place_all(taxonomy, {"loss/train": value, "foo": 0.0}, "train")[0]["loss/train"]
     assert (result, type(result)) == (as_float, float)
 
 
@@ -83,7 +83,7 @@ def test_two_names_that_meet_in_one_key_are_an_error():
 def test_placing_many_different_rows_forgets_the_oldest():
     small = Taxonomy(taxonomy.specs, {})
     for i in range(600):
-        assert place_all(small, {f"m{i}": 1.0}, "val") == {f"val/m{i}": 1.0}
+        assert place_all(small, {f"m{i}": 1.0}, "val")[0] == {f"val/m{i}": 1.0}
 
 
 def test_a_spec_is_its_own_or_that_of_the_longest_pattern():
