@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from art_core.costs.rates import TokenRates
-from art_core.costs.usage import GpuTime, TokenUsage
+from art_core.costs.usage import COUNTS, GpuTime, TokenUsage
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +54,7 @@ class Receipt:
     @property
     def usage(self) -> TokenUsage:
         """The tokens, to be priced again."""
-        counts = {name: getattr(self, name) for name in _TOKENS}
+        counts = {name: getattr(self, name) for name in COUNTS}
         return TokenUsage(**counts, service_tier=self.tier)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,15 +64,7 @@ class Receipt:
         return {k: v for k, v in values.items() if v != default[k] and v != {}}
 
 
-_TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "train_tokens",
-)
-_NUMBERS = ("calls", "device_seconds", *_TOKENS)
+_NUMBERS = ("calls", "device_seconds", *COUNTS)
 
 
 def token_receipt(
@@ -90,7 +82,7 @@ def token_receipt(
         item=model,
         provider=provider,
         tier=usage.service_tier,
-        **{name: getattr(usage, name) for name in _TOKENS},
+        **{name: getattr(usage, name) for name in COUNTS},
         usd=usd,
         reported=usage.cost_usd is not None,
         rates={name: value for name, value in known.items() if value is not None},

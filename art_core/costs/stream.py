@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import TracebackType
 from typing import Any, Self
 
 import attrs
 
-from art_core.costs.usage import TokenUsage, field, read_usage
+from art_core.costs.usage import COUNTS, TokenUsage, field, read_usage
 
-_COUNTS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-)
+log = logging.getLogger("art_core")
 
 
 def is_stream(result: Any) -> bool:
@@ -42,7 +36,7 @@ def usage_of_chunk(chunk: Any) -> TokenUsage | None:
 def later(before: TokenUsage, after: TokenUsage) -> TokenUsage:
     """Combine what two chunks said: counts run on, so that the larger one is the newer."""
     return TokenUsage(
-        **{name: max(getattr(before, name), getattr(after, name)) for name in _COUNTS},
+        **{name: max(getattr(before, name), getattr(after, name)) for name in COUNTS},
         service_tier=after.service_tier or before.service_tier,
         cost_usd=before.cost_usd if after.cost_usd is None else after.cost_usd,
     )
@@ -58,7 +52,11 @@ class TrackedStream:
     _done: bool = False
 
     def _see(self, chunk: Any) -> Any:
-        usage = usage_of_chunk(chunk)
+        try:
+            usage = usage_of_chunk(chunk)
+        except Exception:
+            log.exception("the usage in a chunk could not be read; the stream goes on")
+            return chunk
         if usage is not None:
             self._usage = later(self._usage, usage)
         return chunk
@@ -92,27 +90,17 @@ class TrackedStream:
         self.stream.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Any:
+    def __exit__(self, *error: object) -> Any:
         self._finish()
-        return self.stream.__exit__(kind, error, trace)
+        return self.stream.__exit__(*error)
 
     async def __aenter__(self) -> Self:
         await self.stream.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Any:
+    async def __aexit__(self, *error: object) -> Any:
         self._finish()
-        return await self.stream.__aexit__(kind, error, trace)
+        return await self.stream.__aexit__(*error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -103,21 +103,23 @@ class _Meter:
         if self.getter is None and is_stream(result):
             own = hasattr(result, "__next__") or hasattr(result, "__anext__")
             stream = result if own else aiter(result)
-            return TrackedStream(stream, functools.partial(self._add, builder))
+            return TrackedStream(stream, lambda usage: self._add(builder, lambda: usage))
+        self._add(builder, lambda: self._usage(builder, result))
+        return result
+
+    def _usage(self, builder: MetricsBuilder, result: Any) -> TokenUsage:
+        response = result if self.getter is None else self.getter(result)
+        return builder.prices.usage(response, self.provider)
+
+    def _add(self, builder: MetricsBuilder, usage: Callable[[], TokenUsage]) -> None:
+        names = {"provider": self.provider, "model_name": self.model}
         try:
-            response = result if self.getter is None else self.getter(result)
-            self._add(builder, builder.prices.usage(response, self.provider))
+            builder.add_usage(self.source, usage(), **names, rates=self.explicit)
         except Exception:
             log.exception(
                 "the cost of a call of %r could not be read; the call's result is kept", self.source
             )
             builder.add_unpriced()
-        return result
-
-    def _add(self, builder: MetricsBuilder, usage: TokenUsage) -> None:
-        builder.add_usage(
-            self.source, usage, provider=self.provider, model_name=self.model, rates=self.explicit
-        )
 
 
 @functools.cache

@@ -40,6 +40,10 @@ class TokenUsage:
         return self.input_tokens + self.output_tokens + self.train_tokens
 
 
+COUNTS = tuple(f.name for f in attrs.fields(TokenUsage) if f.name.endswith("_tokens"))
+"""The names of the counts of a TokenUsage."""
+
+
 @attrs.frozen(kw_only=True)
 class GpuTime:
     """Devices held for a time: `seconds` of `count` devices named `device`.

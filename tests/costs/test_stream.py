@@ -57,6 +57,14 @@ def test_a_stream_that_breaks_off_is_counted_with_what_it_said():
     assert seen == [TokenUsage(input_tokens=10, output_tokens=1)]
 
 
+def test_a_chunk_whose_usage_makes_no_sense_does_not_break_the_stream(caplog):
+    odd = {"usage": {"prompt_tokens": -5, "completion_tokens": 3}}
+    seen = []
+    assert list(TrackedStream(iter([odd]), seen.append)) == [odd]
+    assert seen == [TokenUsage()]
+    assert "the stream goes on" in caplog.text
+
+
 async def test_a_stream_that_is_closed_or_dropped_early_is_counted_once():
     class Stream:
         closed = 0

@@ -139,6 +139,16 @@ async def test_streams_are_priced_when_they_end(model):
     await model.close()
 
 
+async def test_a_stream_whose_cost_cannot_be_booked_ends_as_it_would(model, caplog):
+    model.metrics_builder().add_cost("train/llm_judge", 1.0)  # a leaf: nothing can lie below it
+    with model.metrics_builder("train").activate_context():
+        assert len(list(tracked(chunks, **PRICES)())) == 2
+    row = await model.log(split="train")
+    assert row.metrics["costs/all"] == row.metrics["data/step_unpriced_calls"] == 1.0
+    assert "result is kept" in caplog.text
+    await model.close()
+
+
 @pytest.mark.parametrize("missing", ["source", "provider", "model_name"])
 def test_source_provider_and_model_are_required(missing):
     names = {"source": "judge", "provider": "acme", "model_name": "judge"} | {missing: ""}
