@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from art_core.plugins.hookspecs import hookimpl
     from art_core.plugins.host import Plugins
     from art_core.rl.config import TrainConfig
+    from art_core.rl.presets import LossSpec, LossTokens
     from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 __version__ = "0.1.0"
@@ -88,6 +89,7 @@ _HOME = {
     "plugins.hookspecs": ("hookimpl",),
     "plugins.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
+    "rl.presets": ("LossSpec", "LossTokens"),
     "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
 }
 _MODULE_OF = {name: f"art_core.{module}" for module, names in _HOME.items() for name in names}
@@ -108,6 +110,8 @@ __all__ = [
     "History",
     "HistoryError",
     "InferenceEngine",
+    "LossSpec",
+    "LossTokens",
     "MetricError",
     "MetricSpec",
     "MetricsBuilder",

@@ -5,6 +5,7 @@ each choice.
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING, Any
 
 from art_core.backends import Endpoint
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 REQUEST_TIMEOUT_S = 600.0
+_STEP_OF_A_NAME = re.compile(r".(?:@|:step)(\d+)$", re.ASCII)
 
 
 def openai_client(
@@ -42,14 +44,14 @@ def _openai() -> Any:
 
 
 def policy_version(response: Any) -> int | None:
-    """Return the training step of the weights behind a response: its `policy_version`, else
-    `<name>@<step>`.
+    """Return the training step of the weights behind a response: its `policy_version`, else what
+    its model is called: `<name>@<step>` or `<name>:step<step>`.
     """
     said = getattr(response, "policy_version", None)
     if said is not None:
         return int(said)
-    _, at, step = str(getattr(response, "model", "")).rpartition("@")
-    return int(step) if at and step.isdecimal() else None
+    named = _STEP_OF_A_NAME.search(str(getattr(response, "model", "")))
+    return int(named[1]) if named else None
 
 
 def asking_for_tokens(request: dict[str, Any]) -> dict[str, Any]:
@@ -59,14 +61,19 @@ def asking_for_tokens(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep_tokens(response: Any) -> Any:
-    """Put the prompt's token ids and the policy version on each choice; return the completion."""
+    """Put the prompt's token ids, the policy version and a sampling that biases importance ratios
+    on each choice; return the completion.
+    """
     prompt_ids = getattr(response, "prompt_token_ids", None)
     version = policy_version(response)
+    sampling = getattr(response, "sampling", None)
     for choice in getattr(response, "choices", ()):
         if prompt_ids is not None:
             choice.prompt_token_ids = prompt_ids
         if version is not None:
             choice.policy_version = version
+        if sampling:
+            choice.sampling = sampling
     return response
 
 

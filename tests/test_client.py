@@ -113,6 +113,13 @@ async def test_every_choice_carries_the_engines_tokens_and_the_weights_that_made
     assert [t.policy_version for t in turns] == [3, 3]
 
 
+async def test_a_choice_that_was_not_drawn_by_its_log_probs_says_so(server, client):
+    server.answer = completion(sampling={"top_p": 0.9})
+    assert all(tokens_of(choice).biased for choice in (await create(client)).choices)
+    server.answer = completion()
+    assert not any(tokens_of(choice).biased for choice in (await create(client)).choices)
+
+
 async def test_a_choice_keeps_its_tokens_when_it_is_dumped(client):
     choice = (await create(client)).choices[0]
     dumped = choice.model_dump(mode="json")
@@ -193,6 +200,7 @@ class Response:
     [
         (Response(policy_version=0, model="agent@3"), 0),
         (Response(policy_version="4"), 4),
+        (Response(model="wandb-artifact:///team/demo/agent:step12"), 12),
         (Response(model="agent@12"), 12),
         (Response(model="org@x/agent@12"), 12),
         (Response(model="agent"), None),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from art_core.errors import ConfigError, PluginError, unknown
 from art_core.plugins import hookspecs
+from art_core.rl.presets import PRESETS, LossSpec
 
 T = TypeVar("T")
 
@@ -34,6 +35,17 @@ def checked_specs(specs: Iterable[Any]) -> list[Any]:
     for spec in checked:
         if not isinstance(getattr(spec, "name", None), str) or not callable(spec.create):
             raise PluginError(f"it offers {spec!r:.80}, which is no spec with a name and a create")
+    return checked
+
+
+def checked_losses(specs: Iterable[Any]) -> list[LossSpec]:
+    """Return specs of losses; PluginError for what is none, or has the name of a preset."""
+    checked = list(specs)
+    for spec in checked:
+        if not isinstance(spec, LossSpec) or not callable(spec.create):
+            raise PluginError(f"it offers {spec!r:.80}, which is no LossSpec")
+        if spec.name in PRESETS or ":" in spec.name:
+            raise PluginError(f"it offers a loss {spec.name!r}, a name that is taken")
     return checked
 
 

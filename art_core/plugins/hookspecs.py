@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from art_core.costs.usage import TokenUsage
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.plugins.commands import CommandSpec
+    from art_core.rl.presets import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
 hookspec = pluggy.HookspecMarker("art_core")
@@ -36,6 +37,12 @@ def art_sinks() -> Sequence[SinkSpec]:
 @hookspec
 def art_commands() -> Sequence[CommandSpec]:
     """Offer commands of `art`: what a plugin wants to be started from a shell."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_losses() -> Sequence[LossSpec]:
+    """Offer losses: functions from log-probs and advantages to the loss of each token."""
     raise AssertionError("a hook's specification is never called")
 
 

@@ -21,11 +21,18 @@ from art_core.costs.usage import TokenUsage
 from art_core.errors import ConfigError, MetricError, PluginError, unknown
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins import hookspecs
-from art_core.plugins.checks import check_hooks, checked_specs, instance_of, price
+from art_core.plugins.checks import (
+    check_hooks,
+    checked_losses,
+    checked_specs,
+    instance_of,
+    price,
+)
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.plugins.commands import CommandSpec
+    from art_core.rl.presets import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
 log = logging.getLogger("art_core")
@@ -33,6 +40,12 @@ GROUP = "art_core"
 OURS = {
     "backend": frozenset({"local", "unsloth", "tinker", "serverless"}),
     "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard"}),
+}
+SINGULAR = {
+    "art_backends": "backend",
+    "art_commands": "command",
+    "art_losses": "loss",
+    "art_sinks": "sink",
 }
 S = TypeVar("S", "BackendSpec", "SinkSpec")
 T = TypeVar("T")
@@ -138,6 +151,10 @@ class Plugins:
         """Return the commands of `art` that plugins add, by name."""
         return self._offers("art_commands")
 
+    def losses(self) -> dict[str, LossSpec]:
+        """Return the losses on offer, by name; the presets are not among them."""
+        return self._offers("art_losses", checked_losses)
+
     def backend(self, name: str) -> BackendSpec:
         """Return a backend by name; ConfigError or PluginError says what there is and what to
         install.
@@ -225,14 +242,16 @@ class Plugins:
     def _first(self, hook: str, read: Callable[[Any], T], **arguments: Any) -> T | None:
         return next((answer for _, answer in self._answers(hook, read, **arguments)), None)
 
-    def _offers(self, hook: str) -> dict[str, Any]:
+    def _offers(
+        self, hook: str, read: Callable[[Any], list[Any]] = checked_specs
+    ) -> dict[str, Any]:
         offers: dict[str, Any] = {}
         owner: dict[str, str] = {}
-        for plugin, specs in self._answers(hook, checked_specs):
+        for plugin, specs in self._answers(hook, read):
             for spec in specs:
                 if spec.name in offers:
                     raise PluginError(
-                        f"{hook.removeprefix('art_').rstrip('s')} {spec.name!r} is offered by "
+                        f"{SINGULAR[hook]} {spec.name!r} is offered by "
                         f"the plugins {owner[spec.name]!r} and {plugin!r}",
                         f"Uninstall one, or set ART_BLOCK={owner[spec.name]}.",
                     )

@@ -127,8 +127,8 @@ def _say_what_is_missing(
         )
     if counts["biased"]:
         log.warning(
-            "%d choices were sampled at a temperature or top_p other than 1: their "
-            "log-probs are not those that they were drawn by, which biases the importance ratio. "
+            "%d trained choices were drawn at a temperature or top_p other than 1: their "
+            "log-probs are not those of the draw, which biases the importance ratio. "
             "Sample what is trained at temperature=1 and top_p=1.",
             counts["biased"],
         )

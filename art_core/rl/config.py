@@ -10,7 +10,7 @@ import attrs
 from art_core.errors import ConfigError, unknown
 from art_core.rl import options as check
 from art_core.rl.advantages import BASELINES, SCALES
-from art_core.rl.presets import LEVELS, NORMALIZATIONS, LossPreset, LossSpec, loss_preset
+from art_core.rl.presets import LEVELS, NORMALIZATIONS, PRESETS, LossPreset, LossSpec, loss_preset
 
 LOSS_OPTIONS = (
     "epsilon", "epsilon_high", "importance_sampling_level", "kimi_k2_tau", "mask_prob_ratio",
@@ -99,16 +99,18 @@ class TrainConfig:
             )
 
     @classmethod
-    def of(cls, *, losses: Mapping[str, LossSpec] | None = None, **options: Any) -> TrainConfig:
+    def of(cls, losses: Mapping[str, LossSpec] | None = None, /, **options: Any) -> TrainConfig:
         """Build a config from keyword arguments; an unknown one is a ConfigError that names the
-        nearest. `losses` are what plugins offer, by the name that `loss_fn` may have.
+        nearest. `losses` (`model.plugins.losses()`) are what plugins offer for `loss_fn`.
         """
         known = [field.name for field in attrs.fields(cls)]
         for name in options:
             if name not in known:
                 raise ConfigError(unknown("training option", name, known))
-        named = options.get("loss_fn")
-        if losses and isinstance(named, str) and named in losses:
+        named = options.get("loss_fn", "cispo")
+        if losses and isinstance(named, str) and ":" not in named and named not in PRESETS:
+            if named not in losses:
+                raise ConfigError(unknown("loss", named, [*PRESETS, *losses]))
             options["loss_fn"] = losses[named]
         return cls(**options)
 

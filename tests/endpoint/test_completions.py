@@ -28,6 +28,12 @@ async def test_a_model_without_steps_has_no_policy_version(models, ask) -> None:
     assert not hasattr(await ask(), "policy_version")
 
 
+async def test_an_answer_says_when_it_was_not_drawn_by_its_log_probs(ask) -> None:
+    assert not hasattr(await ask(temperature=1.0, top_p=1.0), "sampling")
+    assert (await ask(temperature=0.5, top_p=0.9)).sampling == {"temperature": 0.5, "top_p": 0.9}
+    assert (await ask(top_p=0.9)).sampling == {"top_p": 0.9}
+
+
 async def test_token_ids_and_logprobs_are_aligned_and_the_end_token_is_among_them(
     engine, ask
 ) -> None:

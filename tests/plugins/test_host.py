@@ -387,3 +387,43 @@ def test_options_of_a_backend_are_checked_before_it_is_made(options, message):
 
 def test_the_plugins_of_a_process_are_discovered_once():
     assert installed_plugins() is installed_plugins()
+
+
+LOSS = """
+    @art.hookimpl
+    def art_losses():
+        return [art.LossSpec(name={name!r}, create=lambda: max, summary="the largest")]
+"""
+
+
+def test_a_plugin_offers_losses_that_a_step_takes_by_name(install):
+    install("losing", LOSS.format(name="largest"))
+    losses = art.Plugins.discover().losses()
+    config = art.TrainConfig.of(losses, loss_fn="largest", importance_sampling_level="sequence")
+    assert config.loss.spec.create() is max
+    assert (config.loss.name, config.loss.source) == ("largest", "the largest")
+    assert art.TrainConfig.of(losses, loss_fn="ppo").loss.surrogate == "ratio"
+    with pytest.raises(ConfigError, match=r"no loss 'larges'; .* Did you mean 'largest'\?"):
+        art.TrainConfig.of(losses, loss_fn="larges")
+
+
+@pytest.mark.parametrize("name", ["cispo", "a:b"])
+def test_a_plugin_whose_loss_has_the_name_of_another_is_set_aside(install, name):
+    install("losing", LOSS.format(name=name))
+    plugins = art.Plugins.discover()
+    assert plugins.losses() == {}
+    assert f"a loss '{name}', a name that is taken" in str(plugins.problems["losing"])
+
+
+def test_a_plugin_that_offers_no_loss_spec_is_set_aside(install):
+    install("losing", "@art.hookimpl\ndef art_losses(): return [max]")
+    plugins = art.Plugins.discover()
+    assert plugins.losses() == {}
+    assert "which is no LossSpec" in str(plugins.problems["losing"])
+
+
+def test_two_plugins_with_one_loss_name_are_told_apart(install):
+    install("first", LOSS.format(name="largest"))
+    install("second", LOSS.format(name="largest"))
+    with pytest.raises(PluginError, match="loss 'largest' is offered by the plugins"):
+        art.Plugins.discover().losses()

@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from art_core.rl.advantages import group_advantages, has_spread, population_std
+from art_core.rl.advantages import (
+    group_advantages,
+    has_spread,
+    population_std,
+    step_advantages,
+)
 
 
 def test_an_advantage_is_the_reward_minus_the_groups_mean():
@@ -61,3 +66,36 @@ def test_a_constant_added_to_all_rewards_changes_nothing(group, shift):
 @given(rewards.filter(lambda group: max(group) - min(group) > 1e-3))
 def test_scaled_advantages_have_a_std_of_one(group):
     assert population_std(group_advantages(group, scale_rewards=True)) == pytest.approx(1.0)
+
+
+def test_leave_one_out_compares_with_the_mean_of_the_others():
+    # 0 against (2 + 4) / 2, 2 against (0 + 4) / 2, 4 against (0 + 2) / 2
+    assert step_advantages([[0.0, 2.0, 4.0]], advantage_baseline="rloo") == [[-3.0, 0.0, 3.0]]
+    assert step_advantages([[5.0], [1.0, 1.0]], advantage_baseline="rloo") == [[0.0], [0.0, 0.0]]
+
+
+def test_rewards_are_scaled_by_the_std_of_the_whole_step():
+    # all rewards: 0, 4, 2, 2; mean 2, squared distances 4, 4, 0, 0, std sqrt(2)
+    scaled = step_advantages([[0.0, 4.0], [2.0, 2.0]], scale_rewards="batch")
+    assert scaled[0] == pytest.approx([-math.sqrt(2), math.sqrt(2)])
+    assert scaled[1] == [0.0, 0.0]
+    assert step_advantages([[1.0, 1.0], [1.0]], scale_rewards="batch") == [[0.0, 0.0], [0.0]]
+    assert step_advantages([], scale_rewards="batch") == []
+
+
+@pytest.mark.parametrize(("asked", "means"), [("group", True), ("none", False)])
+def test_scales_have_names_and_the_switch_of_the_reference(asked, means):
+    groups = [[0.0, 2.0, 4.0, 2.0]]
+    by_name = step_advantages(groups, scale_rewards=asked)
+    assert by_name == step_advantages(groups, scale_rewards=means)
+
+
+def test_equal_rewards_whose_float_std_is_not_zero_have_no_advantages():
+    assert population_std([0.1, 0.1, 0.1]) < 1e-12
+    rewards = [0.1, 0.1, 0.1]
+    mean = sum(rewards) / 3
+    assert mean != 0.1  # which is what made -1 of it when divided by its std
+    for scale in ("group", "batch", "none"):
+        for baseline in ("group_mean", "rloo"):
+            found = step_advantages([rewards], scale_rewards=scale, advantage_baseline=baseline)
+            assert found == [[0.0, 0.0, 0.0]]

@@ -120,3 +120,23 @@ def test_a_step_in_which_no_choice_has_engine_tokens_is_an_error():
 def test_a_reward_that_is_not_finite_stops_the_step_before_it_spoils_the_weights(reward):
     with pytest.raises(ConfigError, match="not finite"):
         batch([attempt(1.0, choice([1], [2])), attempt(reward, choice([1], [3])), attempt(0.0)])
+
+
+def test_the_loss_says_how_much_the_tokens_of_an_attempt_count():
+    groups = [attempt(0.0, choice([1], [2])), attempt(1.0, choice([1], [3, 4]))]
+    assert [s.weight for s in batch(groups, loss_fn="dapo").sequences] == [1.0, 1.0]
+    made = batch(groups, loss_fn="dr_grpo", normalization_length=10)
+    assert [s.weight for s in made.sequences] == [0.1, 0.1]
+
+
+def test_rewards_can_be_scaled_over_the_whole_step():
+    groups = [[attempt(r, choice([i], [2])) for i, r in enumerate(two)] for two in ((0, 4), (2, 2))]
+    made = batch(*groups, scale_rewards="batch", advantage_baseline="rloo")
+    assert [s.advantage for s in made.sequences] == pytest.approx([-2 * 2**0.5, 2 * 2**0.5])
+
+
+def test_choices_that_were_not_drawn_by_their_log_probs_are_counted_and_said(caplog):
+    narrowed = {**choice([1], [2]), "sampling": {"top_p": 0.9}}
+    made = batch([attempt(0.0, narrowed), attempt(1.0, choice([1], [3]))])
+    assert made.metrics["data/step_num_biased_choices"] == 1.0
+    assert "1 trained choices were drawn at a temperature or top_p other than 1" in caplog.text

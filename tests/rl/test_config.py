@@ -74,3 +74,84 @@ def test_clip_values_replace_those_of_the_preset():
 def test_a_config_does_not_change():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         art.TrainConfig().learning_rate = 1.0
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "option", "value", "has"),
+    [
+        ("ppo", "kimi_k2_tau", 0.1, "epsilon, epsilon_high, importance_sampling_level"),
+        ("importance_sampling", "epsilon", 0.2, "importance_sampling_level, kimi_k2_tau"),
+        ("importance_sampling", "mask_prob_ratio", True, "kimi_k2_tau"),
+        ("gspo", "importance_sampling_level", "token", "epsilon, epsilon_high, mask_prob_ratio"),
+        ("my_module:my_loss", "epsilon_high", 0.3, "importance_sampling_level"),
+    ],
+)
+def test_a_parameter_that_the_loss_does_not_have_is_told_with_those_that_it_has(
+    loss_fn, option, value, has
+):
+    told = f"loss '{loss_fn}' has no parameter '{option}'; it has: .*{has}"
+    with pytest.raises(ConfigError, match=told):
+        art.TrainConfig(loss_fn=loss_fn, **{option: value})
+
+
+def test_the_parameters_of_a_loss_replace_its_own():
+    loss = art.TrainConfig(
+        loss_fn="cispo",
+        importance_sampling_level="average",
+        kimi_k2_tau=0.5,
+        mask_prob_ratio=True,
+        mask_sequence_ratio=1.5,
+        max_negative_advantage_importance_sampling_weight=3.0,
+        normalization="constant",
+        normalization_length=64,
+        truncated_importance_sampling=4.0,
+    ).loss
+    assert (loss.importance_sampling_level, loss.kimi_k2_tau) == ("average", 0.5)
+    assert (loss.mask_prob_ratio, loss.mask_sequence_ratio) == (True, 1.5)
+    assert loss.max_negative_advantage_importance_sampling_weight == 3.0
+    assert (loss.normalization, loss.normalization_length) == ("constant", 64)
+    assert (loss.truncated_importance_sampling, loss.ratio_cap) == (4.0, 4.0)
+    assert loss.options == art.TrainConfig().loss.options
+
+
+def test_a_cap_can_be_taken_off():
+    loss = art.TrainConfig(loss_fn="ppo", truncated_importance_sampling=math.inf).loss
+    assert (loss.truncated_importance_sampling, loss.ratio_cap) == (math.inf, math.inf)
+    with pytest.raises(ConfigError, match=r"must be a number above 0 \(math.inf for none\), got 0"):
+        art.TrainConfig(truncated_importance_sampling=0)
+
+
+def test_a_length_that_nothing_reads_is_refused():
+    assert art.TrainConfig(loss_fn="dr_grpo", normalization_length=8).loss.normalization_length == 8
+    with pytest.raises(ConfigError, match="read by normalization='constant' alone"):
+        art.TrainConfig(normalization_length=8)
+
+
+@pytest.mark.parametrize(
+    ("option", "odd", "told"),
+    [
+        ("importance_sampling_level", "sequenze", r"no importance_sampling_level .*'sequence'\?"),
+        ("normalization", 3, "no normalization '3'; known: constant, sequence, token, trajectory"),
+        ("advantage_baseline", "loo", "no advantage_baseline 'loo'; known: group_mean, rloo"),
+        ("scale_rewards", "batches", "True or False, or 'group', 'batch', 'none', got 'batches'"),
+        ("mask_sequence_ratio", 1.0, "must be a finite number above 1, got 1.0"),
+        ("kl_penalty_coef", -0.1, "must be a finite number of at least 0, got -0.1"),
+        ("kl_penalty_reference_step", -1, "must be a step, 0 or more, got -1"),
+        ("grad_accumulation_sequences", 0, "must be a whole number of at least 1, got 0"),
+        ("packed_sequence_length", 1.5, "must be a whole number of at least 1, got 1.5"),
+        ("packing", 1, "packing must be True or False, got 1"),
+    ],
+)
+def test_an_odd_value_is_refused_by_its_name(option, odd, told):
+    with pytest.raises(ConfigError, match=told):
+        art.TrainConfig.of(**{option: odd})
+
+
+@pytest.mark.parametrize("value", [True, False, "group", "batch", "none"])
+def test_rewards_are_scaled_by_name(value):
+    assert art.TrainConfig(scale_rewards=value).scale_rewards == value
+
+
+def test_the_reference_of_the_penalty_is_a_step():
+    config = art.TrainConfig(kl_penalty_coef=0.1, kl_penalty_reference_step=0)
+    assert (config.kl_penalty_coef, config.kl_penalty_reference_step) == (0.1, 0)
