@@ -58,7 +58,7 @@ class EchoBackend:
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:
         """Make the batch, change nothing, advance the step."""
-        weights, config = self._weights(model), TrainConfig.of(**options)
+        weights, config = self._weights(model), TrainConfig.of(model.plugins.losses(), **options)
         start = time.monotonic()
         batch = training_batch(groups, config)
         weights.step += 1

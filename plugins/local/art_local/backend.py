@@ -129,7 +129,7 @@ class LocalBackend:
         last charge is charged to the model, also when the step fails.
         """
         seat = self._seat_of(model)
-        config = TrainConfig.of(**options)
+        config = TrainConfig.of(model.plugins.losses(), **options)
         try:
             return await self._on_worker(lambda: seat.resident.train(groups, config))
         finally:
