@@ -4,8 +4,8 @@ to sample them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -13,17 +13,19 @@ import attrs
 from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, ServedModel
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.request import ChatRequest
+from art_core.endpoint.transcripts import Transcripts
 from art_core.errors import unknown
 
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """A request with the model that answers it, its prompt [P], and one `Sampling` for each
-    choice.
+    """A request with the model that answers it, its prompt [P] (and its text, if ids are the
+    encoding of one), and one `Sampling` for each choice.
     """
 
     request: ChatRequest
     served: ServedModel
+    prompt_text: str | None
     prompt_ids: tuple[int, ...]
     samplings: tuple[Sampling, ...]
 
@@ -39,11 +41,11 @@ async def served_model(models: ModelNames, name: str) -> ServedModel:
         ) from None
 
 
-def prepare(request: ChatRequest, served: ServedModel) -> Prepared:
+def prepare(request: ChatRequest, served: ServedModel, transcripts: Transcripts) -> Prepared:
     """Render the prompt and see that it fits. `max_tokens` is cut to what is left of the
     context.
     """
-    prompt_ids = prompt_tokens(request, served.tokenizer)
+    prompt_text, prompt_ids = prompt_tokens(request, served.tokenizer, transcripts)
     context = served.engine.context_length
     if len(prompt_ids) >= context:
         raise RequestError(
@@ -61,10 +63,18 @@ def prepare(request: ChatRequest, served: ServedModel) -> Prepared:
         top_p=request.top_p,
         top_logprobs=request.top_logprobs,
         stop_token_ids=() if end is None else (end,),
+        # a stop string ends the sequence here, so its tokens are needed as they come
+        stream=request.stream or bool(request.stop),
     )
     seeds = [choice_seed(request.seed, index) for index in range(request.n)]
     samplings = tuple(attrs.evolve(sampling, seed=seed) for seed in seeds)
-    return Prepared(request=request, served=served, prompt_ids=prompt_ids, samplings=samplings)
+    return Prepared(
+        request=request,
+        served=served,
+        prompt_text=prompt_text,
+        prompt_ids=prompt_ids,
+        samplings=samplings,
+    )
 
 
 def choice_seed(seed: int | None, index: int) -> int | None:
@@ -76,22 +86,24 @@ def choice_seed(seed: int | None, index: int) -> int | None:
     return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:7])
 
 
-def prompt_tokens(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, ...]:
-    """Render messages and tools with the tokenizer's chat template."""
+def prompt_tokens(
+    request: ChatRequest, tokenizer: ChatTokenizer, transcripts: Transcripts
+) -> tuple[str | None, tuple[int, ...]]:
+    """Render messages and tools with the tokenizer's chat template: the prompt's text and its
+    ids. What was served before keeps the ids that it had.
+    """
     options: dict[str, Any] = {
         **request.template_options,
         "add_generation_prompt": True,
-        "tokenize": True,
         "return_dict": False,
     }
     if request.tools:
         options["tools"] = list(request.tools)
+    messages = [dict(message) for message in request.messages]
+    render = functools.partial(tokenizer.apply_chat_template, messages, **options)
     try:
-        rendered = tokenizer.apply_chat_template(
-            [dict(message) for message in request.messages], **options
-        )
+        text, ids = transcripts.prompt(render, tokenizer)
     except Exception as error:
         reason = f"the chat template cannot render these messages ({type(error).__name__}: {error})"
         raise RequestError(400, reason, "messages", "invalid_value") from error
-    ids = rendered["input_ids"] if isinstance(rendered, Mapping) else rendered
-    return tuple(int(token_id) for token_id in ids)
+    return text, tuple(ids)

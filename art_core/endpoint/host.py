@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from art_core.endpoint.engine import ModelNames
+from art_core.endpoint.transcripts import MAX_IDS
 from art_core.errors import BackendError, ConfigError
 
 POLL_S = 0.01
@@ -21,7 +22,8 @@ KEEP_ALIVE_S = 3600
 class EndpointHost:
     """Serves models over HTTP between `start` and `stop`; also a context manager.
 
-    Without `api_key` a random one is made. `port` 0 takes a free one.
+    Without `api_key` a random one is made. `port` 0 takes a free one. The other options are those
+    of `art_core.endpoint.server.create_app`.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class EndpointHost:
         port: int = 0,
         request_timeout_s: float = 600.0,
         max_body_bytes: int = 16 << 20,
+        remembered_ids: int = MAX_IDS,
     ) -> None:
         self.api_key = api_key or secrets.token_urlsafe(32)
         self._models = models
         self._address = (host, port)
         self._request_timeout_s = request_timeout_s
         self._max_body_bytes = max_body_bytes
+        self._remembered_ids = remembered_ids
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -108,6 +112,7 @@ class EndpointHost:
             api_key=self.api_key,
             request_timeout_s=self._request_timeout_s,
             max_body_bytes=self._max_body_bytes,
+            remembered_ids=self._remembered_ids,
         )
         config = uvicorn.Config(
             app,

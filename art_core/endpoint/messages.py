@@ -96,7 +96,9 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _parsed(arguments)
-    return {**call, "function": {**function, "arguments": arguments}}
+    # Templates that write the whole object write it in this order, as models are taught to.
+    ordered = {"name": function["name"], **function, "arguments": arguments}
+    return {**call, "function": ordered}
 
 
 def _parsed(arguments: str) -> Any:

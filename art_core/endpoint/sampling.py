@@ -13,6 +13,7 @@ import attrs
 from art_core.endpoint.chat import Prepared
 from art_core.endpoint.choice import Delta, GrowingChoice
 from art_core.endpoint.errors import RequestError
+from art_core.endpoint.transcripts import Transcripts
 from art_core.errors import EngineError
 
 
@@ -24,8 +25,11 @@ class Step:
     delta: Delta
 
 
-async def sample(prepared: Prepared, timeout_s: float) -> AsyncGenerator[Step, None]:
-    """Sample all choices at once. Closing the generator cancels them in the engine.
+async def sample(
+    prepared: Prepared, timeout_s: float, transcripts: Transcripts
+) -> AsyncGenerator[Step, None]:
+    """Sample all choices at once; answers are kept for the turns that continue them. Closing the
+    generator cancels them in the engine.
 
     Raises RequestError: 503 when the engine fails or does not finish within `timeout_s`, 500 for
     anything unforeseen.
@@ -33,7 +37,7 @@ async def sample(prepared: Prepared, timeout_s: float) -> AsyncGenerator[Step, N
     steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
     deadline = asyncio.get_running_loop().time() + timeout_s
     tasks = [
-        asyncio.create_task(_produce(prepared, index, steps, deadline))
+        asyncio.create_task(_produce(prepared, index, steps, deadline, transcripts))
         for index in range(len(prepared.samplings))
     ]
     growing = len(tasks)
@@ -51,10 +55,15 @@ async def sample(prepared: Prepared, timeout_s: float) -> AsyncGenerator[Step, N
 
 
 async def _produce(
-    prepared: Prepared, index: int, steps: asyncio.Queue[Step | Exception], deadline: float
+    prepared: Prepared,
+    index: int,
+    steps: asyncio.Queue[Step | Exception],
+    deadline: float,
+    transcripts: Transcripts,
 ) -> None:
     choice = GrowingChoice(prepared.request, prepared.served.tokenizer)
     engine, adapter = prepared.served.engine, prepared.served.adapter
+    answer_ids: list[int] = []
     try:
         async with (
             asyncio.timeout_at(deadline),
@@ -63,12 +72,20 @@ async def _produce(
             ) as tokens,
         ):
             async for token in tokens:
+                answer_ids.append(token.id)
                 steps.put_nowait(Step(index, choice.add(token)))
                 if choice.ended:
+                    _keep(prepared, answer_ids, transcripts)
                     return
         raise EngineError("the engine ended a sequence without a finish reason")
     except Exception as error:
         steps.put_nowait(error)
+
+
+def _keep(prepared: Prepared, answer_ids: list[int], transcripts: Transcripts) -> None:
+    if prepared.prompt_text is not None:
+        tokenizer = prepared.served.tokenizer
+        transcripts.keep(tokenizer, prepared.prompt_text, prepared.prompt_ids, answer_ids)
 
 
 def _as_request_error(error: Exception, timeout_s: float) -> RequestError:

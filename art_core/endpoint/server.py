@@ -23,6 +23,7 @@ from art_core.endpoint.errors import RequestError
 from art_core.endpoint.request import chat_request
 from art_core.endpoint.response import chunks, completion
 from art_core.endpoint.sampling import sample
+from art_core.endpoint.transcripts import MAX_IDS, Transcripts
 from art_core.errors import ArtError
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -34,13 +35,15 @@ def create_app(
     api_key: str | None,
     request_timeout_s: float = 600.0,
     max_body_bytes: int = 16 << 20,
+    remembered_ids: int = MAX_IDS,
 ) -> Starlette:
     """Make the application. `api_key` None serves everyone; /health needs no key.
 
     `request_timeout_s` bounds the whole of a request; one that is late is cancelled in the engine
-    and answered 503.
+    and answered 503. `remembered_ids`: token ids of served conversations that are remembered.
     """
-    routes = _Routes(models, request_timeout_s, max_body_bytes)
+    transcripts = Transcripts(remembered_ids)
+    routes = _Routes(models, request_timeout_s, max_body_bytes, transcripts)
     table = [
         Route("/health", routes.health, methods=["GET"]),
         Route("/v1/models", _guarded(routes.list_models, api_key), methods=["GET"]),
@@ -50,10 +53,17 @@ def create_app(
 
 
 class _Routes:
-    def __init__(self, models: ModelNames, request_timeout_s: float, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        models: ModelNames,
+        request_timeout_s: float,
+        max_body_bytes: int,
+        transcripts: Transcripts,
+    ) -> None:
         self._models = models
         self._timeout_s = request_timeout_s
         self._max_body_bytes = max_body_bytes
+        self._transcripts = transcripts
 
     async def health(self, _: Request) -> Response:
         return _json({"status": "ok"})
@@ -75,7 +85,7 @@ class _Routes:
                 f"the weights of {request.model!r} were not loaded within {self._timeout_s:g} s"
             )
             raise RequestError(503, reason, "model", "engine_timeout") from None
-        prepared = prepare(request, served)
+        prepared = prepare(request, served, self._transcripts)
         if not request.stream:
             return await self._whole(http, prepared)
         events = self._events(prepared)
@@ -85,7 +95,7 @@ class _Routes:
 
     async def _whole(self, http: Request, prepared: Prepared) -> Response:
         async def collect() -> dict[str, Any]:
-            async with aclosing(sample(prepared, self._timeout_s)) as steps:
+            async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:
                 return await completion(prepared, steps)
 
         work, gone = asyncio.create_task(collect()), asyncio.create_task(_disconnected(http))
@@ -100,7 +110,7 @@ class _Routes:
             await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _events(self, prepared: Prepared) -> AsyncGenerator[bytes, None]:
-        async with aclosing(sample(prepared, self._timeout_s)) as steps:
+        async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:
             async for chunk in chunks(prepared, steps):
                 yield _event(chunk)
         yield b"data: [DONE]\n\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import string
 from collections.abc import Collection
 from typing import Any
 
@@ -21,17 +22,28 @@ MARKER_TOKENS = (*MARKERS, "</tool_call>", "[ARGS]", "[CALL_ID]", "[/TOOL_CALLS]
 """Tokens of tool formats; some tokenizers count them as special, and they must survive until the
 text is parsed."""
 
+_ID_LETTERS = string.ascii_letters + string.digits
+_ID_LENGTH = 9
+_OWN_ID = re.compile(r"[A-Za-z0-9]{9}")
 _HERMES_BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _MISTRAL_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*")
 
 
+def _call_id() -> str:
+    """Nine letters and digits: Mistral's templates refuse any other id, the rest take this one."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+
+
 @attrs.frozen
 class ToolCall:
-    """A call that the model wrote: a function's name and its arguments as JSON text."""
+    """A call that the model wrote: a function's name and its arguments as JSON text. The id is the
+    model's own where it wrote one, so that a template that shows ids writes the call again as it
+    was.
+    """
 
     name: str
     arguments: str
-    id: str = attrs.field(factory=lambda: f"call_{secrets.token_hex(12)}")
+    id: str = attrs.field(factory=_call_id)
 
     def as_dict(self) -> dict[str, Any]:
         """OpenAI's form."""
@@ -135,4 +147,9 @@ def _call(value: Any) -> ToolCall | None:
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, dict):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(value["name"], arguments) if isinstance(arguments, str) else None
+    if not isinstance(arguments, str):
+        return None
+    own = value.get("id")
+    if isinstance(own, str) and _OWN_ID.fullmatch(own):
+        return ToolCall(value["name"], arguments, own)
+    return ToolCall(value["name"], arguments)

@@ -22,7 +22,8 @@ class TokenSequence:
     not trainable).
 
     `advantage` is the trajectory's; `weight` is 1 / its trainable tokens, so that each trajectory
-    counts once.
+    counts once. `policy_versions` are the training steps of the weights behind its turns, in their
+    order (None where the endpoint did not say).
     """
 
     token_ids: tuple[int, ...]
@@ -30,6 +31,7 @@ class TokenSequence:
     logprobs: tuple[float, ...]
     advantage: float = 0.0
     weight: float = 1.0
+    policy_versions: tuple[int | None, ...] = ()
 
     @property
     def num_trainable(self) -> int:
@@ -56,24 +58,51 @@ def turns_of(history: History) -> tuple[list[ChoiceTokens], int]:
 
 def merge_turns(turns: Iterable[ChoiceTokens]) -> MergedTurns:
     """Merge turns into training sequences by exact prefix of token ids."""
-    rows: list[tuple[list[int], list[bool], list[float]]] = []
+    rows: list[_Row] = []
     breaks = 0
     for turn in turns:
-        if not rows or not _starts_with(turn.prompt_ids, rows[-1][0]):
+        if not rows or not _starts_with(turn.prompt_ids, rows[-1].token_ids):
             breaks += bool(rows)
-            rows.append(([], [], []))
-        ids, trainable, logprobs = rows[-1]
-        fresh = turn.prompt_ids[len(ids) :]
-        ids += [*fresh, *turn.completion_ids]
-        trainable += [False] * len(fresh) + [True] * len(turn.completion_ids)
-        logprobs += [0.0] * len(fresh) + list(turn.logprobs)
-    return MergedTurns(
-        sequences=tuple(
-            TokenSequence(token_ids=tuple(i), trainable=tuple(t), logprobs=tuple(lp))
-            for i, t, lp in rows
-        ),
-        prefix_breaks=breaks,
-    )
+            rows.append(_Row())
+        rows[-1].add(turn)
+    return MergedTurns(sequences=tuple(row.sequence() for row in rows), prefix_breaks=breaks)
+
+
+def staleness(sequences: Iterable[TokenSequence], step: int) -> dict[str, float]:
+    """Return by how many training steps the weights behind the turns are older than those of
+    `step`: the mean over turns, and the most. Turns of unknown weights do not count; without any
+    other there is nothing to tell.
+    """
+    behind = [step - v for s in sequences for v in s.policy_versions if v is not None]
+    if not behind:
+        return {}
+    return {
+        "data/staleness_mean": sum(behind) / len(behind),
+        "data/staleness_max": float(max(behind)),
+    }
+
+
+@attrs.define
+class _Row:
+    token_ids: list[int] = attrs.field(factory=list)
+    trainable: list[bool] = attrs.field(factory=list)
+    logprobs: list[float] = attrs.field(factory=list)
+    versions: list[int | None] = attrs.field(factory=list)
+
+    def add(self, turn: ChoiceTokens) -> None:
+        fresh, sampled = turn.prompt_ids[len(self.token_ids) :], turn.completion_ids
+        self.token_ids += [*fresh, *sampled]
+        self.trainable += [False] * len(fresh) + [True] * len(sampled)
+        self.logprobs += [0.0] * len(fresh) + list(turn.logprobs)
+        self.versions.append(turn.policy_version)
+
+    def sequence(self) -> TokenSequence:
+        return TokenSequence(
+            token_ids=tuple(self.token_ids),
+            trainable=tuple(self.trainable),
+            logprobs=tuple(self.logprobs),
+            policy_versions=tuple(self.versions),
+        )
 
 
 def _starts_with(prompt: Sequence[int], prefix: list[int]) -> bool:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 import art_core as art
 from art_core.data.choice import ChoiceTokens
-from art_core.rl.sequences import MergedTurns, merge_turns, turns_of
+from art_core.rl.sequences import MergedTurns, merge_turns, staleness, turns_of
 
 
 def turn(prompt, completion, logprob=-1.0):
@@ -179,3 +179,20 @@ def test_the_fewest_sequences_are_made_that_exact_prefixes_allow(turns):
         breaks += context is not None and t.prompt_ids[: len(context)] != context
         context = t.prompt_ids + t.completion_ids
     assert merge_turns(turns).prefix_breaks == breaks
+
+
+def test_a_sequence_knows_the_weights_behind_its_turns():
+    turns = [attrs.evolve(turn([0], [1]), policy_version=3), turn([0, 1, 2], [4]), turn([9], [8])]
+    first, second = merge_turns(turns).sequences
+    assert (first.policy_versions, second.policy_versions) == ((3, None), (None,))
+
+
+def test_staleness_is_how_many_steps_older_the_turns_weights_are():
+    # Turns of steps 3, 5 and 5, and one of unknown weights, trained at step 5.
+    versions = [(3, 5), (5, None)]
+    rows = [
+        attrs.evolve(merge_turns([turn([0], [1])]).sequences[0], policy_versions=v)
+        for v in versions
+    ]
+    assert staleness(rows, 5) == {"data/staleness_mean": 2 / 3, "data/staleness_max": 2.0}
+    assert staleness(rows[:0], 5) == {}
