@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 import orjson
 from rivals.environments import add_options, install, python_of
+from rivals.pages import put
 from row_cost import open_model, step_metrics
 
+PAGE = "metrics.md"
 WORKER = Path(__file__).parent / "rivals" / "logger.py"
 FLOOR, OWN_FLOOR, OURS = "orjson + write", "the same of art-core's row", "art-core"
 QUIET = {
@@ -126,6 +128,32 @@ def markdown(workers: dict[str, Worker], microseconds: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def measured(environments: Path, rounds: int, rows: int) -> dict[str, Worker]:
+    """Return a finished worker for each way that is installed."""
+    workers = {}
+    with tempfile.TemporaryDirectory() as directory:
+        base = Path(directory)
+        for n, (name, way) in enumerate(WAYS.items()):
+            if python := python_of(way.distribution, way.module, environments):
+                workers[name] = Worker(way, python, base / f"way-{n}")
+        compare(workers, rounds, rows, own_row(base))
+        for worker in workers.values():
+            worker.stop()
+    return workers
+
+
+def figures_of(microseconds: dict[str, float]) -> dict[str, Any]:
+    """Return medians, and what they are over the floors and the fastest rival."""
+    ours, floor = microseconds[OURS], microseconds[FLOOR]
+    rivals = [us for name, us in microseconds.items() if name not in (FLOOR, OWN_FLOOR, OURS)]
+    return {
+        "median_us": {name: round(us, 2) for name, us in microseconds.items()},
+        "over_floor": {name: round(us / floor, 2) for name, us in microseconds.items()},
+        "over_own_floor": round(ours / microseconds[OWN_FLOOR], 2),
+        "over_fastest_rival": round(ours / min(rivals), 3) if rivals else None,
+    }
+
+
 def main() -> None:
     """Print a table, what is not installed, and last one line of JSON."""
     parser = argparse.ArgumentParser(
@@ -134,38 +162,24 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--rows", type=int, default=100, help="rows a turn")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE}")
     args = parser.parse_args()
     if args.install:
         install(args.env, RIVALS)
-    found = {name: python_of(way.distribution, way.module, args.env) for name, way in WAYS.items()}
-    with tempfile.TemporaryDirectory() as directory:
-        base = Path(directory)
-        workers = {
-            name: Worker(WAYS[name], python, base / f"way-{n}")
-            for n, (name, python) in enumerate(found.items())
-            if python
-        }
-        compare(workers, args.rounds, args.rows, own_row(base))
-        for worker in workers.values():
-            worker.stop()
+    workers = measured(args.env, args.rounds, args.rows)
     microseconds = {n: statistics.median(w.seconds) * 1e6 for n, w in workers.items()}
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {args.rounds * args.rows} rows")
-    print(markdown(workers, microseconds))
+    about = f"{args.rounds * args.rows:,} rows each, on {os.cpu_count()} cores"
+    text = f"{markdown(workers, microseconds)}\n\nMade on {time.strftime('%Y-%m-%d')}: {about}."
+    print(text)
     missing = [d for d in RIVALS if d not in {w.way.distribution for w in workers.values()}]
     for distribution in missing:
         print(f"not installed: {distribution} (python benchmarks/log_paths.py --install)")
-    rivals = {n: us for n, us in microseconds.items() if n not in (FLOOR, OWN_FLOOR, OURS)}
-    figures: dict[str, Any] = {
-        "median_us": {name: round(us, 2) for name, us in microseconds.items()},
-        "over_floor": {n: round(us / microseconds[FLOOR], 2) for n, us in microseconds.items()},
-        "over_own_floor": round(microseconds[OURS] / microseconds[OWN_FLOOR], 2),
-        "over_fastest_rival": round(microseconds[OURS] / min(rivals.values()), 3)
-        if rivals
-        else None,
-        "not_installed": missing,
-    }
+    if args.write:
+        put(PAGE, "log_paths.py", text)
+    figures = figures_of(microseconds)
     targets = {"over_fastest_rival": 1.0}
-    held = not rivals or figures["over_fastest_rival"] <= targets["over_fastest_rival"]
+    held = (figures["over_fastest_rival"] or 0.0) <= targets["over_fastest_rival"]
+    figures["not_installed"] = missing
     print(json.dumps({"name": "log_paths", "figures": figures, "targets": targets, "held": held}))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 import genai_prices
 from rivals.environments import add_options, install, python_of
+from rivals.pages import put
 
 import art_core as art
 from art_core.costs.book import PriceBook
@@ -31,9 +31,8 @@ from art_core.plugins import builtin
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "costs" / "golden.json"
-PAGE = ROOT / "docs" / "costs.md"
+PAGE = "costs.md"
 ASKER = Path(__file__).parent / "rivals" / "litellm_prices.py"
-MARKED = r"(<!-- prices: python benchmarks/prices.py --write -->\n).*?(<!-- end of prices -->)"
 Case = dict[str, Any]
 Answer = float | str
 """US dollars, or what is said instead of them."""
@@ -130,7 +129,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE}")
     args = parser.parse_args()
     if args.install:
         install(args.env, ["litellm"])
@@ -148,11 +147,7 @@ def main() -> None:
     if asked is None:
         print("not installed: litellm (python benchmarks/prices.py --install)")
     if args.write:
-        page, written = re.subn(
-            MARKED, lambda m: f"{m[1]}\n{text}\n\n{m[2]}", PAGE.read_text(), flags=re.DOTALL
-        )
-        assert written == 1, f"{PAGE} has no place for the table"
-        PAGE.write_text(page)
+        put(PAGE, "prices.py", text)
     figures = {"cases": len(cases)}
     figures |= {name: sum(map(right, cases, given)) for name, given in answers.items()}
     targets = {next(iter(answers)): len(cases)}
