@@ -135,7 +135,7 @@ def test_a_sink_that_fails_on_another_thread_breaks_its_contract(run, monkeypatc
         def close(self, run):
             raise OSError("down")
 
-    monkeypatch.setattr("art_core.testing.sink.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("art_core.testing.sink.kit.CLOSE_SECONDS", 0.1)
     with pytest.raises(AssertionError):
         TestFileSink().test_it_works_on_the_threads_of_the_core(Fails, None, run)
 
