@@ -196,15 +196,15 @@ class Run:
     ) -> MetricsRow:
         last = self.history.last
         row = MetricsRow(
-            seq=last.seq + 1 if last else 1,
-            attempt=self.info.attempt,
-            step=step,
-            split=split,
-            recorded_at=datetime.now(UTC),
-            metrics=metrics,
-            nonfinite={key: str(value) for key, value in odd.items()} if odd else {},
-            scenario_ids=tuple(new_ids),
-            receipts=tuple([r.to_dict() for r in taken.receipts]) if taken.receipts else (),
+            last.seq + 1 if last is not None else 1,
+            self.info.attempt,
+            step,
+            split,
+            datetime.now(UTC),
+            metrics,
+            {key: str(value) for key, value in odd.items()} if odd else {},
+            tuple(new_ids),
+            tuple([r.to_dict() for r in taken.receipts]) if taken.receipts else (),
         )
         if odd:
             log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import attrs
+import orjson
 
 from art_core.errors import HistoryError
 from art_core.metrics.row import MetricsRow
@@ -22,8 +23,17 @@ from art_core.metrics.row import MetricsRow
 log = logging.getLogger("art_core")
 
 SYNC_SECONDS = 2.0
+_process = os.getpid()
 _CHUNK = 1 << 16
 _LOCK_TRIES = 10
+
+
+def _forked() -> None:
+    global _process  # noqa: PLW0603
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
@@ -50,8 +60,8 @@ def scenario_ids_of(path: Path) -> set[str]:
     with path.open("rb") as file:
         for line in file:
             if b'"_scenario_ids"' in line and line.endswith(b"\n"):
-                with suppress(HistoryError):
-                    ids.update(MetricsRow.from_line(line).scenario_ids)
+                with suppress(ValueError, KeyError, TypeError):
+                    ids.update(orjson.loads(line)["_scenario_ids"])
     return ids
 
 
@@ -122,7 +132,7 @@ class HistoryLog:
         line = row.to_line()
         size = len(line)
         with self._lock:
-            if self._unusable is not None or self._pid != os.getpid():
+            if self._unusable is not None or self._pid != _process:
                 self._refuse()
             try:
                 written = os.write(self._fd, line)
@@ -171,7 +181,7 @@ class HistoryLog:
     @property
     def forked(self) -> bool:
         """True in a child process: the log belongs to the parent."""
-        return self._pid != os.getpid()
+        return self._pid != _process
 
     def _refuse(self) -> NoReturn:
         forked = ("was opened before this process was forked", "Log from the parent process alone.")

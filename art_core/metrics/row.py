@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-import orjson
+from orjson import OPT_APPEND_NEWLINE, dumps, loads
 
 from art_core.errors import HistoryError
 
 SCHEMA = 1
 
 
-# A dict class: attrs makes frozen ones of these twice as fast as slotted ones.
-@attrs.frozen(kw_only=True, slots=False)
+# A dict class whose fields have an order: frozen ones of these are made in half the time.
+@attrs.frozen(slots=False)
 class MetricsRow:
     """A step's metrics on one split.
 
@@ -55,15 +55,15 @@ class MetricsRow:
         if self.receipts:
             envelope["_receipts"] = self.receipts
         if not self.metrics:
-            return orjson.dumps(envelope, option=orjson.OPT_APPEND_NEWLINE)
-        metrics = orjson.dumps(self.metrics, option=orjson.OPT_APPEND_NEWLINE)
-        return b"%b,%b" % (orjson.dumps(envelope)[:-1], metrics[1:])
+            return dumps(envelope, option=OPT_APPEND_NEWLINE)
+        metrics = dumps(self.metrics, option=OPT_APPEND_NEWLINE)
+        return b"%b,%b" % (dumps(envelope)[:-1], metrics[1:])
 
     @classmethod
     def from_line(cls, line: bytes) -> MetricsRow:
         """Read a row back, also one that ART wrote; HistoryError for a line that is not one."""
         try:
-            record: dict[str, Any] = orjson.loads(line)
+            record: dict[str, Any] = loads(line)
             recorded_at = datetime.fromisoformat(record["recorded_at"])
             return cls(
                 seq=record.get("seq", 0),
