@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 
-from art_core.data.choice import is_choice, message_dict, tokens_of
+from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, RolloutError
 
-Outcome = Trajectory | RolloutFailure
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
 
 
@@ -33,8 +31,9 @@ async def gather_trajectory_groups(
     group. More failures than `max_exceptions` (a count, or a share of all rollouts when below 1)
     end the gathering with a RolloutError, and so does a gathering in which every rollout failed;
     its `groups` hold what every group has until then. `after_each` sees each finished group (to
-    judge it, say) and returns it, another one, or None to drop it. `pbar_desc=None` shows no
-    progress bar.
+    judge it, say) and returns it, another one, or None to drop it; when it raises, the gathering
+    ends with such an error too. A rollout that goes on after it was cancelled is left behind, with
+    a warning. `pbar_desc=None` shows no progress bar.
     """
     started = await _started(groups)
     total = sum(len(g.pending) for g in started)
@@ -191,16 +190,27 @@ async def _finish_group(
     group: TrajectoryGroup, timeout: float | None, after_each: AfterEach | None, tally: _Tally
 ) -> TrajectoryGroup | None:
     finished = await _run_rollouts(group, timeout, tally)
-    return finished if after_each is None else await after_each(finished)
+    if after_each is None:
+        return finished
+    try:
+        kept: Any = await after_each(finished)
+        if kept is not None and not isinstance(kept, TrajectoryGroup):
+            raise TypeError(f"it returned {type(kept).__name__}, not a TrajectoryGroup or None")
+    except Exception as error:
+        raise RolloutError(
+            f"after_each failed ({type(error).__name__}: {error})",
+            "Mend it; the groups of this error hold every rollout that was finished.",
+        ) from error
+    return kept
 
 
 async def _run_rollouts(
     group: TrajectoryGroup, timeout: float | None, tally: _Tally
 ) -> TrajectoryGroup:
     async def one(rollout: Awaitable[Trajectory]) -> Outcome:
-        outcome = await _outcome(rollout, timeout)
-        tally.add(group, outcome)
-        return outcome
+        result = await outcome(rollout, timeout)
+        tally.add(group, result)
+        return result
 
     tasks = [asyncio.ensure_future(one(rollout)) for rollout in group.pending]
     await _all_or_first_error(tasks)
@@ -212,57 +222,3 @@ def _with_outcomes(group: TrajectoryGroup, outcomes: Sequence[Outcome]) -> Traje
         [o for o in outcomes if isinstance(o, Trajectory)],
         [o for o in outcomes if isinstance(o, RolloutFailure)],
     )
-
-
-async def _outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outcome:
-    clock, started = asyncio.timeout(timeout), datetime.now(UTC)
-    try:
-        async with clock:
-            result = await rollout
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Nobody cancelled this rollout: something inside it was cancelled, which is a failure.
-        return RolloutFailure.of(error)
-    except Exception as error:
-        if clock.expired():
-            return RolloutFailure(
-                reason="timeout",
-                type="TimeoutError",
-                message=f"the rollout took longer than {timeout} s",
-            )
-        return RolloutFailure.of(error)
-    return _accepted(result, started)
-
-
-def _accepted(result: Any, started: datetime) -> Outcome:
-    if not isinstance(result, Trajectory):
-        text = f"the rollout returned {type(result).__name__}, not a Trajectory"
-        return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
-    try:
-        for history in result.histories():
-            for item in history.messages_and_choices:
-                _ = is_choice(item) or message_dict(item)
-    except ConfigError as error:
-        return RolloutFailure.of(error, "wrong_type")
-    try:
-        result.reward = float(result.reward)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        result.reward = math.nan
-    if not math.isfinite(result.reward):
-        text = "the reward is not a finite number"
-        return RolloutFailure(reason="bad_reward", type="ValueError", message=text)
-    # A rollout may make its trajectory only when it has the answer; its time began before.
-    result.start_time = min(result.start_time, started)
-    _stamp_policy_versions(result)
-    return result.finish()
-
-
-def _stamp_policy_versions(trajectory: Trajectory) -> None:
-    turns = [tokens_of(item) for item in trajectory.messages_and_choices if is_choice(item)]
-    versions = [turn.policy_version for turn in turns if turn and turn.policy_version is not None]
-    if versions and trajectory.initial_policy_version is None:
-        trajectory.initial_policy_version = versions[0]
-    if versions and trajectory.final_policy_version is None:
-        trajectory.final_policy_version = versions[-1]

@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 import pytest
 
 import art_core as art
+from art_core.data import outcome
 from art_core.errors import ConfigError, RolloutError
 
 
@@ -218,9 +219,22 @@ async def test_each_finished_group_may_be_judged_replaced_or_dropped():
     assert [g.rewards for g in judged] == [[10.0], [30.0]]
 
 
-async def test_a_judge_that_fails_ends_the_gathering():
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (KeyError("judge"), r"after_each failed \(KeyError: 'judge'\)"),
+        (RolloutError("all judges are down"), "after_each failed .*all judges are down"),
+        ([], "it returned list, not a TrajectoryGroup or None"),
+    ],
+    ids=repr,
+)
+async def test_a_judge_that_fails_ends_the_gathering_and_loses_no_rollout(answer, says):
     async def judge(group):
-        raise KeyError("judge")
+        if group.metadata["id"] == "good":
+            return art.TrajectoryGroup([art.Trajectory(reward=9.0)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     stopped = asyncio.Event()
 
@@ -230,10 +244,64 @@ async def test_a_judge_that_fails_ends_the_gathering():
         finally:
             stopped.set()
 
-    groups = [art.TrajectoryGroup([rollout()]), art.TrajectoryGroup([long()])]
-    with pytest.raises(KeyError, match="judge"):
+    groups = [
+        art.TrajectoryGroup([rollout(1.0)], metadata={"id": "good"}),
+        art.TrajectoryGroup([rollout(2.0, 0.02), broken(after=0.02)], metadata={"id": "bad"}),
+        art.TrajectoryGroup([rollout(3.0), long()], metadata={"id": "running"}),
+    ]
+    with pytest.raises(RolloutError, match=says) as caught:
         await gather(*groups, after_each=judge)
     assert stopped.is_set()
+    assert [g.rewards for g in caught.value.groups] == [[9.0], [2.0], [3.0]]
+    assert len(caught.value.groups[1].failures) == 1
+    assert isinstance(caught.value.__cause__, type(answer) if answer else TypeError)
+
+
+async def swallows_cancellation(seconds=0.5):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            await asyncio.sleep(end - time.monotonic())
+        except asyncio.CancelledError:
+            continue
+    raise ValueError("at last")
+
+
+async def test_a_rollout_that_swallows_its_cancellation_is_left_behind_and_named(
+    monkeypatch, caplog
+):
+    monkeypatch.setattr(outcome, "GRACE_SECONDS", 0.05)
+    start = time.monotonic()
+    failure = await only_failure(swallows_cancellation(), timeout=0.05)
+    assert time.monotonic() - start < 0.4
+    assert failure.reason == "timeout"
+    assert failure.message.endswith("0.05 s, and goes on although it was cancelled")
+    assert "swallows_cancellation" in caplog.text
+    assert "does it catch CancelledError?" in caplog.text
+    await asyncio.sleep(0.6)  # nobody is told of its own end
+
+
+async def test_an_early_end_does_not_wait_for_a_rollout_that_swallows_its_cancellation(
+    monkeypatch, caplog
+):
+    monkeypatch.setattr(outcome, "GRACE_SECONDS", 0.05)
+    start = time.monotonic()
+    with pytest.raises(RolloutError, match="max_exceptions"):
+        await gather(art.TrajectoryGroup([broken(), swallows_cancellation()]), max_exceptions=0)
+    assert time.monotonic() - start < 0.4
+    assert "swallows_cancellation" in caplog.text
+    await asyncio.sleep(0.6)
+
+
+async def test_a_rollout_may_answer_its_cancellation_with_what_it_has():
+    async def answers():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return art.Trajectory(reward=0.25)
+
+    (group,) = await gather(art.TrajectoryGroup([answers(), rollout(0.5)]), timeout=0.05)
+    assert sorted(group.rewards) == [0.25, 0.5]
 
 
 async def test_cancelling_the_gathering_cancels_every_rollout():

@@ -1,0 +1,96 @@
+"""One rollout and what came of it: a trajectory that can be trained on, or why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import Any
+
+from art_core.data.choice import is_choice, message_dict, tokens_of
+from art_core.data.trajectory import RolloutFailure, Trajectory
+from art_core.errors import ConfigError
+
+log = logging.getLogger("art_core")
+
+GRACE_SECONDS = 2.0
+Outcome = Trajectory | RolloutFailure
+
+
+async def outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outcome:
+    """Run a rollout for `timeout` seconds at most; what fails is data.
+
+    One that is late, or whose gathering ends, is cancelled. It may still answer with a trajectory;
+    one that goes on for GRACE_SECONDS all the same is left behind, with a warning that names it.
+    """
+    started, task = datetime.now(UTC), asyncio.ensure_future(rollout)
+    task.add_done_callback(_seen)
+    try:
+        await asyncio.wait((task,), timeout=timeout)
+    finally:
+        late = not task.done()
+        if late:
+            await _stop(task)
+    if late and (not task.done() or task.cancelled()):
+        went_on = "" if task.done() else ", and goes on although it was cancelled"
+        return RolloutFailure(
+            reason="timeout",
+            type="TimeoutError",
+            message=f"the rollout took longer than {timeout} s{went_on}",
+        )
+    try:
+        result = task.result()
+    except (Exception, asyncio.CancelledError) as error:
+        return RolloutFailure.of(error)
+    return _accepted(result, started)
+
+
+async def _stop(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.wait((task,), timeout=GRACE_SECONDS)
+    if not task.done():
+        log.warning(
+            "a rollout goes on %g s after it was cancelled, and is left behind: %r; does it catch "
+            "CancelledError?",
+            GRACE_SECONDS,
+            task,
+        )
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Take notice of a failure that comes when nobody waits for it any more."""
+    _ = task.cancelled() or task.exception()
+
+
+def _accepted(result: Any, started: datetime) -> Outcome:
+    if not isinstance(result, Trajectory):
+        text = f"the rollout returned {type(result).__name__}, not a Trajectory"
+        return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
+    try:
+        for history in result.histories():
+            for item in history.messages_and_choices:
+                _ = is_choice(item) or message_dict(item)
+    except ConfigError as error:
+        return RolloutFailure.of(error, "wrong_type")
+    try:
+        result.reward = float(result.reward)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        result.reward = math.nan
+    if not math.isfinite(result.reward):
+        text = "the reward is not a finite number"
+        return RolloutFailure(reason="bad_reward", type="ValueError", message=text)
+    # A rollout may make its trajectory only when it has the answer; its time began before.
+    result.start_time = min(result.start_time, started)
+    _stamp_policy_versions(result)
+    return result.finish()
+
+
+def _stamp_policy_versions(trajectory: Trajectory) -> None:
+    turns = [tokens_of(item) for item in trajectory.messages_and_choices if is_choice(item)]
+    versions = [turn.policy_version for turn in turns if turn and turn.policy_version is not None]
+    if versions and trajectory.initial_policy_version is None:
+        trajectory.initial_policy_version = versions[0]
+    if versions and trajectory.final_policy_version is None:
+        trajectory.final_policy_version = versions[-1]
