@@ -62,6 +62,11 @@ class Backend(Protocol):
     async def register(self, model: TrainableModel) -> Endpoint:
         """Load the model at its last whole checkpoint (or fresh) and serve it."""
 
+    async def unregister(self, model: TrainableModel) -> None:
+        """Stop serving the model and free what it holds; `register` brings it back at its last
+        checkpoint. A model that is not registered is none of its business.
+        """
+
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:

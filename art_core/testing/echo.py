@@ -54,6 +54,10 @@ class EchoBackend:
             self._server = EchoServer.start(self, self.reply)
         return Endpoint(base_url=self._server.url, api_key="echo", model_name=model.name)
 
+    async def unregister(self, model: TrainableModel) -> None:
+        """Forget the model; its checkpoints stay."""
+        self._held.pop(model.name, None)
+
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:

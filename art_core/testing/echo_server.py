@@ -54,7 +54,7 @@ class EchoServer:
             names = served
             answer = staticmethod(reply)
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = _Listener(("127.0.0.1", 0), Handler)
         poll_s = 0.02
         threading.Thread(target=server.serve_forever, args=(poll_s,), daemon=True).start()
         return cls(f"http://127.0.0.1:{server.server_port}/v1", server)
@@ -63,6 +63,10 @@ class EchoServer:
         """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Listener(ThreadingHTTPServer):
+    request_queue_size = 1024  # a burst of rollouts comes at once
 
 
 class _Handler(BaseHTTPRequestHandler):

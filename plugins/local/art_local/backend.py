@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,18 +14,19 @@ import attrs
 import torch  # noqa: TID253
 
 from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
-from art_core.errors import BackendError, ConfigError, unknown
+from art_core.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
 from art_local.placement import placement
 from art_local.resident import Recipe, load_model
-from art_local.seat import Seat, SeatOptions, take_seat
+from art_local.seat import Seat, SeatOptions, SharedEngine, take_seat
+from art_local.serving import ServingNeeds, choose, start_vllm
+from art_local.vllm.engine import VllmEngine
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
-ENGINES = ("auto", "transformers")
 CLOSE_TIMEOUT_S = 600.0
 T = TypeVar("T")
 
@@ -35,7 +36,12 @@ class LocalBackend:
 
     - `device`: "cpu", "cuda", "cuda:1", ...; by default a CUDA device if there is one.
     - `dtype`: "bfloat16" or "float32"; by default bf16 where the hardware multiplies it.
-    - `engine`: "transformers" (embedded), or "auto".
+    - `engine`: "transformers" (embedded), "vllm" (a server of its own), or "auto": vLLM where it is
+      installed, LoRA is trained and the engine's device is CUDA, else transformers.
+    - `engine_device`: of vLLM, when not the trainer's. `engine_url`, `engine_key`: a vLLM server
+      that runs already, with runtime LoRA loading on and the run's directory in sight.
+    - `engine_args`: further arguments of vLLM's server by name. `engine_timeouts`: see
+      `art_local.vllm.supervisor.Patience`.
     - `gpu_cost_per_hour_usd`: price of the device (on a CPU: of the machine) for `costs/gpu`;
       without it, price plugins are asked for CUDA devices.
     - `lora_rank`, `lora_alpha`: the adapter on all linear layers; `full_finetune` trains all
@@ -56,6 +62,11 @@ class LocalBackend:
         device: str | None = None,
         dtype: str | None = None,
         engine: str = "auto",
+        engine_device: str | None = None,
+        engine_url: str | None = None,
+        engine_key: str | None = None,
+        engine_args: Mapping[str, Any] | None = None,
+        engine_timeouts: Mapping[str, float] | None = None,
         gpu_cost_per_hour_usd: float | None = None,
         lora_rank: int = 16,
         lora_alpha: int = 32,
@@ -67,8 +78,6 @@ class LocalBackend:
         request_timeout_s: float = 600.0,
         progress: bool = True,
     ) -> None:
-        if engine not in ENGINES:
-            raise ConfigError(unknown("engine", engine, ENGINES))
         for option, value in {
             "lora_rank": lora_rank,
             "lora_alpha": lora_alpha,
@@ -83,9 +92,20 @@ class LocalBackend:
                 f"gpu_cost_per_hour_usd can't be negative, got {gpu_cost_per_hour_usd!r}"
             )
         self.placement = placement(device, dtype)
+        self._choice = choose(
+            engine,
+            self.placement,
+            full_finetune=full_finetune,
+            engine_device=engine_device,
+            engine_url=engine_url,
+            engine_key=engine_key,
+            engine_args=engine_args,
+            engine_timeouts=engine_timeouts,
+        )
         self.gpu_cost_per_hour_usd = gpu_cost_per_hour_usd
         self._options = SeatOptions(
             placement=self.placement,
+            engine=self._choice,
             recipe=Recipe(lora=None if full_finetune else (lora_rank, lora_alpha), seed=seed),
             max_batch_size=max_batch_size,
             context_length=context_length,
@@ -95,6 +115,7 @@ class LocalBackend:
         )
         self._seats: dict[Path, Seat] = {}
         self._bases: dict[Path, Any] = {}
+        self._engines: dict[Path, VllmEngine] = {}
         self._turns = DeviceTurns()
         # one thread: loading, training and checkpoints never overlap
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="art-train")
@@ -119,6 +140,19 @@ class LocalBackend:
 
         self._seats[key] = await self._on_worker(seated)
         return self._seats[key].endpoint
+
+    async def unregister(self, model: TrainableModel) -> None:
+        """Stop serving the model and free what it holds, after the step under way; `register`
+        brings it back at its last checkpoint.
+        """
+        seat = self._seats.pop(model.run_dir.resolve(), None)
+        if seat is not None:
+            await self._on_worker(lambda: None)
+            await seat.close()
+            self._charge(model)
+            if not self._seats:
+                self._bases.clear()
+                await self._close_engines()
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -170,14 +204,50 @@ class LocalBackend:
                 self._charge(seats[-1].model)
             self._seats.clear()
             self._bases.clear()
+            await self._close_engines()
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _take_seat(self, model: TrainableModel) -> Seat:
         directory = resolve_base_model(model.base_model, progress=self._options.progress)
-        if directory not in self._bases:
-            self._bases[directory] = load_model(directory, self.placement, self.placement.dtype)
-        return take_seat(model, directory, self._bases[directory], self._options, self._turns)
+        # started first: the trainer loads the base model while the server does
+        shared = self._shared_engine(model, directory)
+        try:
+            if directory not in self._bases:
+                self._bases[directory] = load_model(directory, self.placement, self.placement.dtype)
+            base = self._bases[directory]
+            return take_seat(model, directory, base, self._options, self._turns, shared)
+        except BaseException:
+            if shared and not any(s.resident.engine is shared.engine for s in self._seats.values()):
+                asyncio.run(self._engines.pop(directory).close())
+            raise
+
+    def _shared_engine(self, model: TrainableModel, directory: Path) -> SharedEngine | None:
+        """The vLLM server of a base model, started when there is none yet."""
+        if self._choice.name != "vllm":
+            return None
+        if directory not in self._engines:
+            options = self._options
+            needs = ServingNeeds(
+                directory=directory,
+                run_dir=model.run_dir.resolve(),
+                trainer=self.placement,
+                context_length=options.context_length,
+                max_rank=options.recipe.rank,
+                served_steps=options.served_steps,
+                max_batch_size=options.max_batch_size,
+                request_timeout_s=options.request_timeout_s,
+            )
+            self._engines[directory] = start_vllm(self._choice, needs)
+        namesakes = sum(seat.model.name == model.name for seat in self._seats.values())
+        name = f"{model.name}-{namesakes + 1}" if namesakes else model.name
+        return SharedEngine(engine=self._engines[directory], adapter_name=name)
+
+    async def _close_engines(self) -> None:
+        engines = list(self._engines.values())
+        self._engines.clear()
+        for engine in engines:
+            await engine.close()
 
     def _seat_of(self, model: TrainableModel) -> Seat:
         self._check_open()

@@ -1,0 +1,1 @@
+"""art-serverless: training and serving elsewhere, and the server that does it."""

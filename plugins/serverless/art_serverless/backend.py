@@ -1,0 +1,267 @@
+"""The serverless backend: a model that is trained and served elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from art_core import (
+    BackendError,
+    Checkpoint,
+    ConfigError,
+    Endpoint,
+    GpuTime,
+    TrainConfig,
+    TrainResult,
+    TrajectoryGroup,
+)
+from art_core.rl.batch import training_batch
+from art_serverless.api import Api, RemoteModel, UnreachableError
+from art_serverless.jobs import JobFailedError, JobResult, follow
+from art_serverless.journal import Journal, Pending
+from art_serverless.metrics import costs_of, metrics_of
+from art_serverless.protocol import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from art_core import TrainableModel
+
+log = logging.getLogger("art_serverless")
+
+
+@attrs.define
+class _Seat:
+    """A registered model: what the service calls it, and the step of its newest weights."""
+
+    remote: RemoteModel
+    journal: Journal
+    step: int
+
+
+class ServerlessBackend:
+    """Trains and serves models on a service (see `art_core.backends.Backend`).
+
+    - `base_url`: of the service, ending in /v1; default `ART_BASE_URL`, else W&B Training.
+    - `api_key`: default `ART_API_KEY` when a base URL is given, else `WANDB_API_KEY`.
+    - `entity`: the team that owns the models; default `WANDB_ENTITY`, else the service's choice.
+    - `cost_per_hour_usd`: price of an hour of training, for `costs/gpu`; without it, what the
+      service itself says that a step cost.
+    - `request_timeout_s`, `register_timeout_s`: of one request, and of loading a model there.
+    - `stall_timeout_s`: how long a job may tell nothing before the step is given up.
+    - `progress`: show progress bars.
+
+    Raises ConfigError for a missing key or a bad URL.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        entity: str | None = None,
+        cost_per_hour_usd: float | None = None,
+        request_timeout_s: float = 60.0,
+        register_timeout_s: float = 900.0,
+        stall_timeout_s: float = 1800.0,
+        progress: bool = True,
+    ) -> None:
+        url = (base_url or os.environ.get("ART_BASE_URL") or DEFAULT_URL).rstrip("/")
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise ConfigError(f"base_url must be an http(s) URL, got {url!r}")
+        self._api = Api(base_url=url, api_key=_key(url, api_key), timeout_s=request_timeout_s)
+        self._entity = entity or os.environ.get("WANDB_ENTITY") or None
+        self._cost_per_hour_usd = cost_per_hour_usd
+        self._register_timeout_s = register_timeout_s
+        self._stall_timeout_s = stall_timeout_s
+        self._progress = progress
+        self._seats: dict[Path, _Seat] = {}
+        self._closed = False
+
+    async def register(self, model: TrainableModel) -> Endpoint:
+        """Register the model with the service, which loads it at its last checkpoint, or fresh.
+
+        A training job that an earlier process left behind is waited for; its metrics become a row.
+        """
+        self._check_open()
+        remote = await self._api.register(
+            self._entity,
+            model.project,
+            model.name,
+            model.base_model,
+            timeout_s=self._register_timeout_s,
+        )
+        if remote.base_model != model.base_model:
+            raise ConfigError(
+                f"model {model.name!r} is registered there with base model "
+                f"{remote.base_model!r}, this run asks for {model.base_model!r}",
+                "Use that base model, or another model name.",
+            )
+        seat = _Seat(remote=remote, journal=Journal(model.run_dir), step=0)
+        seat.step = await self._api.newest_step(remote.id)
+        self._seats[model.run_dir.resolve()] = seat
+        await self._finish_pending(model, seat)
+        return Endpoint(
+            base_url=self._api.base_url,
+            api_key=self._api.api_key,
+            model_name=remote.address.uri,
+            step_suffix=":step{step}",
+        )
+
+    async def train(
+        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
+        """Have the service run one step (`TrainConfig.of(**options)`), and wait for it.
+
+        Cancelling stops the waiting, not the job: the next `train` or `register` finds it again.
+        """
+        seat = self._seat_of(model)
+        counted = _counted(groups, TrainConfig.of(**options))
+        await self._finish_pending(model, seat)
+        pending = Pending.new(seat.remote.id, seat.step + 1)
+        seat.journal.write(pending)
+        pending = await self._submitted(seat, pending, groups, options)
+        result = await self._followed(model, seat, pending)
+        return attrs.evolve(result, metrics={**counted, **result.metrics})
+
+    async def unregister(self, model: TrainableModel) -> None:
+        """Forget the model here; the service keeps it, and puts it to sleep by itself."""
+        self._seats.pop(model.run_dir.resolve(), None)
+
+    async def step(self, model: TrainableModel) -> int:
+        """Return the step of the newest weights."""
+        return self._seat_of(model).step
+
+    async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
+        """Return the checkpoints that the service keeps, oldest first."""
+        steps = await self._api.checkpoints(self._seat_of(model).remote.id)
+        return [Checkpoint(step=step) for step in steps]
+
+    async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
+        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
+        seat = self._seat_of(model)
+        steps = await self._api.checkpoints(seat.remote.id)
+        gone = [step for step in steps[:-1] if step not in keep]
+        return await self._api.delete_checkpoints(seat.remote.id, gone) if gone else []
+
+    async def close(self) -> None:
+        """Close the connections; the service goes on by itself. A second call does nothing."""
+        self._closed = True
+        self._seats.clear()
+        await self._api.close()
+
+    async def _submitted(
+        self,
+        seat: _Seat,
+        pending: Pending,
+        groups: Sequence[TrajectoryGroup],
+        options: dict[str, Any],
+    ) -> Pending:
+        try:
+            job_id = await self._api.submit(seat.remote.id, groups, options, key=pending.key)
+        except UnreachableError:
+            # The answer was lost; whether the request was, only the service knows.
+            found = await self._api.find_job(seat.remote.id, pending.key)
+            if found is None:
+                raise
+            job_id = found
+        except BaseException as error:
+            if isinstance(error, Exception):
+                seat.journal.write(None)
+            raise
+        pending = attrs.evolve(pending, job_id=job_id)
+        seat.journal.write(pending)
+        return pending
+
+    async def _followed(self, model: TrainableModel, seat: _Seat, pending: Pending) -> TrainResult:
+        assert pending.job_id is not None
+        try:
+            job = await follow(
+                self._api,
+                pending.job_id,
+                stall_timeout_s=self._stall_timeout_s,
+                progress=self._progress,
+                label=f"train step {pending.step}",
+            )
+        except JobFailedError:
+            seat.journal.write(None)
+            raise
+        step = job.ended.get("step")
+        seat.step = int(step) if step is not None else await self._api.newest_step(seat.remote.id)
+        self._charge(model, job)
+        seat.journal.write(None)
+        metrics = metrics_of(job, model.plugins.taxonomy())
+        return TrainResult(step=seat.step, metrics=metrics)
+
+    async def _finish_pending(self, model: TrainableModel, seat: _Seat) -> None:
+        """Wait for a job that was sent and never heard of again; log its row."""
+        pending = seat.journal.read()
+        if pending is None or pending.model_id != seat.remote.id:
+            return
+        job_id = pending.job_id or await self._api.find_job(pending.model_id, pending.key)
+        if job_id is None:
+            log.warning(
+                "step %d of %r was sent, and the service knows no job of it; it is at step %d",
+                *(pending.step, model.name, seat.step),
+            )
+            seat.journal.write(None)
+            return
+        log.warning("step %d of %r was under way; waiting for it", pending.step, model.name)
+        try:
+            result = await self._followed(model, seat, attrs.evolve(pending, job_id=job_id))
+        except JobFailedError as error:
+            log.warning("step %d of %r failed meanwhile: %s", pending.step, model.name, error)
+            return
+        await model.log(split="train", metrics=result.metrics, step=result.step)
+
+    def _charge(self, model: TrainableModel, job: JobResult) -> None:
+        if self._cost_per_hour_usd is not None:
+            model.charge(
+                GpuTime(
+                    device="serverless", seconds=job.seconds, usd_per_hour=self._cost_per_hour_usd
+                )
+            )
+            return
+        for path, usd in costs_of(job).items():
+            model.metrics_builder("train").add_cost(path, usd)
+
+    def _seat_of(self, model: TrainableModel) -> _Seat:
+        self._check_open()
+        seat = self._seats.get(model.run_dir.resolve())
+        if seat is None:
+            raise ConfigError(
+                f"model {model.name!r} is not registered with this backend",
+                "Call await model.register(backend) first.",
+            )
+        return seat
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(
+                "the serverless backend is closed", 'Make a new one: art.backend("serverless").'
+            )
+
+
+def _counted(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> dict[str, float]:
+    """Return what can be counted here, for services that do not; nothing without token ids."""
+    try:
+        return training_batch(groups, config).metrics
+    except ConfigError:
+        return {}
+
+
+def _key(url: str, given: str | None) -> str:
+    if given:
+        return given
+    names = ["WANDB_API_KEY"] if url == DEFAULT_URL else ["ART_API_KEY", "WANDB_API_KEY"]
+    for name in names:
+        if os.environ.get(name):
+            return os.environ[name]
+    raise ConfigError(
+        f"no API key for {url}",
+        f"Give api_key=, or set {names[0]}; `art serve` says where its key lies.",
+    )

@@ -1,0 +1,106 @@
+"""A training job, followed from its first event to its last."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import attrs
+from tqdm import tqdm
+
+from art_core import BackendError
+from art_serverless.api import Api
+from art_serverless.protocol import Event
+
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 2.0
+
+
+class JobFailedError(BackendError):
+    """The service could not run the step; the message is its reason."""
+
+
+@attrs.frozen(kw_only=True)
+class JobResult:
+    """What a job told: metrics of each gradient step, the seconds it trained, its last words."""
+
+    gradient_steps: tuple[Mapping[str, float], ...]
+    seconds: float
+    ended: Mapping[str, Any]
+
+
+async def follow(
+    api: Api, job_id: str, *, stall_timeout_s: float, progress: bool, label: str
+) -> JobResult:
+    """Wait for a job to end, with a progress bar over its gradient steps.
+
+    Raises JobFailedError with the service's reason, BackendError when it tells nothing new for
+    `stall_timeout_s`.
+    """
+    steps: list[Mapping[str, float]] = []
+    started = time.monotonic()
+    with tqdm(desc=label, unit="step", leave=False, disable=not progress) as bar:
+        async for event in _events(api, job_id, stall_timeout_s):
+            if event.type == "training_started":
+                started, bar.total = time.monotonic(), event.data.get("num_sequences")
+                bar.refresh()
+            elif event.type == "gradient_step":
+                steps.append(_floats(event.data))
+                bar.update()
+            elif event.type == "training_failed":
+                raise JobFailedError(f"training job {job_id} failed: {_reason(event)}")
+            elif event.type == "training_ended":
+                seconds = time.monotonic() - started
+                return JobResult(gradient_steps=tuple(steps), seconds=seconds, ended=event.data)
+    raise AssertionError("events go on until one ends the job, or raise")
+
+
+async def _events(api: Api, job_id: str, stall_timeout_s: float) -> AsyncIterator[Event]:
+    """Yield events as they come. A service that lets a request wait is asked again at once, one
+    that does not after a pause that grows.
+    """
+    cursor: str | None = None
+    heard, pause = time.monotonic(), SHORTEST_PAUSE_S
+    while True:
+        asked = time.monotonic()
+        found = await api.events(job_id, cursor)
+        for event in found:
+            cursor = event.id
+            yield event
+        now = time.monotonic()
+        if found:
+            heard, pause = now, SHORTEST_PAUSE_S
+        elif now - heard > stall_timeout_s:
+            raise BackendError(
+                f"training job {job_id} told nothing new for {now - heard:.0f} s",
+                "It may still run; it is found again when the model registers.",
+            )
+        elif now - asked < SHORTEST_PAUSE_S:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def combined(steps: Iterable[Mapping[str, float]], summed: Iterable[str]) -> dict[str, float]:
+    """Return one value a key: the sum over gradient steps for `summed`, the mean for the others."""
+    values: dict[str, list[float]] = {}
+    for step in steps:
+        for key, value in step.items():
+            values.setdefault(key, []).append(value)
+    sums = set(summed)
+    return {
+        key: math.fsum(found) / (1 if key in sums else len(found)) for key, found in values.items()
+    }
+
+
+def _floats(data: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in data.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def _reason(event: Event) -> str:
+    return str(event.data.get("error_message") or "no reason was given")

@@ -1,0 +1,123 @@
+"""What art-serverless offers to art-core: the backend, and `art serve`. Nothing heavy is imported
+here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from art_core import Backend, BackendSpec, CommandSpec, Plugins, hookimpl
+
+
+@hookimpl
+def art_backends() -> list[BackendSpec]:
+    """Offer the backend `serverless`."""
+    return [
+        BackendSpec(
+            name="serverless",
+            create=create_backend,
+            summary="trains and serves elsewhere: W&B Training, or an `art serve` of your own",
+        )
+    ]
+
+
+def create_backend(
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    entity: str | None = None,
+    cost_per_hour_usd: float | None = None,
+    request_timeout_s: float = 60.0,
+    register_timeout_s: float = 900.0,
+    stall_timeout_s: float = 1800.0,
+    progress: bool = True,
+) -> Backend:
+    """Make the backend (options: `ServerlessBackend`)."""
+    from art_serverless.backend import ServerlessBackend
+
+    return ServerlessBackend(
+        base_url=base_url,
+        api_key=api_key,
+        entity=entity,
+        cost_per_hour_usd=cost_per_hour_usd,
+        request_timeout_s=request_timeout_s,
+        register_timeout_s=register_timeout_s,
+        stall_timeout_s=stall_timeout_s,
+        progress=progress,
+    )
+
+
+_HELP = """\
+examples:
+  art serve --backend local                   on this machine alone; says where the key lies
+  art serve --backend local --host 0.0.0.0 --certfile cert.pem --keyfile key.pem
+  art serve --backend local -o device=cuda -o lora_rank=32
+
+on the other machine:
+  art.backend("serverless", base_url="https://gpu-box:8080/v1", api_key=...)
+
+environment: ART_API_KEY (the key that clients must send), ART_DIR (where models lie)
+"""
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", metavar="NAME", default="local", help="what trains and serves")
+    parser.add_argument(
+        "-o",
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option of the backend; may be given again",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (%(default)s)")
+    parser.add_argument("--dir", metavar="DIR", help="where models lie (ART_DIR, else .art)")
+    parser.add_argument("--no-auth", action="store_true", help="no key; on loopback only")
+    parser.add_argument("--certfile", metavar="PEM", help="serve TLS with this certificate")
+    parser.add_argument("--keyfile", metavar="PEM", help="the certificate's private key")
+    parser.add_argument(
+        "--base-model",
+        metavar="NAME[=PATH]",
+        action="append",
+        default=[],
+        help="a base model that clients may ask for; may be given again (default: any name)",
+    )
+    parser.add_argument(
+        "--idle-minutes",
+        type=float,
+        default=30.0,
+        metavar="N",
+        help="put a model to sleep after so long without a request; 0 never (%(default)g)",
+    )
+    parser.add_argument(
+        "--max-body-mb", type=float, default=64.0, metavar="N", help="largest body (%(default)g)"
+    )
+    parser.add_argument(
+        "--grace-s",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="how long a stop waits for the training step under way (%(default)g)",
+    )
+
+
+def _serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
+    from art_serverless.server.start import serve
+
+    return serve(arguments, plugins)
+
+
+@hookimpl
+def art_commands() -> list[CommandSpec]:
+    """Offer `art serve`."""
+    return [
+        CommandSpec(
+            name="serve",
+            summary="serve a backend to other machines",
+            create=_arguments,
+            run=_serve,
+            help=_HELP,
+        )
+    ]

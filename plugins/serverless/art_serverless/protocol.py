@@ -1,0 +1,101 @@
+"""What both ends of the wire agree on: paths, names, options and events. Values only; no HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+from urllib.parse import quote, unquote
+
+import attrs
+
+from art_core import ConfigError, TrainConfig
+from art_core.errors import unknown
+
+DEFAULT_URL: Final = "https://api.training.wandb.ai/v1"
+MODELS: Final = "/preview/models"
+JOBS: Final = "/preview/training-jobs"
+SFT_JOBS: Final = "/preview/sft-training-jobs"
+MOST_ITEMS: Final = 100
+LONGEST_WAIT_S: Final = 30.0
+
+EventType = Literal["training_started", "gradient_step", "training_ended", "training_failed"]
+ENDINGS: Final = ("training_ended", "training_failed")
+
+SCHEME: Final = "wandb-artifact:///"
+_INFERENCE_NAME = re.compile(r"(?P<stem>.+?)(?:(?::step|@)(?P<step>\d+))?")
+
+
+@attrs.frozen(kw_only=True)
+class Address:
+    """Who a model belongs to and what it is called, wherever it is served."""
+
+    entity: str
+    project: str
+    name: str
+
+    @property
+    def uri(self) -> str:
+        """The name to put into a request for the newest weights."""
+        return SCHEME + "/".join(quote(p, safe="") for p in (self.entity, self.project, self.name))
+
+
+@attrs.frozen(kw_only=True)
+class InferenceName:
+    """A model's name in a request, taken apart: all of its address or its `name` alone, and a step
+    (None: the newest).
+    """
+
+    name: str
+    entity: str | None = None
+    project: str | None = None
+    step: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> InferenceName:
+        """Read `wandb-artifact:///<entity>/<project>/<name>[:step<N>]` or `<name>[@<step>]`."""
+        match = _INFERENCE_NAME.fullmatch(text)
+        assert match is not None or not text, "the pattern takes any text"
+        stem = match["stem"] if match else ""
+        step = int(match["step"]) if match and match["step"] else None
+        parts = [unquote(p) for p in stem.removeprefix(SCHEME).split("/")]
+        if stem.startswith(SCHEME) and len(parts) == 3:
+            return cls(entity=parts[0], project=parts[1], name=parts[2], step=step)
+        return cls(name=stem, step=step)
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """Something that a training job tells; `id` is the cursor to go on from."""
+
+    id: str
+    type: str
+    data: dict[str, Any]
+
+
+LEGACY: Final = ("normalize_advantages", "ppo", "precalculate_logprobs")
+"""Options of the protocol that TrainConfig says in other words, or not at all."""
+
+
+def train_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a job's `experimental_config` means as options of `train`; null is the default.
+
+    Raises ConfigError for an unknown option, naming the nearest, and for one that can't be done.
+    """
+    options = {key: value for key, value in given.items() if value is not None}
+    known = [field.name for field in attrs.fields(TrainConfig)]
+    for key in options:
+        if key not in known and key not in LEGACY:
+            raise ConfigError(unknown("training option", key, [*known, *LEGACY]))
+    if options.pop("precalculate_logprobs", False):
+        raise ConfigError(
+            "precalculate_logprobs is not done here: the engine's own log-probs are used",
+            "Leave it out.",
+        )
+    scaled = options.pop("normalize_advantages", None)
+    if scaled is not None:
+        options.setdefault("scale_rewards", scaled)
+    if options.pop("ppo", False):
+        options.setdefault("loss_fn", "ppo")
+    TrainConfig.of(**options)
+    return options

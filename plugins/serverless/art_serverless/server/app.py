@@ -1,0 +1,329 @@
+"""The server's HTTP side: routes, keys, limits and errors, in Starlette."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from art_core import ArtError, BackendError, ConfigError
+from art_core.errors import unknown
+from art_serverless.protocol import (
+    JOBS,
+    LONGEST_WAIT_S,
+    MODELS,
+    MOST_ITEMS,
+    SFT_JOBS,
+    Address,
+    train_config,
+)
+from art_serverless.server.api_page import openapi, page
+from art_serverless.server.errors import RefusedError
+from art_serverless.server.inference import Inference
+from art_serverless.server.keys import Keys
+from art_serverless.server.monitor import Monitor
+from art_serverless.server.names import checked_address, checked_base_model
+from art_serverless.server.seats import Seats
+from art_serverless.server.store import Store, StoredModel
+from art_serverless.server.work import Work
+from art_serverless.wire import groups_of
+
+Handler = Callable[[Request], Awaitable[Response]]
+CHAT_BYTES = 16 << 20
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """What the routes work with."""
+
+    store: Store
+    seats: Seats
+    work: Work
+    inference: Inference
+    monitor: Monitor
+    keys: Keys
+    max_body_bytes: int
+
+
+def create_app(server: Server) -> Starlette:
+    """Make the application; everything but /health needs a key."""
+    routes = _Routes(server)
+    table: list[tuple[str, str, Handler]] = [
+        ("POST", MODELS, routes.register),
+        ("DELETE", MODELS + "/{model_id}", routes.delete),
+        ("POST", MODELS + "/{model_id}/log", routes.log),
+        ("GET", MODELS + "/{model_id}/checkpoints", routes.checkpoints),
+        ("DELETE", MODELS + "/{model_id}/checkpoints", routes.delete_checkpoints),
+        ("POST", JOBS, routes.submit),
+        ("GET", JOBS, routes.find_jobs),
+        ("GET", JOBS + "/{job_id}/events", routes.events),
+        ("POST", SFT_JOBS, routes.sft),
+        ("GET", "/models", routes.names),
+        ("POST", "/chat/completions", routes.chat),
+    ]
+    guarded = [
+        Route(f"/v1{path}", _guarded(handler, server, f"{method} {path}"), methods=[method])
+        for method, path, handler in table
+    ]
+    open_to_all = [
+        Route("/health", routes.health, methods=["GET"]),
+        Route("/openapi.json", routes.openapi, methods=["GET"]),
+        Route("/docs", routes.docs, methods=["GET"]),
+    ]
+    metrics = Route("/metrics", _guarded(routes.metrics, server, "GET /metrics"), methods=["GET"])
+    return Starlette(
+        routes=[*guarded, metrics, *open_to_all], exception_handlers={HTTPException: _http_error}
+    )
+
+
+class _Routes:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._store, self._seats, self._work = server.store, server.seats, server.work
+
+    async def health(self, _: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def openapi(self, _: Request) -> Response:
+        return _json(openapi())
+
+    async def docs(self, _: Request) -> Response:
+        return HTMLResponse(page())
+
+    async def metrics(self, _: Request) -> Response:
+        body, kind = self._server.monitor.text(self._store.job_counts(), self._seats.awake)
+        return Response(body, media_type=kind)
+
+    async def register(self, http: Request) -> Response:
+        given = await self._object(http)
+        address = checked_address(given)
+        base_model = checked_base_model(given, self._seats.base_models)
+        found = self._store.models_called(address.name, address.entity, address.project)
+        if found and not given.get("return_existing"):
+            raise RefusedError(409, f"model {address.uri} exists; ask with return_existing")
+        if found and found[0].base_model != base_model:
+            raise RefusedError(
+                409,
+                f"model {address.uri} has base model {found[0].base_model!r}, not {base_model!r}",
+            )
+        return _json(
+            _model_json(found[0] if found else await self._registered(address, base_model))
+        )
+
+    async def _registered(self, address: Address, base_model: str) -> StoredModel:
+        try:
+            stored = self._store.add_model(address, base_model)
+        except sqlite3.IntegrityError:
+            # Registered by another request meanwhile.
+            return self._store.models_called(address.name, address.entity, address.project)[0]
+        try:
+            async with self._seats.using(stored):
+                return stored
+        except BaseException:
+            self._store.delete_model(stored.id)
+            raise
+
+    async def delete(self, http: Request) -> Response:
+        stored = self._model(http)
+        if self._work.busy(stored.id):
+            raise RefusedError(409, f"{stored.address.uri} is being trained; delete it afterwards")
+        await self._seats.remove(stored)
+        self._store.delete_model(stored.id)
+        return Response(status_code=204)
+
+    async def log(self, http: Request) -> Response:
+        stored = self._model(http)
+        given = await self._object(http)
+        split = given.get("split") or "val"
+        groups = groups_of(given.get("trajectory_groups"))
+        async with self._seats.using(stored) as model:
+            await model.log(groups, split=split)
+        return Response(status_code=204)
+
+    async def checkpoints(self, http: Request) -> Response:
+        stored = self._model(http)
+        async with self._seats.using(stored) as model:
+            steps = [checkpoint.step for checkpoint in await model.checkpoints()]
+        items = [{"id": f"{stored.id}-{step}", "step": step, "metrics": {}} for step in steps]
+        if http.query_params.get("order") == "desc":
+            items.reverse()
+        after = http.query_params.get("after")
+        ids = [item["id"] for item in items]
+        if after in ids:
+            items = items[ids.index(after) + 1 :]
+        return _page(items, _limit(http))
+
+    async def delete_checkpoints(self, http: Request) -> Response:
+        stored = self._model(http)
+        steps = (await self._object(http)).get("steps")
+        if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
+            raise RefusedError(422, f"steps must be a list of whole numbers, got {steps!r:.200}")
+        async with self._seats.using(stored) as model:
+            existing = [c.step for c in await model.checkpoints()]
+            keep = set(existing) - set(steps)
+            gone = await self._seats.backend.delete_checkpoints(model, keep)
+        missing = [step for step in steps if step not in gone]
+        return _json({"deleted_count": len(gone), "not_found_steps": missing})
+
+    async def submit(self, http: Request) -> Response:
+        body = await _body(http, self._server.max_body_bytes)
+        given = _parsed(body)
+        stored = self._known_model(given.get("model_id"))
+        config = given.get("experimental_config", {})
+        if not isinstance(config, dict | None):
+            raise RefusedError(422, "experimental_config must be an object")
+        options = train_config(config or {})
+        groups = given.get("trajectory_groups")
+        await asyncio.to_thread(groups_of, groups)
+        key = http.headers.get("idempotency-key")
+        kept = await asyncio.to_thread(orjson.dumps, groups)
+        known = self._store.job_of(stored.id, key) if key else None
+        job = known or self._store.add_job(stored.id, options, kept, key)
+        if known is None:
+            self._work.add(job)
+        return _json({"id": job.id})
+
+    async def find_jobs(self, http: Request) -> Response:
+        stored = self._known_model(http.query_params.get("model_id"))
+        job = self._store.job_of(stored.id, http.query_params.get("idempotency_key", ""))
+        return _page([{"id": job.id, "state": job.state}] if job else [], MOST_ITEMS)
+
+    async def events(self, http: Request) -> Response:
+        job_id = http.path_params["job_id"]
+        after = _number(http, "after", 0.0, float(1 << 53))
+        wait_s = _number(http, "wait", 0.0, LONGEST_WAIT_S)
+        limit = _limit(http)
+        if self._store.job(job_id) is None:
+            raise RefusedError(404, f"no training job {job_id!r}")
+        told = self._work.listen(job_id)
+        items = self._store.events(job_id, int(after), limit + 1)
+        if not items and wait_s and not self._is_over(job_id):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(told.wait(), wait_s)
+            items = self._store.events(job_id, int(after), limit + 1)
+        return _page(items, limit)
+
+    def _is_over(self, job_id: str) -> bool:
+        job = self._store.job(job_id)
+        return job is None or job.state in ("ended", "failed")
+
+    async def sft(self, _: Request) -> Response:
+        raise RefusedError(501, "supervised fine-tuning is not served here")
+
+    async def names(self, _: Request) -> Response:
+        entries = [
+            {"id": stored.address.uri, "object": "model", "created": 0, "owned_by": stored.entity}
+            for stored in self._store.models()
+        ]
+        return _json({"object": "list", "data": entries})
+
+    async def chat(self, http: Request) -> Response:
+        return await self._server.inference.chat(await _body(http, CHAT_BYTES))
+
+    async def _object(self, http: Request) -> dict[str, Any]:
+        return _parsed(await _body(http, self._server.max_body_bytes))
+
+    def _model(self, http: Request) -> StoredModel:
+        return self._known_model(http.path_params["model_id"])
+
+    def _known_model(self, model_id: Any) -> StoredModel:
+        stored = self._store.model(model_id) if isinstance(model_id, str) else None
+        if stored is None:
+            raise RefusedError(
+                404, unknown("model", str(model_id), [m.id for m in self._store.models()])
+            )
+        return stored
+
+
+def _guarded(handler: Handler, server: Server, name: str) -> Handler:
+    async def guarded(http: Request) -> Response:
+        with server.monitor.request(name) as watched:
+            response = await _answered(handler, http, server.keys)
+            watched(response.status_code)
+            return response
+
+    return guarded
+
+
+async def _answered(handler: Handler, http: Request, keys: Keys) -> Response:
+    try:
+        keys.check(http.headers.get("authorization", ""))
+        return await handler(http)
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except Exception as error:
+        return _refused(_refusal(error))
+
+
+def _refusal(error: Exception) -> RefusedError:
+    if isinstance(error, RefusedError):
+        return error
+    for kind, status in ((ConfigError, 422), (BackendError, 503), (ArtError, 500)):
+        if isinstance(error, kind):
+            return RefusedError(status, str(error))
+    return RefusedError(500, f"{type(error).__name__}: {error}")
+
+
+async def _body(http: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for part in http.stream():
+        body += part
+        if len(body) > limit:
+            raise RefusedError(413, f"the body is larger than {limit} bytes")
+    return bytes(body)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError(400, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RefusedError(400, f"the body must be an object, got {type(value).__name__}")
+    return value
+
+
+def _number(http: Request, name: str, low: float, high: float) -> float:
+    text = http.query_params.get(name)
+    if not text:
+        return low
+    try:
+        return min(max(float(text), low), high)
+    except ValueError:
+        raise RefusedError(422, f"{name} must be a number, got {text!r:.80}") from None
+
+
+def _limit(http: Request) -> int:
+    return int(_number(http, "limit", 0, MOST_ITEMS)) or MOST_ITEMS
+
+
+def _page(items: list[dict[str, Any]], limit: int) -> Response:
+    shown = items[:limit]
+    return _json({"data": shown, "has_more": len(items) > len(shown)})
+
+
+def _model_json(stored: StoredModel) -> dict[str, Any]:
+    return attrs.asdict(stored)
+
+
+def _refused(error: RefusedError) -> Response:
+    return _json(error.body(), error.status)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _refused(RefusedError(error.status_code, f"{error.detail}; see /docs for what there is"))
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status_code=status, media_type="application/json")

@@ -1,0 +1,94 @@
+"""Chat completions: a request goes on to the backend's own endpoint, and its answer comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import attrs
+import httpx2
+import orjson
+from starlette.responses import Response, StreamingResponse
+
+from art_core import TrainableModel
+from art_serverless.protocol import InferenceName
+from art_serverless.server.errors import RefusedError
+from art_serverless.server.seats import Seats
+from art_serverless.server.store import Store, StoredModel
+
+
+@attrs.define(kw_only=True, eq=False)
+class Inference:
+    """Passes requests on; a model stays awake as long as one of its requests runs."""
+
+    store: Store
+    seats: Seats
+    timeout_s: float
+    _client: httpx2.AsyncClient | None = None
+
+    async def chat(self, body: bytes) -> Response:
+        """Answer `POST /chat/completions`, streamed or whole."""
+        try:
+            request = orjson.loads(body)
+            asked = request["model"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise RefusedError(400, f"not a chat completion request: {error!r}") from None
+        if not isinstance(asked, str):
+            raise RefusedError(400, f"model must be a string, got {asked!r:.80}")
+        stored, step = self._named(asked)
+        async with AsyncExitStack() as stack:
+            model = await stack.enter_async_context(self.seats.using(stored))
+            answer = await self._sent(model, request, step)
+            stack.push_async_callback(answer.aclose)
+            kind = answer.headers.get("content-type", "application/json")
+            if not kind.startswith("text/event-stream"):
+                return Response(await answer.aread(), answer.status_code, media_type=kind)
+            events = _until_the_end(answer, stack.pop_all())
+            return StreamingResponse(events, answer.status_code, media_type=kind)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _named(self, asked: str) -> tuple[StoredModel, int | None]:
+        name = InferenceName.parse(asked)
+        found = self.store.models_called(name.name, name.entity, name.project)
+        if not found:
+            served = ", ".join(m.address.uri for m in self.store.models()) or "none"
+            raise RefusedError(404, f"no model {asked!r:.200}; served: {served}"[:2000])
+        if len(found) > 1:
+            several = ", ".join(m.address.uri for m in found)
+            raise RefusedError(409, f"{asked!r} may mean any of {several}; say which")
+        return found[0], name.step
+
+    async def _sent(
+        self, model: TrainableModel, request: dict[str, Any], step: int | None
+    ) -> httpx2.Response:
+        endpoint = model.endpoint()
+        if self._client is None:
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
+            transport = httpx2.AsyncHTTPTransport(limits=limits, retries=2)
+            self._client = httpx2.AsyncClient(transport=transport, timeout=self.timeout_s)
+        outgoing = self._client.build_request(
+            "POST",
+            f"{endpoint.base_url}/chat/completions",
+            content=orjson.dumps({**request, "model": endpoint.inference_name(step)}),
+            headers={
+                "Authorization": f"Bearer {endpoint.api_key}",
+                "Content-Type": "application/json",
+            },
+        )
+        try:
+            return await self._client.send(outgoing, stream=True)
+        except httpx2.HTTPError as error:
+            raise RefusedError(
+                503, f"the engine did not answer: {type(error).__name__} {error}"
+            ) from None
+
+
+async def _until_the_end(answer: httpx2.Response, held: AsyncExitStack) -> AsyncIterator[bytes]:
+    async with held:
+        async for part in answer.aiter_raw():
+            yield part

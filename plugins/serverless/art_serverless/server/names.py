@@ -1,0 +1,48 @@
+"""Names that clients choose: what a model and its base model may be called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from art_core.errors import unknown
+from art_serverless.protocol import Address
+from art_serverless.server.errors import RefusedError
+
+ENTITY = "local"
+_NAME = re.compile(r"[^\W_][\w.-]{0,127}", re.ASCII)
+_BASE_MODEL = re.compile(r"[^\W_][\w.-]{0,127}(/[^\W_][\w.-]{0,127})?", re.ASCII)
+
+
+def checked_address(given: Mapping[str, Any]) -> Address:
+    """Return a model's address; RefusedError for a name that could leave the server's directory."""
+    return Address(
+        entity=_name("entity", given.get("entity") or ENTITY),
+        project=_name("project", given.get("project")),
+        name=_name("name", given.get("name")),
+    )
+
+
+def _name(field: str, value: Any) -> str:
+    if isinstance(value, str) and _NAME.fullmatch(value) and ".." not in value:
+        return value
+    raise RefusedError(
+        422,
+        f"{field} must be letters, digits, '.', '-' and '_', beginning with a letter or digit, "
+        f"at most 128 of them; got {value!r:.200}",
+    )
+
+
+def checked_base_model(given: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    """Return the base model's name; RefusedError for a path, and for one that is not offered."""
+    value = given.get("base_model")
+    if isinstance(value, str) and value in known:
+        return value
+    if known:
+        raise RefusedError(422, unknown("base model", str(value)[:200], known))
+    if isinstance(value, str) and _BASE_MODEL.fullmatch(value) and ".." not in value:
+        return value
+    raise RefusedError(
+        422, f"base_model must be a name such as 'Qwen/Qwen3-0.6B', no path; got {value!r:.200}"
+    )

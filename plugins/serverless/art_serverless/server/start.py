@@ -1,0 +1,229 @@
+"""From the command line to a running server, and down again."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from art_core import Backend, BackendError, ConfigError, Plugins, backend
+from art_serverless.server.keys import Keys, server_keys
+
+log = logging.getLogger("art_serverless")
+
+BACKLOG = 2048
+IDLE_CHECKS_S = 20.0
+CHAT_TIMEOUT_S = 600.0
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How to serve; see `art serve --help`."""
+
+    backend: str
+    options: Mapping[str, Any]
+    directory: Path
+    host: str
+    port: int
+    keys: Keys
+    certfile: str | None = None
+    keyfile: str | None = None
+    base_models: Mapping[str, str] = attrs.field(factory=dict)
+    idle_s: float = 1800.0
+    max_body_bytes: int = 64 << 20
+    grace_s: float = 60.0
+
+
+def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
+    """Serve until the process is told to stop; yield what to print."""
+    import os
+
+    plugins.backend(arguments.backend)
+    directory = Path(arguments.dir or os.environ.get("ART_DIR") or ".art") / "serve"
+    directory.mkdir(parents=True, exist_ok=True)
+    keys, about_keys = server_keys(directory, arguments.host, no_auth=arguments.no_auth)
+    settings = Settings(
+        backend=arguments.backend,
+        options=options_of(arguments.option),
+        directory=directory,
+        host=arguments.host,
+        port=arguments.port,
+        keys=keys,
+        certfile=arguments.certfile,
+        keyfile=arguments.keyfile,
+        base_models=dict(_pair(item) for item in arguments.base_model),
+        idle_s=arguments.idle_minutes * 60,
+        max_body_bytes=int(arguments.max_body_mb * (1 << 20)),
+        grace_s=arguments.grace_s,
+    )
+    _uvicorn()
+    with _alone(directory), _listening(settings.host, settings.port) as listener:
+        scheme = "https" if settings.certfile else "http"
+        host, port = listener.getsockname()[:2]
+        served = backend(settings.backend, **settings.options)
+        yield f"serving {settings.backend!r} at {scheme}://{host}:{port}/v1; {about_keys}"
+        yield f"models lie in {directory}; stop with Ctrl-C"
+        with _signals_end_quietly():
+            whole = asyncio.run(run(settings, listener, served))
+        yield "stopped" if whole else "stopped; the step under way is run again at the next start"
+
+
+def options_of(given: Iterable[str]) -> dict[str, Any]:
+    """Return `key=value` texts as options; a value is a Python literal, else a string."""
+    options: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"an option is KEY=VALUE, got {text!r}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, path = text.partition("=")
+    return name, path or name
+
+
+async def run(
+    settings: Settings,
+    listener: socket.socket,
+    served: Backend,
+    begun: Callable[[Any], None] = lambda _: None,
+) -> bool:
+    """Serve a backend until SIGINT or SIGTERM, then close it; False when a training step was left
+    in the middle. `begun` is given uvicorn's server, whose `should_exit` ends it too.
+    """
+    uvicorn = _uvicorn()
+    from art_serverless.server.app import Server, create_app
+    from art_serverless.server.inference import Inference
+    from art_serverless.server.monitor import Monitor
+    from art_serverless.server.seats import Seats
+    from art_serverless.server.store import Store
+    from art_serverless.server.work import Work
+
+    store = Store(settings.directory)
+    seats = Seats(
+        backend=served,
+        directory=settings.directory,
+        base_models=settings.base_models,
+    )
+    work = Work(store=store, seats=seats)
+    inference = Inference(store=store, seats=seats, timeout_s=CHAT_TIMEOUT_S)
+    app = create_app(
+        Server(
+            store=store,
+            seats=seats,
+            work=work,
+            inference=inference,
+            monitor=Monitor(),
+            keys=settings.keys,
+            max_body_bytes=settings.max_body_bytes,
+        )
+    )
+    left_behind = work.resume()
+    if left_behind:
+        log.warning("%d training jobs were left behind; they run now", left_behind)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=3600,
+        backlog=BACKLOG,
+        ssl_certfile=settings.certfile,
+        ssl_keyfile=settings.keyfile,
+    )
+    server = uvicorn.Server(config)
+    begun(server)
+    async with AsyncExitStack() as held:
+        held.callback(store.close)
+        held.push_async_callback(seats.close)
+        held.push_async_callback(inference.close)
+        held.callback(asyncio.create_task(_tend(seats, settings.idle_s)).cancel)
+        await server.serve(sockets=[listener])
+        return await work.stop(settings.grace_s)
+    raise AssertionError("the block above returns or raises")
+
+
+async def _tend(seats: Any, idle_s: float) -> None:
+    while idle_s > 0:
+        await asyncio.sleep(min(IDLE_CHECKS_S, idle_s))
+        try:
+            await seats.put_to_sleep(idle_s)
+        except Exception:
+            log.exception("a model could not be put to sleep")
+
+
+@contextmanager
+def _signals_end_quietly() -> Iterator[None]:
+    """Let uvicorn end at a signal, which it raises again afterwards, and the rest be closed too."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    earlier = [signal.signal(number, lambda *_: None) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, earlier, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise _missing(error) from error
+    lock = FileLock(directory / "serve.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BackendError(
+            f"another `art serve` uses {directory}", "Stop it, or give another --dir."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)  # who comes while the backend is loaded waits
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error}", "Give another --port, or 0 for a free one."
+        ) from error
+    return listener
+
+
+def _uvicorn() -> Any:
+    try:
+        import prometheus_client  # noqa: F401
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise _missing(error) from error
+    return uvicorn
+
+
+def _missing(error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"`art serve` needs {error.name!r}, which is not installed",
+        "pip install 'art-serverless[server]'",
+    )

@@ -1,0 +1,125 @@
+"""Training jobs: one at a time for a model, in the order in which they came, over restarts too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core import TrainableModel
+from art_serverless.server.seats import Seats
+from art_serverless.server.store import Store, StoredJob
+from art_serverless.wire import groups_of
+
+log = logging.getLogger("art_serverless")
+
+
+@attrs.define(kw_only=True, eq=False)
+class Work:
+    """Runs jobs. `add` queues one; `listen(job_id)` is set when one tells something new."""
+
+    store: Store
+    seats: Seats
+    _queues: dict[str, asyncio.Queue[StoredJob]] = attrs.field(factory=dict)
+    _tasks: dict[str, asyncio.Task[None]] = attrs.field(factory=dict)
+    _changed: dict[str, asyncio.Event] = attrs.field(factory=dict)
+    _stopping: bool = False
+
+    def resume(self) -> int:
+        """Queue what an earlier server left behind; return how many jobs that are."""
+        jobs = self.store.unfinished()
+        for job in jobs:
+            self.add(job)
+        return len(jobs)
+
+    def add(self, job: StoredJob) -> None:
+        """Queue a job behind those of its model."""
+        queue = self._queues.setdefault(job.model_id, asyncio.Queue())
+        queue.put_nowait(job)
+        if job.model_id not in self._tasks:
+            self._tasks[job.model_id] = asyncio.create_task(self._run(job.model_id, queue))
+
+    def busy(self, model_id: str) -> bool:
+        """Tell whether a model has jobs that run or wait."""
+        return model_id in self._tasks
+
+    def listen(self, job_id: str) -> asyncio.Event:
+        """Return what is set when the job tells something from now on."""
+        return self._changed.setdefault(job_id, asyncio.Event())
+
+    async def stop(self, grace_s: float) -> bool:
+        """Begin no new job and wait for those under way; False when one was left in the middle."""
+        self._stopping = True
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_s)
+        left = [task for task in tasks if not task.done()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return not left
+
+    async def _run(self, model_id: str, queue: asyncio.Queue[StoredJob]) -> None:
+        try:
+            while not queue.empty() and not self._stopping:
+                await self._job(queue.get_nowait())
+        finally:
+            self._tasks.pop(model_id, None)
+
+    async def _job(self, job: StoredJob) -> None:
+        stored = self.store.model(job.model_id)
+        if stored is None:
+            return
+        try:
+            async with self.seats.using(stored) as model:
+                events = await self._trained(job, model)
+            self.store.end(job.id, "ended", events)
+        except Exception as error:
+            log.warning("job %s of %s failed: %s", job.id, stored.address.uri, error)
+            said = str(error) or type(error).__name__
+            self.store.end(job.id, "failed", [("training_failed", {"error_message": said})])
+        self._tell(job.id)
+
+    async def _trained(
+        self, job: StoredJob, model: TrainableModel
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Run a job, or see that it ran before the server was cut off; return its last events."""
+        step = await model.get_step()
+        if job.state == "running" and job.step_before is not None and step > job.step_before:
+            # The step is whole: its checkpoint was written. Only the news of it was lost.
+            last = model.run.history.last
+            metrics = last.metrics if last is not None and last.step == step else {}
+            return [("gradient_step", _told(metrics)), ("training_ended", {"step": step})]
+        self.store.begin(job.id, step)
+        self.store.tell(job.id, "training_started", {"num_sequences": 1})
+        self._tell(job.id)
+        groups = groups_of(orjson.loads(self.store.groups_file(job.id).read_bytes()))
+        result = await model.train(groups, **job.config)
+        row = model.run.history.last
+        costs = {k: v for k, v in (row.metrics if row else {}).items() if k == "costs/gpu"}
+        return [
+            ("gradient_step", _told({**result.metrics, **costs})),
+            ("training_ended", {"step": result.step}),
+        ]
+
+    def _tell(self, job_id: str) -> None:
+        event = self._changed.pop(job_id, None)
+        if event is not None:
+            event.set()
+
+
+def _told(metrics: Any) -> dict[str, float]:
+    """What a client is told of a row: the step's own metrics, no sums of the run, finite values."""
+    return {
+        key: float(value)
+        for key, value in metrics.items()
+        if "/cum/" not in key and math.isfinite(value) and _is_of_the_step(key)
+    }
+
+
+def _is_of_the_step(key: str) -> bool:
+    return key == "costs/gpu" or not key.startswith(("costs/", "reward/", "train/", "val/"))

@@ -1,0 +1,106 @@
+"""Trajectory groups on the wire: the form that the protocol gives them, both ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from art_core import ConfigError, TrajectoryGroup
+from art_core.files import json_line
+
+_TRAJECTORY: dict[str, Any] = {
+    "messages_and_choices": [],
+    "reward": 0.0,
+    "tools": None,
+    "additional_histories": [],
+    "metrics": {},
+    "metadata": {},
+    "logs": [],
+    "initial_policy_version": None,
+    "final_policy_version": None,
+    "start_time": None,
+    "end_time": None,
+}
+_FAILURE = {"reason": "raised", "type": "Exception", "message": "", "traceback": ""}
+
+
+def request_body(fields: Mapping[str, Any], groups: Iterable[TrajectoryGroup]) -> bytes:
+    """Return a request's JSON: its fields, and the groups under `trajectory_groups`."""
+    return json_line({**fields, "trajectory_groups": [_group_json(g) for g in groups]})
+
+
+def _group_json(group: TrajectoryGroup) -> dict[str, Any]:
+    values = group.to_dict()
+    values["exceptions"] = values.pop("failures")
+    return values
+
+
+def groups_of(values: Any) -> list[TrajectoryGroup]:
+    """Read groups from a request's `trajectory_groups`; missing fields have their defaults.
+
+    Raises ConfigError that says where something does not fit: `trajectory_groups[0]...`.
+    """
+    if not isinstance(values, list):
+        raise ConfigError(f"trajectory_groups must be a list, got {type(values).__name__}")
+    return [_group_of(value, f"trajectory_groups[{n}]") for n, value in enumerate(values)]
+
+
+def _group_of(value: Any, where: str) -> TrajectoryGroup:
+    given = _object(value, where)
+    failures = given.get("exceptions") or given.get("failures") or []
+    stored = {
+        "trajectories": [
+            _trajectory(t, f"{where}.trajectories[{n}]")
+            for n, t in enumerate(_list(given.get("trajectories"), f"{where}.trajectories"))
+        ],
+        "failures": [
+            _FAILURE | {k: v for k, v in _object(f, f"{where}.exceptions").items() if k in _FAILURE}
+            for f in _list(failures, f"{where}.exceptions")
+        ],
+        "metadata": _object(given.get("metadata") or {}, f"{where}.metadata"),
+        "metrics": _object(given.get("metrics") or {}, f"{where}.metrics"),
+        "logs": _list(given.get("logs") or [], f"{where}.logs"),
+    }
+    try:
+        return TrajectoryGroup.from_dict(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _trajectory(value: Any, where: str) -> dict[str, Any]:
+    given = _object(value, where)
+    odd = sorted(given.keys() - _TRAJECTORY.keys())
+    if odd:
+        raise ConfigError(f"{where}.{odd[0]} is not a field of a trajectory")
+    filled = _TRAJECTORY | {k: v for k, v in given.items() if v is not None}
+    reward = filled["reward"]
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
+        raise ConfigError(f"{where}.reward must be a finite number, got {reward!r}")
+    for name in ("messages_and_choices", "additional_histories", "logs"):
+        _list(filled[name], f"{where}.{name}")
+    _items(filled["messages_and_choices"], f"{where}.messages_and_choices")
+    for name in ("metrics", "metadata"):
+        _object(filled[name], f"{where}.{name}")
+    filled["start_time"] = filled["start_time"] or datetime.now(UTC).isoformat()
+    return filled
+
+
+def _items(items: Sequence[Any], where: str) -> None:
+    for n, item in enumerate(items):
+        known = _object(item, f"{where}[{n}]")
+        if "role" not in known and "message" not in known:
+            raise ConfigError(f"{where}[{n}] is neither a message nor a choice")
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must be an object, got {type(value).__name__}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where} must be a list, got {type(value).__name__}")
+    return value

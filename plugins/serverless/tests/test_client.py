@@ -1,0 +1,232 @@
+"""The client by itself: what it says when the service, the network or the user is at fault."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import orjson
+import pytest
+
+import art_core as art
+from art_core.errors import BackendError, ConfigError
+from art_core.testing.backend import attempts
+from art_serverless.backend import ServerlessBackend
+from art_serverless.jobs import JobResult, combined
+from art_serverless.metrics import costs_of, metrics_of
+from art_serverless.protocol import Address, InferenceName
+
+KEY = "a key of the tests"
+
+
+@pytest.fixture
+def service():
+    """A server that answers as a test says: `service(status, body, kind)` gives its URL."""
+    running = []
+
+    def start(status=200, body=b"{}", kind="application/json", headers=(), script=None):
+        asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self):
+                length = int(self.headers.get("Content-Length", 0))
+                asked.append((self.command, self.path, self.rfile.read(length)))
+                answers = {"status": status, "body": body} | (script(asked) if script else {})
+                self.send_response(answers["status"])
+                self.send_header("Content-Type", kind)
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answers["body"])))
+                self.end_headers()
+                self.wfile.write(answers["body"])
+
+            do_GET = do_POST = do_DELETE = answer
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        running.append(server)
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        return url, asked
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+REGISTERED = orjson.dumps(
+    {"id": "m1", "entity": "team", "project": "demo", "name": "agent", "base_model": "base"}
+)
+
+
+async def refusal(connect, make_model, url, error=ConfigError, **options):
+    backend, model = connect(url, **options), make_model()
+    try:
+        with pytest.raises(error) as caught:
+            await model.register(backend)
+    finally:
+        await model.close()
+        await backend.close()
+    assert KEY not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [
+        (401, ConfigError, "has it expired"),
+        (403, ConfigError, "The key may not do this"),
+        (404, BackendError, "404: no"),
+        (409, ConfigError, "409: no"),
+        (422, ConfigError, "422: no"),
+        (429, BackendError, "The quota is used up"),
+        (500, BackendError, "its own log says more"),
+        (418, BackendError, "418: no"),
+    ],
+)
+async def test_each_status_becomes_an_error_that_says_what_to_do(
+    service, connect, make_model, status, error, said
+):
+    url, asked = service(status, orjson.dumps({"error": {"message": "no"}}))
+    assert said in await refusal(connect, make_model, url, error)
+    assert len(asked) == 1  # a POST is not sent again
+
+
+async def test_a_proxy_that_answers_html_is_told_apart(service, connect, make_model):
+    url, _ = service(200, b"<html>please log in</html>", "text/html")
+    text = await refusal(connect, make_model, url, BackendError)
+    assert "text/html" in text and "proxy" in text
+
+
+async def test_html_with_an_error_status_is_shown_as_it_is(service, connect, make_model):
+    url, _ = service(502, b"<html>bad gateway</html>", "text/html")
+    assert "bad gateway" in await refusal(connect, make_model, url, BackendError)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"id": ""}'])
+async def test_an_answer_without_what_is_needed_is_an_error(service, connect, make_model, body):
+    url, _ = service(200, body)
+    await refusal(connect, make_model, url, BackendError)
+
+
+async def test_a_service_that_is_not_there_is_said_with_its_address(connect, make_model):
+    text = await refusal(connect, make_model, "http://127.0.0.1:9/v1", BackendError)
+    assert "cannot reach http://127.0.0.1:9/v1" in text and "art serve" in text
+
+
+async def test_a_service_that_does_not_answer_is_given_up(service, connect, make_model):
+    release = threading.Event()
+
+    def script(asked):
+        release.wait(5)
+        return {}
+
+    url, _ = service(script=script)
+    text = await refusal(connect, make_model, url, BackendError, register_timeout_s=0.3)
+    release.set()
+    assert "did not answer POST /preview/models within 0.3 s" in text
+
+
+async def test_reads_are_tried_again_and_a_pause_that_is_asked_for_is_kept(
+    service, connect, make_model
+):
+    def script(asked):
+        if asked[-1][0] == "POST":
+            return {"body": REGISTERED}
+        if len(asked) < 4:
+            return {"status": 503, "body": b"busy"}
+        return {"body": orjson.dumps({"data": [{"id": "c", "step": 7}], "has_more": False})}
+
+    url, asked = service(headers=[("Retry-After", "0.01")], script=script)
+    backend, model = connect(url), make_model()
+    await model.register(backend)
+    assert await model.get_step() == 7
+    assert [kind for kind, _, _ in asked] == ["POST", "GET", "GET", "GET"]
+    await model.close()
+    await backend.close()
+
+
+async def test_another_base_model_than_the_registered_one_is_refused(service, connect, make_model):
+    body = REGISTERED.replace(b'"base"', b'"another"')
+    url, _ = service(200, body)
+    assert "'another'" in await refusal(connect, make_model, url)
+
+
+@pytest.mark.parametrize("url", ["gpu-box:8080/v1", "ftp://gpu-box", "http://"])
+def test_a_url_that_is_none_is_refused(url):
+    with pytest.raises(ConfigError, match="base_url"):
+        art.backend("serverless", base_url=url, api_key=KEY)
+
+
+def test_a_missing_key_says_where_it_could_come_from(monkeypatch):
+    for name in ("ART_API_KEY", "WANDB_API_KEY", "ART_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="set WANDB_API_KEY"):
+        art.backend("serverless")
+    with pytest.raises(ConfigError, match="set ART_API_KEY"):
+        art.backend("serverless", base_url="http://gpu-box/v1")
+    monkeypatch.setenv("ART_API_KEY", "mine")
+    backend = ServerlessBackend(base_url="http://gpu-box/v1")
+    assert "mine" not in repr(backend._api)
+
+
+async def test_a_closed_backend_and_a_model_of_nobodys_are_told(serving, connect, make_model):
+    backend, model = connect(serving()), make_model()
+    with pytest.raises(ConfigError, match="is not registered"):
+        await backend.step(model)
+    await backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        await backend.register(model)
+    await model.close()
+
+
+def test_names_of_a_model_go_both_ways():
+    address = Address(entity="my team", project="demo", name="agent")
+    assert address.uri == "wandb-artifact:///my%20team/demo/agent"
+    whole = InferenceName(entity="my team", project="demo", name="agent", step=12)
+    assert InferenceName.parse(address.uri + ":step12") == whole
+    assert InferenceName.parse("agent@3") == InferenceName(name="agent", step=3)
+    assert InferenceName.parse("agent") == InferenceName(name="agent")
+    assert InferenceName.parse("") == InferenceName(name="")
+    assert InferenceName.parse("agent@latest").step is None
+
+
+def job(*steps, seconds=2.0):
+    return JobResult(gradient_steps=steps, seconds=seconds, ended={})
+
+
+def test_gradient_steps_are_averaged_and_counts_added_up():
+    steps = [{"loss": 1.0, "data/step_trainer_tokens": 10.0}, {"loss": 3.0}]
+    assert combined(steps, ["data/step_trainer_tokens"]) == {
+        "loss": 2.0,
+        "data/step_trainer_tokens": 10.0,
+    }
+
+
+def test_metrics_get_canonical_names_and_costs_go_apart(make_model, caplog):
+    taxonomy = make_model().plugins.taxonomy()
+    told = job(
+        {"loss": 1.0, "grad_norm": 2.0, "costs/gpu": 0.25, "nonsense/x": 1.0},
+        {"loss": 2.0, "grad_norm": 4.0, "costs/gpu": 0.25, "data/step_trainer_tokens": 5.0},
+    )
+    assert metrics_of(told, taxonomy) == {
+        "loss/train": 1.5,
+        "loss/grad_norm": 3.0,
+        "data/step_trainer_tokens": 5.0,
+        "data/step_num_gradient_steps": 2.0,
+        "time/step_trainer_s": 2.0,
+    }
+    assert costs_of(told) == {"gpu": 0.5}
+    assert "'nonsense/x' is left out" in caplog.text
+
+
+async def test_an_hour_has_its_price(serving, connect, make_model):
+    backend, model = connect(serving(), cost_per_hour_usd=3600.0), make_model()
+    await model.register(backend)
+    await model.train(await attempts(model, (0.0, 1.0)), mask_truncated=False)
+    assert 0 < model.run.history.last.metrics["costs/gpu"] < 30
+    await model.close()
+    await backend.close()

@@ -1,0 +1,299 @@
+"""The server by itself, asked over HTTP: keys, limits, names, pages."""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import httpx2
+import pytest
+
+from art_core.errors import ConfigError
+from art_serverless.protocol import JOBS, MODELS
+from art_serverless.server.keys import Keys, server_keys
+from art_serverless.server.start import options_of
+
+KEY = "a key of the tests"
+MODEL = {"project": "demo", "name": "agent", "base_model": "base"}
+
+
+@pytest.fixture
+def ask(serving):
+    """Ask a server: `ask(method, path, ...)`, with its key."""
+    server = serving(max_body_bytes=100_000)
+    with httpx2.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as http:
+
+        def asked(method, path, **request):
+            return http.request(method, server.url + path, **request)
+
+        asked.server = server
+        yield asked
+
+
+def message(answer):
+    return answer.json()["error"]["message"]
+
+
+def register(ask, **fields):
+    answer = ask("POST", MODELS, json={**MODEL, "return_existing": True, **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}])
+def test_a_wrong_or_missing_key_is_refused_and_never_repeated(ask, header):
+    with httpx2.Client() as http:
+        answer = http.post(ask.server.url + MODELS, json=MODEL, headers=header)
+    assert answer.status_code == 401
+    assert "Bearer" in message(answer)
+    assert KEY not in answer.text
+
+
+def test_health_and_pages_need_no_key_and_figures_do(ask):
+    root = ask.server.root
+    with httpx2.Client() as http:
+        assert http.get(f"{root}/health").json() == {"status": "ok"}
+        assert MODELS in http.get(f"{root}/docs").text
+        paths = http.get(f"{root}/openapi.json").json()["paths"]
+        assert http.get(f"{root}/metrics").status_code == 401
+    assert {"post"} <= paths[f"/v1{MODELS}"].keys()
+    register(ask)
+    figures = httpx2.get(f"{root}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    assert f'art_requests_total{{route="POST {MODELS}",status="200"}} 1.0' in figures
+    assert "art_models_awake 1.0" in figures
+
+
+def test_registering_again_finds_the_model_or_is_a_conflict(ask):
+    first = register(ask)
+    assert register(ask)["id"] == first["id"]
+    assert first.keys() == {"id", "entity", "project", "name", "base_model", "run_id"}
+    again = ask("POST", MODELS, json=MODEL)
+    assert again.status_code == 409
+    assert "return_existing" in message(again)
+    other = ask("POST", MODELS, json={**MODEL, "base_model": "other", "return_existing": True})
+    assert other.status_code == 409
+    assert "'base'" in message(other)
+
+
+@pytest.mark.parametrize("field", ["entity", "project", "name"])
+@pytest.mark.parametrize(
+    "value", ["..", "../x", "a/b", "/etc", "a\\b", " ", ".hidden", "x" * 129, "a..b", 5, "a\0b"]
+)
+def test_a_name_that_could_leave_the_directory_is_refused(ask, field, value):
+    answer = ask("POST", MODELS, json={**MODEL, field: value})
+    assert answer.status_code == 422
+    assert field in message(answer)
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "../weights", "a/b/c", "a/..", None, 7])
+def test_a_base_model_is_a_name_never_a_path(ask, value):
+    answer = ask("POST", MODELS, json={**MODEL, "base_model": value})
+    assert answer.status_code == 422
+    assert "base_model must be a name" in message(answer)
+
+
+def test_a_server_with_a_list_of_base_models_tells_it(serving):
+    server = serving(base_models={"tiny": "/somewhere/tiny"})
+    answer = httpx2.post(
+        server.url + MODELS, json=MODEL, headers={"Authorization": f"Bearer {KEY}"}
+    )
+    assert answer.status_code == 422
+    assert message(answer) == "no base model 'base'; known: tiny"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"[]", 400, "must be an object"),
+        (b'{"x": "' + b"y" * 200_000 + b'"}', 413, "larger than 100000 bytes"),
+        (b"{}", 404, "no model"),
+    ],
+)
+def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
+    answer = ask("POST", JOBS, content=body)
+    assert answer.status_code == status
+    assert said in message(answer)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"trajectory_groups": 5}, "trajectory_groups must be a list"),
+        ({"trajectory_groups": [{"trajectories": [{"reward": "high"}]}]}, "[0].reward"),
+        ({"trajectory_groups": [{"trajectories": [{"rewrad": 1}]}]}, "rewrad"),
+        (
+            {"trajectory_groups": [{"trajectories": [{"messages_and_choices": [{}]}]}]},
+            "neither a message nor a choice",
+        ),
+        ({"experimental_config": {"learning_rat": 1}}, "Did you mean 'learning_rate'"),
+        ({"experimental_config": {"precalculate_logprobs": True}}, "precalculate_logprobs"),
+        ({"experimental_config": {"learning_rate": -1}}, "learning_rate"),
+        ({"experimental_config": []}, "experimental_config must be an object"),
+    ],
+)
+def test_a_job_that_cannot_run_is_refused_before_it_is_accepted(ask, change, said):
+    given = {"model_id": register(ask)["id"], "trajectory_groups": [], **change}
+    answer = ask("POST", JOBS, json=given)
+    assert answer.status_code == 422, answer.text
+    assert said in message(answer)
+
+
+def test_what_is_not_there_is_not_found(ask):
+    assert ask("GET", f"{JOBS}/none/events").status_code == 404
+    assert ask("GET", f"{MODELS}/none/checkpoints").status_code == 404
+    assert ask("GET", "/nothing").status_code == 404
+    asked = ask("POST", "/chat/completions", json={"model": "nobody", "messages": []})
+    assert asked.status_code == 404
+    assert "served: none" in message(asked)
+    assert ask("POST", "/preview/sft-training-jobs", json={}).status_code == 501
+
+
+def test_one_name_in_two_projects_must_be_said_whole(ask):
+    register(ask)
+    register(ask, project="other")
+    question = {"messages": [{"role": "user", "content": "hi"}]}
+    either = ask("POST", "/chat/completions", json={"model": "agent", **question})
+    assert either.status_code == 409
+    whole = {"model": "wandb-artifact:///local/other/agent:step0", **question}
+    assert ask("POST", "/chat/completions", json=whole).json()["choices"]
+
+
+def test_a_job_tells_what_happens_in_order_and_a_page_at_a_time(ask):
+    model_id = register(ask)["id"]
+    job = ask("POST", JOBS, json={"model_id": model_id, "trajectory_groups": []}).json()["id"]
+    told, after = [], ""
+    while not told or told[-1]["type"] != "training_ended":
+        page = ask("GET", f"{JOBS}/{job}/events?limit=1&wait=5&after={after}").json()
+        told += page["data"]
+        after = told[-1]["id"]
+    assert [event["type"] for event in told] == [
+        "training_started",
+        "gradient_step",
+        "training_ended",
+    ]
+    assert told[0]["data"] == {"num_sequences": 1}
+    assert all(isinstance(value, float) for value in told[1]["data"].values())
+    assert told[2]["data"] == {"step": 1}
+
+
+def test_a_request_with_the_same_key_makes_no_second_job(ask):
+    model_id = register(ask)["id"]
+    given = {"model_id": model_id, "trajectory_groups": []}
+    ids = [
+        ask("POST", JOBS, json=given, headers={"Idempotency-Key": "k"}).json()["id"]
+        for _ in range(2)
+    ]
+    assert ids[0] == ids[1]
+    found = ask("GET", f"{JOBS}?model_id={model_id}&idempotency_key=k").json()["data"]
+    assert [item["id"] for item in found] == ids[:1]
+
+
+def test_checkpoints_are_listed_in_pages_both_ways_and_deleted(ask):
+    model_id = register(ask)["id"]
+    for _ in range(3):
+        job = ask("POST", JOBS, json={"model_id": model_id, "trajectory_groups": []}).json()["id"]
+        while (
+            not ask("GET", f"{JOBS}/{job}/events?wait=5&after=0")
+            .json()["data"][-1]["data"]
+            .get("step")
+        ):
+            pass
+    path = f"{MODELS}/{model_id}/checkpoints"
+    page = ask("GET", f"{path}?limit=2").json()
+    assert [item["step"] for item in page["data"]] == [1, 2]
+    assert page["has_more"]
+    rest = ask("GET", f"{path}?after={page['data'][-1]['id']}").json()
+    assert [item["step"] for item in rest["data"]] == [3]
+    assert ask("GET", f"{path}?order=desc&limit=1").json()["data"][0]["step"] == 3
+    gone = ask("DELETE", path, json={"steps": [1, 3, 9]})
+    assert gone.json() == {"deleted_count": 1, "not_found_steps": [3, 9]}
+    assert ask("DELETE", path, json={"steps": "all"}).status_code == 422
+
+
+def test_a_deleted_model_is_gone_with_its_files(ask):
+    model_id = register(ask)["id"]
+    run = ask.server.settings.directory / "local" / "demo" / "models" / "agent"
+    assert run.is_dir()
+    assert ask("DELETE", f"{MODELS}/{model_id}").status_code == 204
+    assert not run.exists()
+    assert ask("GET", f"{MODELS}/{model_id}/checkpoints").status_code == 404
+    assert register(ask)["id"] != model_id
+
+
+def test_trajectories_are_kept_in_the_servers_own_log(ask):
+    model_id = register(ask)["id"]
+    groups = [{"trajectories": [{"reward": 0.25}, {"reward": 0.75}]}]
+    given = {"model_id": model_id, "trajectory_groups": groups, "split": "val"}
+    assert ask("POST", f"{MODELS}/{model_id}/log", json=given).status_code == 204
+    run = ask.server.settings.directory / "local" / "demo" / "models" / "agent"
+    assert '"val/reward":0.5' in (run / "history.jsonl").read_text()
+
+
+def test_a_thousand_requests_at_once_are_answered(ask):
+    register(ask)
+    given = {"model": "agent", "messages": [{"role": "user", "content": "hi"}]}
+
+    def once(_):
+        return ask("POST", "/chat/completions", json=given).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        statuses = list(pool.map(once, range(1000)))
+    assert set(statuses) == {200}
+
+
+def test_a_model_that_nobody_uses_sleeps_and_wakes_when_asked(serving, connect):
+    server = serving(idle_s=0.2)
+    with httpx2.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as http:
+        http.post(server.url + MODELS, json=MODEL)
+
+        def awake():
+            return "art_models_awake 1.0" in http.get(server.root + "/metrics").text
+
+        assert awake()
+        for _ in range(200):
+            if not awake():
+                break
+            http.get(server.root + "/health")
+        assert not awake()
+        given = {"model": "agent", "messages": [{"role": "user", "content": "hi"}]}
+        assert http.post(server.url + "/chat/completions", json=given).status_code == 200
+        assert awake()
+
+
+def test_a_key_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("ART_API_KEY", raising=False)
+    keys, about = server_keys(tmp_path, "0.0.0.0", no_auth=False)
+    again, _ = server_keys(tmp_path, "0.0.0.0", no_auth=False)
+    assert keys == again
+    assert str(tmp_path / "serve.key") in about
+    assert (tmp_path / "serve.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "serve.key").read_text().strip() not in repr(keys) + about
+
+
+def test_the_environment_gives_the_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("ART_API_KEY", "from outside")
+    keys, about = server_keys(tmp_path, "127.0.0.1", no_auth=False)
+    assert keys == Keys((b"from outside",))
+    assert "from outside" not in about
+    assert not (tmp_path / "serve.key").exists()
+
+
+def test_an_empty_key_file_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.delenv("ART_API_KEY", raising=False)
+    (tmp_path / "serve.key").write_text("\n")
+    with pytest.raises(ConfigError, match="holds no key"):
+        server_keys(tmp_path, "127.0.0.1", no_auth=False)
+
+
+def test_no_key_is_for_loopback_alone(tmp_path):
+    assert server_keys(tmp_path, "127.0.0.1", no_auth=True)[0] == Keys(())
+    with pytest.raises(ConfigError, match="anyone who reaches it"):
+        server_keys(tmp_path, "0.0.0.0", no_auth=True)
+
+
+def test_options_of_the_backend_are_literals_or_words():
+    given = ["lora_rank=32", "device=cuda", "progress=False", "name=a=b"]
+    told = {"lora_rank": 32, "device": "cuda", "progress": False, "name": "a=b"}
+    assert options_of(given) == told
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        options_of(["nonsense"])
