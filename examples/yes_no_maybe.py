@@ -2,6 +2,7 @@
 
     python examples/yes_no_maybe.py                  # 12 steps on this machine
     python examples/yes_no_maybe.py --steps 20 --backend local
+    python examples/yes_no_maybe.py --engine vllm    # after `art engines install vllm`
 
 Typing it again resumes the run; another --name starts afresh.
 """
@@ -85,10 +86,16 @@ async def main(place: art.Backend, steps: int, name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default=os.environ.get("ART_BACKEND", "local"))
+    parser.add_argument("--engine", default="auto", help="the local backend's engine")
     parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "12")))
     parser.add_argument("--name", default="smol-001", help="the run's name; a known one resumes")
     parser.add_argument("--usd-per-hour", type=float, default=0.10, help="what this machine costs")
     args = parser.parse_args()
-    options = {"lora_rank": 8, "lora_alpha": 16, "gpu_cost_per_hour_usd": args.usd_per_hour}
+    options = {
+        "engine": args.engine,
+        "lora_rank": 8,
+        "lora_alpha": 16,
+        "gpu_cost_per_hour_usd": args.usd_per_hour,
+    }
     backend = art.backend(args.backend, **(options if args.backend == "local" else {}))
     asyncio.run(main(backend, args.steps, args.name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from art_core import Backend, BackendSpec, ConfigError, ModelCatalog, hookimpl
+from art_core import Backend, BackendSpec, ConfigError, EngineCatalog, ModelCatalog, hookimpl
 from art_core.errors import unknown
 
 
@@ -30,6 +30,13 @@ def models() -> ModelCatalog:
     return LocalCatalog()
 
 
+def engines() -> EngineCatalog:
+    """Make the catalog behind `art engines`."""
+    from art_local.vllm.install import LocalEngines
+
+    return LocalEngines()
+
+
 @hookimpl
 def art_backends() -> list[BackendSpec]:
     """Offer the local backend."""
@@ -42,5 +49,6 @@ def art_backends() -> list[BackendSpec]:
                 "process, on CPU or CUDA"
             ),
             models=models,
+            engines=engines,
         )
     ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import logging
+import shutil
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from art_core.errors import BackendError, ConfigError
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_local.checkpoints import CheckpointStore, StoredCheckpoint
-from art_local.engine import DeviceTurns, TransformersEngine
+from art_local.engine import DeviceTurns
+from art_local.engine.local import LocalEngine, StepWeights
+from art_local.leases import Lease, LoadedSteps
 from art_local.models import resolve_base_model
 from art_local.placement import Placement, placement
 from art_local.quiet import quiet_transformers
@@ -32,6 +34,8 @@ from art_local.training.trainer import Trainer
 log = logging.getLogger("art_local")
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 TURN_TIMEOUT_S = 600.0
+BASE = "base"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PACKAGES = ("art-core", "art-local", "torch", "transformers", "peft")
 
 
@@ -41,6 +45,11 @@ class Recipe:
 
     lora: tuple[int, int] | None
     seed: int
+
+    @property
+    def rank(self) -> int:
+        """The adapter's rank; 0 without one."""
+        return self.lora[0] if self.lora else 0
 
     def __str__(self) -> str:
         return (
@@ -72,8 +81,8 @@ def sharing_parameters(model: Any) -> Any:
 
 
 class Resident:
-    """One model's weights at their newest step. All but `serve` runs on the backend's training
-    thread.
+    """One model's weights at their newest step. All but leases and names is called from the
+    backend's training thread.
     """
 
     def __init__(
@@ -83,19 +92,21 @@ class Resident:
         base_model: str,
         store: CheckpointStore,
         policy: Policy,
-        engine: TransformersEngine,
+        engine: LocalEngine,
         turns: DeviceTurns,
         recipe: Recipe,
         kept_steps: int,
         progress: bool,
+        adapter_name: str | None = None,
     ) -> None:
         self.name, self.base_model, self.store = name, base_model, store
         self.engine, self.policy = engine, policy
-        self.step = 0
+        self.step = self.served_step = 0
+        self._adapter_name = adapter_name or name
         self.trainer = Trainer(policy, turn=self._turn("training"), progress=progress)
-        self._turns, self._recipe, self._kept_steps = turns, recipe, kept_steps
-        self._serving = threading.Lock()
-        self._loaded: OrderedDict[int, str] = OrderedDict()
+        self._turns, self._recipe = turns, recipe
+        self._loading = threading.Lock()
+        self._loaded = LoadedSteps(kept_steps, engine.unload)
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if any, and serve it; return its step.
@@ -116,47 +127,65 @@ class Resident:
         """Run one step, serve its weights, write its checkpoint.
 
         When the step itself fails the weights stay as they were. When only the checkpoint can't be
-        written the step counts and is served, and the error says so.
+        written the step counts and is served, and the error says so. Raises EngineError, with the
+        checkpoint written, when the engine does not take the new weights or has ended for good.
         """
+        self.engine.check()
         started = time.monotonic()
         batch = training_batch(groups, config)
-        metrics = self.trainer.step(
-            batch.sequences,
-            config,
-            label=f"train step {self.step + 1}",
-            reference=self._reference(config),
-        )
-        self.step += 1
-        self._publish()
-        path = None
-        if config.save_checkpoint:
-            try:
-                path = self.store.write(self.step, self._fill, self._about()).path
-            except BackendError as error:
-                raise BackendError(
-                    f"step {self.step} is trained and served, but {error}"
-                ) from error
+        before, path = self.step, None
+        try:
+            with self.engine.resting():
+                metrics = self.trainer.step(
+                    batch.sequences,
+                    config,
+                    label=f"train step {before + 1}",
+                    reference=self._reference(config),
+                )
+                self.step += 1
+            self._publish()
+        finally:
+            # also when the engine died: what was learned is not lost with it
+            if self.step > before and config.save_checkpoint:
+                path = self._checkpoint()
         metrics["time/step_trainer_s"] = time.monotonic() - started
+        metrics |= self.engine.step_metrics()
         return TrainResult(step=self.step, metrics={**batch.metrics, **metrics}, checkpoint=path)
 
-    def adapter(self, step: int) -> str:
-        """Return the engine's adapter with a step's weights, loading it from its checkpoint when
-        needed.
+    def _checkpoint(self) -> Path:
+        try:
+            return self.store.write(self.step, self._fill, self._about()).path
+        except BackendError as error:
+            raise BackendError(f"step {self.step} is trained and served, but {error}") from error
+
+    def loaded_lease(self, step: int) -> Lease | None:
+        """Return a lease of a step that the engine has; None when it would have to be loaded."""
+        return Lease(BASE) if step == 0 else self._loaded.lease(step)
+
+    def lease(self, step: int) -> Lease:
+        """Return a lease of a step's weights, loading them from their checkpoint when needed.
 
         Raises KeyError for a step that is neither loaded nor stored.
         """
-        if step == 0:
-            return "base"
-        with self._serving:
-            if step in self._loaded:
-                self._loaded.move_to_end(step)
-                return self._loaded[step]
-            if step not in self.store.steps():
-                raise KeyError(f"{self.name}@{step}")
-            found = self.store.read(step)
-            with self._turns.take(f"loading step {step}", TURN_TIMEOUT_S):
-                tensors = load_file(found.path / self.policy.weights_file)
-                return self._load(step, self.policy.serving_of(tensors))
+        with self._loading:
+            while (lease := self.loaded_lease(step)) is None:
+                if step not in self.store.steps():
+                    raise KeyError(f"{self.name}@{step}")
+                self._load(step, self._stored(self.store.read(step)))
+        return lease
+
+    def served_steps(self) -> list[int]:
+        """Return the steps that can be asked for by name."""
+        return sorted({self.served_step, *self._loaded.steps(), *self.store.steps()})
+
+    @property
+    def newest_adapter(self) -> str:
+        """The engine's name for the newest weights."""
+        return f"{self._adapter_name}@{self.step}" if self.step else BASE
+
+    def unload(self) -> None:
+        """Take this model's steps out of the engine."""
+        self._loaded.clear()
 
     def _reference(self, config: TrainConfig) -> Reference | None:
         if not config.kl_penalty_coef:
@@ -183,19 +212,33 @@ class Resident:
         return dict(load_model(directory, where, torch.float32).named_parameters())
 
     def _publish(self) -> None:
-        with self._serving:
-            if self.step:
-                self._load(self.step, self.policy.serving)
+        if self.step:
+            base_model = self.base_model
+            self._load(
+                self.step,
+                StepWeights(
+                    merged=lambda: self.policy.serving,
+                    write=lambda directory: self.policy.save(directory, base_model),
+                ),
+            )
+            # from now on the model's bare name means this step
+            self.served_step = self.step
 
-    def _load(self, step: int, tensors: dict[str, torch.Tensor]) -> str:
-        adapter = f"{self.name}@{step}"
-        self.engine.load(adapter, tensors)
-        self._loaded[step] = adapter
-        self._loaded.move_to_end(step)
-        for old in [s for s in self._loaded if s not in (step, self.step)]:
-            if len(self._loaded) > self._kept_steps:
-                self.engine.unload(self._loaded.pop(old))
-        return adapter
+    def _stored(self, found: StoredCheckpoint) -> StepWeights:
+        def merged() -> Mapping[str, torch.Tensor]:
+            with self._turns.take(f"loading step {found.step}", TURN_TIMEOUT_S):
+                return self.policy.serving_of(load_file(found.path / self.policy.weights_file))
+
+        def write(directory: Path) -> None:
+            for file in ADAPTER_FILES:
+                shutil.copy2(found.path / file, directory / file)
+
+        return StepWeights(merged=merged, write=write)
+
+    def _load(self, step: int, weights: StepWeights) -> None:
+        adapter = f"{self._adapter_name}@{step}"
+        self.engine.publish(adapter, weights)
+        self._loaded.add(step, adapter, newest=self.step)
 
     def _turn(self, who: str) -> Callable[[], Any]:
         return lambda: self._turns.take(f"{who} {self.name}", TURN_TIMEOUT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,14 @@ from art_core import Endpoint
 from art_core.endpoint.host import EndpointHost
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
+from art_local.engine.local import LocalEngine
 from art_local.placement import Placement
+from art_local.probe import check_agreement
 from art_local.resident import Recipe, Resident, load_model, sharing_parameters
 from art_local.served import ServedNames
+from art_local.serving import EngineChoice, wait_ready
 from art_local.training.policy import Policy
+from art_local.vllm.engine import VllmEngine
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
@@ -30,6 +35,7 @@ class SeatOptions:
     """What the backend's options say about each of its models (see `LocalBackend`)."""
 
     placement: Placement
+    engine: EngineChoice
     recipe: Recipe
     max_batch_size: int
     context_length: int | None
@@ -39,12 +45,21 @@ class SeatOptions:
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class SharedEngine:
+    """A base model's engine, and the name that this model's adapters have in it."""
+
+    engine: VllmEngine
+    adapter_name: str
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class Seat:
     """A model's place in the backend."""
 
     model: TrainableModel
     resident: Resident
     host: EndpointHost
+    shares_engine: bool
 
     @property
     def endpoint(self) -> Endpoint:
@@ -54,30 +69,33 @@ class Seat:
         )
 
     async def close(self) -> None:
-        """Stop serving; requests under way are cut off."""
+        """Stop serving; requests under way are cut off. An engine that others use, too, stays."""
         await asyncio.to_thread(self.host.stop)
-        await self.resident.engine.close()
+        if self.shares_engine:
+            await asyncio.to_thread(self.resident.unload)
+        else:
+            await self.resident.engine.close()
 
 
 def take_seat(
-    model: TrainableModel, directory: Path, base: Any, options: SeatOptions, turns: DeviceTurns
+    model: TrainableModel,
+    directory: Path,
+    base: Any,
+    options: SeatOptions,
+    turns: DeviceTurns,
+    shared: SharedEngine | None = None,
 ) -> Seat:
     """Load a model at its last whole checkpoint, or fresh, over a loaded base; serve it.
 
-    Runs outside of any event loop. What was started is closed again when something fails.
+    `shared` is the engine of the base model where it has one; without it the model gets an
+    embedded engine. Runs outside of any event loop. What was started is closed again when
+    something fails.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     policy = _policy(base, directory, options)
-    engine = TransformersEngine(
-        base,
-        turns=turns,
-        max_batch_size=options.max_batch_size,
-        request_timeout_s=options.request_timeout_s,
-    )
-    if options.context_length is not None:
-        engine.context_length = min(engine.context_length, options.context_length)
+    engine: LocalEngine = shared.engine if shared else _embedded(base, options, turns)
     try:
         resident = Resident(
             name=model.name,
@@ -89,22 +107,41 @@ def take_seat(
             recipe=options.recipe,
             kept_steps=options.served_steps,
             progress=options.progress,
+            adapter_name=shared.adapter_name if shared else None,
         )
+        if shared:
+            wait_ready(shared.engine, progress=options.progress)
         step = resident.resume()
+        turn = partial(turns.take, "comparing the engine with the trainer")
+        check_agreement(engine, policy, tokenizer, resident.newest_adapter, turn)
         names = ServedNames(resident, tokenizer)
         host = EndpointHost(names, request_timeout_s=options.request_timeout_s).start()
     except BaseException:
-        asyncio.run(engine.close())
+        if shared is None:
+            asyncio.run(engine.close())
         raise
     log.info(
-        "model %r on %s, engine transformers, %s, %s; served at %s",
+        "model %r on %s, engine %s, %s, %s; served at %s",
         model.name,
         options.placement,
+        options.engine,
         options.recipe,
         f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
         host.base_url,
     )
-    return Seat(model=model, resident=resident, host=host)
+    return Seat(model=model, resident=resident, host=host, shares_engine=shared is not None)
+
+
+def _embedded(base: Any, options: SeatOptions, turns: DeviceTurns) -> TransformersEngine:
+    engine = TransformersEngine(
+        base,
+        turns=turns,
+        max_batch_size=options.max_batch_size,
+        request_timeout_s=options.request_timeout_s,
+    )
+    if options.context_length is not None:
+        engine.context_length = min(engine.context_length, options.context_length)
+    return engine
 
 
 def _policy(base: Any, directory: Path, options: SeatOptions) -> Policy:

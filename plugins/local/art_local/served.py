@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import attrs
 
 from art_core.endpoint.engine import ChatTokenizer, ServedModel
+from art_local.leases import Lease, LeasedEngine
 from art_local.resident import Resident
 
 
@@ -25,7 +26,7 @@ class ServedNames:
     def names(self) -> Sequence[str]:
         """Return the names to list."""
         name = self.resident.name
-        steps = sorted({0, self.resident.step, *self.resident.store.steps()}, reverse=True)
+        steps = sorted({0, *self.resident.served_steps()}, reverse=True)
         return [name, *(f"{name}@{step}" for step in steps), self.resident.base_model]
 
     async def resolve(self, name: str) -> ServedModel:
@@ -33,24 +34,29 @@ class ServedNames:
         name.
         """
         if name == self.resident.base_model and name != self.resident.name:
-            return self._served("base", name, None)
+            return self._served(await self._lease(0), name, None)
         step = self._step(name)
-        adapter = await asyncio.to_thread(self.resident.adapter, step)
-        return self._served(adapter, f"{self.resident.name}@{step}", step)
+        return self._served(await self._lease(step), f"{self.resident.name}@{step}", step)
+
+    async def _lease(self, step: int) -> Lease:
+        lease = self.resident.loaded_lease(step)
+        if lease is None:
+            lease = await asyncio.to_thread(self.resident.lease, step)
+        return lease
 
     def _step(self, name: str) -> int:
         if name == self.resident.name:
-            return self.resident.step
+            return self.resident.served_step
         stem, at, step = name.rpartition("@")
         if not at or stem != self.resident.name or not step.isdecimal():
             raise KeyError(name)
         return int(step)
 
-    def _served(self, adapter: str, name: str, step: int | None) -> ServedModel:
+    def _served(self, lease: Lease, name: str, step: int | None) -> ServedModel:
         return ServedModel(
-            engine=self.resident.engine,
+            engine=LeasedEngine(self.resident.engine, lease),
             tokenizer=self.tokenizer,
-            adapter=adapter,
+            adapter=lease.adapter,
             name=name,
             policy_version=step,
         )

@@ -31,7 +31,9 @@ def test_the_backend_is_found_by_name():
     ("options", "said"),
     [
         ({"lora_rnk": 4}, "no backend 'local' option 'lora_rnk'.*Did you mean 'lora_rank'"),
-        ({"engine": "vllm"}, "no engine 'vllm'; known: auto, transformers"),
+        ({"engine": "vlm"}, "no engine 'vlm'; known: auto, transformers, vllm"),
+        ({"engine_url": "http://localhost:1", "engine": "transformers"}, "is for engine='vllm'"),
+        ({"engine_device": "cuda:7"}, "no device 'cuda:7'; here: cpu"),
         ({"device": "cuda:9"}, "no device 'cuda:9'; here: cpu"),
         ({"dtype": "int8"}, "no dtype 'int8'"),
         ({"lora_rank": 0}, "lora_rank must be a whole number of at least 1, got 0"),

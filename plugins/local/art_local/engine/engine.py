@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from art_core.endpoint.engine import Sampling, Token
 from art_core.errors import ConfigError, EngineError, unknown
 from art_local.engine.batch import Limits
 from art_local.engine.forward import Forward
+from art_local.engine.local import StepWeights
 from art_local.engine.request import Request
 from art_local.engine.turns import DeviceTurns
 from art_local.engine.weights import BASE, Weights
@@ -39,6 +41,8 @@ class TransformersEngine:
 
     Raises ConfigError for a model whose cache is more than keys and values of attention.
     """
+
+    name = "transformers"
 
     def __init__(
         self,
@@ -104,6 +108,21 @@ class TransformersEngine:
                     return
         finally:
             request.cancelled = True
+
+    def publish(self, adapter: str, weights: StepWeights) -> None:
+        """Serve a step's merged weights; see `LocalEngine`."""
+        self.load(adapter, weights.merged())
+
+    def resting(self) -> AbstractContextManager[None]:
+        """The trainer asks for the device piece by piece (`DeviceTurns`); nothing to do here."""
+        return nullcontext()
+
+    def check(self) -> None:
+        """The engine's thread says itself why it ended, to each request."""
+
+    def step_metrics(self) -> dict[str, float]:
+        """Nothing is measured here."""
+        return {}
 
     async def close(self) -> None:
         """End all requests with an EngineError and the worker thread; a second call does

@@ -1,0 +1,193 @@
+"""Which engine serves a model: chosen from the backend's options and what is installed; made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch  # noqa: TID253
+
+from art_core.errors import ConfigError, unknown
+from art_core.files import read_json
+from art_local.placement import Placement, placement
+from art_local.vllm.client import VllmClient
+from art_local.vllm.command import ServerSettings
+from art_local.vllm.engine import ModelFacts, VllmEngine
+from art_local.vllm.environment import installed, required
+from art_local.vllm.server import ManagedServer, RemoteServer, Server
+from art_local.vllm.supervisor import Patience
+
+ENGINES = ("auto", "transformers", "vllm")
+
+
+@attrs.frozen(kw_only=True)
+class EngineChoice:
+    """The engine that a backend serves with.
+
+    `device` is the engine's; `url` that of a server which somebody else runs.
+    """
+
+    name: str
+    device: torch.device
+    own_device: bool = False
+    url: str | None = None
+    key: str | None = attrs.field(default=None, repr=False)
+    args: Mapping[str, Any] = attrs.field(factory=dict)
+    patience: Patience = attrs.field(factory=Patience)
+
+    def __str__(self) -> str:
+        if self.url:
+            return f"vllm at {self.url}"
+        return f"{self.name} on {self.device}" if self.own_device else self.name
+
+
+def choose(
+    engine: str,
+    trainer: Placement,
+    *,
+    full_finetune: bool,
+    engine_device: str | None,
+    engine_url: str | None,
+    engine_key: str | None,
+    engine_args: Mapping[str, Any] | None,
+    engine_timeouts: Mapping[str, float] | None,
+) -> EngineChoice:
+    """Choose an engine.
+
+    "auto" is vLLM where it is installed, LoRA is trained and the engine's device is CUDA. On a CPU
+    the embedded engine serves merged weights, starts at once and keeps the cores to one process.
+
+    Raises ConfigError for what does not exist, is not installed or does not go together.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(unknown("engine", engine, ENGINES))
+    device = placement(engine_device or str(trainer.device)).device
+    if engine == "auto":
+        found = installed()
+        fits = device.type == "cuda" and found is not None and found.variant == "cuda"
+        engine = "vllm" if engine_url or (fits and not full_finetune) else "transformers"
+    own = device != trainer.device or engine_url is not None
+    if engine == "transformers":
+        _only_vllm(engine_device=own, engine_url=engine_url, engine_args=engine_args)
+        return EngineChoice(name=engine, device=device)
+    if full_finetune:
+        raise ConfigError(
+            "engine 'vllm' serves LoRA adapters; full_finetune changes all weights",
+            "Use engine='transformers' for full fine-tuning, or train LoRA.",
+        )
+    if engine_url is None:
+        required(device.type)
+    return EngineChoice(
+        name=engine,
+        device=device,
+        own_device=own,
+        url=engine_url,
+        key=engine_key,
+        args=dict(engine_args or {}),
+        patience=_patience(engine_timeouts or {}),
+    )
+
+
+def _only_vllm(**options: Any) -> None:
+    for option, value in options.items():
+        if value:
+            raise ConfigError(
+                f"{option} is for engine='vllm'; the embedded engine shares the trainer's device",
+                "Use engine='vllm', or leave it out.",
+            )
+
+
+def _patience(timeouts: Mapping[str, float]) -> Patience:
+    known = [field.name for field in attrs.fields(Patience)]
+    for name, value in timeouts.items():
+        if name not in known:
+            raise ConfigError(unknown("engine_timeouts entry", name, known))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise ConfigError(f"engine_timeouts[{name!r}] must be a number, got {value!r}")
+    return Patience(**timeouts)  # type: ignore[arg-type]
+
+
+@attrs.frozen(kw_only=True)
+class ServingNeeds:
+    """What a vLLM server for one base model is started with, beside the choice of the engine."""
+
+    directory: Path
+    run_dir: Path
+    trainer: Placement
+    context_length: int | None
+    max_rank: int
+    served_steps: int
+    max_batch_size: int
+    request_timeout_s: float
+
+
+def start_vllm(choice: EngineChoice, needs: ServingNeeds) -> VllmEngine:
+    """Start a server for a base model, or the connection to one; it is not ready yet."""
+    facts = model_facts(needs.directory, needs.context_length)
+    sleeps = choice.device.type == "cuda" and not choice.own_device
+    return VllmEngine(
+        _launcher(choice, needs, facts, sleeps=sleeps),
+        facts,
+        needs.run_dir / "serving",
+        request_timeout_s=needs.request_timeout_s,
+        patience=choice.patience,
+        sleeps=sleeps,
+    )
+
+
+def wait_ready(engine: VllmEngine, *, progress: bool) -> None:
+    """Wait for a server, showing how long and what it says; EngineError when it does not start."""
+    from tqdm import tqdm
+
+    with tqdm(
+        desc="start vLLM", bar_format="{desc}: {elapsed}{postfix}", disable=not progress
+    ) as bar:
+        engine.wait_ready(lambda said: bar.set_postfix_str(said[-60:]))
+
+
+def _launcher(
+    choice: EngineChoice, needs: ServingNeeds, facts: ModelFacts, *, sleeps: bool
+) -> Callable[[], Server]:
+    if choice.url is not None:
+        url, key = choice.url, choice.key
+        return lambda: RemoteServer(VllmClient(url, key))
+    settings = ServerSettings(
+        model=needs.directory,
+        device=str(choice.device),
+        dtype=str(needs.trainer.dtype).removeprefix("torch."),
+        context_length=facts.context_length,
+        max_rank=needs.max_rank,
+        adapters=max(needs.served_steps, 2),
+        max_sequences=needs.max_batch_size,
+        memory_share=_memory_share(choice.device, needs.directory) if sleeps else None,
+        sleeps=sleeps,
+        extra=choice.args,
+    )
+    python = required(choice.device.type).python
+    return lambda: ManagedServer.launch(python, settings, needs.run_dir / "vllm.log")
+
+
+def model_facts(directory: Path, context_length: int | None) -> ModelFacts:
+    """Read what the engine must know of a base model from its directory."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    generation = read_json(directory / "generation_config.json")
+    ends = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
+    longest = config.max_position_embeddings
+    return ModelFacts(
+        context_length=min(longest, context_length or longest),
+        vocabulary=config.vocab_size,
+        ends=(ends,) if isinstance(ends, int) else tuple(ends or ()),
+    )
+
+
+def _memory_share(device: torch.device, directory: Path) -> float:
+    """The share of a shared device's memory that the server may take: nine tenths of what the
+    trainer's copy of the base model leaves free.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    return max(0.1, 0.9 * (free - weights) / total)

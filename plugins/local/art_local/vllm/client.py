@@ -1,0 +1,206 @@
+"""What is said to vLLM's server, and how its answers are read: token ids in, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core.endpoint.engine import FinishReason, Sampling, Token
+from art_core.errors import EngineError
+
+CONNECT_S = 10.0
+FINISHES: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+def completion_body(
+    prompt_ids: Sequence[int], sampling: Sampling, model: str, ends: Sequence[int]
+) -> dict[str, Any]:
+    """Return the body of POST /v1/completions; `ends` are the model's own end tokens."""
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt": list(prompt_ids),
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "logprobs": sampling.top_logprobs,
+        "stop_token_ids": sorted({*ends, *sampling.stop_token_ids}),
+        "stream": sampling.stream,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+        "add_special_tokens": False,
+        "skip_special_tokens": False,
+    }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    return body
+
+
+def tokens_of(answer: Mapping[str, Any], top_logprobs: int) -> list[Token]:
+    """Read the tokens of a completion, or of a chunk of one; the last may carry `finish`.
+
+    Raises EngineError for an answer that a server without `return_token_ids` gives.
+    """
+    if "error" in answer:
+        raise EngineError(f"vLLM refused the request: {_message(answer)}")
+    try:
+        (choice,) = answer["choices"]
+        ids, finish = choice["token_ids"] or [], choice["finish_reason"]
+        found = choice["logprobs"]
+        logprobs = found["token_logprobs"] if ids else []
+        tops = found["top_logprobs"] if ids and top_logprobs else [None] * len(ids)
+        tokens = [
+            Token(token, logprob, _alternatives(top, top_logprobs))
+            for token, logprob, top in zip(ids, logprobs, tops, strict=True)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"the server's answer has no token ids with log-probs ({type(error).__name__}: "
+            f"{error}): {str(dict(answer))[:300]}",
+            "The engine needs vLLM 0.20 or later.",
+        ) from error
+    if finish is not None:
+        if finish not in FINISHES or not tokens:
+            raise EngineError(f"vLLM ended the sequence with {finish!r}")
+        tokens[-1] = attrs.evolve(tokens[-1], finish=FINISHES[finish])
+    return tokens
+
+
+def _alternatives(top: Mapping[str, float] | None, count: int) -> tuple[tuple[int, float], ...]:
+    """The most likely tokens; the server adds the sampled one when it is not among them."""
+    if not top or not count:
+        return ()
+    pairs = [(int(name.removeprefix("token_id:")), logprob) for name, logprob in top.items()]
+    return tuple(sorted(pairs, key=lambda pair: -pair[1])[:count])
+
+
+def _message(answer: Any) -> str:
+    error = answer.get("error", answer) if isinstance(answer, Mapping) else answer
+    return str(error.get("message", error) if isinstance(error, Mapping) else error)[:500]
+
+
+class VllmClient:
+    """Speaks to one server. To be used on one event loop."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        import httpx2
+
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._http = httpx2.AsyncClient(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx2.Timeout(None, connect=CONNECT_S),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+            trust_env=False,
+        )
+
+    async def complete(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """POST /v1/completions; yields the whole answer, or each chunk of a streamed one.
+
+        Closing the generator closes the connection, which aborts the request in the server.
+        """
+        async with self._errors(), self._opened("/v1/completions", body) as response:
+            if not body["stream"]:
+                yield orjson.loads(await response.aread())
+                return
+            async for line in response.aiter_lines():
+                data = line.removeprefix("data:").strip()
+                if data == "[DONE]":
+                    return
+                if data:
+                    yield orjson.loads(data)
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Load a LoRA adapter from a directory that the server can read; again, if it is there."""
+        body = {"lora_name": name, "lora_path": path, "load_inplace": True}
+        await self._post("/v1/load_lora_adapter", body)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests under way finish with it."""
+        await self._post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def sleep(self) -> None:
+        """Let the server give its device memory back, once its requests have ended."""
+        await self._post("/sleep?level=1&mode=wait", None)
+
+    async def wake(self) -> None:
+        """Let the server take its device memory again."""
+        await self._post("/wake_up", None)
+
+    async def health(self) -> None:
+        """Raise EngineError unless the server says that it is well."""
+        async with self._errors():
+            await _checked(await self._http.get("/health"))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the models and adapters that the server lists."""
+        async with self._errors():
+            response = await _checked(await self._http.get("/v1/models"))
+            return list(orjson.loads(response.content)["data"])
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Return a text's tokens as the server's own tokenizer has them."""
+        body = {"prompt": text, "add_special_tokens": False}
+        async with self._errors():
+            response = await _checked(await self._http.post("/tokenize", json=body))
+            return list(orjson.loads(response.content)["tokens"])
+
+    async def metrics(self) -> str:
+        """Return the server's metrics, in Prometheus' text form."""
+        async with self._errors():
+            return (await _checked(await self._http.get("/metrics"))).text
+
+    async def close(self) -> None:
+        """Close the connections; requests under way are aborted."""
+        await self._http.aclose()
+
+    async def _post(self, path: str, body: Mapping[str, Any] | None) -> None:
+        async with self._errors():
+            await _checked(await self._http.post(path, json=body))
+
+    @asynccontextmanager
+    async def _opened(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
+        async with self._http.stream(
+            "POST", path, content=orjson.dumps(body), headers={"Content-Type": "application/json"}
+        ) as response:
+            yield await _checked(response)
+
+    @asynccontextmanager
+    async def _errors(self) -> AsyncGenerator[None, None]:
+        """Turn what the HTTP library raises into ServerGoneError."""
+        import httpx2
+
+        try:
+            yield
+        except (httpx2.TransportError, httpx2.StreamError) as error:
+            told = str(error) or type(error).__name__
+            raise ServerGoneError(f"the connection to vLLM at {self.url} failed: {told}") from error
+
+
+class ServerGoneError(EngineError):
+    """The server's connection broke: it is dead, dying, or was never there."""
+
+
+class RefusedError(EngineError):
+    """The server answered, with an error; `status` is HTTP's."""
+
+    status = 0
+
+
+async def _checked(response: Any) -> Any:
+    if response.status_code < 400:
+        return response
+    raw = await response.aread()
+    try:
+        told = _message(orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        told = raw.decode(errors="replace")[:300]
+    error = RefusedError(
+        f"vLLM answered {response.status_code} to {response.request.url.path}: {told}"
+    )
+    error.status = response.status_code
+    raise error

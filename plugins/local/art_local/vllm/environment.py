@@ -1,0 +1,77 @@
+"""Where vLLM lives: an environment of its own, since its pins and the trainer's exclude each
+other.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from art_core.errors import ConfigError
+from art_core.files import read_json
+from art_local.models import cache_directory
+
+Variant = Literal["cpu", "cuda"]
+MARKER = "art-engine.json"
+"""Written last: an environment without it was cut off while it was made."""
+
+
+@attrs.frozen(kw_only=True)
+class Environment:
+    """An environment that is whole: where, which vLLM, and for which kind of device."""
+
+    path: Path
+    version: str
+    variant: Variant
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return interpreter(self.path)
+
+
+def interpreter(path: Path) -> Path:
+    """Return the interpreter of an environment."""
+    return path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def engines_directory() -> Path:
+    """Return where engines are installed: `ART_ENGINES`, else `engines` in the cache directory."""
+    if "ART_ENGINES" in os.environ:
+        return Path(os.environ["ART_ENGINES"]).expanduser()
+    return cache_directory() / "engines"
+
+
+def environment_path() -> Path:
+    """Return where vLLM's environment lies or would lie."""
+    return engines_directory() / "vllm"
+
+
+def installed() -> Environment | None:
+    """Return vLLM's environment if it is whole."""
+    path = environment_path()
+    marker = read_json(path / MARKER)
+    if not marker or not interpreter(path).exists():
+        return None
+    return Environment(path=path, version=marker["version"], variant=marker["variant"])
+
+
+def required(device_type: str) -> Environment:
+    """Return vLLM's environment for a kind of device; ConfigError says how to get it."""
+    found, wanted = installed(), "cuda" if device_type == "cuda" else "cpu"
+    if found is None:
+        raise ConfigError(
+            f"engine 'vllm' is not installed in {environment_path()}",
+            "Run `art engines install vllm` once, or use engine='transformers'.",
+        )
+    if found.variant != wanted:
+        raise ConfigError(
+            f"the vLLM in {found.path} is made for {found.variant}, the engine is to run on "
+            f"{device_type!r}",
+            f"Run `art engines remove vllm` and `art engines install vllm` on a {wanted} machine, "
+            "or choose another engine_device.",
+        )
+    return found

