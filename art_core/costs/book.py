@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from art_core.costs.gpus import source_of
 from art_core.costs.rates import TokenRates, price, price_gpu
 from art_core.costs.usage import GpuTime, TokenUsage, read_usage
 from art_core.errors import ConfigError, PricingError
@@ -108,21 +109,22 @@ class PriceBook:
         """US dollars of a call, None when unpriced; see `quote`."""
         return self.quote(provider, model, usage, explicit)[0]
 
-    def quote_gpu(self, time: GpuTime) -> tuple[float | None, float | None]:
-        """US dollars of devices held, and of one device-hour; (None, None), said once, without.
+    def quote_gpu(self, time: GpuTime) -> tuple[float | None, dict[str, Any]]:
+        """US dollars of devices held, and `usd_per_hour` of one with its `source`; (None, {}), said
+        once, without.
 
         The price given with the time wins over the plugins'.
         """
-        rate = time.usd_per_hour
-        if rate is None:
-            rate = self.plugins.gpu_rate(time.device)
+        rate, source = time.usd_per_hour, "explicit"
+        if rate is None and (rate := self.plugins.gpu_rate(time.device)) is not None:
+            source = source_of(time.device, rate)
         if rate is None:
             self.say_once(
                 f"no price is known for device {time.device!r}: rows have no costs/gpu. "
                 "Give the backend gpu_cost_per_hour_usd=..."
             )
-            return None, None
-        return price_gpu(time, rate), rate
+            return None, {}
+        return price_gpu(time, rate), {"usd_per_hour": rate, "source": source}
 
     def say_once(self, text: str) -> None:
         """Warn, but not twice."""

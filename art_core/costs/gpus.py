@@ -18,9 +18,8 @@ def price_file() -> dict[str, Any]:
     return data
 
 
-def default_rate(device: str) -> float | None:
-    """US dollars per hour of one device, by the whole name that its driver gives; None when
-    unknown.
+def listed(device: str) -> dict[str, Any] | None:
+    """Return a device's entry, by the whole name that its driver gives; None when unknown.
 
     A part of a name does not do: an RTX 4090 of a laptop, a GH200 or a slice of an H100 is not the
     device that the file prices.
@@ -28,5 +27,19 @@ def default_rate(device: str) -> float | None:
     name = device.lower().removeprefix("nvidia ")
     for entry in price_file()["prices"]:
         if name in (known.lower() for known in entry["names"]):
-            return float(entry["usd_per_hour"])
+            return dict(entry)
     return None
+
+
+def default_rate(device: str) -> float | None:
+    """US dollars per hour of one device; None when unknown."""
+    entry = listed(device)
+    return None if entry is None else float(entry["usd_per_hour"])
+
+
+def source_of(device: str, usd_per_hour: float) -> str:
+    """Say where a price that a hook answered is from: the file if it lists that, else a plugin."""
+    entry = listed(device)
+    if entry is None or entry["usd_per_hour"] != usd_per_hour:
+        return "plugin"
+    return f"{entry['source']}, {entry['as_of']}"

@@ -89,17 +89,14 @@ def token_receipt(
     )
 
 
-def gpu_receipt(leaf: str, time: GpuTime, usd: float | None, usd_per_hour: float | None) -> Receipt:
+def gpu_receipt(leaf: str, time: GpuTime, usd: float | None, rates: Mapping[str, Any]) -> Receipt:
     """Make the receipt of device time; `device_seconds` counts each of the devices."""
-    rates: dict[str, Any] = {} if usd_per_hour is None else {"usd_per_hour": usd_per_hour}
-    if time.usd_per_hour is not None:
-        rates["source"] = "explicit"
     return Receipt(
         leaf=leaf,
         item=time.device,
         device_seconds=time.seconds * time.count,
         usd=usd,
-        rates=rates,
+        rates=dict(rates),
     )
 
 

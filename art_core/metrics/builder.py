@@ -137,10 +137,10 @@ class MetricsBuilder:
 
     def add_gpu_time(self, time: GpuTime) -> float | None:
         """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced."""
-        usd, usd_per_hour = self.prices.quote_gpu(time)
+        usd, rates = self.prices.quote_gpu(time)
         if usd is not None:
             self.add_cost("gpu", usd)
-        self.ledger.add_receipt(gpu_receipt("costs/gpu", time, usd, usd_per_hour))
+        self.ledger.add_receipt(gpu_receipt("costs/gpu", time, usd, rates))
         return usd
 
     def add_unpriced(self) -> None:

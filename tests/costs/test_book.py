@@ -3,8 +3,9 @@ import pytest
 import art_core as art
 from art_core.costs.book import PriceBook, rates_of
 from art_core.costs.rates import TokenRates
-from art_core.costs.usage import TokenUsage
+from art_core.costs.usage import GpuTime, TokenUsage
 from art_core.errors import ConfigError, PricingError
+from art_core.plugins import builtin
 
 MILLION = TokenUsage(input_tokens=1_000_000)
 
@@ -19,6 +20,12 @@ class Prices:
     @art.hookimpl
     def art_usage(self, response, provider):
         return MILLION if response == "a million" else None
+
+
+class Devices:
+    @art.hookimpl
+    def art_gpu_rate(self, device):
+        return 2.0 if device == "card" else None
 
 
 @pytest.fixture
@@ -70,6 +77,20 @@ def test_a_response_that_says_nothing_is_unpriced_not_free(book, caplog):
     assert usage == TokenUsage()
     assert book.price("acme", "known", usage) is None
     assert "says nothing of its tokens" in caplog.text
+
+
+def test_a_device_s_price_says_whether_it_was_given_listed_or_a_plugin_s(book):
+    def source(**device):
+        return book.quote_gpu(GpuTime(seconds=3600, **device))[1]["source"]
+
+    book.plugins.register(builtin, "core")
+    assert source(device="NVIDIA L4", usd_per_hour=0.5) == "explicit"
+    assert source(device="NVIDIA L4") == "Modal, https://modal.com/pricing, 2026-09-19"
+    book.plugins.register(Devices(), "devices")
+    assert book.quote_gpu(GpuTime(device="card", seconds=1800)) == (
+        1.0,
+        {"usd_per_hour": 2.0, "source": "plugin"},
+    )
 
 
 def test_a_plugin_may_read_a_providers_usage(book):

@@ -34,5 +34,5 @@ def test_a_cost_that_the_provider_named_has_no_rates():
 
 
 def test_device_time_without_a_price_keeps_its_seconds():
-    receipt = gpu_receipt("costs/gpu", GpuTime(device="card", seconds=5.0, count=2), None, None)
+    receipt = gpu_receipt("costs/gpu", GpuTime(device="card", seconds=5.0, count=2), None, {})
     assert receipt.to_dict() == {"leaf": "costs/gpu", "item": "card", "device_seconds": 10.0}

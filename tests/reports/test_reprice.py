@@ -86,7 +86,7 @@ def test_the_price_of_a_call_that_had_none_is_added_under_its_leaf(log, book):
         tokens(usd=9.0, input_tokens=0),
         tokens(usd=9.0, train_tokens=1),
         Receipt(leaf="costs/gpu", item="rare", device_seconds=100.0, usd=9.0),
-        gpu_receipt("costs/gpu", GpuTime(device="card", seconds=9, usd_per_hour=3600), 9.0, 3600),
+        gpu_receipt("costs/gpu", GpuTime(device="card", seconds=9), 9.0, {"source": "explicit"}),
     ],
     ids=[
         "reported",
