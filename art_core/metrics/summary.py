@@ -22,6 +22,7 @@ from art_core.metrics.taxonomy import CATALOGUE_VERSION, Taxonomy
 
 SUMMARY_FILE = "summary.json"
 _HEAD = 256
+_BUFFER = 1 << 17
 _VERSION = 2
 _WORTH_A_PROCESS = 20 << 20
 
@@ -34,7 +35,7 @@ def read_summary(history: Path, taxonomy: Taxonomy) -> Summary:
     summary = kept_summary(history, taxonomy)
     if summary.offset == history.stat().st_size:
         return summary
-    with history.open("rb") as file:
+    with history.open("rb", buffering=_BUFFER) as file:
         summary = summarize_log(file, summary, taxonomy)
         summary.head = _head(file, summary.offset)
     _keep(summary, history)

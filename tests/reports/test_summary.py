@@ -55,14 +55,16 @@ def test_the_page_says_how_far_the_run_came(log):
 def test_only_what_is_new_is_read(log, monkeypatch):
     log.add(reward__mean=0.5)
     before = read(log).offset
-    seeks = []
-    real = summary_reader._blocks
-    monkeypatch.setattr(summary_reader, "_blocks", lambda f: (seeks.append(f.tell()), real(f))[1])
+    begun = []
+    real = summary_reader.summarize_log
+    monkeypatch.setattr(
+        summaries, "summarize_log", lambda *given: (begun.append(given[1].offset), real(*given))[1]
+    )
     read(log)
-    assert seeks == []
+    assert begun == []
     log.add(reward__mean=0.75)
     assert entry(log, "reward/mean") == (0.5, 0.75, 0.75, 2)
-    assert seeks == [before]
+    assert begun == [before]
 
 
 def test_a_torn_last_line_waits_until_it_is_whole(log):
@@ -206,8 +208,8 @@ def test_a_directory_that_cannot_be_written_costs_speed_alone(log, monkeypatch):
     assert kept_summary(log.path, TAXONOMY).rows == 0
 
 
-def test_a_long_log_is_read_in_blocks(log, monkeypatch):
-    monkeypatch.setattr(summary_reader, "_BLOCK", 64)
+def test_a_long_log_is_read_some_rows_at_a_time(log, monkeypatch):
+    monkeypatch.setattr(summary_reader, "_AT_ONCE", 7)
     for n in range(50):
         log.add(reward__mean=n)
     assert (read(log).rows, entry(log, "reward/mean")) == (50, (0.0, 49.0, 49.0, 50))
