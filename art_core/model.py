@@ -170,14 +170,20 @@ class Model:
         return merged
 
     async def close(
-        self, timeout: float = CLOSE_SECONDS, *, status: str = "finished"
+        self,
+        timeout: float = CLOSE_SECONDS,
+        *,
+        status: str = "finished",
+        error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
-        """Write what waits and drain the sinks within `timeout` seconds; report each."""
+        """Write what waits and drain the sinks within `timeout` seconds; report each. Of an `error`
+        the run keeps type and message, without secrets, and tells them its sinks.
+        """
         default_builders.discard(self._default_builder)
         await self._close_client()
         if self._run is None:
             return {}
-        return await asyncio.to_thread(self._run.close, status, timeout)
+        return await asyncio.to_thread(self._run.close, status, timeout, error)
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,7 +194,7 @@ class Model:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close(status="failed" if error else "finished")
+        await self.close(status="failed" if error else "finished", error=error)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -290,12 +296,16 @@ class TrainableModel(Model):
         return await backend.delete_checkpoints(self, keep)
 
     async def close(
-        self, timeout: float = CLOSE_SECONDS, *, status: str = "finished"
+        self,
+        timeout: float = CLOSE_SECONDS,
+        *,
+        status: str = "finished",
+        error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
         """Close the backend if this model made it, then as `Model.close`."""
         if self._made_backend and self.backend is not None and not isinstance(self.backend, str):
             await self.backend.close()
-        return await super().close(timeout, status=status)
+        return await super().close(timeout, status=status, error=error)
 
 
 def ready_groups(items: Iterable[Trajectory] | Iterable[TrajectoryGroup]) -> list[TrajectoryGroup]:

@@ -29,6 +29,7 @@ from art_core.metrics.summary import bring_up_to_date
 from art_core.metrics.tally import Reckoned, Tally
 from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
+from art_core.reason import reason_of
 from art_core.sinks.delivery import Delivery, DeliveryReport
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
@@ -227,10 +228,13 @@ class Run:
             self.seen.remember(split, groups, new_ids)
 
     def close(
-        self, status: str = "finished", timeout: float = CLOSE_SECONDS
+        self,
+        status: str = "finished",
+        timeout: float = CLOSE_SECONDS,
+        error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
-        """Write what still waits, drain the sinks within `timeout` seconds, say the status, free
-        the directory.
+        """Write what still waits, drain the sinks within `timeout` seconds, say the status, and of
+        an error the reason; free the directory.
         """
         if self._closed:
             return {}
@@ -242,22 +246,25 @@ class Run:
             if self.ledger.waiting:
                 self.record("train", self.last_step)
         finally:
-            reports = self.delivery.close(timeout, status)
-            self._say_status(status)
+            reason = reason_of(error) if error else None
+            reports = self.delivery.close(timeout, status, reason)
+            self._say_status(status, reason)
             bring_up_to_date(self.history.path, self.taxonomy, at_most=_SUMMARIZED_AT_CLOSE)
             self.history.close()
         return reports
 
     def _close_at_exit(self) -> None:
-        self.close("failed" if hasattr(sys, "last_value") else "finished")
+        error = getattr(sys, "last_value", None)
+        self.close("failed" if error else "finished", error=error)
 
-    def _say_status(self, status: str) -> None:
+    def _say_status(self, status: str, reason: str | None = None) -> None:
         said = {
             "status": status,
             "attempt": self.info.attempt,
             "pid": os.getpid(),
             "at": datetime.now(UTC),
         }
+        said |= {"reason": reason} if reason else {}
         try:
             replace_json(self.info.run_dir / "status.json", said)
         except OSError as error:

@@ -296,7 +296,7 @@ def test_a_run_that_cannot_write_what_waits_still_drains_its_sinks(make, monkeyp
     monkeypatch.setattr("art_core.metrics.history.os.write", lambda fd, data: 0)
     with pytest.raises(HistoryError):
         run.close(timeout=3.0)
-    assert drained == [(3.0, "finished")]
+    assert drained == [(3.0, "finished", None)]
 
 
 def test_an_exit_closes_what_was_left_open_and_a_child_leaves_it_alone(make):
@@ -348,3 +348,25 @@ def test_closing_a_run_whose_directory_is_gone_is_not_an_error(make):
     shutil.rmtree(run.info.run_dir)
     assert run.close() == {}
     assert not run.history.path.exists()
+
+
+def test_a_failed_run_keeps_its_reason_and_tells_its_sinks(make):
+    told = []
+    sink = SimpleNamespace(
+        open=lambda run: None, write=lambda rows: None, close=lambda run: told.append(run.reason)
+    )
+    run = make(sinks=[art.SinkSpec(name="told", create=lambda: sink, summary="")]).run
+    run.record("train", 1)
+    run.close("failed", error=ZeroDivisionError("division by zero"))
+    assert told == ["ZeroDivisionError: division by zero"]
+    status = orjson.loads((run.info.run_dir / "status.json").read_bytes())
+    assert status["reason"] == told[0]
+
+
+def test_a_status_that_cannot_be_kept_is_said_and_ends_nothing(make, caplog):
+    run = make().run
+    run.record("train", 1)
+    (run.info.run_dir / "status.json").unlink()
+    (run.info.run_dir / "status.json").mkdir()
+    assert run.close() == {}
+    assert "status 'finished' could not be kept" in caplog.text

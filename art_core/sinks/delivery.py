@@ -90,12 +90,12 @@ class Follower:
         """Say that there are new rows."""
         self._news.set()
 
-    def close(self, deadline: float, status: str = "finished") -> None:
+    def close(self, deadline: float, status: str = "finished", reason: str | None = None) -> None:
         """Ask to finish by a `time.monotonic()`; `join` waits for it. The sink's close is told the
-        run's status.
+        run's status, and the reason of a failure.
         """
         self._deadline = deadline
-        self.run = attrs.evolve(self.run, status=status)
+        self.run = attrs.evolve(self.run, status=status, reason=reason)
         self._hopeless = self._failures >= BREAK_AFTER
         self._closing.set()
         self._news.set()
@@ -213,13 +213,15 @@ class Delivery:
         for follower in self.followers:
             follower.wake()
 
-    def close(self, timeout: float, status: str = "finished") -> Mapping[str, DeliveryReport]:
+    def close(
+        self, timeout: float, status: str = "finished", reason: str | None = None
+    ) -> Mapping[str, DeliveryReport]:
         """Let all sinks finish within `timeout` seconds together; report each, and say what is
-        missing. The sinks are told the run's status.
+        missing. The sinks are told the run's status, and the reason of a failure.
         """
         deadline = time.monotonic() + timeout
         for follower in self.followers:
-            follower.close(deadline, status)
+            follower.close(deadline, status, reason)
         reports = {f.spec.name: f.join() for f in self.followers}
         for follower in self.followers:
             _say(reports[follower.spec.name], follower.run.run_dir)

@@ -15,7 +15,8 @@ from art_core.metrics.row import MetricsRow
 class RunInfo:
     """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the
     run's openings. `status` is "running" while rows come; in `Sink.close` it is what the run ended
-    as: "finished", "failed", or what `model.close(status=)` said.
+    as: "finished", "failed", or what `model.close(status=)` said; `reason` is then why it failed,
+    where that is known: an exception's type and message, without secrets.
     """
 
     project: str
@@ -24,6 +25,7 @@ class RunInfo:
     base_model: str | None = None
     attempt: int = 1
     status: str = "running"
+    reason: str | None = None
     config: dict[str, Any] = attrs.field(factory=dict)
 
 

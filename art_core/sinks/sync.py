@@ -43,8 +43,16 @@ def run_info(run_dir: Path, status: str) -> RunInfo:
         base_model=said.get("base_model"),
         attempt=max(last.attempt, 1) if last else 1,
         status=status,
+        reason=_reason(run_dir) if status == "failed" else None,
         config=said.get("config") or {},
     )
+
+
+def _reason(run_dir: Path) -> str | None:
+    try:
+        return read_json(run_dir / "status.json").get("reason")
+    except ValueError:
+        return None
 
 
 def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, None, DeliveryReport]:
@@ -63,7 +71,7 @@ def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, No
     yield Progress(count_after(history, load_cursor(cursor_file)), None)
     deadline = time.monotonic() + timeout
     follower = Follower(spec, run, history)
-    follower.close(deadline, run.status)
+    follower.close(deadline, run.status, run.reason)
     said = time.monotonic()
     while follower.at_work and time.monotonic() < deadline:
         time.sleep(0.01)

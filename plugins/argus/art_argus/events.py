@@ -70,7 +70,8 @@ def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event
             _event(job, "job_done", at, done | metrics | elapsed, key),
             _event(job, "batch_done", at, {"n_done": 1, "n_failed": 0} | total, key),
         ]
-    reason = f"the run {run.status}" if run.status == "failed" else "the run was killed"
+    told = "the run failed" if run.status == "failed" else "the run was killed"
+    reason = run.reason or told
     why = {"reason": reason, "error": reason}
     return [
         _event(job, "job_failed", at, {"status": "FAILED"} | why | metrics | elapsed, key),

@@ -88,7 +88,24 @@ async def test_a_run_that_raises_has_failed_on_the_board_with_its_last_metrics(
             await model.log(metrics={"reward/mean": 0.75}, split="train", step=1)
             _ = 1 / 0
     assert kinds(argus)[-2:] == ["job_failed", "batch_failed"]
-    assert argus.of_type("job_failed")[0]["data"]["metrics"]["reward/mean"] == 0.75
+    failed = argus.of_type("job_failed")[0]["data"]
+    assert failed["metrics"]["reward/mean"] == 0.75
+    assert failed["reason"] == failed["error"] == "ZeroDivisionError: division by zero"
+    assert argus.of_type("batch_failed")[0]["data"]["reason"] == failed["reason"]
+
+
+def test_the_reason_of_a_failure_is_told_without_secrets_also_later(
+    argus, token, tmp_path, monkeypatch
+):
+    model = art.Model(name="a", project="p", base_path=tmp_path, sinks=[])
+    model.run.record("train", 1, metrics={"reward/mean": 0.75})
+    model.run.close("failed", error=RuntimeError(f"401: the key {token} is refused\nsent: {token}"))
+    monkeypatch.setenv("ARGUS_URL", argus.url)
+    monkeypatch.setenv("ARGUS_TOKEN", token)
+    assert main(["sync", "a", "--sink", "argus", "--dir", str(tmp_path)]) == 0
+    (failed,) = argus.of_type("job_failed")
+    assert failed["data"]["reason"] == "RuntimeError: 401: the key *** is refused"
+    assert token not in (model.run_dir / "status.json").read_text()
 
 
 async def test_a_resumed_run_goes_on_in_the_same_batch_and_its_results_cover_all(

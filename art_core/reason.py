@@ -1,0 +1,33 @@
+"""Why a run failed, in one line that may be shown to others: short, and without secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+
+LONGEST = 300
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 6
+_SECRETS = re.compile(
+    r"(?<=://)[^/\s@]+(?=@)"  # user:password@ of a URL
+    r"|(?<=bearer )\S+"
+    r"|\b(?:sk|pk|hf|gh[opusr]|github_pat|xox[a-z]|em_live|AKIA|AIza)[-_]?[A-Za-z0-9*._-]{8,}"
+    r"|\b[0-9a-f]{32,}\b"  # W&B's, and most others that are only digits
+    r"|(?<=key=)[^&\s]+|(?<=token=)[^&\s]+|(?<=password=)[^&\s]+",
+    re.IGNORECASE,
+)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message, 300 characters at most.
+
+    What looks like a key, and the values of environment variables that are named like one, become
+    `***`.
+    """
+    message = next(iter(str(error).strip().splitlines()), "")
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            message = message.replace(value, "***")
+    message = _SECRETS.sub("***", message)
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
