@@ -1,0 +1,1 @@
+"""A vLLM plugin that computes LoRA on CPU with one matrix product an adapter."""
