@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from art_core import ConfigError, Sink, SinkSpec, hookimpl
+from art_core import ConfigError, MetricSpec, Sink, SinkSpec, hookimpl
 
 LONGEST_SILENCE_S = 300.0
 
@@ -55,3 +55,19 @@ def argus_sink(
 def art_sinks() -> list[SinkSpec]:
     """Offer the sink; a model gets it unasked where ARGUS_URL is set."""
     return [argus_sink()]
+
+
+@hookimpl
+def art_metrics() -> list[MetricSpec]:
+    """Offer the section `system`, whose megabytes Argus shows."""
+    told = {"gpu_memory_mb": "in use", "gpu_memory_peak_mb": "in use, at its peak"}
+    return [
+        MetricSpec(
+            key=f"system/{name}",
+            unit="MB",
+            help=f"device memory {what}",
+            combine="last",
+            direction="lower",
+        )
+        for name, what in told.items()
+    ]

@@ -79,6 +79,16 @@ async def test_a_run_arrives_from_its_start_to_its_results(argus, token, tmp_pat
         }
 
 
+async def test_device_memory_that_is_logged_is_shown(argus, token, tmp_path):
+    sink = argus_sink(argus.url, token)
+    async with art.Model(name="a", project="p", base_path=tmp_path, sinks=[sink]) as model:
+        for step, (now, peak) in enumerate([(100, 300), (200, 400)], start=1):
+            memory = {"system/gpu_memory_mb": now, "system/gpu_memory_peak_mb": peak}
+            await model.log(metrics=memory, split="train", step=step)
+    metrics = argus.of_type("job_done")[0]["data"]["metrics"]
+    assert (metrics["GPU_Memory"], metrics["GPU_Memory_Peak"]) == (200.0, 400.0)
+
+
 async def test_a_run_that_raises_has_failed_on_the_board_with_its_last_metrics(
     argus, token, tmp_path
 ):
