@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from art_core.backends import Backend
 from art_core.data.choice import ChoiceTokens, tokens_of
 from art_core.data.gather import gather_trajectory_groups
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.errors import ConfigError
+from art_core.errors import ArtError, ConfigError
 from art_core.model import TrainableModel
 from art_core.plugins.hookspecs import hookimpl
 from art_core.plugins.host import Plugins
@@ -108,6 +109,17 @@ class BackendContract:
             base_path=tmp_path,
             sinks=[],
             plugins=plugins_with_prices(),
+        )
+
+    def another(self, model: TrainableModel) -> TrainableModel:
+        """Return a second model beside one."""
+        return TrainableModel(
+            name=f"{model.name}-2",
+            project=model.project,
+            base_model=model.base_model,
+            base_path=model.base_path,
+            sinks=[],
+            plugins=model.plugins,
         )
 
     @pytest.fixture
@@ -228,6 +240,75 @@ class BackendContract:
             result = await model.train(await make_groups(model, (1.0, 1.0)), **self.train_options)
             assert result.step == await backend.step(model) == 1
             assert (await tokens(model)).policy_version == 1
+
+    async def test_older_steps_are_served_beside_the_newest(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """An evaluation may ask for any step with a checkpoint, and for the untrained weights."""
+        async with registered(make_backend, make_model) as (_, model):
+            for _ in range(2):
+                await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+            asked = [(await tokens(model, step)).policy_version for step in (1, 0, 2, 1)]
+            assert asked == [1, 0, 2, 1]
+
+    async def test_two_models_are_trained_and_served_at_once(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """Each has its own weights, its own step and its own name."""
+        async with registered(make_backend, make_model) as (backend, model):
+            other = self.another(model)
+            await other.register(backend)
+            assert other.get_inference_name() != model.get_inference_name()
+            await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+            both = await asyncio.gather(make_groups(model, (0.0, 1.0)), make_groups(other, (0, 1)))
+            await asyncio.gather(
+                model.train(both[0], **self.train_options),
+                other.train(both[1], **self.train_options),
+            )
+            assert [await backend.step(m) for m in (model, other)] == [2, 1]
+            assert [(await tokens(m)).policy_version for m in (model, other)] == [2, 1]
+            await other.close()
+
+    async def test_a_model_that_was_unregistered_comes_back_at_its_checkpoint(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """Idle models are put to sleep this way; a model that is not registered may be, too."""
+        async with registered(make_backend, make_model) as (backend, model):
+            await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+            await backend.unregister(model)
+            await backend.unregister(model)
+            await model.register(backend)
+            assert await backend.step(model) == 1
+            assert (await tokens(model)).policy_version == 1
+            groups = await make_groups(model, (0.0, 1.0))
+            assert (await model.train(groups, **self.train_options)).step == 2
+
+    async def test_a_step_cancelled_in_the_middle_is_done_or_not_done(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """The weights are those of a whole step, and the next step follows it."""
+        async with registered(make_backend, make_model) as (backend, model):
+            groups = await make_groups(model, (0.0, 1.0))
+            step = asyncio.create_task(model.train(groups, **self.train_options))
+            await asyncio.sleep(0.02)
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+            result = await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
+            assert result.step == await backend.step(model)
+            assert result.step in (1, 2)
+            assert (await tokens(model)).policy_version == result.step
+
+    async def test_rewards_that_are_no_numbers_are_refused_and_nothing_is_trained(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """The next step is the first."""
+        async with registered(make_backend, make_model) as (backend, model):
+            groups = await make_groups(model, (0.0, 1.0))
+            broken = [Trajectory(messages_and_choices=[QUESTION], reward=math.nan)]
+            with pytest.raises(ArtError):
+                await backend.train(model, [TrajectoryGroup([*groups[0], *broken])])
+            assert await backend.step(model) == 0
+            assert (await model.train(groups, **self.train_options)).step == 1
 
     async def test_a_backend_may_be_closed_twice(
         self, make_backend: MakeBackend, make_model: MakeModel

@@ -130,7 +130,7 @@ class _Weights:
     kept: list[int]
 
     def names(self, name: str) -> dict[str, int]:
-        steps = {f"{name}@{step}": step for step in sorted({*self.kept, self.step})}
+        steps = {f"{name}@{step}": step for step in sorted({0, *self.kept, self.step})}
         return {name: self.step, **steps, self.base: 0}
 
     def path(self, step: int) -> Path:

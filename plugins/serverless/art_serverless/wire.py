@@ -27,11 +27,19 @@ _FAILURE = {"reason": "raised", "type": "Exception", "message": "", "traceback":
 
 
 def request_body(fields: Mapping[str, Any], groups: Iterable[TrajectoryGroup]) -> bytes:
-    """Return a request's JSON: its fields, and the groups under `trajectory_groups`."""
+    """Return a request's JSON: its fields, and the groups under `trajectory_groups`.
+
+    Raises ConfigError for a reward that is not finite.
+    """
     return json_line({**fields, "trajectory_groups": [_group_json(g) for g in groups]})
 
 
 def _group_json(group: TrajectoryGroup) -> dict[str, Any]:
+    if not all(map(math.isfinite, group.rewards)):
+        raise ConfigError(
+            f"a group has rewards that are not finite: {group.rewards}",
+            "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
+        )
     values = group.to_dict()
     values["exceptions"] = values.pop("failures")
     return values
@@ -75,7 +83,7 @@ def _trajectory(value: Any, where: str) -> dict[str, Any]:
     if odd:
         raise ConfigError(f"{where}.{odd[0]} is not a field of a trajectory")
     filled = _TRAJECTORY | {k: v for k, v in given.items() if v is not None}
-    reward = filled["reward"]
+    reward = given.get("reward", 0.0)  # null is what JSON makes of NaN
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
         raise ConfigError(f"{where}.reward must be a finite number, got {reward!r}")
     for name in ("messages_and_choices", "additional_histories", "logs"):

@@ -120,6 +120,7 @@ def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
     [
         ({"trajectory_groups": 5}, "trajectory_groups must be a list"),
         ({"trajectory_groups": [{"trajectories": [{"reward": "high"}]}]}, "[0].reward"),
+        ({"trajectory_groups": [{"trajectories": [{"reward": None}]}]}, "[0].reward"),
         ({"trajectory_groups": [{"trajectories": [{"rewrad": 1}]}]}, "rewrad"),
         (
             {"trajectory_groups": [{"trajectories": [{"messages_and_choices": [{}]}]}]},
