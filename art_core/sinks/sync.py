@@ -43,16 +43,9 @@ def run_info(run_dir: Path, status: str) -> RunInfo:
         base_model=said.get("base_model"),
         attempt=max(last.attempt, 1) if last else 1,
         status=status,
-        reason=_reason(run_dir) if status == "failed" else None,
+        reason=read_json(run_dir / "status.json").get("reason") if status == "failed" else None,
         config=said.get("config") or {},
     )
-
-
-def _reason(run_dir: Path) -> str | None:
-    try:
-        return read_json(run_dir / "status.json").get("reason")
-    except ValueError:
-        return None
 
 
 def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, None, DeliveryReport]:

@@ -82,6 +82,15 @@ def test_what_is_missing_at_the_end_is_an_error(shelf, art_command, art_error, m
     assert "sink 'shelf': 3 rows not delivered (OSError: no route). They stay in the log" in error
 
 
+@pytest.mark.parametrize(("status", "told"), [("failed", "ValueError: no"), ("finished", None)])
+def test_a_sink_is_told_the_reason_of_a_failed_run_later_too(tmp_path, status, told):
+    model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[])
+    model.run.record("train", 1)
+    model.run.close(status, error=ValueError("no"))
+    info = sync.run_info(model.run_dir, status)
+    assert (info.status, info.reason) == (status, told)
+
+
 def test_progress_is_told_while_it_goes_on(shelf, art_command, monkeypatch):
     monkeypatch.setattr(sync, "LOOK_SECONDS", 0.02)
     faults = [OSError("busy")] * 4
