@@ -157,7 +157,7 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
         if not groups:
             yield name, one
 
-    return below("art", parser())
+    return below("art", parser(art.Plugins.discover()))
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda value: str(value)[:12])
