@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import subprocess
 import time
 
 import httpx2
 import pytest
 
-from art_core.errors import ConfigError
+from art_core.errors import BackendError, ConfigError
+from art_core.testing.backend import ask as ask_model
 from art_serverless.protocol import JOBS, MODELS
 from art_serverless.server.keys import Keys, server_keys
 from art_serverless.server.start import options_of
@@ -241,6 +244,29 @@ def test_a_thousand_requests_at_once_are_answered(ask):
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
         statuses = list(pool.map(once, range(1000)))
     assert set(statuses) == {200}
+
+
+def test_tls_is_served_with_a_certificate(serving, connect, make_model, tmp_path, monkeypatch):
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    about = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    subprocess.run([*made, "-keyout", key, "-out", cert, *about], check=True, capture_output=True)
+    server = serving(certfile=cert, keyfile=key)
+    url = server.url.replace("http:", "https:")
+
+    async def asked():
+        backend, model = connect(url), make_model()
+        try:
+            await model.register(backend)
+            return (await ask_model(model)).message.content
+        finally:
+            await model.close()
+            await backend.close()
+
+    with pytest.raises(BackendError, match="cannot reach"):
+        asyncio.run(asked())
+    monkeypatch.setenv("SSL_CERT_FILE", cert)
+    assert asyncio.run(asked()) == "Say yes "
 
 
 def test_a_model_that_nobody_uses_sleeps_and_wakes_when_asked(serving):
