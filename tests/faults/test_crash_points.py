@@ -158,6 +158,7 @@ def some(trials, first, last, every):
     return "all" if trials >= 1000 else ",".join(map(str, range(first, last, every)))
 
 
+@pytest.mark.timeout(1800)
 def test_a_step_that_dies_at_any_point_goes_on_from_a_whole_checkpoint(
     tmp_path, trials, assert_right
 ):
@@ -170,6 +171,7 @@ def test_a_step_that_dies_at_any_point_goes_on_from_a_whole_checkpoint(
 
 
 @pytest.mark.torch
+@pytest.mark.timeout(1800)
 def test_a_step_of_the_local_backend_that_dies_at_any_point_goes_on(tmp_path, trials, assert_right):
     pytest.importorskip("art_local")
     from art_local.checkpoints import CheckpointStore

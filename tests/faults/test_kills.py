@@ -43,9 +43,10 @@ for trial in range(trials):
 """
 
 
+@pytest.mark.timeout(1800)
 def test_no_acknowledged_row_is_lost_and_no_money_is_counted_twice(tmp_path, trials):
     command = [sys.executable, "-c", KILLS, str(tmp_path), str(trials)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1700)
     acknowledged = [int(line) for line in done.stdout.split()]
     assert len(acknowledged) == trials
     model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[])
@@ -90,6 +91,7 @@ for trial in range(trials):
 """
 
 
+@pytest.mark.timeout(1800)
 def test_a_kill_while_a_row_of_a_megabyte_is_written_costs_that_row_at_most(
     tmp_path, trials, assert_right
 ):
