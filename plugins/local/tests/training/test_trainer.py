@@ -8,6 +8,7 @@ import torch
 
 from art_core.errors import BackendError
 from art_core.rl.config import TrainConfig
+from art_core.rl.presets import PRESETS
 from art_local.training.trainer import Trainer
 
 KEYS = {
@@ -27,7 +28,7 @@ def test_a_step_reports_its_metrics_under_canonical_keys(make_policy, sequences)
     assert metrics["loss/learning_rate"] == 1e-5
 
 
-@pytest.mark.parametrize("loss_fn", ["cispo", "ppo"])
+@pytest.mark.parametrize("loss_fn", list(PRESETS))
 @pytest.mark.parametrize("lora", [(4, 8), None], ids=["LoRA", "whole"])
 def test_the_loss_and_the_gradient_do_not_depend_on_the_split_into_micro_batches(
     make_policy, sequences, lora, loss_fn
@@ -96,25 +97,6 @@ def test_a_gradient_that_is_not_finite_raises_and_leaves_the_weights(make_policy
         trainer.step(broken, TrainConfig())
     assert all(torch.equal(before[name], p) for name, p in policy.trained().items())
     assert trainer.step(sequences, TrainConfig())["data/step_num_gradient_steps"] == 1.0
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: not enough memory"),
-    ],
-)
-def test_out_of_memory_names_the_settings_to_lower(make_policy, sequences, error):
-    policy = make_policy()
-    trainer = Trainer(policy, progress=False)
-
-    def fail(*_, **__):
-        raise error
-
-    policy.logprobs = fail
-    with pytest.raises(BackendError, match=r"39 tokens.*Lower micro_batch_tokens \(now 100\)"):
-        trainer.step(sequences, TrainConfig(micro_batch_tokens=100))
 
 
 def test_a_step_does_not_touch_the_global_rng(make_policy, sequences):
