@@ -65,11 +65,9 @@ def measure(environment, model: Path, adapter: Path, *, env: dict[str, str], rep
 
 
 def report(figures: dict[str, dict[str, float]]) -> None:
-    """Print a table, and one line of JSON as the last."""
-    print(f"{'new tokens/s':14}" + "".join(f"{kind:>15}" for kind in KINDS))
+    """Print the ratios as one line of JSON."""
     ratios = {}
     for name, found in figures.items():
-        print(f"{name:14}" + "".join(f"{found[kind]:15.1f}" for kind in KINDS))
         ratios[f"{name}_adapter_to_base"] = found["adapter"] / found["base"]
         ratios[f"{name}_half_and_half_to_base"] = found["half and half"] / found["base"]
     line = {
@@ -104,10 +102,12 @@ def main() -> None:
         runs = {"plugin": ({}, arguments.repeats)}
         if arguments.stock:
             runs["stock"] = (STOCK, 1)
-        figures = {
-            name: measure(environment, model, adapter, env=env, repeats=repeats)
-            for name, (env, repeats) in runs.items()
-        }
+        figures = {}
+        print(f"{'new tokens/s':14}" + "".join(f"{kind:>15}" for kind in KINDS))
+        for name, (env, repeats) in runs.items():
+            found = measure(environment, model, adapter, env=env, repeats=repeats)
+            figures[name] = found
+            print(f"{name:14}" + "".join(f"{found[kind]:15.1f}" for kind in KINDS), flush=True)
     report(figures)
 
 
