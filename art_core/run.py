@@ -36,7 +36,8 @@ from art_core.sinks.protocol import RunInfo, SinkSpec
 log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = 10.0
-_SUMMARIZED_AT_CLOSE = 64 << 20
+_SUMMARIZED_AT_MOST = 64 << 20
+_WORTH_A_SUMMARY = 1 << 20
 
 
 @attrs.define(eq=False, repr=False)
@@ -60,6 +61,8 @@ class Run:
     _last_train_row: float = attrs.field(factory=time.monotonic)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
     _closed: bool = False
+    _summarized: int = 0
+    _summarizing: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
     @classmethod
     def open(
@@ -97,6 +100,7 @@ class Run:
             derives=plugins.derives,
             earlier_clock=state.get("time/wall_clock_sec", 0.0),
         )
+        history.after_sync = run._summarize_now_and_then
         ledger.learn(totals)
         run._say_status("running")
         atexit.register(run._close_at_exit)
@@ -249,9 +253,25 @@ class Run:
             reason = reason_of(error) if error else None
             reports = self.delivery.close(timeout, status, reason)
             self._say_status(status, reason)
-            bring_up_to_date(self.history.path, self.taxonomy, at_most=_SUMMARIZED_AT_CLOSE)
+            with self._summarizing:
+                self._bring_summary_up_to_date()
             self.history.close()
         return reports
+
+    def _summarize_now_and_then(self) -> None:
+        """Keep a summary of a long log while it grows, so that a killed run has one too."""
+        if self.history.size - self._summarized < _WORTH_A_SUMMARY:
+            return
+        if self._summarizing.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self._summarized = self.history.size
+                    self._bring_summary_up_to_date()
+            finally:
+                self._summarizing.release()
+
+    def _bring_summary_up_to_date(self) -> None:
+        bring_up_to_date(self.history.path, self.taxonomy, at_most=_SUMMARIZED_AT_MOST)
 
     def _close_at_exit(self) -> None:
         error = getattr(sys, "last_value", None)

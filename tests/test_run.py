@@ -9,8 +9,10 @@ import pytest
 
 import art_core as art
 from art_core.errors import ConfigError, HistoryError, MetricError
+from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.summary import kept_summary, read_summary
 from art_core.run import runs_path
 
 
@@ -335,7 +337,7 @@ def test_closing_brings_the_summary_of_the_log_up_to_date(make):
 
 
 def test_a_long_log_without_a_summary_is_left_to_the_leaderboard(make, monkeypatch):
-    monkeypatch.setattr("art_core.run._SUMMARIZED_AT_CLOSE", 10)
+    monkeypatch.setattr("art_core.run._SUMMARIZED_AT_MOST", 10)
     run = make().run
     run.record("train", 1)
     run.close()
@@ -370,3 +372,60 @@ def test_a_status_that_cannot_be_kept_is_said_and_ends_nothing(make, caplog):
     (run.info.run_dir / "status.json").mkdir()
     assert run.close() == {}
     assert "status 'finished' could not be kept" in caplog.text
+
+
+def test_a_long_log_has_a_summary_while_it_grows(make, monkeypatch):
+    monkeypatch.setattr("art_core.run._WORTH_A_SUMMARY", 2_000)
+    run = make().run
+    kept = run.info.run_dir / "summary.json"
+    run.record("train", 1, metrics={"loss/train": 0.5})
+    run.history.after_sync()
+    assert not kept.exists()
+    for step in range(2, 20):
+        run.record("train", step, metrics={"loss/train": 0.5})
+    run.history.after_sync()
+    offset = orjson.loads(kept.read_bytes())["offset"]
+    assert offset == run.history.path.stat().st_size
+    run.record("train", 20, metrics={"loss/train": 0.25})
+    run.history.after_sync()
+    assert orjson.loads(kept.read_bytes())["offset"] == offset
+
+
+def test_the_summary_of_a_growing_log_is_made_by_one_thread_and_not_after_the_end(
+    make, monkeypatch
+):
+    monkeypatch.setattr("art_core.run._WORTH_A_SUMMARY", 1)
+    run = make().run
+    run.record("train", 1)
+    kept = run.info.run_dir / "summary.json"
+    with run._summarizing:
+        run.history.after_sync()
+    assert not kept.exists()
+    run.close()
+    kept.unlink()
+    run.history.after_sync()
+    assert not kept.exists()
+
+
+GROWING = """
+import os, signal, sys, time, art_core as art, art_core.metrics.history as history
+history.SYNC_SECONDS = 0.05
+run = art.Model(name="m", project="p", base_path=sys.argv[1], sinks=[]).run
+kept, step = run.info.run_dir / "summary.json", 0
+while not kept.exists():
+    for step in range(step + 1, step + 200):
+        values = {f"reward/outcome_{i}": step / (i + 1) for i in range(40)}
+        run.record("train", step, metrics=values)
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_was_killed_left_a_summary_that_its_rows_agree_with(tmp_path):
+    subprocess.run([sys.executable, "-c", GROWING, str(tmp_path)], check=False, timeout=60)
+    log = tmp_path / "p" / "models" / "m" / "history.jsonl"
+    taxonomy = builtin_taxonomy()
+    assert 0 < kept_summary(log, taxonomy).offset <= log.stat().st_size
+    brought_up = read_summary(log, taxonomy)
+    log.with_name("summary.json").unlink()
+    assert brought_up == read_summary(log, taxonomy)

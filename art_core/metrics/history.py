@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -89,13 +89,17 @@ def _lines_backwards(fd: int, end: int) -> Iterator[bytes]:
 
 @attrs.define
 class HistoryLog:
-    """The open log of a run: appends rows, and is the only one to do so while it is open."""
+    """The open log of a run: appends rows, and is the only one to do so while it is open.
+
+    `after_sync` is called on the thread that syncs rows, some seconds after they were appended.
+    """
 
     path: Path
     last: MetricsRow | None
     _fd: int
     _size: int
     _pid: int = attrs.field(factory=os.getpid)
+    after_sync: Callable[[], None] | None = None
     _timer: threading.Timer | None = None
     _unusable: tuple[str, str] | None = None
     _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
@@ -179,6 +183,11 @@ class HistoryLog:
                 self._fd, self._unusable = -1, ("is closed", "Log before model.close().")
 
     @property
+    def size(self) -> int:
+        """Bytes of the log."""
+        return self._size
+
+    @property
     def forked(self) -> bool:
         """True in a child process: the log belongs to the parent."""
         return self._pid != _process
@@ -194,8 +203,13 @@ class HistoryLog:
             f"cannot write {self.path}: {reason}", "Free space, then log again: nothing is lost."
         ) from cause
 
+    def _sync_later(self) -> None:
+        self.sync()
+        if self.after_sync is not None:
+            self.after_sync()
+
     def _sync_soon(self) -> None:
-        self._timer = threading.Timer(SYNC_SECONDS, self.sync)
+        self._timer = threading.Timer(SYNC_SECONDS, self._sync_later)
         self._timer.daemon = True
         self._timer.start()
 

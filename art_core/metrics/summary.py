@@ -9,6 +9,7 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +18,7 @@ import attrs
 
 from art_core.files import read_json, replace_json
 from art_core.metrics.summary_page import Entry, Summary, better_values
-from art_core.metrics.summary_reader import summarize_log
+from art_core.metrics.summary_reader import RepeatedStepError, summarize_log
 from art_core.metrics.taxonomy import CATALOGUE_VERSION, Taxonomy
 
 SUMMARY_FILE = "summary.json"
@@ -27,16 +28,17 @@ _VERSION = 2
 _WORTH_A_PROCESS = 20 << 20
 
 
-def read_summary(history: Path, taxonomy: Taxonomy) -> Summary:
+def read_summary(history: Path, taxonomy: Taxonomy, *, anew: bool = True) -> Summary:
     """Return a log's summary, reading only what is new since it was last asked for, and keep it.
 
-    A step that a later attempt repeated counts as the later attempt had it.
+    A step that a later attempt repeated counts as the later attempt had it: then all is read anew,
+    or RepeatedStepError raised if `anew` is False.
     """
     summary = kept_summary(history, taxonomy)
     if summary.offset == history.stat().st_size:
         return summary
     with history.open("rb", buffering=_BUFFER) as file:
-        summary = summarize_log(file, summary, taxonomy)
+        summary = summarize_log(file, summary, taxonomy, anew=anew)
         summary.head = _head(file, summary.offset)
     _keep(summary, history)
     return summary
@@ -47,10 +49,10 @@ def bring_up_to_date(history: Path, taxonomy: Taxonomy, *, at_most: int) -> None
 
     A log that was deleted in the meantime is passed over.
     """
-    if not history.exists():
-        return
-    if history.stat().st_size - kept_summary(history, taxonomy).offset <= at_most:
-        read_summary(history, taxonomy)
+    with suppress(FileNotFoundError, RepeatedStepError):
+        size = history.stat().st_size
+        if size - kept_summary(history, taxonomy).offset <= at_most:
+            read_summary(history, taxonomy, anew=size <= at_most)
 
 
 def kept_summary(history: Path, taxonomy: Taxonomy) -> Summary:

@@ -23,21 +23,28 @@ _NEWLINE = ord("\n")
 _BLANK = b"\r\n\0 "
 
 
-def summarize_log(file: BinaryIO, summary: Summary, taxonomy: Taxonomy) -> Summary:
+def summarize_log(
+    file: BinaryIO, summary: Summary, taxonomy: Taxonomy, *, anew: bool = True
+) -> Summary:
     """Add the rows after `summary.offset` to it.
 
     Begins anew when they repeat a step that it has seen: of steps from there on every value is
-    remembered while reading, so that the newer one counts.
+    remembered while reading, so that the newer one counts. Raises RepeatedStepError instead if
+    `anew` is False.
     """
     since = math.inf
     while True:
         try:
             return _Reader(taxonomy, summary, since).read(file)
-        except _RepeatedStepError as error:
+        except RepeatedStepError as error:
+            if not anew:
+                raise
             summary, since = Summary(), error.step
 
 
-class _RepeatedStepError(Exception):
+class RepeatedStepError(Exception):
+    """A row repeats a step of an earlier attempt that was taken for settled."""
+
     def __init__(self, step: int) -> None:
         super().__init__(step)
         self.step = step
@@ -57,11 +64,14 @@ class _Shape:
     columns: tuple[tuple[int, str, Direction | None], ...]
 
 
-def _shape(keys: Sequence[str], taxonomy: Taxonomy) -> _Shape | None:
-    """Return the shape of rows with these keys; None where they name no step."""
+_NO_SHAPE = _Shape(-1, lambda _: (), None, None, None, ())
+
+
+def _shape(keys: Sequence[str], taxonomy: Taxonomy) -> _Shape:
+    """Return the shape of rows with these keys; `_NO_SHAPE` where they name no step."""
     step = next((name for name in ("step", "training_step") if name in keys), None)
     if step is None:
-        return None
+        return _NO_SHAPE
     names = taxonomy.names(keys, foreign="schema" not in keys)
     metrics = {key: name for key, name in zip(keys, names, strict=True) if "/" in name}
     known = [name for name in ("attempt", "recorded_at", "_nonfinite") if name in keys]
@@ -69,8 +79,8 @@ def _shape(keys: Sequence[str], taxonomy: Taxonomy) -> _Shape | None:
     picked = [step, step, *known, *metrics]
     place = {key: i for i, key in enumerate(picked)}
     columns = tuple((place[k], name, better_values(name, taxonomy)) for k, name in metrics.items())
-    marks = (place.get(name) for name in ("attempt", "recorded_at", "_nonfinite"))
-    return _Shape(len(keys), itemgetter(*picked), *marks, columns)
+    attempt, at, odd = (place.get(name) for name in ("attempt", "recorded_at", "_nonfinite"))
+    return _Shape(len(keys), itemgetter(*picked), attempt, at, odd, columns)
 
 
 @attrs.define
@@ -82,13 +92,13 @@ class _Reader:
     taxonomy: Taxonomy
     summary: Summary
     since: float
-    _shapes: dict[tuple[str, ...], _Shape | None] = attrs.field(factory=dict)
+    _shapes: dict[tuple[str, ...], _Shape] = attrs.field(factory=dict)
     _curves: dict[str, dict[int, float]] = attrs.field(factory=dict)
 
     def read(self, file: BinaryIO) -> Summary:
-        page, offset = self.summary, self.summary.offset
+        offset = self.summary.offset
         file.seek(offset)
-        shape: _Shape | None = None
+        shape = _NO_SHAPE
         rows: list[tuple[Any, ...]] = []
         for line in file:
             if line[-1] != _NEWLINE:
@@ -96,44 +106,55 @@ class _Reader:
             offset += len(line)
             try:
                 record = loads(line)
-                row = shape.pick(record) if shape and len(record) == shape.width else None
+                row = shape.pick(record) if len(record) == shape.width else None
             except (JSONDecodeError, KeyError, TypeError):
-                record, row = _record(line), None
+                row = None
             if row is None or len(rows) == _AT_ONCE:
                 self._take(shape, rows)
                 rows = []
             if row is None:
-                shape = self._shape_of(record)
-                row = shape.pick(record) if shape else None
-            if row is not None and type(row[0]) is int:
+                shape, row = self._begin(line)
+            if row is not None:
                 rows.append(row)
-            elif line.strip(_BLANK):
-                page.skipped += 1
         self._take(shape, rows)
-        page.offset = offset
-        for key, curve in self._curves.items():
-            for step, value in curve.items():
-                page.metrics[key].take(value, step)
-        return page
+        self._fold_curves()
+        self.summary.offset = offset
+        return self.summary
 
-    def _shape_of(self, record: Any) -> _Shape | None:
-        if not isinstance(record, dict):
-            return None
-        keys = tuple(record)
+    def _begin(self, line: bytes) -> tuple[_Shape, tuple[Any, ...] | None]:
+        """Return a line's shape, and what it picks; None, and counted, where the line is no row."""
+        try:
+            record = loads(line)
+            shape = self._shape_of(tuple(record)) if isinstance(record, dict) else _NO_SHAPE
+        except JSONDecodeError:
+            shape = _NO_SHAPE
+        if shape is _NO_SHAPE:
+            self.summary.skipped += bool(line.strip(_BLANK))
+            return shape, None
+        return shape, shape.pick(record)
+
+    def _shape_of(self, keys: tuple[str, ...]) -> _Shape:
         if keys not in self._shapes:
             self._shapes[keys] = _shape(keys, self.taxonomy)
         return self._shapes[keys]
 
-    def _take(self, shape: _Shape | None, rows: list[tuple[Any, ...]]) -> None:
+    def _fold_curves(self) -> None:
+        for key, curve in self._curves.items():
+            for step, value in curve.items():
+                self.summary.metrics[key].take(value, step)
+
+    def _take(self, shape: _Shape, rows: list[tuple[Any, ...]]) -> None:
         """Add rows of a shape to the page, those of one attempt together."""
-        if shape is None or not rows:
+        whole = [row for row in rows if type(row[0]) is int]
+        self.summary.skipped += len(rows) - len(whole)
+        if not whole:
             return
-        columns = list(zip(*rows, strict=True))
+        columns = list(zip(*whole, strict=True))
         attempts = columns[shape.attempt] if shape.attempt is not None else (0,)
         if attempts.count(attempts[0]) != len(attempts):
             first = next(i for i, attempt in enumerate(attempts) if attempt != attempts[0])
-            self._take(shape, rows[:first])
-            self._take(shape, rows[first:])
+            self._take(shape, whole[:first])
+            self._take(shape, whole[first:])
             return
         steps = columns[0]
         self._count(attempts[0], steps)
@@ -153,7 +174,7 @@ class _Reader:
             page.attempt, page.earlier_step = attempt, page.highest_step
         lowest = min(steps)
         if lowest <= page.earlier_step and lowest < self.since:
-            raise _RepeatedStepError(lowest)
+            raise RepeatedStepError(lowest)
         page.rows += len(steps)
         page.step = steps[-1]
         page.highest_step = max(page.highest_step, *steps)
@@ -206,10 +227,3 @@ def _numbers(values: Sequence[Any], steps: Sequence[int]) -> tuple[Sequence[floa
     """Return the values that are numbers, with their steps."""
     pairs = [(v, s) for v, s in zip(values, steps, strict=True) if type(v) in _NUMBERS]
     return [v for v, _ in pairs], [s for _, s in pairs]
-
-
-def _record(line: bytes) -> Any:
-    try:
-        return loads(line)
-    except JSONDecodeError:
-        return None

@@ -12,7 +12,12 @@ from art_core.metrics import summary as summaries
 from art_core.metrics import summary_reader
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.history import read_rows
-from art_core.metrics.summary import kept_summary, read_summaries, read_summary
+from art_core.metrics.summary import (
+    bring_up_to_date,
+    kept_summary,
+    read_summaries,
+    read_summary,
+)
 from art_core.metrics.taxonomy import MetricSpec
 
 TAXONOMY = builtin_taxonomy()
@@ -57,9 +62,12 @@ def test_only_what_is_new_is_read(log, monkeypatch):
     before = read(log).offset
     begun = []
     real = summary_reader.summarize_log
-    monkeypatch.setattr(
-        summaries, "summarize_log", lambda *given: (begun.append(given[1].offset), real(*given))[1]
-    )
+
+    def spied(file, summary, taxonomy, **options):
+        begun.append(summary.offset)
+        return real(file, summary, taxonomy, **options)
+
+    monkeypatch.setattr(summaries, "summarize_log", spied)
     read(log)
     assert begun == []
     log.add(reward__mean=0.75)
@@ -131,6 +139,25 @@ def test_a_step_that_a_later_attempt_repeated_counts_as_the_later_had_it(log):
     assert entry(log, "reward/mean") == (0.1, 0.3, 0.3, 3)
     log.add(step=4, attempt=2, reward__mean=0.4)
     assert entry(log, "reward/mean") == (0.1, 0.4, 0.4, 4)
+
+
+def test_a_repeated_step_is_left_to_a_reader_who_has_the_time(log):
+    log.add(step=1, reward__mean=0.5)
+    log.add(step=2, reward__mean=0.75)
+    bring_up_to_date(log.path, TAXONOMY, at_most=1 << 20)
+    before = kept_summary(log.path, TAXONOMY)
+    log.add(step=2, attempt=2, reward__mean=0.25)
+    bring_up_to_date(log.path, TAXONOMY, at_most=before.offset)
+    assert kept_summary(log.path, TAXONOMY) == before
+    bring_up_to_date(log.path, TAXONOMY, at_most=log.path.stat().st_size)
+    assert kept_summary(log.path, TAXONOMY).metrics["reward/mean"].best == 0.5
+
+
+def test_steps_that_begin_to_repeat_ever_earlier_are_all_replaced(log):
+    for attempt, first in enumerate((1, 4, 2), 1):
+        for step in range(first, 6):
+            log.add(step=step, attempt=attempt, reward__mean=1.0 / attempt + step / 100)
+    assert entry(log, "reward/mean") == (1.01, 1 / 3 + 0.05, 1.01, 1)
 
 
 def test_text_in_a_repeated_step_is_left_out_too(log):
