@@ -124,7 +124,9 @@ class EndpointHost:
             timeout_keep_alive=KEEP_ALIVE_S,
             backlog=2048,
         )
-        listener = socket.socket()
+        # The protocol is named, because asyncio sets TCP_NODELAY only then: without it each answer
+        # waits 40 ms for the client's delayed acknowledgement.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(self._address)

@@ -40,6 +40,18 @@ class _Spelling:
     faithful: bool
     ends: dict[str, int] = attrs.field(factory=dict)
 
+    def learn_end(self, token_id: int | None) -> None:
+        """Remember how a token that ends answers is written."""
+        if token_id is not None:
+            self.ends[self.tokenizer.decode([token_id], skip_special_tokens=False)] = token_id
+
+    def without_end(self, answer_ids: Sequence[int]) -> Sequence[int]:
+        """Cut the end token off; engines may know more of them than the tokenizer."""
+        if not answer_ids or answer_ids[-1] not in self.tokenizer.all_special_ids:
+            return answer_ids
+        self.learn_end(answer_ids[-1])
+        return answer_ids[:-1]
+
     def digests(self, text: str, places: Sequence[int]) -> list[bytes]:
         """Return a digest of the text before each of some rising places."""
         digest, start, found = hashlib.blake2b(b"%d" % id(self.tokenizer), digest_size=16), 0, []
@@ -89,7 +101,7 @@ class Transcripts:
     ) -> None:
         """Remember an answer to a prompt of this text, its end token included."""
         spelling = self._spellings[id(tokenizer)]
-        answer_ids = self._without_end(spelling, answer_ids)
+        answer_ids = spelling.without_end(answer_ids)
         answer = spelling.text(prompt_ids[-1], answer_ids)
         if answer is None:
             return
@@ -103,20 +115,10 @@ class Transcripts:
     def _first_prompt(
         self, text: Any, ids: list[int], tokenizer: ChatTokenizer
     ) -> tuple[str | None, list[int]]:
-        spelling = _Spelling(tokenizer, faithful=False)
-        self._spellings[id(tokenizer)] = spelling
+        spelling = self._spellings[id(tokenizer)] = _Spelling(tokenizer, faithful=False)
+        spelling.learn_end(tokenizer.eos_token_id)
         spelling.faithful = isinstance(text, str) and spelling.encode(text) == ids
         return (text if spelling.faithful else None), ids
-
-    def _without_end(self, spelling: _Spelling, answer_ids: Sequence[int]) -> Sequence[int]:
-        """Cut the end token, and learn how it is written: engines may know more of them than the
-        tokenizer.
-        """
-        if not answer_ids or answer_ids[-1] not in spelling.tokenizer.all_special_ids:
-            return answer_ids
-        end = answer_ids[-1]
-        spelling.ends[spelling.tokenizer.decode([end], skip_special_tokens=False)] = end
-        return answer_ids[:-1]
 
     def _known(self, text: str, spelling: _Spelling) -> list[int] | None:
         """Return the ids of a text whose beginning was served, the longest such beginning."""
