@@ -1,8 +1,10 @@
 """What a leaderboard costs: 100 runs of 10,000 rows with 63 metrics, 2.3 GB of logs.
 
-Cold reads every row, in as many processes as there are cores; warm reads the summaries that the
-first time left beside the logs; grown, the same after each log got 10 more rows. cold_cpu_s is what
-cold took of all cores together: on a busy machine, more telling than its seconds. One run is made
+Cold has no summaries, as logs that ART wrote: it reads every row, in as many processes as there are
+cores. cold_cpu_s is what that took of all cores together, floor_cpu_s what orjson.loads takes for
+the same rows and nothing else, cold_ratio the one over the other. Killed is the same for runs that
+were killed: a run leaves a summary with each megabyte that it logs, so that at most the last one
+has to be read. Warm reads whole summaries; grown, after each log got 10 more rows. One run is made
 by the logger and copied, since only the size of the logs matters here.
 """
 
@@ -23,8 +25,11 @@ import orjson
 from row_cost import open_model, step_metrics
 
 from art_core.cli.main import main as art
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.summary import read_summary
 
 TARGET_S = 3.0
+MEGABYTE = 1 << 20
 
 
 def make_runs(base: Path, runs: int, rows: int) -> None:
@@ -33,8 +38,30 @@ def make_runs(base: Path, runs: int, rows: int) -> None:
     for step in range(rows):
         run.record("train", step, metrics=step_metrics(step) | {"reward/mean": step / rows})
     run.close()
+    (run.info.run_dir / "summary.json").unlink()
     for n in range(1, runs):
         shutil.copytree(run.info.run_dir, run.info.run_dir.with_name(f"run-{n:03}"))
+
+
+def leave_old_summaries(base: Path) -> None:
+    """Leave beside each log the summary that it had a megabyte ago, as a killed run does."""
+    logs = sorted(base.glob("*/models/*/history.jsonl"))
+    whole = logs[0].read_bytes()
+    logs[0].write_bytes(whole[: whole.rindex(b"\n", 0, max(len(whole) - MEGABYTE, 1024)) + 1])
+    read_summary(logs[0], builtin_taxonomy())
+    logs[0].write_bytes(whole)
+    for log in logs[1:]:
+        shutil.copy(logs[0].with_name("summary.json"), log.with_name("summary.json"))
+
+
+def floor_cpu(base: Path) -> float:
+    """Processor seconds of orjson.loads for each line of all logs."""
+    start = time.process_time()
+    for log in base.glob("*/models/*/history.jsonl"):
+        with log.open("rb", buffering=1 << 17) as file:
+            for line in file:
+                orjson.loads(line)
+    return time.process_time() - start
 
 
 def grow(base: Path, rows: int) -> None:
@@ -79,13 +106,19 @@ def main() -> None:
         before = sum(os.times()[:4])
         figures["cold_s"] = seconds(base, top)
         figures["cold_cpu_s"] = round(sum(os.times()[:4]) - before, 3)
+        figures["floor_cpu_s"] = round(floor_cpu(base), 3)
+        figures["cold_ratio"] = round(figures["cold_cpu_s"] / figures["floor_cpu_s"], 3)
+        leave_old_summaries(base)
+        figures["killed_s"] = seconds(base, top)
         figures["warm_s"] = seconds(base, top)
         grow(base, args.rows)
         figures["grown_s"] = seconds(base, " 2 ")
-    targets = {"warm_s": TARGET_S, "grown_s": TARGET_S}
+    targets = dict.fromkeys(("cold_s", "killed_s", "warm_s", "grown_s"), TARGET_S)
+    targets["cold_ratio"] = 2.0
     held = {name: figures[name] <= limit for name, limit in targets.items()}
     for name, value in figures.items():
         limit = f"  at most {targets[name]}" if name in targets else ""
+        limit += "" if held.get(name, True) else "  MISSED"
         print(f"{name:20} {value:>12}{limit}")
     print(f"cold reads {figures['gigabytes'] / figures['cold_s']:.2f} GB/s", file=sys.stderr)
     print(
