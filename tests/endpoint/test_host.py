@@ -149,8 +149,8 @@ def test_a_server_that_never_starts_or_never_stops_is_an_error(models, monkeypat
 async def test_an_answer_does_not_wait_for_the_clients_delayed_acknowledgement(ask) -> None:
     """It takes 40 ms for each request of a connection whose server has not set TCP_NODELAY."""
     seconds = []
-    for _ in range(10):
+    for _ in range(40):
         started = time.perf_counter()
         await ask()
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.035
+    assert min(seconds[-10:]) < 0.035
