@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from art_core.plugins.hookspecs import hookimpl
     from art_core.plugins.host import Plugins
     from art_core.rl.config import TrainConfig
-    from art_core.rl.presets import LossSpec, LossTokens
+    from art_core.rl.custom import LossSpec, LossTokens
     from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 __version__ = "0.1.0"
@@ -89,7 +89,7 @@ _HOME = {
     "plugins.hookspecs": ("hookimpl",),
     "plugins.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
-    "rl.presets": ("LossSpec", "LossTokens"),
+    "rl.custom": ("LossSpec", "LossTokens"),
     "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
 }
 _MODULE_OF = {name: f"art_core.{module}" for module, names in _HOME.items() for name in names}

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from art_core.errors import ConfigError, PluginError, unknown
 from art_core.plugins import hookspecs
-from art_core.rl.presets import PRESETS, LossSpec
+from art_core.rl.custom import LossSpec
+from art_core.rl.presets import PRESETS
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from art_core.costs.usage import TokenUsage
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.plugins.commands import CommandSpec
-    from art_core.rl.presets import LossSpec
+    from art_core.rl.custom import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
 hookspec = pluggy.HookspecMarker("art_core")

@@ -32,7 +32,7 @@ from art_core.plugins.checks import (
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.plugins.commands import CommandSpec
-    from art_core.rl.presets import LossSpec
+    from art_core.rl.custom import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
 log = logging.getLogger("art_core")

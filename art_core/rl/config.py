@@ -10,7 +10,8 @@ import attrs
 from art_core.errors import ConfigError, unknown
 from art_core.rl import options as check
 from art_core.rl.advantages import BASELINES, SCALES
-from art_core.rl.presets import LEVELS, NORMALIZATIONS, PRESETS, LossPreset, LossSpec, loss_preset
+from art_core.rl.custom import LossSpec
+from art_core.rl.presets import LEVELS, NORMALIZATIONS, PRESETS, LossPreset, loss_preset
 
 LOSS_OPTIONS = (
     "epsilon", "epsilon_high", "importance_sampling_level", "kimi_k2_tau", "mask_prob_ratio",

@@ -5,7 +5,8 @@ import pytest
 import art_core as art
 from art_core.errors import ConfigError
 from art_core.rl.config import LOSS_OPTIONS
-from art_core.rl.presets import PRESETS, loss_preset, spec_of_path
+from art_core.rl.custom import spec_of_path
+from art_core.rl.presets import PRESETS, loss_preset
 
 
 def test_a_preset_is_found_by_its_name():

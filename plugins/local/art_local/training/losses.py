@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from art_core.errors import ConfigError
-from art_core.rl.presets import LossFunction, LossPreset, LossTokens
+from art_core.rl.custom import LossFunction, LossTokens
+from art_core.rl.presets import LossPreset
 from art_local.training.importance import kept, known, log_ratios, mismatch, ratios_at_level
 
 
@@ -154,6 +155,7 @@ def ratio_metrics(parts: Sequence[TokenLosses]) -> dict[str, float]:
         "loss/importance_ratio_p99": _percentile(sorted_N, 0.99),
         "loss/clipped_token_fraction": float(clipped_N.double().mean()),
         "loss/kl_k3": float((log_ratios_N.expm1() - log_ratios_N).mean()),
+        "loss/engine_logprob_diff": float(log_ratios_N.abs().mean()),
     }
 
 

@@ -10,7 +10,8 @@ import torch
 
 from art_core.errors import ConfigError
 from art_core.rl.config import TrainConfig
-from art_core.rl.presets import PRESETS, LossSpec, loss_preset
+from art_core.rl.custom import LossSpec
+from art_core.rl.presets import PRESETS, loss_preset
 from art_local.training.importance import MAX_LOG_RATIO, log_ratios, ratios_at_level
 from art_local.training.losses import Tokens, loss_function, ratio_metrics, token_losses
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from art_core.rl.config import TrainConfig
+from art_core.rl.custom import LossTokens
 from art_local.training.trainer import Trainer
 
 PAGE = Path(__file__).parents[4] / "docs" / "losses.md"
@@ -25,8 +26,6 @@ def told(tmp_path, monkeypatch):
 
 
 def test_the_page_tells_a_loss_that_learns_half_as_much_from_failures(told):
-    from art_core.rl.presets import LossTokens
-
     logprobs = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
     ratios = torch.tensor([1.5, 1.5, 9.0])
     same = dict.fromkeys(("old_logprobs_R", "weights_R", "sequences_R", "entropies_R"))

@@ -8,7 +8,7 @@ import torch
 
 from art_core.errors import BackendError
 from art_core.rl.config import TrainConfig
-from art_core.rl.presets import LossSpec
+from art_core.rl.custom import LossSpec
 from art_core.rl.sequences import TokenSequence
 from art_local.training.batches import micro_batches
 from art_local.training.trainer import Trainer
