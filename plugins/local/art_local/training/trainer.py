@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from art_core.rl.config import TrainConfig
-from art_core.rl.presets import LossFunction, LossPreset
+from art_core.rl.custom import LossFunction
+from art_core.rl.presets import LossPreset
 from art_core.rl.sequences import TokenSequence
 from art_core.rl.weights import window_total
 from art_local.training.batches import MicroBatch, micro_batches
