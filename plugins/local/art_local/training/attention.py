@@ -1,7 +1,8 @@
-"""Causal attention for short rows on a CPU, as plain matrix products.
+"""The attention that a transformers model trains with: torch's own, short rows on a CPU, and packed
+rows.
 
-torch's fused CPU kernel is built for long rows: at 64 tokens its forward and backward pass take six
-times as long as five batched products do, at 256 one and a half times, at 1,024 two thirds.
+A packed row's layout reaches it as the option `packed_layout` of the model's forward pass, which
+transformers hands down to each layer: there is no global that threads could mix up.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NAME = "art_short_causal"
-LONGEST = 384
+from art_local.training import flex, packed_attention
+from art_local.training.layout import Layout
+from art_local.training.short_attention import LONGEST, short_causal_attention
+
+NAME = "art_training"
 SPECIAL = ("softcap", "s_aux", "position_bias")
+UNPACKABLE = ("sliding_window", *SPECIAL)
+OPTION = "packed_layout"
 
 
-def use_short_attention(model: Any) -> None:
-    """Let a transformers model use it where rows are short; masks and other attentions stay
-    torch's.
-    """
+class UnpackableError(Exception):
+    """Why a model's rows cannot be packed; they are then trained as rows."""
+
+
+def use_training_attention(model: Any) -> None:
+    """Let a transformers model use it; masks and other attentions than `sdpa` stay as they are."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -28,6 +36,25 @@ def use_short_attention(model: Any) -> None:
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def packed_options(model: Any, layout: Layout) -> dict[str, Any]:
+    """Return the options of a model's forward pass over a packed row.
+
+    An attention mask of four dimensions is handed down as it is; an empty one keeps transformers
+    from making a dense one.
+    """
+    used = model.config._attn_implementation  # noqa: SLF001
+    if used != NAME:
+        raise UnpackableError(f"its attention implementation is {used!r}, not 'sdpa'")
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+    if odd := sorted(kinds - {"full_attention"}):
+        raise UnpackableError(f"it has layers of {' and '.join(odd)}")
+    return {
+        "position_ids": layout.positions_S[None],
+        "attention_mask": torch.empty(1, 1, 0, 0, device=layout.positions_S.device),
+        OPTION: layout,
+    }
 
 
 def _attention(
@@ -39,59 +66,58 @@ def _attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    packed_layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if packed_layout is not None:
+        _check_packable(module, dropout, options)
+        return _packed(query, key, value, packed_layout, scale), None
+    if attention_mask is not None and attention_mask.numel() == 0:
+        raise UnpackableError("its layers do not hand options down to their attention")
     rows, length = query.shape[2], key.shape[2]
     plain = attention_mask is None and dropout == 0.0 and rows == length <= LONGEST
-    if not plain or any(options.get(name) is not None for name in SPECIAL):
-        output: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-        )
-        return output
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return short_causal_attention(query, key, value, scale).transpose(1, 2), None
-
-
-def short_causal_attention(q_BNSD: Tensor, k_BMSD: Tensor, v_BMSE: Tensor, scale: float) -> Tensor:
-    """Causal attention [B, N, S, E]: N query heads over M key heads (N a multiple of M), D and E
-    wide.
-
-    Scores and their softmax are fp32. The weights [B, N, S, S] are kept for the backward pass: for
-    short rows only.
-    """
-    output: Tensor = _ShortCausal.apply(q_BNSD, k_BMSD, v_BMSE, scale)
+    special = any(options.get(name) is not None for name in SPECIAL)
+    if plain and not special and query.device.type == "cpu":
+        return short_causal_attention(query, key, value, scale).transpose(1, 2), None
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+    )
     return output
 
 
-class _ShortCausal(torch.autograd.Function):
-    """The query heads that share a key head are stacked into one taller product (G = B * M)."""
+def _check_packable(module: nn.Module, dropout: float, options: dict[str, Any]) -> None:
+    for name in UNPACKABLE:
+        if options.get(name) is not None:
+            raise UnpackableError(f"its attention has {name!r}")
+    if dropout:
+        raise UnpackableError(f"its attention has a dropout of {dropout}")
+    if not getattr(module, "is_causal", True):
+        raise UnpackableError("its attention is not causal")
 
-    @staticmethod
-    def forward(ctx: Any, q_BNSD: Tensor, k_BMSD: Tensor, v_BMSE: Tensor, scale: float) -> Tensor:
-        B, N, S, D = q_BNSD.shape
-        G = B * k_BMSD.shape[1]
-        q, k = q_BNSD.reshape(G, -1, D), k_BMSD.reshape(G, S, D)
-        v = v_BMSE.reshape(G, S, -1)
-        future = torch.full((S, S), -torch.inf, device=q.device).triu_(1)
-        scores = torch.bmm(q.float(), k.float().transpose(1, 2)).view(G, -1, S, S)
-        p = torch.softmax(scores.mul_(scale).add_(future), -1).to(v.dtype).view(G, -1, S)
-        ctx.save_for_backward(q, k, v, p)
-        ctx.scale, ctx.shapes = scale, (q_BNSD.shape, k_BMSD.shape, v_BMSE.shape)
-        return torch.bmm(p, v).view(B, N, S, -1)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
-        q, k, v, p = ctx.saved_tensors
-        dy = grad.reshape(len(q), -1, v.shape[-1])
-        dp = torch.bmm(dy, v.transpose(1, 2))
-        # softmax's gradient p * (dp - sum(p * dp)), in one kernel
-        ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(ctx.scale)  # noqa: SLF001
-        q_shape, k_shape, v_shape = ctx.shapes
-        return (
-            torch.bmm(ds, k).view(q_shape),
-            torch.bmm(ds.transpose(1, 2), q).view(k_shape),
-            torch.bmm(p.transpose(1, 2), dy).view(v_shape),
-            None,
-        )
+def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    """Attention [1, S, N, E] of a packed row, by the best form that the tensors have."""
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if packed_attention.can_attend(query, value):
+        return packed_attention.packed_attention(query, key, value, layout, scale)
+    if flex.can_attend(query, value):
+        return flex.flex_packed(query, key, value, layout, scale)
+    return dense_attention(query, key, value, layout, scale)
+
+
+def dense_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float
+) -> Tensor:
+    """Attention of a packed row by a dense mask: exact anywhere, at the cost of the row squared."""
+    groups = query.shape[1] // key.shape[1]
+    output = nn.functional.scaled_dot_product_attention(
+        query,
+        key.repeat_interleave(groups, 1),
+        value.repeat_interleave(groups, 1),
+        attn_mask=layout.mask_SS,
+        scale=scale,
+    )
+    return output.transpose(1, 2)

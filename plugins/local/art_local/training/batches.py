@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
 from art_core.rl.sequences import TokenSequence
+from art_local.training.layout import Layout
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -20,6 +22,8 @@ class MicroBatch:
     *next* token bears loss; `targets_R` that token, `old_logprobs_R` the engine's log-prob of it,
     `advantages_R` and `weights_R` those of its sequence, `sequences_R` the place of its sequence in
     the step. A sequence is never split, so what is summed over it is whole.
+
+    A packed micro-batch has B = 1 and a `layout`; several of its rows may name one hidden state.
     """
 
     ids_BS: Tensor
@@ -29,12 +33,15 @@ class MicroBatch:
     advantages_R: Tensor
     weights_R: Tensor
     sequences_R: Tensor
+    layout: Layout | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device."""
-        return MicroBatch(
-            **{f.name: getattr(self, f.name).to(device) for f in attrs.fields(MicroBatch)}
-        )
+        moved: dict[str, Any] = {}
+        for field in attrs.fields(MicroBatch):
+            value = getattr(self, field.name)
+            moved[field.name] = None if value is None else value.to(device)
+        return MicroBatch(**moved)
 
 
 def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from art_core.errors import BackendError, ConfigError
-from art_local.training.attention import use_short_attention
+from art_local.training.attention import packed_options, use_training_attention
+from art_local.training.layout import Layout
 from art_local.training.logprobs import OutputHead, token_logprobs
 from art_local.training.lora import ADAPTER, add_lora, dithered, merged_tensors, use_merged
 
@@ -25,6 +26,7 @@ class Policy:
 
     `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A
     new dict of new tensors takes its place at `refresh`; those handed out before never change.
+    `packs` remembers whether its rows may be packed, None before it was tried.
     """
 
     def __init__(
@@ -35,13 +37,13 @@ class Policy:
         self.base: Any = model
         self.is_lora = lora is not None
         self.device: torch.device = next(model.parameters()).device
-        if self.device.type == "cpu":
-            use_short_attention(model)
+        use_training_attention(model)
         if lora is not None:
             model.requires_grad_(requires_grad=False)
             model = add_lora(model, rank=lora[0], alpha=lora[1], generator=self.generator)
         self.model: Any = model.train()
         self.head = _output_head(self.base)
+        self.packs: bool | None = None
         self.serving: dict[str, Tensor] = {}
         self.refresh()
         self._check_head()
@@ -56,14 +58,37 @@ class Policy:
                 yield name.replace(f".{ADAPTER}.", "."), parameter
 
     def logprobs(
-        self, ids_BS: Tensor, rows_R: Tensor, targets_R: Tensor, *, chunk_size: int
+        self,
+        ids_BS: Tensor,
+        rows_R: Tensor,
+        targets_R: Tensor,
+        *,
+        chunk_size: int,
+        layout: Layout | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return log p(target) [R] and entropy [R] at flat positions `rows_R` of [B*S]; fp32, nats.
 
-        Rows are padded on the right: no mask is needed under causal attention.
+        Rows are padded on the right: no mask is needed under causal attention. With a `layout`,
+        they are one packed row (B = 1), and a token that several sequences share is computed once.
         """
+        if layout is not None:
+            rows_U, targets_U, each_R = _distinct(rows_R, targets_R)
+            options = packed_options(self.base, layout)
+            found = self._logprobs(ids_BS, rows_U, targets_U, chunk_size, options)
+            return found[0].index_select(0, each_R), found[1].index_select(0, each_R)
+        return self._logprobs(ids_BS, rows_R, targets_R, chunk_size, {})
+
+    def _logprobs(
+        self,
+        ids_BS: Tensor,
+        rows_R: Tensor,
+        targets_R: Tensor,
+        chunk_size: int,
+        options: Mapping[str, Any],
+    ) -> tuple[Tensor, Tensor]:
         with self._autocast():
-            hidden_BSH = self._body()(input_ids=ids_BS, use_cache=False).last_hidden_state
+            body = self._body()
+            hidden_BSH = body(input_ids=ids_BS, use_cache=False, **options).last_hidden_state
             hidden_RH = hidden_BSH.flatten(0, 1).index_select(0, rows_R)
         return token_logprobs(hidden_RH.to(self.dtype), self.head, targets_R, chunk_size=chunk_size)
 
@@ -158,6 +183,13 @@ class Policy:
 
 LORA = "adapter_model.safetensors"
 WHOLE = "model.safetensors"
+
+
+def _distinct(rows_R: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the distinct pairs (row, target) [U], and of each pair [R] its place among them."""
+    pairs_R2 = torch.stack([rows_R, targets_R], 1)
+    pairs_U2, each_R = torch.unique(pairs_R2, dim=0, return_inverse=True)
+    return pairs_U2[:, 0], pairs_U2[:, 1], each_R
 
 
 def _output_head(model: Any) -> OutputHead:

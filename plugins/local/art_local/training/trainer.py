@@ -28,14 +28,17 @@ from art_local.training.losses import (
 )
 from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer
+from art_local.training.packing import packed_batches
+from art_local.training.packing_check import can_pack
 from art_local.training.policy import Policy
 from art_local.training.reference import Reference, under
 from art_local.training.windows import Window, gathered, penalised, windows_of
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+PACKED_TOKENS = {"cpu": 4096, "cuda": 16384}
 CHUNK_ROWS = {"cpu": 256, "cuda": 512}
 """Unless asked otherwise. On a CPU smaller passes stay in its caches; gradients add up to the
-same.
+same. A group that shares its prompt may take more tokens than others, so that it is not split.
 """
 
 Turn = Callable[[], AbstractContextManager[Any]]
@@ -48,6 +51,7 @@ class _Step:
     loss: LossPreset
     function: LossFunction | None
     config: TrainConfig
+    packing: bool
     budget: Budget
     longest: int
     bar: Any
@@ -91,13 +95,15 @@ class Trainer:
         windows = windows_of(sequences, config.grad_accumulation_sequences)
         passes = 1 + (len(windows) > 1) + (reference is not None)
         tokens = passes * sum(len(s.token_ids) for s in sequences)
+        packing = self._packing(sequences, config)
         bar = tqdm(total=tokens, desc=label, unit="tok", leave=False, disable=not self._progress)
         with bar:
             step = _Step(
                 loss=config.loss,
                 function=loss_function(config.loss),
                 config=config,
-                budget=self._budget(config),
+                packing=packing,
+                budget=self._budget(config, packing=packing),
                 longest=max(len(s.token_ids) for s in sequences),
                 bar=bar,
             )
@@ -201,13 +207,31 @@ class Trainer:
         return [self._within(partial(of, window), step) for window in windows]
 
     def _batches(self, window: Window, step: _Step) -> Iterator[MicroBatch]:
-        for batch in micro_batches(window.sequences, step.budget.tokens):
+        if step.packing:
+            joined = step.config.packed_sequence_length or self._row_tokens(step.config)
+            joined //= 1 + step.budget.halved
+            batches = packed_batches(window.sequences, step.budget.tokens, joined=joined)
+        else:
+            batches = micro_batches(window.sequences, step.budget.tokens)
+        for batch in batches:
             yield batch
-            step.bar.update(min(batch.ids_BS.numel(), step.bar.total - step.bar.n))
+            places = set(batch.sequences_R.tolist())
+            done = sum(len(window.sequences[place].token_ids) for place in places)
+            step.bar.update(min(done, step.bar.total - step.bar.n))
+
+    def _packing(self, sequences: Sequence[TokenSequence], config: TrainConfig) -> bool:
+        if not config.packing:
+            return False
+        with self._turn():
+            return can_pack(self.policy, sequences, chunk_size=self._chunk(config))
 
     def _logprobs(self, batch: MicroBatch, step: _Step) -> tuple[Tensor, Tensor]:
         return self.policy.logprobs(
-            batch.ids_BS, batch.rows_R, batch.targets_R, chunk_size=self._chunk(step.config)
+            batch.ids_BS,
+            batch.rows_R,
+            batch.targets_R,
+            chunk_size=self._chunk(step.config),
+            layout=batch.layout,
         )
 
     def _within(self, work: Callable[[], Any], step: _Step) -> Any:
@@ -226,18 +250,16 @@ class Trainer:
         self.policy.load(before["policy"], Path("before the step"))
         self.optimizer.load(before["optimizer"], Path("before the step"))
 
-    def _budget(self, config: TrainConfig) -> Budget:
-        tokens = config.micro_batch_tokens or MICRO_BATCH_TOKENS.get(self.policy.device.type, 8192)
-        settings = {
-            "micro_batch_tokens": tokens,
-            "logprob_calculation_chunk_size": self._chunk(config),
-        }
-        return Budget(
-            tokens=tokens,
-            setting="micro_batch_tokens",
-            settings=settings,
-            device=self.policy.device,
-        )
+    def _budget(self, config: TrainConfig, *, packing: bool) -> Budget:
+        setting, tokens = "micro_batch_tokens", self._row_tokens(config)
+        if packing and (config.packed_sequence_length or not config.micro_batch_tokens):
+            setting, usual = "packed_sequence_length", PACKED_TOKENS.get(self.policy.device.type)
+            tokens = config.packed_sequence_length or usual or 16384
+        settings = {setting: tokens, "logprob_calculation_chunk_size": self._chunk(config)}
+        return Budget(tokens=tokens, setting=setting, settings=settings, device=self.policy.device)
+
+    def _row_tokens(self, config: TrainConfig) -> int:
+        return config.micro_batch_tokens or MICRO_BATCH_TOKENS.get(self.policy.device.type, 8192)
 
     def _chunk(self, config: TrainConfig) -> int:
         return config.logprob_calculation_chunk_size or CHUNK_ROWS.get(self.policy.device.type, 512)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from art_local.training import attention
-from art_local.training.attention import short_causal_attention
+from art_local.training.short_attention import short_causal_attention
 
 
 def tensors(query_heads, key_heads, length, dtype=torch.float32):
@@ -83,6 +83,6 @@ def test_sliding_windows_keep_their_mask():
     ids = torch.arange(20)[None]
     with torch.no_grad():
         wanted = model(input_ids=ids).logits
-        attention.use_short_attention(model)
+        attention.use_training_attention(model)
         assert model.config._attn_implementation == attention.NAME
         torch.testing.assert_close(model(input_ids=ids).logits, wanted)

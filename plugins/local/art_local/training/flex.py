@@ -1,0 +1,96 @@
+"""Attention of a packed row on CUDA: FlexAttention with a block-sparse mask.
+
+Blocks of the mask that no token attends to cost nothing, so the cost follows the tokens
+(torch.nn.attention.flex_attention; "Flex Attention", arXiv 2412.05496).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from art_local.training.layout import Layout
+
+NOTE = "flex"
+
+
+def can_attend(q_BNSD: Tensor, v_BMSE: Tensor) -> bool:
+    """Tell whether the compiled kernel takes these tensors: CUDA since Ampere, with Triton,
+    heads of 16 to 256.
+    """
+    device = q_BNSD.device
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and v_BMSE.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and all(16 <= width <= 256 for width in (q_BNSD.shape[-1], v_BMSE.shape[-1]))
+        and _has_triton()
+    )
+
+
+def mask_mod(layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return the layout's mask as FlexAttention wants it: (batch, head, query, key) -> bool."""
+    segments_S, prefixes_S = layout.segments_S, layout.prefixes_S
+
+    def attends(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        segment = segments_S[key]
+        own = (segments_S[query] == segment) | (prefixes_S[query] == segment)
+        return own & (key <= query)
+
+    return attends
+
+
+def block_mask(layout: Layout, *, compiled: bool) -> Any:
+    """Return the layout's BlockMask, made once for all layers."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    if NOTE not in layout.notes:
+        size, device = len(layout.positions_S), layout.positions_S.device
+        layout.notes[NOTE] = create_block_mask(
+            mask_mod(layout), None, None, size, size, device=str(device), _compile=compiled
+        )
+    return layout.notes[NOTE]
+
+
+def flex_packed(
+    q_BNSD: Tensor,
+    k_BMSD: Tensor,
+    v_BMSE: Tensor,
+    layout: Layout,
+    scale: float,
+    *,
+    compiled: bool = True,
+) -> Tensor:
+    """Attention [1, S, N, E] of one packed row (B = 1); `compiled=False` is the same in plain
+    operations, for tests without a CUDA device.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    attend: Any = _compiled() if compiled else flex_attention
+    output = attend(
+        q_BNSD.contiguous(),
+        k_BMSD.contiguous(),
+        v_BMSE.contiguous(),
+        block_mask=block_mask(layout, compiled=compiled),
+        scale=scale,
+        enable_gqa=q_BNSD.shape[1] != k_BMSD.shape[1],
+    )
+    return output.transpose(1, 2)
+
+
+@functools.cache
+def _compiled() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    from torch.utils._triton import has_triton
+
+    return bool(has_triton())

@@ -1,0 +1,209 @@
+"""First stop, packed: sequences that begin alike become one row in which the shared tokens stand
+once.
+
+Shared prefixes are found from token ids alone. A pack is one prefix and one segment a sequence; it
+is as good as rows when each token attends to its own sequence only and keeps its position (see
+`Layout`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from art_core.rl.sequences import TokenSequence
+from art_local.training.batches import MicroBatch
+from art_local.training.layout import Shape, layout_of
+
+SLACK = 1.25
+"""A sequence that is longer than the budget takes partners along up to so many times its tokens."""
+
+
+@attrs.frozen(kw_only=True)
+class Pack:
+    """Places of sequences in the step that share their first `prefix` tokens."""
+
+    prefix: int
+    members: tuple[int, ...]
+
+    def shape(self, sequences: Sequence[TokenSequence]) -> Shape:
+        """Return how many tokens stand where."""
+        own = (len(sequences[m].token_ids) - self.prefix for m in self.members)
+        return Shape(prefix=self.prefix, segments=tuple(own))
+
+
+def packed_batches(
+    sequences: Sequence[TokenSequence], budget: int, *, joined: int | None = None
+) -> Iterator[MicroBatch]:
+    """Yield the sequences as packed micro-batches of at most `budget` tokens, without padding.
+
+    Packs are put together up to `joined` tokens, by default the budget. A pack over the budget is
+    split, with its prefix in each part. A sequence that is longer than the budget stands with those
+    partners that add at most a quarter to it.
+    """
+    packs = [
+        part
+        for pack in shared_prefixes(sequences)
+        for part in _split(pack, [len(s.token_ids) for s in sequences], budget)
+    ]
+    tokens = [pack.shape(sequences).tokens for pack in packs]
+    for places in _first_fit(tokens, min(budget, joined or budget)):
+        yield packed([packs[i] for i in places], sequences)
+
+
+def packed(packs: Sequence[Pack], sequences: Sequence[TokenSequence]) -> MicroBatch:
+    """Lay packs out in one row [1, S]. The hidden state of a shared token is named by each sequence
+    whose next token bears loss.
+    """
+    ids: list[int] = []
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for pack in packs:
+        base = len(ids)
+        ids += sequences[pack.members[0]].token_ids[: pack.prefix]
+        for member in pack.members:
+            shift = len(ids) - pack.prefix
+            ids += sequences[member].token_ids[pack.prefix :]
+            parts.append(_loss_rows(sequences[member], pack.prefix, base, shift))
+    rows, targets, values, counts = zip(*parts, strict=True)
+    old_R, advantages_R, weights_R = torch.cat(values).unbind(1)
+    members = torch.tensor([member for pack in packs for member in pack.members])
+    return MicroBatch(
+        ids_BS=torch.tensor(ids)[None],
+        rows_R=torch.cat(rows),
+        targets_R=torch.cat(targets),
+        old_logprobs_R=old_R,
+        advantages_R=advantages_R,
+        weights_R=weights_R,
+        sequences_R=members.repeat_interleave(torch.stack(counts)),
+        layout=layout_of(pack.shape(sequences) for pack in packs),
+    )
+
+
+def _loss_rows(
+    sequence: TokenSequence, prefix: int, base: int, shift: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return rows [R], targets [R], values [R, 3] and R of a sequence whose prefix stands at `base`
+    and whose later token t at `shift` + t.
+    """
+    at_R = torch.tensor(sequence.trainable[1:], dtype=torch.bool).nonzero()[:, 0]
+    values_R3 = torch.empty(len(at_R), 3)
+    values_R3[:, 0] = torch.tensor(sequence.logprobs[1:], dtype=torch.float32)[at_R]
+    values_R3[:, 1:] = torch.tensor([sequence.advantage, sequence.weight])
+    return (
+        at_R + torch.where(at_R < prefix, base, shift),
+        torch.tensor(sequence.token_ids[1:], dtype=torch.long)[at_R],
+        values_R3,
+        torch.tensor(len(at_R)),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class _Found:
+    """Sequences with a common beginning, the packs that they are best put into, and the tokens that
+    those save.
+    """
+
+    members: list[int]
+    packs: list[Pack]
+    saved: int = 0
+
+
+def shared_prefixes(sequences: Sequence[TokenSequence]) -> list[Pack]:
+    """Put sequences into packs so that most tokens are saved; those without a partner are packs of
+    their own.
+
+    In lexicographic order the sequences are the leaves of a tree whose inner nodes are their common
+    prefixes. From the leaves upward, each node takes those of its children that save more at its
+    own, shorter prefix than by themselves.
+    """
+    if not sequences:
+        return []
+    # big-endian bytes compare as the ids do, and fast
+    keys = [_big_endian(s.token_ids) for s in sequences]
+    order = sorted(range(len(sequences)), key=keys.__getitem__)
+    open_nodes: list[tuple[int, list[_Found]]] = [(0, [])]
+    for place, member in enumerate(order):
+        after = order[place + 1] if place + 1 < len(order) else None
+        depth = 0 if after is None else _common(keys[member], keys[after])
+        found = _Found(members=[member], packs=[Pack(prefix=0, members=(member,))])
+        while open_nodes[-1][0] > depth:
+            inner, children = open_nodes.pop()
+            found = _closed(inner, [*children, found])
+        if open_nodes[-1][0] < depth:
+            open_nodes.append((depth, []))
+        open_nodes[-1][1].append(found)
+    return [pack for found in open_nodes[0][1] for pack in found.packs]
+
+
+def _closed(depth: int, children: Sequence[_Found]) -> _Found:
+    joining: list[_Found] = []
+    apart: list[_Found] = []
+    for child in children:
+        (joining if depth * len(child.members) > child.saved else apart).append(child)
+    members = sorted(member for c in joining for member in c.members)
+    gain = depth * (len(members) - 1)
+    packs = [Pack(prefix=depth, members=tuple(members))]
+    if gain <= sum(c.saved for c in joining):
+        packs, apart, gain = [], list(children), 0
+    return _Found(
+        members=[member for c in children for member in c.members],
+        packs=packs + [pack for c in apart for pack in c.packs],
+        saved=gain + sum(c.saved for c in apart),
+    )
+
+
+def _big_endian(ids: Sequence[int]) -> bytes:
+    numbers = array("q", ids)
+    numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return how many ids two keys begin with in common."""
+    size = min(len(one), len(other))
+    differing = int.from_bytes(one[:size]) ^ int.from_bytes(other[:size])
+    return (size - (differing.bit_length() + 7) // 8) // 8
+
+
+def _split(pack: Pack, lengths: Sequence[int], budget: int) -> Iterator[Pack]:
+    """Yield a pack's parts, longest sequences first: equal lengths then stand side by side."""
+    ordered = sorted(pack.members, key=lambda m: -lengths[m])
+    part: list[int] = []
+    tokens = limit = 0
+    for member in ordered:
+        own = lengths[member] - pack.prefix
+        if part and tokens + own > limit:
+            yield _part(pack.prefix, part)
+            part = []
+        if not part:
+            tokens = pack.prefix
+            limit = budget if lengths[member] <= budget else int(SLACK * lengths[member])
+        part.append(member)
+        tokens += own
+    yield _part(pack.prefix, part)
+
+
+def _part(prefix: int, members: Sequence[int]) -> Pack:
+    return Pack(prefix=prefix if len(members) > 1 else 0, members=tuple(members))
+
+
+def _first_fit(tokens: Sequence[int], limit: int) -> list[list[int]]:
+    """Put packs into micro-batches of at most `limit` tokens, the largest first, each into the
+    first one with room; a larger pack stands alone.
+    """
+    batches: list[list[int]] = []
+    filled: list[int] = []
+    for pack in sorted(range(len(tokens)), key=lambda i: -tokens[i]):
+        room = (i for i, used in enumerate(filled) if used + tokens[pack] <= limit)
+        place = next(room, None)
+        if place is None:
+            batches.append([pack])
+            filled.append(tokens[pack])
+        else:
+            batches[place].append(pack)
+            filled[place] += tokens[pack]
+    return batches
