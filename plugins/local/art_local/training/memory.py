@@ -18,7 +18,7 @@ T = TypeVar("T")
 @attrs.define(kw_only=True)
 class Budget:
     """Tokens of one forward and backward pass: `tokens` now, from the setting `setting`; `settings`
-    are those that an error names with their values. Halved at most once.
+    are those that an error names with their values. Halved at most once, and never with `once`.
     """
 
     tokens: int
@@ -26,6 +26,7 @@ class Budget:
     settings: dict[str, int]
     device: torch.device
     halved: bool = False
+    once: bool = False
 
     def within(self, work: Callable[[], T], *, undo: Callable[[], None], longest: int) -> T:
         """Run work; when memory runs out, undo it, halve the budget and run it again.
@@ -39,7 +40,7 @@ class Budget:
             undo()
             if not is_out_of_memory(error):
                 raise
-            if self.halved:
+            if self.halved or self.once:
                 raise self.problem(longest) from error
         self._halve()
         return self.within(work, undo=undo, longest=longest)

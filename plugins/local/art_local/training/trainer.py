@@ -157,7 +157,7 @@ class Trainer:
             return norm
 
         # a step that ran out of memory half-way is not repeated
-        return attrs.evolve(step.budget, halved=True).within(
+        return attrs.evolve(step.budget, once=True).within(
             work, undo=self.optimizer.drop_gradients, longest=step.longest
         )
 

@@ -93,5 +93,5 @@ def test_memory_that_runs_out_in_the_optimizer_is_told_at_once(make_policy, sequ
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     trainer.optimizer.step = fail
-    with pytest.raises(BackendError, match="out of memory on cpu with at most 4096 tokens"):
+    with pytest.raises(BackendError, match="out of memory on cpu with at most 1024 tokens at once; the lon"):
         trainer.step(sequences, TrainConfig(packing=False))
