@@ -79,7 +79,6 @@ def test_a_second_time_names_the_tokens_the_budget_and_the_settings_to_lower(
 
 def test_another_error_is_not_tried_again(make_policy, sequences):
     policy = make_policy()
-    policy.packs = False
     tried = fail_above(policy, 0, RuntimeError("a kernel is missing"))
     with pytest.raises(RuntimeError, match="a kernel is missing"):
         Trainer(policy, progress=False).step(sequences, TrainConfig(packing=False))
@@ -93,5 +92,5 @@ def test_memory_that_runs_out_in_the_optimizer_is_told_at_once(make_policy, sequ
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     trainer.optimizer.step = fail
-    with pytest.raises(BackendError, match="out of memory on cpu with at most 1024 tokens at once; the lon"):
+    with pytest.raises(BackendError, match="on cpu with at most 1024 tokens at once; the"):
         trainer.step(sequences, TrainConfig(packing=False))
