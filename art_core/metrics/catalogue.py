@@ -45,6 +45,12 @@ SPECS = (
         "k3 estimate of KL between engine and trainer log-probs",
         direction="lower",
     ),
+    _spec(
+        "loss/engine_logprob_diff",
+        "nats",
+        "how far engine and trainer log-probs of a trained token are apart, mean",
+        direction="lower",
+    ),
     _spec("loss/*", "", "a loss of a backend's own"),
     _spec(
         "throughput/avg_trainer_tok_per_s",

@@ -5,7 +5,15 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from art_core import Backend, BackendSpec, ConfigError, EngineCatalog, ModelCatalog, hookimpl
+from art_core import (
+    Backend,
+    BackendSpec,
+    ConfigError,
+    EngineCatalog,
+    MetricSpec,
+    ModelCatalog,
+    hookimpl,
+)
 from art_core.errors import unknown
 
 
@@ -51,4 +59,26 @@ def art_backends() -> list[BackendSpec]:
             models=models,
             engines=engines,
         )
+    ]
+
+
+@hookimpl
+def art_metrics() -> list[MetricSpec]:
+    """Describe what the vLLM server says of itself."""
+    said = (
+        ("running", "request", "requests that the engine's server computed at once, mean"),
+        ("waiting", "request", "requests that waited in the engine's server, mean"),
+        ("kv_cache_use", "share", "cache of keys and values in use in the server, mean"),
+        ("prefix_hit_rate", "share", "prompt tokens that the server had cached already"),
+        ("generation_tok_per_s", "token/s", "sampled tokens a second while the server ran"),
+        ("restarts", "restart", "times that the server was started again"),
+    )
+    return [
+        MetricSpec(
+            key=f"throughput/engine_{name}",
+            unit=unit,
+            help=meaning,
+            combine="sum" if name == "restarts" else "mean",
+        )
+        for name, unit, meaning in said
     ]

@@ -10,7 +10,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,7 +76,7 @@ class VllmEngine:
         self._sleeper: VllmClient | None = None
         shutil.rmtree(directory, ignore_errors=True)
         self._loop = LoopThread("art-vllm")
-        self._supervisor = Supervisor(launch, self._reload, self._patience)
+        self._supervisor = Supervisor(launch, self._prepare, self._patience)
         self._open, self._idle = asyncio.Event(), asyncio.Event()
         self._open.set()
         self._idle.set()
@@ -96,6 +96,11 @@ class VllmEngine:
             ready.cancel()
             self._close()
             raise
+
+    @property
+    def _start_limit_s(self) -> float:
+        """Beyond the supervisor's own, whose error tells more."""
+        return self._patience.start_s + self._patience.load_s
 
     @property
     def adapters(self) -> list[str]:
@@ -182,6 +187,7 @@ class VllmEngine:
 
     def step_metrics(self) -> dict[str, float]:
         """Return the server's own measurements since the last call."""
+        self._run(self._look(), self._patience.start_s + self._patience.answer_s, "a last look")
         restarts, self._supervisor.restarts = self._supervisor.restarts, 0
         metrics = self._supervisor.gauges.take()
         return metrics | {"throughput/engine_restarts": float(restarts)}
@@ -219,7 +225,7 @@ class VllmEngine:
         await asyncio.gather(self._supervising, return_exceptions=True)
 
     async def _ready(self) -> None:
-        await self._supervisor.client(self._patience.start_s)
+        await self._supervisor.client(self._start_limit_s)
 
     def _check_request(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> None:
         if not prompt_ids or len(prompt_ids) >= self.context_length:
@@ -314,10 +320,21 @@ class VllmEngine:
         client = await self._supervisor.client(self._patience.load_s)
         await client.unload_adapter(adapter)
 
-    async def _reload(self, client: VllmClient) -> None:
+    async def _prepare(self, client: VllmClient) -> None:
+        """Load all adapters into a new server and have it compute once: the first request compiles,
+        which may take longer than a request should.
+        """
         for adapter, place in list(self._adapters.items()):
             loading = client.load_adapter(adapter, str(place))
             await self._within(self._patience.load_s, loading, f"load {adapter}")
+        first = completion_body([0], Sampling(max_tokens=1, stream=False), BASE, ())
+        await self._within(self._patience.start_s, _drained(client.complete(first)), "compute")
+
+    async def _look(self) -> None:
+        client = await self._supervisor.client(self._patience.start_s)
+        with suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(self._patience.answer_s):
+                await self._supervisor.look(client)
 
     async def _fall_asleep(self) -> None:
         self._open.clear()
@@ -351,6 +368,12 @@ class VllmEngine:
                 return await work
         except TimeoutError:
             raise EngineError(f"vLLM did not {what} within {seconds:g} s") from None
+
+
+async def _drained(answers: AsyncGenerator[Any, None]) -> None:
+    async with aclosing(answers):
+        async for _ in answers:
+            pass
 
 
 def _mailbox() -> tuple[asyncio.Queue[list[Token] | EngineError], Deliver]:

@@ -19,6 +19,7 @@ GUARD = Path(__file__).with_name("guard.py")
 KILL_AFTER_S = 15.0
 TAIL_LINES = 12
 TAIL_BYTES = 16_384
+LINE_LETTERS = 240
 
 
 @attrs.define(eq=False)
@@ -47,7 +48,7 @@ class ServerProcess:
         line = guard.stdout.readline()
         guard.stdout.close()
         if not line.strip():
-            complaint = guard.stderr.read().decode(errors="replace").strip()[-300:]
+            complaint = guard.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             guard.stderr.close()
             guard.wait()
             raise EngineError(f"{command[0]} could not be started: {complaint}")
@@ -98,15 +99,18 @@ class ServerProcess:
 
 
 def tail(log_file: Path) -> str:
-    """Return the last lines of a log file, in one line; errors carry it."""
+    """Return the last lines of a log file that tell more than progress, in one line; errors carry
+    it.
+    """
     try:
         with log_file.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    told = [line.strip() for line in lines if line.strip()]
-    return " | ".join(told[-TAIL_LINES:])
+    told = [line.strip()[:LINE_LETTERS] for line in lines if line.strip()]
+    remarkable = [line for line in told if " INFO " not in line and not line.startswith("INFO")]
+    return " | ".join((remarkable or told[-3:])[-TAIL_LINES:])
 
 
 def free_port() -> socket.socket:

@@ -45,15 +45,15 @@ class Patience:
 
 
 class Supervisor:
-    """Runs on the engine's event loop. `reload` brings a new server to where the old one was."""
+    """Runs on the engine's event loop. `prepare` brings a new server to where the old one was."""
 
     def __init__(
         self,
         launch: Callable[[], Server],
-        reload: Callable[[VllmClient], Awaitable[None]],
+        prepare: Callable[[VllmClient], Awaitable[None]],
         patience: Patience,
     ) -> None:
-        self._launch, self._reload, self._patience = launch, reload, patience
+        self._launch, self._prepare, self._patience = launch, prepare, patience
         self._client: VllmClient | None = None
         self._reason = "it is starting"
         self._changed = asyncio.Event()
@@ -122,22 +122,24 @@ class Supervisor:
 
     async def _live(self) -> str:
         """One life of a server; returns why it is over."""
-        server: Server | None = None
         self._condemned = None
+        server: Server | None = None
+        launching = asyncio.ensure_future(asyncio.to_thread(self._launch))
         try:
-            server = await asyncio.to_thread(self._launch)
+            server = await asyncio.shield(launching)
             await server.ready(self._patience.start_s, self._hear)
-            await self._reload(server.client)
+            await self._prepare(server.client)
             self._become(server.client, "")
             self._was_ready = True
             reason = await self._watch(server)
         except asyncio.CancelledError:
             self._become(None, "the engine is closed")
-            if server is not None:
-                await asyncio.shield(server.stop())
+            server = server or await launching
+            await server.stop()
             raise
-        except EngineError as error:
-            reason = str(error)
+        except Exception as error:
+            known = isinstance(error, EngineError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
         told = f"vLLM's server failed: {reason}" + (f"; {server.log_end}" if server else "")
         self._become(None, told)
         if server is not None:
@@ -155,22 +157,25 @@ class Supervisor:
             if reason:
                 return reason
 
+    async def look(self, client: VllmClient) -> None:
+        """Read the server's figures; EngineError when it does not answer."""
+        page = read_page(await client.metrics())
+        now = time.monotonic()
+        self.gauges.look(page, now - self._answered)
+        self._answered = now
+
     async def _unanswered(self, server: Server) -> str | None:
         """Look at the server's health and figures; say what is wrong if it does not answer."""
         try:
             async with asyncio.timeout(self._patience.answer_s):
                 await server.client.health()
-                page = await server.client.metrics()
+                await self.look(server.client)
         except TimeoutError:
             return f"it did not answer within {self._patience.answer_s:g} s"
         except EngineError as error:
             self._misses += 1
-            waited_s = time.monotonic() - self._answered
-            lost = self._misses >= MOST_MISSES or waited_s > self._patience.answer_s
-            return str(error) if lost else None
-        now = time.monotonic()
-        self.gauges.look(read_page(page), now - self._answered)
-        self._answered, self._misses = now, 0
+            return str(error) if self._misses >= MOST_MISSES else None
+        self._misses = 0
         return None
 
     def _stalled(self) -> str | None:

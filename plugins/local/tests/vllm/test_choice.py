@@ -1,0 +1,158 @@
+"""Which engine is chosen, which server is connected to, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import torch
+from vllm_helpers import FACTS, QUICK, adapter, sampled, state
+
+import art_core as art
+from art_core.errors import EngineError
+from art_core.files import replace_json
+from art_local.placement import Placement, placement
+from art_local.serving import choose, model_facts
+from art_local.vllm.client import VllmClient
+from art_local.vllm.engine import VllmEngine
+from art_local.vllm.environment import MARKER
+from art_local.vllm.server import RemoteServer
+from art_local.vllm.supervisor import Patience
+
+NOTHING = dict.fromkeys(
+    ("engine_device", "engine_url", "engine_key", "engine_args", "engine_timeouts")
+)
+
+
+@pytest.fixture
+def have(tmp_path, monkeypatch):
+    """Pretends that vLLM is installed, for a kind of device."""
+    monkeypatch.setenv("ART_ENGINES", str(tmp_path / "engines"))
+
+    def installed(variant):
+        python = tmp_path / "engines" / "vllm" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.touch()
+        replace_json(python.parent.parent / MARKER, {"version": "9.9", "variant": variant})
+
+    return installed
+
+
+def chosen(engine="auto", device="cpu", full_finetune=False, **options):
+    if device == "cpu":
+        where = placement("cpu", "float32")
+    else:
+        where = Placement(device=torch.device(device), dtype=torch.float32, device_name="GPU")
+    return choose(engine, where, full_finetune=full_finetune, **{**NOTHING, **options})
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Placements believe in two CUDA devices."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+
+
+def test_auto_on_a_cpu_is_the_embedded_engine_also_with_vllm_there(have):
+    have("cpu")
+    assert chosen().name == "transformers"
+
+
+def test_auto_on_cuda_is_vllm_where_it_is_installed_and_lora_is_trained(have, two_gpus):
+    assert chosen(device="cuda:0").name == "transformers"
+    have("cuda")
+    assert chosen(device="cuda:0").name == "vllm"
+    assert chosen(device="cuda:0", full_finetune=True).name == "transformers"
+
+
+def test_a_device_of_its_own_lets_both_run_at_once(have, two_gpus):
+    have("cuda")
+    shared, own = (chosen("vllm", "cuda:0", engine_device=d) for d in (None, "cuda:1"))
+    assert (shared.own_device, own.own_device) == (False, True)
+    assert str(own) == "vllm on cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "vlm"}, "no engine 'vlm'; known: auto, transformers, vllm"),
+        ({"engine": "vllm"}, "'vllm' is not installed"),
+        ({"engine": "vllm", "full_finetune": True}, "serves LoRA adapters; full_finetune changes"),
+        ({"engine_device": "cuda:3"}, "no device 'cuda:3'; here: cpu"),
+        ({"engine": "transformers", "engine_args": {"x": 1}}, "engine_args is for engine='vllm'"),
+        (
+            {"engine": "vllm", "engine_url": "http://x", "engine_timeouts": {"start": 1}},
+            "no engine_timeouts entry 'start'.*Did you mean 'start_s'",
+        ),
+        (
+            {"engine": "vllm", "engine_url": "http://x", "engine_timeouts": {"start_s": "1"}},
+            "must be a number, got '1'",
+        ),
+    ],
+)
+def test_what_does_not_go_together_says_why(options, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("ART_ENGINES", str(tmp_path))
+    with pytest.raises(art.ConfigError, match=said):
+        chosen(**options)
+
+
+def test_the_facts_of_a_model_come_from_its_directory(tiny_directory):
+    facts = model_facts(tiny_directory, None)
+    assert (facts.context_length, facts.vocabulary, facts.ends) == (512, 260, (258,))
+    assert model_facts(tiny_directory, 100).context_length == 100
+
+
+def remote(engine, tmp_path, key=None, **patience):
+    """An engine on somebody else's server: that of another engine."""
+    theirs = engine.server.client
+    key = key or theirs._http.headers["Authorization"].removeprefix("Bearer ")
+    url = f"{theirs.url}/v1"
+    return VllmEngine(
+        lambda: RemoteServer(VllmClient(url, key)),
+        FACTS,
+        tmp_path / "mine",
+        patience=Patience(**{**QUICK, **patience}),
+    )
+
+
+async def test_a_server_that_runs_elsewhere_is_used_and_stays(start, tmp_path):
+    theirs = start()
+    mine = remote(theirs, tmp_path)
+    mine.wait_ready()
+    await asyncio.to_thread(mine.publish, "m@1", adapter())
+    assert [t.logprob for t in await sampled(mine, adapter_name="m@1")] == [-0.25] * 4
+    await mine.close()
+    assert len(await sampled(theirs)) == 4
+
+
+async def test_a_server_elsewhere_that_forgot_an_adapter_is_told_again(start, tmp_path):
+    theirs = start()
+    mine = remote(theirs, tmp_path)
+    mine.wait_ready()
+    await asyncio.to_thread(mine.publish, "m@1", adapter())
+    theirs._loop.run(theirs.server.client.unload_adapter("m@1"), 5, "forgetting")
+    assert state(theirs)["adapters"] == {}
+    assert len(await sampled(mine, adapter_name="m@1")) == 4
+    await mine.close()
+
+
+def test_a_wrong_key_and_a_silent_address_say_so(start, tmp_path):
+    theirs = start()
+    with pytest.raises(EngineError, match="401 .*Check engine_key"):
+        remote(theirs, tmp_path, key="wrong").wait_ready()
+    engine = VllmEngine(
+        lambda: RemoteServer(VllmClient("http://127.0.0.1:9", None)),
+        FACTS,
+        tmp_path / "mine",
+        patience=Patience(start_s=0.5),
+    )
+    with pytest.raises(EngineError, match="http://127.0.0.1:9 does not answer within 0.5 s"):
+        engine.wait_ready()
+
+
+def test_what_the_server_is_told_is_documented(start):
+    """The fake refuses arguments that vLLM does not have, so it started with the right ones."""
+    words = state(start())["arguments"]
+    assert json.dumps(words).count("--enable-lora") == 1

@@ -1,0 +1,113 @@
+"""The inference server killed, hanging or unable to start: rollouts fail with a reason, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from vllm_helpers import adapter, gone, sampled, state
+
+from art_core.errors import EngineError
+
+
+async def failing(engine, **options):
+    """The reason and the seconds after which a request failed."""
+    began = time.monotonic()
+    with pytest.raises(EngineError) as caught:
+        await sampled(engine, **options)
+    return str(caught.value), time.monotonic() - began
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_killed_server_fails_its_requests_and_comes_back_with_its_adapters(start, stream):
+    engine = start(token_s=0.1)
+    await asyncio.to_thread(engine.publish, "m@1", adapter())
+    pid = state(engine)["pid"]
+    running = [asyncio.create_task(failing(engine, max_tokens=50, stream=stream)) for _ in range(5)]
+    await asyncio.sleep(0.4)
+    os.kill(pid, signal.SIGKILL)
+    for reason, seconds in await asyncio.gather(*running):
+        assert "vLLM's server failed: it ended with status 9" in reason
+        assert "the end of " in reason
+        assert seconds < 8
+    assert [t.logprob for t in await sampled(engine, adapter_name="m@1")] == [-0.25] * 4
+    assert state(engine)["pid"] != pid
+    assert engine.step_metrics()["throughput/engine_restarts"] == 1.0
+
+
+async def test_a_server_that_does_not_answer_is_killed_and_started_again(start):
+    engine = start(token_s=0.1, patience={"answer_s": 1.0})
+    pid = state(engine)["pid"]
+    running = asyncio.create_task(failing(engine, max_tokens=50))
+    await asyncio.sleep(0.4)
+    os.kill(pid, signal.SIGSTOP)
+    reason, seconds = await running
+    assert "it did not answer within 1 s" in reason
+    assert seconds < 10
+    assert len(await sampled(engine)) == 4
+    assert gone(pid)
+
+
+async def test_a_server_that_answers_but_makes_no_tokens_is_killed(start):
+    engine = start(mute=2, patience={"stall_s": 2.0})
+    reason, seconds = await failing(engine, max_tokens=9)
+    assert "1 requests ran for 2 s without a token" in reason
+    assert seconds < 12
+    assert len(await sampled(engine, max_tokens=2)) == 2
+
+
+async def test_a_request_has_a_timeout_of_its_own(start):
+    engine = start(mute=2, request_timeout_s=1.0)
+    reason, seconds = await failing(engine, max_tokens=9, stream=True)
+    assert "no token from vLLM within 1 s after 2 tokens" in reason
+    assert seconds < 3
+
+
+def test_a_server_that_does_not_start_says_so_with_the_end_of_its_log(start, monkeypatch):
+    monkeypatch.setenv("FAKE_DIES", "3")
+    with pytest.raises(EngineError) as caught:
+        start()
+    assert "it did not start: it ended with status 3" in str(caught.value)
+    assert "RuntimeError: no memory for the weights" in str(caught.value)
+
+
+def test_a_server_that_starts_too_slowly_is_given_up(start, monkeypatch):
+    monkeypatch.setenv("FAKE_DIES", "0")
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="vLLM's server"):
+        start(patience={"start_s": 0.2})
+    assert time.monotonic() - began < 10
+
+
+async def test_after_too_many_failures_the_engine_ends_and_says_why(start, monkeypatch):
+    engine = start()
+    monkeypatch.setenv("FAKE_DIES", "4")
+    os.kill(state(engine)["pid"], signal.SIGKILL)
+    await asyncio.sleep(0.1)
+    reason, seconds = await failing(engine, max_tokens=50)
+    while "is not started again" not in reason and seconds < 30:
+        reason, seconds = await failing(engine)
+    assert "ended with status 4" in reason
+    assert "It failed 3 times in a row" in reason
+    with pytest.raises(EngineError, match="is not started again"):
+        engine.check()
+    with pytest.raises(EngineError, match="is not started again"):
+        await asyncio.to_thread(engine.publish, "m@1", adapter())
+
+
+async def test_an_adapter_that_is_published_while_the_server_is_down_is_served_after_it(start):
+    engine = start()
+    os.kill(state(engine)["pid"], signal.SIGKILL)
+    await asyncio.to_thread(engine.publish, "m@1", adapter())
+    assert [t.logprob for t in await sampled(engine, adapter_name="m@1")] == [-0.25] * 4
+
+
+async def test_two_servers_run_side_by_side(start):
+    one = start()
+    two = start()
+    assert one.server.client.url != two.server.client.url
+    await one.close()
+    assert len(await sampled(two)) == 4

