@@ -5,16 +5,21 @@ each choice.
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
 from art_core.backends import Endpoint
+from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.errors import ConfigError
+from art_core.metrics.builder import active_builder
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 REQUEST_TIMEOUT_S = 600.0
+POOLS = 16
+LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])[:/]")
 _STEP_OF_A_NAME = re.compile(r".(?:@|:step)(\d+)$", re.ASCII)
 
 
@@ -27,10 +32,44 @@ def openai_client(
     `prompt_token_ids`, `token_ids` and the `policy_version` of the weights that made it.
     """
     make = _trainable_client() if trainable else _openai().AsyncOpenAI
-    client: AsyncOpenAI = make(
-        base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=timeout
-    )
+    options: dict[str, Any] = {"timeout": timeout}
+    if LOOPBACK.match(endpoint.base_url):
+        transport = _pooled_transport()()
+        options["http_client"] = _openai().DefaultAsyncHttpxClient(transport=transport)
+    client: AsyncOpenAI = make(base_url=endpoint.base_url, api_key=endpoint.api_key, **options)
     return client
+
+
+@functools.cache
+def _pooled_transport() -> Any:
+    """Connections to this machine in small pools: a pool looks at every connection that it has
+    twice a request, which at 256 requests together costs more than the request itself.
+    """
+    # httpx or its successor: the one that openai itself was built on.
+    built_on = _openai().DefaultAsyncHttpxClient.__mro__[1].__module__
+    http: Any = importlib.import_module(built_on.partition(".")[0])
+    limits = http.Limits(max_connections=None, max_keepalive_connections=None)
+
+    class PooledTransport(http.AsyncBaseTransport):  # type: ignore[misc]
+        def __init__(self) -> None:
+            # Plain HTTP needs no certificates, which take long to read.
+            options = {"verify": False, "limits": limits}
+            self._pools = [http.AsyncHTTPTransport(**options) for _ in range(POOLS)]
+            self._waiting = [0] * POOLS
+
+        async def handle_async_request(self, request: Any) -> Any:
+            place = self._waiting.index(min(self._waiting))
+            self._waiting[place] += 1
+            try:
+                return await self._pools[place].handle_async_request(request)
+            finally:
+                self._waiting[place] -= 1
+
+        async def aclose(self) -> None:
+            for pool in self._pools:
+                await pool.aclose()
+
+    return PooledTransport
 
 
 def _openai() -> Any:
@@ -55,9 +94,16 @@ def policy_version(response: Any) -> int | None:
 
 
 def asking_for_tokens(request: dict[str, Any]) -> dict[str, Any]:
-    """Return a request that asks for log-probs and token ids, unless it says otherwise."""
+    """Return a request that asks for log-probs and token ids, unless it says otherwise, and tells
+    the context of the active metrics builder, "train" or "eval", in a header.
+    """
     extra = {"return_token_ids": True} | (request.get("extra_body") or {})
-    return {"logprobs": True} | request | {"extra_body": extra}
+    asking = {"logprobs": True} | request | {"extra_body": extra}
+    builder = active_builder.get()
+    if builder is not None and builder.context:
+        said = {CONTEXT_HEADER: builder.context} | (request.get("extra_headers") or {})
+        asking["extra_headers"] = said
+    return asking
 
 
 def keep_tokens(response: Any) -> Any:

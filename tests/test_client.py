@@ -1,3 +1,4 @@
+import asyncio
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -221,3 +222,38 @@ def test_a_missing_openai_package_is_told_with_what_to_install(monkeypatch, trai
     with pytest.raises(ConfigError) as caught:
         openai_client(endpoint, trainable=trainable)
     assert str(caught.value) == "the openai package is missing. pip install 'art-core[openai]'"
+
+
+async def test_requests_to_this_machine_are_spread_over_small_pools_of_connections(server):
+    async with openai_client(server.endpoint(), trainable=True) as client:
+        transport = client._client._transport
+        real, asked, answer = transport._pools[3], [], asyncio.Event()
+
+        class Pool:
+            def __init__(self, place):
+                self.place, self.closed = place, False
+
+            async def handle_async_request(self, request):
+                asked.append(self.place)
+                await answer.wait()
+                return await real.handle_async_request(request)
+
+            async def aclose(self):
+                self.closed = True
+                await real.aclose()
+
+        transport._pools = pools = [Pool(place) for place in range(16)]
+        requests = [asyncio.create_task(create(client)) for _ in range(4)]
+        while len(asked) < 4:
+            await asyncio.sleep(0)
+        answer.set()
+        await asyncio.gather(*requests)
+        await create(client)
+        assert asked == [0, 1, 2, 3, 0]
+    assert all(pool.closed for pool in pools)
+
+
+async def test_an_endpoint_elsewhere_has_openais_own_connections():
+    endpoint = art.Endpoint(base_url="https://api.example/v1", api_key="k", model_name="m")
+    async with openai_client(endpoint, trainable=True) as client:
+        assert not hasattr(client._client._transport, "_pools")

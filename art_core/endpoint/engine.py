@@ -8,11 +8,15 @@ client are others.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
 import attrs
 
 FinishReason = Literal["stop", "length"]
+CONTEXT_HEADER = "X-ART-Context"
+request_context: ContextVar[str] = ContextVar("art_request_context", default="")
+"""What the request at hand belongs to, "train" or "eval", as its header says; "" without one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,12 +42,16 @@ class Sampling:
 class Token:
     """One sampled token: its id, its natural log-probability under the weights at temperature 1,
     and alternatives.
+
+    An engine that keeps prompts says with any one token of a sequence how many of the prompt's
+    tokens it had computed before.
     """
 
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
     finish: FinishReason | None = None
+    cached_tokens: int | None = None
 
 
 class Engine(Protocol):

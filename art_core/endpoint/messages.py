@@ -41,7 +41,8 @@ def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
         return ()
     raise unsupported(
         "tool_choice",
-        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}",
+        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}. Ask "
+        "for the call in the messages, and let the reward miss what does not call",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import attrs
@@ -40,7 +40,7 @@ async def completion(prepared: Prepared, steps: AsyncIterator[Step]) -> dict[str
     return {
         **_head(prepared, "chat.completion"),
         "choices": [_choice(prepared, index, whole) for index, whole in enumerate(wholes)],
-        "usage": _usage(prepared, sum(len(whole.tokens) for whole in wholes)),
+        "usage": _usage(prepared, [token for whole in wholes for token in whole.tokens]),
         **_prompt(prepared),
     }
 
@@ -54,7 +54,7 @@ async def chunks(
     head = _head(prepared, "chat.completion.chunk")
     if prepared.request.include_usage:
         head["usage"] = None
-    sampled = 0
+    sampled: list[Token] = []
     started = False
     async for step in steps:
         if not started:
@@ -65,7 +65,7 @@ async def chunks(
                 for index in range(len(prepared.samplings))
             ]
             yield {**head, "choices": choices, **_prompt(prepared)}
-        sampled += len(step.delta.tokens)
+        sampled += step.delta.tokens
         yield {
             **head,
             "choices": [_chunk_choice(prepared, step.index, _delta(step.delta), step.delta)],
@@ -98,9 +98,20 @@ def _prompt(prepared: Prepared) -> dict[str, Any]:
     return {"prompt_token_ids": prepared.prompt_ids} if prepared.request.return_token_ids else {}
 
 
-def _usage(prepared: Prepared, sampled: int) -> dict[str, Any]:
-    prompt = len(prepared.prompt_ids)
-    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
+def _usage(prepared: Prepared, tokens: Sequence[Token]) -> dict[str, Any]:
+    """Token counts. The prompt counts once, so of n choices the one that found least of it in the
+    engine's cache says how much of it was cached.
+    """
+    prompt, sampled = len(prepared.prompt_ids), len(tokens)
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": sampled,
+        "total_tokens": prompt + sampled,
+    }
+    cached = [token.cached_tokens for token in tokens if token.cached_tokens is not None]
+    if cached:
+        usage["prompt_tokens_details"] = {"cached_tokens": min(cached)}
+    return usage
 
 
 def _choice(prepared: Prepared, index: int, whole: _Whole) -> dict[str, Any]:

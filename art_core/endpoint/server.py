@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse  # noqa: TID253
 from starlette.routing import Route  # noqa: TID253
 
 from art_core.endpoint.chat import Prepared, prepare, served_model
-from art_core.endpoint.engine import ModelNames
+from art_core.endpoint.engine import CONTEXT_HEADER, ModelNames, request_context
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.request import chat_request
 from art_core.endpoint.response import chunks, completion
@@ -76,6 +76,7 @@ class _Routes:
         return _json({"object": "list", "data": entries})
 
     async def chat_completions(self, http: Request) -> Response:
+        request_context.set(http.headers.get(CONTEXT_HEADER, ""))
         request = chat_request(await _body(http, self._max_body_bytes))
         try:
             async with asyncio.timeout(self._timeout_s):

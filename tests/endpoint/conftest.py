@@ -63,6 +63,7 @@ class ScriptedEngine:
     running: int = 0
     cancelled: int = 0
     ends: bool = True
+    cached: list[int] = attrs.field(factory=list)
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str
@@ -71,6 +72,7 @@ class ScriptedEngine:
         line = self.lines[(len(self.asked) - 1) % len(self.lines)] if self.lines else "ok"
         said = [*line.encode(), END] if isinstance(line, str) else line
         said = said[: sampling.max_tokens]
+        cached = self.cached[len(self.asked) - 1] if self.cached else None
         self.running += 1
         try:
             for place, token_id in enumerate(said):
@@ -80,7 +82,7 @@ class ScriptedEngine:
                 top = tuple((token_id + k, LOGPROB - k) for k in range(sampling.top_logprobs))
                 last = self.ends and place == len(said) - 1
                 finish = ("stop" if token_id == END else "length") if last else None
-                yield Token(token_id, LOGPROB, top, finish)
+                yield Token(token_id, LOGPROB, top, finish, None if place else cached)
         except (GeneratorExit, asyncio.CancelledError):
             self.cancelled += 1
             raise

@@ -23,6 +23,19 @@ async def test_an_answer_has_text_usage_and_the_name_of_the_weights(engine, ask)
     assert engine.asked[0][0] == PROMPT and engine.asked[0][2] == "agent-7"
 
 
+async def test_usage_tells_what_the_engine_had_of_the_prompt(engine, ask) -> None:
+    assert (await ask()).usage.prompt_tokens_details is None
+    engine.cached = [0, 4, 3]
+    assert (await ask(n=2)).usage.prompt_tokens_details.cached_tokens == 3
+
+
+async def test_a_streams_usage_tells_it_too(engine, ask) -> None:
+    engine.cached = [6]
+    stream = await ask(stream=True, stream_options={"include_usage": True})
+    *_, last = [chunk async for chunk in stream]
+    assert last.usage.prompt_tokens_details.cached_tokens == 6
+
+
 async def test_a_model_without_steps_has_no_policy_version(models, ask) -> None:
     models.policy_version = None
     assert not hasattr(await ask(), "policy_version")

@@ -1,0 +1,216 @@
+"""What the endpoint and the client add to the engine: latency of a turn, rollouts per second, CPU.
+
+Agents hold conversations of three turns, 16 to 32 new tokens each, with SmolLM2-135M-Instruct in
+bf16, 1, 32 and 256 of them at a time. "endpoint" is what a rollout does: `Trajectory.messages()`,
+the model's openai client with token ids and log-probs, HTTP, the chat template, the engine, JSON
+back, the choice appended. "engine" is the same embedded engine in the same process, given the same
+prompt ids and lengths through `generate`. Both run in turns, so that the ratios hold on a noisy
+machine; client, endpoint and engine share one process and its cores, as they do in training.
+
+A round's added latency is its p50 (p99) with the endpoint over that of the engine alone; the median
+of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from art_local.threads import wait_asleep
+
+wait_asleep()
+
+import attrs  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+import art_core as art  # noqa: E402
+from art_core.client import openai_client  # noqa: E402
+from art_core.endpoint.engine import Sampling, ServedModel  # noqa: E402
+from art_core.endpoint.host import EndpointHost  # noqa: E402
+from art_local.engine import TransformersEngine  # noqa: E402
+from art_local.models import resolve_base_model  # noqa: E402
+from art_local.quiet import quiet_transformers  # noqa: E402
+
+BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ROUNDS = {1: 6, 32: 3, 256: 2}
+TURNS = 3
+NEW_TOKENS = (16, 32)
+MOST_ADDED_P50 = 0.05
+WORDS = ("river", "stone", "lamp", "garden", "winter", "paper", "silver", "window", "letter")
+
+
+@attrs.frozen
+class Turn:
+    """What one turn took, and the prompt and length that its repetition is given."""
+
+    seconds: float
+    prompt_ids: tuple[int, ...]
+    tokens: int
+
+
+@attrs.frozen
+class Run:
+    """One pass of all agents: seconds on the wall, seconds of CPU, and the turns of each agent."""
+
+    wall_s: float
+    cpu_s: float
+    agents: list[list[Turn]]
+
+    def latency(self, percent: int) -> float:
+        """A percentile of the seconds of a turn."""
+        seconds = sorted(turn.seconds for turns in self.agents for turn in turns)
+        return seconds[min(len(seconds) * percent // 100, len(seconds) - 1)]
+
+
+class OneModel:
+    """Serves the base weights under one name."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self._served = served
+
+    def names(self) -> list[str]:
+        return [self._served.name]
+
+    async def resolve(self, name: str) -> ServedModel:
+        assert name == self._served.name
+        return self._served
+
+
+def lengths(agent: int) -> list[int]:
+    """How many tokens each turn of an agent has."""
+    return [random.Random(100 * agent + turn).randint(*NEW_TOKENS) for turn in range(TURNS)]
+
+
+def question(agent: int, turn: int) -> str:
+    """A message of about 20 words, different for each agent and turn."""
+    words = random.Random(f"{agent} {turn}").choices(WORDS, k=18)
+    return f"{agent}: tell me of {' '.join(words)}."
+
+
+async def rollout(client: Any, agent: int) -> list[Turn]:
+    """A conversation as a user's rollout holds it."""
+    trajectory, turns = art.Trajectory(messages_and_choices=[]), []
+    for turn, tokens in enumerate(lengths(agent)):
+        trajectory.messages_and_choices.append({"role": "user", "content": question(agent, turn)})
+        started = time.perf_counter()
+        completion = await client.chat.completions.create(
+            model="smol@0", messages=trajectory.messages(), max_completion_tokens=tokens, seed=agent
+        )
+        seconds = time.perf_counter() - started
+        choice = completion.choices[0]
+        trajectory.messages_and_choices.append(choice)
+        turns.append(Turn(seconds, tuple(choice.prompt_token_ids), len(choice.token_ids)))
+    return turns
+
+
+async def repetition(engine: TransformersEngine, agent: int, turns: list[Turn]) -> list[Turn]:
+    """The same turns by the engine alone."""
+    repeated = []
+    for turn in turns:
+        sampling = Sampling(max_tokens=turn.tokens, seed=agent)
+        started = time.perf_counter()
+        sampled = [token async for token in engine.generate(turn.prompt_ids, sampling)]
+        assert len(sampled) == turn.tokens
+        repeated.append(attrs.evolve(turn, seconds=time.perf_counter() - started))
+    return repeated
+
+
+async def timed(agents: list[Callable[[], Awaitable[list[Turn]]]]) -> Run:
+    """Run agents at the same time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    turns = await asyncio.gather(*[agent() for agent in agents])
+    return Run(time.perf_counter() - wall, time.process_time() - cpu, list(turns))
+
+
+async def pair(client: Any, engine: TransformersEngine, count: int) -> tuple[Run, Run]:
+    """One round: all agents over the endpoint, then the same turns by the engine alone."""
+    ours = await timed([lambda n=n: rollout(client, n) for n in range(count)])
+    bare = await timed(
+        [
+            lambda n=n, turns=turns: repetition(engine, n, turns)
+            for n, turns in enumerate(ours.agents)
+        ]
+    )
+    return ours, bare
+
+
+def figures_of(count: int, rounds: list[tuple[Run, Run]]) -> dict[str, float]:
+    """The figures of one number of agents, and a printed line."""
+
+    def middle(of: Callable[[Run, Run], float]) -> float:
+        return statistics.median(of(ours, bare) for ours, bare in rounds)
+
+    found = {
+        "added_p50": middle(lambda ours, bare: ours.latency(50) / bare.latency(50) - 1),
+        "added_p99": middle(lambda ours, bare: ours.latency(99) / bare.latency(99) - 1),
+        "engine_p50_ms": 1e3 * middle(lambda _, bare: bare.latency(50)),
+        "rollouts_per_s": middle(lambda ours, _: count / ours.wall_s),
+        "rollouts_ratio": middle(lambda ours, bare: bare.wall_s / ours.wall_s),
+        "added_cpu_ms_per_turn": 1e3
+        * middle(lambda ours, bare: (ours.cpu_s - bare.cpu_s) / (count * TURNS)),
+        "cpu_ratio": middle(lambda ours, bare: ours.cpu_s / bare.cpu_s),
+    }
+    print(
+        f"{count:>6} {found['engine_p50_ms']:>10.0f} {found['added_p50']:>+9.1%} "
+        f"{found['added_p99']:>+9.1%} {found['rollouts_per_s']:>11.2f} "
+        f"{found['rollouts_ratio']:>6.2f} {found['added_cpu_ms_per_turn']:>12.2f} "
+        f"{found['cpu_ratio']:>6.2f}",
+        flush=True,
+    )
+    return {f"{name}_{count}": round(value, 4) for name, value in found.items()}
+
+
+async def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Measure every number of agents."""
+    directory = resolve_base_model(options.model)
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    # Only the endpoint asks for an end token; the repetition is as long as the answer was.
+    model.generation_config.eos_token_id = None
+    engine = TransformersEngine(model)
+    served = ServedModel(
+        engine=engine, tokenizer=tokenizer, adapter="base", name="smol@0", policy_version=0
+    )
+    figures: dict[str, float] = {}
+    with EndpointHost(OneModel(served)) as host:
+        endpoint = art.Endpoint(base_url=host.base_url, api_key=host.api_key, model_name="smol")
+        async with openai_client(endpoint, trainable=True) as client:
+            await pair(client, engine, 2)
+            for count in options.agents:
+                rounds = [
+                    await pair(client, engine, count)
+                    for _ in range(options.rounds or ROUNDS.get(count, 2))
+                ]
+                figures |= figures_of(count, rounds)
+    await engine.close()
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=BASE_MODEL)
+    parser.add_argument("--agents", type=int, nargs="+", default=list(ROUNDS))
+    parser.add_argument("--rounds", type=int, default=0)
+    options = parser.parse_args()
+    print(
+        f"{'agents':>6} {'engine p50':>10} {'added p50':>9} {'added p99':>9} "
+        f"{'rollouts/s':>11} {'ratio':>6} {'CPU ms/turn':>12} {'ratio':>6}"
+    )
+    figures = asyncio.run(measure(options))
+    targets = {f"added_p50_{count}": MOST_ADDED_P50 for count in options.agents}
+    held = all(figures[name] <= most for name, most in targets.items())
+    print(json.dumps({"name": "endpoint", "figures": figures, "targets": targets, "held": held}))
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
