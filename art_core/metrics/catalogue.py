@@ -136,6 +136,13 @@ SPECS = (
         combine="sum",
         direction="lower",
     ),
+    _spec(
+        "data/staleness_mean",
+        "step",
+        "steps between the weights behind a turn and those that were trained, mean over turns",
+        direction="lower",
+    ),
+    _spec("data/staleness_max", "step", "the same, the most", direction="lower"),
     _spec("data/cum/num_unique_scenarios", "scenario", "scenario ids seen in the run", **_DERIVED),
     _spec("data/cum/*", "", "the run's total of a count", **_DERIVED),
     _spec("data/*", "", "a count that does not add up"),

@@ -20,6 +20,7 @@ from art_core import TrainResult, TrajectoryGroup
 from art_core.errors import BackendError, ConfigError
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
+from art_core.rl.sequences import staleness
 from art_local.checkpoints import CheckpointStore, StoredCheckpoint
 from art_local.engine import DeviceTurns
 from art_local.engine.local import LocalEngine, StepWeights
@@ -149,7 +150,7 @@ class Resident:
             if self.step > before and config.save_checkpoint:
                 path = self._checkpoint()
         metrics["time/step_trainer_s"] = time.monotonic() - started
-        metrics |= self.engine.step_metrics()
+        metrics |= self.engine.step_metrics() | staleness(batch.sequences, before)
         return TrainResult(step=self.step, metrics={**batch.metrics, **metrics}, checkpoint=path)
 
     def _checkpoint(self) -> Path:
