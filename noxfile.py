@@ -67,6 +67,23 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def vllm(session: nox.Session) -> None:
+    """Install vLLM into the cache of engines, unless it is there; run the tests that need it."""
+    _run(session, "art", "engines", "install", "vllm")
+    _run(
+        session,
+        "python",
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "vllm",
+        "plugins/local/tests",
+        *session.posargs,
+    )
+
+
+@nox.session
 def trackers(session: nox.Session) -> None:
     """Test the sinks of the trackers that `make test` leaves out."""
     tests = [f"plugins/{name}/tests" for name in TRACKERS]

@@ -65,8 +65,16 @@ def tokens_of(answer: Mapping[str, Any], top_logprobs: int) -> list[Token]:
     if finish is not None:
         if finish not in FINISHES or not tokens:
             raise EngineError(f"vLLM ended the sequence with {finish!r}")
-        tokens[-1] = attrs.evolve(tokens[-1], finish=FINISHES[finish])
+        cached = _cached(answer)
+        tokens[-1] = attrs.evolve(tokens[-1], finish=FINISHES[finish], cached_tokens=cached)
     return tokens
+
+
+def _cached(answer: Mapping[str, Any]) -> int | None:
+    """How much of the prompt was cached, if the answer says it: whole answers do."""
+    details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+    cached: int | None = details.get("cached_tokens")
+    return cached
 
 
 def _alternatives(top: Mapping[str, float] | None, count: int) -> tuple[tuple[int, float], ...]:

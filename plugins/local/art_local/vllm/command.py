@@ -66,6 +66,8 @@ def arguments(settings: ServerSettings, port: int) -> list[str]:
         "logprobs_mode": "raw_logprobs",
         "generation_config": "vllm",
         "disable_uvicorn_access_log": True,
+        # says how much of a prompt was cached
+        "enable_prompt_tokens_details": True,
     }
     if settings.device == "cpu":
         given["enforce_eager"] = True

@@ -247,7 +247,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--generation-config", choices=("vllm",), required=True)
     parser.add_argument("--gpu-memory-utilization", type=float)
     for name in (
-        "enable-lora", "enforce-eager", "enable-sleep-mode", "disable-uvicorn-access-log"
+        "enable-lora", "enforce-eager", "enable-sleep-mode", "disable-uvicorn-access-log",
+        "enable-prompt-tokens-details",
     ):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true")
     return parser.parse_args()

@@ -56,6 +56,8 @@ def test_alternatives_are_the_most_likely_tokens_whatever_was_sampled():
         Token(2, -0.5, ((2, -0.5),), "stop"),
     ]
     assert tokens_of(answer(), 0) == [Token(5, -1.0), Token(2, -0.5, (), "stop")]
+    usage = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}
+    assert [t.cached_tokens for t in tokens_of(answer() | {"usage": usage}, 0)] == [None, 4]
     assert tokens_of(answer(token_ids=[], logprobs=None, finish_reason=None), 0) == []
 
 
