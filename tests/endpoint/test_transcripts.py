@@ -136,6 +136,14 @@ def test_an_end_that_is_encoded_otherwise_than_it_was_sampled_is_not_continued(
     assert ids == [*map(ord, "u|>ab|>")]
 
 
+def test_without_a_known_end_token_every_prompt_is_encoded_whole(tokenizer):
+    tokenizer.eos_token_id, transcripts = None, Transcripts()
+    for messages in (["u"], ["u", ">ab"]):
+        text, ids = transcripts.prompt(render(tokenizer, *messages), tokenizer)
+        transcripts.keep(tokenizer, text, ids, [ord("a"), ord("b")])
+    assert ids == tokenizer.apply_chat_template(["u", ">ab"], tokenize=True)
+
+
 def test_ids_that_change_the_text_before_them_are_not_remembered(
     transcripts, tokenizer, monkeypatch
 ):

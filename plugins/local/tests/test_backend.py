@@ -105,6 +105,7 @@ async def test_trainer_and_engine_agree_on_log_probs(registered):
         metrics = (await model.train(await some_groups(model), **LEARN)).metrics
         assert metrics["loss/importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
         assert metrics["loss/kl_k3"] == pytest.approx(0.0, abs=1e-5)
+        assert metrics["data/staleness_mean"] == metrics["data/staleness_max"] == 0
 
 
 async def test_older_steps_the_base_and_the_newest_are_served_by_name(registered):
