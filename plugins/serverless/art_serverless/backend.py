@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,16 +17,18 @@ from art_core import (
     ConfigError,
     Endpoint,
     GpuTime,
+    LossSpec,
     TrainConfig,
     TrainResult,
     TrajectoryGroup,
 )
 from art_core.rl.batch import training_batch
+from art_core.rl.presets import PRESETS
 from art_serverless.api import Api, RemoteModel, UnreachableError
 from art_serverless.jobs import JobFailedError, JobResult, follow
 from art_serverless.journal import Journal, Pending
 from art_serverless.metrics import costs_of, metrics_of
-from art_serverless.protocol import DEFAULT_URL
+from art_serverless.protocol import DEFAULT_URL, checked_loss
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
@@ -120,7 +122,8 @@ class ServerlessBackend:
         Cancelling stops the waiting, not the job: the next `train` or `register` finds it again.
         """
         seat = self._seat_of(model)
-        counted = _counted(groups, TrainConfig.of(**options))
+        checked_loss(options)
+        counted = _counted(groups, options, model.plugins.losses())
         await self._finish_pending(model, seat)
         pending = Pending.new(seat.remote.id, seat.step + 1)
         seat.journal.write(pending)
@@ -246,8 +249,17 @@ class ServerlessBackend:
             )
 
 
-def _counted(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> dict[str, float]:
-    """Return what can be counted here, for services that do not; nothing without token ids."""
+def _counted(
+    groups: Sequence[TrajectoryGroup], options: dict[str, Any], losses: Mapping[str, LossSpec]
+) -> dict[str, float]:
+    """Check the options, and count what can be counted here, for services that do not.
+
+    A loss that only the service knows is for the service to check; groups without token ids can't
+    be counted. Raises ConfigError for options that are wrong anywhere.
+    """
+    if options.get("loss_fn", "cispo") not in {*PRESETS, *losses}:
+        return {}
+    config = TrainConfig.of(losses, **options)
     try:
         return training_batch(groups, config).metrics
     except ConfigError:

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 import attrs
 
-from art_core import ConfigError, TrainConfig
+from art_core import ConfigError, LossSpec, TrainConfig
 from art_core.errors import unknown
 
 DEFAULT_URL: Final = "https://api.training.wandb.ai/v1"
@@ -77,10 +77,11 @@ LEGACY: Final = ("normalize_advantages", "ppo", "precalculate_logprobs")
 """Options of the protocol that TrainConfig says in other words, or not at all."""
 
 
-def train_config(given: Mapping[str, Any]) -> dict[str, Any]:
+def train_config(given: Mapping[str, Any], losses: Mapping[str, LossSpec]) -> dict[str, Any]:
     """Return what a job's `experimental_config` means as options of `train`; null is the default.
 
-    Raises ConfigError for an unknown option, naming the nearest, and for one that can't be done.
+    `losses` are what the server's plugins offer. Raises ConfigError for an unknown option, naming
+    the nearest, and for one that can't be done, a loss by import path among them.
     """
     options = {key: value for key, value in given.items() if value is not None}
     known = [field.name for field in attrs.fields(TrainConfig)]
@@ -97,5 +98,16 @@ def train_config(given: Mapping[str, Any]) -> dict[str, Any]:
         options.setdefault("scale_rewards", scaled)
     if options.pop("ppo", False):
         options.setdefault("loss_fn", "ppo")
-    TrainConfig.of(**options)
+    checked_loss(options)
+    TrainConfig.of(losses, **options)
     return options
+
+
+def checked_loss(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a loss that is not named: a service runs no code of its clients."""
+    loss = options.get("loss_fn", "")
+    if not isinstance(loss, str) or ":" in loss:
+        raise ConfigError(
+            f"loss_fn must be a loss's name on a service, got {loss!r:.100}",
+            "Offer it by a plugin (hook art_losses) that is installed where the model trains.",
+        )

@@ -230,3 +230,18 @@ async def test_an_hour_has_its_price(serving, connect, make_model):
     assert 0 < model.run.history.last.metrics["costs/gpu"] < 30
     await model.close()
     await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [("mine:loss", "a loss's name on a service"), ("theirs", "no loss 'theirs'")]
+)
+async def test_a_loss_is_named_and_checked_where_it_is_known(
+    serving, connect, make_model, loss, said
+):
+    backend, model = connect(serving()), make_model()
+    await model.register(backend)
+    with pytest.raises(ConfigError, match=said):
+        await model.train(await attempts(model, (0.0, 1.0)), loss_fn=loss)
+    assert await backend.step(model) == 0
+    await model.close()
+    await backend.close()

@@ -9,7 +9,7 @@ import pytest
 
 import art_core as art
 
-STEPS = 6
+STEPS = 4
 
 
 async def learn(backend, base_model, runs):
@@ -67,4 +67,4 @@ async def test_the_curve_through_two_processes_is_that_of_one(tmp_path, monkeypa
             server.wait(60)
     assert through == direct
     means = [sum(rewards) / len(rewards) for rewards in through]
-    assert means[-1] > means[0] + 0.1
+    assert means[-1] > means[0] + 0.05

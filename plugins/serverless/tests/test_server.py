@@ -133,6 +133,8 @@ def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
         ({"experimental_config": {"learning_rat": 1}}, "Did you mean 'learning_rate'"),
         ({"experimental_config": {"precalculate_logprobs": True}}, "precalculate_logprobs"),
         ({"experimental_config": {"learning_rate": -1}}, "learning_rate"),
+        ({"experimental_config": {"loss_fn": "os:system"}}, "a loss's name on a service"),
+        ({"experimental_config": {"loss_fn": "cispoo"}}, "cispo"),
         ({"experimental_config": []}, "experimental_config must be an object"),
     ],
 )

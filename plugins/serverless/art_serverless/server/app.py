@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from art_core import ArtError, BackendError, ConfigError
+from art_core import ArtError, BackendError, ConfigError, LossSpec
 from art_core.errors import unknown
 from art_serverless.protocol import (
     JOBS,
@@ -53,6 +53,7 @@ class Server:
     monitor: Monitor
     keys: Keys
     max_body_bytes: int
+    losses: Mapping[str, LossSpec]
 
 
 def create_app(server: Server) -> Starlette:
@@ -182,7 +183,7 @@ class _Routes:
         config = given.get("experimental_config", {})
         if not isinstance(config, dict | None):
             raise RefusedError(422, "experimental_config must be an object")
-        options = train_config(config or {})
+        options = train_config(config or {}, self._server.losses)
         groups = given.get("trajectory_groups")
         await asyncio.to_thread(groups_of, groups)
         key = http.headers.get("idempotency-key")

@@ -130,6 +130,7 @@ async def run(
             monitor=Monitor(),
             keys=settings.keys,
             max_body_bytes=settings.max_body_bytes,
+            losses=Plugins.discover().losses(),
         )
     )
     left_behind = work.resume()
