@@ -379,15 +379,15 @@ def test_a_long_log_has_a_summary_while_it_grows(make, monkeypatch):
     run = make().run
     kept = run.info.run_dir / "summary.json"
     run.record("train", 1, metrics={"loss/train": 0.5})
-    run.history.after_sync()
+    run.history._sync_later()
     assert not kept.exists()
     for step in range(2, 20):
         run.record("train", step, metrics={"loss/train": 0.5})
-    run.history.after_sync()
+    run.history._sync_later()
     offset = orjson.loads(kept.read_bytes())["offset"]
     assert offset == run.history.path.stat().st_size
     run.record("train", 20, metrics={"loss/train": 0.25})
-    run.history.after_sync()
+    run.history._sync_later()
     assert orjson.loads(kept.read_bytes())["offset"] == offset
 
 

@@ -23,17 +23,10 @@ from art_core.metrics.row import MetricsRow
 log = logging.getLogger("art_core")
 
 SYNC_SECONDS = 2.0
-_process = os.getpid()
+_this = {"process": os.getpid()}
+os.register_at_fork(after_in_child=lambda: _this.update(process=os.getpid()))
 _CHUNK = 1 << 16
 _LOCK_TRIES = 10
-
-
-def _forked() -> None:
-    global _process  # noqa: PLW0603
-    _process = os.getpid()
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
@@ -136,7 +129,7 @@ class HistoryLog:
         line = row.to_line()
         size = len(line)
         with self._lock:
-            if self._unusable is not None or self._pid != _process:
+            if self._unusable is not None or self._pid != _this["process"]:
                 self._refuse()
             try:
                 written = os.write(self._fd, line)
@@ -190,7 +183,7 @@ class HistoryLog:
     @property
     def forked(self) -> bool:
         """True in a child process: the log belongs to the parent."""
-        return self._pid != _process
+        return self._pid != _this["process"]
 
     def _refuse(self) -> NoReturn:
         forked = ("was opened before this process was forked", "Log from the parent process alone.")
