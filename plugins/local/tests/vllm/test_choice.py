@@ -13,7 +13,7 @@ import art_core as art
 from art_core.errors import EngineError
 from art_core.files import replace_json
 from art_local.placement import Placement, placement
-from art_local.serving import choose, model_facts
+from art_local.serving import choose, held_devices, model_facts
 from art_local.vllm.client import VllmClient
 from art_local.vllm.engine import VllmEngine
 from art_local.vllm.environment import MARKER
@@ -72,6 +72,16 @@ def test_a_device_of_its_own_lets_both_run_at_once(have, two_gpus):
     shared, own = (chosen("vllm", "cuda:0", engine_device=d) for d in (None, "cuda:1"))
     assert (shared.own_device, own.own_device) == (False, True)
     assert str(own) == "vllm on cuda:1"
+
+
+def test_a_device_of_the_servers_own_is_paid_for_too(have, two_gpus):
+    have("cuda")
+    trainer = Placement(device=torch.device("cuda:0"), dtype=torch.float32, device_name="GPU")
+    shared = chosen("vllm", "cuda:0")
+    own = chosen("vllm", "cuda:0", engine_device="cuda:1")
+    elsewhere = chosen("vllm", "cuda:0", engine_url="http://x")
+    held = [[str(p.device) for p in held_devices(trainer, c)] for c in (shared, own, elsewhere)]
+    assert held == [["cuda:0"], ["cuda:0", "cuda:1"], ["cuda:0"]]
 
 
 @pytest.mark.parametrize(

