@@ -136,9 +136,20 @@ class EngineCatalog(Protocol):
 
 
 @attrs.frozen(kw_only=True)
+class Bill:
+    """What a service itself says that a run cost: US dollars by path below `costs/`, as far as it
+    has put prices on it; `notes` are lines that say what is missing.
+    """
+
+    usd: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class BackendSpec:
     """A backend offered by a plugin: `create(**options)` imports what is heavy and returns a
-    `Backend`. `models` and `engines` make what `art models` and `art engines` list.
+    `Backend`. `models` and `engines` make what `art models` and `art engines` list; `bill` asks for
+    what a run, by its directory, was billed: `art costs RUN --reconcile`.
     """
 
     name: str
@@ -146,6 +157,7 @@ class BackendSpec:
     summary: str
     models: Callable[[], ModelCatalog] | None = None
     engines: Callable[[], EngineCatalog] | None = None
+    bill: Callable[[Path], Bill] | None = None
 
 
 def backend(name: str, **options: Any) -> Backend:

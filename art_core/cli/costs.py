@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from art_core.cli.reconcile import reconciled
 from art_core.cli.runs import add_directory
 from art_core.cli.show import branches, share, usd
 from art_core.cli.table import table
@@ -19,12 +20,14 @@ from art_core.rundir import find_run
 _HELP = """\
 The tree holds the whole run with all attempts, also what abandoned steps spent. A step counts all
 its rows: training, evaluations, repetitions. Calls without a known price are in no cost: they are
-listed with their tokens; `art reprice RUN` prices them.
+listed with their tokens; `art reprice RUN` prices them. With --reconcile the services that the
+run paid by the token are asked what they billed.
 
 examples:
   art costs agent-001
   art costs agent-001 --step 12
   art costs agent-001 --per-step
+  art costs agent-001 --reconcile
 """
 
 
@@ -40,6 +43,9 @@ def add(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", metavar="N", type=int, help="the tree of one step")
     which.add_argument("--per-step", action="store_true", help="a line a step")
+    which.add_argument(
+        "--reconcile", action="store_true", help="beside what the services say they billed"
+    )
     add_directory(parser)
     parser.set_defaults(run=show_costs)
 
@@ -52,6 +58,8 @@ def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]
         yield from _one_step(report, arguments.step)
     elif arguments.per_step:
         yield from _per_step(report)
+    elif arguments.reconcile:
+        yield from reconciled(run, report, plugins)
     elif "all" not in report.total:
         yield "no costs were recorded"
         yield from _section(_unpriced(report))

@@ -88,10 +88,12 @@ class BackendContract:
     """Fixture to give: `make_backend`, a function that returns a new backend.
 
     `make_model` returns a model of the same run each time; `make_groups(model, rewards)` gathers a
-    group through the model's endpoint; `train_options` go to every training step.
+    group through the model's endpoint; `train_options` go to every training step; `charged` is the
+    leaf of what a step costs.
     """
 
     base_model: ClassVar[str] = "base"
+    charged: ClassVar[str] = "costs/gpu"
     train_options: ClassVar[dict[str, Any]] = {"mask_truncated": False}
 
     @pytest.fixture
@@ -224,13 +226,14 @@ class BackendContract:
     async def test_what_training_used_is_charged(
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
     ) -> None:
-        """`model.charge` turns devices and seconds into `costs/gpu` of the row.
+        """`model.charge` turns devices and seconds into `costs/gpu` of the row; a service that is
+        paid by the token has another leaf.
 
         A backend that takes some devices for free is given a price in `make_backend`.
         """
         async with registered(make_backend, make_model) as (_, model):
             await model.train(await make_groups(model, (0.0, 1.0)), **self.train_options)
-            assert "costs/gpu" in model.run.history.last.metrics
+            assert self.charged in model.run.history.last.metrics
 
     async def test_groups_without_spread_advance_the_step_too(
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
