@@ -25,9 +25,9 @@ from art_local.checkpoints import CheckpointStore, StoredCheckpoint
 from art_local.engine import DeviceTurns
 from art_local.engine.local import LocalEngine, StepWeights
 from art_local.leases import Lease, LoadedSteps
+from art_local.loader import load_model
 from art_local.models import resolve_base_model
-from art_local.placement import Placement, placement
-from art_local.quiet import quiet_transformers
+from art_local.placement import placement
 from art_local.training.policy import Policy
 from art_local.training.reference import Reference
 from art_local.training.trainer import Trainer
@@ -42,10 +42,13 @@ PACKAGES = ("art-core", "art-local", "torch", "transformers", "peft")
 
 @attrs.frozen(kw_only=True)
 class Recipe:
-    """How a model is adapted: by LoRA of a rank and alpha (None: whole), drawn from a seed."""
+    """How a model is adapted: by LoRA of a rank and alpha (None: whole), drawn from a seed, over a
+    base that may be quantized ("nf4").
+    """
 
     lora: tuple[int, int] | None
     seed: int
+    quantization: str | None = None
 
     @property
     def rank(self) -> int:
@@ -60,20 +63,12 @@ class Recipe:
     def about(self) -> dict[str, Any]:
         """As a manifest says it."""
         rank, alpha = self.lora or (None, None)
-        return {"lora_rank": rank, "lora_alpha": alpha, "full_finetune": self.lora is None}
-
-
-def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any:
-    """Load a causal language model from safetensors onto the device; the global RNG stays as it
-    was.
-    """
-    from transformers import AutoModelForCausalLM
-
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    return model.to(placement.device)
+        return {
+            "lora_rank": rank,
+            "lora_alpha": alpha,
+            "full_finetune": self.lora is None,
+            "quantization": self.quantization,
+        }
 
 
 def sharing_parameters(model: Any) -> Any:

@@ -16,9 +16,10 @@ from art_core.endpoint.host import EndpointHost
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
 from art_local.engine.local import LocalEngine
+from art_local.loader import PLAIN, Loader
 from art_local.placement import Placement
 from art_local.probe import check_agreement
-from art_local.resident import Recipe, Resident, load_model, sharing_parameters
+from art_local.resident import Recipe, Resident, sharing_parameters
 from art_local.served import ServedNames
 from art_local.serving import EngineChoice, wait_ready
 from art_local.training.policy import Policy
@@ -42,6 +43,7 @@ class SeatOptions:
     served_steps: int
     request_timeout_s: float
     progress: bool
+    loader: Loader = PLAIN
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -147,7 +149,13 @@ def _embedded(base: Any, options: SeatOptions, turns: DeviceTurns) -> Transforme
 def _policy(base: Any, directory: Path, options: SeatOptions) -> Policy:
     placement, recipe = options.placement, options.recipe
     if recipe.lora is None:
-        learner = load_model(directory, placement, torch.float32)
+        learner = options.loader.base(directory, placement, torch.float32)
     else:
         learner = sharing_parameters(base)
-    return Policy(learner, dtype=placement.dtype, lora=recipe.lora, seed=recipe.seed)
+    return Policy(
+        learner,
+        dtype=placement.dtype,
+        lora=recipe.lora,
+        seed=recipe.seed,
+        loader=options.loader,
+    )

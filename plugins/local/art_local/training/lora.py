@@ -17,18 +17,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from art_local.loader import PLAIN, Loader
 from art_local.quiet import quiet_transformers
 
 ADAPTER = "default"
 PREFIX = "base_model.model."
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: int, generator: torch.Generator) -> Any:
+def add_lora(
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: int,
+    generator: torch.Generator,
+    loader: Loader = PLAIN,
+) -> Any:
     """Return a peft model with fp32 LoRA on all linear layers but the output head.
 
     A is drawn from the CPU `generator` as peft draws it, B is 0; the global RNG stays as it was.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     config = LoraConfig(
         r=rank,
@@ -38,13 +46,13 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, generator: torch.Genera
         task_type="CAUSAL_LM",
     )
     with quiet_transformers(), torch.random.fork_rng():
-        peft_model: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+        peft_model: Any = loader.lora(model, config)
     for layer in lora_layers(peft_model).values():
         a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         drawn_KI = torch.empty(a_KI.shape)
         nn.init.kaiming_uniform_(drawn_KI, a=math.sqrt(5), generator=generator)
         a_KI.data, b_OK.data = drawn_KI.to(a_KI.device), b_OK.data.float()
-        if _is_plain(layer):
+        if loader.merges and _is_plain(layer):
             layer.forward = MethodType(_merged_forward, layer)
     return peft_model
 

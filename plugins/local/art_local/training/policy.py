@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from art_core.errors import BackendError, ConfigError
+from art_local.loader import PLAIN, Loader
 from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.layout import Layout
 from art_local.training.logprobs import OutputHead, token_logprobs
@@ -21,7 +22,7 @@ class Policy:
     """A causal language model that learns, by LoRA or whole.
 
     - LoRA: the base is frozen in `dtype`, A and B are fp32, the forward pass runs on merged
-      weights.
+      weights; a `loader` that does not merge keeps its own, under autocast when `dtype` is bf16.
     - Whole: fp32 master weights, the forward pass under autocast when `dtype` is bf16.
 
     `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A
@@ -30,17 +31,26 @@ class Policy:
     """
 
     def __init__(
-        self, model: Any, *, dtype: torch.dtype, lora: tuple[int, int] | None, seed: int
+        self,
+        model: Any,
+        *,
+        dtype: torch.dtype,
+        lora: tuple[int, int] | None,
+        seed: int,
+        loader: Loader = PLAIN,
     ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.dtype = dtype
         self.base: Any = model
         self.is_lora = lora is not None
         self.device: torch.device = next(model.parameters()).device
-        use_training_attention(model)
+        self._merges = loader.merges
+        if loader.merges:
+            use_training_attention(model)
         if lora is not None:
+            rank, alpha = lora
             model.requires_grad_(requires_grad=False)
-            model = add_lora(model, rank=lora[0], alpha=lora[1], generator=self.generator)
+            model = add_lora(model, rank=rank, alpha=alpha, generator=self.generator, loader=loader)
         self.model: Any = model.train()
         self.head = _output_head(self.base)
         self.packs: bool | None = None
@@ -94,6 +104,8 @@ class Policy:
 
     def refresh(self) -> None:
         """Compute the weights to serve from the parameters as they are now."""
+        if not self._merges:
+            return  # adapters are served
         if self.is_lora:
             self.serving = merged_tensors(self.model)
             use_merged(self.model, self.serving)
@@ -156,7 +168,7 @@ class Policy:
         return getattr(self.base, self.base.base_model_prefix)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.is_lora or self.dtype == torch.float32:
+        if (self.is_lora and self._merges) or self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
