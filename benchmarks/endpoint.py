@@ -40,7 +40,7 @@ from art_local.models import resolve_base_model  # noqa: E402
 from art_local.quiet import quiet_transformers  # noqa: E402
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ROUNDS = {1: 6, 32: 3, 256: 2}
+ROUNDS = {1: 6, 32: 4, 256: 2}
 TURNS = 3
 NEW_TOKENS = (16, 32)
 MOST_ADDED_P50 = 0.05
@@ -130,16 +130,35 @@ async def timed(agents: list[Callable[[], Awaitable[list[Turn]]]]) -> Run:
     return Run(time.perf_counter() - wall, time.process_time() - cpu, list(turns))
 
 
-async def pair(client: Any, engine: TransformersEngine, count: int) -> tuple[Run, Run]:
-    """One round: all agents over the endpoint, then the same turns by the engine alone."""
-    ours = await timed([lambda n=n: rollout(client, n) for n in range(count)])
-    bare = await timed(
+async def over_endpoint(client: Any, count: int) -> Run:
+    """All agents over the endpoint."""
+    return await timed([lambda n=n: rollout(client, n) for n in range(count)])
+
+
+async def by_engine(engine: TransformersEngine, seen: Run) -> Run:
+    """The turns of a run by the engine alone."""
+    return await timed(
         [
             lambda n=n, turns=turns: repetition(engine, n, turns)
-            for n, turns in enumerate(ours.agents)
+            for n, turns in enumerate(seen.agents)
         ]
     )
-    return ours, bare
+
+
+async def rounds_of(
+    client: Any, engine: TransformersEngine, count: int, rounds: int
+) -> list[tuple[Run, Run]]:
+    """Run both in turns; which goes first alternates, so that a changing load favours neither."""
+    pairs: list[tuple[Run, Run]] = []
+    for number in range(rounds):
+        if number % 2:
+            bare = await by_engine(engine, pairs[-1][0])
+            ours = await over_endpoint(client, count)
+        else:
+            ours = await over_endpoint(client, count)
+            bare = await by_engine(engine, ours)
+        pairs.append((ours, bare))
+    return pairs
 
 
 def figures_of(count: int, rounds: list[tuple[Run, Run]]) -> dict[str, float]:
@@ -184,13 +203,10 @@ async def measure(options: argparse.Namespace) -> dict[str, float]:
     with EndpointHost(OneModel(served)) as host:
         endpoint = art.Endpoint(base_url=host.base_url, api_key=host.api_key, model_name="smol")
         async with openai_client(endpoint, trainable=True) as client:
-            await pair(client, engine, 2)
+            await rounds_of(client, engine, 2, 1)
             for count in options.agents:
-                rounds = [
-                    await pair(client, engine, count)
-                    for _ in range(options.rounds or ROUNDS.get(count, 2))
-                ]
-                figures |= figures_of(count, rounds)
+                rounds = options.rounds or ROUNDS.get(count, 2)
+                figures |= figures_of(count, await rounds_of(client, engine, count, rounds))
     await engine.close()
     return figures
 
