@@ -1,0 +1,1 @@
+"""The local backend with Unsloth's models and kernels: `art.backend("unsloth")`."""

@@ -1,0 +1,207 @@
+"""The backend in the user's process: a thin remote of the local backend in the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from art_core import (
+    BackendError,
+    Checkpoint,
+    ConfigError,
+    Endpoint,
+    GpuTime,
+    TrainConfig,
+    TrainResult,
+    TrajectoryGroup,
+)
+from art_unsloth import wire
+from art_unsloth.channel import News, Worker
+from art_unsloth.options import Options
+
+if TYPE_CHECKING:
+    from art_core import TrainableModel
+
+START_TIMEOUT_S = 600.0
+Start = Callable[[News], Worker]
+
+
+class UnslothBackend:
+    """Trains and serves models in a worker process that imports Unsloth first (see
+    `art_core.backends.Backend` and `Options`).
+
+    The worker is started here, since it is what knows whether the options fit this machine. When it
+    dies, what was asked of it fails with a BackendError, and the next `register` starts another.
+
+    Raises ConfigError for an option, a device, a dtype or an engine that does not exist here.
+    """
+
+    def __init__(self, options: Options, *, start: Start = Worker) -> None:
+        self._options = options
+        self._start = start
+        self._models: dict[str, TrainableModel] = {}
+        self._meter = _Meter()
+        self._starting = threading.Lock()
+        self._closed = False
+        self._worker: Worker | None = None
+        self._running()
+
+    @property
+    def worker_pid(self) -> int:
+        """The id of the worker's process."""
+        assert self._worker is not None
+        return self._worker.pid
+
+    async def register(self, model: TrainableModel) -> Endpoint:
+        """Load the model at its last whole checkpoint, or fresh, and serve it from the worker."""
+        self._check_open()
+        await asyncio.to_thread(self._running)
+        self._models[_key(model)] = model
+        self._meter.start()
+        told = {"name": model.name, "project": model.project, "base_model": str(model.base_model)}
+        return Endpoint(**await self._ask("register", model, **told))
+
+    async def unregister(self, model: TrainableModel) -> None:
+        """Stop serving the model and free what it holds, after the step under way."""
+        if self._worker is not None and self._worker.death is None:
+            await self._ask("unregister", model)
+        self._models.pop(_key(model), None)
+
+    async def train(
+        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
+        """Have the worker run one step (`TrainConfig.of(**options)`) and serve its weights.
+
+        Cancelling stops the waiting, not the step. What the step held is charged to the model in
+        any case, also when the worker dies in it.
+        """
+        self._check_open()
+        config = TrainConfig.of(model.plugins.losses(), **options)
+        if not isinstance(options.get("loss_fn", ""), str):
+            raise ConfigError(
+                f"loss_fn is {config.loss_fn!r:.80}, which the worker cannot be sent",
+                'Give a name, or a function\'s "module:function".',
+            )
+        values = await asyncio.to_thread(wire.group_values, groups)
+        answer = await self._ask("train", model, groups=values, options=options)
+        path = answer["checkpoint"]
+        return TrainResult(
+            step=answer["step"],
+            metrics=answer["metrics"],
+            checkpoint=None if path is None else Path(path),
+        )
+
+    async def step(self, model: TrainableModel) -> int:
+        """Return the step of the newest weights."""
+        step: int = await self._ask("step", model)
+        return step
+
+    async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
+        """Return the checkpoints on disk, oldest first."""
+        found = await self._ask("checkpoints", model)
+        return [Checkpoint(step=step, path=Path(path)) for step, path in found]
+
+    async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
+        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
+        deleted: list[int] = await self._ask("delete_checkpoints", model, keep=list(keep))
+        return deleted
+
+    async def close(self) -> None:
+        """Finish the step under way, stop serving, end the worker; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        worker = self._worker
+        assert worker is not None
+        try:
+            if worker.death is None:
+                await self._answer(worker, "close")
+        finally:
+            await asyncio.to_thread(worker.end)
+            self._models.clear()
+
+    def _running(self) -> None:
+        """Start a worker when there is none, or the last one has died; wait until it is ready."""
+        with self._starting:
+            if self._worker is not None and self._worker.death is None:
+                return
+            self._models.clear()
+            worker = self._start(self._news)
+            try:
+                opened = worker.request(
+                    "open", options=attrs.asdict(self._options), path=[p for p in sys.path if p]
+                )
+                opened.result(START_TIMEOUT_S)
+            except BaseException as error:
+                worker.end(timeout=0.0 if isinstance(error, TimeoutError) else 10.0)
+                if isinstance(error, TimeoutError):
+                    raise BackendError(
+                        f"the worker of backend 'unsloth' was not ready after {START_TIMEOUT_S:.0f} s"
+                    ) from None
+                raise
+            self._worker = worker
+
+    async def _ask(self, operation: str, model: TrainableModel, **values: Any) -> Any:
+        self._check_open()
+        assert self._worker is not None
+        worker = self._worker
+        try:
+            return await self._answer(worker, operation, key=_key(model), **values)
+        except BackendError:
+            if worker.death is not None:
+                self._meter.charge_rest(model)
+            raise
+
+    async def _answer(self, worker: Worker, operation: str, **values: Any) -> Any:
+        # in a thread: groups are long lines, and the event loop has rollouts to serve
+        future = await asyncio.to_thread(worker.request, operation, **values)
+        return await asyncio.wrap_future(future)
+
+    def _news(self, message: dict[str, Any]) -> None:
+        """Take what the worker charges; it comes before the answer of what it is for."""
+        time_held = GpuTime(**message["charge"])
+        self._meter.note(time_held)
+        model = self._models.get(message["key"])
+        if model is not None:
+            model.charge(time_held)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(
+                "the unsloth backend is closed", 'Make a new one: art.backend("unsloth").'
+            )
+
+
+class _Meter:
+    """When devices were charged last, so that the time in which a worker died is charged, too."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._devices: dict[str, GpuTime] = {}
+
+    def start(self) -> None:
+        self._since = self._since or time.monotonic()
+
+    def note(self, held: GpuTime) -> None:
+        self._since = time.monotonic()
+        self._devices[held.device] = held
+
+    def charge_rest(self, model: TrainableModel) -> None:
+        """Charge what a dead worker could not tell of, once."""
+        since, self._since = self._since, None
+        if since is None:
+            return
+        for held in self._devices.values():
+            model.charge(attrs.evolve(held, seconds=time.monotonic() - since))
+
+
+def _key(model: TrainableModel) -> str:
+    """What a model is called between the backend and its worker: its run's directory."""
+    return str(model.run_dir.resolve())

@@ -1,0 +1,46 @@
+"""The options of the backend, as values that travel to its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Options of `art.backend("unsloth", ...)`.
+
+    Unsloth's own:
+
+    - `load_in_4bit`: hold the frozen base model in 4 bit (NF4); CUDA only.
+    - `fast_inference`: serve with vLLM, as `engine="vllm"` does; CUDA only. None: where it is
+      installed.
+    - `max_seq_length`: tokens that a sequence may have, in training and when served; by default the
+      base model's own context length.
+
+    As the local backend has them: `device`, `dtype`, `engine`, `engine_device`, `engine_url`,
+    `engine_key`, `engine_args`, `engine_timeouts`, `gpu_cost_per_hour_usd`, `lora_rank`,
+    `lora_alpha`, `seed`, `max_batch_size`, `served_steps`, `request_timeout_s`, `progress`.
+    """
+
+    load_in_4bit: bool = False
+    fast_inference: bool | None = None
+    max_seq_length: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    engine: str = "auto"
+    engine_device: str | None = None
+    engine_url: str | None = None
+    engine_key: str | None = attrs.field(default=None, repr=False)
+    engine_args: Mapping[str, Any] | None = None
+    engine_timeouts: Mapping[str, float] | None = None
+    gpu_cost_per_hour_usd: float | None = None
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    seed: int = 0
+    max_batch_size: int = 64
+    served_steps: int = 3
+    request_timeout_s: float = 600.0
+    progress: bool = True

@@ -1,0 +1,161 @@
+"""The local backend over Unsloth's models: everything but how they are loaded is art-local's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import nn
+
+from art_core import ConfigError
+from art_local.backend import LocalBackend
+from art_local.placement import Placement, placement
+from art_local.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+LONGEST_BY_DEFAULT = 1 << 20
+NF4 = "nf4"
+
+
+class UnslothLocal(LocalBackend):
+    """The local backend whose base models and LoRA are Unsloth's (see `art_unsloth.options`).
+
+    On CUDA Unsloth replaces the forward pass of transformers' classes by kernels of its own, which
+    the embedded engine cannot run: vLLM serves. On a CPU Unsloth leaves the classes as they are.
+
+    Raises ConfigError for what the device cannot do.
+    """
+
+    def __init__(
+        self,
+        *,
+        load_in_4bit: bool,
+        fast_inference: bool | None,
+        max_seq_length: int | None,
+        engine: str,
+        engine_args: dict[str, Any] | None,
+        **options: Any,
+    ) -> None:
+        where = placement(options["device"], options["dtype"])
+        on_cuda = where.device.type == "cuda"
+        for option, asked in {
+            "load_in_4bit": load_in_4bit,
+            "fast_inference": fast_inference,
+        }.items():
+            if asked and not on_cuda:
+                raise ConfigError(
+                    f"{option}=True needs a CUDA device, and the backend trains on {where}",
+                    f"Leave {option} out.",
+                )
+        if load_in_4bit:
+            engine_args = {"quantization": "bitsandbytes", **(engine_args or {})}
+        super().__init__(
+            context_length=max_seq_length,
+            engine=_engine(engine, on_cuda=on_cuda, fast=fast_inference),
+            engine_args=engine_args,
+            **options,
+        )
+        self._options = attrs.evolve(
+            self._options,
+            loader=UnslothLoader(
+                max_seq_length=max_seq_length, load_in_4bit=load_in_4bit, merges=not on_cuda
+            ),
+            recipe=attrs.evolve(self._options.recipe, quantization=NF4 if load_in_4bit else None),
+        )
+
+
+def _engine(asked: str, *, on_cuda: bool, fast: bool | None) -> str:
+    if not on_cuda:
+        return asked
+    if fast is False or asked == "transformers":
+        raise ConfigError(
+            "on CUDA the backend 'unsloth' serves with vLLM: Unsloth's kernels take the place of "
+            "the forward pass that the embedded engine runs",
+            "Run `art engines install vllm` once and leave fast_inference and engine out, or use "
+            "the backend 'local'.",
+        )
+    return "vllm"
+
+
+@attrs.frozen(kw_only=True)
+class UnslothLoader:
+    """Makes models by `FastLanguageModel` (see `art_local.loader.Loader`)."""
+
+    max_seq_length: int | None
+    load_in_4bit: bool
+    merges: bool
+
+    def base(self, directory: Path, placement: Placement, dtype: torch.dtype) -> Any:
+        """Load a base model; sequences longer than `max_seq_length` are refused, never cut."""
+        from unsloth import FastLanguageModel
+
+        longest = self.max_seq_length or _context_length(directory)
+        with quiet_transformers(), torch.random.fork_rng():
+            model, _ = FastLanguageModel.from_pretrained(
+                str(directory),
+                max_seq_length=longest,
+                dtype=dtype,
+                load_in_4bit=self.load_in_4bit,
+                device_map={"": str(placement.device)},
+                use_gradient_checkpointing=self._checkpointing,
+                local_files_only=True,
+                use_exact_model_name=True,
+            )
+        if not self.merges:  # on a CPU it cuts nothing, and packed rows are longer than sequences
+            model.get_input_embeddings().register_forward_pre_hook(_Limit(longest))
+        return model
+
+    def lora(self, model: Any, config: LoraConfig) -> Any:
+        """Put LoRA into the layers that `config` means, with Unsloth's kernels where they fit."""
+        from unsloth import FastLanguageModel
+
+        return FastLanguageModel.get_peft_model(
+            model,
+            r=config.r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=_linear_layers(model),
+            use_gradient_checkpointing=self._checkpointing,
+        )
+
+    @property
+    def _checkpointing(self) -> Any:
+        # On a GPU activations go to the host's memory; on a CPU they are there.
+        return False if self.merges else "unsloth"
+
+
+@attrs.frozen
+class _Limit:
+    """Refuses sequences that Unsloth would cut without an error."""
+
+    tokens: int
+
+    def __call__(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if args and args[0].shape[-1] > self.tokens:
+            raise ConfigError(
+                f"a sequence has {args[0].shape[-1]} tokens, and max_seq_length is {self.tokens}",
+                "Raise max_seq_length, or keep such trajectories out of the step.",
+            )
+
+
+def _context_length(directory: Path) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or LONGEST_BY_DEFAULT)
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """The names of all linear layers but the output head, as peft's "all-linear" means them."""
+    head = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        }
+    )

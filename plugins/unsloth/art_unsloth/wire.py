@@ -1,0 +1,52 @@
+"""What goes between the backend and its worker: a line of JSON a message, errors as values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from art_core import ArtError, BackendError, ConfigError, TrajectoryGroup, errors
+from art_core.files import json_line
+
+
+def encoded(message: Mapping[str, Any]) -> bytes:
+    """Return a message as one line."""
+    return json_line(message)
+
+
+def decoded(line: bytes) -> dict[str, Any]:
+    """Read a line back."""
+    message: dict[str, Any] = json.loads(line)
+    return message
+
+
+def group_values(groups: Iterable[TrajectoryGroup]) -> list[dict[str, Any]]:
+    """Return groups as plain values; ConfigError for a reward that is not finite, which JSON would
+    lose.
+    """
+    groups = list(groups)
+    for group in groups:
+        if not all(map(math.isfinite, group.rewards)):
+            raise ConfigError(
+                f"a group has rewards that are not finite: {group.rewards}",
+                "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
+            )
+    return [group.to_dict() for group in groups]
+
+
+def error_values(error: Exception) -> dict[str, Any]:
+    """Return an error's kind, among those that art-core defines, and its texts."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    known = next((name for name in kinds if isinstance(getattr(errors, name, None), type)), None)
+    if known is None or not isinstance(error, ArtError):
+        return {"kind": "BackendError", "texts": [f"{type(error).__name__}: {error}"]}
+    return {"kind": known, "texts": [str(text) for text in error.args]}
+
+
+def error_of(values: Mapping[str, Any]) -> ArtError:
+    """Return the error that those values tell of."""
+    kind = getattr(errors, values["kind"], BackendError)
+    error: ArtError = kind(*values["texts"])
+    return error
