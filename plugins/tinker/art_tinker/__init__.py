@@ -1,0 +1,1 @@
+"""art-tinker: trains and samples with Thinking Machines' Tinker."""

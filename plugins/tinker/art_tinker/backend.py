@@ -1,0 +1,217 @@
+"""The backend `tinker`: models trained and sampled by the service, served on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from art_core import (
+    BackendError,
+    Checkpoint,
+    ConfigError,
+    Endpoint,
+    TrainConfig,
+    TrainResult,
+    TrajectoryGroup,
+)
+from art_core.endpoint.host import EndpointHost
+from art_tinker.clients import SeatOptions
+from art_tinker.costs import Meter
+from art_tinker.sdk import Connection, settled, tinker
+from art_tinker.seat import Seat, take_seat
+
+if TYPE_CHECKING:
+    from art_core import TrainableModel
+
+log = logging.getLogger("art_tinker")
+END_TIMEOUT_S = 10.0
+
+
+@attrs.define(eq=False)
+class _Served:
+    """A model's seat, and the endpoint that serves it."""
+
+    seat: Seat
+    host: EndpointHost
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            base_url=self.host.base_url,
+            api_key=self.host.api_key,
+            model_name=self.seat.model.name,
+        )
+
+
+class TinkerBackend:
+    """Trains LoRA adapters at Tinker and samples from them (see `art_core.backends.Backend`).
+
+    - `base_url`, `api_key`: of the service; default `TINKER_BASE_URL` and `TINKER_API_KEY`, as the
+      SDK reads them.
+    - `lora_rank`, `seed`: of the adapter.
+    - `context_length`: of the served models; by default what the service says.
+    - `tokenizer`: a directory or hub id; by default the one that the service names.
+    - `cached_prefill_per_million`: US dollars for a million prompt tokens that the service had in
+      its cache. Without it they are unpriced.
+    - `connect_timeout_s`: how long the service may take to answer at all; `register_timeout_s`:
+      to load a model; `step_timeout_s`: for a training step; `request_timeout_s`: for one request
+      to the endpoint.
+
+    Raises ConfigError for an option that can't be, or when the SDK is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        lora_rank: int = 32,
+        seed: int | None = None,
+        context_length: int | None = None,
+        tokenizer: str | None = None,
+        cached_prefill_per_million: float | None = None,
+        connect_timeout_s: float = 30.0,
+        register_timeout_s: float = 600.0,
+        step_timeout_s: float = 3600.0,
+        request_timeout_s: float = 600.0,
+    ) -> None:
+        counts = {"lora_rank": lora_rank, "context_length": context_length}
+        for option, value in counts.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{option} must be a whole number of at least 1, got {value!r}")
+        if cached_prefill_per_million is not None and not cached_prefill_per_million >= 0:
+            raise ConfigError(
+                f"cached_prefill_per_million can't be negative, got {cached_prefill_per_million!r}"
+            )
+        tinker()
+        self._options = SeatOptions(
+            connection=Connection(
+                base_url=base_url, api_key=api_key, connect_timeout_s=connect_timeout_s
+            ),
+            lora_rank=lora_rank,
+            seed=seed,
+            context_length=context_length,
+            tokenizer=tokenizer,
+            cached_prefill_per_million=cached_prefill_per_million,
+            register_timeout_s=register_timeout_s,
+            step_timeout_s=step_timeout_s,
+            request_timeout_s=request_timeout_s,
+        )
+        self._served: dict[Path, _Served] = {}
+        self._registering = asyncio.Lock()
+        self._closed = False
+
+    async def register(self, model: TrainableModel) -> Endpoint:
+        """Begin a session for the model at its last saved state, or fresh, and serve it.
+
+        A model that is registered already keeps its endpoint. Raises ConfigError for a base model
+        that the service has not or a key that it does not take, BackendError when it does not
+        answer.
+        """
+        self._check_open()
+        key = model.run_dir.resolve()
+        async with self._registering:
+            if key not in self._served:
+                self._served[key] = await self._serve(model)
+        served = self._served[key]
+        if served.seat.model is not model:
+            self._hand_over(served.seat, model)
+        return served.endpoint
+
+    async def unregister(self, model: TrainableModel) -> None:
+        """Stop serving the model, after the step under way; its states stay at the service."""
+        served = self._served.pop(model.run_dir.resolve(), None)
+        if served is not None:
+            await self._leave(served)
+
+    async def train(
+        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
+        """Run one step (`TrainConfig.of(**options)`), save its state and serve its weights.
+
+        The tokens of the step are charged also when it fails, unless the service refused it. After
+        a failure the next step starts from the newest state that was saved.
+        """
+        seat = self._seat_of(model)
+        return await seat.train(groups, TrainConfig.of(model.plugins.losses(), **options))
+
+    async def step(self, model: TrainableModel) -> int:
+        """Return the step of the newest weights."""
+        return self._seat_of(model).step
+
+    async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
+        """Return the steps whose states the service keeps, oldest first."""
+        store = self._seat_of(model).store
+        return [Checkpoint(step=step, path=store.path(step)) for step in store.steps()]
+
+    async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
+        """Delete all states but those steps' and the newest, at the service and here; return the
+        deleted steps.
+        """
+        return await self._seat_of(model).delete(list(keep))
+
+    async def close(self) -> None:
+        """Finish the steps under way, stop serving, end the sessions; again, it does nothing."""
+        self._closed = True
+        served, self._served = list(self._served.values()), {}
+        for each in served:
+            await self._leave(each)
+
+    async def _serve(self, model: TrainableModel) -> _Served:
+        seat = await take_seat(model, self._options)
+        host = EndpointHost(seat.samplers, request_timeout_s=self._options.request_timeout_s)
+        await asyncio.to_thread(host.start)
+        log.info(
+            "model %r on Tinker, %s, LoRA rank %d, %s; served at %s",
+            model.name,
+            model.base_model,
+            self._options.lora_rank,
+            f"resumed at step {seat.step}" if seat.step else "starting fresh at step 0",
+            host.base_url,
+        )
+        return _Served(seat, host)
+
+    async def _leave(self, served: _Served) -> None:
+        await served.seat.idle()
+        await asyncio.to_thread(served.host.stop)
+        for service in served.seat.samplers.services.values():
+            await self._end_session(service)
+
+    async def _end_session(self, service: Any) -> None:
+        end = getattr(service, "close", None)
+        if end is None:  # an SDK whose sessions end by themselves
+            return
+        try:
+            await self._options.connection.call(
+                lambda: settled(end("success")), END_TIMEOUT_S, "ending a session"
+            )
+        except (BackendError, ConfigError) as error:
+            log.warning("%s", error)
+
+    def _hand_over(self, seat: Seat, model: TrainableModel) -> None:
+        """From now on costs are those of a run that was opened again."""
+        seat.model = model
+        seat.meter = seat.samplers.meter = Meter(
+            model=model, cached_per_million=self._options.cached_prefill_per_million
+        )
+
+    def _seat_of(self, model: TrainableModel) -> Seat:
+        self._check_open()
+        served = self._served.get(model.run_dir.resolve())
+        if served is None:
+            raise ConfigError(
+                f"model {model.name!r} is not registered with this backend",
+                "Call await model.register(backend) first.",
+            )
+        return served.seat
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(
+                "the tinker backend is closed", 'Make a new one: art.backend("tinker").'
+            )

@@ -1,0 +1,138 @@
+"""From training sequences to the service's data: targets shifted by one, advantages normalised.
+
+The service adds up the losses of all tokens. What divides the sum here (`LossPreset.normalization`)
+is therefore put into the advantages, which every loss of these is linear in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from art_core import ConfigError, TrainConfig
+from art_core.rl.presets import LossPreset
+from art_core.rl.sequences import TokenSequence
+from art_core.rl.weights import window_total
+from art_tinker.sdk import tinker
+
+LOSSES = ("cispo", "importance_sampling", "ppo")
+_WITHOUT = {
+    "kimi_k2_tau": 0.0,
+    "mask_prob_ratio": False,
+    "mask_sequence_ratio": math.inf,
+    "max_negative_advantage_importance_sampling_weight": math.inf,
+    "importance_sampling_level": "token",
+}
+
+
+@attrs.frozen(kw_only=True)
+class ServiceLoss:
+    """A loss as the service names it: its ratio r = exp(logp - old logp) is clipped to
+    [`low`, `high`].
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = math.inf
+
+    @property
+    def config(self) -> dict[str, float] | None:
+        """The service's parameters of the loss."""
+        if self.name == "importance_sampling":
+            return None
+        return {"clip_low_threshold": self.low, "clip_high_threshold": self.high}
+
+
+def service_loss(config: TrainConfig) -> ServiceLoss:
+    """Return the service's form of a loss; ConfigError for one, or a parameter, that it has not.
+
+    `importance_sampling` with a cap c has the gradient of the service's cispo over [0, c]:
+    min(r, c) * A * grad logp. Without a cap it is the service's loss of that name.
+    """
+    loss = config.loss
+    _check(loss, config)
+    if loss.name == "ppo":
+        return ServiceLoss(name="ppo", low=1 - loss.epsilon, high=1 + loss.epsilon_high)
+    low, high = max(1 - loss.epsilon, 0.0), min(1 + loss.epsilon_high, loss.ratio_cap)
+    if high == math.inf:
+        return ServiceLoss(name="importance_sampling")
+    return ServiceLoss(name="cispo", low=low, high=high)
+
+
+def _check(loss: LossPreset, config: TrainConfig) -> None:
+    if loss.name not in LOSSES:
+        raise ConfigError(
+            f"backend 'tinker' has no loss {loss.name!r}; it has: {', '.join(LOSSES)}"
+        )
+    refused = [name for name, value in _WITHOUT.items() if getattr(loss, name) != value]
+    if config.kl_penalty_coef:
+        refused.append("kl_penalty_coef")
+    if loss.name == "ppo" and config.truncated_importance_sampling is not None:
+        refused.append("truncated_importance_sampling")
+    if refused:
+        raise ConfigError(
+            f"backend 'tinker' can't train {loss.name!r} with {', '.join(refused)}",
+            "Leave them out, or train with a backend that computes losses itself.",
+        )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Window:
+    """One optimizer step: data for the service, and the sequences that they were made of."""
+
+    data: list[Any]
+    sequences: tuple[TokenSequence, ...]
+    total: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the service computes: each sequence without its last."""
+        return sum(len(sequence.token_ids) - 1 for sequence in self.sequences)
+
+
+def windows_of(sequences: Sequence[TokenSequence], config: TrainConfig) -> list[Window]:
+    """Split a step's sequences into those of each optimizer step, by default one."""
+    size = config.grad_accumulation_sequences or max(len(sequences), 1)
+    return [
+        _window(tuple(sequences[start : start + size]), config.loss)
+        for start in range(0, len(sequences), size)
+    ]
+
+
+def _window(sequences: tuple[TokenSequence, ...], loss: LossPreset) -> Window:
+    total = window_total(loss, sequences)
+    data = [datum(sequence, total) for sequence in sequences]
+    return Window(data=data, sequences=sequences, total=total)
+
+
+def datum(sequence: TokenSequence, total: float) -> Any:
+    """Return one sequence of T tokens as T - 1 inputs, each with its next token as the target.
+
+    An advantage is the trajectory's times the weight of a token, over the window's total; 0 where
+    the target does not bear loss.
+    """
+    types = tinker().types
+    advantage = sequence.advantage * sequence.weight / total
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(list(sequence.token_ids[:-1])),
+        loss_fn_inputs={
+            name: types.TensorData(data=values, dtype=dtype, shape=[len(values)])
+            for name, dtype, values in (
+                ("target_tokens", "int64", list(sequence.token_ids[1:])),
+                ("logprobs", "float32", [_finite(p) for p in sequence.logprobs[1:]]),
+                (
+                    "advantages",
+                    "float32",
+                    [advantage if bears else 0.0 for bears in sequence.trainable[1:]],
+                ),
+            )
+        },
+    )
+
+
+def _finite(logprob: float) -> float:
+    """An engine that reports a probability of 0 would make the ratio infinite."""
+    return max(logprob, -100.0)

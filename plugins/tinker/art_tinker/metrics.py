@@ -1,0 +1,62 @@
+"""What a step says of itself, from the log-probs that the service returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from art_tinker.batches import ServiceLoss, Window
+
+Floats = npt.NDArray[np.float64]
+_CLAMP = 20.0
+
+
+def loss_metrics(
+    loss: ServiceLoss, windows: Sequence[Window], logprobs: Sequence[Sequence[Floats]]
+) -> dict[str, float]:
+    """Return the loss, as it is normalised everywhere, and how the importance ratios lay.
+
+    `logprobs` are the trainer's, of each window and datum, one for each target. As in other
+    backends, `loss/kl_k3` is the mean of r - 1 - log r.
+    """
+    losses: list[float] = []
+    ratios: list[Floats] = []
+    for window, found in zip(windows, logprobs, strict=True):
+        of_window, ratio = _window(loss, window, found)
+        losses.append(of_window)
+        ratios.append(ratio)
+    ratios_N = np.sort(np.concatenate(ratios))
+    outside_N = (ratios_N < loss.low) | (ratios_N > loss.high)
+    log_N = np.log(ratios_N)
+    return {
+        "loss/train": float(np.mean(losses)),
+        "loss/importance_ratio_mean": float(ratios_N.mean()),
+        "loss/importance_ratio_p95": float(np.quantile(ratios_N, 0.95)),
+        "loss/importance_ratio_p99": float(np.quantile(ratios_N, 0.99)),
+        "loss/clipped_token_fraction": float(outside_N.mean()),
+        "loss/kl_k3": float((ratios_N - 1 - log_N).mean()),
+        "loss/engine_logprob_diff": float(np.abs(log_N).mean()),
+    }
+
+
+def _window(loss: ServiceLoss, window: Window, logprobs: Iterable[Floats]) -> tuple[float, Floats]:
+    summed, ratios = 0.0, []
+    for sequence, found in zip(window.sequences, logprobs, strict=True):
+        bears = np.asarray(sequence.trainable[1:])
+        new = np.asarray(found, dtype=np.float64)[bears]
+        old = np.asarray(sequence.logprobs[1:], dtype=np.float64)[bears]
+        ratio = np.exp(np.clip(new - old, -_CLAMP, _CLAMP))
+        summed += sequence.weight * float(_losses(loss, ratio, new, sequence.advantage).sum())
+        ratios.append(ratio)
+    return summed / window.total, np.concatenate(ratios)
+
+
+def _losses(loss: ServiceLoss, ratio: Floats, logprobs: Floats, advantage: float) -> Floats:
+    inside = np.clip(ratio, loss.low, loss.high)
+    if loss.name == "ppo":
+        return -np.minimum(ratio * advantage, inside * advantage)
+    if loss.name == "cispo":
+        return -inside * advantage * logprobs
+    return -ratio * advantage

@@ -1,0 +1,1 @@
+"""For tests: a Tinker service in this process."""

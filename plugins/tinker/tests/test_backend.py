@@ -1,0 +1,374 @@
+"""The backend over a service that samples and steps: steps, resumes, failures, costs, names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+
+import pytest
+import tinker
+
+import art_core as art
+
+PROMPT = "ab"
+
+
+async def ask(model, messages=PROMPT, step=None, **options):
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    completion = await model.openai_client().chat.completions.create(
+        model=model.get_inference_name(step), messages=messages, **{"max_tokens": 4, **options}
+    )
+    return completion.choices[0]
+
+
+async def group(model, rewards=(0.0, 1.0), **options):
+    async def rollout(reward, seed):
+        choice = await ask(model, seed=seed, **options)
+        question = {"role": "user", "content": PROMPT}
+        return art.Trajectory(messages_and_choices=[question, choice], reward=reward)
+
+    attempts = art.TrajectoryGroup(rollout(reward, n) for n, reward in enumerate(rewards))
+    return await art.gather_trajectory_groups([attempts], pbar_desc=None, max_exceptions=0)
+
+
+@pytest.fixture
+async def running(account, make_model):
+    """A registered model, and its backend."""
+    backend, model = art.backend("tinker", step_timeout_s=5.0), make_model()
+    await model.register(backend)
+    yield backend, model
+    await model.close()
+    await backend.close()
+
+
+def datums(account):
+    return [request["data"] for request in account.requests if "data" in request]
+
+
+async def test_targets_are_shifted_by_one_and_advantages_lie_on_what_was_sampled(running, account):
+    _, model = running
+    groups = await group(model)
+    await model.train(groups, mask_truncated=False)
+    ((first, second),) = datums(account)
+    for datum, trajectory in zip((first, second), groups[0], strict=True):
+        choice = trajectory.messages_and_choices[1]
+        ids = [*choice.prompt_token_ids, *choice.token_ids]
+        given = {name: tensor.tolist() for name, tensor in datum.loss_fn_inputs.items()}
+        sampled = len(choice.token_ids)
+        assert datum.model_input.to_ints() == ids[:-1]
+        assert given["target_tokens"] == ids[1:]
+        # +-1/2, over the tokens of an attempt, over two attempts
+        expected = (trajectory.reward - 0.5) / sampled / 2
+        zeros = [0.0] * (len(ids) - 1 - sampled)
+        assert given["advantages"] == pytest.approx([*zeros, *[expected] * sampled])
+        said = [token.logprob for token in choice.logprobs.content]
+        assert given["logprobs"] == pytest.approx([*zeros, *said])
+
+
+async def test_every_turn_of_a_conversation_is_trained(running, account):
+    _, model = running
+
+    async def rollout(reward):
+        talk = [{"role": "user", "content": "a"}]
+        talk.append(await ask(model, talk))
+        answer = {"role": "assistant", "content": talk[1].message.content}
+        talk.append({"role": "user", "content": "b"})
+        talk.append(await ask(model, [talk[0], answer, talk[2]]))
+        return art.Trajectory(messages_and_choices=talk, reward=reward)
+
+    attempts = art.TrajectoryGroup(rollout(reward) for reward in (0.0, 1.0))
+    groups = await art.gather_trajectory_groups([attempts], pbar_desc=None, max_exceptions=0)
+    await model.train(groups, mask_truncated=False)
+    trained = sum(
+        sum(value != 0 for value in datum.loss_fn_inputs["advantages"].tolist())
+        for datum in datums(account)[0]
+    )
+    assert trained == sum(
+        len(item.token_ids)
+        for trajectory in groups[0]
+        for item in trajectory.messages_and_choices
+        if not isinstance(item, dict)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "config"),
+    [
+        ({}, "cispo", (0.0, 5.0)),
+        ({"epsilon": 0.5, "epsilon_high": 0.25}, "cispo", (0.5, 1.25)),
+        ({"loss_fn": "ppo"}, "ppo", (0.8, 1.28)),
+        ({"loss_fn": "importance_sampling"}, "cispo", (0.0, 2.0)),
+        (
+            {"loss_fn": "importance_sampling", "truncated_importance_sampling": math.inf},
+            "importance_sampling",
+            None,
+        ),
+    ],
+)
+async def test_losses_go_to_the_service_under_its_names(running, account, options, name, config):
+    _, model = running
+    result = await model.train(await group(model), mask_truncated=False, **options)
+    request = next(request for request in account.requests if "data" in request)
+    assert request["loss_fn"] == name
+    sent = request["loss_fn_config"]
+    assert tuple(sent.values()) == pytest.approx(config) if config else sent is None
+    # sampled from these very weights: the ratio is 1, whatever the loss
+    assert result.metrics["loss/importance_ratio_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert result.metrics["loss/clipped_token_fraction"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss_fn": "gspo"}, "it has: cispo, importance_sampling, ppo"),
+        ({"kl_penalty_coef": 0.1}, "kl_penalty_coef"),
+        ({"importance_sampling_level": "sequence"}, "importance_sampling_level"),
+        ({"loss_fn": "ppo", "truncated_importance_sampling": 2.0}, "truncated_importance"),
+    ],
+)
+async def test_what_the_service_can_not_compute_is_refused(running, account, options, said):
+    backend, model = running
+    with pytest.raises(art.ConfigError, match=said):
+        await model.train(await group(model), **options)
+    assert await backend.step(model) == 0
+    assert not datums(account)
+
+
+async def test_forward_and_step_are_sent_before_either_is_waited_for(running, account):
+    _, model = running
+    groups = await group(model, (0.0, 1.0, 0.0, 1.0))
+    account.calls.clear()
+    await model.train(groups, mask_truncated=False, grad_accumulation_sequences=2)
+    assert account.calls == [
+        *["forward_backward", "optim_step"] * 2,
+        *["save_state", "save_weights_for_sampler", "create_sampling_client"],
+    ]
+
+
+async def test_the_optimizer_goes_on_where_it_was(account, make_model):
+    async def two_steps(*, restarts, name):
+        for _ in range(2 if restarts else 1):
+            backend, model = art.backend("tinker"), make_model(name)
+            await model.register(backend)
+            for _ in range(1 if restarts else 2):
+                groups = await group(model)
+                await model.train(groups, mask_truncated=False, learning_rate=1e-3)
+            newest = (
+                json.loads((model.run_dir / "checkpoints" / "0002" / "manifest.json").read_bytes())
+                if await backend.step(model) == 2
+                else None
+            )
+            await model.close()
+            await backend.close()
+        return account.states[newest["state_path"]]
+
+    straight = await two_steps(restarts=False, name="straight")
+    resumed = await two_steps(restarts=True, name="resumed")
+    assert resumed.optimizer["steps"] == straight.optimizer["steps"] == 2
+    for name, weights in straight.weights.items():
+        assert (resumed.weights[name] - weights).abs().max() < 1e-6
+
+
+async def test_costs_are_the_tokens_times_their_prices(running, account):
+    """$1 a million to prefill, $3 to sample, $5 to train on."""
+    _, model = running
+    groups = await group(model)
+    await model.train(groups, mask_truncated=False)
+    choices = [trajectory.messages_and_choices[1] for trajectory in groups[0]]
+    prompt = sum(len(choice.prompt_token_ids) for choice in choices)
+    sampled = sum(len(choice.token_ids) for choice in choices)
+    costs = model.run.history.last.metrics
+    assert costs["costs/train/tinker_prefill"] == pytest.approx(prompt * 1e-6)
+    assert costs["costs/train/tinker_sample"] == pytest.approx(sampled * 3e-6)
+    # each sequence is trained on without its last token, which is a target alone
+    assert costs["costs/train/tinker_train"] == pytest.approx((prompt + sampled - 2) * 5e-6)
+    assert costs["costs/all"] == pytest.approx(costs["costs/train"])
+    assert "data/step_unpriced_calls" not in costs
+
+
+async def test_evaluations_are_booked_apart_and_have_a_session_of_their_own(running, account):
+    _, model = running
+    with model.metrics_builder("eval").activate_context():
+        choice = await ask(model)
+    await ask(model, step=0)  # a step that is named is compared, not trained
+    with model.metrics_builder("train").activate_context():
+        await ask(model, step=0)
+    row = await model.log(split="val", metrics={"reward/mean": 1.0})
+    prefill = len(choice.prompt_token_ids) * 1e-6
+    assert row.metrics["costs/eval/tinker_prefill"] == pytest.approx(2 * prefill)
+    assert row.metrics["costs/train/tinker_prefill"] == pytest.approx(prefill)
+    tags = [session["art_split"] for session in account.sessions]
+    assert tags == ["train", "eval"]
+    assert {session["art_run"] for session in account.sessions} == {"demo/agent"}
+    kept = json.loads((model.run_dir / "tinker.json").read_bytes())
+    assert {session["art_run_id"] for session in account.sessions} == {kept["run_id"]}
+
+
+async def test_cached_prefill_without_a_price_is_unpriced_never_free(running, account, caplog):
+    _, model = running
+    account.cached = 5
+    choice = await ask(model)
+    row = await model.log(split="train", step=0)
+    fresh = len(choice.prompt_token_ids) - 5
+    assert row.metrics["costs/train/tinker_prefill"] == pytest.approx(fresh * 1e-6)
+    assert row.metrics["data/step_unpriced_calls"] == 1
+    (unpriced,) = [receipt for receipt in row.receipts if receipt.get("usd") is None]
+    assert unpriced["item"] == "tiny/base:cached-prefill" and unpriced["input_tokens"] == 5
+
+
+async def test_cached_prefill_has_the_price_that_is_given(account, make_model):
+    backend = art.backend("tinker", cached_prefill_per_million=0.1)
+    model = make_model()
+    await model.register(backend)
+    account.cached = 10**6  # of the service's cache; a prompt has fewer
+    choice = await ask(model)
+    row = await model.log(split="train", step=0)
+    tokens = len(choice.prompt_token_ids)
+    assert row.metrics["costs/train/tinker_prefill"] == pytest.approx(tokens * 1e-7)
+    await model.close()
+    await backend.close()
+
+
+async def test_a_step_that_fails_is_charged_and_the_next_starts_from_the_saved_state(
+    running, account
+):
+    backend, model = running
+    await model.train(await group(model), mask_truncated=False)
+    account.fail["optim_step"] = RuntimeError("the optimizer is tired")
+    with pytest.raises(art.BackendError, match="the optimizer is tired"):
+        await model.train(await group(model), mask_truncated=False)
+    assert await backend.step(model) == 1
+    account.fail.clear()
+    account.calls.clear()
+    assert (await model.train(await group(model), mask_truncated=False)).step == 2
+    assert "create_training_client_from_state_with_optimizer" in account.calls
+    costs = model.run.history.last.metrics
+    trained = [sum(d.model_input.length for d in data) for data in datums(account)[1:]]
+    assert costs["costs/train/tinker_train"] == pytest.approx(sum(trained) * 5e-6)
+
+
+async def test_a_step_that_the_service_refuses_costs_nothing(running, account):
+    _, model = running
+
+    class RefusedByServiceError(Exception):
+        status_code = 422
+
+    account.fail["forward_backward"] = RefusedByServiceError("too long")
+    with pytest.raises(art.BackendError, match="too long"):
+        await model.train(await group(model), mask_truncated=False)
+    row = await model.log(split="train", step=0)
+    assert "costs/train/tinker_train" not in row.metrics
+
+
+async def test_a_service_that_is_silent_is_given_up_in_time(account, make_model):
+    account.delay_s["get_server_capabilities"] = 5.0
+    backend = art.backend("tinker", base_url="http://127.0.0.1:9", connect_timeout_s=0.1)
+    with pytest.raises(art.BackendError, match=r"127.0.0.1:9 did not answer within 0.1 s"):
+        await make_model().register(backend)
+
+
+async def test_an_unknown_base_model_names_those_of_the_service(account, make_model):
+    with pytest.raises(art.ConfigError, match=r"the service has: tiny/base. Did you mean"):
+        await make_model(base_model="tiny/bass").register(art.backend("tinker"))
+
+
+async def test_a_run_keeps_its_base_model(running, account, make_model):
+    backend, model = running
+    await model.train(await group(model), mask_truncated=False)
+    await backend.unregister(model)
+    await model.close()
+    account.models["tiny/other"] = 512
+    with pytest.raises(art.ConfigError, match="was trained from 'tiny/base'"):
+        await make_model(base_model="tiny/other").register(backend)
+
+
+async def test_a_refused_key_is_an_error_that_does_not_show_it(account, make_model):
+    account.fail["get_server_capabilities"] = RuntimeError(
+        "the api_key tml-a-key-of-the-tests is not known"
+    )
+    with pytest.raises(art.ConfigError, match="TINKER_API_KEY") as caught:
+        await make_model().register(art.backend("tinker"))
+    assert "tml-a-key" not in str(caught.value)
+    assert "tml-a-key" not in repr(art.backend("tinker", api_key="tml-a-key")._options)
+
+
+def test_a_missing_sdk_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tinker", None)
+    with pytest.raises(art.ConfigError, match="pip install 'tinker>=0.20'"):
+        art.backend("tinker")
+
+
+@pytest.mark.parametrize(
+    "options", [{"lora_rank": 0}, {"context_length": 1.5}, {"cached_prefill_per_million": -1.0}]
+)
+def test_an_option_that_can_not_be_is_refused(options):
+    with pytest.raises(art.ConfigError, match=next(iter(options))):
+        art.backend("tinker", **options)
+
+
+async def test_deleting_a_checkpoint_deletes_its_states_at_the_service(running, account):
+    backend, model = running
+    for _ in range(2):
+        await model.train(await group(model), mask_truncated=False)
+    assert len(account.states) == 5  # the base, and two of each step
+    assert await backend.delete_checkpoints(model, []) == [1]
+    assert len(account.states) == 3
+    assert [c.step for c in await backend.checkpoints(model)] == [2]
+
+
+async def test_a_checkpoint_that_is_gone_at_the_service_is_forgotten(running, account):
+    backend, model = running
+
+    class GoneError(Exception):
+        status_code = 404
+
+    for _ in range(2):
+        await model.train(await group(model), mask_truncated=False)
+    account.fail["delete_checkpoint"] = GoneError("not found")
+    assert await backend.delete_checkpoints(model, []) == [1]
+
+
+async def test_an_answer_that_nobody_waits_for_is_charged_all_the_same(running, account):
+    _, model = running
+    account.delay_s["sample"] = 0.2
+    asking = asyncio.create_task(ask(model))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.sleep(0.5)
+    row = await model.log(split="train", step=0)
+    assert row.metrics["costs/train/tinker_sample"] > 0
+
+
+async def test_a_failing_sampler_is_an_error_of_the_engine(running, account):
+    from openai import InternalServerError
+
+    _, model = running
+    account.fail["sample"] = RuntimeError("no capacity")
+    client = model.openai_client().with_options(max_retries=0)
+    with pytest.raises(InternalServerError, match="no capacity"):
+        await client.chat.completions.create(
+            model="agent", messages=[{"role": "user", "content": "a"}], max_tokens=2
+        )
+
+
+async def test_a_step_without_a_checkpoint_is_served_and_not_kept(running, account, caplog):
+    backend, model = running
+    for keep in (True, False):
+        await model.train(await group(model), mask_truncated=False, save_checkpoint=keep)
+    assert (await ask(model)).policy_version == 2
+    assert [c.step for c in await backend.checkpoints(model)] == [1]
+    account.fail["forward_backward"] = RuntimeError("lost")
+    with pytest.raises(art.BackendError):
+        await model.train(await group(model), mask_truncated=False)
+    account.fail.clear()
+    with caplog.at_level(logging.WARNING):
+        assert (await model.train(await group(model), mask_truncated=False)).step == 2
+    assert "going on from step 1" in caplog.text
+
+
+def test_the_sdk_under_test_is_the_real_one():
+    assert tinker.types.ModelInput.from_ints([1, 2]).length == 2
