@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRACKERS := $(patsubst %,plugins/%/pyproject.toml,mlflow tensorboard trackio)
-TESTED := $(filter-out $(TRACKERS),$(wildcard plugins/*/pyproject.toml))
+UNSLOTH := plugins/unsloth/pyproject.toml
+TESTED := $(filter-out $(TRACKERS) $(UNSLOTH),$(wildcard plugins/*/pyproject.toml))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
@@ -60,9 +61,11 @@ clean: ## remove what was built; runs in .art stay
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[openai,endpoint,plot]' --editable ./plugins/local
 	@touch $@
 
-.venv/dev.stamp: .venv/run.stamp $(TESTED)
+.venv/dev.stamp: .venv/run.stamp $(TESTED) $(UNSLOTH)
 	@echo 'Installing what tests and checks need.'
 	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(TESTED))
+# Alone, since what Unsloth asks for holds transformers back and takes gigabytes; on a CPU it runs without.
+	$(BIN)/python -m pip install -qq --no-deps --editable ./plugins/unsloth 'unsloth>=2026.9' 'unsloth_zoo>=2026.9'
 	@touch $@
 
 .venv/trackers.stamp: .venv/dev.stamp $(TRACKERS)

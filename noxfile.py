@@ -116,17 +116,21 @@ def wheels(session: nox.Session) -> None:
     venv.create(empty / "venv", with_pip=True)
     python = str(empty / "venv" / "bin" / "python")
     pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
-    left_out = tuple(f"art_{name}-" for name in TRACKERS)
+    left_out = tuple(f"art_{name}-" for name in (*TRACKERS, "unsloth"))
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
     # torch alone and first: what the wheels need of it is then there, and nothing bigger is taken.
     session.run(*pip, "--requirement", str(ROOT / "constraints.txt"), external=True)
     session.run(*pip, *built, external=True)
+    # offered without what it needs to be made: Unsloth's own dependencies are gigabytes
+    alone = [str(p) for p in (ROOT / "dist").glob("art_unsloth-*.whl")]
+    session.run(*pip, "--no-deps", *alone, external=True)
     with session.chdir(empty):
         listed = session.run("venv/bin/art", "backends", external=True, silent=True)
         session.run("venv/bin/art", "plugins", external=True, env={"ART_STRICT": "1"})
     session.log(listed)
-    if "local" not in str(listed):
-        session.error("the installed wheels offer no backend 'local'")
+    for name in ("local", "unsloth"):
+        if name not in str(listed):
+            session.error(f"the installed wheels offer no backend {name!r}")
 
 
 @nox.session

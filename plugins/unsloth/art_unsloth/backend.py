@@ -135,16 +135,17 @@ class UnslothBackend:
             self._models.clear()
             worker = self._start(self._news)
             try:
-                opened = worker.request(
-                    "open", options=attrs.asdict(self._options), path=[p for p in sys.path if p]
-                )
+                path = [entry for entry in sys.path if entry]
+                opened = worker.request("open", options=attrs.asdict(self._options), path=path)
                 opened.result(START_TIMEOUT_S)
-            except BaseException as error:
-                worker.end(timeout=0.0 if isinstance(error, TimeoutError) else 10.0)
-                if isinstance(error, TimeoutError):
-                    raise BackendError(
-                        f"the worker of backend 'unsloth' was not ready after {START_TIMEOUT_S:.0f} s"
-                    ) from None
+            except TimeoutError:
+                worker.end(timeout=0.0)
+                raise BackendError(
+                    f"Unsloth was not loaded in a worker process within {START_TIMEOUT_S:.0f} s",
+                    "`python -c 'import unsloth'` shows what it waits for.",
+                ) from None
+            except BaseException:
+                worker.end()
                 raise
             self._worker = worker
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import itertools
 import os
 import signal
@@ -68,11 +69,9 @@ class Worker:
                 raise self.lost()
             self._pending[number] = future
         line = wire.encoded({"number": number, "operation": operation, "values": values})
-        with self._sending:
-            try:
-                self._socket.sendall(line)
-            except OSError:
-                pass  # the listening thread sees the same end and fails the future
+        # the listening thread sees the same end and fails the future
+        with self._sending, contextlib.suppress(OSError):
+            self._socket.sendall(line)
         return future
 
     def lost(self) -> BackendError:

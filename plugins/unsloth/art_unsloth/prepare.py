@@ -1,4 +1,4 @@
-"""The first heavy import of the worker: Unsloth, which changes transformers and peft as it comes."""
+"""The first heavy import of the worker: Unsloth, which changes transformers as it comes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,90 @@
+"""The same steps by the local backend and by Unsloth: the same losses, the same checkpoints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import art_core as art
+from art_core.testing.backend import attempts
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+OPTIONS = {"mask_truncated": False, "learning_rate": 1e-2}
+
+
+def local(**options):
+    return art.backend("local", device="cpu", lora_rank=4, lora_alpha=8, progress=False, **options)
+
+
+async def trained(model, backend, groups, steps):
+    """Train a model on the same groups again and again; return each step's metrics."""
+    await model.register(backend)
+    rows = [(await model.train(groups, **OPTIONS)).metrics for _ in range(steps)]
+    await model.close()
+    return rows
+
+
+@pytest.fixture
+async def groups(tiny_model):
+    backend, model = local(dtype="bfloat16"), tiny_model("asks")
+    await model.register(backend)
+    found = [*(await attempts(model, (0.0, 1.0, 0.5))), *(await attempts(model, (1.0, 0.0)))]
+    await model.close()
+    await backend.close()
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("bfloat16", 1e-2), ("float32", 1e-5)])
+async def test_losses_of_the_same_batch_are_those_of_the_local_backend(
+    unsloth_backend, tiny_model, groups, dtype, apart
+):
+    ours, theirs = unsloth_backend(dtype=dtype), local(dtype=dtype)
+    by_unsloth = await trained(tiny_model("by-unsloth"), ours, groups, 3)
+    by_local = await trained(tiny_model("by-local"), theirs, groups, 3)
+    await ours.close()
+    await theirs.close()
+    for key in ("loss/train", "loss/entropy", "loss/kl_k3", "loss/importance_ratio_mean"):
+        got, wanted = ([row[key] for row in rows] for rows in (by_unsloth, by_local))
+        assert got == pytest.approx(wanted, abs=apart), key
+    # steps that learn: the third's loss is not the first's
+    assert abs(by_local[2]["loss/train"] - by_local[0]["loss/train"]) > 10 * apart
+
+
+@pytest.mark.parametrize("first", ["local", "unsloth"])
+async def test_either_goes_on_from_the_others_checkpoint(
+    unsloth_backend, tiny_model, groups, first
+):
+    backends = {"local": local, "unsloth": unsloth_backend}
+    second = ({"local", "unsloth"} - {first}).pop()
+    rows = {}
+    for names in ((first, second), (first, first)):
+        run = "-then-".join(names)
+        for name in names:
+            backend = backends[name](dtype="float32")
+            (metrics,) = await trained(tiny_model(run), backend, groups, 1)
+            await backend.close()
+        rows[run] = metrics
+        checkpoints = tiny_model(run).run_dir / "checkpoints"
+        assert sorted(p.name for p in (checkpoints / "0002").iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "manifest.json",
+            "optimizer.safetensors",
+            "rng.safetensors",
+        ]
+    mixed, alone = rows.values()
+    assert mixed["loss/train"] == pytest.approx(alone["loss/train"], abs=1e-5)
+    assert mixed["loss/grad_norm"] == pytest.approx(alone["loss/grad_norm"], rel=1e-3)
+
+
+async def test_a_checkpoint_over_a_quantized_base_is_refused(unsloth_backend, tiny_model, groups):
+    backend, model = unsloth_backend(), tiny_model()
+    await trained(model, backend, groups, 1)
+    manifest = model.run_dir / "checkpoints" / "0001" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"quantization": "nf4"}))
+    await backend.unregister(model)
+    again = tiny_model()
+    with pytest.raises(art.ConfigError, match="trained with quantization='nf4'.*asks for None"):
+        await again.register(backend)
+    await backend.close()

@@ -1,0 +1,51 @@
+"""What art-unsloth offers, found by name, without Unsloth in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+
+import attrs
+import pytest
+
+import art_core as art
+from art_unsloth.options import Options
+
+
+@pytest.fixture
+def without_unsloth(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name.startswith("unsloth") else find(name, *rest),
+    )
+
+
+def test_where_unsloth_is_missing_the_error_says_what_to_install(without_unsloth):
+    with pytest.raises(art.ConfigError) as caught:
+        art.backend("unsloth")
+    assert str(caught.value).startswith(
+        "backend 'unsloth' needs unsloth and unsloth_zoo, not installed here. "
+        "Run `pip install art-unsloth`"
+    )
+
+
+def test_an_unknown_option_names_the_nearest(without_unsloth):
+    with pytest.raises(art.ConfigError, match=r"'lora_rnk'.*Did you mean 'lora_rank'"):
+        art.backend("unsloth", lora_rnk=4)
+
+
+def test_options_are_those_of_the_local_backend_and_three_of_unsloths():
+    from art_local.backend import LocalBackend
+
+    local = inspect.signature(LocalBackend.__init__).parameters
+    own = {field.name: field.default for field in attrs.fields(Options)}
+    assert set(own) - set(local) == {"load_in_4bit", "fast_inference", "max_seq_length"}
+    assert set(local) - set(own) == {"self", "full_finetune", "context_length"}
+    shared = own.keys() & local.keys()
+    assert {name: own[name] for name in shared} == {name: local[name].default for name in shared}
+
+
+def test_a_key_of_an_engine_is_not_shown():
+    assert "secret" not in repr(Options(engine_key="secret"))

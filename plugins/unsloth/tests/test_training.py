@@ -1,0 +1,43 @@
+"""What the worker makes of the options, without Unsloth: engines, limits, layers."""
+
+from __future__ import annotations
+
+import pytest
+
+import art_core as art
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+
+def test_on_cuda_vllm_serves_since_the_embedded_engine_cannot_run_unsloths_kernels():
+    from art_unsloth.training import _engine
+
+    assert _engine("auto", on_cuda=True, fast=None) == "vllm"
+    assert _engine("auto", on_cuda=True, fast=True) == "vllm"
+    assert _engine("auto", on_cuda=False, fast=None) == "auto"
+    assert _engine("vllm", on_cuda=False, fast=False) == "vllm"
+    for engine, fast in (("auto", False), ("transformers", None)):
+        with pytest.raises(art.ConfigError, match="on CUDA the backend 'unsloth' serves with vLLM"):
+            _engine(engine, on_cuda=True, fast=fast)
+
+
+def test_a_sequence_that_unsloth_would_cut_is_refused():
+    from art_unsloth.training import _Limit
+
+    layer = torch.nn.Embedding(4, 2)
+    layer.register_forward_pre_hook(_Limit(8))
+    assert layer(torch.zeros(2, 8, dtype=torch.long)).shape == (2, 8, 2)
+    with pytest.raises(art.ConfigError, match="a sequence has 9 tokens, and max_seq_length is 8"):
+        layer(torch.zeros(2, 9, dtype=torch.long))
+
+
+def test_all_linear_layers_but_the_output_head_get_lora(tiny_directory):
+    from art_local.loader import load_model
+    from art_local.placement import placement
+    from art_unsloth.training import _linear_layers
+
+    model = load_model(tiny_directory, placement("cpu", "float32"), torch.float32)
+    assert _linear_layers(model) == [
+        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
+    ]  # fmt: skip

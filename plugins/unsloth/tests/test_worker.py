@@ -1,0 +1,142 @@
+"""The worker process: how it starts, what comes back from it, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import art_core as art
+from art_core.testing.backend import attempts, tokens
+from art_unsloth.channel import Worker
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+OPTIONS = {"mask_truncated": False, "learning_rate": 1e-3}
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not running(pid)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"load_in_4bit": True}, "load_in_4bit=True needs a CUDA device, and the backend trains"),
+        ({"fast_inference": True}, "fast_inference=True needs a CUDA device"),
+        ({"device": "cuda:9"}, "no device 'cuda:9'; here: cpu"),
+        ({"dtype": "int8"}, "no dtype 'int8'"),
+        ({"max_seq_length": 0}, "context_length must be a whole number of at least 1"),
+        ({"engine": "vlm"}, "no engine 'vlm'; known: auto, transformers, vllm"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused_when_the_backend_is_made(
+    unsloth_backend, options, said
+):
+    with pytest.raises(art.ConfigError, match=said):
+        unsloth_backend(**options)
+
+
+async def test_errors_of_the_worker_come_back_as_their_kinds(unsloth_backend, tiny_model, tmp_path):
+    backend, model = unsloth_backend(), tiny_model()
+    nowhere = art.TrainableModel(
+        name="b", project="p", base_model="./none", base_path=tmp_path, sinks=[]
+    )
+    with pytest.raises(art.ConfigError, match=r"no base model at './none'"):
+        await nowhere.register(backend)
+    with pytest.raises(art.ConfigError, match=r"not registered.*Call await model.register"):
+        await backend.step(model)
+    await backend.close()
+    with pytest.raises(art.BackendError, match="the unsloth backend is closed"):
+        await backend.register(model)
+
+
+async def test_a_loss_that_is_an_object_cannot_be_sent(unsloth_backend, tiny_model):
+    backend, model = unsloth_backend(), tiny_model()
+    await model.register(backend)
+    loss = art.LossSpec(name="mine", create=lambda: None, summary="mine")
+    with pytest.raises(art.ConfigError, match="which the worker cannot be sent"):
+        await backend.train(model, [], loss_fn=loss)
+    await model.close()
+    await backend.close()
+
+
+async def test_a_killed_worker_is_told_of_and_the_next_goes_on_from_the_checkpoint(
+    unsloth_backend, tiny_model
+):
+    backend, model = unsloth_backend(), tiny_model()
+    await model.register(backend)
+    groups = await attempts(model, (0.0, 1.0))
+    assert (await model.train(groups, **OPTIONS)).step == 1
+    first = backend.worker_pid
+    charged = model.run.history.last.metrics["costs/gpu"]
+
+    step = asyncio.create_task(model.train(groups * 200, **OPTIONS))
+    await asyncio.sleep(0.5)
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(art.BackendError) as caught:
+        await step
+    said = str(caught.value)
+    assert "ended with exit code -9 (SIGKILL" in said
+    assert "Unsloth" in said  # what the worker wrote last
+    assert "Call await model.register(backend)" in said
+    with pytest.raises(art.BackendError, match="exit code -9"):
+        await backend.step(model)
+
+    await model.register(backend)
+    assert backend.worker_pid != first
+    assert await backend.step(model) == 1
+    assert (await tokens(model)).policy_version == 1
+    assert (await model.train(groups, **OPTIONS)).step == 2
+    # the half second of the step that died is in the row of the one that did not
+    assert model.run.history.last.metrics["costs/gpu"] >= charged * 0 + 0.5 / 3600
+    await model.close()
+    await backend.close()
+
+
+def test_closing_ends_the_process(installed):
+    told = []
+    worker = Worker(told.append)
+    assert running(worker.pid)
+    worker.end()
+    assert not running(worker.pid)
+    assert told == []
+
+
+PARENT = """
+    import sys, time
+    from art_unsloth.channel import Worker
+    worker = Worker(print)
+    print(worker.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("deadly", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_ends_with_its_parent_however_that_ends(installed, deadly):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PARENT)], stdout=subprocess.PIPE, text=True
+    )
+    worker = int(parent.stdout.readline())
+    assert running(worker)
+    parent.send_signal(deadly)
+    parent.wait(10)
+    parent.stdout.close()
+    assert wait_until_gone(worker)
