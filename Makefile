@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers vllm faults lint types check docs bench wheels clean
+.PHONY: help quickstart test trackers vllm faults contract lint types check docs bench wheels clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run
 
 faults: .venv/dev.stamp ## kills, crashes and clocks in full numbers: 1,000 kill -9
 	$(BIN)/nox -s faults
+
+contract: .venv/dev.stamp ## what each backend does, tested and written into docs/backends.md
+	$(BIN)/nox -s contract
 
 lint: .venv/dev.stamp ## ruff, import contracts, spelling, weightless plugins
 	$(BIN)/nox -s lint

@@ -18,6 +18,7 @@ import nox
 ROOT = Path(__file__).parent
 EXAMPLE = ROOT / "docs" / "examples" / "art-sink-example"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+BACKENDS = ("local", "unsloth", "tinker", "serverless")
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 SOURCES = ("art_core", "plugins", "tests", "examples", "benchmarks", "docs", "noxfile.py")
 
@@ -88,6 +89,18 @@ def trackers(session: nox.Session) -> None:
     """Test the sinks of the trackers that `make test` leaves out."""
     tests = [f"plugins/{name}/tests" for name in TRACKERS]
     _run(session, "python", "-m", "pytest", "-q", *tests)
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """Run every backend's contract tests and write into the docs what each does."""
+    files = []
+    for name in BACKENDS:
+        file = Path(session.create_tmp()).resolve() / f"{name}.xml"
+        tests = f"plugins/{name}/tests/test_contract.py"
+        _run(session, "python", "-m", "pytest", "-q", tests, f"--junitxml={file}")
+        files.append(f"{name}={file}")
+    _run(session, "python", "docs/contract.py", *files)
 
 
 @nox.session
