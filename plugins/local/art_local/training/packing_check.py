@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("art_local")
 
 TOLERANCE = {torch.float32: 1e-3}
-TOLERANCE_BF16 = 0.05
-"""Nats by which the log-prob of a token may differ on average. In fp32 packed rows differ from rows
-by 1e-6, in bf16 by 0.01, and a mask that is wrong by 0.1 or more.
+TOLERANCE_BF16 = 0.2
+"""Nats by which the log-prob of a token may differ on average. Of SmolLM2-135M packed rows differ
+from rows by 3e-6 in fp32 and by 0.05 in bf16 (as two right attentions over the same rows do, and
+either from fp32); a mask that shows other sequences, by 1.1.
 """
 SAMPLED_PACKS, SAMPLED_MEMBERS = 2, 3
 
