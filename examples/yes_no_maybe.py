@@ -3,6 +3,8 @@
     python examples/yes_no_maybe.py                  # 12 steps on this machine
     python examples/yes_no_maybe.py --steps 20 --backend local
     python examples/yes_no_maybe.py --engine vllm    # after `art engines install vllm`
+    python examples/yes_no_maybe.py --backend unsloth --name smol-002
+    python examples/yes_no_maybe.py --backend tinker --base-model Qwen/Qwen3-4B-Instruct-2507
 
 Typing it again resumes the run; another --name starts afresh.
 """
@@ -61,9 +63,10 @@ async def answers(model: art.TrainableModel, step: int) -> str:
     return ", ".join(repr(choice.message.content) for choice in completion.choices)
 
 
-async def main(place: art.Backend, steps: int, name: str) -> None:
+async def main(place: art.Backend, steps: int, name: str, base_model: str = MODEL) -> None:
     """Train for `steps` steps from wherever the run stands, and show what came of it."""
-    async with art.TrainableModel(name=name, project="yes-no-maybe", base_model=MODEL) as model:
+    project = "yes-no-maybe"
+    async with art.TrainableModel(name=name, project=project, base_model=base_model) as model:
         await model.register(place)
         start = await model.get_step()
         print(f"{'resuming after' if start else 'starting at'} step {start}, in {model.run_dir}")
@@ -86,7 +89,8 @@ async def main(place: art.Backend, steps: int, name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default=os.environ.get("ART_BACKEND", "local"))
-    parser.add_argument("--engine", default="auto", help="the local backend's engine")
+    parser.add_argument("--base-model", default=MODEL, help="what it starts from")
+    parser.add_argument("--engine", default="auto", help="what samples on this machine")
     parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "12")))
     parser.add_argument("--name", default="smol-001", help="the run's name; a known one resumes")
     parser.add_argument("--usd-per-hour", type=float, default=0.10, help="what this machine costs")
@@ -97,5 +101,6 @@ if __name__ == "__main__":
         "lora_alpha": 16,
         "gpu_cost_per_hour_usd": args.usd_per_hour,
     }
-    backend = art.backend(args.backend, **(options if args.backend == "local" else {}))
-    asyncio.run(main(backend, args.steps, args.name))
+    on_this_machine = args.backend in ("local", "unsloth")
+    backend = art.backend(args.backend, **(options if on_this_machine else {}))
+    asyncio.run(main(backend, args.steps, args.name, args.base_model))

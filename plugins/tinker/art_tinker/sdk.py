@@ -62,13 +62,22 @@ class Connection:
 
         def opened() -> tuple[Any, Any]:
             service = tinker().ServiceClient(user_metadata=dict(metadata), **self.options())
-            return service, _capabilities(service)
+            return service, self._capabilities(service)
 
         service, found = await self.call(
             opened, self.connect_timeout_s, f"beginning a session at {self.where}"
         )
         models = {m.model_name: m.max_context_length for m in found.supported_models}
         return service, {name: length for name, length in models.items() if name}
+
+    def rest(self, service: Any) -> Any:
+        """Return a client of the service's REST calls: an older SDK has it of a session alone."""
+        made = getattr(tinker(), "RestClient", None)
+        return service.create_rest_client() if made is None else made(**self.options())
+
+    def _capabilities(self, service: Any) -> Any:
+        ask = getattr(self.rest(service), "get_server_capabilities", None)
+        return settled((ask or service.get_server_capabilities)())
 
     async def call(self, work: Callable[[], T], timeout_s: float, doing: str) -> T:
         """Do blocking work of the SDK on a thread of its own, within `timeout_s`.
@@ -131,8 +140,3 @@ async def sampled(future: Any) -> Any:
     if hasattr(future, "result_async"):
         return await future.result_async()
     return await asyncio.wrap_future(future)
-
-
-def _capabilities(service: Any) -> Any:
-    ask = getattr(service.create_rest_client(), "get_server_capabilities", None)
-    return settled((ask or service.get_server_capabilities)())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core import ConfigError, TrainConfig, TrainResult, TrajectoryGroup
-from art_core.errors import unknown
+from art_core.errors import BackendError, unknown
 from art_core.rl.batch import training_batch
 from art_core.rl.sequences import TokenSequence, staleness
 from art_tinker.batches import ServiceLoss, Window, service_loss, windows_of
@@ -190,14 +190,18 @@ class Seat:
         return gone
 
     async def _delete_remote(self, path: str) -> None:
-        rest = self.service.create_rest_client()
+        def work() -> None:
+            rest = self.options.connection.rest(self.service)
+            settled(rest.delete_checkpoint_from_tinker_path(path))
+
         try:
-            await self._call(
-                lambda: settled(rest.delete_checkpoint_from_tinker_path(path)), f"deleting {path}"
-            )
-        except RefusedError as error:
-            # it is gone already, or a server that deletes nothing
-            if getattr(error.__cause__, "status_code", None) != 404:
+            await self._call(work, f"deleting {path}")
+        except BackendError as error:
+            why = error.__cause__
+            if isinstance(why, ValueError):
+                # a server whose paths the SDK does not know how to delete
+                log.warning("%s; it stays at the service", error)
+            elif getattr(why, "status_code", None) != 404:  # it is gone already
                 raise
 
 

@@ -24,6 +24,7 @@ def account(tiny_directory, monkeypatch):
 
     account = FakeTinker(tiny_directory)
     monkeypatch.setattr("tinker.ServiceClient", account.service)
+    monkeypatch.setattr("tinker.RestClient", account.rest)
     monkeypatch.setenv("TINKER_API_KEY", "tml-a-key-of-the-tests")
     return account
 

@@ -331,6 +331,20 @@ async def test_a_checkpoint_that_is_gone_at_the_service_is_forgotten(running, ac
     assert await backend.delete_checkpoints(model, []) == [1]
 
 
+async def test_a_path_that_the_sdk_can_not_delete_stays_there_and_is_told(running, account, caplog):
+    backend, model = running
+    for _ in range(2):
+        await model.train(await group(model), mask_truncated=False)
+    account.fail["delete_checkpoint"] = ValueError("Invalid tinker path")
+    assert await backend.delete_checkpoints(model, []) == [1]
+    assert "stays at the service" in caplog.text
+    account.fail["delete_checkpoint"] = RuntimeError("busy")
+    await model.train(await group(model), mask_truncated=False)
+    with pytest.raises(art.BackendError, match="busy"):
+        await backend.delete_checkpoints(model, [])
+    assert [c.step for c in await backend.checkpoints(model)] == [2, 3]
+
+
 async def test_an_answer_that_nobody_waits_for_is_charged_all_the_same(running, account):
     _, model = running
     account.delay_s["sample"] = 0.2

@@ -38,7 +38,8 @@ class _State:
 
 @attrs.define(eq=False)
 class FakeTinker:
-    """One account at the service. Replace `tinker.ServiceClient` with `service`.
+    """One account at the service. Replace `tinker.ServiceClient` with `service`, and
+    `tinker.RestClient` with `rest`.
 
     `sessions` are the tags of the sessions begun, `calls` the names of what was asked. `fail` maps
     a call's name to the exception that its future gets; `delay_s` to how long it takes. A prompt
@@ -69,6 +70,11 @@ class FakeTinker:
         inspect.signature(ServiceClient).bind(user_metadata, **options)
         self.sessions.append(dict(user_metadata or {}))
         return _Service(self)
+
+    def rest(self, **options: Any) -> _Rest:
+        """Ask without a session: replaces `tinker.RestClient`."""
+        inspect.signature(RestClient).bind(**options)
+        return _Rest(self)
 
     def submit(self, name: str, work: Callable[[], Any]) -> Future[Any]:
         """Do something after what was asked before."""
@@ -105,9 +111,6 @@ class FakeTinker:
 @attrs.frozen
 class _Service:
     account: FakeTinker
-
-    def create_rest_client(self) -> _Rest:
-        return _Rest(self.account)
 
     def create_lora_training_client(self, **options: Any) -> Future[_Training]:
         _like(ServiceClient, "create_lora_training_client", **options)
