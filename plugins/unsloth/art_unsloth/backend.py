@@ -137,7 +137,7 @@ class UnslothBackend:
             try:
                 path = [entry for entry in sys.path if entry]
                 opened = worker.request("open", options=attrs.asdict(self._options), path=path)
-                opened.result(START_TIMEOUT_S)
+                self._meter.know([GpuTime(**held) for held in opened.result(START_TIMEOUT_S)])
             except TimeoutError:
                 worker.end(timeout=0.0)
                 raise BackendError(
@@ -167,11 +167,10 @@ class UnslothBackend:
 
     def _news(self, message: dict[str, Any]) -> None:
         """Take what the worker charges; it comes before the answer of what it is for."""
-        time_held = GpuTime(**message["charge"])
-        self._meter.note(time_held)
+        self._meter.charged()
         model = self._models.get(message["key"])
         if model is not None:
-            model.charge(time_held)
+            model.charge(GpuTime(**message["charge"]))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -185,21 +184,24 @@ class _Meter:
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._devices: dict[str, GpuTime] = {}
+        self._devices: list[GpuTime] = []
+
+    def know(self, devices: Sequence[GpuTime]) -> None:
+        """Remember what is charged for, and at which price."""
+        self._devices = list(devices)
 
     def start(self) -> None:
         self._since = self._since or time.monotonic()
 
-    def note(self, held: GpuTime) -> None:
+    def charged(self) -> None:
         self._since = time.monotonic()
-        self._devices[held.device] = held
 
     def charge_rest(self, model: TrainableModel) -> None:
         """Charge what a dead worker could not tell of, once."""
         since, self._since = self._since, None
         if since is None:
             return
-        for held in self._devices.values():
+        for held in self._devices:
             model.charge(attrs.evolve(held, seconds=time.monotonic() - since))
 
 

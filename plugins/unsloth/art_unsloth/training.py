@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from torch import nn
 
-from art_core import ConfigError
+from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
 from art_local.placement import Placement, placement
 from art_local.quiet import quiet_transformers
@@ -66,6 +67,12 @@ class UnslothLocal(LocalBackend):
             ),
             recipe=attrs.evolve(self._options.recipe, quantization=NF4 if load_in_4bit else None),
         )
+
+    def charged_devices(self) -> list[GpuTime]:
+        """Return the devices that models are charged for, with their prices, held for no time."""
+        held: list[GpuTime] = []
+        self._charge(SimpleNamespace(charge=held.append))  # type: ignore[arg-type]
+        return [attrs.evolve(device, seconds=0.0) for device in held]
 
 
 def _engine(asked: str, *, on_cuda: bool, fast: bool | None) -> str:

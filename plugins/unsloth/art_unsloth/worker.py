@@ -61,8 +61,8 @@ class Serving:
                 traceback.print_exc()  # where it comes from is told on stderr
         self._send({"number": message["number"], **outcome})
 
-    async def open(self, options: dict[str, Any], path: list[str]) -> None:
-        """Import Unsloth, and make the backend."""
+    async def open(self, options: dict[str, Any], path: list[str]) -> list[dict[str, Any]]:
+        """Import Unsloth, and make the backend; return the devices that it charges for."""
         sys.path.extend(entry for entry in path if entry not in sys.path)
         from art_unsloth.prepare import import_unsloth
 
@@ -72,6 +72,7 @@ class Serving:
         self._models.clear()
         self._plugins = self._plugins or Plugins.discover()
         self._backend = UnslothLocal(**options)
+        return [attrs.asdict(held) for held in self._backend.charged_devices()]
 
     async def register(self, key: str, **told: str) -> dict[str, Any]:
         """Load a model; return its endpoint."""

@@ -10,11 +10,13 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import art_core as art
 from art_core.testing.backend import attempts, tokens
+from art_unsloth.backend import _Meter
 from art_unsloth.channel import Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -86,7 +88,6 @@ async def test_a_killed_worker_is_told_of_and_the_next_goes_on_from_the_checkpoi
     groups = await attempts(model, (0.0, 1.0))
     assert (await model.train(groups, **OPTIONS)).step == 1
     first = backend.worker_pid
-    charged = model.run.history.last.metrics["costs/gpu"]
 
     step = asyncio.create_task(model.train(groups * 200, **OPTIONS))
     await asyncio.sleep(0.5)
@@ -105,10 +106,24 @@ async def test_a_killed_worker_is_told_of_and_the_next_goes_on_from_the_checkpoi
     assert await backend.step(model) == 1
     assert (await tokens(model)).policy_version == 1
     assert (await model.train(groups, **OPTIONS)).step == 2
-    # the half second of the step that died is in the row of the one that did not
-    assert model.run.history.last.metrics["costs/gpu"] >= charged * 0 + 0.5 / 3600
     await model.close()
     await backend.close()
+
+
+def test_the_time_in_which_a_worker_died_is_charged_once():
+    charges = []
+    model = SimpleNamespace(charge=charges.append)
+    meter = _Meter()
+    meter.charge_rest(model)
+    assert charges == []  # nothing was held yet
+    meter.know([art.GpuTime(device="NVIDIA H200", seconds=0.0, usd_per_hour=2.0)])
+    meter.start()
+    time.sleep(0.02)
+    meter.charge_rest(model)
+    meter.charge_rest(model)
+    (charge,) = charges
+    assert charge.device == "NVIDIA H200" and charge.usd_per_hour == 2.0
+    assert 0.02 <= charge.seconds < 2
 
 
 def test_closing_ends_the_process(installed):
@@ -122,7 +137,8 @@ def test_closing_ends_the_process(installed):
 
 PARENT = """
     import sys, time
-    from art_unsloth.channel import Worker
+    from art_unsloth.backend import _Meter
+from art_unsloth.channel import Worker
     worker = Worker(print)
     print(worker.pid, flush=True)
     time.sleep(60)
