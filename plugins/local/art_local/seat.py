@@ -158,4 +158,6 @@ def _policy(base: Any, directory: Path, options: SeatOptions) -> Policy:
         lora=recipe.lora,
         seed=recipe.seed,
         loader=options.loader,
+        # the policy that is trained is the one that is sampled from: vLLM does not merge
+        merged=options.engine.name != "vllm",
     )

@@ -103,6 +103,12 @@ def use_merged(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             layer.factors = [f.detach().to(tensors[name].dtype) for f in factors]
 
 
+def use_factors(model: nn.Module) -> None:
+    """Run the forward pass on W, A and B apart, as an engine does that is given adapters."""
+    for layer in lora_layers(model).values():
+        layer.merged_weight = None
+
+
 @torch.no_grad()
 def dithered(weight: Tensor, dtype: torch.dtype, salt: int = 0) -> Tensor:
     """Round fp32 weights to bf16 so that small changes survive on average; other dtypes are just
@@ -155,6 +161,8 @@ def _merged_forward(layer: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
     base = layer.get_base_layer()
     if layer.disable_adapters:
         return nn.functional.linear(x, base.weight, base.bias)
+    if layer.merged_weight is None:
+        return _factored(layer, x)
     output: Tensor = _MergedLinear.apply(
         x,
         layer.lora_A[ADAPTER].weight,
@@ -165,6 +173,15 @@ def _merged_forward(layer: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
         layer.scaling[ADAPTER],
     )
     return output
+
+
+def _factored(layer: Any, x: Tensor) -> Tensor:
+    """Y = x W^T + s (x A^T) B^T, all in the dtype of x: what vLLM computes."""
+    base = layer.get_base_layer()
+    linear = nn.functional.linear
+    a_KI, b_OK = (f[ADAPTER].weight.to(x.dtype) for f in (layer.lora_A, layer.lora_B))
+    update: Tensor = linear(linear(x, a_KI), b_OK) * layer.scaling[ADAPTER]
+    return linear(x, base.weight, base.bias) + update
 
 
 class _MergedLinear(torch.autograd.Function):

@@ -15,14 +15,22 @@ from art_local.loader import PLAIN, Loader
 from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.layout import Layout
 from art_local.training.logprobs import OutputHead, token_logprobs
-from art_local.training.lora import ADAPTER, add_lora, dithered, merged_tensors, use_merged
+from art_local.training.lora import (
+    ADAPTER,
+    add_lora,
+    dithered,
+    merged_tensors,
+    use_factors,
+    use_merged,
+)
 
 
 class Policy:
     """A causal language model that learns, by LoRA or whole.
 
     - LoRA: the base is frozen in `dtype`, A and B are fp32, the forward pass runs on merged
-      weights; a `loader` that does not merge keeps its own, under autocast when `dtype` is bf16.
+      weights, or with `merged` False on W, A and B apart, for an engine that is given adapters; a
+      `loader` that does not merge keeps its own, under autocast when `dtype` is bf16.
     - Whole: fp32 master weights, the forward pass under autocast when `dtype` is bf16.
 
     `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A
@@ -38,13 +46,14 @@ class Policy:
         lora: tuple[int, int] | None,
         seed: int,
         loader: Loader = PLAIN,
+        merged: bool = True,
     ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.dtype = dtype
         self.base: Any = model
         self.is_lora = lora is not None
         self.device: torch.device = next(model.parameters()).device
-        self._merges = loader.merges
+        self._merges, self._merged = loader.merges, merged
         if loader.merges:
             use_training_attention(model)
         if lora is not None:
@@ -106,7 +115,9 @@ class Policy:
         """Compute the weights to serve from the parameters as they are now."""
         if not self._merges:
             return  # adapters are served
-        if self.is_lora:
+        if self.is_lora and not self._merged:
+            use_factors(self.model)
+        elif self.is_lora:
             self.serving = merged_tensors(self.model)
             use_merged(self.model, self.serving)
         else:
