@@ -43,8 +43,8 @@ from art_local.vllm.environment import environment_path, installed  # noqa: E402
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CONCURRENCY = (1, 8, 32)
 MOST_APART = {"bfloat16": 0.05, "float32": 1e-4}
-"""In bfloat16 two passes of the same weights differ by 0.025 in this model, when one takes the tokens
-at once and the other one by one.
+"""In bfloat16 two passes of the same weights differ by 0.025 in this model, when one takes the
+tokens at once and the other one by one.
 """
 ADAPTER = "bench@1"
 RANK = 16
