@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 
 from art_core import BackendError, ConfigError
 
 T = TypeVar("T")
+PROBE_S = 2.0
 INSTALL = "pip install 'tinker>=0.20'"
 
 
@@ -101,11 +103,27 @@ class Connection:
                 return await asyncio.wrap_future(outcome)
         except TimeoutError as error:
             raise BackendError(
-                f"{self.where} did not answer within {timeout_s:g} s: {doing}",
+                f"{self.where} did not answer within {timeout_s:g} s: {doing}"
+                f"{await self._silence()}",
                 "Is it up, and reachable from here? A longer limit is an option of the backend.",
             ) from error
         except Exception as error:
             raise self.reason(error, doing) from error
+
+    async def _silence(self) -> str:
+        """Say why nobody answers at an address that is known; "" when somebody listens."""
+        url = urlsplit(self.base_url or os.environ.get("TINKER_BASE_URL") or "")
+        if not url.hostname:
+            return ""
+        port = url.port or {"http": 80}.get(url.scheme, 443)
+        try:
+            async with asyncio.timeout(PROBE_S):
+                _, writer = await asyncio.open_connection(url.hostname, port)
+        except OSError as error:  # a TimeoutError is one
+            return f" ({os.strerror(error.errno) if error.errno else 'no connection'})"
+        writer.close()
+        await writer.wait_closed()
+        return ""
 
     def reason(self, error: Exception, doing: str) -> Exception:
         """Return what an error of the SDK means here; errors of our own stay as they are."""

@@ -266,7 +266,7 @@ async def test_a_step_that_the_service_refuses_costs_nothing(running, account):
 async def test_a_service_that_is_silent_is_given_up_in_time(account, make_model):
     account.delay_s["get_server_capabilities"] = 5.0
     backend = art.backend("tinker", base_url="http://127.0.0.1:9", connect_timeout_s=0.1)
-    with pytest.raises(art.BackendError, match=r"127.0.0.1:9 did not answer within 0.1 s"):
+    with pytest.raises(art.BackendError, match="did not answer within 0.1 s.*refused"):
         await make_model().register(backend)
 
 
@@ -347,12 +347,15 @@ async def test_a_path_that_the_sdk_can_not_delete_stays_there_and_is_told(runnin
 
 async def test_an_answer_that_nobody_waits_for_is_charged_all_the_same(running, account):
     _, model = running
-    account.delay_s["sample"] = 0.2
+    account.delay_s["sample"] = 0.5
     asking = asyncio.create_task(ask(model))
-    await asyncio.sleep(0.1)
+    while not account.requests:
+        await asyncio.sleep(0.01)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    await asyncio.sleep(0.5)
+    assert not model.run.ledger.waiting
+    while not model.run.ledger.waiting:
+        await asyncio.sleep(0.01)
     row = await model.log(split="train", step=0)
     assert row.metrics["costs/train/tinker_sample"] > 0
 

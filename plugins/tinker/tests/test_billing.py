@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from tinker import types
 
 import art_core as art
+from art_core.cli.main import main as art_command
 from art_tinker.billing import bill_of, summed, windows
 from art_tinker.store import Identity
 
@@ -97,6 +99,34 @@ def test_the_bill_of_a_run_is_asked_for_where_the_run_was(tmp_path, monkeypatch)
     assert Admin.options == {"base_url": "http://127.0.0.1:1"}
     start, end = Admin.asked
     assert start <= datetime.now(UTC) < end and end - start == timedelta(hours=1)
+
+
+async def test_the_command_puts_the_bill_beside_the_estimate(
+    account, make_model, monkeypatch, capsys
+):
+    backend, model = art.backend("tinker"), make_model()
+    await model.register(backend)
+    model.metrics_builder("train").add_usage(
+        "tinker_train",
+        art.TokenUsage(train_tokens=100_000),
+        provider="tinker",
+        model_name="tiny/base",
+    )
+    await model.log(split="train", step=1)
+    await model.close()
+    await backend.close()
+    identity = Identity.known(model.run_dir)
+    monkeypatch.setattr(Admin, "run_id", identity.run_id, raising=False)
+    monkeypatch.setattr("tinker.AdminClient", Admin)
+    # the command has a loop of its own
+    command = ["costs", str(model.run_dir), "--reconcile"]
+    assert await asyncio.to_thread(art_command, command) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "demo/agent at tinker  estimate $  billed $  difference",
+        "train/tinker_train      0.500000  1.000000   +0.500000",
+        "all                     0.500000  1.000000   +0.500000",
+        "usage until 2026-03-01 13:00 UTC",
+    ]
 
 
 def test_a_run_that_was_never_at_tinker_has_no_bill(tmp_path):

@@ -1,0 +1,76 @@
+"""The SDK's calls: deadlines, reasons, and what older and newer releases give."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+from tinker.lib.public_interfaces.api_future import AwaitableConcurrentFuture
+
+import art_core as art
+from art_tinker.sdk import Connection, RefusedError, sampled, settled
+
+
+class StatusError(Exception):
+    def __init__(self, status_code):
+        super().__init__(f"status {status_code}")
+        self.status_code = status_code
+
+
+class APIConnectionError(Exception):
+    """Named as the SDK's."""
+
+
+def done(value):
+    future = Future()
+    future.set_result(value)
+    return future
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (StatusError(401), art.ConfigError),
+        (StatusError(402), RefusedError),
+        (StatusError(422), RefusedError),
+        (APIConnectionError("refused"), RefusedError),
+        (StatusError(500), art.BackendError),
+        (RuntimeError("lost on the way"), art.BackendError),
+    ],
+)
+async def test_an_error_of_the_sdk_is_one_of_ours_with_its_reason(error, kind):
+    def work():
+        raise error
+
+    with pytest.raises(kind, match="saving failed|status 40") as caught:
+        await Connection().call(work, 5.0, "saving")
+    assert (type(caught.value) is RefusedError) == (kind is RefusedError)
+    assert str(error) in str(caught.value)
+
+
+async def test_a_call_is_given_up_at_its_deadline_with_what_it_was_for():
+    begun = time.monotonic()
+    with pytest.raises(art.BackendError, match=r"within 0.05 s: counting sheep"):
+        await Connection().call(lambda: time.sleep(5.0), 0.05, "counting sheep")
+    assert time.monotonic() - begun < 4.0
+
+
+async def test_an_address_where_somebody_listens_has_no_reason_beside_its_silence():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = Connection(base_url=f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(art.BackendError, match=r"s: waiting\. Is it up"):
+            await connection.call(lambda: time.sleep(0.5), 0.05, "waiting")
+
+
+async def test_futures_of_every_release_are_waited_for():
+    assert settled(7) == settled(done(7)) == settled(AwaitableConcurrentFuture(done(7))) == 7
+    assert await sampled(done(7)) == await sampled(AwaitableConcurrentFuture(done(7))) == 7
+
+
+def test_a_session_is_asked_where_there_is_no_other_client(monkeypatch):
+    monkeypatch.delattr("tinker.RestClient")
+    session = SimpleNamespace(create_rest_client=lambda: "of the session")
+    assert Connection().rest(session) == "of the session"
