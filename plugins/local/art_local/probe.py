@@ -18,8 +18,10 @@ from art_local.training.policy import Policy
 Turn = Callable[[], AbstractContextManager[Any]]
 TEXT = "The quick brown fox jumps over the lazy dog; then it counts: one, two, three,"
 TOKENS = 24
-TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.1}
-"""Of the mean difference. Batching alone moves single bf16 log-probs by 0.05."""
+TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.25}
+"""Of the mean difference. Rounding alone makes 0.03 to 0.08 in bf16, of so few tokens sometimes more;
+other weights make 0.3 and beyond.
+"""
 
 
 @attrs.frozen(kw_only=True)
