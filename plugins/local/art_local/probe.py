@@ -19,8 +19,8 @@ Turn = Callable[[], AbstractContextManager[Any]]
 TEXT = "The quick brown fox jumps over the lazy dog; then it counts: one, two, three,"
 TOKENS = 24
 TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.25}
-"""Of the mean difference. Rounding alone makes 0.03 to 0.08 in bf16, of so few tokens sometimes more;
-other weights make 0.3 and beyond.
+"""Of the mean difference. In bf16 rounding alone makes 0.03 to 0.08, sometimes more with so few
+tokens; other weights make 0.3 and beyond.
 """
 
 
