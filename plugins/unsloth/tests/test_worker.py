@@ -137,8 +137,7 @@ def test_closing_ends_the_process(installed):
 
 PARENT = """
     import sys, time
-    from art_unsloth.backend import _Meter
-from art_unsloth.channel import Worker
+    from art_unsloth.channel import Worker
     worker = Worker(print)
     print(worker.pid, flush=True)
     time.sleep(60)
