@@ -80,17 +80,32 @@ async def test_a_loss_that_is_an_object_cannot_be_sent(unsloth_backend, tiny_mod
     await backend.close()
 
 
+LINGERING = """
+    import time
+    from pathlib import Path
+
+    def linger(tokens):
+        Path({begun!r}).touch()
+        time.sleep(600)
+"""
+
+
 async def test_a_killed_worker_is_told_of_and_the_next_goes_on_from_the_checkpoint(
-    unsloth_backend, tiny_model
+    unsloth_backend, tiny_model, tmp_path, monkeypatch
 ):
+    begun = tmp_path / "begun"
+    (tmp_path / "my_loss.py").write_text(textwrap.dedent(LINGERING.format(begun=str(begun))))
+    monkeypatch.syspath_prepend(tmp_path)
     backend, model = unsloth_backend(), tiny_model()
     await model.register(backend)
     groups = await attempts(model, (0.0, 1.0))
     assert (await model.train(groups, **OPTIONS)).step == 1
     first = backend.worker_pid
 
-    step = asyncio.create_task(model.train(groups * 200, **OPTIONS))
-    await asyncio.sleep(0.5)
+    step = asyncio.create_task(model.train(groups, loss_fn="my_loss:linger", **OPTIONS))
+    while not begun.exists():
+        assert not step.done()
+        await asyncio.sleep(0.02)
     os.kill(first, signal.SIGKILL)
     with pytest.raises(art.BackendError) as caught:
         await step
