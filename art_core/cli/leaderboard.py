@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ DIR is where runs lie: several may be given; by default $ART_DIR, else .art. A c
 key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says which values
 are better; where it does not, the higher. Sums over the run and clocks have no best. Also columns:
 step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). A summary is kept
-beside each log, so that only what is new is read.
+beside each log, so that only what is new is read; a long log that has none is scanned for the
+columns that are shown.
 
 examples:
   art leaderboard
@@ -66,8 +67,33 @@ def add(commands: Any) -> None:
 def leaderboard(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     """Yield the board as it was asked for."""
     taxonomy = plugins.taxonomy()
+    names = _named(arguments)
+    try:
+        asked = None if names is None else board.asked_of(names, taxonomy)
+        yield from list(_board(arguments, taxonomy, asked))
+    except ConfigError:
+        # Of a column that no run has, the error tells those that there are: all must be read.
+        yield from _board(arguments, taxonomy, None)
+
+
+def _named(arguments: argparse.Namespace) -> list[str] | None:
+    """Return the columns that the board may need; None for all."""
+    if arguments.csv or arguments.long:
+        return None
+    if arguments.matrix:
+        return [arguments.sort, arguments.matrix]
+    return [arguments.sort, *(_listed(arguments.columns) if arguments.columns else _COLUMNS)]
+
+
+def _listed(columns: str) -> list[str]:
+    return [name.strip() for name in columns.split(",")]
+
+
+def _board(
+    arguments: argparse.Namespace, taxonomy: Taxonomy, asked: Mapping[str, bool] | None
+) -> Iterator[str]:
     directories = arguments.dirs or [runs_path(None)]
-    places, others = _places(directories, arguments.status, taxonomy)
+    places, others = _places(directories, arguments.status, taxonomy, asked)
     ranked = board.best_first(places, _column(arguments.sort, places, taxonomy), taxonomy)
     if arguments.csv or arguments.long:
         yield from (board.wide if arguments.csv else board.long)(ranked)
@@ -83,13 +109,18 @@ def leaderboard(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str
         yield f"{others} runs of another status are left out; --status all shows them"
 
 
-def _places(directories: Sequence[Path], asked: str, taxonomy: Taxonomy) -> tuple[list[Place], int]:
+def _places(
+    directories: Sequence[Path],
+    status_asked: str,
+    taxonomy: Taxonomy,
+    asked: Mapping[str, bool] | None,
+) -> tuple[list[Place], int]:
     missing = [str(directory) for directory in directories if not directory.is_dir()]
     if missing:
         raise ConfigError(f"no directory {', '.join(missing)}", "Give a directory of runs.")
     runs = [(run, status(run)) for directory in directories for run in find_runs(directory)]
-    chosen = [(run, state) for run, state in runs if asked in (state, "all")]
-    summaries = read_summaries([run.history for run, _ in chosen], taxonomy)
+    chosen = [(run, state) for run, state in runs if status_asked in (state, "all")]
+    summaries = read_summaries([run.history for run, _ in chosen], taxonomy, asked)
     places = [board.place(*who, page) for who, page in zip(chosen, summaries, strict=True)]
     return places, len(runs) - len(chosen)
 
@@ -102,8 +133,8 @@ def _column(asked: str, places: Sequence[Place], taxonomy: Taxonomy) -> str:
 def _shown(arguments: argparse.Namespace, places: Sequence[Place], taxonomy: Taxonomy) -> list[str]:
     sort = _column(arguments.sort, places, taxonomy)
     if arguments.columns:
-        asked = [name.strip() for name in arguments.columns.split(",")]
-        names = [board.column(name, places, taxonomy) for name in asked]
+        listed = _listed(arguments.columns)
+        names = [board.column(name, places, taxonomy) for name in listed]
     else:
         names = [n for n in _COLUMNS if any(n in place.values for place in places)]
     return [*dict.fromkeys([*names, sort])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import attrs
 
 from art_core.files import read_json, replace_json
+from art_core.metrics.summary_columns import scan_columns
 from art_core.metrics.summary_page import Entry, Summary, better_values
 from art_core.metrics.summary_reader import RepeatedStepError, summarize_log
 from art_core.metrics.taxonomy import CATALOGUE_VERSION, Taxonomy
@@ -24,21 +25,33 @@ from art_core.metrics.taxonomy import CATALOGUE_VERSION, Taxonomy
 SUMMARY_FILE = "summary.json"
 _HEAD = 256
 _BUFFER = 1 << 17
-_VERSION = 2
-_WORTH_A_PROCESS = 20 << 20
+_VERSION = 3
+_WORTH_A_PROCESS = 100 << 20
+_WORTH_A_SCAN = 1 << 20
 
 
-def read_summary(history: Path, taxonomy: Taxonomy, *, anew: bool = True) -> Summary:
+def read_summary(
+    history: Path,
+    taxonomy: Taxonomy,
+    *,
+    anew: bool = True,
+    asked: Mapping[str, bool] | None = None,
+) -> Summary:
     """Return a log's summary, reading only what is new since it was last asked for, and keep it.
 
     A step that a later attempt repeated counts as the later attempt had it: then all is read anew,
-    or RepeatedStepError raised if `anew` is False.
+    or RepeatedStepError raised if `anew` is False. `asked` names metrics that will do, and whether
+    with their best: a long log of which nothing is known is then scanned for these alone. The next
+    reader who asks for others reads it whole.
     """
-    summary = kept_summary(history, taxonomy)
-    if summary.offset == history.stat().st_size:
+    summary = kept_summary(history, taxonomy, asked)
+    size = history.stat().st_size
+    if summary.offset == size:
         return summary
+    unknown = size >= _WORTH_A_SCAN and not history.with_name(SUMMARY_FILE).exists()
     with history.open("rb", buffering=_BUFFER) as file:
-        summary = summarize_log(file, summary, taxonomy, anew=anew)
+        scanned = scan_columns(file, asked, taxonomy) if asked is not None and unknown else None
+        summary = scanned or summarize_log(file, summary, taxonomy, anew=anew)
         summary.head = _head(file, summary.offset)
     _keep(summary, history)
     return summary
@@ -55,8 +68,13 @@ def bring_up_to_date(history: Path, taxonomy: Taxonomy, *, at_most: int) -> None
             read_summary(history, taxonomy, anew=size <= at_most)
 
 
-def kept_summary(history: Path, taxonomy: Taxonomy) -> Summary:
-    """Return the summary that lies beside a log; an empty one when there is none that fits it."""
+def kept_summary(
+    history: Path, taxonomy: Taxonomy, asked: Mapping[str, bool] | None = None
+) -> Summary:
+    """Return the summary that lies beside a log; an empty one when there is none that fits it.
+
+    One of some metrics alone fits if these are `asked` for, and the log has not grown.
+    """
     try:
         stored = read_json(history.with_name(SUMMARY_FILE))
         if stored.pop("version") != [_VERSION, CATALOGUE_VERSION]:
@@ -65,15 +83,17 @@ def kept_summary(history: Path, taxonomy: Taxonomy) -> Summary:
         summary = Summary(**stored, metrics=metrics)
         with history.open("rb") as file:
             fits = summary.head == _head(file, summary.offset)
+        whole = summary.asked is None or summary.offset == history.stat().st_size
         known = all(e.better == better_values(k, taxonomy) for k, e in metrics.items())
     except (ValueError, TypeError, KeyError, AttributeError):
         return Summary()
-    return summary if fits and known else Summary()
+    return summary if fits and known and whole and summary.answers(asked) else Summary()
 
 
 def _entry(stored: Sequence[Any]) -> Entry:
     better, first, last, best, best_step = stored
-    return Entry(better, first, math.nan if last is None else last, best, best_step)
+    first, last = (math.nan if value is None else value for value in (first, last))
+    return Entry(better, first, last, best, best_step)
 
 
 def _keep(summary: Summary, history: Path) -> None:
@@ -99,15 +119,21 @@ def _head(file: BinaryIO, offset: int) -> int:
     return zlib.crc32(file.read(min(_HEAD, offset))) or 1
 
 
-def read_summaries(histories: Sequence[Path], taxonomy: Taxonomy) -> list[Summary]:
-    """Return the summaries of many logs; a second process helps where there is much to read."""
-    unread = [h.stat().st_size - kept_summary(h, taxonomy).offset for h in histories]
+def read_summaries(
+    histories: Sequence[Path], taxonomy: Taxonomy, asked: Mapping[str, bool] | None = None
+) -> list[Summary]:
+    """Return the summaries of many logs; other processes help where there is much to read."""
+    unread = [h.stat().st_size - kept_summary(h, taxonomy, asked).offset for h in histories]
     processes = min(os.cpu_count() or 1, sum(unread) // _WORTH_A_PROCESS)
-    read = partial(read_summary, taxonomy=taxonomy)
+    read = partial(read_summary, taxonomy=taxonomy, asked=asked)
     if processes < 2:
         return [read(history) for history in histories]
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(read, histories))
+    with ProcessPoolExecutor(processes - 1, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(read, history) for history in histories]
+        # This process begins at the other end, with what no helper has begun.
+        pending = zip(reversed(futures), reversed(histories), strict=True)
+        own = {future: read(history) for future, history in pending if future.cancel()}
+        return [own[future] if future in own else future.result() for future in futures]

@@ -166,7 +166,8 @@ class _Reader:
         for i, key, better in shape.columns:
             add(key, better, columns[i], steps)
         if shape.nonfinite is not None:
-            self._nonfinite(columns[shape.nonfinite][-1])
+            for names in columns[shape.nonfinite]:
+                self._nonfinite(names)
 
     def _count(self, attempt: Any, steps: Sequence[int]) -> None:
         page = self.summary

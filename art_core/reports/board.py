@@ -60,13 +60,30 @@ def place(run: FoundRun, status: str, summary: Summary) -> Place:
     return Place(run=run, status=status, summary=summary, values=values)
 
 
+def asked_of(names: Iterable[str], taxonomy: Taxonomy) -> dict[str, bool]:
+    """Return the metrics that columns are made of, and whether their best is among the columns."""
+    asked: dict[str, bool] = {}
+    for name in names:
+        key, best = _parted(name)
+        keys = (REWARD, COST) if key == PER_DOLLAR else (key,)
+        names_of = {form(k) for k in keys for form in (taxonomy.resolve, taxonomy.former_average)}
+        for metric in sorted(n for n in names_of if "/" in n):
+            asked[metric] = asked.get(metric, False) or best != ""
+    return asked
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """Return a column's key, and which part of it the column is: none for the newest value."""
+    key, dot, part = name.rpartition(".")
+    return (key, dot + part) if dot + part in _PARTS else (name, "")
+
+
 def column(name: str, places: Iterable[Place], taxonomy: Taxonomy) -> str:
     """Return the column that a name means, also under a former name of its key.
 
     Raises ConfigError when no run has it.
     """
-    key, dot, part = name.rpartition(".")
-    key, end = (key, dot + part) if dot + part in _PARTS else (name, "")
+    key, end = _parted(name)
     known = {known for place in places for known in place.values}
     found = taxonomy.resolve(key) + end
     if found in known or not known:

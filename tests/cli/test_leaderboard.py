@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import csv
 
+import orjson
 import pytest
+
+from art_core.metrics import summary as summaries
 
 
 def names(printed):
@@ -81,3 +84,41 @@ def test_a_directory_without_runs_and_one_that_is_not_there(shelf, art_command, 
     shelf.path.mkdir()
     assert art_command("leaderboard") == f"no runs in {shelf.path} with status finished\n"
     assert "no directory /nowhere" in art_error("leaderboard", "/nowhere")
+
+
+ASKED = [
+    (),
+    ("--sort", "val/reward.best", "--columns", "own/x,reward_per_dollar,costs/cum/all,rows"),
+    ("--sort", "train/reward.best_step", "--columns", "train/reward"),
+    ("--sort", "train/correct.best", "--status", "all"),
+    ("--sort", "step", "--columns", "attempts"),
+    ("--matrix", "loss/train.best"),
+    ("--csv",),
+    ("--long", "--status", "all"),
+]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=" ".join)
+@pytest.mark.parametrize("before", [(), *ASKED[:3]], ids=" ".join)
+def test_the_answer_is_the_same_with_summaries_and_without(
+    three, art_command, monkeypatch, asked, before
+):
+    three.run("more", {"reward/correct": 0.5, "val/reward": 0.25}, {"own/x": 1.0})
+    right = art_command("leaderboard", *asked)
+    for summary in three.path.glob("*/models/*/summary.json"):
+        summary.unlink()
+    monkeypatch.setattr(summaries, "_WORTH_A_SCAN", 0)
+    if before:
+        art_command("leaderboard", *before)
+    assert [art_command("leaderboard", *asked) for _ in range(2)] == [right, right]
+
+
+def test_a_long_log_without_a_summary_is_scanned_for_what_is_shown(
+    three, art_command, art_error, monkeypatch
+):
+    monkeypatch.setattr(summaries, "_WORTH_A_SCAN", 0)
+    page = three.path / "demo" / "models" / "high" / "summary.json"
+    art_command("leaderboard")
+    assert "own/x" not in orjson.loads(page.read_bytes())["metrics"]
+    assert "Did you mean 'own/x'?" in art_error("leaderboard", "--sort", "own/xx")
+    assert "own/x" in orjson.loads(page.read_bytes())["metrics"]

@@ -123,6 +123,14 @@ def test_a_newest_value_that_was_not_finite_is_nan_and_the_best_stays(log):
     assert entry(log, "reward/mean")[1] == 0.25
 
 
+def test_each_of_several_newest_values_that_were_not_finite_is_nan(log):
+    log.add(reward__mean=0.5, reward__std_dev=0.25)
+    log.add(loss__train=1.0, nonfinite={"reward/mean": "nan"})
+    log.add(loss__train=1.0, nonfinite={"reward/std_dev": "inf"})
+    assert math.isnan(entry(log, "reward/mean")[1])
+    assert math.isnan(entry(log, "reward/std_dev")[1])
+
+
 def test_former_names_are_todays(log):
     log.raw(b'{"training_step":3,"recorded_at":"2026-05-01T00:00:00","train/reward":0.5}\n')
     log.add(step=4, reward__mean=0.25)
@@ -244,11 +252,17 @@ def test_a_long_log_is_read_some_rows_at_a_time(log, monkeypatch):
 
 def test_two_processes_say_what_one_says(log, monkeypatch):
     log.add(reward__mean=0.5)
-    alone = read_summaries([log.path], TAXONOMY)
-    log.path.with_name("summary.json").unlink()
+    logs = [log.path, *(log.path.parent.with_name(f"m{n}") / "history.jsonl" for n in range(9))]
+    for n, path in enumerate(logs[1:]):
+        path.parent.mkdir()
+        path.write_bytes(log.path.read_bytes() * (n + 2))
+    alone = read_summaries(logs, TAXONOMY)
+    assert [page.rows for page in alone] == list(range(1, 11))
+    for path in logs:
+        path.with_name("summary.json").unlink()
     monkeypatch.setattr(summaries, "_WORTH_A_PROCESS", 1)
     monkeypatch.setattr(summaries.os, "cpu_count", lambda: 2)
-    assert read_summaries([log.path], TAXONOMY) == alone
+    assert read_summaries(logs, TAXONOMY) == alone
 
 
 rows = st.tuples(
