@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -94,7 +95,8 @@ class UnslothBackend:
         path = answer["checkpoint"]
         return TrainResult(
             step=answer["step"],
-            metrics=answer["metrics"],
+            # JSON has no NaN
+            metrics={k: math.nan if v is None else v for k, v in answer["metrics"].items()},
             checkpoint=None if path is None else Path(path),
         )
 
@@ -136,7 +138,7 @@ class UnslothBackend:
             worker = self._start(self._news)
             try:
                 path = [entry for entry in sys.path if entry]
-                opened = worker.request("open", options=attrs.asdict(self._options), path=path)
+                opened = worker.request("open", options=self._options.values(), path=path)
                 self._meter.know([GpuTime(**held) for held in opened.result(START_TIMEOUT_S)])
             except TimeoutError:
                 worker.end(timeout=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
 import itertools
@@ -52,6 +53,8 @@ class Worker:
                 # Ctrl-C is for this process, which then closes the worker in order
                 process_group=0,
             )
+        # before the interpreter takes its threads' stderr away
+        atexit.register(self.end)
         self._telling = self._thread(self._tell)
         self._listening = self._thread(self._listen)
 
@@ -84,6 +87,7 @@ class Worker:
 
     def end(self, timeout: float = END_TIMEOUT_S) -> None:
         """Hang up, and wait until the process has ended; one that does not is killed."""
+        atexit.unregister(self.end)
         self._hang_up()
         try:
             self._process.wait(timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,3 +45,12 @@ class Options:
     served_steps: int = 3
     request_timeout_s: float = 600.0
     progress: bool = True
+
+    def values(self) -> dict[str, Any]:
+        """Return them as JSON has them; paths are text."""
+        return attrs.asdict(
+            self,
+            value_serializer=lambda _, __, value: (
+                os.fspath(value) if isinstance(value, os.PathLike) else value
+            ),
+        )

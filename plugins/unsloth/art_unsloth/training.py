@@ -14,6 +14,7 @@ from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
 from art_local.placement import Placement, placement
 from art_local.quiet import quiet_transformers
+from art_local.vllm.environment import installed
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -56,7 +57,12 @@ class UnslothLocal(LocalBackend):
             engine_args = {"quantization": "bitsandbytes", **(engine_args or {})}
         super().__init__(
             context_length=max_seq_length,
-            engine=_engine(engine, on_cuda=on_cuda, fast=fast_inference),
+            engine=_engine(
+                engine,
+                on_cuda=on_cuda,
+                fast=fast_inference,
+                here=options["engine_url"] is not None or installed() is not None,
+            ),
             engine_args=engine_args,
             **options,
         )
@@ -75,17 +81,18 @@ class UnslothLocal(LocalBackend):
         return [attrs.evolve(device, seconds=0.0) for device in held]
 
 
-def _engine(asked: str, *, on_cuda: bool, fast: bool | None) -> str:
+def _engine(asked: str, *, on_cuda: bool, fast: bool | None, here: bool) -> str:
+    """Return the engine to ask for; `here` says that there is a vLLM, installed or at a URL."""
     if not on_cuda:
         return asked
-    if fast is False or asked == "transformers":
+    if fast is False or asked == "transformers" or not here:
         raise ConfigError(
             "on CUDA the backend 'unsloth' serves with vLLM: Unsloth's kernels take the place of "
             "the forward pass that the embedded engine runs",
             "Run `art engines install vllm` once and leave fast_inference and engine out, or use "
             "the backend 'local'.",
         )
-    return "vllm"
+    return "vllm" if asked == "auto" else asked
 
 
 @attrs.frozen(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+from pathlib import Path
 
 import attrs
 import pytest
@@ -49,3 +50,8 @@ def test_options_are_those_of_the_local_backend_and_three_of_unsloths():
 
 def test_a_key_of_an_engine_is_not_shown():
     assert "secret" not in repr(Options(engine_key="secret"))
+
+
+def test_options_travel_as_plain_values():
+    given = Options(engine_args={"download_dir": Path("/models"), "max_num_seqs": 8})
+    assert given.values()["engine_args"] == {"download_dir": "/models", "max_num_seqs": 8}

@@ -13,13 +13,18 @@ pytestmark = pytest.mark.torch
 def test_on_cuda_vllm_serves_since_the_embedded_engine_cannot_run_unsloths_kernels():
     from art_unsloth.training import _engine
 
-    assert _engine("auto", on_cuda=True, fast=None) == "vllm"
-    assert _engine("auto", on_cuda=True, fast=True) == "vllm"
-    assert _engine("auto", on_cuda=False, fast=None) == "auto"
-    assert _engine("vllm", on_cuda=False, fast=False) == "vllm"
-    for engine, fast in (("auto", False), ("transformers", None)):
+    on_a_gpu = {"on_cuda": True, "here": True}
+    assert _engine("auto", fast=None, **on_a_gpu) == "vllm"
+    assert _engine("auto", fast=True, **on_a_gpu) == "vllm"
+    assert _engine("auto", on_cuda=False, fast=None, here=True) == "auto"
+    assert _engine("vllm", on_cuda=False, fast=False, here=True) == "vllm"
+    for engine, fast, here in (
+        ("auto", False, True),
+        ("transformers", None, True),
+        ("auto", None, False),
+    ):
         with pytest.raises(art.ConfigError, match="on CUDA the backend 'unsloth' serves with vLLM"):
-            _engine(engine, on_cuda=True, fast=fast)
+            _engine(engine, on_cuda=True, fast=fast, here=here)
 
 
 def test_a_sequence_that_unsloth_would_cut_is_refused():
