@@ -55,11 +55,33 @@ def test_a_step_that_a_later_attempt_repeated_counts_as_the_later_attempt_had_it
     assert entry(log, "reward/mean") == (0.1, 0.2, 0.8, 3)
 
 
+def test_steps_that_begin_to_repeat_ever_earlier_are_all_replaced(log):
+    for attempt, first in enumerate((1, 5, 2), 1):
+        for step in range(first, 6):
+            log.add(step=step, attempt=attempt, reward__mean=1.0 / attempt + step / 100)
+    assert entry(log, "reward/mean") == (1.01, 1 / 3 + 0.05, 1.01, 1)
+    log.add(step=1, attempt=4, reward__mean=0.25)
+    assert entry(log, "reward/mean") == (1.01, 0.25, 1 / 3 + 0.05, 5)
+
+
+def test_the_last_step_alone_may_be_repeated(log):
+    log.add(step=1, reward__mean=0.5)
+    log.add(step=2, reward__mean=0.75)
+    log.add(step=2, attempt=2, reward__mean=0.25)
+    assert entry(log, "reward/mean") == (0.5, 0.25, 0.5, 1)
+
+
 def test_a_key_within_another_key_or_in_text_is_no_value(log):
     log.add(reward__mean=0.5)
     log.add(**{'own/x"reward/mean': 2.0, "own/reward/mean": 3.0, "reward/mean_of_all": 4.0})
     log.add(split='"reward/mean":5.0', own__x=6.0)
     assert entry(log, "reward/mean") == (0.5, 0.5, 0.5, 1)
+
+
+def test_a_key_is_told_from_another_that_ends_like_it_in_every_row(log):
+    log.add(**{'own/x"reward/mean': 2.0, "reward/mean": 0.5})
+    log.add(**{'own/x"reward/mean': 2.0, "reward/mean": 0.25})
+    assert entry(log, "reward/mean") == (0.5, 0.25, 0.5, 1)
 
 
 def test_a_torn_last_line_is_left_out(log):
@@ -70,24 +92,35 @@ def test_a_torn_last_line_is_left_out(log):
     assert (page.rows, page.offset, page.metrics["reward/mean"].best) == (1, whole, 0.5)
 
 
+HEAD = b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","recorded_at":"2026-03-01"'
+
+
 @pytest.mark.parametrize(
     "line",
     [
         b'{"step":2,"train/reward":0.75}',
-        b'{"schema": 1, "seq": 2, "attempt": 1, "step": 2, "split": "train", "reward/mean": 0.75}',
-        b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","recorded_at":"","reward/mean":0',
-        b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","reward/mean":0.75}',
-        b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","a":\0\0\0}',
-        b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train",}',
-        b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","reward/mean":null}',
-        b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","reward/mean":{"a":1}}',
-        b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","train/reward":0.75}',
+        HEAD.replace(b":", b": ") + b', "reward/mean": 0.75}',
+        HEAD + b',"reward/mean":0',
+        HEAD + b',"a":\0\0\0}',
+        HEAD + b',"reward/mean":null}',
+        HEAD + b',"reward/mean":{"a":1}}',
+        HEAD + b',"train/reward":0.75}',
         b"",
     ],
 )
-def test_a_log_that_another_program_wrote_or_damaged_is_left_to_the_full_reader(log, line):
+def test_a_log_with_a_row_of_another_form_is_left_to_the_full_reader(log, line):
     log.add(reward__mean=0.5)
-    assert scanned(log) is not None
+    log.raw(HEAD + b',"reward/mean":0.75}\n')
+    log.add(reward__mean=0.5)
+    assert entry(log, "reward/mean") == (0.5, 0.5, 0.75, 2)
+    log.raw(line + b"\n")
+    log.add(reward__mean=0.5)
+    assert scanned(log) is None
+
+
+@pytest.mark.parametrize("line", [HEAD + b",}", HEAD.replace(b"recorded_at", b"at") + b"}"])
+def test_a_log_whose_end_is_no_row_is_left_to_the_full_reader(log, line):
+    log.add(reward__mean=0.5)
     log.raw(line + b"\n")
     assert scanned(log) is None
 
