@@ -118,6 +118,7 @@ class UnslothLoader:
                 use_gradient_checkpointing=self._checkpointing,
                 local_files_only=True,
                 use_exact_model_name=True,
+                offload_embedding=False,  # the trainer's output head may be the embedding
             )
         if not self.merges:  # on a CPU it cuts nothing, and packed rows are longer than sequences
             model.get_input_embeddings().register_forward_pre_hook(_Limit(longest))
