@@ -22,6 +22,17 @@ BACKENDS = ("local", "unsloth", "tinker", "serverless")
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 SOURCES = ("art_core", "plugins", "tests", "examples", "benchmarks", "docs", "noxfile.py")
 
+LACKING = """
+import sys
+import art_core as art
+try:
+    art.backend(sys.argv[1])
+except art.ArtError as error:
+    print(f"{sys.argv[1]}: {error}")
+    sys.exit("pip install" not in str(error))
+sys.exit("it was made without what it needs")
+"""
+
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "test"]
 
@@ -141,9 +152,31 @@ def wheels(session: nox.Session) -> None:
         listed = session.run("venv/bin/art", "backends", external=True, silent=True)
         session.run("venv/bin/art", "plugins", external=True, env={"ART_STRICT": "1"})
     session.log(listed)
-    for name in ("local", "unsloth"):
-        if name not in str(listed):
+    _expect_backends(session, str(listed))
+    _without_heavy_parts(session, empty)
+
+
+def _expect_backends(session: nox.Session, listed: str) -> None:
+    for name in BACKENDS:
+        if name not in listed:
             session.error(f"the installed wheels offer no backend {name!r}")
+
+
+def _without_heavy_parts(session: nox.Session, place: Path) -> None:
+    """Install the backends' wheels alone: each is offered, and says what it lacks in one line."""
+    venv.create(place / "light", with_pip=True)
+    pip = (str(place / "light" / "bin" / "python"), "-m", "pip", "install", "-qq")
+    core, *others = [
+        next(str(p) for p in (ROOT / "dist").glob(f"art_{name}-*.whl"))
+        for name in ("core", *BACKENDS)
+    ]
+    session.run(*pip, "--disable-pip-version-check", core, external=True)
+    session.run(*pip, "--disable-pip-version-check", "--no-deps", *others, external=True)
+    with session.chdir(place):
+        listed = session.run("light/bin/art", "backends", external=True, silent=True)
+        _expect_backends(session, str(listed))
+        for name in BACKENDS:
+            session.run("light/bin/python", "-c", LACKING, name, external=True)
 
 
 @nox.session

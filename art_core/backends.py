@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import attrs
 
 from art_core.data.trajectory import TrajectoryGroup
+from art_core.errors import ConfigError
 from art_core.plugins.checks import accepted_options
-from art_core.plugins.host import installed_plugins
+from art_core.plugins.host import OURS, installed_plugins
 
 if TYPE_CHECKING:
     from art_core.model import TrainableModel
@@ -163,9 +164,15 @@ class BackendSpec:
 def backend(name: str, **options: Any) -> Backend:
     """Make the backend of that name, from the plugins that are installed.
 
-    Raises ConfigError for an unknown name or option (with what there is and what to install),
-    PluginError for a plugin that is installed but broken.
+    Raises ConfigError for an unknown name or option (with what there is and what to install) and
+    for a missing package, PluginError for a plugin that is installed but broken.
     """
     spec = installed_plugins().backend(name)
     accepted_options(spec.create, options, f"backend {name!r}")
-    return spec.create(**options)
+    try:
+        return spec.create(**options)
+    except ModuleNotFoundError as error:
+        ours = f"art-{name}" if name in OURS["backend"] else str(error.name)
+        raise ConfigError(
+            f"backend {name!r} needs {error.name!r}, which is not installed", f"pip install {ours}"
+        ) from error

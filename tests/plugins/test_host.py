@@ -349,11 +349,16 @@ def farm(install):
         def make_any(**options):
             return options
 
+        def make_nothing():
+            import torch_of_nobody
+
         @art.hookimpl
         def art_backends():
             return [
                 art.BackendSpec(name="farm", create=make, summary=""),
                 art.BackendSpec(name="any", create=make_any, summary=""),
+                art.BackendSpec(name="local", create=make_nothing, summary=""),
+                art.BackendSpec(name="lacking", create=make_nothing, summary=""),
             ]
         """,
     )
@@ -383,6 +388,17 @@ def test_options_of_a_backend_are_checked_before_it_is_made(options, message):
     with pytest.raises(ConfigError) as caught:
         art.backend("farm", **options)
     assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("farm")
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("local", "art-local"), ("lacking", "torch_of_nobody")]
+)
+def test_a_backend_whose_packages_are_missing_says_which(name, remedy):
+    with pytest.raises(ConfigError) as caught:
+        art.backend(name)
+    said = f"backend {name!r} needs 'torch_of_nobody', which is not installed. pip install {remedy}"
+    assert str(caught.value) == said
 
 
 def test_the_plugins_of_a_process_are_discovered_once():
