@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from typing import BinaryIO
 
 import attrs
@@ -202,17 +201,24 @@ class _Column:
         """Return the metric in the run, where steps came again from `since` on."""
         if not self.whole:
             return Entry(better, math.nan, self.values[-1])
-        both = zip(self.values, self.steps, strict=True)
-        pairs = [(value, step) for value, step in both if not math.isnan(value)]
-        entry = Entry(better, pairs[0][0], self.values[-1])
-        if since < math.inf:
-            newest = {step: value for value, step in pairs if step >= since}
-            settled = [pair for pair in pairs if pair[1] < since]
-            pairs = settled + [(value, step) for step, value in newest.items()]
+        first = next(value for value in self.values if not math.isnan(value))
+        entry = Entry(better, first, self.values[-1])
         if better:
-            best = min if better == "lower" else max
-            entry.take(*best(pairs, key=itemgetter(0)))
+            values, steps = self._that_count(since)
+            best = min(values) if better == "lower" else max(values)
+            entry.take(best, steps[values.index(best)])
         return entry
+
+    def _that_count(self, since: float) -> tuple[list[float], list[int]]:
+        """Return the finite values with their steps, of steps from `since` on the newest alone."""
+        if since == math.inf and not any(map(math.isnan, self.values)):
+            return self.values, self.steps
+        both = zip(self.values, self.steps, strict=True)
+        finite = [(value, step) for value, step in both if not math.isnan(value)]
+        newest = {step: value for value, step in finite if step >= since}
+        settled = [(value, step) for value, step in finite if step < since]
+        values = [*(value for value, _ in settled), *newest.values()]
+        return values, [*(step for _, step in settled), *newest]
 
 
 def _number(text: bytes) -> float:

@@ -41,12 +41,29 @@ def test_a_metric_has_its_first_last_and_best_value_by_its_direction(log):
     assert entry(log, "loss/train") == (3.0, 2.0, 1.0, 2)
 
 
+def test_sums_over_the_run_have_no_best(log):
+    log.add(costs__cum__all=1.0)
+    log.add(costs__cum__all=2.0)
+    assert entry(log, "costs/cum/all") == (1.0, 2.0, None, None)
+
+
 def test_of_a_metric_without_its_best_the_newest_value_is_told_alone(log):
     log.add(reward__mean=0.75)
     log.add(reward__mean=0.5)
     first, *others = entry(log, "reward/mean", best=False)
     assert math.isnan(first)
     assert others == [0.5, None, None]
+
+
+def test_a_newest_value_that_was_not_finite_is_nan_and_the_best_stays(log):
+    log.add(loss__train=1.0, nonfinite={"reward/mean": "nan"})
+    assert "reward/mean" not in scanned(log).metrics
+    log.add(reward__mean=0.5)
+    log.add(loss__train=1.0, nonfinite={"reward/mean": "nan"})
+    first, last, *best = entry(log, "reward/mean")
+    assert (first, best) == (0.5, [0.5, 2])
+    assert math.isnan(last)
+    assert math.isnan(entry(log, "reward/mean", best=False)[1])
 
 
 def test_a_step_that_a_later_attempt_repeated_counts_as_the_later_attempt_had_it(log):
