@@ -161,6 +161,12 @@ def test_a_repeated_step_is_left_to_a_reader_who_has_the_time(log):
     assert kept_summary(log.path, TAXONOMY).metrics["reward/mean"].best == 0.5
 
 
+def test_a_sum_over_the_run_has_no_best_in_repeated_steps_either(log):
+    log.add(step=1, costs__cum__all=1.0)
+    log.add(step=1, attempt=2, costs__cum__all=2.0)
+    assert entry(log, "costs/cum/all") == (1.0, 2.0, None, None)
+
+
 def test_steps_that_begin_to_repeat_ever_earlier_are_all_replaced(log):
     for attempt, first in enumerate((1, 4, 2), 1):
         for step in range(first, 6):

@@ -142,7 +142,9 @@ def test_a_log_whose_end_is_no_row_is_left_to_the_full_reader(log, line):
     assert scanned(log) is None
 
 
-def test_an_empty_log_is_left_to_the_full_reader(log):
+def test_a_log_without_a_whole_line_is_left_to_the_full_reader(log):
+    assert scanned(log) is None
+    log.raw(HEAD)
     assert scanned(log) is None
 
 
