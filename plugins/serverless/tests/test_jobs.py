@@ -139,6 +139,19 @@ async def test_a_request_that_never_arrived_is_said_and_forgotten(
     await closed(backend, model)
 
 
+async def test_a_clock_that_is_wrong_changes_nothing(serving, connect, make_model, monkeypatch):
+    """Order comes from the jobs' numbers, times from clocks that can't be set."""
+    server = serving()
+    backend, model = await ready(server, connect, make_model)
+    times = iter([2e9, -1.0, 0.0, 1e9, 5.0, -5.0] * 100)
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    for step in (1, 2, 3):
+        result = await model.train(await attempts(model, (0.0, 1.0)), **OPTIONS)
+        assert result.step == step
+        assert 0 <= result.metrics["time/step_trainer_s"] < 60
+    await closed(backend, model)
+
+
 async def test_jobs_of_one_model_run_in_order(serving, connect, make_model):
     server = serving()
     backend, model = await ready(server, connect, make_model)

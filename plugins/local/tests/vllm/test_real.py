@@ -139,6 +139,7 @@ async def failing(model, **options):
     return str(caught.value), time.monotonic() - began
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_killed_in_mid_rollout_fails_requests_and_the_step_goes_on(model):
     pids = family(model.run_dir / "vllm.log")
     rollouts = asyncio.create_task(some_groups(model, max_tokens=400))
@@ -156,6 +157,7 @@ async def test_a_server_that_is_killed_in_mid_rollout_fails_requests_and_the_ste
     assert not set(pids) & set(family(model.run_dir / "vllm.log"))
 
 
+@pytest.mark.slow
 async def test_a_core_that_hangs_is_found_and_replaced(model):
     pids = family(model.run_dir / "vllm.log")
     single = asyncio.create_task(failing(model))
