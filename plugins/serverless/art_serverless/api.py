@@ -12,7 +12,8 @@ import attrs
 import httpx2
 import orjson
 
-from art_core import ArtError, BackendError, ConfigError, TrajectoryGroup
+from art_core import BackendError, ConfigError, TrajectoryGroup
+from art_serverless.answers import BusyError, NotFoundError, UnreachableError, checked
 from art_serverless.protocol import JOBS, LONGEST_WAIT_S, MODELS, MOST_ITEMS, Address, Event
 from art_serverless.wire import request_body
 
@@ -20,33 +21,7 @@ log = logging.getLogger("art_serverless")
 
 READ_TRIES = 4
 LONGEST_PAUSE_S = 8.0
-_NOT_FOUND, _TOO_MANY, _SERVER_ERROR = 404, 429, 500
-_USERS = (400, 401, 403, 409, 413, 422)
-_REMEDIES = {
-    401: "Is the key the right one, and has it expired? Give api_key=, or set ART_API_KEY or "
-    "WANDB_API_KEY.",
-    403: "The key may not do this; ask for another one.",
-    429: "The quota is used up for now; try again later.",
-}
 JSON = {"Content-Type": "application/json"}
-
-
-class NotFoundError(BackendError):
-    """Something that the service does not have (404)."""
-
-
-class UnreachableError(BackendError):
-    """No answer came: nobody listens, the network is down, or it took too long."""
-
-
-class _BusyError(BackendError):
-    """The service asks to come back later (429, 5xx); `args[2]` is after how many seconds."""
-
-    def __init__(self, problem: str, remedy: str = "", pause_s: float | None = None) -> None:
-        Exception.__init__(self, problem, remedy, pause_s)
-
-    def __str__(self) -> str:
-        return str(BackendError(*self.args[:2]))
 
 
 @attrs.frozen(kw_only=True)
@@ -182,10 +157,10 @@ class Api:
         for attempt in range(READ_TRIES):
             try:
                 return await self._send("GET", path, query=query, timeout_s=timeout_s)
-            except (_BusyError, UnreachableError) as error:
+            except (BusyError, UnreachableError) as error:
                 if attempt == READ_TRIES - 1:
                     raise
-                asked = error.args[2] if isinstance(error, _BusyError) else None
+                asked = error.args[2] if isinstance(error, BusyError) else None
                 pause = min(asked if asked is not None else 0.25 * 2**attempt, LONGEST_PAUSE_S)
                 log.info("%s; asking again in %.1f s", error, pause)
                 await asyncio.sleep(pause)
@@ -230,7 +205,7 @@ class Api:
                 f"cannot reach {self.base_url}: {type(error).__name__} {error}",
                 "Is the address right, and does `art serve` run there?",
             ) from error
-        return self._checked(answer, f"{method} {path}")
+        return checked(answer, self.base_url, f"{method} {path}")
 
     def _client(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()
@@ -240,57 +215,10 @@ class Api:
             )
         return self._clients[loop]
 
-    def _checked(self, answer: httpx2.Response, what: str) -> dict[str, Any]:
-        status = answer.status_code
-        if status < 300:
-            return self._object(answer, what) if answer.content else {}
-        raise self._failure(status, answer, what)
-
-    def _object(self, answer: httpx2.Response, what: str) -> dict[str, Any]:
-        try:
-            value = answer.json()
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            return value
-        kind = answer.headers.get("content-type", "no content type")
-        raise BackendError(
-            f"{self.base_url} answered {what} with {kind}, not with JSON: {answer.text[:80]!r}",
-            "Does base_url end in /v1, and does a proxy or a login page stand in between?",
-        )
-
-    def _failure(self, status: int, answer: httpx2.Response, what: str) -> ArtError:
-        said = f"{self.base_url} answered {what} with {status}: {_message(answer)}"
-        if status == _TOO_MANY or status >= _SERVER_ERROR:
-            remedy = _REMEDIES.get(status, "The service failed; its own log says more.")
-            return _BusyError(said, remedy, _pause(answer))
-        if status == _NOT_FOUND:
-            return NotFoundError(said)
-        kind = ConfigError if status in _USERS else BackendError
-        return kind(said, _REMEDIES.get(status, ""))
-
 
 def request_body_of(fields: Mapping[str, Any]) -> bytes:
     """Return plain fields as a request's JSON."""
     return orjson.dumps(fields)
-
-
-def _message(answer: httpx2.Response) -> str:
-    try:
-        value = answer.json()
-    except ValueError:
-        return answer.text[:200]
-    error = value.get("error") if isinstance(value, dict) else None
-    if isinstance(error, dict) and error.get("message"):
-        return str(error["message"])
-    return str(error or value)[:500]
-
-
-def _pause(answer: httpx2.Response) -> float | None:
-    try:
-        return max(0.0, float(answer.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
 
 
 def _data(page: Mapping[str, Any]) -> list[dict[str, Any]]:

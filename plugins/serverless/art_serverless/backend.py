@@ -24,7 +24,8 @@ from art_core import (
 )
 from art_core.rl.batch import training_batch
 from art_core.rl.presets import PRESETS
-from art_serverless.api import Api, RemoteModel, UnreachableError
+from art_serverless.answers import UnreachableError
+from art_serverless.api import Api, RemoteModel
 from art_serverless.jobs import JobFailedError, JobResult, follow
 from art_serverless.journal import Journal, Pending
 from art_serverless.metrics import costs_of, metrics_of

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from art_core import ArtError, BackendError, ConfigError, LossSpec
+from art_core import LossSpec
 from art_core.errors import unknown
 from art_serverless.protocol import (
     JOBS,
@@ -29,6 +29,17 @@ from art_serverless.protocol import (
 )
 from art_serverless.server.api_page import openapi, page
 from art_serverless.server.errors import RefusedError
+from art_serverless.server.http import (
+    answer,
+    body_of,
+    http_error,
+    limit_of,
+    number,
+    page_of,
+    parsed,
+    refusal,
+    refused,
+)
 from art_serverless.server.inference import Inference
 from art_serverless.server.keys import Keys
 from art_serverless.server.monitor import Monitor
@@ -83,7 +94,7 @@ def create_app(server: Server) -> Starlette:
     ]
     metrics = Route("/metrics", _guarded(routes.metrics, server, "GET /metrics"), methods=["GET"])
     return Starlette(
-        routes=[*guarded, metrics, *open_to_all], exception_handlers={HTTPException: _http_error}
+        routes=[*guarded, metrics, *open_to_all], exception_handlers={HTTPException: http_error}
     )
 
 
@@ -93,10 +104,10 @@ class _Routes:
         self._store, self._seats, self._work = server.store, server.seats, server.work
 
     async def health(self, _: Request) -> Response:
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def openapi(self, _: Request) -> Response:
-        return _json(openapi())
+        return answer(openapi())
 
     async def docs(self, _: Request) -> Response:
         return HTMLResponse(page())
@@ -117,8 +128,8 @@ class _Routes:
                 409,
                 f"model {address.uri} has base model {found[0].base_model!r}, not {base_model!r}",
             )
-        return _json(
-            _model_json(found[0] if found else await self._registered(address, base_model))
+        return answer(
+            attrs.asdict(found[0] if found else await self._registered(address, base_model))
         )
 
     async def _registered(self, address: Address, base_model: str) -> StoredModel:
@@ -162,7 +173,7 @@ class _Routes:
         ids = [item["id"] for item in items]
         if after in ids:
             items = items[ids.index(after) + 1 :]
-        return _page(items, _limit(http))
+        return page_of(items, limit_of(http))
 
     async def delete_checkpoints(self, http: Request) -> Response:
         stored = self._model(http)
@@ -174,11 +185,11 @@ class _Routes:
             keep = set(existing) - set(steps)
             gone = await self._seats.backend.delete_checkpoints(model, keep)
         missing = [step for step in steps if step not in gone]
-        return _json({"deleted_count": len(gone), "not_found_steps": missing})
+        return answer({"deleted_count": len(gone), "not_found_steps": missing})
 
     async def submit(self, http: Request) -> Response:
-        body = await _body(http, self._server.max_body_bytes)
-        given = _parsed(body)
+        body = await body_of(http, self._server.max_body_bytes)
+        given = parsed(body)
         stored = self._known_model(given.get("model_id"))
         config = given.get("experimental_config", {})
         if not isinstance(config, dict | None):
@@ -192,18 +203,18 @@ class _Routes:
         job = known or self._store.add_job(stored.id, options, kept, key)
         if known is None:
             self._work.add(job)
-        return _json({"id": job.id})
+        return answer({"id": job.id})
 
     async def find_jobs(self, http: Request) -> Response:
         stored = self._known_model(http.query_params.get("model_id"))
         job = self._store.job_of(stored.id, http.query_params.get("idempotency_key", ""))
-        return _page([{"id": job.id, "state": job.state}] if job else [], MOST_ITEMS)
+        return page_of([{"id": job.id, "state": job.state}] if job else [], MOST_ITEMS)
 
     async def events(self, http: Request) -> Response:
         job_id = http.path_params["job_id"]
-        after = _number(http, "after", 0.0, float(1 << 53))
-        wait_s = _number(http, "wait", 0.0, LONGEST_WAIT_S)
-        limit = _limit(http)
+        after = number(http, "after", 0.0, float(1 << 53))
+        wait_s = number(http, "wait", 0.0, LONGEST_WAIT_S)
+        limit = limit_of(http)
         if self._store.job(job_id) is None:
             raise RefusedError(404, f"no training job {job_id!r}")
         told = self._work.listen(job_id)
@@ -212,7 +223,7 @@ class _Routes:
             with suppress(TimeoutError):
                 await asyncio.wait_for(told.wait(), wait_s)
             items = self._store.events(job_id, int(after), limit + 1)
-        return _page(items, limit)
+        return page_of(items, limit)
 
     def _is_over(self, job_id: str) -> bool:
         job = self._store.job(job_id)
@@ -226,13 +237,13 @@ class _Routes:
             {"id": stored.address.uri, "object": "model", "created": 0, "owned_by": stored.entity}
             for stored in self._store.models()
         ]
-        return _json({"object": "list", "data": entries})
+        return answer({"object": "list", "data": entries})
 
     async def chat(self, http: Request) -> Response:
-        return await self._server.inference.chat(await _body(http, CHAT_BYTES))
+        return await self._server.inference.chat(await body_of(http, CHAT_BYTES))
 
     async def _object(self, http: Request) -> dict[str, Any]:
-        return _parsed(await _body(http, self._server.max_body_bytes))
+        return parsed(await body_of(http, self._server.max_body_bytes))
 
     def _model(self, http: Request) -> StoredModel:
         return self._known_model(http.path_params["model_id"])
@@ -263,68 +274,4 @@ async def _answered(handler: Handler, http: Request, keys: Keys) -> Response:
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:
-        return _refused(_refusal(error))
-
-
-def _refusal(error: Exception) -> RefusedError:
-    if isinstance(error, RefusedError):
-        return error
-    for kind, status in ((ConfigError, 422), (BackendError, 503), (ArtError, 500)):
-        if isinstance(error, kind):
-            return RefusedError(status, str(error))
-    return RefusedError(500, f"{type(error).__name__}: {error}")
-
-
-async def _body(http: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for part in http.stream():
-        body += part
-        if len(body) > limit:
-            raise RefusedError(413, f"the body is larger than {limit} bytes")
-    return bytes(body)
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RefusedError(400, f"the body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise RefusedError(400, f"the body must be an object, got {type(value).__name__}")
-    return value
-
-
-def _number(http: Request, name: str, low: float, high: float) -> float:
-    text = http.query_params.get(name)
-    if not text:
-        return low
-    try:
-        return min(max(float(text), low), high)
-    except ValueError:
-        raise RefusedError(422, f"{name} must be a number, got {text!r:.80}") from None
-
-
-def _limit(http: Request) -> int:
-    return int(_number(http, "limit", 0, MOST_ITEMS)) or MOST_ITEMS
-
-
-def _page(items: list[dict[str, Any]], limit: int) -> Response:
-    shown = items[:limit]
-    return _json({"data": shown, "has_more": len(items) > len(shown)})
-
-
-def _model_json(stored: StoredModel) -> dict[str, Any]:
-    return attrs.asdict(stored)
-
-
-def _refused(error: RefusedError) -> Response:
-    return _json(error.body(), error.status)
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _refused(RefusedError(error.status_code, f"{error.detail}; see /docs for what there is"))
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
+        return refused(refusal(error))
