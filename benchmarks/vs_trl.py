@@ -1,6 +1,6 @@
 """One GRPO step of art-local against TRL's GRPOTrainer: the same model, the same tokens.
 
-    python benchmarks/vs_trl.py --trl-python PATH [--repeats 3] [--layers 8]
+    python benchmarks/vs_trl.py --trl-python PATH [--repeats 3] [--layers 4]
 
 TRL lives in an environment of its own:
 
@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trl-python", default=os.environ.get("TRL_PYTHON"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--kind", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
