@@ -112,6 +112,7 @@ def service():
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.handle_error = lambda *_: None  # a client that went away
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         running.append(server)
         held_url = f"http://127.0.0.1:{server.server_port}/v1"
