@@ -83,9 +83,10 @@ def test_every_python_example_runs(page: Path, stage: None, tmp_path: Path):
             if inspect.iscoroutine(coroutine):
                 runner.run(coroutine)
 
-        document = Sybil([CodeBlockParser("python", run)]).parse(page)
-        for example in document.examples():
+        examples = list(Sybil([CodeBlockParser("python", run)]).parse(page).examples())
+        for example in examples:
             example.evaluate()
+    assert len(examples) == page.read_text().count("```python\n")
 
 
 def files_of(page: Path) -> dict[str, str]:

@@ -107,10 +107,15 @@ async def test_html_with_an_error_status_is_shown_as_it_is(service, connect, mak
     assert "bad gateway" in await refusal(connect, make_model, url, BackendError)
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"id": ""}'])
-async def test_an_answer_without_what_is_needed_is_an_error(service, connect, make_model, body):
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b"{}", "has no 'id'"), (b"[]", "not with JSON"), (b'{"id": ""}', "has no 'id'")],
+)
+async def test_an_answer_without_what_is_needed_is_an_error(
+    service, connect, make_model, body, said
+):
     url, _ = service(200, body)
-    await refusal(connect, make_model, url, BackendError)
+    assert said in await refusal(connect, make_model, url, BackendError)
 
 
 async def test_a_service_that_is_not_there_is_said_with_its_address(connect, make_model):

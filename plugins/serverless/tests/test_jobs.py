@@ -263,12 +263,13 @@ def healthy(url):
     root = url.removesuffix("/v1")
     for _ in range(300):
         try:
-            if httpx2.get(f"{root}/health").status_code == 200:
-                return
-        except httpx2.HTTPError:
-            pass
+            last = httpx2.get(f"{root}/health").status_code
+        except httpx2.HTTPError as error:
+            last = error
+        if last == 200:
+            return
         time.sleep(0.05)
-    raise AssertionError(f"{url} never answered")
+    raise AssertionError(f"{url} never answered: {last!r}")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

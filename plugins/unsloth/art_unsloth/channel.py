@@ -6,6 +6,7 @@ import atexit
 import codecs
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 from art_core import BackendError
 from art_unsloth import wire
 
+log = logging.getLogger("art_unsloth")
 END_TIMEOUT_S = 30.0
 LAST_WORDS_S = 2.0
 TOLD_CHARACTERS = 4000
@@ -116,8 +118,8 @@ class Worker:
             with self._socket.makefile("rb") as lines:
                 for line in lines:
                     self._arrived(wire.decoded(line))
-        except (OSError, ValueError):
-            pass  # a line that was cut off: the end follows
+        except (OSError, ValueError) as error:
+            log.debug("the worker's last line was cut off (%s); its end follows", error)
         finally:
             self._ended()
 
