@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,21 @@ def connect():
         return art.backend("serverless", **given)
 
     return make
+
+
+@pytest.fixture
+def listen():
+    """Serve HTTP on loopback with a handler: `listen(Handler)` gives the URL of the API."""
+    running = []
+
+    def start(handler):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.handle_error = lambda *_: None  # a client that went away
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        running.append(server)
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()

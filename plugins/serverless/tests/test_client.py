@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import orjson
 import pytest
@@ -20,9 +20,8 @@ KEY = "a key of the tests"
 
 
 @pytest.fixture
-def service():
+def service(listen):
     """A server that answers as a test says: `service(status, body, kind)` gives its URL."""
-    running = []
 
     def start(status=200, body=b"{}", kind="application/json", headers=(), script=None):
         asked = []
@@ -45,17 +44,9 @@ def service():
             def log_message(self, *_):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.handle_error = lambda *_: None  # a client that went away
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        running.append(server)
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        return url, asked
+        return listen(Handler), asked
 
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 REGISTERED = orjson.dumps(

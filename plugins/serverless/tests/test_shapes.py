@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
@@ -85,9 +84,7 @@ def body_of(body):
 
 
 @pytest.fixture
-def service():
-    running = []
-
+def service(listen):
     def start(*events, steps=(0,)):
         held = Service(list(events), list(steps))
 
@@ -111,17 +108,9 @@ def service():
             def log_message(self, *_):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.handle_error = lambda *_: None  # a client that went away
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        running.append(server)
-        held_url = f"http://127.0.0.1:{server.server_port}/v1"
-        return held_url, held
+        return listen(Handler), held
 
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 def groups():
