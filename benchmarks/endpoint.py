@@ -40,7 +40,7 @@ from art_local.models import resolve_base_model  # noqa: E402
 from art_local.quiet import quiet_transformers  # noqa: E402
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ROUNDS = {1: 6, 32: 4, 256: 2}
+ROUNDS = {1: 4, 32: 2, 256: 1}
 TURNS = 3
 NEW_TOKENS = (16, 32)
 MOST_ADDED_P50 = 0.05

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test without the caller's `ART_...`: CI sets ART_STRICT, you may set ART_DIR."""
     for name in [name for name in os.environ if name.startswith("ART_")]:
-        monkeypatch.delenv(name)
+        if name != "ART_ENGINES":  # see the conftest of all tests
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class LocalBackend:
     - `device`: "cpu", "cuda", "cuda:1", ...; by default a CUDA device if there is one.
     - `dtype`: "bfloat16" or "float32"; by default bf16 where the hardware multiplies it.
     - `engine`: "transformers" (embedded), "vllm" (a server of its own), or "auto": vLLM where it is
-      installed, LoRA is trained and the engine's device is CUDA, else transformers.
+      installed for the engine's kind of device and LoRA is trained, else transformers.
     - `engine_device`: of vLLM, when not the trainer's. `engine_url`, `engine_key`: a vLLM server
       that runs already, with runtime LoRA loading on and the run's directory in sight.
     - `engine_args`: further arguments of vLLM's server by name. `engine_timeouts`: see

@@ -56,8 +56,8 @@ def choose(
 ) -> EngineChoice:
     """Choose an engine.
 
-    "auto" is vLLM where it is installed, LoRA is trained and the engine's device is CUDA. On a CPU
-    the embedded engine serves merged weights, starts at once and keeps the cores to one process.
+    "auto" is vLLM where it is installed for the engine's kind of device and LoRA is trained, else
+    the embedded engine.
 
     Raises ConfigError for what does not exist, is not installed or does not go together.
     """
@@ -66,7 +66,7 @@ def choose(
     device = placement(engine_device or str(trainer.device)).device
     if engine == "auto":
         found = installed()
-        fits = device.type == "cuda" and found is not None and found.variant == "cuda"
+        fits = found is not None and found.variant == device.type
         engine = "vllm" if engine_url or (fits and not full_finetune) else "transformers"
     own = device != trainer.device or engine_url is not None
     if engine == "transformers":
