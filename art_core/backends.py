@@ -4,14 +4,16 @@ name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import pkgutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.errors import ConfigError
+from art_core.errors import ConfigError, PluginError
 from art_core.plugins.checks import accepted_options
 from art_core.plugins.host import OURS, installed_plugins
 
@@ -148,13 +150,16 @@ class Bill:
 
 @attrs.frozen(kw_only=True)
 class BackendSpec:
-    """A backend offered by a plugin: `create(**options)` imports what is heavy and returns a
-    `Backend`. `models` and `engines` make what `art models` and `art engines` list; `bill` asks for
-    what a run, by its directory, was billed: `art costs RUN --reconcile`.
+    """A backend offered by a plugin.
+
+    - `create(**options)` returns a `Backend`; its parameters are the options. As a text,
+      "module:name", it is imported when a backend is made, so that what is heavy waits until then.
+    - `models` and `engines` make what `art models` and `art engines` list.
+    - `bill` asks for what a run, by its directory, was billed: `art costs RUN --reconcile`.
     """
 
     name: str
-    create: Callable[..., Backend]
+    create: Callable[..., Backend] | str
     summary: str
     models: Callable[[], ModelCatalog] | None = None
     engines: Callable[[], EngineCatalog] | None = None
@@ -168,9 +173,33 @@ def backend(name: str, **options: Any) -> Backend:
     for a missing package, PluginError for a plugin that is installed but broken.
     """
     spec = installed_plugins().backend(name)
-    accepted_options(spec.create, options, f"backend {name!r}")
+    with _told_what_lacks(name):
+        create = creator(spec)
+        accepted_options(create, options, f"backend {name!r}")
+        return create(**options)
+
+
+def creator(spec: BackendSpec) -> Callable[..., Backend]:
+    """Return what makes a spec's backend, imported now when it is given as a text.
+
+    Raises ConfigError for a missing package, PluginError for a name that its module lacks.
+    """
+    if not isinstance(spec.create, str):
+        return spec.create
+    with _told_what_lacks(spec.name):
+        try:
+            found: Callable[..., Backend] = pkgutil.resolve_name(spec.create)
+        except AttributeError as error:
+            raise PluginError(
+                f"backend {spec.name!r} is to be made by {spec.create!r}: {error}"
+            ) from error
+        return found
+
+
+@contextmanager
+def _told_what_lacks(name: str) -> Iterator[None]:
     try:
-        return spec.create(**options)
+        yield
     except ModuleNotFoundError as error:
         ours = f"art-{name}" if name in OURS["backend"] else str(error.name)
         raise ConfigError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from art_core.backends import BackendSpec, creator
 from art_core.cli.table import table
+from art_core.plugins.checks import options_of
 from art_core.plugins.host import Plugins
 
 _PLUGINS_HELP = """\
@@ -22,6 +25,7 @@ Any of these names goes into art.backend(NAME), TrainableModel(backend=NAME) and
 
 examples:
   art backends
+  art backends local           the options of art.backend("local", ...)
 """
 
 
@@ -41,6 +45,7 @@ def add(commands: Any) -> None:
         epilog=_BACKENDS_HELP,
         formatter_class=form,
     )
+    backends.add_argument("name", metavar="NAME", nargs="?", help="tell this backend's options")
     backends.set_defaults(run=list_backends)
 
 
@@ -55,10 +60,24 @@ def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     return table(("plugin", "version", "hooks", "error"), rows)
 
 
-def list_backends(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield a line a backend, or what to install."""
+def list_backends(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield a line a backend, or what to install; of one backend, its options."""
+    if arguments.name:
+        yield from _about(plugins.backend(arguments.name))
+        return
     rows = [(spec.name, spec.summary) for _, spec in sorted(plugins.backends().items())]
     if not rows:
         yield "no backend is installed; try: pip install art-local"
         return
     yield from table(("backend", "summary"), rows)
+
+
+def _about(spec: BackendSpec) -> Iterator[str]:
+    create = creator(spec)
+    yield f"{spec.name}: {spec.summary}"
+    yield from ("", *(inspect.getdoc(create) or "").splitlines(), "")
+    rows = [
+        (p.name, "(needed)" if p.default is p.empty else repr(p.default))
+        for p in options_of(create)
+    ]
+    yield from table(("option", "default"), rows) if rows else ["It names no options."]

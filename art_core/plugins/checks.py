@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -31,10 +32,24 @@ def check_hooks(plugin: object) -> None:
 
 
 def checked_specs(specs: Iterable[Any]) -> list[Any]:
-    """Return specs of backends or sinks; PluginError for what is none."""
+    """Return specs of sinks or commands; PluginError for what is none."""
+    return _checked(specs, lambda spec: callable(spec.create))
+
+
+def checked_backends(specs: Iterable[Any]) -> list[Any]:
+    """Return specs of backends, whose `create` may be a text; PluginError for what is none."""
+
+    def creates(spec: Any) -> bool:
+        named = isinstance(spec.create, str) and re.fullmatch(r"[\w.]+:[\w.]+", spec.create)
+        return bool(named) or callable(spec.create)
+
+    return _checked(specs, creates)
+
+
+def _checked(specs: Iterable[Any], creates: Callable[[Any], bool]) -> list[Any]:
     checked = list(specs)
     for spec in checked:
-        if not isinstance(getattr(spec, "name", None), str) or not callable(spec.create):
+        if not isinstance(getattr(spec, "name", None), str) or not creates(spec):
             raise PluginError(f"it offers {spec!r:.80}, which is no spec with a name and a create")
     return checked
 
@@ -69,11 +84,16 @@ def price(answer: Any) -> float:
     return usd
 
 
+def options_of(create: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters that `create` takes by name."""
+    parameters = inspect.signature(create).parameters.values()
+    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
 def accepted_options(create: Callable[..., Any], options: Iterable[str], kind: str) -> None:
     """Raise ConfigError for options that `create` does not take, and for those that it misses."""
-    given = set(options)
+    given, named = set(options), options_of(create)
     parameters = inspect.signature(create).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     known = [p.name for p in named]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for option in sorted(given.difference(known)):

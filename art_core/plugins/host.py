@@ -23,6 +23,7 @@ from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins import hookspecs
 from art_core.plugins.checks import (
     check_hooks,
+    checked_backends,
     checked_losses,
     checked_specs,
     instance_of,
@@ -141,7 +142,7 @@ class Plugins:
 
     def backends(self) -> dict[str, BackendSpec]:
         """Return the backends on offer, by name."""
-        return self._offers("art_backends")
+        return self._offers("art_backends", checked_backends)
 
     def sinks(self) -> dict[str, SinkSpec]:
         """Return the sinks on offer, by name."""

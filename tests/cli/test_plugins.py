@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
+
+import attrs
+import pytest
 
 import art_core as art
 
 
+@attrs.frozen
 class Far:
+    create: object = SimpleNamespace
+
     @art.hookimpl
     def art_backends(self):
-        return [art.BackendSpec(name="far", create=SimpleNamespace, summary="trains far away")]
+        return [art.BackendSpec(name="far", create=self.create, summary="trains far away")]
 
 
 class Broken:
@@ -34,6 +41,44 @@ def test_backends_are_listed_by_name(art_command):
         "backend  summary",
         "far      trains far away",
     ]
+
+
+class Cluster:
+    """Trains on a cluster.
+
+    - `nodes`: how many machines.
+    """
+
+    def __init__(self, url, *, nodes=4):
+        self.url, self.nodes = url, nodes
+
+
+@pytest.mark.parametrize("create", [Cluster, "a_cluster:Cluster"])
+def test_a_backend_tells_its_options(art_command, monkeypatch, create):
+    monkeypatch.setitem(sys.modules, "a_cluster", SimpleNamespace(Cluster=Cluster))
+    told = art_command("backends", "far", plugins={"far": Far(create)}).splitlines()
+    assert told == [
+        "far: trains far away",
+        "",
+        "Trains on a cluster.",
+        "",
+        "- `nodes`: how many machines.",
+        "",
+        "option  default",
+        "url     (needed)",
+        "nodes   4",
+    ]
+
+
+def test_a_backend_that_names_no_options_says_so(art_command):
+    told = art_command("backends", "far", plugins={"far": Far(lambda: None)}).splitlines()
+    assert told == ["far: trains far away", "", "", "It names no options."]
+
+
+def test_a_backend_that_is_not_there_has_no_options(art_error):
+    assert "no backend 'fra'; installed: far" in art_error(
+        "backends", "fra", plugins={"far": Far()}
+    )
 
 
 def test_with_no_backend_it_says_what_to_install(art_command):

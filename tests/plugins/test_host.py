@@ -1,5 +1,6 @@
 import importlib.metadata
 import sys
+from fractions import Fraction
 from textwrap import dedent
 
 import pytest
@@ -208,6 +209,7 @@ WRONG = [
     ("art_backends", 3),
     ("art_backends", ["local"]),
     ("art_backends", [{"name": "local"}]),
+    ("art_backends", [art.BackendSpec(name="local", create="art_local", summary="")]),
     ("art_sinks", [art.SinkSpec(name="x", create=None, summary="")]),
     ("art_sinks", [art.SinkSpec(name=None, create=dict, summary="")]),
     ("art_metrics", 3),
@@ -359,6 +361,9 @@ def farm(install):
                 art.BackendSpec(name="any", create=make_any, summary=""),
                 art.BackendSpec(name="local", create=make_nothing, summary=""),
                 art.BackendSpec(name="lacking", create=make_nothing, summary=""),
+                art.BackendSpec(name="told", create="fractions:Fraction", summary=""),
+                art.BackendSpec(name="far", create="datetime:timezone.near", summary=""),
+                art.BackendSpec(name="away", create="torch_of_nobody:Backend", summary=""),
             ]
         """,
     )
@@ -392,7 +397,8 @@ def test_options_of_a_backend_are_checked_before_it_is_made(options, message):
 
 @pytest.mark.usefixtures("farm")
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("local", "art-local"), ("lacking", "torch_of_nobody")]
+    ("name", "remedy"),
+    [("local", "art-local"), ("lacking", "torch_of_nobody"), ("away", "torch_of_nobody")],
 )
 def test_a_backend_whose_packages_are_missing_says_which(name, remedy):
     with pytest.raises(ConfigError) as caught:
@@ -443,3 +449,10 @@ def test_two_plugins_with_one_loss_name_are_told_apart(install):
     install("second", LOSS.format(name="largest"))
     with pytest.raises(PluginError, match="loss 'largest' is offered by the plugins"):
         art.Plugins.discover().losses()
+
+
+@pytest.mark.usefixtures("farm")
+def test_a_backend_told_as_a_text_is_imported_when_it_is_made():
+    assert art.backend("told", numerator=3) == Fraction(3)
+    with pytest.raises(art.PluginError, match="'far' is to be made by 'datetime:timezone.near'"):
+        art.backend("far")

@@ -2,33 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
-from art_core import (
-    Backend,
-    BackendSpec,
-    ConfigError,
-    EngineCatalog,
-    MetricSpec,
-    ModelCatalog,
-    hookimpl,
-)
-from art_core.errors import unknown
-
-
-def create(**options: Any) -> Backend:
-    """Make a `LocalBackend`; its options are the keyword arguments."""
-    from art_local.threads import wait_asleep
-
-    wait_asleep()
-    from art_local.backend import LocalBackend
-
-    known = inspect.signature(LocalBackend).parameters
-    for option in options:
-        if option not in known:
-            raise ConfigError(unknown("backend 'local' option", option, known))
-    return LocalBackend(**options)
+from art_core import BackendSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
 
 
 def models() -> ModelCatalog:
@@ -51,7 +25,7 @@ def art_backends() -> list[BackendSpec]:
     return [
         BackendSpec(
             name="local",
-            create=create,
+            create="art_local.entry:LocalBackend",
             summary=(
                 "trains LoRA adapters (or all weights) and serves them in this "
                 "process, on CPU or CUDA"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from art_core import Backend, BackendSpec, CommandSpec, Plugins, hookimpl
+from art_core import BackendSpec, CommandSpec, Plugins, hookimpl
 
 
 @hookimpl
@@ -16,36 +16,10 @@ def art_backends() -> list[BackendSpec]:
     return [
         BackendSpec(
             name="serverless",
-            create=create_backend,
+            create="art_serverless.backend:ServerlessBackend",
             summary="trains and serves elsewhere: W&B Training, or an `art serve` of your own",
         )
     ]
-
-
-def create_backend(
-    *,
-    base_url: str | None = None,
-    api_key: str | None = None,
-    entity: str | None = None,
-    cost_per_hour_usd: float | None = None,
-    request_timeout_s: float = 60.0,
-    register_timeout_s: float = 900.0,
-    stall_timeout_s: float = 1800.0,
-    progress: bool = True,
-) -> Backend:
-    """Make the backend (options: `ServerlessBackend`)."""
-    from art_serverless.backend import ServerlessBackend
-
-    return ServerlessBackend(
-        base_url=base_url,
-        api_key=api_key,
-        entity=entity,
-        cost_per_hour_usd=cost_per_hour_usd,
-        request_timeout_s=request_timeout_s,
-        register_timeout_s=register_timeout_s,
-        stall_timeout_s=stall_timeout_s,
-        progress=progress,
-    )
 
 
 _HELP = """\

@@ -5,28 +5,19 @@ torch live in a worker.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from typing import Any
 
-import attrs
-
 from art_core import Backend, BackendSpec, ConfigError, hookimpl
-from art_core.errors import unknown
+from art_unsloth.options import Options
 
 NEEDED = ("unsloth", "unsloth_zoo")
 
 
 def create(**options: Any) -> Backend:
-    """Make an `UnslothBackend`; its options are the fields of `art_unsloth.options.Options`.
-
-    Raises ConfigError for an unknown option, and where Unsloth is not installed.
-    """
+    """Make an `UnslothBackend`; ConfigError where Unsloth is not installed."""
     from art_unsloth.backend import UnslothBackend
-    from art_unsloth.options import Options
 
-    known = [field.name for field in attrs.fields(Options)]
-    for option in options:
-        if option not in known:
-            raise ConfigError(unknown("backend 'unsloth' option", option, known))
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -35,6 +26,9 @@ def create(**options: Any) -> Backend:
             "`pip install --no-deps unsloth unsloth_zoo` and what it then asks for.",
         )
     return UnslothBackend(Options(**options))
+
+
+create.__signature__, create.__doc__ = inspect.signature(Options), Options.__doc__  # type: ignore[attr-defined]
 
 
 @hookimpl

@@ -48,7 +48,7 @@ class Budget:
     def problem(self, longest: int) -> BackendError:
         """Say what did not fit, and which settings to lower."""
         values = " or ".join(f"{name} (now {value})" for name, value in self.settings.items())
-        tried = ", also when tried again with half as many" if self.halved else ""
+        tried = ", also when tried again with half as many" if self.halved and not self.once else ""
         return BackendError(
             f"out of memory on {self.device} with at most {max(self.tokens, longest)} tokens at "
             f"once{tried}; the longest sequence has {longest} tokens; the weights stay as they "

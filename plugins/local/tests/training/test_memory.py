@@ -94,3 +94,18 @@ def test_memory_that_runs_out_in_the_optimizer_is_told_at_once(make_policy, sequ
     trainer.optimizer.step = fail
     with pytest.raises(BackendError, match="on cpu with at most 1024 tokens at once; the"):
         trainer.step(sequences, TrainConfig(packing=False))
+
+
+def test_the_optimizers_own_step_is_not_said_to_have_been_tried_again(
+    make_policy, sequences, monkeypatch
+):
+    policy = make_policy()
+    trainer = Trainer(policy, progress=False)
+    fail_above(policy, 110, ERRORS[0])  # so that the budget is halved before
+
+    def out_of_memory(*_):
+        raise ERRORS[0]
+
+    monkeypatch.setattr(trainer.optimizer, "step", out_of_memory)
+    with pytest.raises(BackendError, match="with at most 100 tokens at once; the longest"):
+        trainer.step(sequences, TrainConfig(micro_batch_tokens=200, packing=False))
