@@ -116,6 +116,11 @@ def test_the_page_about_sinks_shows_the_example_as_it_is():
     assert files_of(DOCS / "write-a-sink.md") == files
 
 
+def test_the_page_of_figures_has_a_row_for_each_benchmark():
+    told = re.findall(r"^\| `(\w+\.py)` \|", (DOCS / "benchmarks.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(path.name for path in (ROOT / "benchmarks").glob("*.py"))
+
+
 def test_the_page_about_backends_shows_what_art_new_writes():
     written = {str(p): t for p, t in rendered("backend", words_of("backend", "cluster")).items()}
     written["test_backend.py"] = written["tests/test_backend.py"]
