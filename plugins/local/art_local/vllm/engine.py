@@ -1,42 +1,32 @@
-"""vLLM as an engine of the endpoint: requests go to the server, each step's adapter is loaded into
-it.
+"""vLLM as an engine of the endpoint: a server is kept alive, requests go to it, each step's adapter
+is loaded into it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import itertools
-import logging
-import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 import attrs
+import torch  # noqa: TID253
 
 from art_core.endpoint.engine import Sampling, Token
 from art_core.errors import EngineError, unknown
 from art_local.engine.local import StepWeights
-from art_local.vllm.client import (
-    RefusedError,
-    ServerGoneError,
-    VllmClient,
-    completion_body,
-    tokens_of,
-)
+from art_local.vllm.adapters import Adapters
+from art_local.vllm.client import VllmClient, completion_body
 from art_local.vllm.command import BASE
-from art_local.vllm.loop import LoopThread
+from art_local.vllm.loop import LoopThread, within
+from art_local.vllm.requests import Requests
+from art_local.vllm.rest import Rest
 from art_local.vllm.server import Server
 from art_local.vllm.supervisor import Patience, Supervisor
 
-log = logging.getLogger("art_local")
 CLOSE_TIMEOUT_S = 60.0
 TICK_S = 0.25
-NOT_FOUND = 404
-T = TypeVar("T")
-Deliver = Callable[[list[Token] | EngineError], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -69,17 +59,15 @@ class VllmEngine:
         sleeps: bool = False,
     ) -> None:
         self.context_length = facts.context_length
-        self._facts, self._directory, self._sleeps = facts, directory, sleeps
+        self._facts, self._sleeps = facts, sleeps
         self._timeout_s, self._patience = request_timeout_s, patience or Patience()
-        self._adapters: dict[str, Path] = {}
-        self._written = itertools.count(1)
-        self._sleeper: VllmClient | None = None
-        shutil.rmtree(directory, ignore_errors=True)
         self._loop = LoopThread("art-vllm")
         self._supervisor = Supervisor(launch, self._prepare, self._patience)
-        self._open, self._idle = asyncio.Event(), asyncio.Event()
-        self._open.set()
-        self._idle.set()
+        self._rest = Rest(self._supervisor, request_timeout_s)
+        self._adapters = Adapters(directory, self._loop, self._supervisor, self._rest)
+        self._requests = Requests(
+            self._loop, self._supervisor, self._rest, self._adapters, request_timeout_s
+        )
         self._supervising = self._loop.run(self._supervise(), CLOSE_TIMEOUT_S, "the engine's loop")
 
     def wait_ready(self, tick: Callable[[str], None] = lambda _: None) -> None:
@@ -98,14 +86,9 @@ class VllmEngine:
             raise
 
     @property
-    def _start_limit_s(self) -> float:
-        """Beyond the supervisor's own, whose error tells more."""
-        return self._patience.start_s + self._patience.load_s
-
-    @property
     def adapters(self) -> list[str]:
         """The names that requests can ask for; "base" is the model itself."""
-        return [BASE, *self._adapters]
+        return [BASE, *self._adapters.names]
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str = BASE
@@ -117,68 +100,37 @@ class VllmEngine:
         room = self.context_length - len(prompt_ids)
         sampling = attrs.evolve(sampling, max_tokens=min(sampling.max_tokens, room))
         body = completion_body(prompt_ids, sampling, adapter, self._facts.ends)
-        mail, deliver = _mailbox()
-        work = self._loop.begin(self._produce(body, deliver))
-        count = 0
-        try:
-            while True:
-                for token in await self._next(mail, count):
-                    count += 1
-                    yield token
-                    if token.finish is not None:
-                        return
-        finally:
-            work.cancel()
+        async with aclosing(self._requests.tokens(body)) as tokens:
+            async for token in tokens:
+                yield token
 
     def publish(self, adapter: str, weights: StepWeights) -> None:
         """Write the adapter for the server and load it; see `LocalEngine`."""
         self.check()
-        # A path of its own each time: the server's prefix cache then never mixes two weights.
-        place = self._directory / f"{next(self._written):06d}-{adapter}"
-        place.mkdir(parents=True)
-        before = self._adapters.get(adapter)
-        try:
-            weights.write(place)
-            self._adapters[adapter] = place
-            limit_s = self._patience.start_s + self._patience.load_s
-            self._run(self._load(adapter, place), limit_s, f"loading {adapter}")
-        except BaseException:
-            if before is None:
-                self._adapters.pop(adapter, None)
-            else:
-                self._adapters[adapter] = before
-            shutil.rmtree(place, ignore_errors=True)
-            raise
-        if before is not None:
-            shutil.rmtree(before, ignore_errors=True)
+        self._adapters.publish(adapter, weights)
 
     def unload(self, adapter: str) -> None:
         """Stop serving an adapter and delete its directory; requests under way finish."""
-        place = self._adapters.pop(adapter, None)
-        if place is None:
-            return
-        try:
-            self._run(self._unload(adapter), self._patience.load_s, f"unloading {adapter}")
-        except EngineError as error:
-            # it is not asked for any more, and a new server will not have it
-            log.warning("adapter %s stays in vLLM's server: %s", adapter, error)
-        shutil.rmtree(place, ignore_errors=True)
+        self._adapters.unload(adapter)
 
     @contextmanager
     def resting(self) -> Iterator[None]:
         """On a shared device: let requests end, let the server sleep, wake it after the block.
 
-        New requests wait. Elsewhere this does nothing: server and trainer run side by side.
+        New requests and adapters wait. Elsewhere this does nothing: server and trainer run side by
+        side.
         """
         if not self._sleeps:
             yield
             return
         limit_s = self._timeout_s + self._patience.sleep_s
-        self._run(self._fall_asleep(), limit_s, "putting vLLM to sleep")
+        self._loop.run(self._rest.begin(), limit_s, "putting vLLM to sleep")
         try:
             yield
         finally:
-            self._run(self._wake_up(), self._patience.start_s, "waking vLLM up")
+            # what torch keeps for later is not there for a server that wakes up
+            torch.cuda.empty_cache()
+            self._loop.run(self._rest.end(), self._patience.start_s, "waking vLLM up")
 
     def check(self) -> None:
         """Raise EngineError when the server failed too often to be started again."""
@@ -187,7 +139,8 @@ class VllmEngine:
 
     def step_metrics(self) -> dict[str, float]:
         """Return the server's own measurements since the last call."""
-        self._run(self._look(), self._patience.start_s + self._patience.answer_s, "a last look")
+        limit_s = self._patience.start_s + self._patience.answer_s
+        self._loop.run(self._look(), limit_s, "a last look")
         restarts, self._supervisor.restarts = self._supervisor.restarts, 0
         metrics = self._supervisor.gauges.take()
         return metrics | {"throughput/engine_restarts": float(restarts)}
@@ -199,7 +152,7 @@ class VllmEngine:
             client = await self._supervisor.client(self._patience.start_s)
             return await client.tokenize(text)
 
-        return self._run(asked(), self._patience.load_s, "tokenizing a text")
+        return self._loop.run(asked(), self._patience.load_s, "tokenizing a text")
 
     async def close(self) -> None:
         """End all requests with an EngineError, then the server; a second call does nothing."""
@@ -209,13 +162,10 @@ class VllmEngine:
         if self._loop.closed:
             return
         try:
-            self._run(self._stop(), CLOSE_TIMEOUT_S, "ending vLLM's server")
+            self._loop.run(self._stop(), CLOSE_TIMEOUT_S, "ending vLLM's server")
         finally:
             self._loop.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-    def _run(self, work: Coroutine[Any, Any, T], timeout_s: float, what: str) -> T:
-        return self._loop.run(work, timeout_s, what)
+        self._adapters.delete()
 
     async def _supervise(self) -> asyncio.Task[None]:
         return asyncio.create_task(self._supervisor.run())
@@ -225,7 +175,22 @@ class VllmEngine:
         await asyncio.gather(self._supervising, return_exceptions=True)
 
     async def _ready(self) -> None:
-        await self._supervisor.client(self._start_limit_s)
+        # beyond the supervisor's own limit, whose error tells more
+        await self._supervisor.client(self._patience.start_s + self._patience.load_s)
+
+    async def _prepare(self, client: VllmClient) -> None:
+        """Load all adapters into a new server and have it compute once: the first request compiles,
+        which may take longer than a request should.
+        """
+        await self._adapters.load_all(client)
+        first = completion_body([0], Sampling(max_tokens=1, stream=False), BASE, ())
+        await within(self._patience.start_s, _drained(client.complete(first)), "compute")
+
+    async def _look(self) -> None:
+        client = await self._supervisor.client(self._patience.start_s)
+        with suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(self._patience.answer_s):
+                await self._supervisor.look(client)
 
     def _check_request(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> None:
         if not prompt_ids or len(prompt_ids) >= self.context_length:
@@ -243,148 +208,8 @@ class VllmEngine:
         if adapter not in self.adapters:
             raise EngineError(unknown("adapter", adapter, self.adapters, known_as="loaded"))
 
-    async def _next(
-        self, mail: asyncio.Queue[list[Token] | EngineError], count: int
-    ) -> list[Token]:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                event = await mail.get()
-        except TimeoutError:
-            raise EngineError(
-                f"no token from vLLM within {self._timeout_s:g} s after {count} tokens; "
-                f"{self._supervisor.requests} requests run"
-            ) from None
-        if isinstance(event, EngineError):
-            raise event
-        return event
 
-    async def _produce(self, body: dict[str, Any], deliver: Deliver) -> None:
-        try:
-            async with self._counted():
-                await self._request(body, deliver)
-            deliver(EngineError("vLLM ended the sequence without a finish reason"))
-        except EngineError as error:
-            deliver(error)
-        except asyncio.CancelledError:
-            deliver(EngineError("the engine is closed"))
-            raise
-        except Exception as error:
-            deliver(EngineError(f"{type(error).__name__}: {error}"))
-
-    @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
-        await self._open.wait()
-        self._supervisor.requests += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._supervisor.requests -= 1
-            if not self._supervisor.requests:
-                self._idle.set()
-
-    async def _request(self, body: dict[str, Any], deliver: Deliver) -> None:
-        client = await self._supervisor.client(self._timeout_s)
-        try:
-            await self._exchange(client, body, deliver)
-        except ServerGoneError as error:
-            raise await self._supervisor.why(client, error) from error
-        except RefusedError as error:
-            if error.status >= 500:
-                raise await self._supervisor.why(client, error) from error
-            place = self._adapters.get(body["model"])
-            if error.status != NOT_FOUND or place is None:
-                raise
-            # a server that is not ours was started anew and does not know the adapter
-            await client.load_adapter(body["model"], str(place))
-            await self._exchange(client, body, deliver)
-
-    async def _exchange(self, client: VllmClient, body: dict[str, Any], deliver: Deliver) -> None:
-        async with aclosing(client.complete(body)) as answers:
-            async for answer in answers:
-                tokens = tokens_of(answer, body["logprobs"])
-                if tokens:
-                    deliver(tokens)
-
-    async def _load(self, adapter: str, place: Path) -> None:
-        while True:
-            client = await self._supervisor.client(self._patience.start_s)
-            try:
-                loading = client.load_adapter(adapter, str(place))
-                return await self._within(self._patience.load_s, loading, f"load {adapter}")
-            except ServerGoneError as error:
-                # a new server loads all adapters, this one too, before it counts as ready
-                log.warning("%s", await self._supervisor.why(client, error))
-
-    async def _unload(self, adapter: str) -> None:
-        client = await self._supervisor.client(self._patience.load_s)
-        await client.unload_adapter(adapter)
-
-    async def _prepare(self, client: VllmClient) -> None:
-        """Load all adapters into a new server and have it compute once: the first request compiles,
-        which may take longer than a request should.
-        """
-        for adapter, place in list(self._adapters.items()):
-            loading = client.load_adapter(adapter, str(place))
-            await self._within(self._patience.load_s, loading, f"load {adapter}")
-        first = completion_body([0], Sampling(max_tokens=1, stream=False), BASE, ())
-        await self._within(self._patience.start_s, _drained(client.complete(first)), "compute")
-
-    async def _look(self) -> None:
-        client = await self._supervisor.client(self._patience.start_s)
-        with suppress(EngineError, TimeoutError):
-            async with asyncio.timeout(self._patience.answer_s):
-                await self._supervisor.look(client)
-
-    async def _fall_asleep(self) -> None:
-        self._open.clear()
-        try:
-            await self._within(self._timeout_s, self._idle.wait(), "end its requests")
-            self._sleeper = await self._supervisor.client(self._patience.start_s)
-            self._supervisor.awake.clear()
-            await self._within(self._patience.sleep_s, self._sleeper.sleep(), "fall asleep")
-        except BaseException as error:
-            self._supervisor.condemn(f"it did not fall asleep: {error}")
-            self._supervisor.awake.set()
-            self._open.set()
-            raise
-
-    async def _wake_up(self) -> None:
-        self._supervisor.awake.set()
-        try:
-            client = await self._supervisor.client(self._patience.start_s)
-            if client is self._sleeper:  # else it died in its sleep, and another one is awake
-                await self._within(self._patience.sleep_s, client.wake(), "wake up")
-        except EngineError as error:
-            # a server started anew is awake; if none comes up, publishing says so
-            self._supervisor.condemn(f"it did not wake up: {error}")
-        finally:
-            self._sleeper = None
-            self._open.set()
-
-    async def _within(self, seconds: float, work: Coroutine[Any, Any, T], what: str) -> T:
-        try:
-            async with asyncio.timeout(seconds):
-                return await work
-        except TimeoutError:
-            raise EngineError(f"vLLM did not {what} within {seconds:g} s") from None
-
-
-async def _drained(answers: AsyncGenerator[Any, None]) -> None:
+async def _drained(answers: AsyncGenerator[object, None]) -> None:
     async with aclosing(answers):
         async for _ in answers:
             pass
-
-
-def _mailbox() -> tuple[asyncio.Queue[list[Token] | EngineError], Deliver]:
-    """A queue of the running loop, and how another thread puts something into it."""
-    mail: asyncio.Queue[list[Token] | EngineError] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-
-    def deliver(event: list[Token] | EngineError) -> None:
-        try:
-            loop.call_soon_threadsafe(mail.put_nowait, event)
-        except RuntimeError:
-            return  # nobody waits any more: the caller's loop is closed
-
-    return mail, deliver

@@ -58,3 +58,12 @@ class LoopThread:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T], what: str) -> T:
+    """Wait for what vLLM is asked to do; EngineError when it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise EngineError(f"vLLM did not {what} within {seconds:g} s") from None

@@ -53,7 +53,7 @@ class Supervisor:
         prepare: Callable[[VllmClient], Awaitable[None]],
         patience: Patience,
     ) -> None:
-        self._launch, self._prepare, self._patience = launch, prepare, patience
+        self._launch, self._prepare, self.patience = launch, prepare, patience
         self._client: VllmClient | None = None
         self._reason = "it is starting"
         self._changed = asyncio.Event()
@@ -77,10 +77,10 @@ class Supervisor:
             reason = await self._live()
             lived_long = time.monotonic() - began > LONG_LIFE_S
             self._failures = 1 if lived_long else self._failures + 1
-            if not self._was_ready or self._failures > self._patience.restarts:
+            if not self._was_ready or self._failures > self.patience.restarts:
                 self._end(reason)
                 return
-            wait_s = self._patience.backoff_s * 2 ** (self._failures - 1)
+            wait_s = self.patience.backoff_s * 2 ** (self._failures - 1)
             log.warning("%s; starting it again in %g s", reason, wait_s)
             self.restarts += 1
             await asyncio.sleep(wait_s)
@@ -127,7 +127,7 @@ class Supervisor:
         launching = asyncio.ensure_future(asyncio.to_thread(self._launch))
         try:
             server = await asyncio.shield(launching)
-            await server.ready(self._patience.start_s, self._hear)
+            await server.ready(self.patience.start_s, self._hear)
             await self._prepare(server.client)
             self._become(server.client, "")
             self._was_ready = True
@@ -167,11 +167,11 @@ class Supervisor:
     async def _unanswered(self, server: Server) -> str | None:
         """Look at the server's health and figures; say what is wrong if it does not answer."""
         try:
-            async with asyncio.timeout(self._patience.answer_s):
+            async with asyncio.timeout(self.patience.answer_s):
                 await server.client.health()
                 await self.look(server.client)
         except TimeoutError:
-            return f"it did not answer within {self._patience.answer_s:g} s"
+            return f"it did not answer within {self.patience.answer_s:g} s"
         except EngineError as error:
             self._misses += 1
             return str(error) if self._misses >= MOST_MISSES else None
@@ -183,9 +183,9 @@ class Supervisor:
         now, progress = time.monotonic(), self.gauges.progress
         if progress != self._progress or not self.requests or not self.awake.is_set():
             self._progress, self._moved = progress, now
-        if now - self._moved <= self._patience.stall_s:
+        if now - self._moved <= self.patience.stall_s:
             return None
-        return f"{self.requests} requests ran for {self._patience.stall_s:g} s without a token"
+        return f"{self.requests} requests ran for {self.patience.stall_s:g} s without a token"
 
     def _become(self, client: VllmClient | None, reason: str) -> None:
         self._client, self._reason = client, reason

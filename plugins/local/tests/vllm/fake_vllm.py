@@ -112,6 +112,8 @@ class FakeVllm:
         name, path = body["lora_name"], Path(body["lora_path"])
         if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") != "True":
             raise Refusal(404, "Not Found")
+        if self.asleep:
+            raise Refusal(500, "an adapter came while the server sleeps")
         if not (path / "adapter_config.json").is_file():
             raise Refusal(404, f"Loading lora {name} failed: No adapter found for {path}")
         rank = orjson.loads((path / "adapter_config.json").read_bytes()).get("r", 1)

@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+import torch
 from vllm_helpers import adapter, gone, sampled, state
 
 from art_core.endpoint.engine import Sampling, Token
@@ -149,6 +151,41 @@ async def test_on_a_shared_device_the_server_sleeps_while_the_trainer_trains(sta
     assert len(await under_way) == 10
     # a request that came meanwhile waited, and the server would have refused it asleep
     assert len(await asyncio.wrap_future(asked)) == 4
+    assert state(engine)["asleep"] is False
+
+
+async def test_an_adapter_that_comes_while_the_server_sleeps_waits(start):
+    """An older step that a request names is loaded by that request, whatever the trainer does."""
+    engine = start(sleeps=True)
+
+    def train():
+        with engine.resting():
+            loading = pool.submit(engine.publish, "m@1", adapter())
+            time.sleep(0.3)
+            return loading, loading.done(), state(engine)["adapters"]
+
+    with ThreadPoolExecutor(1) as pool:
+        loading, done, adapters = await asyncio.to_thread(train)
+        assert (done, adapters) == (False, {})
+        await asyncio.wrap_future(loading)
+    assert len(await sampled(engine, adapter_name="m@1")) == 4
+
+
+async def test_what_the_trainer_keeps_for_later_is_freed_before_the_server_wakes(
+    start, monkeypatch
+):
+    engine, asleep_when_freed = start(sleeps=True), []
+    monkeypatch.setattr(
+        torch.cuda, "empty_cache", lambda: asleep_when_freed.append(state(engine)["asleep"])
+    )
+
+    def fail():
+        with engine.resting():
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        await asyncio.to_thread(fail)
+    assert asleep_when_freed == [True]
     assert state(engine)["asleep"] is False
 
 
