@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,16 @@ from art_local.training.lora import (
     use_factors,
     use_merged,
 )
+
+
+@attrs.frozen(eq=False)
+class Kept:
+    """A policy's weights at one time: copies of the trained parameters, on the CPU, and what it
+    served.
+    """
+
+    parameters: Mapping[str, Tensor]
+    serving: dict[str, Tensor]
 
 
 class Policy:
@@ -118,10 +129,14 @@ class Policy:
         if self.is_lora and not self._merged:
             use_factors(self.model)
         elif self.is_lora:
-            self.serving = merged_tensors(self.model)
-            use_merged(self.model, self.serving)
+            self._serve(merged_tensors(self.model))
         else:
-            self.serving = self._cast(self.trained())
+            self._serve(self._cast(self.trained()))
+
+    def _serve(self, serving: dict[str, Tensor]) -> None:
+        self.serving = serving
+        if self.is_lora and self._merges and self._merged:
+            use_merged(self.model, serving)
 
     def serving_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights to serve for stored parameters (those of an older step); nothing here
@@ -148,10 +163,23 @@ class Policy:
                 "Use the lora_rank, full_finetune and base model of that run, or another "
                 "model name.",
             )
-        with torch.no_grad():
-            for name, parameter in mine.items():
-                parameter.copy_(tensors[name])
+        self._set(tensors)
         self.refresh()
+
+    def kept(self) -> Kept:
+        """Return the weights as they are now, for `put_back`."""
+        copies = {n: p.detach().to("cpu", copy=True) for n, p in self._trained()}
+        return Kept(copies, self.serving)
+
+    def put_back(self, kept: Kept) -> None:
+        """Return to earlier weights; nothing is merged anew, so little memory is needed."""
+        self._set(kept.parameters)
+        self._serve(kept.serving)
+
+    @torch.no_grad()
+    def _set(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._trained():
+            parameter.copy_(tensors[name])
 
     def save(self, directory: Path, base_model: str) -> None:
         """Write the weights as peft's adapter (LoRA) or a transformers model (whole), safetensors

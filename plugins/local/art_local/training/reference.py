@@ -24,9 +24,9 @@ def under(policy: Policy, reference: Reference) -> Iterator[None]:
         with policy.model.disable_adapter():
             yield
         return
-    own = {name: parameter.detach().clone() for name, parameter in policy.trained().items()}
+    own = policy.kept()
     try:
         policy.load(tensors, Path("the reference"))
         yield
     finally:
-        policy.load(own, Path("this policy"))
+        policy.put_back(own)

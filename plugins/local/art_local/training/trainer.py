@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -30,7 +30,7 @@ from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer
 from art_local.training.packing import packed_batches
 from art_local.training.packing_check import can_pack
-from art_local.training.policy import Policy
+from art_local.training.policy import Kept, Policy
 from art_local.training.reference import Reference, under
 from art_local.training.windows import Window, gathered, penalised, windows_of
 
@@ -42,6 +42,7 @@ same. A group that shares its prompt may take more tokens than others, so that i
 """
 
 Turn = Callable[[], AbstractContextManager[Any]]
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -127,39 +128,40 @@ class Trainer:
         return windows, {"loss/kl_div": kl}
 
     def _moved(self, windows: Sequence[Window], step: _Step) -> dict[str, float]:
-        before = self._state() if len(windows) > 1 else None
+        before: tuple[Kept, dict[str, Tensor]] | None = None
         sums, norms = _Sums(), []
         try:
             for window in windows:
                 part = self._within(partial(self._accumulated, window, step), step)
-                norms.append(self._optimizer_step(step))
+                # an optimizer step that fails half-way has moved some of the weights
+                before = before or self._once(self._state, step)
+                norms.append(self._once(partial(self._optimizer_step, step), step))
                 sums.loss.append(torch.stack(part.loss).sum())
                 sums.entropies.extend(part.entropies)
                 sums.tokens.extend(part.tokens)
+            return {
+                "loss/train": float(torch.stack(sums.loss).mean()),
+                "loss/entropy": float(torch.cat(sums.entropies).mean()),
+                "loss/grad_norm": sum(norms) / len(norms),
+                "loss/learning_rate": step.config.learning_rate,
+                **ratio_metrics(sums.tokens),
+                "data/step_num_gradient_steps": float(len(norms)),
+            }
         except BaseException:
             if before is not None:
-                self._restore(before)
+                self.policy.put_back(before[0])
+                self.optimizer.load(before[1], Path("before the step"))
             raise
-        return {
-            "loss/train": float(torch.stack(sums.loss).mean()),
-            "loss/entropy": float(torch.cat(sums.entropies).mean()),
-            "loss/grad_norm": sum(norms) / len(norms),
-            "loss/learning_rate": step.config.learning_rate,
-            **ratio_metrics(sums.tokens),
-            "data/step_num_gradient_steps": float(len(norms)),
-        }
 
     def _optimizer_step(self, step: _Step) -> float:
-        def work() -> float:
-            with self._turn():
-                norm = self.optimizer.step(step.config.learning_rate, step.config.max_grad_norm)
-                self.policy.refresh()
-            return norm
+        with self._turn():
+            norm = self.optimizer.step(step.config.learning_rate, step.config.max_grad_norm)
+            self.policy.refresh()
+        return norm
 
-        # a step that ran out of memory half-way is not repeated
-        return attrs.evolve(step.budget, once=True).within(
-            work, undo=self.optimizer.drop_gradients, longest=step.longest
-        )
+    def _state(self) -> tuple[Kept, dict[str, Tensor]]:
+        state = self.optimizer.state()
+        return self.policy.kept(), {name: tensor.clone() for name, tensor in state.items()}
 
     def _accumulated(self, window: Window, step: _Step) -> _Sums:
         sums = _Sums()
@@ -234,21 +236,13 @@ class Trainer:
             layout=batch.layout,
         )
 
-    def _within(self, work: Callable[[], Any], step: _Step) -> Any:
+    def _within(self, work: Callable[[], T], step: _Step) -> T:
         return step.budget.within(work, undo=self.optimizer.drop_gradients, longest=step.longest)
 
-    def _state(self) -> dict[str, dict[str, Tensor]]:
-        def copied(tensors: dict[str, Any]) -> dict[str, Tensor]:
-            return {name: tensor.detach().clone().cpu() for name, tensor in tensors.items()}
-
-        return {
-            "policy": copied(self.policy.trained()),
-            "optimizer": copied(self.optimizer.state()),
-        }
-
-    def _restore(self, before: dict[str, dict[str, Tensor]]) -> None:
-        self.policy.load(before["policy"], Path("before the step"))
-        self.optimizer.load(before["optimizer"], Path("before the step"))
+    def _once(self, work: Callable[[], T], step: _Step) -> T:
+        """Run work that smaller pieces would not help."""
+        budget = attrs.evolve(step.budget, once=True)
+        return budget.within(work, undo=self.optimizer.drop_gradients, longest=step.longest)
 
     def _budget(self, config: TrainConfig, *, packing: bool) -> Budget:
         setting, tokens = "micro_batch_tokens", self._row_tokens(config)

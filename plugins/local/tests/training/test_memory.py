@@ -7,6 +7,7 @@ import torch
 
 from art_core.errors import BackendError
 from art_core.rl.config import TrainConfig
+from art_local.training.reference import under
 from art_local.training.trainer import Trainer
 
 ERRORS = [
@@ -109,3 +110,55 @@ def test_the_optimizers_own_step_is_not_said_to_have_been_tried_again(
     monkeypatch.setattr(trainer.optimizer, "step", out_of_memory)
     with pytest.raises(BackendError, match="with at most 100 tokens at once; the longest"):
         trainer.step(sequences, TrainConfig(micro_batch_tokens=200, packing=False))
+
+
+def state(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.optimizer.state().items()}
+
+
+@pytest.mark.parametrize("several", [None, 6])
+@pytest.mark.parametrize("lora", [(4, 8), None], ids=["LoRA", "whole"])
+@pytest.mark.parametrize("place", ["in the optimizer", "when weights are merged"])
+def test_memory_that_runs_out_when_weights_have_moved_leaves_them_as_they_were(
+    make_policy, sequences, monkeypatch, place, lora, several
+):
+    policy = make_policy(lora=lora)
+    trainer = Trainer(policy, progress=False)
+    config = TrainConfig(learning_rate=1e-2, grad_accumulation_sequences=several)
+    trainer.step(sequences, config)
+    before, served, moments = weights(policy), policy.serving, state(trainer)
+
+    def half(*_, step=trainer.optimizer._adamw.step):
+        step()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def merge():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as broken:
+        if place == "in the optimizer":
+            broken.setattr(trainer.optimizer._adamw, "step", half)
+        else:
+            broken.setattr(policy, "refresh", merge)
+        with pytest.raises(BackendError, match="the weights stay as they were"):
+            trainer.step(sequences, config)
+    assert torch.equal(before, weights(policy))
+    assert policy.serving is served
+    after = state(trainer)
+    assert all(torch.equal(moments[name], after[name]) for name in moments)
+
+    calm = Trainer(make_policy(lora=lora), progress=False)
+    wanted = [calm.step(sequences, config) for _ in range(2)][1]
+    assert trainer.step(sequences, config) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+def test_a_policy_comes_back_from_a_reference_without_merging_anew(make_policy, sequences):
+    policy = make_policy()
+    Trainer(policy, progress=False).step(sequences, TrainConfig(learning_rate=1e-2))
+    before, served = weights(policy), policy.serving
+    zeros = {name: torch.zeros_like(p) for name, p in policy.trained().items()}
+    with under(policy, lambda: zeros):
+        assert not weights(policy).any()
+        assert policy.serving is not served
+    assert torch.equal(before, weights(policy))
+    assert policy.serving is served
