@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from safetensors import SafetensorError
 
 from art_core.errors import BackendError
 
 log = logging.getLogger("art_local")
 MANIFEST = "manifest.json"
 SCHEMA = 1
+
+
+class DamagedError(BackendError):
+    """A checkpoint is not what was written: something of it is missing, or is something else."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +68,7 @@ class CheckpointStore:
                 place.rename(self.directory / f".tmp-old-{step:04d}-{os.getpid()}")
             aside.rename(place)
             _fsync(self.directory)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # the latter for what the disk refuses, too
             raise BackendError(
                 f"checkpoint {step} could not be written to {place}: {error}",
                 "Free disk space or delete old checkpoints (model.delete_checkpoints()); "
@@ -85,42 +90,48 @@ class CheckpointStore:
         )
 
     def read(self, step: int) -> StoredCheckpoint:
-        """Return a checkpoint after checking each file's size and hash; BackendError says what is
-        wrong.
+        """Return a checkpoint after checking each file's size and hash.
+
+        Raises DamagedError for one that is not whole, BackendError for one that can't be read here.
         """
         path = self.path(step)
         try:
             manifest = json.loads((path / MANIFEST).read_bytes())
-            files = manifest["files"]
             if manifest["schema"] != SCHEMA:
                 raise BackendError(
                     f"checkpoint {path} has schema {manifest['schema']!r}, this art-local "
                     f"reads {SCHEMA}",
                     "Update art-local.",
                 )
-            for name, stored in files.items():
+            for name, stored in manifest["files"].items():
                 if (path / name).stat().st_size != stored["bytes"]:
-                    raise BackendError(
+                    raise DamagedError(
                         f"checkpoint {path} is corrupted: {name} has another size than written"
                     )
                 if _sha256(path / name) != stored["sha256"]:
-                    raise BackendError(
+                    raise DamagedError(
                         f"checkpoint {path} is corrupted: {name} has other contents than written"
                     )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BackendError(f"checkpoint {path} is not whole: {error}") from error
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"checkpoint {path} is not whole: {error}") from error
+        except OSError as error:
+            raise BackendError(
+                f"checkpoint {path} could not be read: {error}",
+                "It stays as it is. Make it readable, or move it away to go on from an older one.",
+            ) from error
         return StoredCheckpoint(step=step, path=path, manifest=manifest)
 
     def newest_whole(self) -> StoredCheckpoint | None:
         """Clean what a crash left behind and return the newest checkpoint that proves whole.
 
-        Corrupted ones are renamed to `<step>.corrupted`, with a warning, and never deleted.
+        Damaged ones are renamed to `<step>.corrupted`, with a warning, and never deleted. Raises
+        BackendError for one that can't be read here: older weights are never taken for it.
         """
         self._clean()
         for step in reversed(self.steps()):
             try:
                 return self.read(step)
-            except BackendError as error:
+            except DamagedError as error:
                 aside = _free_name(self.path(step).with_suffix(".corrupted"))
                 self.path(step).rename(aside)
                 log.warning("%s; it is set aside as %s", error, aside.name)

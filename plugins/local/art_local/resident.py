@@ -152,7 +152,8 @@ class Resident:
         try:
             return self.store.write(self.step, self._fill, self._about()).path
         except BackendError as error:
-            raise BackendError(f"step {self.step} is trained and served, but {error}") from error
+            done = "trained and served" if self.served_step == self.step else "trained, not served"
+            raise BackendError(f"step {self.step} is {done}, but {error}") from error
 
     def loaded_lease(self, step: int) -> Lease | None:
         """Return a lease of a step that the engine has; None when it would have to be loaded."""

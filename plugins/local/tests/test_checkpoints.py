@@ -49,6 +49,34 @@ def test_a_failure_while_writing_leaves_nothing(store):
     assert names(store) == ["0001"]
 
 
+FULL = """
+    import resource, sys
+    from pathlib import Path
+    import torch
+    from safetensors.torch import save_file
+    from art_core.errors import BackendError
+    from art_local.checkpoints import CheckpointStore
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    def fill(directory):
+        save_file({"w": torch.zeros(1000)}, directory / "weights")
+    try:
+        CheckpointStore(Path(sys.argv[1])).write(2, fill, {})
+    except BackendError as error:
+        print(error)
+"""
+
+
+def test_weights_that_the_disk_does_not_take_say_so_and_leave_nothing(store):
+    """What writes tensors has an error of its own for a full disk."""
+    store.write(1, fill, {})
+    command = [sys.executable, "-c", textwrap.dedent(FULL), str(store.directory)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "checkpoint 2 could not be written" in told
+    assert "File too large" in told
+    assert "delete old checkpoints" in told
+    assert names(store) == ["0001"]
+
+
 KILLED = """
     import os, sys
     from pathlib import Path
@@ -117,6 +145,33 @@ def test_a_checkpoint_of_a_later_schema_says_to_update(store):
     (path / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
     with pytest.raises(BackendError, match="schema 99.*Update art-local"):
         store.read(1)
+
+
+def test_a_checkpoint_that_cannot_be_read_here_is_no_reason_to_take_an_older_one(
+    store, monkeypatch
+):
+    store.write(1, fill, {})
+    manifest = store.write(2, fill, {}).path / MANIFEST
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**told, "schema": 99}))
+    with pytest.raises(BackendError, match="Update art-local"):
+        store.newest_whole()
+    manifest.write_text(json.dumps(told))
+
+    def failing(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("art_local.checkpoints._sha256", failing)
+    with pytest.raises(BackendError, match=r"0002 could not be read: .*Input/output error.*older"):
+        store.newest_whole()
+    assert names(store) == ["0001", "0002"]
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "files": 3}'])
+def test_a_manifest_that_is_none_is_damage(store, manifest):
+    (store.write(1, fill, {}).path / MANIFEST).write_text(manifest)
+    assert store.newest_whole() is None
+    assert names(store) == ["0001.corrupted"]
 
 
 def test_deleting_keeps_the_asked_steps_and_the_newest(store):

@@ -9,6 +9,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from art_core.errors import EngineError
 from art_local.engine.local import StepWeights
 from art_local.vllm.client import ServerGoneError, VllmClient
@@ -37,15 +39,16 @@ class Adapters:
         return list(self._places)
 
     def publish(self, name: str, weights: StepWeights) -> None:
-        """Write an adapter for the server and load it; EngineError when the server does not take
-        it, which then serves what it served before.
+        """Write an adapter for the server and load it.
+
+        Raises EngineError when the disk or the server does not take it; what was served before is
+        served still.
         """
         # A path of its own each time: the server's prefix cache then never mixes two weights.
         place = self._directory / f"{next(self._written):06d}-{name}"
-        place.mkdir(parents=True)
         before = self._places.get(name)
         try:
-            weights.write(place)
+            _write(weights, place)
             self._places[name] = place
             limit_s = self._patience.start_s + self._patience.load_s
             self._loop.run(self._load(name, place), limit_s, f"loading {name}")
@@ -106,3 +109,13 @@ class Adapters:
         async with self._rest.work():
             client = await self._supervisor.client(self._patience.load_s)
             await client.unload_adapter(name)
+
+
+def _write(weights: StepWeights, place: Path) -> None:
+    try:
+        place.mkdir(parents=True)
+        weights.write(place)
+    except (OSError, SafetensorError) as error:
+        raise EngineError(
+            f"the adapter could not be written to {place}: {error}", "Free disk space."
+        ) from error

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from vllm_helpers import adapter, gone, sampled, state
 
 from art_core.endpoint.engine import Sampling, Token
 from art_core.errors import EngineError
+from art_local.engine.local import StepWeights
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -87,6 +89,17 @@ async def test_an_adapter_that_the_server_refuses_is_not_served_and_the_old_one_
         await asyncio.to_thread(engine.publish, "m@2", adapter(rank=64))
     assert engine.adapters == ["base", "m@1"]
     assert len(await sampled(engine, adapter_name="m@1")) == 4
+
+
+async def test_an_adapter_that_the_disk_does_not_take_says_so(start, tmp_path):
+    def full(_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    engine = start()
+    with pytest.raises(EngineError, match="could not be written to .*No space left.*Free disk"):
+        await asyncio.to_thread(engine.publish, "m@1", StepWeights(merged=dict, write=full))
+    assert engine.adapters == ["base"]
+    assert list((tmp_path / "run" / "serving").iterdir()) == []
 
 
 @pytest.mark.parametrize("stream", [True, False])
