@@ -1,10 +1,11 @@
-"""A run's directory: where it lies, which names it may have, what state it is in."""
+"""A run's directory: where it lies, which names and steps it may have, what state it is in."""
 
 from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
 from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from art_core.files import read_json
 
 Status = Literal["running", "finished", "failed", "killed", "unknown"]
 _LONGEST_NAME = 128
+_STEPS = 1 << 63
 
 
 def checked_name(kind: str, name: str) -> str:
@@ -36,6 +38,17 @@ def checked_name(kind: str, name: str) -> str:
             "not beginning with '.'.",
         )
     return name
+
+
+def checked_step(step: int) -> int:
+    """Return a training step as an int, also one of numpy's; ConfigError for any other value."""
+    try:
+        whole = index(step)
+    except TypeError:
+        whole = -1
+    if not 0 <= whole < _STEPS:
+        raise ConfigError(f"a step must be a whole number from 0 to 2**63 - 1, got {step!r:.80}")
+    return whole
 
 
 def run_directory(base_path: Path, project: str, name: str) -> Path:
@@ -100,4 +113,5 @@ def find_run(asked: str, base_path: Path) -> FoundRun:
         raise ConfigError(
             f"{len(fits)} runs are named {asked!r}: {', '.join(r.name for r in fits)}", "Say which."
         )
-    raise ConfigError(unknown("run", asked, runs, known_as=f"in {base_path}"))
+    remedy = "" if runs else "--dir or ART_DIR says where runs lie."
+    raise ConfigError(unknown("run", asked, runs, known_as=f"in {base_path}"), remedy)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.backends import EngineCatalog
+from art_core.cli.models import add_backend
 from art_core.cli.table import table
 from art_core.errors import ConfigError, unknown
 from art_core.plugins.host import Plugins
@@ -28,7 +29,8 @@ def add(commands: Any) -> None:
     group = commands.add_parser(
         "engines", help="list, install and remove engines", epilog=_HELP, formatter_class=form
     )
-    group.set_defaults(run=list_engines, backend=None)
+    add_backend(group, None, "only this backend's engines")
+    group.set_defaults(run=list_engines)
     actions = group.add_subparsers(metavar="ACTION")
     for name, run, about in (
         ("list", list_engines, "list engines"),
@@ -38,7 +40,7 @@ def add(commands: Any) -> None:
         action = actions.add_parser(name, help=about, epilog=_HELP, formatter_class=form)
         if run is not list_engines:
             action.add_argument("name", metavar="NAME", help="the engine, as `art engines` has it")
-        action.add_argument("--backend", metavar="NAME", help="the backend whose engine it is")
+        add_backend(action, argparse.SUPPRESS, "the backend whose engine it is")
         action.set_defaults(run=run)
 
 

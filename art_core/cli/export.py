@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from art_core.cli.arguments import output_file
 from art_core.cli.runs import add_directory
 from art_core.plugins.host import Plugins
 from art_core.reports.export import FORMATS, export
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
     parser.add_argument("--format", choices=[*FORMATS], help="default: the ending of FILE, or csv")
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True)
+    parser.add_argument("--out", metavar="FILE", type=output_file, required=True)
     add_directory(parser)
     parser.set_defaults(run=export_run)
 

@@ -42,6 +42,7 @@ _COLUMNS = (
     "costs/cum/all",
     board.PER_DOLLAR,
 )
+_WHERE = "a run lies in DIR/<project>/models/<name>"
 _STATUSES = ("finished", "running", "failed", "killed", "unknown", "all")
 
 
@@ -86,20 +87,24 @@ def _named(arguments: argparse.Namespace) -> list[str] | None:
 
 
 def _listed(columns: str) -> list[str]:
-    return [name.strip() for name in columns.split(",")]
+    return [name.strip() for name in columns.split(",") if name.strip()]
 
 
 def _board(
     arguments: argparse.Namespace, taxonomy: Taxonomy, asked: Mapping[str, bool] | None
 ) -> Iterator[str]:
-    directories = arguments.dirs or [runs_path(None)]
+    # Of a directory that was named twice, each run has one place.
+    directories = list({path.resolve(): path for path in arguments.dirs}.values())
+    directories = directories or [runs_path(None)]
     places, others = _places(directories, arguments.status, taxonomy, asked)
     ranked = board.best_first(places, _column(arguments.sort, places, taxonomy), taxonomy)
     if arguments.csv or arguments.long:
         yield from (board.wide if arguments.csv else board.long)(ranked)
         return
     if not places:
-        yield f"no runs in {', '.join(map(str, directories))} with status {arguments.status}"
+        where = ", ".join(map(str, directories))
+        what = "runs" if arguments.status == "all" else f"{arguments.status} runs"
+        yield f"no {what} in {where}" + ("" if others else "; " + _WHERE)
     elif arguments.matrix:
         name = board.column(arguments.matrix, places, taxonomy)
         yield from _matrix(board.matrix(ranked, name, taxonomy))

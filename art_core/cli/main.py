@@ -25,6 +25,7 @@ from art_core.cli import (
     show,
     sync,
 )
+from art_core.cli.arguments import Parser
 from art_core.errors import ArtError
 from art_core.plugins.commands import CommandSpec
 from art_core.plugins.host import Plugins, installed_plugins
@@ -60,7 +61,7 @@ _COMMANDS = (
 
 def parser(host: Plugins | None = None) -> argparse.ArgumentParser:
     """Build the parser of all commands: the core's, and those that the plugins of `host` add."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="art",
         description="Train LLM agents on any backend; every step is a row with what it cost.",
         epilog=_HELP,
@@ -112,9 +113,15 @@ def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ArtError, OSError) as error:
-        print(f"art: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"art: {' '.join(_said(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _print(line: str) -> None:

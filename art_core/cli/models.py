@@ -15,7 +15,7 @@ _HELP = """\
 A backend fetches a base model by itself when training starts; pull fetches it beforehand.
 
 examples:
-  art models list
+  art models
   art models pull HuggingFaceTB/SmolLM2-135M-Instruct --backend local
 """
 
@@ -26,16 +26,23 @@ def add(commands: Any) -> None:
     group = commands.add_parser(
         "models", help="list and fetch base models", epilog=_HELP, formatter_class=form
     )
-    actions = group.add_subparsers(metavar="ACTION", required=True)
+    add_backend(group, None, "only this backend's models")
+    group.set_defaults(run=list_models)
+    actions = group.add_subparsers(metavar="ACTION")
     listing = actions.add_parser(
         "list", help="list base models", epilog=_HELP, formatter_class=form
     )
-    listing.add_argument("--backend", metavar="NAME", help="only this backend's models")
+    add_backend(listing, argparse.SUPPRESS, "only this backend's models")
     listing.set_defaults(run=list_models)
     pulling = actions.add_parser("pull", help="fetch a model", epilog=_HELP, formatter_class=form)
     pulling.add_argument("name", metavar="NAME", help="the model, as `art models list` names it")
-    pulling.add_argument("--backend", metavar="NAME", help="the backend that fetches it")
+    add_backend(pulling, argparse.SUPPRESS, "the backend that fetches it")
     pulling.set_defaults(run=pull_model)
+
+
+def add_backend(parser: argparse.ArgumentParser, default: str | None, about: str) -> None:
+    """Add `--backend`; before an action or after it, the one that was given counts."""
+    parser.add_argument("--backend", metavar="NAME", default=default, help=about)
 
 
 def list_models(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:

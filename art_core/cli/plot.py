@@ -8,13 +8,15 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from art_core.cli.arguments import output_file
 from art_core.cli.reading import read_run
 from art_core.cli.runs import add_directory
 from art_core.errors import ConfigError
+from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
 from art_core.reports.curves import STEP, Curve, curve
 from art_core.run import runs_path
-from art_core.rundir import find_run
+from art_core.rundir import FoundRun, find_run
 
 _HELP = """\
 A key has a slash and a known section (reward/mean); everything else names a run, or is a run's
@@ -38,7 +40,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("names", metavar="RUN... KEY...", nargs="+", help="runs, then metrics")
     parser.add_argument("--x", metavar="KEY", default=STEP, help="what the x axis is (step)")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="a .png, .svg or .pdf")
+    parser.add_argument("--out", metavar="FILE", type=output_file, help="a .png, .svg or .pdf")
     add_directory(parser)
     parser.set_defaults(run=plot)
 
@@ -50,7 +52,7 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     given = arguments.names
     is_key = [n.partition("/")[0] in taxonomy.sections and not Path(n).is_dir() for n in given]
     keys = [taxonomy.resolve(n) for n, key in zip(given, is_key, strict=True) if key]
-    runs = [find_run(n, base) for n, key in zip(given, is_key, strict=True) if not key]
+    runs = [_run(n, base, taxonomy) for n, key in zip(given, is_key, strict=True) if not key]
     if not keys or not runs:
         raise ConfigError(
             f"nothing to plot: {len(runs)} runs and {len(keys)} metrics in {' '.join(given)!r}",
@@ -58,7 +60,7 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
         )
     x = taxonomy.resolve(arguments.x)
     lines = [
-        curve(f"{run.name} {key}", curves, key, x)
+        curve(run.name, curves, key, x)
         for run in runs
         for curves in [read_run(run, taxonomy).curves]
         for key in keys
@@ -67,8 +69,21 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     if arguments.out is None:
         yield from _terminal(lines, x, y)
         return
-    _figure(lines, x, y, arguments.out)
-    yield str(arguments.out)
+    out = arguments.out if arguments.out.suffix else arguments.out.with_suffix(".png")
+    _figure(lines, x, y, out)
+    yield str(out)
+
+
+def _run(asked: str, base: Path, taxonomy: Taxonomy) -> FoundRun:
+    try:
+        return find_run(asked, base)
+    except ConfigError as error:
+        if "/" not in asked:
+            raise
+        sections = ", ".join(sorted(taxonomy.sections))
+        raise ConfigError(
+            str(error), f"No metric either: their names begin with one of {sections}."
+        ) from error
 
 
 def _figure(curves: Sequence[Curve], x: str, y: str, out: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from art_core.cli.arguments import directory
 from art_core.cli.reading import canonical, newest_row, status
 from art_core.cli.table import table
 from art_core.metrics.row import MetricsRow
@@ -42,17 +42,20 @@ def add(commands: Any) -> None:
 def add_directory(parser: argparse.ArgumentParser) -> None:
     """Add `--dir`."""
     parser.add_argument(
-        "--dir", type=Path, metavar="PATH", help="where the runs lie (default: $ART_DIR, else .art)"
+        "--dir",
+        type=directory,
+        metavar="PATH",
+        help="where the runs lie (default: $ART_DIR, else .art)",
     )
 
 
 def list_runs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     """Yield a line a run."""
-    directory = runs_path(arguments.dir)
+    base = runs_path(arguments.dir)
     taxonomy = plugins.taxonomy()
-    rows = [_line(run, taxonomy) for run in find_runs(directory)]
+    rows = [_line(run, taxonomy) for run in find_runs(base)]
     if not rows:
-        yield f"no runs in {directory}"
+        yield f"no runs in {base}; --dir or ART_DIR says where they lie"
         return
     yield from table(_HEADINGS, rows, right={"step", "reward", "cost $"})
 

@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
-    parser.add_argument("--sink", metavar="NAME", required=True, help="see `art plugins`")
+    parser.add_argument("--sink", metavar="NAME", required=True, help="a sink that is installed")
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=300.0, help="seconds to try (300)"
     )

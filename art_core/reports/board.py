@@ -90,6 +90,11 @@ def column(name: str, places: Iterable[Place], taxonomy: Taxonomy) -> str:
         return found
     if (average := taxonomy.former_average(key) + end) in known:
         return average
+    if end and taxonomy.resolve(key) in known:
+        raise ConfigError(
+            f"no column {name!r}: {key} has no best value",
+            f"Use {key}; sums over the run and clocks have no best.",
+        )
     keys = [k for k in known if not k.endswith(_PARTS)]
     raise ConfigError(
         unknown("column", name, keys, known_as="the runs have"),

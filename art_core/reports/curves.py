@@ -22,17 +22,17 @@ class Curve:
     ys: list[float]
 
 
-def curve(label: str, curves: Curves, key: str, x: str = STEP) -> Curve:
-    """Return a key over x, by step: steps that have both; ConfigError for a key never logged.
+def curve(run: str, curves: Curves, key: str, x: str = STEP) -> Curve:
+    """Return a run's key over x, by step: steps that have both; ConfigError for a key never logged.
 
     A sum over the run (`*/cum/*`) holds until it changes: it needs no value of its own at a step.
     """
     for name in (key, x):
         if name != STEP and name not in curves:
-            raise ConfigError(unknown("metric", name, curves, known_as=f"{label} has"))
+            raise ConfigError(unknown("metric", name, curves, known_as=f"{run} has"))
     values = sorted(curves[key].items()) if key != STEP else [(s, s) for s in sorted(curves[x])]
     pairs = [(at, y) for step, y in values if (at := _at(curves, x, step)) is not None]
-    return Curve(label, [at for at, _ in pairs], [y for _, y in pairs])
+    return Curve(f"{run} {key}", [at for at, _ in pairs], [y for _, y in pairs])
 
 
 def _at(curves: Curves, x: str, step: int) -> float | None:

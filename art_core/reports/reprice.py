@@ -77,7 +77,9 @@ def read_prices(path: Path, book: PriceBook) -> Prices:
     example = 'Such as {"models": {"openai/gpt-5": {"prompt_per_million": 1.25, ...}}}.'
     try:
         stored: Any = orjson.loads(path.read_bytes())
-        parts = {"models": {}, "devices": {}} | stored
+        if not isinstance(stored, dict):
+            raise TypeError(f"an object is needed, this is a {type(stored).__name__}")
+        parts: dict[str, Any] = {"models": {}, "devices": {}} | stored
         for part in parts.keys() - {"models", "devices"}:
             raise ConfigError(unknown(f"part of {path}", part, ("models", "devices")), example)
         models = {name: _rates(name, given, path) for name, given in parts["models"].items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import attrs
@@ -14,7 +14,7 @@ from art_core.files import read_json
 from art_core.metrics.history import last_row
 from art_core.sinks.cursor import count_after, load_cursor, lock_cursor
 from art_core.sinks.delivery import DeliveryReport, Follower
-from art_core.sinks.protocol import RunInfo, SinkSpec
+from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 LOOK_SECONDS = 0.5
 
@@ -52,7 +52,7 @@ def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, No
     """Deliver a run's rows to a sink, from its cursor on; yield progress, return the report.
 
     Raises SinkError when the run's trainer, or another sync, serves the sink right now; ConfigError
-    for a sink that takes new rows only.
+    for a sink that takes new rows only, and for one that its settings can't make.
     """
     if not spec.backlog:
         raise ConfigError(f"sink {spec.name!r} takes only the rows of a run that is being trained")
@@ -63,12 +63,30 @@ def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, No
     history = run.run_dir / "history.jsonl"
     yield Progress(count_after(history, load_cursor(cursor_file)), None)
     deadline = time.monotonic() + timeout
-    follower = Follower(spec, run, history)
+    create, refused = _noting_refusals(spec.create)
+    follower = Follower(attrs.evolve(spec, create=create), run, history)
     follower.close(deadline, run.status, run.reason)
     said = time.monotonic()
     while follower.at_work and time.monotonic() < deadline:
         time.sleep(0.01)
+        if refused:
+            # Settings do not mend themselves while somebody waits.
+            follower.close(time.monotonic(), run.status, run.reason)
+            raise refused[0]
         if time.monotonic() - said >= LOOK_SECONDS:
             said = time.monotonic()
             yield Progress(follower.missing(), follower.error)
     return follower.join()
+
+
+def _noting_refusals(create: Callable[[], Sink]) -> tuple[Callable[[], Sink], list[ConfigError]]:
+    refused: list[ConfigError] = []
+
+    def noting() -> Sink:
+        try:
+            return create()
+        except ConfigError as error:
+            refused.append(error)
+            raise
+
+    return noting, refused

@@ -58,6 +58,7 @@ def test_engines_of_all_backends_are_listed(art_command, garages, words):
 
 def test_or_of_one_backend(art_command, garages):
     assert "big" not in art_command("engines", "list", "--backend", "near", plugins=garages)
+    assert "big" not in art_command("engines", "--backend", "near", plugins=garages)
 
 
 def test_an_engine_is_installed_and_removed_by_the_backend_that_knows_it(art_command, garages):

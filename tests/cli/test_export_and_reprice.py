@@ -70,6 +70,12 @@ def test_a_run_that_cost_nothing_and_a_cost_that_is_new(shelf, art_command):
     ]  # fmt: skip
 
 
+def test_a_price_file_that_is_no_object_is_told(run, art_error, tmp_path):
+    (tmp_path / "prices.json").write_text("[1]")
+    error = art_error("reprice", "a", "--prices", str(tmp_path / "prices.json"))
+    assert "prices.json is no price file: an object is needed, this is a list. Such as" in error
+
+
 @pytest.mark.parametrize("price", ["-1", "nan"])
 def test_a_price_below_nothing_is_refused(run, art_error, price):
     error = art_error("reprice", "a", "--gpu-usd-per-hour", price)

@@ -82,8 +82,26 @@ def test_several_directories_are_one_board(three, art_command, tmp_path):
 
 def test_a_directory_without_runs_and_one_that_is_not_there(shelf, art_command, art_error):
     shelf.path.mkdir()
-    assert art_command("leaderboard") == f"no runs in {shelf.path} with status finished\n"
+    where = "a run lies in DIR/<project>/models/<name>"
+    assert art_command("leaderboard") == f"no finished runs in {shelf.path}; {where}\n"
+    assert art_command("leaderboard", "--status", "all") == f"no runs in {shelf.path}; {where}\n"
     assert "no directory /nowhere" in art_error("leaderboard", "/nowhere")
+
+
+def test_a_directory_that_is_named_twice_counts_once(three, art_command):
+    twice = (str(three.path), str(three.path / "demo" / ".."))
+    assert art_command("leaderboard", *twice) == art_command("leaderboard")
+
+
+def test_blanks_between_columns_are_left_out(three, art_command):
+    plain = art_command("leaderboard", "--columns", "reward/mean,step")
+    assert art_command("leaderboard", "--columns", "reward/mean,, step,") == plain
+
+
+def test_a_sum_over_the_run_says_that_it_has_no_best(shelf, art_error):
+    shelf.run("a", {"costs/cum/all": 1.0})
+    error = art_error("leaderboard", "--sort", "costs/cum/all.best")
+    assert "no column 'costs/cum/all.best': costs/cum/all has no best value. Use costs" in error
 
 
 ASKED = [

@@ -49,6 +49,13 @@ def test_or_of_one_backend(art_command, shops):
     assert "huge" not in art_command("models", "list", "--backend", "near", plugins=shops)
 
 
+def test_the_action_may_be_left_out(art_command, shops):
+    assert art_command("models", plugins=shops) == art_command("models", "list", plugins=shops)
+    near = art_command("models", "list", "--backend", "near", plugins=shops)
+    assert art_command("models", "--backend", "near", plugins=shops) == near
+    assert art_command("models", "--backend", "near", "list", plugins=shops) == near
+
+
 def test_a_model_is_pulled_by_the_backend_that_knows_it(art_command, shops):
     assert art_command("models", "pull", "huge", plugins=shops) == "/cache/huge\n"
     assert (shops["far"].pulled, shops["near"].pulled) == (["huge"], [])

@@ -37,6 +37,23 @@ def test_without_a_file_it_is_drawn_in_the_terminal(two, art_command):
     assert "\x1b" not in printed
 
 
+def test_a_file_without_an_ending_is_a_png_and_is_named_so(two, art_command, tmp_path):
+    printed = art_command("plot", "a", "reward/mean", "--out", str(tmp_path / "curve"))
+    assert printed == f"{tmp_path}/curve.png\n"
+    assert (tmp_path / "curve.png").exists()
+
+
+def test_a_metric_that_the_run_lacks_is_told_with_the_runs_name(two, art_error):
+    assert "no metric 'reward/men'; demo/a has: costs/" in art_error("plot", "a", "reward/men")
+
+
+def test_a_misspelt_section_is_neither_run_nor_metric(two, art_error):
+    error = art_error("plot", "a", "rewrd/mean")
+    assert "no run 'rewrd/mean'" in error
+    assert "No metric either: their names begin with one of costs, data, " in error
+    assert "No metric" not in art_error("plot", "c", "reward/mean")
+
+
 def test_an_ending_that_cannot_be_written_is_an_error(two, art_error, tmp_path):
     assert "cannot write" in art_error("plot", "a", "reward/mean", "--out", str(tmp_path / "x.odd"))
 

@@ -74,4 +74,6 @@ def test_history_that_art_wrote_is_read_through_the_former_names(shelf, art_comm
 
 def test_another_directory_can_be_asked_for(shelf, art_command, tmp_path):
     shelf.run("a", FIRST)
-    assert art_command("runs", "--dir", str(tmp_path / "else")) == f"no runs in {tmp_path}/else\n"
+    (tmp_path / "else").mkdir()
+    printed = art_command("runs", "--dir", str(tmp_path / "else"))
+    assert printed == f"no runs in {tmp_path}/else; --dir or ART_DIR says where they lie\n"

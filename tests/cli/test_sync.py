@@ -148,3 +148,17 @@ def test_a_sink_without_backlog_and_a_wait_of_nothing_are_refused(shelf, art_err
     assert "takes only the rows of a run that is being trained" in error
     error = art_error("sync", "a", "--sink", "shelf", "--timeout", "0", plugins=plugins)
     assert "--timeout must be a number of seconds" in error
+
+
+def test_a_sink_that_lacks_its_settings_is_told_at_once(shelf, art_error):
+    class Lacking:
+        @art.hookimpl
+        def art_sinks(self):
+            return [art.SinkSpec(name="lacking", create=self.create, summary="")]
+
+        def create(self):
+            raise art.ConfigError("the sink 'lacking' has no server", "Set LACKING_URL.")
+
+    shelf.run("a", *ROWS)
+    error = art_error("sync", "a", "--sink", "lacking", plugins={"p": Lacking()})
+    assert error == "art: the sink 'lacking' has no server. Set LACKING_URL.\n"
