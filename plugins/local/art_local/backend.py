@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +15,14 @@ import torch  # noqa: TID253
 from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
 from art_core.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
+from art_local.clock import Clock
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
 from art_local.placement import placement
 from art_local.resident import Recipe
-from art_local.seat import Seat, SeatOptions, SharedEngine, take_seat
-from art_local.serving import ServingNeeds, choose, held_devices, start_vllm
-from art_local.vllm.engine import VllmEngine
+from art_local.seat import Seat, SeatOptions, take_seat
+from art_local.servers import Servers
+from art_local.serving import choose, held_devices
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
@@ -87,9 +87,14 @@ class LocalBackend:
         }.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{option} must be a whole number of at least 1, got {value!r}")
-        if gpu_cost_per_hour_usd is not None and not gpu_cost_per_hour_usd >= 0:
+        if not _is_number(request_timeout_s) or request_timeout_s <= 0:
             raise ConfigError(
-                f"gpu_cost_per_hour_usd can't be negative, got {gpu_cost_per_hour_usd!r}"
+                f"request_timeout_s must be a number above 0, got {request_timeout_s!r}"
+            )
+        price = gpu_cost_per_hour_usd
+        if price is not None and not (_is_number(price) and 0 <= price < math.inf):
+            raise ConfigError(
+                f"gpu_cost_per_hour_usd must be a finite number of at least 0, got {price!r}"
             )
         self.placement = placement(device, dtype)
         self._choice = choose(
@@ -115,11 +120,11 @@ class LocalBackend:
         )
         self._seats: dict[Path, Seat] = {}
         self._bases: dict[Path, Any] = {}
-        self._engines: dict[Path, VllmEngine] = {}
+        self._servers = Servers()
         self._turns = DeviceTurns()
         # one thread: loading, training and checkpoints never overlap
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="art-train")
-        self._clock = _Clock()
+        self._clock = Clock()
         self._closed = False
 
     async def register(self, model: TrainableModel) -> Endpoint:
@@ -130,16 +135,16 @@ class LocalBackend:
         be fetched.
         """
         self._check_open()
-        self._clock.start()
         key = model.run_dir.resolve()
 
-        def seated() -> Seat:
-            if key in self._seats:
-                return attrs.evolve(self._seats[key], model=model)
-            return self._take_seat(model)
+        def seated() -> Endpoint:
+            taken = self._seats.get(key)
+            seat = attrs.evolve(taken, model=model) if taken else self._take_seat(model)
+            # noted here: what a caller did not wait for is closed with the rest
+            self._seats[key] = seat
+            return seat.endpoint
 
-        self._seats[key] = await self._on_worker(seated)
-        return self._seats[key].endpoint
+        return await self._on_worker(seated)
 
     async def unregister(self, model: TrainableModel) -> None:
         """Stop serving the model and free what it holds, after the step under way; `register`
@@ -150,9 +155,7 @@ class LocalBackend:
             await self._on_worker(lambda: None)
             await seat.close()
             self._charge(model)
-            if not self._seats:
-                self._bases.clear()
-                await self._close_engines()
+            await self._on_worker(self._free)
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -188,7 +191,6 @@ class LocalBackend:
         if self._closed:
             return
         self._closed = True
-        seats = list(self._seats.values())
         try:
             await asyncio.wait_for(
                 asyncio.to_thread(self._worker.shutdown, cancel_futures=True), CLOSE_TIMEOUT_S
@@ -198,21 +200,24 @@ class LocalBackend:
                 f"a training step did not end within {CLOSE_TIMEOUT_S:.0f} s"
             ) from None
         finally:
+            seats = list(self._seats.values())
             for seat in seats:
                 await seat.close()
             if seats:
                 self._charge(seats[-1].model)
             self._seats.clear()
-            self._bases.clear()
-            await self._close_engines()
+            await asyncio.to_thread(self._free)
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _take_seat(self, model: TrainableModel) -> Seat:
-        directory = resolve_base_model(model.base_model, progress=self._options.progress)
-        # started first: the trainer loads the base model while the server does
-        shared = self._shared_engine(model, directory)
+        self._clock.start()
+        shared = None
         try:
+            directory = resolve_base_model(model.base_model, progress=self._options.progress)
+            # started first: the trainer loads the base model while the server does
+            names = {s.shared.adapter_name for s in self._seats.values() if s.shared}
+            shared = self._servers.share(model, directory, self._options, names)
             if directory not in self._bases:
                 self._bases[directory] = self._options.loader.base(
                     directory, self.placement, self.placement.dtype
@@ -220,36 +225,17 @@ class LocalBackend:
             base = self._bases[directory]
             return take_seat(model, directory, base, self._options, self._turns, shared)
         except BaseException:
-            if shared and not any(s.resident.engine is shared.engine for s in self._seats.values()):
-                asyncio.run(self._engines.pop(directory).close())
+            if shared and not any(s.uses(shared.engine) for s in self._seats.values()):
+                self._servers.end(directory)
+            self._free()
             raise
 
-    def _shared_engine(self, model: TrainableModel, directory: Path) -> SharedEngine | None:
-        """The vLLM server of a base model, started when there is none yet."""
-        if self._choice.name != "vllm":
-            return None
-        if directory not in self._engines:
-            options = self._options
-            needs = ServingNeeds(
-                directory=directory,
-                run_dir=model.run_dir.resolve(),
-                trainer=self.placement,
-                context_length=options.context_length,
-                max_rank=options.recipe.rank,
-                served_steps=options.served_steps,
-                max_batch_size=options.max_batch_size,
-                request_timeout_s=options.request_timeout_s,
-            )
-            self._engines[directory] = start_vllm(self._choice, needs)
-        namesakes = sum(seat.model.name == model.name for seat in self._seats.values())
-        name = f"{model.name}-{namesakes + 1}" if namesakes else model.name
-        return SharedEngine(engine=self._engines[directory], adapter_name=name)
-
-    async def _close_engines(self) -> None:
-        engines = list(self._engines.values())
-        self._engines.clear()
-        for engine in engines:
-            await engine.close()
+    def _free(self) -> None:
+        """Without any model nothing is held, and nothing is paid for."""
+        if not self._seats:
+            self._bases.clear()
+            self._servers.close()
+            self._clock.stop()
 
     def _seat_of(self, model: TrainableModel) -> Seat:
         self._check_open()
@@ -280,20 +266,5 @@ class LocalBackend:
                 )
 
 
-class _Clock:
-    """Seconds that the device was held and not charged yet, each charged to one model only."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        with self._lock:
-            self._since = self._since or time.monotonic()
-
-    def take(self) -> float:
-        with self._lock:
-            now = time.monotonic()
-            seconds = now - (self._since or now)
-            self._since = now
-            return seconds
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

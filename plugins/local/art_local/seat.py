@@ -61,7 +61,7 @@ class Seat:
     model: TrainableModel
     resident: Resident
     host: EndpointHost
-    shares_engine: bool
+    shared: SharedEngine | None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -70,10 +70,14 @@ class Seat:
             base_url=self.host.base_url, api_key=self.host.api_key, model_name=self.resident.name
         )
 
+    def uses(self, engine: LocalEngine) -> bool:
+        """Tell whether this model is served by that engine."""
+        return self.resident.engine is engine
+
     async def close(self) -> None:
         """Stop serving; requests under way are cut off. An engine that others use, too, stays."""
         await asyncio.to_thread(self.host.stop)
-        if self.shares_engine:
+        if self.shared:
             await asyncio.to_thread(self.resident.unload)
         else:
             await self.resident.engine.close()
@@ -131,7 +135,7 @@ def take_seat(
         f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
         host.base_url,
     )
-    return Seat(model=model, resident=resident, host=host, shares_engine=shared is not None)
+    return Seat(model=model, resident=resident, host=host, shared=shared)
 
 
 def _embedded(base: Any, options: SeatOptions, turns: DeviceTurns) -> TransformersEngine:

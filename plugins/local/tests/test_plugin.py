@@ -38,7 +38,13 @@ def test_the_backend_is_found_by_name():
         ({"device": "cuda:9"}, "no device 'cuda:9'; here: cpu"),
         ({"dtype": "int8"}, "no dtype 'int8'"),
         ({"lora_rank": 0}, "lora_rank must be a whole number of at least 1, got 0"),
-        ({"gpu_cost_per_hour_usd": -1}, "gpu_cost_per_hour_usd can't be negative"),
+        (
+            {"gpu_cost_per_hour_usd": -1},
+            "gpu_cost_per_hour_usd must be a finite number of",
+        ),
+        ({"gpu_cost_per_hour_usd": float("inf")}, "a finite number of at least 0, got inf"),
+        ({"gpu_cost_per_hour_usd": "2"}, "a finite number of at least 0, got '2'"),
+        ({"request_timeout_s": 0}, "request_timeout_s must be a number above 0, got 0"),
     ],
 )
 def test_bad_options_say_what_there_is(options, said):

@@ -1,0 +1,116 @@
+"""What a backend holds, for how long, and under which names."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import art_core as art
+from art_core.errors import EngineError
+from art_local.servers import Servers
+
+OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
+
+
+@pytest.fixture
+def make_model(tiny_directory, tmp_path):
+    def make(name, **options):
+        given = {"project": "tests", "base_model": str(tiny_directory), "sinks": [], **options}
+        return art.TrainableModel(name=name, base_path=tmp_path / "runs", **given)
+
+    return make
+
+
+@pytest.fixture
+async def backend():
+    made = art.backend("local", **OPTIONS, gpu_cost_per_hour_usd=3600.0)
+    yield made
+    await made.close()
+
+
+def engines():
+    return sum(t.name == "art-engine" for t in threading.enumerate())
+
+
+async def test_time_in_which_no_model_is_held_costs_nothing(backend, make_model):
+    first, second = make_model("first"), make_model("second")
+    await first.register(backend)
+    await backend.unregister(first)
+    began = time.monotonic()
+    await asyncio.sleep(1.0)
+    await second.register(backend)
+    await backend.unregister(second)
+    held_s = time.monotonic() - began - 1.0
+    row = await second.log(metrics={"x": 1.0}, split="train", step=0)
+    # 3,600 dollars an hour are one a second
+    assert 0 < row.metrics["costs/cum/gpu"] <= held_s
+    await first.close()
+    await second.close()
+
+
+async def test_time_after_a_model_that_could_not_be_registered_costs_nothing(
+    backend, make_model, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    broken, model = make_model("broken", base_model=str(tmp_path / "empty")), make_model("model")
+    with pytest.raises(art.ConfigError, match="is not a base model"):
+        await broken.register(backend)
+    assert backend._clock.take() == 0.0
+    await model.register(backend)
+    assert backend._clock.take() > 0.0
+    await broken.close()
+    await model.close()
+
+
+async def test_a_model_whose_registering_was_cancelled_is_closed_with_the_backend(
+    make_model, monkeypatch
+):
+    backend, before, loading = art.backend("local", **OPTIONS), engines(), threading.Event()
+    take_seat = backend._take_seat
+
+    def taken(model):
+        loading.set()
+        return take_seat(model)
+
+    monkeypatch.setattr(backend, "_take_seat", taken)
+    model = make_model("tiny")
+    registering = asyncio.create_task(model.register(backend))
+    await asyncio.to_thread(loading.wait, 60)
+    registering.cancel()
+    await asyncio.gather(registering, return_exceptions=True)
+    await backend.close()
+    assert engines() == before
+    await model.close()
+
+
+def test_models_of_one_name_have_adapters_of_their_own(tmp_path):
+    """Two runs may share a name, and their adapters a server."""
+    servers = Servers({tmp_path: object()})
+    options = SimpleNamespace(engine=SimpleNamespace(name="vllm"))
+
+    def named(name, *taken):
+        return servers.share(SimpleNamespace(name=name), tmp_path, options, taken).adapter_name
+
+    assert named("a") == "a"
+    assert named("a", "a") == "a-2"
+    assert named("a", "a-2") == "a"
+    assert named("a-2", "a", "a-2") == "a-2-2"
+
+
+async def test_a_step_that_was_neither_served_nor_stored_says_so(backend, make_model, monkeypatch):
+    model = make_model("tiny")
+    await model.register(backend)
+    (resident,) = (seat.resident for seat in backend._seats.values())
+
+    def refuse(*_):
+        raise EngineError("no room for the adapter")
+
+    monkeypatch.setattr(resident.engine, "publish", refuse)
+    (model.run_dir / "checkpoints").write_text("in the way")
+    with pytest.raises(art.BackendError, match="step 1 is trained, not served, but checkpoint 1"):
+        await backend.train(model, [])
+    await model.close()
