@@ -70,7 +70,13 @@ def choose(
         engine = "vllm" if engine_url or (fits and not full_finetune) else "transformers"
     own = device != trainer.device or engine_url is not None
     if engine == "transformers":
-        _only_vllm(engine_device=own, engine_url=engine_url, engine_args=engine_args)
+        _only_vllm(
+            engine_device=own,
+            engine_url=engine_url,
+            engine_key=engine_key,
+            engine_args=engine_args,
+            engine_timeouts=engine_timeouts,
+        )
         return EngineChoice(name=engine, device=device)
     if full_finetune:
         raise ConfigError(
@@ -79,6 +85,9 @@ def choose(
         )
     if engine_url is None:
         required(device.type)
+        _not_without_url(engine_key)
+    else:
+        _not_with_url(engine_args=engine_args, engine_device=engine_device)
     return EngineChoice(
         name=engine,
         device=device,
@@ -96,6 +105,23 @@ def _only_vllm(**options: Any) -> None:
             raise ConfigError(
                 f"{option} is for engine='vllm'; the embedded engine shares the trainer's device",
                 "Use engine='vllm', or leave it out.",
+            )
+
+
+def _not_without_url(engine_key: str | None) -> None:
+    if engine_key:
+        raise ConfigError(
+            "engine_key is the key of the server at engine_url; one of our own has a random key",
+            "Give engine_url too, or leave it out.",
+        )
+
+
+def _not_with_url(**options: Any) -> None:
+    for option, value in options.items():
+        if value:
+            raise ConfigError(
+                f"{option} is for a server of our own; the one at engine_url runs already",
+                "Leave it out, and start that server with what it needs.",
             )
 
 

@@ -53,7 +53,7 @@ class UnslothLocal(LocalBackend):
                     f"{option}=True needs a CUDA device, and the backend trains on {where}",
                     f"Leave {option} out.",
                 )
-        if load_in_4bit:
+        if load_in_4bit and options["engine_url"] is None:
             engine_args = {"quantization": "bitsandbytes", **(engine_args or {})}
         super().__init__(
             context_length=max_seq_length,

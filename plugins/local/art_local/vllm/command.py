@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,10 @@ def _words(name: str, value: Any) -> list[str]:
         return [flag]
     if value is False:
         return [flag.replace("--", "--no-", 1)]
+    if isinstance(value, Mapping):
+        return [flag, json.dumps(value)]
+    if isinstance(value, (list, tuple)):
+        return [flag, *map(str, value)]
     return [] if value is None else [flag, str(value)]
 
 

@@ -85,6 +85,13 @@ def test_a_device_of_the_servers_own_is_paid_for_too(have, two_gpus):
     assert held == [["cuda:0"], ["cuda:0", "cuda:1"], ["cuda:0"]]
 
 
+def test_a_key_is_for_a_server_that_runs_already(have):
+    have("cpu")
+    with pytest.raises(art.ConfigError, match="engine_key is the key of the server at engine_url"):
+        chosen("vllm", engine_key="k")
+    assert chosen("vllm", engine_url="http://x", engine_key="k").key == "k"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -93,6 +100,10 @@ def test_a_device_of_the_servers_own_is_paid_for_too(have, two_gpus):
         ({"engine": "vllm", "full_finetune": True}, "serves LoRA adapters; full_finetune changes"),
         ({"engine_device": "cuda:3"}, "no device 'cuda:3'; here: cpu"),
         ({"engine": "transformers", "engine_args": {"x": 1}}, "engine_args is for engine='vllm'"),
+        ({"engine_key": "k"}, "engine_key is for engine='vllm'"),
+        ({"engine_timeouts": {"start_s": 1}}, "engine_timeouts is for engine='vllm'"),
+        ({"engine_url": "http://x", "engine_args": {"x": 1}}, "engine_args is for a server of our"),
+        ({"engine_url": "http://x", "engine_device": "cpu"}, "engine_device is for a server of"),
         (
             {"engine": "vllm", "engine_url": "http://x", "engine_timeouts": {"start": 1}},
             "no engine_timeouts entry 'start'.*Did you mean 'start_s'",

@@ -76,6 +76,12 @@ def test_an_answer_that_cannot_be_read_says_why(odd, said):
         tokens_of(odd, 0)
 
 
+def test_a_dict_becomes_json_and_a_list_several_words(settings):
+    extra = {"compilation_config": {"level": 0}, "allowed_origins": ["a", "b"], "seed": None}
+    words = arguments(settings(extra=extra), 8)
+    assert words[-5:] == ["--compilation-config", '{"level": 0}', "--allowed-origins", "a", "b"]
+
+
 def test_the_servers_arguments_fit_the_recipe(settings):
     words = arguments(
         settings(max_rank=12, extra={"max-num-seqs": 2, "trust_remote_code": True}), 8
