@@ -19,7 +19,7 @@ from art_local.clock import Clock
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
 from art_local.placement import placement
-from art_local.resident import Recipe
+from art_local.recipe import Recipe
 from art_local.seat import Seat, SeatOptions, take_seat
 from art_local.servers import Servers
 from art_local.serving import choose, held_devices

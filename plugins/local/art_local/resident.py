@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +27,7 @@ from art_local.leases import Lease, LoadedSteps
 from art_local.loader import load_model
 from art_local.models import resolve_base_model
 from art_local.placement import placement
+from art_local.recipe import Recipe
 from art_local.training.policy import Policy
 from art_local.training.reference import Reference
 from art_local.training.trainer import Trainer
@@ -38,37 +38,6 @@ TURN_TIMEOUT_S = 600.0
 BASE = "base"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PACKAGES = ("art-core", "art-local", "torch", "transformers", "peft")
-
-
-@attrs.frozen(kw_only=True)
-class Recipe:
-    """How a model is adapted: by LoRA of a rank and alpha (None: whole), drawn from a seed, over a
-    base that may be quantized ("nf4").
-    """
-
-    lora: tuple[int, int] | None
-    seed: int
-    quantization: str | None = None
-
-    @property
-    def rank(self) -> int:
-        """The adapter's rank; 0 without one."""
-        return self.lora[0] if self.lora else 0
-
-    def __str__(self) -> str:
-        return (
-            "full fine-tuning" if self.lora is None else "LoRA rank {} alpha {}".format(*self.lora)
-        )
-
-    def about(self) -> dict[str, Any]:
-        """As a manifest says it."""
-        rank, alpha = self.lora or (None, None)
-        return {
-            "lora_rank": rank,
-            "lora_alpha": alpha,
-            "full_finetune": self.lora is None,
-            "quantization": self.quantization,
-        }
 
 
 def sharing_parameters(model: Any) -> Any:
@@ -111,7 +80,7 @@ class Resident:
         """
         found = self.store.newest_whole()
         if found is not None:
-            self._check_recipe(found)
+            self._recipe.check(found, self.base_model)
             self.policy.load(load_file(found.path / self.policy.weights_file), found.path)
             self.trainer.optimizer.load(load_file(found.path / OPTIMIZER), found.path)
             self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
@@ -254,14 +223,3 @@ class Resident:
             "dtype": str(self.policy.dtype).removeprefix("torch."),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
-
-    def _check_recipe(self, found: StoredCheckpoint) -> None:
-        wanted = {"base_model": self.base_model, **self._recipe.about()}
-        for key, value in wanted.items():
-            stored = found.manifest.get(key)
-            if stored != value:
-                raise ConfigError(
-                    f"checkpoint {found.path} was trained with {key}={stored!r}, this run "
-                    f"asks for {value!r}",
-                    "Use the same options to resume, or another model name to start afresh.",
-                )

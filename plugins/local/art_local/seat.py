@@ -19,7 +19,8 @@ from art_local.engine.local import LocalEngine
 from art_local.loader import PLAIN, Loader
 from art_local.placement import Placement
 from art_local.probe import check_agreement
-from art_local.resident import Recipe, Resident, sharing_parameters
+from art_local.recipe import Recipe
+from art_local.resident import Resident, sharing_parameters
 from art_local.served import ServedNames
 from art_local.serving import EngineChoice, wait_ready
 from art_local.training.policy import Policy
@@ -102,6 +103,7 @@ def take_seat(
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     policy = _policy(base, directory, options)
     engine: LocalEngine = shared.engine if shared else _embedded(base, options, turns)
+    resident: Resident | None = None
     try:
         resident = Resident(
             name=model.name,
@@ -125,6 +127,8 @@ def take_seat(
     except BaseException:
         if shared is None:
             asyncio.run(engine.close())
+        elif resident is not None:
+            resident.unload()
         raise
     log.info(
         "model %r on %s, engine %s, %s, %s; served at %s",
