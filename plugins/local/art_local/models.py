@@ -84,7 +84,10 @@ def problem_with(directory: Path) -> str | None:
         return "config.json is missing"
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        try:
+            shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{index.name} is damaged"
         missing = sorted(shard for shard in shards if not (directory / shard).is_file())
         if missing:
             return f"{len(missing)} of {len(shards)} weight files are missing, {missing[0]} first"

@@ -51,6 +51,14 @@ def test_pickled_weights_are_refused(tiny_directory, tmp_path):
         resolve_base_model(broken)
 
 
+@pytest.mark.parametrize("written", ['{"weight_map": {"a"', "[]", "{}", '{"weight_map": []}'])
+def test_a_damaged_list_of_shards_is_told(tiny_directory, tmp_path, written):
+    broken = shutil.copytree(tiny_directory, tmp_path / "broken")
+    (broken / "model.safetensors.index.json").write_text(written)
+    with pytest.raises(ConfigError, match="index.json is damaged"):
+        resolve_base_model(broken)
+
+
 def test_missing_shards_are_named(tiny_directory, tmp_path):
     broken = shutil.copytree(tiny_directory, tmp_path / "broken")
     (broken / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x-1", "b": "x-2"}}')

@@ -67,7 +67,12 @@ class Optimizer:
         if not tensors:
             return
         wanted = {f"{kind}.{name}" for name in self._parameters for kind in STATE}
-        odd = sorted(wanted ^ set(tensors))
+        odd = sorted(wanted ^ set(tensors)) or [
+            f"{kind}.{name}"
+            for name, parameter in self._parameters.items()
+            for kind in ("exp_avg", "exp_avg_sq")
+            if tensors[f"{kind}.{name}"].shape != parameter.shape
+        ]
         if odd:
             raise BackendError(
                 f"the optimizer state in {source} is not that of this model: {len(odd)} "

@@ -74,19 +74,22 @@ class ServerProcess:
 
     def kill(self) -> None:
         """End the server and all that it started, at once."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.group, signal.SIGKILL)
+        self._kill_group()
         with suppress(subprocess.TimeoutExpired):
             self._guard.wait(KILL_AFTER_S)
         self._end()
 
     def _end(self) -> None:
-        # only a guard that did not come to an end of its own can have left the group behind
+        self._kill_group()
+        self._guard.kill()
+        self._guard.wait()
+
+    def _kill_group(self) -> None:
+        # A guard that came to an end of its own has left nothing behind: by now the group's id may
+        # be another's.
         if self._guard.poll() is None or self._guard.returncode < 0:
             with suppress(ProcessLookupError):
                 os.killpg(self.group, signal.SIGKILL)
-            self._guard.kill()
-        self._guard.wait()
 
     def _alive(self) -> bool:
         if self._guard.returncode is None or self._guard.returncode >= 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 import pytest
 import torch
@@ -113,3 +115,11 @@ def test_bf16_and_fp32_agree_on_the_loss(make_policy, sequences):
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert losses[0]["loss/entropy"] == pytest.approx(losses[1]["loss/entropy"], rel=0.01)
+
+
+def test_moments_of_another_rank_are_refused(make_policy, sequences):
+    small = Trainer(make_policy(lora=(2, 4)), progress=False)
+    small.step(sequences, TrainConfig())
+    large = Trainer(make_policy(lora=(4, 8)), progress=False)
+    with pytest.raises(BackendError, match="optimizer state in there is not that of this model"):
+        large.optimizer.load(small.optimizer.state(), Path("there"))

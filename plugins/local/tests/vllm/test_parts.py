@@ -218,6 +218,17 @@ def test_a_server_whose_guard_is_killed_is_ended_all_the_same(tmp_path):
     assert gone(child)
 
 
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_a_group_that_ended_by_itself_is_not_killed_again(tmp_path, way, monkeypatch):
+    """Its id may be that of another process by then."""
+    process = ServerProcess.start([sys.executable, "-c", "pass"], os.environ, tmp_path / "log")
+    process._guard.wait(10)
+    killed = []
+    monkeypatch.setattr(os, "killpg", lambda *group: killed.append(group))
+    getattr(process, way)()
+    assert (process.ended, killed) == ("it ended with status 0", [])
+
+
 def test_a_program_that_does_not_exist_says_so(tmp_path):
     with pytest.raises(EngineError, match="/no/python could not be started: .*No such file"):
         ServerProcess.start(["/no/python"], os.environ, tmp_path / "log")
