@@ -27,7 +27,7 @@ from art_core.metrics.ledger import Ledger
 from art_core.metrics.row import MetricsRow
 from art_core.plugins.host import Plugins, installed_plugins
 from art_core.run import CLOSE_SECONDS, Run, runs_path
-from art_core.rundir import checked_name, run_directory
+from art_core.rundir import checked_name, checked_step, run_directory
 from art_core.sinks.delivery import DeliveryReport
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
@@ -150,12 +150,14 @@ class Model:
         """Store trajectories and append one row of metrics on a split, at a step (default: the
         current one).
 
-        Raises MetricError for bad keys or values, HistoryError when the disk does not take them.
+        Raises ConfigError for a bad split or step and MetricError for bad keys or values, with
+        nothing written; HistoryError when the disk does not take them.
         """
         checked_name("split", split)
         groups = ready_groups(trajectories or ())
-        at = await self.get_step() if step is None else step
+        at = checked_step(await self.get_step() if step is None else step)
         if groups:
+            self.run.check(split, groups, metrics)
             append_groups(trajectory_file(self.run.info.run_dir, split, at), groups)
         return self.run.record(split, at, groups=groups, metrics=metrics)
 
@@ -259,11 +261,13 @@ class TrainableModel(Model):
     ) -> TrainResult:
         """Run one training step on the groups and log them and its metrics as one row.
 
-        Options are those of `TrainConfig`. The groups are stored before the step begins, so that a
-        failing step loses nothing that was measured.
+        Options are those of `TrainConfig`. The groups are checked and stored before the step
+        begins, so that a failing step loses nothing that was measured. Raises MetricError for a
+        metric of a trajectory or group that no row could hold.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
+        self.run.check("train", groups)
         append_groups(
             trajectory_file(self.run.info.run_dir, "train", await backend.step(self) + 1), groups
         )

@@ -30,6 +30,7 @@ from art_core.metrics.tally import Reckoned, Tally
 from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
 from art_core.reason import reason_of
+from art_core.rundir import checked_step
 from art_core.sinks.delivery import Delivery, DeliveryReport
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
@@ -122,8 +123,10 @@ class Run:
         """Append a row: given metrics, what the builder holds, averages and counts of the groups.
 
         A row is all or nothing: when it can't be written, the builder keeps what it held. Raises
-        MetricError for a bad key or value, HistoryError when the log does not take the row.
+        ConfigError for a step that is not a count, MetricError for a bad key or value, HistoryError
+        when the log does not take the row.
         """
+        step = checked_step(step)
         with self._lock:
             fresh = self.seen.new_groups(split, groups) if groups else ()
             taken, row = self.ledger.take(split) if self.ledger.waiting else NOTHING, None
@@ -147,6 +150,16 @@ class Run:
         self.delivery.wake()
         return row
 
+    def check(
+        self,
+        split: str,
+        groups: Sequence[TrajectoryGroup],
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raise what `record` would of groups and metrics, before anything is written or paid."""
+        leaves, keys, _ = self._leaves(split, NOTHING, groups, groups, metrics or {})
+        self.tally.reckon(leaves, keys)
+
     def _leaves(
         self,
         split: str,
@@ -163,7 +176,8 @@ class Run:
             buffered, odd = self.ledger.combined(taken)
             leaves = added(buffered, leaves, self.taxonomy)
         if groups:
-            leaves = {**count(fresh, split), **summarize(groups, split), **leaves}
+            averages, _ = place_all(self.taxonomy, summarize(groups, split), split)
+            leaves = {**count(fresh, split), **averages, **leaves}
         if split == "train" and "time/step_wall_s" not in leaves:
             leaves = {**leaves, "time/step_wall_s": time.monotonic() - self._last_train_row}
         if not math.isfinite(sum(leaves.values())):
@@ -247,8 +261,8 @@ class Run:
         if self.history.forked:
             return {}
         try:
-            if self.ledger.waiting:
-                self.record("train", self.last_step)
+            for split in self.ledger.splits():
+                self.record(split, self.last_step)
         finally:
             reason = reason_of(error) if error else None
             reports = self.delivery.close(timeout, status, reason)

@@ -1,5 +1,7 @@
 import asyncio
+import math
 
+import numpy as np
 import orjson
 import pytest
 
@@ -137,6 +139,38 @@ async def test_a_bad_split_or_metric_is_an_error_and_writes_no_row(make):
     with pytest.raises(MetricError, match="Did you mean 'reward'"):
         await model.log(metrics={"rewards/x": 1.0})
     assert rows(model) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"step": 2.5}, "a step must be a whole number"),
+        ({"step": "3"}, "a step must be a whole number"),
+        ({"step": -1}, "a step must be a whole number"),
+        ({"step": 10**30}, "a step must be a whole number"),
+        ({"step": math.nan}, "a step must be a whole number"),
+        ({"split": "costs"}, "a split can't be named 'costs'"),
+        ({"metrics": {"reward/cum/x": 1.0}}, "is reserved"),
+        ({"metrics": {"costs/gpu": -1.0}}, "can't be negative"),
+    ],
+)
+async def test_what_no_row_could_hold_is_refused_before_anything_is_written(make, given, error):
+    model = make()
+    with pytest.raises((ConfigError, MetricError), match=error):
+        await model.log(attempts(0, 1), **given)
+    assert not (model.run_dir / "trajectories").exists()
+    assert (await model.log(attempts(0, 1), step=np.int64(3))).step == 3
+    assert [(row.seq, row.step) for row in rows(model)] == [(1, 3)]
+
+
+@pytest.mark.parametrize("name", ["", " ", "a//b", "cum/x", "mean", "std_dev"])
+async def test_a_trajectorys_metric_that_no_row_could_hold_ends_no_paid_step(make, name):
+    model = make(backend=EchoBackend())
+    bad = art.Trajectory(reward=1.0, metrics={name: 1.0})
+    with pytest.raises(MetricError):
+        await model.train([art.TrajectoryGroup([bad, art.Trajectory()])])
+    assert await model.get_step() == 0
+    assert not (model.run_dir / "trajectories").exists()
 
 
 async def test_a_run_in_use_is_a_clear_error(make):

@@ -200,6 +200,21 @@ def test_closing_writes_what_waits_and_says_the_status(make):
     assert orjson.loads((run.info.run_dir / "status.json").read_bytes())["status"] == "finished"
 
 
+def test_closing_writes_what_waits_for_a_row_of_any_context(make):
+    model = make()
+    model.run.record("train", 3)
+    model.metrics_builder("eval").add_user_timing(step_eval_s=2.0)
+    model.metrics_builder("judge").add_metric("calls", 4)
+    model.metrics_builder("judge").add_cost("train/judge", 0.25)
+    model.metrics_builder().add_data(scenario_ids=["a"])
+    model.run.close()
+    _, *last = [row for row, _ in read_rows(model.run.history.path)]
+    assert [(row.step, row.split) for row in last] == [(3, "train"), (3, "judge"), (3, "val")]
+    train, judge, val = (row.metrics for row in last)
+    assert (train["costs/train/judge"], train["data/cum/num_unique_scenarios"]) == (0.25, 1.0)
+    assert (judge["judge/calls"], val["time/step_eval_s"]) == (4.0, 2.0)
+
+
 def test_a_train_row_has_the_seconds_since_the_last_one(make):
     run = make().run
     run.record("train", 1)

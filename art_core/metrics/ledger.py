@@ -11,7 +11,7 @@ import attrs
 from art_core.costs.receipt import Receipt
 from art_core.errors import MetricError
 from art_core.metrics.rollup import Totals, ancestors, check_leaf, leaves_of_totals
-from art_core.metrics.taxonomy import Taxonomy
+from art_core.metrics.taxonomy import Taxonomy, total
 
 Samples = dict[str, list[float]]
 _MANY = 4096
@@ -102,6 +102,20 @@ class Ledger:
             self._scenario_ids.update(ids)
             self.waiting = True
 
+    def splits(self) -> list[str]:
+        """Return the splits whose rows, in this order, take all that waits."""
+        with self._lock:
+            of_train = bool(self._scenario_ids or self._receipts)
+            others: set[str] = set()
+            for context, buffer in self._samples.items():
+                costs = sum(key.startswith("costs/") for key in buffer)
+                if context in ("", "train"):
+                    of_train = True
+                elif costs < len(buffer):
+                    others.add("val" if context == "eval" else context)
+                of_train = of_train or costs > 0
+            return ["train"] * of_train + sorted(others)
+
     def take(self, split: str) -> Taken:
         """Remove and return what belongs in the next row of a split.
 
@@ -111,17 +125,19 @@ class Ledger:
         own = {"", split, "eval"} if split in ("val", "test") else {"", split}
         with self._lock:
             taken: dict[str, Samples] = {}
-            for context in list(self._samples):
-                buffer = self._samples[context]
-                keys = [k for k in buffer if context in own or k.startswith("costs/")]
-                taken[context] = {k: buffer.pop(k) for k in keys}
-                if not buffer:
-                    del self._samples[context]
-            receipts, self._receipts = tuple(self._receipts.values()), {}
-            ids = frozenset(self._scenario_ids) if split == "train" else frozenset[str]()
-            self._scenario_ids -= ids
-            self.waiting = bool(self._samples or self._scenario_ids)
-        return Taken(taken, receipts, ids)
+            left: dict[str, Samples] = {}
+            for context, buffer in self._samples.items():
+                for key, values in buffer.items():
+                    of = taken if context in own or key.startswith("costs/") else left
+                    of.setdefault(context, {})[key] = values
+            later = set[str]() if split == "train" else self._scenario_ids
+            all_of_it = Taken(
+                taken, tuple(self._receipts.values()), frozenset(self._scenario_ids - later)
+            )
+            # The last: Ctrl-C before it changes nothing.
+            self._samples, self._receipts, self._scenario_ids = left, {}, later
+            self.waiting = bool(left or later)
+        return all_of_it
 
     def restore(self, taken: Taken) -> None:
         """Put back what a row that was not written had taken."""
@@ -154,13 +170,13 @@ class Ledger:
 
 def _folded(values: list[float]) -> list[float]:
     odd = [v for v in values if not math.isfinite(v)]
-    return [math.fsum(v for v in values if math.isfinite(v)), *odd[:1]]
+    return [total([v for v in values if math.isfinite(v)]), *odd[:1]]
 
 
 def _combine(values: list[float], rule: str) -> float:
     if rule == "sum":
-        return math.fsum(values)
-    return math.fsum(values) / len(values) if rule == "mean" else values[-1]
+        return total(values)
+    return total(values) / len(values) if rule == "mean" else values[-1]
 
 
 def added(

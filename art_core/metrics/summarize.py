@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from art_core.data.choice import is_choice, tokens_of
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import MetricError
-from art_core.metrics.taxonomy import number
+from art_core.metrics.taxonomy import number, total
 from art_core.rl.advantages import has_spread, population_std
 
 RESERVED = ("reward", "exception_rate")
@@ -20,8 +19,8 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
     """Average rewards and metrics of groups, under keys of the split; twice does no harm.
 
     On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`,
-    `<split>/<metric>`. Raises MetricError for a metric of a trajectory or group with a reserved
-    name.
+    `<split>/<metric>`. Raises MetricError for a metric of a trajectory or group that is not a
+    number, or whose name is reserved or taken.
     """
     trajectories = [t for group in groups for t in group.trajectories]
     failures = sum(len(group.failures) for group in groups)
@@ -33,8 +32,8 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
             f"{split}/",
             (f"{split}/reward", f"{split}/reward_std_dev", f"{split}/exception_rate"),
         )
-    averages = _means((t.metrics for t in trajectories), prefix)
-    averages |= _means((g.metrics for g in groups), f"{prefix}group_")
+    averages = _means((t.metrics for t in trajectories), prefix, names)
+    averages |= _means((g.metrics for g in groups), f"{prefix}group_", averages)
     if trajectories:
         averages[names[0]] = _mean([t.reward for t in trajectories])
     if stds:
@@ -104,21 +103,21 @@ def scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
     return frozenset(str(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None)
 
 
-def _means(samples: Iterable[dict[str, Any]], prefix: str) -> dict[str, float]:
+def _means(
+    samples: Iterable[dict[str, Any]], prefix: str, taken: Collection[str]
+) -> dict[str, float]:
     collected: dict[str, list[float]] = {}
     for metrics in samples:
         for name, value in metrics.items():
-            if name in RESERVED:
+            key = f"{prefix}{name}"
+            if name in RESERVED or key in taken:
                 raise MetricError(
                     f"a trajectory's or group's metric may not be named {name!r}",
-                    "That name is the step's own.",
+                    "It is the step's own name, or another metric has it already.",
                 )
-            collected.setdefault(f"{prefix}{name}", []).append(number(name, value))
+            collected.setdefault(key, []).append(number(name, value))
     return {key: _mean(values) for key, values in collected.items()}
 
 
 def _mean(values: Sequence[float]) -> float:
-    try:
-        return math.fsum(values) / len(values)
-    except (OverflowError, ValueError):
-        return sum(values) / len(values)
+    return total(values) / len(values)

@@ -4,6 +4,7 @@ names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -111,10 +112,18 @@ class Taxonomy:
     def place(self, name: str, split: str) -> str:
         """Return the key of a name on a split: sectioned names stay, bare ones go under it.
 
-        Raises MetricError for an unknown section, a reserved or malformed key, and the legacy
-        `costs_...` form.
+        Raises MetricError for an unknown section, a reserved or malformed key, the legacy
+        `costs_...` form, and a split that is named like a section.
         """
-        placed = self._placed.setdefault(split, {})
+        placed = self._placed.get(split)
+        if placed is None:
+            if split in self.sections.difference(SPLITS):
+                raise MetricError(
+                    f"a split can't be named {split!r}: its metrics would stand among "
+                    f"the section's, {split + '/...'!r}",
+                    "Choose another name.",
+                )
+            placed = self._placed[split] = {}
         key = placed.get(name)
         if key is None:
             key = placed[name] = self._place(name, split)
@@ -191,8 +200,16 @@ def number(name: str, value: Any) -> float:
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise MetricError(f"metric {name!r} must be a number, got {type(value).__name__}") from None
+
+
+def total(values: Sequence[float]) -> float:
+    """Return the exact sum of samples; what is not finite, or too large, shows in it."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return sum(values)
 
 
 def place_all(

@@ -58,6 +58,12 @@ def test_costs_times_and_counts_add_up_and_others_are_averaged(build, ledger):
     assert not ledger.waiting
 
 
+def test_samples_whose_sum_no_float_can_hold_stand_in_no_rows_way(build, ledger):
+    for _ in range(2):
+        build().add_metric("loss/train", 1e308)
+    assert flush(ledger) == {"loss/train": float("inf")}
+
+
 def test_unequal_samples_of_a_metric_that_must_be_the_same_are_an_error(build, ledger):
     build().add_metric("data/vocabulary", 260)
     with pytest.raises(MetricError, match="must be the same throughout a step"):

@@ -114,6 +114,20 @@ def test_a_metric_named_like_the_steps_own_is_an_error(name):
         summarize([art.TrajectoryGroup([art.Trajectory(metrics={name: 1.0})])], "train")
 
 
+@pytest.mark.parametrize(
+    ("split", "name"), [("train", "mean"), ("train", "std_dev"), ("val", "reward_std_dev")]
+)
+def test_a_metric_that_would_stand_where_the_steps_own_does_is_an_error(split, name):
+    with pytest.raises(art.MetricError, match=f"may not be named '{name}'"):
+        summarize([art.TrajectoryGroup([art.Trajectory(metrics={name: 1.0})])], split)
+
+
+def test_a_trajectorys_metric_and_a_groups_own_may_not_share_a_key():
+    attempt = art.Trajectory(metrics={"group_size": 1.0})
+    with pytest.raises(art.MetricError, match="another metric has it already"):
+        summarize([art.TrajectoryGroup([attempt], metrics={"size": 2.0})], "train")
+
+
 def test_scenario_ids_come_from_groups_and_trajectories():
     groups = [
         art.TrajectoryGroup([art.Trajectory(metadata={"scenario_id": 7})]),
