@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 import attrs
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 
-from art_core import MetricsRow, RunInfo
+from art_core import MetricsRow, RunInfo, SinkError
 from art_core.files import read_json, replace_json
 from art_mlflow.keys import LONGEST, to_mlflow
 
-_BATCH = 1_000
+_BATCH, _PARAMS = 1_000, 100
+_LONGEST_VALUE = 6_000
+_ENDS = {"finished": "FINISHED", "killed": "KILLED"}
 
 
 @attrs.define(eq=False)
@@ -31,17 +34,30 @@ class MlflowSink:
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
         self._client = client = MlflowClient(uri)
         kept = run.run_dir / "sinks" / "mlflow.json"
-        self._run_id = read_json(kept).get("run_id", "")
-        if not self._run_id:
+        said = read_json(kept)
+        if not said.get("run_id"):
             name = self.experiment or run.project
             found = client.get_experiment_by_name(name)
             experiment = found.experiment_id if found else client.create_experiment(name)
-            self._run_id = client.create_run(experiment, run_name=run.name).info.run_id
-            about = {**run.config, "base_model": run.base_model}
-            params = [Param(to_mlflow(k)[:LONGEST], str(v)[:6_000]) for k, v in about.items()]
-            client.log_batch(self._run_id, params=params[:100])
+            made = client.create_run(experiment, run_name=run.name).info.run_id
+            # Kept before anything else can fail: a second try goes on with this run.
+            said = {"run_id": made, "described": False}
+            replace_json(kept, said)
+        self._run_id = said["run_id"]
+        try:
+            client.update_run(self._run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise SinkError(
+                f"MLflow at {uri} has no run {self._run_id}, which {kept} names",
+                "Use the server that it was made on, or delete that file for a new MLflow run.",
+            ) from error
+        if not said.get("described", True):
+            params = params_of(run)
+            for start in range(0, len(params), _PARAMS):
+                client.log_batch(self._run_id, params=params[start : start + _PARAMS])
             replace_json(kept, {"run_id": self._run_id})
-        client.update_run(self._run_id, status="RUNNING")
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
         """Log rows and wait until MLflow has them."""
@@ -51,10 +67,19 @@ class MlflowSink:
             self._client.log_batch(self._run_id, metrics=metrics[start : start + _BATCH])
 
     def close(self, run: RunInfo) -> None:
-        """Say how the run ended."""
+        """Say how the run ended, if it did: `art sync` may come while it goes on."""
         assert self._client is not None
-        status = "FINISHED" if run.status == "finished" else "FAILED"
-        self._client.set_terminated(self._run_id, status=status)
+        if run.status != "running":
+            self._client.set_terminated(self._run_id, status=_ENDS.get(run.status, "FAILED"))
+
+
+def params_of(run: RunInfo) -> list[Param]:
+    """Return the run's config as MLflow's parameters: names of 250 characters at most, each once,
+    values of 6,000.
+    """
+    about = {**run.config, "base_model": run.base_model}
+    named = {to_mlflow(str(k))[:LONGEST]: str(v)[:_LONGEST_VALUE] for k, v in about.items()}
+    return [Param(name, value) for name, value in named.items()]
 
 
 def points(row: MetricsRow) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
+import art_core as art
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, ended, row, run_in
 from art_mlflow import mlflow_sink
@@ -108,6 +109,52 @@ def test_a_run_has_its_config_and_says_how_it_ended(tmp_path, uri):
     assert kept.data.params == {"lr": "1e-05", "base_model": "base"}
     assert kept.info.status == "FAILED"
     assert client.get_experiment(kept.info.experiment_id).name == "elsewhere"
+
+
+def test_any_config_is_kept_whole(tmp_path, uri):
+    config = {"x" * 260 + end: end for end in "ab"} | {n: n for n in range(150)}
+    run = attrs.evolve(run_in(tmp_path), config=config)
+    mlflow_sink().create().open(run)
+    params = MlflowClient(uri).get_run(mlflow_run(run)).data.params
+    assert len(params) == 152  # two long names are one, and the base model's is there
+    assert params["149"] == "149"
+
+
+def test_an_open_that_failed_half_way_goes_on_with_the_same_run(tmp_path, uri, monkeypatch):
+    run = attrs.evolve(run_in(tmp_path), project="half-way", config={"lr": 1e-5})
+
+    def down(*args, **options):
+        raise OSError("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", down)
+        for _ in range(3):
+            with pytest.raises(OSError, match="down"):
+                mlflow_sink().create().open(run)
+    mlflow_sink().create().open(run)
+    client = MlflowClient(uri)
+    (only,) = client.search_runs([client.get_experiment_by_name(run.project).experiment_id])
+    assert only.data.params == {"lr": "1e-05", "base_model": "base"}
+
+
+def test_a_run_that_the_server_does_not_have_says_what_to_do(tmp_path, uri):
+    run = run_in(tmp_path)
+    mlflow_sink().create().open(run)
+    elsewhere = mlflow_sink(f"sqlite:///{tmp_path / 'other.db'}").create()
+    with pytest.raises(art.SinkError, match=r"other.db has no run .*mlflow.json names.* delete"):
+        elsewhere.open(run)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("running", "RUNNING"), ("killed", "KILLED"), ("stopped", "FAILED")],
+)
+def test_a_run_that_goes_on_or_was_killed_is_told_as_that(tmp_path, uri, status, said):
+    run = run_in(tmp_path)
+    sink = mlflow_sink().create()
+    sink.open(run)
+    sink.close(attrs.evolve(run, status=status))
+    assert MlflowClient(uri).get_run(mlflow_run(run)).info.status == said
 
 
 @pytest.mark.slow

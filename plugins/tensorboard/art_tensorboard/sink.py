@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -21,22 +22,29 @@ class TensorboardSink:
     """
 
     logdir: str | Path | None = None
+    _run: RunInfo | None = None
     _writer: EventFileWriter | None = None
     _last_seq: int = 0
 
     def open(self, run: RunInfo) -> None:
         """Begin an event file; each attempt has its own, in the same directory."""
-        own = run.run_dir / "tensorboard"
-        logdir = Path(self.logdir) / run.project / run.name if self.logdir else own
-        self._writer = EventFileWriter(str(logdir), filename_suffix=f".{run.attempt}")
+        self._run = run
+        self._writer = self._begin()
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
         """Write rows and wait until they are in the file."""
-        assert self._writer is not None
-        for row in rows:
-            if row.seq > self._last_seq or not row.seq:
-                self._writer.add_event(event(row))
-        self._writer.flush()
+        writer, self._writer = self._writer or self._begin(), None
+        try:
+            for row in rows:
+                if row.seq > self._last_seq or not row.seq:
+                    writer.add_event(event(row))
+            writer.flush()
+        except Exception:
+            # It would repeat its first error for ever, and its file may end in half a record.
+            with suppress(Exception):
+                writer.close()
+            raise
+        self._writer = writer
         self._last_seq = max(self._last_seq, rows[-1].seq)
 
     def close(self, run: RunInfo) -> None:
@@ -45,6 +53,12 @@ class TensorboardSink:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _begin(self) -> EventFileWriter:
+        assert self._run is not None
+        run, own = self._run, self._run.run_dir / "tensorboard"
+        logdir = Path(self.logdir) / run.project / run.name if self.logdir else own
+        return EventFileWriter(str(logdir), filename_suffix=f".{run.attempt}")
 
 
 def event(row: MetricsRow) -> Event:

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("tensorboard", reason="needs tensorboard: make trackers")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, row, run_in
@@ -63,3 +64,23 @@ def test_a_logdir_of_ones_own_holds_all_runs_side_by_side(tmp_path):
 
 def test_the_sink_takes_rows_only_where_it_is_named():
     assert not tensorboard_sink().default
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_a_full_disk_the_rows_go_on_in_another_file(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError("No space left on device")
+
+    sink, run = tensorboard_sink().create(), run_in(tmp_path)
+    sink.open(run)
+    sink.write([row(1, reward__mean=0.25)])
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                sink.write([row(2, reward__mean=0.5)])
+    sink.write([row(2, reward__mean=0.5)])
+    sink.write([row(3, reward__mean=0.75)])
+    sink.close(run)
+    found = points(run.run_dir / "tensorboard")
+    assert [row["reward/mean"] for _, row in sorted(found.items())] == [0.25, 0.5, 0.75]
