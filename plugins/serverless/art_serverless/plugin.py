@@ -5,6 +5,7 @@ here.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 
 from art_core import BackendSpec, CommandSpec, Plugins, hookimpl
@@ -35,6 +36,16 @@ environment: ART_API_KEY (the key that clients must send), ART_DIR (where models
 """
 
 
+def _at_least_zero(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError
+    return number
+
+
+_at_least_zero.__name__ = "number"  # what argparse calls it
+
+
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", metavar="NAME", default="local", help="what trains and serves")
     parser.add_argument(
@@ -60,17 +71,21 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--idle-minutes",
-        type=float,
+        type=_at_least_zero,
         default=30.0,
         metavar="N",
         help="put a model to sleep after so long without a request; 0 never (%(default)g)",
     )
     parser.add_argument(
-        "--max-body-mb", type=float, default=64.0, metavar="N", help="largest body (%(default)g)"
+        "--max-body-mb",
+        type=_at_least_zero,
+        default=64.0,
+        metavar="N",
+        help="largest body (%(default)g)",
     )
     parser.add_argument(
         "--grace-s",
-        type=float,
+        type=_at_least_zero,
         default=60.0,
         metavar="N",
         help="how long a stop waits for the training step under way (%(default)g)",

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -50,8 +51,14 @@ def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
     plugins.backend(arguments.backend)
     directory = Path(arguments.dir or os.environ.get("ART_DIR") or ".art") / "serve"
     directory.mkdir(parents=True, exist_ok=True)
-    keys, about_keys = server_keys(directory, arguments.host, no_auth=arguments.no_auth)
-    settings = Settings(
+    with _alone(directory):
+        keys, about_keys = server_keys(directory, arguments.host, no_auth=arguments.no_auth)
+        yield from _served(_settings(arguments, directory, keys), about_keys)
+
+
+def _settings(arguments: argparse.Namespace, directory: Path, keys: Keys) -> Settings:
+    _check_tls(arguments.certfile, arguments.keyfile)
+    return Settings(
         backend=arguments.backend,
         options=options_of(arguments.option),
         directory=directory,
@@ -65,13 +72,16 @@ def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
         max_body_bytes=int(arguments.max_body_mb * (1 << 20)),
         grace_s=arguments.grace_s,
     )
+
+
+def _served(settings: Settings, about_keys: str) -> Iterator[str]:
     _uvicorn()
-    with _alone(directory), _listening(settings.host, settings.port) as listener:
+    with _listening(settings.host, settings.port) as listener:
         scheme = "https" if settings.certfile else "http"
         host, port = listener.getsockname()[:2]
         served = backend(settings.backend, **settings.options)
         yield f"serving {settings.backend!r} at {scheme}://{host}:{port}/v1; {about_keys}"
-        yield f"models lie in {directory}; stop with Ctrl-C"
+        yield f"models lie in {settings.directory}; stop with Ctrl-C"
         with _signals_end_quietly():
             whole = asyncio.run(run(settings, listener, served))
         yield "stopped" if whole else "stopped; the step under way is run again at the next start"
@@ -93,7 +103,24 @@ def options_of(given: Iterable[str]) -> dict[str, Any]:
 
 def _pair(text: str) -> tuple[str, str]:
     name, _, path = text.partition("=")
+    if not name:
+        raise ConfigError(f"a base model is NAME or NAME=PATH, got {text!r}")
     return name, path or name
+
+
+def _check_tls(certfile: str | None, keyfile: str | None) -> None:
+    """Raise ConfigError for a certificate or a key that can't be served with."""
+    if keyfile and not certfile:
+        raise ConfigError(f"--keyfile {keyfile} has no certificate", "Give --certfile, too.")
+    if not certfile:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+    except OSError as error:  # an ssl.SSLError is one
+        raise ConfigError(
+            f"can't serve TLS with --certfile {certfile} and --keyfile {keyfile}: {error}",
+            "Both are PEM files; the key belongs to the certificate.",
+        ) from error
 
 
 async def run(
@@ -138,6 +165,7 @@ async def run(
         log.warning("%d training jobs were left behind; they run now", left_behind)
     config = uvicorn.Config(
         app,
+        http="h11",  # httptools holds headers of any length, before a key was seen
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -200,12 +228,14 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends small answers at once only where the protocol is said
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)  # who comes while the backend is loaded waits
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}", "Give another --port, or 0 for a free one."

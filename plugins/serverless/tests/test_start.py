@@ -1,0 +1,67 @@
+"""`art serve` from the command line: what can't be served is said before anything is."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+import pytest
+
+from art_core import Plugins
+from art_core.errors import ConfigError
+from art_core.testing.echo import echo_spec
+from art_serverless import plugin
+from art_serverless.server.start import _listening, serve
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Run `art serve` with arguments up to its first line: `started(*arguments)`."""
+    monkeypatch.delenv("ART_API_KEY", raising=False)
+    plugins = Plugins.discover()
+    spec = type("Echo", (), {"art_backends": plugin.hookimpl(lambda self: [echo_spec()])})
+    plugins.register(spec(), "test-echo")
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    plugin._arguments(parser)
+
+    def start(*arguments):
+        given = ["--backend", echo_spec().name, "--dir", str(tmp_path), *arguments]
+        return next(iter(serve(parser.parse_args(given), plugins)))
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "99999"], "cannot listen on 127.0.0.1:99999"),
+        (["--keyfile", "key.pem"], "has no certificate"),
+        (["--certfile", "nowhere.pem"], "can't serve TLS with --certfile nowhere.pem"),
+        (["--base-model", "=path"], "a base model is NAME or NAME=PATH"),
+    ],
+)
+def test_what_cannot_be_served_is_an_error_that_names_it(started, arguments, said):
+    with pytest.raises(ConfigError, match=said):
+        started(*arguments)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "much"])
+@pytest.mark.parametrize("option", ["--grace-s", "--max-body-mb", "--idle-minutes"])
+def test_a_number_that_is_none_is_refused(started, option, value):
+    with pytest.raises(argparse.ArgumentError, match=f"invalid number value: '{value}'"):
+        started(f"{option}={value}")
+
+
+def test_answers_are_sent_at_once():
+    """asyncio sets TCP_NODELAY on connections of a listener that says its protocol."""
+    with _listening("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_headers_are_limited_before_a_key_is_seen(serving):
+    server = serving()
+    assert server._server.config.http == "h11"
+    with socket.create_connection(server.listener.getsockname()) as connection:
+        connection.settimeout(10)
+        connection.sendall(b"GET /health HTTP/1.1\r\nX: " + b"x" * 100_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
