@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from art_core import MetricError
@@ -41,9 +42,21 @@ def metrics_of(job: JobResult, taxonomy: Any) -> dict[str, float]:
 
 def costs_of(job: JobResult) -> dict[str, float]:
     """Return what the service says that the step cost, by cost leaf, in US dollars."""
-    keys = {key for step in job.gradient_steps for key in step if key.startswith("costs/")}
-    told = combined(job.gradient_steps, keys)
-    return {key.removeprefix("costs/"): told[key] for key in keys if told[key] > 0}
+    leaves = cost_leaves(key for step in job.gradient_steps for key in step)
+    told = combined(job.gradient_steps, leaves)
+    return {key.removeprefix("costs/"): told[key] for key in leaves if told[key] > 0}
+
+
+def cost_leaves(keys: Iterable[str]) -> list[str]:
+    """Return the costs among a step's keys that are no sum of others, nor one over the run."""
+    costs = {key for key in keys if key.startswith("costs/")}
+    return [key for key in sorted(costs) if not _is_sum(key, costs)]
+
+
+def _is_sum(key: str, keys: set[str]) -> bool:
+    return (
+        key == "costs/all" or "/cum/" in key or any(other.startswith(f"{key}/") for other in keys)
+    )
 
 
 def _summed(job: JobResult, taxonomy: Any) -> set[str]:

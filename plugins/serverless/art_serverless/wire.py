@@ -89,6 +89,10 @@ def _trajectory(value: Any, where: str) -> dict[str, Any]:
     for name in ("messages_and_choices", "additional_histories", "logs"):
         _list(filled[name], f"{where}.{name}")
     _items(filled["messages_and_choices"], f"{where}.messages_and_choices")
+    for n, history in enumerate(filled["additional_histories"]):
+        inside = f"{where}.additional_histories[{n}]"
+        items = _object(history, inside).get("messages_and_choices", [])
+        _items(_list(items, f"{inside}.messages_and_choices"), f"{inside}.messages_and_choices")
     for name in ("metrics", "metadata"):
         _object(filled[name], f"{where}.{name}")
     filled["start_time"] = filled["start_time"] or datetime.now(UTC).isoformat()

@@ -12,6 +12,7 @@ import pytest
 
 from art_core.errors import BackendError, ConfigError
 from art_core.testing.backend import ask as ask_model
+from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
 from art_serverless.server.keys import Keys, server_keys
 from art_serverless.server.start import options_of
@@ -130,6 +131,18 @@ def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
             {"trajectory_groups": [{"trajectories": [{"messages_and_choices": [{}]}]}]},
             "neither a message nor a choice",
         ),
+        (
+            {"trajectory_groups": [{"trajectories": [{"additional_histories": [5]}]}]},
+            "additional_histories[0] must be an object",
+        ),
+        (
+            {
+                "trajectory_groups": [
+                    {"trajectories": [{"additional_histories": [{"messages_and_choices": 5}]}]}
+                ]
+            },
+            "additional_histories[0].messages_and_choices must be a list",
+        ),
         ({"experimental_config": {"learning_rat": 1}}, "Did you mean 'learning_rate'"),
         ({"experimental_config": {"precalculate_logprobs": True}}, "precalculate_logprobs"),
         ({"experimental_config": {"learning_rate": -1}}, "learning_rate"),
@@ -234,6 +247,23 @@ def test_trajectories_are_kept_in_the_servers_own_log(ask):
     assert ask("POST", f"{MODELS}/{model_id}/log", json=given).status_code == 204
     run = ask.server.settings.directory / "local" / "demo" / "models" / "agent"
     assert '"val/reward":0.5' in (run / "history.jsonl").read_text()
+    odd = [{"trajectories": [{"metrics": {"speed": "high"}}]}]
+    refused = ask("POST", f"{MODELS}/{model_id}/log", json={**given, "trajectory_groups": odd})
+    assert refused.status_code == 422
+    assert "'speed' must be a number" in message(refused)
+
+
+def test_what_fails_inside_the_server_is_in_its_own_log(ask, caplog, monkeypatch):
+    async def checkpoints(self, model):
+        raise KeyError("a bug")
+
+    model_id = register(ask)["id"]
+    monkeypatch.setattr(EchoBackend, "checkpoints", checkpoints)
+    answer = ask("GET", f"{MODELS}/{model_id}/checkpoints")
+    assert answer.status_code == 500
+    assert "KeyError" in message(answer)
+    assert "a request failed" in caplog.text
+    assert "in checkpoints" in caplog.text
 
 
 def test_a_thousand_requests_at_once_are_answered(ask):

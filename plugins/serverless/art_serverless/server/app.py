@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from art_core import LossSpec
+from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.errors import unknown
 from art_serverless.protocol import (
     JOBS,
@@ -178,7 +179,7 @@ class _Routes:
     async def delete_checkpoints(self, http: Request) -> Response:
         stored = self._model(http)
         steps = (await self._object(http)).get("steps")
-        if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
+        if not isinstance(steps, list) or not all(type(step) is int for step in steps):
             raise RefusedError(422, f"steps must be a list of whole numbers, got {steps!r:.200}")
         async with self._seats.using(stored) as model:
             existing = [c.step for c in await model.checkpoints()]
@@ -217,11 +218,10 @@ class _Routes:
         limit = limit_of(http)
         if self._store.job(job_id) is None:
             raise RefusedError(404, f"no training job {job_id!r}")
-        told = self._work.listen(job_id)
         items = self._store.events(job_id, int(after), limit + 1)
         if not items and wait_s and not self._is_over(job_id):
             with suppress(TimeoutError):
-                await asyncio.wait_for(told.wait(), wait_s)
+                await asyncio.wait_for(self._work.listen(job_id).wait(), wait_s)
             items = self._store.events(job_id, int(after), limit + 1)
         return page_of(items, limit)
 
@@ -240,7 +240,8 @@ class _Routes:
         return answer({"object": "list", "data": entries})
 
     async def chat(self, http: Request) -> Response:
-        return await self._server.inference.chat(await body_of(http, CHAT_BYTES))
+        context = http.headers.get(CONTEXT_HEADER, "")
+        return await self._server.inference.chat(await body_of(http, CHAT_BYTES), context)
 
     async def _object(self, http: Request) -> dict[str, Any]:
         return parsed(await body_of(http, self._server.max_body_bytes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -10,18 +11,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from art_core import ArtError, BackendError, ConfigError
+from art_core import ArtError, BackendError, ConfigError, MetricError
 from art_serverless.protocol import MOST_ITEMS
 from art_serverless.server.errors import RefusedError
+
+log = logging.getLogger("art_serverless")
 
 
 def refusal(error: Exception) -> RefusedError:
     """Return what an error means to who asked."""
     if isinstance(error, RefusedError):
         return error
-    for kind, status in ((ConfigError, 422), (BackendError, 503), (ArtError, 500)):
-        if isinstance(error, kind):
+    for kinds, status in (
+        ((ConfigError, MetricError), 422),
+        ((BackendError,), 503),
+        ((ArtError,), 500),
+    ):
+        if isinstance(error, kinds):
             return RefusedError(status, str(error))
+    log.error("a request failed", exc_info=error)
     return RefusedError(500, f"{type(error).__name__}: {error}")
 
 

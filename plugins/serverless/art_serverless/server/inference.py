@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,8 +9,10 @@ import attrs
 import httpx2
 import orjson
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from art_core import TrainableModel
+from art_core.endpoint.engine import CONTEXT_HEADER
 from art_serverless.protocol import InferenceName
 from art_serverless.server.errors import RefusedError
 from art_serverless.server.seats import Seats
@@ -27,8 +28,8 @@ class Inference:
     timeout_s: float
     _client: httpx2.AsyncClient | None = None
 
-    async def chat(self, body: bytes) -> Response:
-        """Answer `POST /chat/completions`, streamed or whole."""
+    async def chat(self, body: bytes, context: str = "") -> Response:
+        """Answer `POST /chat/completions`, streamed or whole; `context` says what its costs are."""
         try:
             request = orjson.loads(body)
             asked = request["model"]
@@ -39,13 +40,12 @@ class Inference:
         stored, step = self._named(asked)
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(self.seats.using(stored))
-            answer = await self._sent(model, request, step)
+            answer = await self._sent(model, request, step, context)
             stack.push_async_callback(answer.aclose)
             kind = answer.headers.get("content-type", "application/json")
             if not kind.startswith("text/event-stream"):
                 return Response(await answer.aread(), answer.status_code, media_type=kind)
-            events = _until_the_end(answer, stack.pop_all())
-            return StreamingResponse(events, answer.status_code, media_type=kind)
+            return _Stream(answer, kind, stack.pop_all())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -64,7 +64,7 @@ class Inference:
         return found[0], name.step
 
     async def _sent(
-        self, model: TrainableModel, request: dict[str, Any], step: int | None
+        self, model: TrainableModel, request: dict[str, Any], step: int | None, context: str
     ) -> httpx2.Response:
         endpoint = model.endpoint()
         if self._client is None:
@@ -78,6 +78,7 @@ class Inference:
             headers={
                 "Authorization": f"Bearer {endpoint.api_key}",
                 "Content-Type": "application/json",
+                CONTEXT_HEADER: context,
             },
         )
         try:
@@ -88,7 +89,13 @@ class Inference:
             ) from None
 
 
-async def _until_the_end(answer: httpx2.Response, held: AsyncExitStack) -> AsyncIterator[bytes]:
-    async with held:
-        async for part in answer.aiter_raw():
-            yield part
+class _Stream(StreamingResponse):
+    """Passes events on; what is held for them is let go however that ends, or never begins."""
+
+    def __init__(self, answer: httpx2.Response, kind: str, held: AsyncExitStack) -> None:
+        super().__init__(answer.aiter_raw(), answer.status_code, media_type=kind)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)

@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from art_core import Backend, TrainableModel
+from art_serverless.server.errors import RefusedError
 from art_serverless.server.store import StoredModel
 
 log = logging.getLogger("art_serverless")
@@ -39,6 +40,7 @@ class Seats:
     base_models: Mapping[str, str]
     _seats: dict[str, Seat] = attrs.field(factory=dict)
     _locks: dict[str, asyncio.Lock] = attrs.field(factory=dict)
+    _removed: set[str] = attrs.field(factory=set)
 
     @property
     def awake(self) -> int:
@@ -49,7 +51,8 @@ class Seats:
     async def using(self, stored: StoredModel) -> AsyncIterator[TrainableModel]:
         """Hold a model awake inside the block; it is loaded first when it sleeps.
 
-        Raises ConfigError for a base model that the backend does not have.
+        Raises ConfigError for a base model that the backend does not have, RefusedError 404 for a
+        model that was removed meanwhile.
         """
         seat = await self._seat(stored)
         seat.users += 1
@@ -61,6 +64,8 @@ class Seats:
 
     async def _seat(self, stored: StoredModel) -> Seat:
         async with self._locks.setdefault(stored.id, asyncio.Lock()):
+            if stored.id in self._removed:
+                raise RefusedError(404, f"{stored.address.uri} was deleted")
             if stored.id not in self._seats:
                 model = self._model(stored)
                 try:
@@ -82,30 +87,38 @@ class Seats:
         )
 
     async def put_to_sleep(self, idle_s: float) -> list[str]:
-        """Unload models that nobody used for so long; return their ids."""
+        """Unload models that nobody used for so long; return their ids. One whose newest weights
+        are in no checkpoint stays: they would be lost.
+        """
         asleep = []
         for model_id, seat in list(self._seats.items()):
-            if seat.users == 0 and time.monotonic() - seat.last_used >= idle_s:
-                await self._unload(model_id)
-                asleep.append(model_id)
+            async with self._locks[model_id]:
+                idle = seat.users == 0 and time.monotonic() - seat.last_used >= idle_s
+                if idle and model_id in self._seats and await _is_saved(seat.model):
+                    await self._unload(model_id)
+                    asleep.append(model_id)
         return asleep
 
     async def _unload(self, model_id: str) -> None:
-        async with self._locks.setdefault(model_id, asyncio.Lock()):
-            seat = self._seats.get(model_id)
-            if seat is None or seat.users:
-                return
-            del self._seats[model_id]
+        seat = self._seats.pop(model_id, None)
+        if seat is None:
+            return
+        try:
             await self.backend.unregister(seat.model)
+        finally:
             await seat.model.close()
-            log.info("%s sleeps", seat.model.name)
+        log.info("%s sleeps", seat.model.name)
 
     async def remove(self, stored: StoredModel) -> None:
-        """Unload a model and delete its files."""
-        directory = self._model(stored).run_dir
-        await self._unload(stored.id)
-        self._locks.pop(stored.id, None)
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        """Unload a model for good and delete its files; RefusedError 409 while somebody uses it."""
+        async with self._locks.setdefault(stored.id, asyncio.Lock()):
+            seat = self._seats.get(stored.id)
+            if seat is not None and seat.users:
+                raise RefusedError(409, f"{stored.address.uri} is in use; delete it afterwards")
+            self._removed.add(stored.id)
+            await self._unload(stored.id)
+            directory = self._model(stored).run_dir
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def close(self) -> None:
         """Close the backend and the logs of all models."""
@@ -113,3 +126,8 @@ class Seats:
         for seat in self._seats.values():
             await seat.model.close()
         self._seats.clear()
+
+
+async def _is_saved(model: TrainableModel) -> bool:
+    step = await model.get_step()
+    return step == 0 or step in {checkpoint.step for checkpoint in await model.checkpoints()}

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ create table if not exists models (
 create table if not exists jobs (
   number integer primary key autoincrement, id text unique not null, model_id text not null,
   key text, config text not null, state text not null, step_before integer,
-  submitted_at real not null,
+  submitted_at real not null, begun integer not null default 0,
   unique (model_id, key)
 );
 create table if not exists events (
@@ -57,13 +57,16 @@ class StoredModel:
 
 @attrs.frozen(kw_only=True)
 class StoredJob:
-    """A training job; `step_before` is the step that its model had when it began to run."""
+    """A training job; `step_before` is the step that its model had when it began to run, `begun`
+    how often it did.
+    """
 
     id: str
     model_id: str
     config: dict[str, Any]
     state: State
     step_before: int | None
+    begun: int = 0
 
 
 class Store:
@@ -82,6 +85,9 @@ class Store:
         self._db.row_factory = sqlite3.Row
         self._db.execute("pragma journal_mode=wal")
         self._db.executescript(_SCHEMA)
+        with suppress(sqlite3.OperationalError):  # a file of now has the column
+            self._db.execute("alter table jobs add column begun integer not null default 0")
+        self._sweep()
 
     def close(self) -> None:
         """Close the database."""
@@ -172,7 +178,8 @@ class Store:
         with self._writing() as db:
             db.execute("delete from events where job_id = ?", (job_id,))
             db.execute(
-                "update jobs set state = 'running', step_before = ? where id = ?",
+                "update jobs set state = 'running', step_before = ?, begun = begun + 1"
+                " where id = ?",
                 (step_before, job_id),
             )
 
@@ -184,6 +191,13 @@ class Store:
             db.execute("update jobs set state = ? where id = ?", (state, job_id))
             for kind, data in events:
                 _tell(db, job_id, kind, data)
+        self.groups_file(job_id).unlink(missing_ok=True)
+
+    def forget(self, job_id: str) -> None:
+        """Forget a job whose model is gone."""
+        with self._writing() as db:
+            db.execute("delete from events where job_id = ?", (job_id,))
+            db.execute("delete from jobs where id = ?", (job_id,))
         self.groups_file(job_id).unlink(missing_ok=True)
 
     def tell(self, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
@@ -213,6 +227,13 @@ class Store:
             os.fsync(file.fileno())
         aside.replace(self.groups_file(job_id))
 
+    def _sweep(self) -> None:
+        """Delete the files that an earlier server wrote and had no time to name, or to delete."""
+        kept = {self.groups_file(job.id) for job in self.unfinished()}
+        for file in self._jobs.iterdir():
+            if file.is_file() and file not in kept:
+                file.unlink()
+
     def _models(self, where: str, *values: Any) -> Iterator[StoredModel]:
         names = [field.name for field in attrs.fields(StoredModel)]
         with self._lock:
@@ -230,6 +251,7 @@ class Store:
                 config=json.loads(row["config"]),
                 state=row["state"],
                 step_before=row["step_before"],
+                begun=row["begun"],
             )
 
     @contextmanager

@@ -10,12 +10,16 @@ from typing import Any
 import attrs
 import orjson
 
-from art_core import TrainableModel
+from art_core import BackendError, TrainableModel
+from art_serverless.metrics import cost_leaves
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredJob
 from art_serverless.wire import groups_of
 
 log = logging.getLogger("art_serverless")
+
+MOST_BEGUN = 3
+"""How often a job is begun: one that takes the server down each time must not do so for ever."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -72,7 +76,8 @@ class Work:
 
     async def _job(self, job: StoredJob) -> None:
         stored = self.store.model(job.model_id)
-        if stored is None:
+        if stored is None:  # deleted while the request came in
+            self.store.forget(job.id)
             return
         try:
             async with self.seats.using(stored) as model:
@@ -94,13 +99,19 @@ class Work:
             last = model.run.history.last
             metrics = last.metrics if last is not None and last.step == step else {}
             return [("gradient_step", _told(metrics)), ("training_ended", {"step": step})]
+        if job.begun >= MOST_BEGUN:
+            raise BackendError(
+                f"the server ended {job.begun} times while it ran this job",
+                "Its log says why; one that was killed may have run out of memory.",
+            )
         self.store.begin(job.id, step)
         self.store.tell(job.id, "training_started", {"num_sequences": 1})
         self._tell(job.id)
         groups = groups_of(orjson.loads(self.store.groups_file(job.id).read_bytes()))
         result = await model.train(groups, **job.config)
         row = model.run.history.last
-        costs = {k: v for k, v in (row.metrics if row else {}).items() if k == "costs/gpu"}
+        of_row = row.metrics if row else {}
+        costs = {key: of_row[key] for key in cost_leaves(of_row)}
         return [
             ("gradient_step", _told({**result.metrics, **costs})),
             ("training_ended", {"step": result.step}),
@@ -113,13 +124,14 @@ class Work:
 
 
 def _told(metrics: Any) -> dict[str, float]:
-    """What a client is told of a row: the step's own metrics, no sums of the run, finite values."""
+    """What a client is told of a row: the step's own metrics and what it cost, no sums, finite
+    values.
+    """
+    costs = cost_leaves(metrics)
+    others = ("costs/", "reward/", "train/", "val/")
     return {
         key: float(value)
         for key, value in metrics.items()
-        if "/cum/" not in key and math.isfinite(value) and _is_of_the_step(key)
+        if math.isfinite(value)
+        and (key in costs or ("/cum/" not in key and not key.startswith(others)))
     }
-
-
-def _is_of_the_step(key: str) -> bool:
-    return key == "costs/gpu" or not key.startswith(("costs/", "reward/", "train/", "val/"))
