@@ -8,7 +8,7 @@ import httpx2
 
 from art_core import ArtError, BackendError, ConfigError
 
-_NOT_FOUND, _TOO_MANY, _SERVER_ERROR = 404, 429, 500
+_NOT_FOUND, _TOO_MANY, _SERVER_ERROR = (404, 405), 429, 500
 _USERS = (400, 401, 403, 409, 413, 422)
 _REMEDIES = {
     401: "Is the key the right one, and has it expired? Give api_key=, or set ART_API_KEY or "
@@ -19,7 +19,7 @@ _REMEDIES = {
 
 
 class NotFoundError(BackendError):
-    """Something that the service does not have (404)."""
+    """Something that the service does not have (404), or does not do (405)."""
 
 
 class UnreachableError(BackendError):
@@ -63,7 +63,7 @@ def _failure(status: int, answer: httpx2.Response, url: str, what: str) -> ArtEr
     if status == _TOO_MANY or status >= _SERVER_ERROR:
         remedy = _REMEDIES.get(status, "The service failed; its own log says more.")
         return BusyError(said, remedy, _pause(answer))
-    if status == _NOT_FOUND:
+    if status in _NOT_FOUND:
         return NotFoundError(said)
     kind = ConfigError if status in _USERS else BackendError
     return kind(said, _REMEDIES.get(status, ""))

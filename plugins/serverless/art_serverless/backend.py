@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -18,18 +20,20 @@ from art_core import (
     Endpoint,
     GpuTime,
     LossSpec,
+    MetricError,
     TrainConfig,
     TrainResult,
     TrajectoryGroup,
 )
 from art_core.rl.batch import training_batch
 from art_core.rl.presets import PRESETS
-from art_serverless.answers import UnreachableError
+from art_serverless.account import service_key, service_url
+from art_serverless.answers import NotFoundError
 from art_serverless.api import Api, RemoteModel
 from art_serverless.jobs import JobFailedError, JobResult, follow
 from art_serverless.journal import Journal, Pending
 from art_serverless.metrics import costs_of, metrics_of
-from art_serverless.protocol import DEFAULT_URL, checked_loss
+from art_serverless.protocol import check_finite, checked_loss
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
@@ -50,7 +54,7 @@ class ServerlessBackend:
     """Trains and serves models on a service (see `art_core.backends.Backend`).
 
     - `base_url`: of the service, ending in /v1; default `ART_BASE_URL`, else W&B Training.
-    - `api_key`: default `ART_API_KEY` when a base URL is given, else `WANDB_API_KEY`.
+    - `api_key`: default `WANDB_API_KEY` for W&B's addresses, `ART_API_KEY` for any other.
     - `entity`: the team that owns the models; default `WANDB_ENTITY`, else the service's choice.
     - `cost_per_hour_usd`: price of an hour of training, for `costs/gpu`; without it, what the
       service itself says that a step cost.
@@ -58,7 +62,7 @@ class ServerlessBackend:
     - `stall_timeout_s`: how long a job may tell nothing before the step is given up.
     - `progress`: show progress bars.
 
-    Raises ConfigError for a missing key or a bad URL.
+    Raises ConfigError for a missing key, a bad URL, a limit or a price that can't be.
     """
 
     def __init__(
@@ -73,16 +77,27 @@ class ServerlessBackend:
         stall_timeout_s: float = 1800.0,
         progress: bool = True,
     ) -> None:
-        url = (base_url or os.environ.get("ART_BASE_URL") or DEFAULT_URL).rstrip("/")
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise ConfigError(f"base_url must be an http(s) URL, got {url!r}")
-        self._api = Api(base_url=url, api_key=_key(url, api_key), timeout_s=request_timeout_s)
+        url = service_url(base_url)
+        limits = {
+            "request_timeout_s": request_timeout_s,
+            "register_timeout_s": register_timeout_s,
+            "stall_timeout_s": stall_timeout_s,
+        }
+        for option, value in limits.items():
+            if not value > 0:
+                raise ConfigError(f"{option} must be above 0, got {value!r}")
+        if cost_per_hour_usd is not None and not 0 <= cost_per_hour_usd < math.inf:
+            raise ConfigError(f"cost_per_hour_usd can't be {cost_per_hour_usd!r}")
+        self._api = Api(
+            base_url=url, api_key=service_key(url, api_key), timeout_s=request_timeout_s
+        )
         self._entity = entity or os.environ.get("WANDB_ENTITY") or None
         self._cost_per_hour_usd = cost_per_hour_usd
         self._register_timeout_s = register_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._progress = progress
         self._seats: dict[Path, _Seat] = {}
+        self._steps: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._closed = False
 
     async def register(self, model: TrainableModel) -> Endpoint:
@@ -107,7 +122,8 @@ class ServerlessBackend:
         seat = _Seat(remote=remote, journal=Journal(model.run_dir), step=0)
         seat.step = await self._api.newest_step(remote.id)
         self._seats[model.run_dir.resolve()] = seat
-        await self._finish_pending(model, seat)
+        async with self._one_step(model):
+            await self._finish_pending(model, seat)
         return Endpoint(
             base_url=self._api.base_url,
             api_key=self._api.api_key,
@@ -124,12 +140,14 @@ class ServerlessBackend:
         """
         seat = self._seat_of(model)
         checked_loss(options)
+        check_finite(options)
         counted = _counted(groups, options, model.plugins.losses())
-        await self._finish_pending(model, seat)
-        pending = Pending.new(seat.remote.id, seat.step + 1)
-        seat.journal.write(pending)
-        pending = await self._submitted(seat, pending, groups, options)
-        result = await self._followed(model, seat, pending)
+        async with self._one_step(model):
+            await self._finish_pending(model, seat)
+            pending = Pending.new(seat.remote.id, seat.step + 1)
+            seat.journal.write(pending)
+            pending = await self._submitted(seat, pending, groups, options)
+            result = await self._followed(model, seat, pending)
         return attrs.evolve(result, metrics={**counted, **result.metrics})
 
     async def unregister(self, model: TrainableModel) -> None:
@@ -167,16 +185,15 @@ class ServerlessBackend:
     ) -> Pending:
         try:
             job_id = await self._api.submit(seat.remote.id, groups, options, key=pending.key)
-        except UnreachableError:
-            # The answer was lost; whether the request was, only the service knows.
+        except Exception as error:
+            if not isinstance(error, BackendError) or isinstance(error, NotFoundError):
+                seat.journal.write(None)  # it was refused, or never sent
+                raise
+            # The answer was lost, or is a proxy's; whether there is a job, only the service knows.
             found = await self._api.find_job(seat.remote.id, pending.key)
             if found is None:
                 raise
             job_id = found
-        except BaseException as error:
-            if isinstance(error, Exception):
-                seat.journal.write(None)
-            raise
         pending = attrs.evolve(pending, job_id=job_id)
         seat.journal.write(pending)
         return pending
@@ -191,14 +208,15 @@ class ServerlessBackend:
                 progress=self._progress,
                 label=f"train step {pending.step}",
             )
-        except JobFailedError:
+        except (JobFailedError, NotFoundError):
             seat.journal.write(None)
             raise
         step = job.ended.get("step")
         seat.step = int(step) if step is not None else await self._api.newest_step(seat.remote.id)
-        self._charge(model, job)
-        seat.journal.write(None)
         metrics = metrics_of(job, model.plugins.taxonomy())
+        # A job that is found again has told all it had to say: its own time is not ours.
+        self._charge(model, job, max(job.seconds, metrics["time/step_trainer_s"]))
+        seat.journal.write(None)
         return TrainResult(step=seat.step, metrics=metrics)
 
     async def _finish_pending(self, model: TrainableModel, seat: _Seat) -> None:
@@ -217,21 +235,25 @@ class ServerlessBackend:
         log.warning("step %d of %r was under way; waiting for it", pending.step, model.name)
         try:
             result = await self._followed(model, seat, attrs.evolve(pending, job_id=job_id))
-        except JobFailedError as error:
+        except (JobFailedError, NotFoundError) as error:
             log.warning("step %d of %r failed meanwhile: %s", pending.step, model.name, error)
             return
         await model.log(split="train", metrics=result.metrics, step=result.step)
 
-    def _charge(self, model: TrainableModel, job: JobResult) -> None:
-        if self._cost_per_hour_usd is not None:
-            model.charge(
-                GpuTime(
-                    device="serverless", seconds=job.seconds, usd_per_hour=self._cost_per_hour_usd
-                )
-            )
+    def _charge(self, model: TrainableModel, job: JobResult, seconds: float) -> None:
+        price = self._cost_per_hour_usd
+        if price is not None:
+            model.charge(GpuTime(device="serverless", seconds=seconds, usd_per_hour=price))
             return
         for path, usd in costs_of(job).items():
-            model.metrics_builder("train").add_cost(path, usd)
+            try:
+                model.metrics_builder("train").add_cost(path, usd)
+            except MetricError as error:
+                log.warning("the service's cost %r of $%g is left out: %s", path, usd, error)
+
+    def _one_step(self, model: TrainableModel) -> asyncio.Lock:
+        """What holds up a second step of a model: the journal has room for one."""
+        return self._steps[model.run_dir.resolve()]
 
     def _seat_of(self, model: TrainableModel) -> _Seat:
         self._check_open()
@@ -265,16 +287,3 @@ def _counted(
         return training_batch(groups, config).metrics
     except ConfigError:
         return {}
-
-
-def _key(url: str, given: str | None) -> str:
-    if given:
-        return given
-    names = ["WANDB_API_KEY"] if url == DEFAULT_URL else ["ART_API_KEY", "WANDB_API_KEY"]
-    for name in names:
-        if os.environ.get(name):
-            return os.environ[name]
-    raise ConfigError(
-        f"no API key for {url}",
-        f"Give api_key=, or set {names[0]}; `art serve` says where its key lies.",
-    )

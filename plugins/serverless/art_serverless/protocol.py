@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -101,6 +102,15 @@ def train_config(given: Mapping[str, Any], losses: Mapping[str, LossSpec]) -> di
     checked_loss(options)
     TrainConfig.of(losses, **options)
     return options
+
+
+def check_finite(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a number that JSON has no form for: null would mean the default."""
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(
+                f"{name}={value} can't be sent to a service", "For no limit give 1e9, say."
+            )
 
 
 def checked_loss(options: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from http.server import BaseHTTPRequestHandler
 
@@ -13,6 +14,7 @@ from art_core.errors import BackendError, ConfigError
 from art_core.testing.backend import attempts
 from art_serverless.backend import ServerlessBackend
 from art_serverless.jobs import JobResult, combined
+from art_serverless.journal import Journal, Pending
 from art_serverless.metrics import costs_of, metrics_of
 from art_serverless.protocol import Address, InferenceName
 
@@ -165,6 +167,11 @@ def test_a_missing_key_says_where_it_could_come_from(monkeypatch):
         art.backend("serverless")
     with pytest.raises(ConfigError, match="set ART_API_KEY"):
         art.backend("serverless", base_url="http://gpu-box/v1")
+    monkeypatch.setenv("WANDB_API_KEY", "W&B's")
+    for url in ("http://gpu-box/v1", "https://wandb.ai.example.org/v1", "https://notwandb.ai/v1"):
+        with pytest.raises(ConfigError, match="set ART_API_KEY"):
+            art.backend("serverless", base_url=url)  # W&B's key is for W&B
+    assert ServerlessBackend()._api.api_key == "W&B's"
     monkeypatch.setenv("ART_API_KEY", "mine")
     backend = ServerlessBackend(base_url="http://gpu-box/v1")
     assert "mine" not in repr(backend._api)
@@ -217,7 +224,112 @@ def test_metrics_get_canonical_names_and_costs_go_apart(make_model, caplog):
         "time/step_trainer_s": 2.0,
     }
     assert costs_of(told) == {"gpu": 0.5}
+    sums = {"costs/all": 3.0, "costs/train": 3.0, "costs/train/a": 1.0, "costs/cum/train/a": 9.0}
+    assert costs_of(job({**sums, "costs/train/b": 2.0})) == {"train/a": 1.0, "train/b": 2.0}
     assert "'nonsense/x' is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("cost_per_hour_usd", -1.0),
+        ("cost_per_hour_usd", float("nan")),
+        ("request_timeout_s", 0),
+        ("register_timeout_s", -1),
+        ("stall_timeout_s", float("nan")),
+    ],
+)
+def test_a_price_or_a_limit_that_cannot_be_is_refused(option, value):
+    with pytest.raises(ConfigError, match=option):
+        ServerlessBackend(base_url="http://gpu-box/v1", api_key=KEY, **{option: value})
+
+
+STARTED = {"id": "1", "type": "training_started", "data": {"num_sequences": 1}}
+STEP = {"id": "2", "type": "gradient_step", "data": {"loss": 1.0, "costs//gpu": 0.5}}
+ENDED = {"id": "3", "type": "training_ended", "data": {"step": 1}}
+
+
+def answering(submitted, *, found, events):
+    """What a service answers to each request, the submission of a job first."""
+
+    def script(asked):
+        method, path, _ = asked[-1]
+        where = path.partition("?")[0]
+        if method == "POST":
+            return submitted if where.endswith("training-jobs") else {"body": REGISTERED}
+        if where.endswith("training-jobs"):
+            return found
+        return events if where.endswith("/events") else {"body": b'{"data": []}'}
+
+    return script
+
+
+def page(*items):
+    return {"body": orjson.dumps({"data": items, "has_more": False})}
+
+
+GONE = {"status": 404, "body": b'{"error": {"message": "gone"}}'}
+BAD_GATEWAY = {"status": 502, "body": b"<html>bad gateway</html>"}
+
+
+async def test_a_step_whose_answer_a_proxy_lost_is_looked_up_and_not_sent_again(
+    service, connect, make_model, caplog
+):
+    script = answering(BAD_GATEWAY, found=page({"id": "j1"}), events=page(STARTED, STEP, ENDED))
+    url, asked = service(script=script)
+    backend, model = connect(url), make_model()
+    await model.register(backend)
+    assert (await model.train([], learning_rate=1e-5)).step == 1
+    posts = [path for method, path, _ in asked if method == "POST"]
+    assert sum(path.endswith("training-jobs") for path in posts) == 1
+    assert "cost '/gpu' of $0.5 is left out" in caplog.text  # and the step is not lost for it
+    assert Journal(model.run_dir).read() is None
+    await model.close()
+    await backend.close()
+
+
+@pytest.mark.parametrize("status", [404, 405, 422])
+async def test_a_service_that_cannot_look_up_jobs_does_not_keep_a_model_from_its_next_step(
+    service, connect, make_model, status
+):
+    lost = {"status": status, "body": b"{}"}
+    url, _ = service(script=answering(BAD_GATEWAY, found=lost, events=GONE))
+    backend, model = connect(url), make_model()
+    await model.register(backend)
+    with pytest.raises(BackendError, match="bad gateway"):
+        await model.train([])
+    assert Journal(model.run_dir).read().job_id is None
+    await model.register(backend)
+    assert Journal(model.run_dir).read() is None
+    await model.close()
+    await backend.close()
+
+
+async def test_a_job_that_the_service_forgot_is_forgotten_here(service, connect, make_model):
+    script = answering({"body": b'{"id": "j1"}'}, found=page(), events=GONE)
+    url, _ = service(script=script)
+    backend, model = connect(url), make_model()
+    await model.register(backend)
+    with pytest.raises(BackendError, match="gone"):
+        await model.train([])
+    assert Journal(model.run_dir).read() is None
+    Journal(model.run_dir).write(Pending(key="k", model_id="m1", step=1, job_id="j1"))
+    await model.register(backend)
+    assert Journal(model.run_dir).read() is None
+    await model.close()
+    await backend.close()
+
+
+async def test_a_number_that_json_cannot_hold_is_refused_and_not_made_the_default(
+    serving, connect, make_model
+):
+    backend, model = connect(serving()), make_model()
+    await model.register(backend)
+    with pytest.raises(ConfigError, match="truncated_importance_sampling=inf can't be sent"):
+        await model.train([], truncated_importance_sampling=math.inf)
+    assert (await model.train([], truncated_importance_sampling=1e9)).step == 1
+    await model.close()
+    await backend.close()
 
 
 async def test_an_hour_has_its_price(serving, connect, make_model):

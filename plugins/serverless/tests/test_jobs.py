@@ -126,6 +126,46 @@ async def test_a_client_that_died_finds_its_job_when_the_model_registers(
     await closed(backend, model)
 
 
+async def test_a_job_that_is_found_again_has_the_price_of_its_own_time(
+    serving, connect, make_model
+):
+    server = serving()
+    backend, model = connect(server, cost_per_hour_usd=3600.0), make_model()
+    await model.register(backend)
+    pending = Pending.new(backend._seat_of(model).remote.id, 1)
+    Journal(model.run_dir).write(pending)
+    job_id = await backend._api.submit(pending.model_id, [], OPTIONS, key=pending.key)
+    while not any(e.type == "gradient_step" for e in await backend._api.events(job_id, None)):
+        pass
+    store = Store(server.settings.directory)
+    with store._writing() as db:
+        db.execute(
+            "update events set data = ? where type = 'gradient_step'",
+            ('{"time/step_trainer_s": 100.0}',),
+        )
+    store.close()
+    await model.register(backend)
+    assert model.run.history.last.metrics["costs/gpu"] == pytest.approx(100.0)
+    await closed(backend, model)
+
+
+async def test_two_steps_at_once_follow_each_other_and_count_once(serving, connect, make_model):
+    slow = Slow()
+    server = serving(slow)
+    backend, model = await ready(server, connect, make_model)
+    groups = await attempts(model, (0.0, 1.0))
+    first = asyncio.create_task(model.train(groups, **OPTIONS))
+    while (pending := Journal(model.run_dir).read()) is None or pending.job_id is None:
+        await asyncio.sleep(0.02)
+    others = [asyncio.create_task(model.train(groups, **OPTIONS)), model.register(backend)]
+    await asyncio.sleep(0.2)
+    server.set(slow.go)
+    await asyncio.gather(first, *others)
+    rows = [row for row in read(model) if row.split == "train"]
+    assert [row.step for row in rows] == [1, 2]
+    await closed(backend, model)
+
+
 async def test_a_request_that_never_arrived_is_said_and_forgotten(
     serving, connect, make_model, caplog
 ):
@@ -177,7 +217,7 @@ def test_a_job_is_kept_whole_and_a_second_start_forgets_what_the_first_told(tmp_
     store.close()
     store = Store(tmp_path)
     (found,) = store.unfinished()
-    assert found == attrs.evolve(job, state="running", step_before=4)
+    assert found == attrs.evolve(job, state="running", step_before=4, begun=1)
     store.begin(job.id, 4)
     assert store.events(job.id, 0, 10) == []
     store.end(job.id, "ended", [("training_ended", {"step": 5})])

@@ -1,0 +1,33 @@
+"""Which service, and with whose key: from the options, else from the environment."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from art_core import ConfigError
+from art_serverless.protocol import DEFAULT_URL
+
+
+def service_url(given: str | None) -> str:
+    """Return the service's URL; ConfigError for one that is none."""
+    url = (given or os.environ.get("ART_BASE_URL") or DEFAULT_URL).rstrip("/")
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise ConfigError(f"base_url must be an http(s) URL, got {url!r}")
+    return url
+
+
+def service_key(url: str, given: str | None) -> str:
+    """Return the key for a URL. W&B's key is for W&B: no other server is shown it.
+
+    Raises ConfigError where there is none, with where it could come from.
+    """
+    of_wandb = f".{urlsplit(url).hostname}".endswith(".wandb.ai")
+    name = "WANDB_API_KEY" if of_wandb else "ART_API_KEY"
+    key = given or os.environ.get(name)
+    if not key:
+        raise ConfigError(
+            f"no API key for {url}",
+            f"Give api_key=, or set {name}; `art serve` says where its key lies.",
+        )
+    return key
