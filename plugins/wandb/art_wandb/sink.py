@@ -58,7 +58,7 @@ class WandbSink:
         self._log([*self._lost(first), *rows], last)
 
     def close(self, run: RunInfo) -> None:
-        """Finish the W&B run: as failed unless the run finished."""
+        """Finish the W&B run: as failed unless the run finished, or still goes on."""
         if self._run is None:
             self._start()
         if not self._begun and durable_seq(run) is not None:
@@ -70,7 +70,7 @@ class WandbSink:
             self._log(rows, rows[-1].seq)
         assert self._run is not None
         with self._guarded():
-            finish(self._run, exit_code=0 if run.status == "finished" else 1)
+            finish(self._run, exit_code=0 if run.status in {"finished", "running"} else 1)
         if self._begun:
             keep_durable_seq(run, self._sent)
 

@@ -127,11 +127,12 @@ async def test_the_summary_holds_the_last_and_the_best_by_direction(tmp_path):
     assert kept["val/exception_rate"] == {"last": 0.25, "min": 0.125}
 
 
-async def test_a_failed_run_is_failed_on_wandb_too(tmp_path):
+@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("killed", 1), ("running", 0)])
+async def test_a_failed_run_is_failed_on_wandb_too(tmp_path, status, code):
     one = model(tmp_path)
     await one.log(metrics={"reward": 1.0}, step=1)
-    await one.close(status="failed")
-    assert summary(one.run_dir)["exit_code"] == 1
+    await one.close(status=status)
+    assert summary(one.run_dir)["exit_code"] == code
 
 
 async def test_a_resumed_run_has_the_same_id_and_only_its_new_rows(tmp_path):
