@@ -70,7 +70,7 @@ class Resident:
         self._adapter_name = adapter_name or name
         self.trainer = Trainer(policy, turn=self._turn("training"), progress=progress)
         self._turns, self._recipe = turns, recipe
-        self._loading = threading.Lock()
+        self._loading = threading.RLock()
         self._loaded = LoadedSteps(kept_steps, engine.unload)
 
     def resume(self) -> int:
@@ -203,8 +203,10 @@ class Resident:
 
     def _load(self, step: int, weights: StepWeights) -> None:
         adapter = f"{self._adapter_name}@{step}"
-        self.engine.publish(adapter, weights)
-        self._loaded.add(step, adapter, newest=self.step)
+        # held until what is too many is unloaded: it may be asked for, and loaded, at that moment
+        with self._loading:
+            self.engine.publish(adapter, weights)
+            self._loaded.add(step, adapter, newest=self.step)
 
     def _turn(self, who: str) -> Callable[[], Any]:
         return lambda: self._turns.take(f"{who} {self.name}", TURN_TIMEOUT_S)

@@ -101,6 +101,40 @@ def test_models_of_one_name_have_adapters_of_their_own(tmp_path):
     assert named("a-2", "a", "a-2") == "a-2-2"
 
 
+async def test_a_step_that_is_asked_for_while_it_is_unloaded_is_served(make_model, monkeypatch):
+    backend = art.backend("local", **OPTIONS, served_steps=1)
+    model = make_model("tiny")
+    await model.register(backend)
+    await backend.train(model, [])
+    await ask(model, "tiny")
+    (resident,) = (seat.resident for seat in backend._seats.values())
+    unload, begun, go_on = resident.engine.unload, threading.Event(), threading.Event()
+
+    def slowly(name):
+        begun.set()
+        go_on.wait(60)
+        unload(name)
+
+    monkeypatch.setattr(resident._loaded, "_unload", slowly)
+    training = asyncio.create_task(backend.train(model, []))
+    await asyncio.to_thread(begun.wait, 60)
+    asking = asyncio.create_task(ask(model, "tiny@1"))
+    await asyncio.sleep(1.0)
+    go_on.set()
+    await training
+    assert (await asking).model == (await ask(model, "tiny@1")).model == "tiny@1"
+    await model.openai_client().close()
+    await backend.close()
+    await model.close()
+
+
+async def ask(model, name):
+    messages = [{"role": "user", "content": "go"}]
+    return await model.openai_client().chat.completions.create(
+        model=name, messages=messages, max_tokens=2
+    )
+
+
 async def test_a_step_that_was_neither_served_nor_stored_says_so(backend, make_model, monkeypatch):
     model = make_model("tiny")
     await model.register(backend)
