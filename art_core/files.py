@@ -42,16 +42,22 @@ def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one when the file is missing."""
+    """Read a JSON object; an empty one when the file is missing, ConfigError when it is another
+    thing.
+    """
     try:
-        value: dict[str, Any] = orjson.loads(path.read_bytes())
+        value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}", "Mend or delete it.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no JSON object", "Mend or delete it.")
     return value
 
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-_WIDEST_INTEGER = 1 << 63
+_DEEPEST = 100
 
 
 def json_line(stored: Mapping[str, Any]) -> bytes:
@@ -65,7 +71,21 @@ def json_line(stored: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return something close to a value that JSON has no form for."""
+    """Return something close to a value that JSON has no form for; at the worst, its type."""
+    try:
+        return _near(value)
+    except Exception:
+        return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _near(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json", warnings=False)
     if isinstance(value, Decimal | Fraction):
@@ -78,17 +98,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
-def _cleaned(value: Any) -> Any:
-    """Return JSON values without the keys, integers and halves of characters that orjson
+def _cleaned(value: Any, depth: int = 0) -> Any:
+    """Return JSON values without the keys, integers, halves of characters and depths that orjson
     refuses.
     """
-    if isinstance(value, Mapping):
-        keys = (_cleaned(k if isinstance(k, str) else repr(k)) for k in value)
-        return dict(zip(keys, map(_cleaned, value.values()), strict=True))
-    if isinstance(value, list | tuple):
-        return [_cleaned(v) for v in value]
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
-    if isinstance(value, int) and not -_WIDEST_INTEGER <= value < _WIDEST_INTEGER:
-        return str(value)
+    if depth < _DEEPEST and isinstance(value, Mapping):
+        keys = (_cleaned(k if isinstance(k, str) else _shown(k)) for k in value)
+        return {k: _cleaned(v, depth + 1) for k, v in zip(keys, value.values(), strict=True)}
+    if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
+        return [_cleaned(v, depth + 1) for v in value]
+    try:
+        orjson.dumps(value, default=_plain, option=_OPTIONS)
+    except TypeError:
+        return _cleaned(_shown(value))
     return value

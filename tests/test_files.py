@@ -1,10 +1,12 @@
 import os
 from pathlib import Path
 
+import attrs
+import orjson
 import pytest
 
 from art_core.errors import ConfigError
-from art_core.files import read_json, replace_json
+from art_core.files import json_line, read_json, replace_json
 
 
 def test_a_value_is_read_back_and_its_directory_is_made(tmp_path):
@@ -43,3 +45,43 @@ def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("content", ["{oops", "[1]", ""])
+def test_a_file_that_holds_no_object_is_an_error_with_its_path(tmp_path, content):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"state\.json .*Mend or delete it"):
+        read_json(tmp_path / "state.json")
+
+
+@attrs.frozen
+class Wide:
+    x: int
+
+
+class Silent:
+    def __repr__(self):
+        raise ValueError("nothing to see")
+
+    def tolist(self):
+        raise ValueError("nothing to give")
+
+
+@pytest.mark.parametrize(
+    ("odd", "kept"),
+    [
+        (Wide(1 << 64), "Wide(x=18446744073709551616)"),
+        ({1 << 64}, ["18446744073709551616"]),
+        (Silent(), "<Silent>"),
+        ({Silent: Silent()}, {f"{Silent!r}": "<Silent>"}),
+    ],
+)
+def test_a_line_holds_any_value_as_close_as_can_be(odd, kept):
+    assert orjson.loads(json_line({"odd": odd, "n": 1})) == {"odd": kept, "n": 1}
+
+
+def test_a_value_that_holds_itself_is_kept_to_a_depth():
+    holder = {"n": 1}
+    holder["self"] = holder
+    stored = orjson.loads(json_line(holder))
+    assert stored["self"]["self"]["n"] == 1

@@ -44,7 +44,9 @@ class PriceBook:
         self._registered[model] = rates_of(per_million, source="registered")
 
     def register_extractor(self, provider: str, extract: Callable[[Any], float | None]) -> None:
-        """Set a function that reads US dollars out of a provider's responses."""
+        """Set a function that reads US dollars out of a provider's responses; None where they say
+        nothing.
+        """
         self._extractors[provider] = extract
 
     def rates(
@@ -74,7 +76,8 @@ class PriceBook:
         """Read a response's tokens, and the cost if an extractor or the provider says it."""
         usage = self.plugins.usage(response, provider) or read_usage(response) or TokenUsage()
         extract = self._extractors.get(provider)
-        return usage if extract is None else attrs.evolve(usage, cost_usd=extract(response))
+        said = None if extract is None else extract(response)
+        return usage if said is None else attrs.evolve(usage, cost_usd=said)
 
     def quote(
         self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None

@@ -16,6 +16,7 @@ from art_core.costs.stream import TrackedStream, is_stream
 from art_core.costs.usage import TokenUsage
 from art_core.errors import ConfigError
 from art_core.metrics.builder import MetricsBuilder, current_builder
+from art_core.metrics.catalogue import builtin_taxonomy
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")
@@ -39,11 +40,13 @@ def track_api_cost(
 
     Prices are those given here (`prompt_per_million=...`), else registered ones, else a plugin's.
     A missing price raises PricingError before the call is made; after the call nothing raises: what
-    cannot be priced is counted in `data/step_unpriced_calls` and said once.
+    cannot be priced is counted in `data/step_unpriced_calls` and said once. Raises MetricError for
+    a source that is no path of a cost.
     """
     for name, value in (("source", source), ("provider", provider), ("model_name", model_name)):
         if not isinstance(value, str) or not value:
             raise ConfigError(f"track_api_cost needs {name}, got {value!r}")
+    builtin_taxonomy().place(f"costs/train/{source}", "train")
     explicit = rates_of(per_million, source="explicit") if per_million else None
     meter = _Meter(source, provider, model_name, response_getter, explicit)
     return cast("Callable[[Callable[P, R]], Callable[P, R]]", meter.wrap)

@@ -58,7 +58,7 @@ class MetricsBuilder:
 
     def add_metric(self, key: str, value: float) -> None:
         """Add a sample to a key; a bare key goes under the context's split."""
-        if key.startswith("costs/"):
+        if isinstance(key, str) and key.startswith("costs/"):
             self.add_cost(key, value)
         else:
             self.ledger.add(self.context, self._key(key), number(key, value))

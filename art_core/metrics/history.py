@@ -117,8 +117,14 @@ class HistoryLog:
                 f"the run in {path.parent} is in use by another process or model",
                 "Close that one, or give this model another name.",
             )
-        _repair(fd, path)
-        return cls(path, last_row(path), fd, os.fstat(fd).st_size)
+        try:
+            _repair(fd, path)
+            return cls(path, last_row(path), fd, os.fstat(fd).st_size)
+        except OSError as error:
+            os.close(fd)
+            raise HistoryError(
+                f"cannot repair the torn end of {path}: {error}", "Free space, then open it again."
+            ) from error
 
     def append(self, row: MetricsRow) -> None:
         """Append a row: when this returns, the row survives the death of the process.

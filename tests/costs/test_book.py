@@ -103,3 +103,10 @@ def test_a_plugin_may_read_a_providers_usage(book):
 def test_prices_that_are_missing_or_unknown_are_an_error_that_lists_the_names(given):
     with pytest.raises(ConfigError, match="cached_prompt_per_million"):
         rates_of(given, source="x")
+
+
+def test_what_a_provider_says_counts_where_an_extractor_says_nothing(book):
+    book.register_extractor("acme", lambda response: response.get("price"))
+    response = {"usage": {"prompt_tokens": 10, "cost": 0.25}}
+    assert book.usage(response, "acme").cost_usd == 0.25
+    assert book.usage(response | {"price": 0.0}, "acme").cost_usd == 0.0

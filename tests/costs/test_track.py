@@ -5,7 +5,7 @@ import pytest
 
 import art_core as art
 from art_core.costs.track import _say_no_builder
-from art_core.errors import ConfigError, PricingError
+from art_core.errors import ConfigError, MetricError, PricingError
 from art_core.metrics import builder
 
 RESPONSE = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}}
@@ -154,3 +154,9 @@ def test_source_provider_and_model_are_required(missing):
     names = {"source": "judge", "provider": "acme", "model_name": "judge"} | {missing: ""}
     with pytest.raises(ConfigError, match=missing):
         art.track_api_cost(**names)
+
+
+@pytest.mark.parametrize("source", ["a//b", " judge", "judge/", "cum/judge"])
+def test_a_source_that_is_no_path_of_a_cost_is_refused_before_any_call(source):
+    with pytest.raises(MetricError, match="costs/train/"):
+        art.track_api_cost(source=source, provider="acme", model_name="judge")

@@ -260,3 +260,9 @@ def test_a_builder_is_active_inside_its_context(build):
     token = builder.activate()
     assert active_builder.get() is builder
     active_builder.reset(token)
+
+
+@pytest.mark.parametrize("key", [5, None])
+def test_a_key_that_is_no_text_is_an_error(build, key):
+    with pytest.raises(MetricError, match="name must be a string"):
+        build().add_metric(key, 1.0)

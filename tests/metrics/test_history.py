@@ -56,6 +56,18 @@ def test_an_opened_log_goes_on_after_its_last_row(log, path):
     assert seqs(path) == [1, 2]
 
 
+def test_a_torn_tail_that_cannot_be_moved_aside_is_an_error_and_the_log_stays_free(path):
+    path.with_name("history.torn").mkdir(parents=True)
+    path.write_bytes(row(1).to_line() + b"{torn")
+    with pytest.raises(HistoryError, match=r"cannot repair the torn end of .*history\.torn"):
+        HistoryLog.open(path)
+    assert path.read_bytes().endswith(b"{torn")
+    path.with_name("history.torn").rmdir()
+    opened = HistoryLog.open(path)
+    assert opened.last == row(1)
+    opened.close()
+
+
 @pytest.mark.parametrize("torn", [b'{"seq":2', b"\0\0\0\0", b"x" * 200_000])
 def test_a_torn_tail_is_moved_aside_and_said(path, caplog, torn):
     path.parent.mkdir()
