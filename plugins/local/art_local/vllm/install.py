@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,22 +153,27 @@ def _lines(stage: Stage) -> Iterator[str]:
         text=True, errors="replace", env=environment,
     )  # fmt: skip
     deadline = time.monotonic() + STAGE_TIMEOUT_S
+    # a command that hangs may print nothing
+    timer = threading.Timer(STAGE_TIMEOUT_S, process.kill)
+    timer.daemon = True
+    timer.start()
     assert process.stdout is not None
     try:
         for line in process.stdout:
             last.append(line.rstrip())
-            if time.monotonic() > deadline:
-                raise BackendError(
-                    f"stage {stage.label!r} of installing vLLM took over {STAGE_TIMEOUT_S:.0f} s"
-                )
             if line.strip():
                 yield line.strip()
         process.wait()
     finally:
+        timer.cancel()
         if process.poll() is None:
             process.kill()
             process.wait()
         process.stdout.close()
+    if process.returncode and time.monotonic() >= deadline:
+        raise BackendError(
+            f"stage {stage.label!r} of installing vLLM took over {STAGE_TIMEOUT_S:.0f} s"
+        )
     if process.returncode:
         raise BackendError(
             f"stage {stage.label!r} of installing vLLM failed: {json.dumps(list(last)[-6:])}",

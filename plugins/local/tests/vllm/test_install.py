@@ -77,6 +77,14 @@ def test_a_failing_stage_says_what_it_printed_and_leaves_nothing_that_counts(fol
         required("cpu")
 
 
+def test_a_stage_that_hangs_in_silence_is_ended(folder, quick, monkeypatch):
+    quick("import time; time.sleep(120)")
+    monkeypatch.setattr(module, "STAGE_TIMEOUT_S", 3.0)
+    with pytest.raises(art.BackendError, match="stage 'vllm' of installing vLLM took over 3 s"):
+        install(variant="cpu", progress=False)
+    assert installed() is None
+
+
 def test_one_that_was_cut_off_is_repaired_by_running_it_again(folder, quick):
     quick("raise SystemExit('cut off')")
     with pytest.raises(art.BackendError):
