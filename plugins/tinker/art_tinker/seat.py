@@ -119,22 +119,24 @@ class Seat:
                 )
                 for window in windows
             ]
-            found = [(backward.result(), step.result()) for backward, step in submitted]
-            return [
-                [output["logprobs"].to_numpy() for output in backward.loss_fn_outputs]
-                for backward, _ in found
-            ]
+            outputs = []
+            for window, (backward, step) in zip(windows, submitted, strict=True):
+                found = backward.result()
+                computed.append(window)
+                step.result()
+                outputs.append([output["logprobs"].to_numpy() for output in found.loss_fn_outputs])
+            return outputs
 
-        charged = True
+        computed: list[Window] = []
+        owed = windows
         try:
             outputs: list[list[Any]] = await self._call(work, f"training step {self.step + 1}")
             return outputs
-        except RefusedError:
-            charged = False
+        except (RefusedError, ConfigError):  # that is a key which is not taken any more
+            owed = computed
             raise
         finally:
-            if charged:
-                self.meter.trained(sum(window.tokens for window in windows))
+            self.meter.trained(sum(window.tokens for window in owed))
 
     async def _saved(self, client: Any, *, keep: bool) -> Path | None:
         """Save the weights for sampling, and with `keep` the state to train on from; serve them."""
@@ -170,9 +172,8 @@ class Seat:
             self.client = await training_client(
                 self.service, self.model.base_model, newest, self.options
             )
-            if at != self.step:
-                self.step = at
-                self.samplers.newest = at
+            # also where they differ: weights may be served whose step could not be noted
+            self.step = self.samplers.newest = at
         return self.client
 
     async def _call(self, work: Callable[[], Any], doing: str) -> Any:

@@ -263,6 +263,59 @@ async def test_a_step_that_the_service_refuses_costs_nothing(running, account):
     assert "costs/train/tinker_train" not in row.metrics
 
 
+async def test_a_key_that_is_not_taken_any_more_costs_nothing(running, account):
+    _, model = running
+
+    class ExpiredError(Exception):
+        status_code = 401
+
+    groups = await group(model)
+    account.fail["forward_backward"] = ExpiredError("expired")
+    with pytest.raises(art.ConfigError, match="does not take the API key"):
+        await model.train(groups, mask_truncated=False)
+    row = await model.log(split="train", step=0)
+    assert "costs/train/tinker_train" not in row.metrics
+
+
+async def test_of_a_step_that_is_refused_in_the_middle_what_was_computed_is_charged(
+    running, account
+):
+    _, model = running
+
+    class RefusedByServiceError(Exception):
+        status_code = 422
+
+    groups = await group(model)
+    account.fail["optim_step"] = RefusedByServiceError("no such learning rate")
+    with pytest.raises(art.BackendError, match="no such learning rate"):
+        await model.train(groups, mask_truncated=False, grad_accumulation_sequences=1)
+    row = await model.log(split="train", step=0)
+    first = datums(account)[0]
+    tokens = sum(datum.model_input.length for datum in first)
+    assert row.metrics["costs/train/tinker_train"] == pytest.approx(tokens * 5e-6)
+
+
+async def test_weights_whose_step_could_not_be_noted_are_served_no_more_when_training_goes_on(
+    running, account, monkeypatch
+):
+    backend, model = running
+    await model.train(await group(model), mask_truncated=False)
+    groups = await group(model)
+
+    def full(self, manifest):
+        raise art.BackendError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("art_tinker.store.Manifests.write", full)
+        with pytest.raises(art.BackendError, match="no space left"):
+            await model.train(groups, mask_truncated=False)
+    assert await backend.step(model) == 1
+    account.fail["forward_backward"] = RuntimeError("lost")
+    with pytest.raises(art.BackendError, match="lost"):
+        await model.train(groups, mask_truncated=False)
+    assert (await ask(model)).policy_version == 1
+
+
 async def test_a_service_that_is_silent_is_given_up_in_time(account, make_model):
     account.delay_s["get_server_capabilities"] = 5.0
     backend = art.backend("tinker", base_url="http://127.0.0.1:9", connect_timeout_s=0.1)
