@@ -91,7 +91,8 @@ class UnslothBackend:
                 'Give a name, or a function\'s "module:function".',
             )
         values = await asyncio.to_thread(wire.group_values, groups)
-        answer = await self._ask("train", model, groups=values, options=options)
+        told = wire.option_values(options)
+        answer = await self._ask("train", model, groups=values, options=told)
         path = answer["checkpoint"]
         return TrainResult(
             step=answer["step"],

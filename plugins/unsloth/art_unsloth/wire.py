@@ -10,6 +10,8 @@ from typing import Any
 from art_core import ArtError, BackendError, ConfigError, TrajectoryGroup, errors
 from art_core.files import json_line
 
+_INFINITE = "infinite"
+
 
 def encoded(message: Mapping[str, Any]) -> bytes:
     """Return a message as one line."""
@@ -34,6 +36,16 @@ def group_values(groups: Iterable[TrajectoryGroup]) -> list[dict[str, Any]]:
                 "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
             )
     return [group.to_dict() for group in groups]
+
+
+def option_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `train` as JSON has them: infinity, which it has not, is text."""
+    return {name: _INFINITE if value == math.inf else value for name, value in options.items()}
+
+
+def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that those values tell of."""
+    return {name: math.inf if value == _INFINITE else value for name, value in values.items()}
 
 
 def error_values(error: Exception) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Serving:
         """Run a step; return what it did."""
         model = self._model(key)
         read = [TrajectoryGroup.from_dict(group) for group in groups]
-        result = await self._opened.train(model, read, **options)
+        result = await self._opened.train(model, read, **wire.options_of(options))
         return {
             "step": result.step,
             "metrics": result.metrics,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 from pathlib import Path
 
 import attrs
 import pytest
 
 import art_core as art
+from art_unsloth import wire
 from art_unsloth.options import Options
+from art_unsloth.worker import Serving
 
 
 @pytest.fixture
@@ -55,3 +58,22 @@ def test_a_key_of_an_engine_is_not_shown():
 def test_options_travel_as_plain_values():
     given = Options(engine_args={"download_dir": Path("/models"), "max_num_seqs": 8})
     assert given.values()["engine_args"] == {"download_dir": "/models", "max_num_seqs": 8}
+
+
+async def test_an_option_without_a_limit_is_still_without_one_in_the_worker():
+    given = {"truncated_importance_sampling": math.inf, "learning_rate": 1e-3, "loss_fn": "ppo"}
+    trained = []
+
+    class Local:
+        async def train(self, model, groups, **options):
+            trained.append(options)
+            return art.TrainResult(step=1, metrics={})
+
+    answers = []
+    serving = Serving(answers.append)
+    serving._backend, serving._models = Local(), {"run": None}
+    values = {"key": "run", "groups": [], "options": wire.option_values(given)}
+    line = wire.encoded({"number": 0, "operation": "train", "values": values})
+    await serving.answer(wire.decoded(line))
+    assert answers[0]["answer"]["step"] == 1
+    assert trained == [given]
