@@ -132,7 +132,13 @@ def _say_what_is_missing(
             "Sample what is trained at temperature=1 and top_p=1.",
             counts["biased"],
         )
-    if not sequences:
+    if not counts["choices"] and counts["flat_groups"] < len(groups):
+        log.warning(
+            "nothing to train on: the conversations hold messages, and no choice of the model. %s "
+            "The step advances, the weights stay.",
+            remedy,
+        )
+    elif not sequences:
         log.warning(
             "nothing to train on: %d groups, of which %d without spread in their rewards; "
             "%d conversations cut off by the token limit. The step advances, the weights stay.",

@@ -116,6 +116,13 @@ def test_a_step_in_which_no_choice_has_engine_tokens_is_an_error():
         batch([attempt(0.0, FOREIGN), attempt(1.0, FOREIGN)])
 
 
+def test_messages_in_the_place_of_choices_train_nothing_and_are_said(caplog):
+    said = {"role": "assistant", "content": "yes"}
+    assert batch([attempt(0.0, said), attempt(1.0, said)]).empty
+    assert "hold messages, and no choice of the model. Rollouts must call" in caplog.text
+    assert "without spread" not in caplog.text
+
+
 @pytest.mark.parametrize("reward", [math.nan, math.inf])
 def test_a_reward_that_is_not_finite_stops_the_step_before_it_spoils_the_weights(reward):
     with pytest.raises(ConfigError, match="not finite"):
