@@ -167,8 +167,9 @@ class Model:
 
     def merge_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Merge JSON values into the run's `state.json`, replaced whole; return the result."""
-        merged = self.read_state() | dict(state)
-        replace_json(self.run.info.run_dir / "state.json", merged)
+        file = self.run.info.run_dir / "state.json"
+        merged = read_json(file) | dict(state)
+        replace_json(file, merged)
         return merged
 
     async def close(
@@ -183,9 +184,9 @@ class Model:
         """
         default_builders.discard(self._default_builder)
         await self._close_client()
-        if self._run is None:
+        if self._run is None and not self._ledger.waiting:
             return {}
-        return await asyncio.to_thread(self._run.close, status, timeout, error)
+        return await asyncio.to_thread(self.run.close, status, timeout, error)
 
     async def __aenter__(self) -> Self:
         return self
@@ -211,29 +212,46 @@ class TrainableModel(Model):
     backend: Backend | str | None = None
     _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
     _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
-    _made_backend: bool = attrs.field(default=False, init=False, repr=False)
+    _made: Backend | None = attrs.field(default=None, init=False, repr=False)
     _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
 
     async def register(self, backend: Backend | str | None = None) -> None:
-        """Have a backend load the model, at its last checkpoint or fresh, and serve it."""
+        """Have a backend load the model, at its last checkpoint or fresh, and serve it.
+
+        One that the model makes, of a name, it closes as well: when it is closed itself, when
+        another one is registered, and when this fails.
+        """
+        async with self._registering:
+            await self._register(backend)
+
+    async def _register(self, backend: Backend | str | None) -> None:
         chosen = backend or self.backend or os.environ.get("ART_BACKEND")
         if chosen is None:
             raise ConfigError(
                 f"model {self.name!r} has no backend",
                 'Call await model.register(art.backend("local")).',
             )
-        async with self._registering:
-            if isinstance(chosen, str):
-                chosen, self._made_backend = make_backend(chosen), True
+        new, before = isinstance(chosen, str), self._made
+        if isinstance(chosen, str):
+            chosen = make_backend(chosen)
+        try:
             _ = self.run
             self._endpoint = await chosen.register(self)
-            self.backend = chosen
-            await self._close_client()
-            self._clients.clear()
+        except BaseException:
+            if new:
+                await chosen.close()
+            raise
+        self.backend = chosen
+        self._made = chosen if new or chosen is before else None
+        if before is not None and before is not chosen:
+            await before.close()
+        await self._close_client()
+        self._clients.clear()
 
     async def _ready_backend(self) -> Backend:
-        if self._endpoint is None:
-            await self.register()
+        async with self._registering:
+            if self._endpoint is None:
+                await self._register(None)
         assert self.backend is not None and not isinstance(self.backend, str)
         return self.backend
 
@@ -307,9 +325,12 @@ class TrainableModel(Model):
         error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
         """Close the backend if this model made it, then as `Model.close`."""
-        if self._made_backend and self.backend is not None and not isinstance(self.backend, str):
-            await self.backend.close()
-        return await super().close(timeout, status=status, error=error)
+        try:
+            if self._made is not None:
+                await self._made.close()
+        finally:
+            reports = await super().close(timeout, status=status, error=error)
+        return reports
 
 
 def ready_groups(items: Iterable[Trajectory] | Iterable[TrajectoryGroup]) -> list[TrajectoryGroup]:

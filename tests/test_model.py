@@ -235,6 +235,83 @@ async def test_closing_a_model_closes_the_backend_that_it_made_and_no_other(make
     assert mine._server is not None
 
 
+class TroubledBackend(EchoBackend):
+    async def close(self):
+        served = self._server is not None
+        await super().close()
+        if served:
+            raise BackendError("the engine does not end")
+
+
+async def test_a_backend_that_cannot_be_closed_does_not_keep_the_run_open(make, monkeypatch):
+    model = make()
+    monkeypatch.setattr("art_core.model.make_backend", lambda name: TroubledBackend())
+    await model.register("echo")
+    with pytest.raises(BackendError, match="does not end"):
+        await model.close()
+    assert orjson.loads((model.run_dir / "status.json").read_bytes())["status"] == "finished"
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Return the backends that were made by name, in order."""
+    found = []
+
+    def make_one(name):
+        found.append(EchoBackend())
+        return found[-1]
+
+    monkeypatch.setattr("art_core.model.make_backend", make_one)
+    return found
+
+
+async def test_a_model_that_is_given_another_backend_closes_the_one_that_it_made(make, made):
+    model, mine = make(), EchoBackend()
+    await model.register("echo")
+    await model.register()
+    (first,) = made
+    assert first._server is not None
+    await model.register("echo")
+    await model.register(mine)
+    await model.close()
+    assert [backend._server for backend in made] == [None, None]
+    assert mine._server is not None
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+async def test_a_backend_that_did_not_register_is_closed_if_it_was_made_for_that(
+    make, monkeypatch, by_name
+):
+    class Full(EchoBackend):
+        closed = False
+
+        async def register(self, model):
+            raise BackendError("no device is free")
+
+        async def close(self):
+            self.closed = True
+
+    full = Full()
+    monkeypatch.setattr("art_core.model.make_backend", lambda name: full)
+    with pytest.raises(BackendError, match="no device"):
+        await make().register("full" if by_name else full)
+    assert full.closed is by_name
+
+
+async def test_tasks_that_come_at_once_make_one_backend(make, made):
+    model = make(backend="echo")
+    await asyncio.gather(*(model.checkpoints() for _ in range(3)))
+    assert len(made) == 1
+
+
+async def test_a_cost_of_a_model_that_logged_nothing_is_written_when_it_is_closed(make):
+    model = make()
+    model.metrics_builder("eval").add_cost("eval/judge", 0.25)
+    await model.close()
+    (row,) = rows(model)
+    assert row.metrics["costs/cum/all"] == 0.25
+
+
 async def test_closing_a_model_that_was_never_used_does_nothing(make):
     model = make()
     assert await model.close() == {}
