@@ -1,0 +1,70 @@
+"""The examples' rollouts, with a backend whose answers are known."""
+
+from __future__ import annotations
+
+import random
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import art_core as art
+from art_core.metrics.history import read_rows
+from art_core.testing.echo import EchoBackend
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DICE = {0: [4, 4, 1, 3], 1: [2, 5, 1, 3]}
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The names of an example, whose file is not run as a program."""
+    return lambda name: runpy.run_path(str(EXAMPLES / name), run_name="example")
+
+
+def test_the_dice_of_a_game_are_the_same_in_each_attempt():
+    for game, thrown in DICE.items():
+        dice = random.Random(game)
+        assert [dice.randint(1, 6) for _ in thrown] == thrown
+
+
+@pytest.mark.parametrize(
+    ("game", "says", "reward", "rolls", "invalid"),
+    [
+        (0, ["No"], 0.0, 0, False),
+        (0, ["yes", "no"], 0.4, 1, False),
+        (0, ["Yes", " yes ", "no"], 0.8, 2, False),
+        (0, ["yes", "yes", "yes"], 0.0, 3, False),
+        (0, ["yes", "perhaps"], 0.0, 1, True),
+        (1, ["yes"], 0.0, 1, False),
+    ],
+)
+async def test_a_game_of_dice_pays_the_points_that_are_kept(
+    example, tmp_path, game, says, reward, rolls, invalid
+):
+    said = iter(says)
+    backend = EchoBackend(reply=lambda messages, step: next(said))
+    async with art.TrainableModel(
+        name="dice", project="p", base_model="echo", base_path=tmp_path, sinks=[]
+    ) as model:
+        await model.register(backend)
+        attempt = await example("dice_agent.py")["rollout"](model, game)
+    await backend.close()
+    assert attempt.reward == reward
+    assert attempt.metrics["rolls"] == rolls
+    assert attempt.metrics["invalid"] is invalid
+    assert sum(m["role"] == "assistant" for m in attempt.messages()) == len(says)
+
+
+def test_the_dice_agent_trains_and_resumes(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("plotext")
+    monkeypatch.setenv("ART_DIR", str(tmp_path))
+    monkeypatch.setattr(art, "backend", lambda _: EchoBackend(reply=lambda messages, step: "yes"))
+    for steps in ("1", "2"):
+        arguments = ["dice_agent.py", "--backend", "echo", "--steps", steps]
+        monkeypatch.setattr(sys, "argv", arguments)
+        runpy.run_path(str(EXAMPLES / "dice_agent.py"), run_name="__main__")
+    rows = list(read_rows(tmp_path / "dice" / "models" / "dice-001" / "history.jsonl"))
+    assert [row.step for row, *_ in rows if row.metrics.get("reward/rolls")] == [1, 2]
+    assert "reward/rolls" in capsys.readouterr().out
