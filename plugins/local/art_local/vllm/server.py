@@ -87,7 +87,7 @@ class ManagedServer:
                 raise EngineError(f"it did not start: {self.ended}")
             if time.monotonic() > deadline:
                 raise EngineError(f"it did not start within {timeout_s:g} s")
-            newest = self.log_end.rpartition(" | ")[2]
+            newest = tail(self._process.log_file).rpartition(" | ")[2]
             if newest != last:
                 say(newest)
                 last = newest
