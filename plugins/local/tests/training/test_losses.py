@@ -141,9 +141,11 @@ def test_tokens_outside_of_the_clip_range_are_masked_when_asked():
 
 def test_a_sequence_that_drifted_from_the_engine_is_masked_when_asked():
     loss = TrainConfig(loss_fn="importance_sampling", mask_sequence_ratio=1.5).loss
-    # geometric means sqrt(2 * 1/2) = 1 and sqrt(4 * 1) = 2
-    _, slopes, _ = loss_and_slopes(loss, [2.0, 0.5, 4.0, 1.0], [1.0] * 4, sequences=[0, 0, 1, 1])
-    assert slopes == pytest.approx([-2.0, -0.5, 0.0, 0.0])
+    # geometric means sqrt(2 * 1/2) = 1, sqrt(4 * 1) = 2 and sqrt(1/4 * 1) = 1/2
+    ratios, sequences = [2.0, 0.5, 4.0, 1.0, 0.25, 1.0], [0, 0, 1, 1, 2, 2]
+    _, slopes, clipped = loss_and_slopes(loss, ratios, [1.0] * 6, sequences=sequences)
+    assert slopes == pytest.approx([-2.0, -0.5, 0.0, 0.0, 0.0, 0.0])
+    assert clipped == [False, False, True, True, True, True]
 
 
 def test_kimis_tau_lowers_the_advantage_of_tokens_that_became_likelier():

@@ -4,7 +4,7 @@ made-up tokens, and refuses what vLLM's documentation does not allow.
     python fake_vllm.py --model DIR --port N ...      # with the arguments of vLLM's server
 
 Settings from the environment: FAKE_TOKEN_S (seconds a token), FAKE_DIES (a status to end with at
-once), FAKE_MUTE (tokens after which nothing more comes).
+once), FAKE_MUTE (tokens after which nothing more comes), FAKE_START_S (seconds before it listens).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,7 @@ if __name__ == "__main__":
     if "FAKE_DIES" in os.environ:
         print("RuntimeError: no memory for the weights", flush=True)
         sys.exit(int(os.environ["FAKE_DIES"]))
+    time.sleep(float(os.environ.get("FAKE_START_S", "0")))
     given = parsed()
     fake = FakeVllm(
         given,
