@@ -129,8 +129,9 @@ class Run:
         step = checked_step(step)
         with self._lock:
             fresh = self.seen.new_groups(split, groups) if groups else ()
-            taken, row = self.ledger.take(split) if self.ledger.waiting else NOTHING, None
+            row = None
             try:
+                taken = self.ledger.take(split) if self.ledger.waiting else NOTHING
                 leaves, keys, odd = self._leaves(split, taken, groups, fresh, metrics or {})
                 ids = taken.scenario_ids
                 if fresh and split == "train":
@@ -143,7 +144,8 @@ class Run:
             except BaseException:
                 # Ctrl-C may come when the row is written already: then it counts.
                 if row is None or self.history.last is not row:
-                    self.ledger.restore(taken)
+                    self.ledger.restore(self.ledger.out)
+                    self.ledger.out = NOTHING
                 else:
                     self._keep(split, totals, plan, fresh, new_ids)
                 raise
@@ -238,6 +240,7 @@ class Run:
         new_ids: Sequence[str],
     ) -> None:
         """Go on from a row that is written."""
+        self.ledger.out = NOTHING
         if self.tally.keep(totals, plan):
             self.ledger.learn(plan.totals)
         if split == "train":

@@ -34,11 +34,13 @@ class Ledger:
     """Samples not yet in a row, by context and key. Exact and safe under threads: sums are `fsum`.
 
     What could not be part of a row is refused here, where it is added, so that it never stands in
-    the way of a row later. `waiting` says that there is something for the next row to take.
+    the way of a row later. `waiting` says that there is something for the next row to take,
+    `out` holds what a row has taken that is not written yet.
     """
 
     taxonomy: Taxonomy
     waiting: bool = False
+    out: Taken = NOTHING
     _samples: dict[str, Samples] = attrs.field(factory=dict)
     _receipts: dict[tuple[object, ...], Receipt] = attrs.field(factory=dict)
     _scenario_ids: set[str] = attrs.field(factory=set)
@@ -131,13 +133,18 @@ class Ledger:
                     of = taken if context in own or key.startswith("costs/") else left
                     of.setdefault(context, {})[key] = values
             later = set[str]() if split == "train" else self._scenario_ids
-            all_of_it = Taken(
-                taken, tuple(self._receipts.values()), frozenset(self._scenario_ids - later)
+            receipts = tuple(self._receipts.values())
+            out = Taken(taken, receipts, frozenset(self._scenario_ids - later))
+            waiting = bool(left or later)
+            # In one statement without a call: Ctrl-C comes before it or after it.
+            self._samples, self._receipts, self._scenario_ids, self.waiting, self.out = (
+                left,
+                {},
+                later,
+                waiting,
+                out,
             )
-            # The last: Ctrl-C before it changes nothing.
-            self._samples, self._receipts, self._scenario_ids = left, {}, later
-            self.waiting = bool(left or later)
-        return all_of_it
+        return out
 
     def restore(self, taken: Taken) -> None:
         """Put back what a row that was not written had taken."""

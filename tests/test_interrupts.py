@@ -1,0 +1,59 @@
+"""Ctrl-C at every point of `Run.record` where Python looks for signals."""
+
+import sys
+
+import pytest
+
+import art_core as art
+from art_core.metrics.history import read_rows
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the nth call, or end of a C function's call, within art_core."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def __call__(self, frame, event, arg):
+        if "art_core" not in frame.f_code.co_filename or event not in ("call", "c_return"):
+            return
+        self.left -= 1
+        if self.left == 0:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+
+def interrupted(run, at, groups):
+    """Record a row, interrupted at a point; tell whether the row has fewer points than that."""
+    sys.setprofile(Interrupt(at))
+    try:
+        run.record("train", at, groups=groups, metrics={"loss/train": 1.0})
+    except KeyboardInterrupt:
+        return False
+    finally:
+        sys.setprofile(None)
+    return True
+
+
+def test_ctrl_c_at_any_point_of_a_row_loses_no_money_and_counts_nothing_twice(tmp_path):
+    model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[], plugins=art.Plugins())
+    run, builder, at, done = model.run, model.metrics_builder("eval"), 0, False
+    while not done:
+        at += 1
+        attempts = [art.Trajectory(reward=reward) for reward in (0.0, 1.0)]
+        groups = [art.TrajectoryGroup(attempts, metadata={"scenario_id": f"run-{at}"})]
+        builder.add_cost("eval/judge", 0.25)
+        builder.add_data(scenario_ids=[f"said-{at}"])
+        builder.add_gpu_time(art.GpuTime(device="card", seconds=1800, usd_per_hour=1.0))
+        done = interrupted(run, at, groups)
+        run.record("train", at, groups=groups)
+        totals = run.tally.totals
+        assert totals["costs/cum/eval/judge"] == 0.25 * at, f"at point {at}"
+        assert totals["costs/cum/gpu"] == 0.5 * at, f"at point {at}"
+        assert totals["data/cum/num_trajectories"] == 2 * at, f"at point {at}"
+        assert totals["data/cum/num_unique_scenarios"] == 2 * at, f"at point {at}"
+    assert at > 100
+    rows = [row for row, _ in read_rows(run.history.path)]
+    assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+    assert sum(receipt["usd"] for row in rows for receipt in row.receipts) == pytest.approx(at / 2)
+    run.close()
