@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from art_local.training.lora import PREFIX, dithered, lora_layers
+from art_local.training.policy import Policy
 
 
 def move(policy, scale=0.05):
@@ -94,3 +97,21 @@ def test_changes_far_below_a_bf16_step_survive_on_average():
     )
     moved = dithered(weight + change, torch.bfloat16).float() - weight
     assert float(moved.double().mean()) == pytest.approx(change, rel=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+def test_layers_that_keep_their_weight_transposed_are_merged_so():
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    config = GPT2Config(
+        vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    plain = AutoModelForCausalLM.from_config(config).eval()
+    policy = Policy(copy.deepcopy(plain), dtype=torch.float32, lora=(4, 8), seed=0)
+    move(policy)
+    with torch.no_grad():
+        wanted = policy.model(input_ids=IDS).logits
+        assert not torch.allclose(plain(input_ids=IDS).logits, wanted, atol=1e-3)
+        plain.load_state_dict(policy.serving, strict=False)
+        torch.testing.assert_close(plain(input_ids=IDS).logits, wanted)

@@ -11,6 +11,7 @@ import torch
 from art_core.errors import BackendError
 from art_core.rl.config import TrainConfig
 from art_core.rl.presets import PRESETS
+from art_local.training.optimizer import Optimizer
 from art_local.training.trainer import Trainer
 
 KEYS = {
@@ -123,3 +124,22 @@ def test_moments_of_another_rank_are_refused(make_policy, sequences):
     large = Trainer(make_policy(lora=(4, 8)), progress=False)
     with pytest.raises(BackendError, match="optimizer state in there is not that of this model"):
         large.optimizer.load(small.optimizer.state(), Path("there"))
+
+
+def test_adamw_moves_a_weight_by_its_formula():
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = Optimizer({"w": weight})
+    for gradient, expected in ((0.3, 0.9), (0.1, 0.9 - 0.1 * 0.194737 / 0.223157)):
+        weight.grad = torch.tensor([gradient])
+        assert optimizer.step(0.1, 1.0) == pytest.approx(gradient)
+        # m = 0.9 m + 0.1 g and v = 0.99 v + 0.01 g², over 1 - 0.9ᵗ and 1 - 0.99ᵗ; no decay
+        assert weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_gradient_is_clipped_to_its_largest_norm_and_its_own_is_told():
+    weight = torch.nn.Parameter(torch.tensor([0.0, 0.0]))
+    optimizer = Optimizer({"w": weight})
+    weight.grad = torch.tensor([3.0, 4.0])
+    assert optimizer.step(0.1, 0.5) == pytest.approx(5.0)
+    # a tenth of (0.3, 0.4): what is left of the gradient
+    assert optimizer.state()["exp_avg.w"].tolist() == pytest.approx([0.03, 0.04], rel=1e-4)
