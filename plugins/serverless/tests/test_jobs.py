@@ -255,18 +255,18 @@ async def test_a_step_that_was_whole_before_the_server_died_is_not_run_again(
 
 SERVE = [sys.executable, "-m", "art_core", "serve", "--backend", "test-slow", "--port", "0"]
 PLUGIN = """
-import asyncio
+import asyncio, os
 import art_core as art
 from art_core.testing.echo import EchoBackend
 
 class Slow(EchoBackend):
     async def train(self, model, groups, **options):
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(float(os.environ.get("SLOW_S", 1)))
         return await super().train(model, groups, **options)
 
 @art.hookimpl
 def art_backends():
-    return [art.BackendSpec(name="test-slow", create=Slow, summary="takes a second")]
+    return [art.BackendSpec(name="test-slow", create=Slow, summary="takes its time")]
 """
 
 
@@ -283,9 +283,9 @@ def slow_server(tmp_path, monkeypatch):
     monkeypatch.setenv("ART_DIR", str(tmp_path / "runs"))
     processes = []
 
-    def start():
+    def start(grace_s=0):
         process = subprocess.Popen(
-            [*SERVE, "--grace-s", "0"], stdout=subprocess.PIPE, text=True, bufsize=1
+            [*SERVE, "--grace-s", str(grace_s)], stdout=subprocess.PIPE, text=True, bufsize=1
         )
         processes.append(process)
         line = process.stdout.readline()
@@ -333,6 +333,22 @@ async def test_a_server_that_dies_in_mid_job_runs_it_after_its_restart(
     assert await backend.step(model) == 1
     assert read(model)[-1].step == 1
     await closed(backend, model)
+
+
+async def test_a_second_signal_does_not_wait_for_the_step_under_way(
+    slow_server, connect, make_model, monkeypatch
+):
+    monkeypatch.setenv("SLOW_S", "60")
+    process, url = slow_server(grace_s=60)
+    healthy(url)
+    backend, model = await ready(url, connect, make_model)
+    await backend._api.submit(backend._seat_of(model).remote.id, [], OPTIONS, key="k")
+    await closed(backend, model)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == -signal.SIGTERM
 
 
 def test_a_second_server_in_one_directory_is_told(slow_server, tmp_path: Path):

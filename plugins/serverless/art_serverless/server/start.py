@@ -84,7 +84,7 @@ def _served(settings: Settings, about_keys: str) -> Iterator[str]:
         yield f"models lie in {settings.directory}; stop with Ctrl-C"
         with _signals_end_quietly():
             whole = asyncio.run(run(settings, listener, served))
-        yield "stopped" if whole else "stopped; the step under way is run again at the next start"
+        yield "stopped" if whole else "stopped; the next start sees to the step under way"
 
 
 def options_of(given: Iterable[str]) -> dict[str, Any]:
@@ -198,9 +198,16 @@ async def _tend(seats: Any, idle_s: float) -> None:
 
 @contextmanager
 def _signals_end_quietly() -> Iterator[None]:
-    """Let uvicorn end at a signal, which it raises again afterwards, and the rest be closed too."""
+    """Let uvicorn end at a signal, which it raises again afterwards, and the rest be closed too. A
+    second signal waits for nothing: what was accepted is on the disk.
+    """
     signals = (signal.SIGINT, signal.SIGTERM)
-    earlier = [signal.signal(number, lambda *_: None) for number in signals]
+
+    def once(*_: Any) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+
+    earlier = [signal.signal(number, once) for number in signals]
     try:
         yield
     finally:
