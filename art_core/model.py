@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,7 @@ class Model:
     _prices: PriceBook = attrs.field(init=False, repr=False)
     _default_builder: MetricsBuilder = attrs.field(init=False, repr=False)
     _run: Run | None = attrs.field(default=None, init=False, repr=False)
+    _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False, repr=False)
     _sink_specs: list[SinkSpec] = attrs.field(init=False, repr=False)
     _clients: WeakKeyDictionary[Any, AsyncOpenAI] = attrs.field(
         factory=WeakKeyDictionary, init=False, repr=False
@@ -86,16 +88,19 @@ class Model:
     @property
     def run(self) -> Run:
         """The open run; opened on first use."""
-        if self._run is None:
-            info = RunInfo(
-                project=self.project,
-                name=self.name,
-                run_dir=self.run_dir,
-                base_model=getattr(self, "base_model", self.inference_model_name),
-                config=self.config,
-            )
-            self._run = Run.open(info, self._sink_specs, self.plugins, self._ledger, self._prices)
-        return self._run
+        with self._lock:
+            if self._run is None:
+                info = RunInfo(
+                    project=self.project,
+                    name=self.name,
+                    run_dir=self.run_dir,
+                    base_model=getattr(self, "base_model", self.inference_model_name),
+                    config=self.config,
+                )
+                self._run = Run.open(
+                    info, self._sink_specs, self.plugins, self._ledger, self._prices
+                )
+            return self._run
 
     async def get_step(self) -> int:
         """Return the training step that the model is at."""
@@ -168,8 +173,9 @@ class Model:
     def merge_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Merge JSON values into the run's `state.json`, replaced whole; return the result."""
         file = self.run.info.run_dir / "state.json"
-        merged = read_json(file) | dict(state)
-        replace_json(file, merged)
+        with self._lock:
+            merged = read_json(file) | dict(state)
+            replace_json(file, merged)
         return merged
 
     async def close(

@@ -104,7 +104,7 @@ def find_run(asked: str, base_path: Path) -> FoundRun:
     # A name of thousands of characters is no path, and asking the system for it raises.
     with suppress(OSError):
         if (Path(asked) / "history.jsonl").is_file():
-            return FoundRun(Path(asked))
+            return FoundRun(Path(asked).resolve())
     runs = {run.name: run for run in find_runs(base_path)}
     fits = [run for name, run in runs.items() if asked in (name, run.path.name)]
     if len(fits) == 1:

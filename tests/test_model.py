@@ -1,5 +1,7 @@
 import asyncio
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import orjson
@@ -206,6 +208,21 @@ async def test_user_state_is_merged_and_read_back(make):
     assert model.merge_state({"position": 3}) == {"position": 3}
     assert model.merge_state({"epoch": 1}) == {"position": 3, "epoch": 1}
     assert model.read_state() == {"position": 3, "epoch": 1}
+
+
+def test_threads_that_come_at_once_open_one_run_and_keep_each_others_state(make):
+    model, together = make(), threading.Barrier(8)
+
+    def work(thread):
+        together.wait()
+        runs = {id(model.run)}
+        for i in range(5):
+            model.merge_state({f"{thread}-{i}": i})
+        return runs
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set().union(*pool.map(work, range(8))) == {id(model.run)}
+    assert len(model.read_state()) == 40
 
 
 async def test_leaving_the_model_says_how_it_ended(make):

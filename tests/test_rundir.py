@@ -73,6 +73,12 @@ def test_a_run_is_found_by_its_directory_its_full_name_or_a_name_of_its_own(tmp_
     assert by_path.history.is_file()
 
 
+def test_a_run_is_found_from_inside_its_directory_under_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path, "a", "one"))
+    for asked in (".", "../one"):
+        assert find_run(asked, tmp_path / "elsewhere").name == "a/one"
+
+
 def test_a_name_of_several_runs_is_an_error_that_names_them(tmp_path):
     make(tmp_path, "a", "one")
     make(tmp_path, "b", "one")

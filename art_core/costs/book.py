@@ -79,6 +79,19 @@ class PriceBook:
         said = None if extract is None else extract(response)
         return usage if said is None else attrs.evolve(usage, cost_usd=said)
 
+    def believed(self, provider: str, usage: TokenUsage) -> TokenUsage:
+        """Return a usage without a cost that can't be one, not finite or negative; said once."""
+        if usage.cost_usd is None:
+            return usage
+        try:
+            usd = float(usage.cost_usd)
+        except (TypeError, ValueError):
+            usd = -1.0
+        if 0 <= usd < float("inf"):
+            return attrs.evolve(usage, cost_usd=usd)
+        self.say_once(f"{provider!r} says that a call cost {usage.cost_usd!r} US dollars: unused")
+        return attrs.evolve(usage, cost_usd=None)
+
     def quote(
         self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
     ) -> tuple[float | None, TokenRates | None]:

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
-from art_core.costs.usage import GpuTime, TokenUsage
-from art_core.errors import ConfigError
-
-
-def _price(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and not 0 <= value < float("inf"):
-        raise ConfigError(f"{attribute.name} must be a price of at least 0, got {value!r}")
+from art_core.costs.usage import GpuTime, TokenUsage, price_or_none
 
 
 @attrs.frozen(kw_only=True)
@@ -24,12 +16,12 @@ class TokenRates:
     given; at a hosted training service, prefill is input and sampling is output.
     """
 
-    input_per_million: float = attrs.field(validator=_price)
-    output_per_million: float = attrs.field(validator=_price)
-    cache_read_per_million: float | None = attrs.field(default=None, validator=_price)
-    cache_write_per_million: float | None = attrs.field(default=None, validator=_price)
-    cache_write_1h_per_million: float | None = attrs.field(default=None, validator=_price)
-    train_per_million: float | None = attrs.field(default=None, validator=_price)
+    input_per_million: float = attrs.field(validator=price_or_none)
+    output_per_million: float = attrs.field(validator=price_or_none)
+    cache_read_per_million: float | None = attrs.field(default=None, validator=price_or_none)
+    cache_write_per_million: float | None = attrs.field(default=None, validator=price_or_none)
+    cache_write_1h_per_million: float | None = attrs.field(default=None, validator=price_or_none)
+    train_per_million: float | None = attrs.field(default=None, validator=price_or_none)
     source: str = "explicit"
 
     @classmethod

@@ -15,6 +15,12 @@ def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None
         raise ConfigError(f"{attribute.name} can't be negative, got {value!r}")
 
 
+def price_or_none(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    """Raise ConfigError for a price that is negative or not finite."""
+    if value is not None and not 0 <= value < float("inf"):
+        raise ConfigError(f"{attribute.name} must be a price of at least 0, got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class TokenUsage:
     """Tokens of one call. `input_tokens` is the whole prompt, cache reads and writes included.
@@ -55,7 +61,7 @@ class GpuTime:
     device: str
     seconds: float = attrs.field(validator=_not_negative)
     count: int = attrs.field(default=1, validator=_not_negative)
-    usd_per_hour: float | None = None
+    usd_per_hour: float | None = attrs.field(default=None, validator=price_or_none)
 
 
 def field(value: Any, *path: str) -> Any:

@@ -127,6 +127,7 @@ class MetricsBuilder:
         """
         path = f"{self.context or 'train'}/{source}"
         leaf = self.ledger.cost_leaf(path)
+        usage = self.prices.believed(provider, usage)
         usd, rates = self.prices.quote(provider, model_name, usage, rates)
         if usd is None:
             self.add_unpriced()

@@ -110,3 +110,12 @@ def test_what_a_provider_says_counts_where_an_extractor_says_nothing(book):
     response = {"usage": {"prompt_tokens": 10, "cost": 0.25}}
     assert book.usage(response, "acme").cost_usd == 0.25
     assert book.usage(response | {"price": 0.0}, "acme").cost_usd == 0.0
+
+
+@pytest.mark.parametrize("said", [float("nan"), float("inf"), -1.0, "free", [0.5]])
+def test_a_cost_that_cannot_be_one_is_said_and_the_price_counts(book, caplog, said):
+    usage = TokenUsage(input_tokens=1_000_000, cost_usd=said)
+    believed = book.believed("acme", usage)
+    assert believed == TokenUsage(input_tokens=1_000_000)
+    assert caplog.text.count("US dollars: unused") == 1
+    assert book.believed("acme", TokenUsage(cost_usd="0.5")).cost_usd == 0.5

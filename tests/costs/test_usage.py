@@ -89,3 +89,9 @@ def test_the_service_tier_of_an_openai_response_is_read():
     assert (
         read_usage({"service_tier": "flex", "usage": {"prompt_tokens": 1}}).service_tier == "flex"
     )
+
+
+@pytest.mark.parametrize("usd", [-1.0, float("nan"), float("inf")])
+def test_a_device_hour_has_a_price_of_at_least_nothing(usd):
+    with pytest.raises(ConfigError, match="usd_per_hour must be a price"):
+        GpuTime(device="card", seconds=1.0, usd_per_hour=usd)

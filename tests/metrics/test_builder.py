@@ -266,3 +266,12 @@ def test_a_builder_is_active_inside_its_context(build):
 def test_a_key_that_is_no_text_is_an_error(build, key):
     with pytest.raises(MetricError, match="name must be a string"):
         build().add_metric(key, 1.0)
+
+
+def test_a_response_whose_own_cost_is_no_number_of_dollars_is_priced_by_its_tokens(build, ledger):
+    build().register_model_pricing("m", prompt_per_million=1.0, completion_per_million=1.0)
+    response = {"usage": {"prompt_tokens": 1_000_000, "cost": float("nan")}}
+    paid = build().add_response_cost("judge", response, provider="acme", model_name="m")
+    assert paid == 1.0
+    (receipt,) = ledger.take("train").receipts
+    assert (receipt.usd, receipt.reported, receipt.rates["input_per_million"]) == (1.0, False, 1.0)
