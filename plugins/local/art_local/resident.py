@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,13 @@ class Resident:
         kept_steps: int,
         progress: bool,
         adapter_name: str | None = None,
+        resting: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
         self.name, self.base_model, self.store = name, base_model, store
         self.engine, self.policy = engine, policy
         self.step = self.served_step = 0
         self._adapter_name = adapter_name or name
+        self._resting = resting or engine.resting
         self.trainer = Trainer(policy, turn=self._turn("training"), progress=progress)
         self._turns, self._recipe = turns, recipe
         self._loading = threading.RLock()
@@ -100,7 +103,7 @@ class Resident:
         batch = training_batch(groups, config)
         before, path = self.step, None
         try:
-            with self.engine.resting():
+            with self._resting():
                 metrics = self.trainer.step(
                     batch.sequences,
                     config,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +51,13 @@ class SeatOptions:
 
 @attrs.frozen(kw_only=True, eq=False)
 class SharedEngine:
-    """A base model's engine, and the name that this model's adapters have in it."""
+    """A base model's engine, the name that this model's adapters have in it, and how it and the
+    others of the backend free a device that the trainer has too.
+    """
 
     engine: VllmEngine
     adapter_name: str
+    resting: Callable[[], AbstractContextManager[None]]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -116,6 +121,7 @@ def take_seat(
             kept_steps=options.served_steps,
             progress=options.progress,
             adapter_name=shared.adapter_name if shared else None,
+            resting=shared.resting if shared else None,
         )
         if shared:
             wait_ready(shared.engine, progress=options.progress)

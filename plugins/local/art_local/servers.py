@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,20 @@ class Servers:
             self._engines[directory] = start_vllm(options.engine, needs)
         others = (f"{model.name}-{number}" for number in itertools.count(2))
         name = next(n for n in itertools.chain([model.name], others) if n not in taken)
-        return SharedEngine(engine=self._engines[directory], adapter_name=name)
+        return SharedEngine(
+            engine=self._engines[directory], adapter_name=name, resting=self.resting
+        )
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Let all servers rest inside the block: each of them that shares the trainer's device
+        holds memory there, whichever model is trained. One that has ended holds none.
+        """
+        with ExitStack() as stack:
+            for engine in self._engines.values():
+                if not engine.ended:
+                    stack.enter_context(engine.resting())
+            yield
 
     def end(self, directory: Path) -> None:
         """End the server of one base model."""

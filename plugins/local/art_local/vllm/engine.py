@@ -132,6 +132,11 @@ class VllmEngine:
             torch.cuda.empty_cache()
             self._loop.run(self._rest.end(), self._patience.start_s, "waking vLLM up")
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server failed too often to be started again."""
+        return self._supervisor.ended is not None
+
     def check(self) -> None:
         """Raise EngineError when the server failed too often to be started again."""
         if self._supervisor.ended is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch.nn import functional
@@ -57,6 +59,18 @@ def test_a_policy_uses_it_for_short_rows_and_torchs_for_long_ones(make_policy, m
     for length in (20, 21):
         policy.model(input_ids=torch.arange(length)[None])
     assert set(used) == {20}
+
+
+@pytest.mark.parametrize("option", attention.SPECIAL)
+def test_what_it_cannot_do_is_left_to_torchs(option, monkeypatch):
+    used = []
+    monkeypatch.setattr(attention, "short_causal_attention", lambda *_: used.append(1) or _[0])
+    module, (query, key, value) = torch.nn.Identity(), tensors(2, 2, 5)
+    attention._attention(module, query, key, value, None, **{option: None})
+    assert used == [1]
+    with suppress(ValueError):  # torch's refuses a soft cap
+        attention._attention(module, query, key, value, None, **{option: torch.zeros(1)})
+    assert used == [1]
 
 
 def test_both_attentions_give_a_policy_the_same_log_probs(make_policy, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -57,3 +59,12 @@ def test_switching_the_adapter_off_gives_the_base_model(policies):
     with factors.model.disable_adapter():
         base = logprobs(factors)
     assert float((base - logprobs(factors)).detach().abs().max()) > 1e-3
+
+
+def test_either_way_a_policy_returns_to_weights_that_it_kept(policies):
+    for policy in policies:
+        before, kept = logprobs(policy), policy.kept()
+        policy.load({name: 2 * p for name, p in policy.trained().items()}, Path("others"))
+        assert not torch.allclose(logprobs(policy), before, atol=1e-2)
+        policy.put_back(kept)
+        assert torch.equal(logprobs(policy), before)

@@ -18,6 +18,7 @@ from vllm_helpers import adapter, gone, sampled, state
 from art_core.endpoint.engine import Sampling, Token
 from art_core.errors import EngineError
 from art_local.engine.local import StepWeights
+from art_local.servers import Servers
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -207,6 +208,21 @@ async def test_elsewhere_it_does_not_sleep(start):
     with engine.resting():
         assert len(await sampled(engine)) == 4
         assert state(engine)["asleep"] is False
+
+
+async def test_all_servers_on_the_trainers_device_sleep_while_one_model_is_trained(start, tmp_path):
+    engines = [start(sleeps=True), start(sleeps=True)]
+    servers = Servers({tmp_path / str(place): engine for place, engine in enumerate(engines)})
+
+    def train():
+        with servers.resting():
+            return [state(engine)["asleep"] for engine in engines]
+
+    assert await asyncio.to_thread(train) == [True, True]
+    assert [state(engine)["asleep"] for engine in engines] == [False, False]
+    # one that has ended is no reason to train nothing
+    engines[1]._supervisor.ended = EngineError("it failed too often")
+    assert await asyncio.to_thread(train) == [True, False]
 
 
 async def test_a_server_that_dies_in_its_sleep_comes_back_awake(start):
