@@ -92,6 +92,9 @@ class Backend(Protocol):
         """Stop serving and free what is held; a second call does nothing."""
 
 
+_METHODS = [name for name in vars(Backend) if not name.startswith("_")]
+
+
 @attrs.frozen(kw_only=True)
 class BaseModel:
     """A base model that a backend knows by name: what it is, and where it lies when it is here
@@ -170,13 +173,22 @@ def backend(name: str, **options: Any) -> Backend:
     """Make the backend of that name, from the plugins that are installed.
 
     Raises ConfigError for an unknown name or option (with what there is and what to install) and
-    for a missing package, PluginError for a plugin that is installed but broken.
+    for a missing package, PluginError for a plugin that is installed but broken, also for one whose
+    backend lacks a method.
     """
     spec = installed_plugins().backend(name)
     with _told_what_lacks(name):
         create = creator(spec)
         accepted_options(create, options, f"backend {name!r}")
-        return create(**options)
+        made = create(**options)
+    lacking = [method for method in _METHODS if not hasattr(made, method)]
+    if lacking:
+        raise PluginError(
+            f"backend {name!r} is made as a {type(made).__name__}, which has no "
+            f"{', '.join(lacking)}",
+            f"A backend has: {', '.join(_METHODS)}.",
+        )
+    return made
 
 
 def creator(spec: BackendSpec) -> Callable[..., Backend]:

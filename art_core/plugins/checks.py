@@ -40,8 +40,11 @@ def checked_backends(specs: Iterable[Any]) -> list[Any]:
     """Return specs of backends, whose `create` may be a text; PluginError for what is none."""
 
     def creates(spec: Any) -> bool:
-        named = isinstance(spec.create, str) and re.fullmatch(r"[\w.]+:[\w.]+", spec.create)
-        return bool(named) or callable(spec.create)
+        if isinstance(spec.create, str) and not re.fullmatch(r"[\w.]+:[\w.]+", spec.create):
+            raise PluginError(
+                f"its backend {spec.name!r} is to be made by {spec.create!r}", 'Give "module:name".'
+            )
+        return isinstance(spec.create, str) or callable(spec.create)
 
     return _checked(specs, creates)
 

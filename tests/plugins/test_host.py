@@ -1,6 +1,5 @@
 import importlib.metadata
 import sys
-from fractions import Fraction
 from textwrap import dedent
 
 import pytest
@@ -10,6 +9,7 @@ from art_core.costs.rates import TokenRates
 from art_core.costs.usage import TokenUsage
 from art_core.errors import ConfigError, PluginError
 from art_core.plugins.host import installed_plugins
+from art_core.testing.echo import EchoBackend
 
 
 @pytest.fixture
@@ -345,11 +345,22 @@ def farm(install):
     install(
         "farm",
         """
+        ECHO = "art_core.testing.echo:EchoBackend"
+
+        class HalfMade:
+            def register(self, model): ...
+
+        class Made(HalfMade):
+            unregister = train = step = checkpoints = delete_checkpoints = close = None
+
+            def __init__(self, given):
+                self.given = given
+
         def make(*, url, workers=1):
-            return (url, workers)
+            return Made((url, workers))
 
         def make_any(**options):
-            return options
+            return Made(options)
 
         def make_nothing():
             import torch_of_nobody
@@ -361,7 +372,8 @@ def farm(install):
                 art.BackendSpec(name="any", create=make_any, summary=""),
                 art.BackendSpec(name="local", create=make_nothing, summary=""),
                 art.BackendSpec(name="lacking", create=make_nothing, summary=""),
-                art.BackendSpec(name="told", create="fractions:Fraction", summary=""),
+                art.BackendSpec(name="half", create=HalfMade, summary=""),
+                art.BackendSpec(name="told", create=ECHO, summary=""),
                 art.BackendSpec(name="far", create="datetime:timezone.near", summary=""),
                 art.BackendSpec(name="away", create="torch_of_nobody:Backend", summary=""),
             ]
@@ -374,8 +386,15 @@ def farm(install):
 
 @pytest.mark.usefixtures("farm")
 def test_a_backend_is_made_with_its_options():
-    assert art.backend("farm", url="u", workers=2) == ("u", 2)
-    assert art.backend("any", what="ever") == {"what": "ever"}
+    assert art.backend("farm", url="u", workers=2).given == ("u", 2)
+    assert art.backend("any", what="ever").given == {"what": "ever"}
+
+
+@pytest.mark.usefixtures("farm")
+def test_what_lacks_a_method_of_a_backend_is_told_when_it_is_made():
+    message = "backend 'half' is made as a HalfMade, which has no unregister, train, step, .* close"
+    with pytest.raises(art.PluginError, match=message):
+        art.backend("half")
 
 
 @pytest.mark.usefixtures("farm")
@@ -453,6 +472,19 @@ def test_two_plugins_with_one_loss_name_are_told_apart(install):
 
 @pytest.mark.usefixtures("farm")
 def test_a_backend_told_as_a_text_is_imported_when_it_is_made():
-    assert art.backend("told", numerator=3) == Fraction(3)
+    assert isinstance(art.backend("told", gpu_cost_per_hour_usd=3.0), EchoBackend)
     with pytest.raises(art.PluginError, match="'far' is to be made by 'datetime:timezone.near'"):
         art.backend("far")
+
+
+def test_a_text_that_does_not_say_where_a_backend_lies_is_told():
+    plugins = art.Plugins()
+
+    class Lost:
+        @art.hookimpl
+        def art_backends(self):
+            return [art.BackendSpec(name="lost", create="my.backend.Lost", summary="")]
+
+    plugins.register(Lost(), "lost")
+    with pytest.raises(PluginError, match=r"made by 'my.backend.Lost'. Give \"module:name\""):
+        plugins.backend("lost")
