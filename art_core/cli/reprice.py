@@ -15,6 +15,7 @@ from art_core.cli.table import table
 from art_core.costs.book import PriceBook
 from art_core.errors import ConfigError
 from art_core.plugins.host import Plugins
+from art_core.reports.costs import read_costs
 from art_core.reports.reprice import Prices, read_prices, reprice
 from art_core.run import runs_path
 from art_core.rundir import find_run
@@ -55,12 +56,16 @@ def add(commands: Any) -> None:
 def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     """Yield what each leaf cost and would cost, and where the rows are."""
     run = find_run(arguments.name, runs_path(arguments.dir))
-    out, sums = reprice(run.history, plugins.taxonomy(), _prices(arguments, PriceBook(plugins)))
+    prices = _prices(arguments, PriceBook(plugins))
+    out, sums = reprice(run.history, plugins.taxonomy(), prices)
     rows = [(leaf, *_cells(booked, new)) for leaf, (booked, new) in sorted(sums.items())]
     whole = [sum(pair[i] for pair in sums.values()) for i in (0, 1)]
     rows.append(("all", *_cells(*whole)))
     headings = ("cost", "booked $", "repriced $", "change")
     yield from table(headings, rows, right=set(headings[1:]))
+    unpriced = read_costs(run.history, plugins.taxonomy()).unpriced()
+    if left := sorted({f"{r.provider}/{r.item}" for r in unpriced if prices.usd(r) is None}):
+        yield f"still without a price, and in no sum: {', '.join(left)}; give --prices FILE"
     yield f"by row: {out}"
 
 

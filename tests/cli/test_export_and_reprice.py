@@ -70,6 +70,20 @@ def test_a_run_that_cost_nothing_and_a_cost_that_is_new(shelf, art_command):
     ]  # fmt: skip
 
 
+def test_what_still_has_no_price_is_named(shelf, art_command, tmp_path):
+    log = shelf.run("b", ROW) / "history.jsonl"
+    call = b'{"leaf":"costs/train/judge","provider":"acme","item":"%b","calls":1,"input_tokens":9}'
+    calls = b",".join(call % name for name in (b"one", b"two"))
+    log.write_bytes(log.read_bytes().replace(b"}\n", b',"_receipts":[' + calls + b"]}\n"))
+    assert "in no sum: acme/one, acme/two; give --prices FILE\n" in art_command("reprice", "b")
+    file = tmp_path / "prices.json"
+    price = '{"prompt_per_million": 1, "completion_per_million": 1}'
+    file.write_text(f'{{"models": {{"acme/two": {price}}}}}')
+    assert "in no sum: acme/one; give" in art_command("reprice", "b", "--prices", str(file))
+    file.write_text(f'{{"models": {{"one": {price}, "two": {price}}}}}')
+    assert "in no sum" not in art_command("reprice", "b", "--prices", str(file))
+
+
 def test_a_price_file_that_is_no_object_is_told(run, art_error, tmp_path):
     (tmp_path / "prices.json").write_text("[1]")
     error = art_error("reprice", "a", "--prices", str(tmp_path / "prices.json"))
