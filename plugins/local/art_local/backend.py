@@ -249,12 +249,16 @@ class LocalBackend:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendError(
-                "the local backend is closed", 'Make a new one: art.backend("local").'
-            )
+            raise _closed_error()
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise _closed_error() from None  # closing took it out of the queue
+            raise
 
     def _charge(self, model: TrainableModel) -> None:
         seconds = self._clock.take()
@@ -264,6 +268,10 @@ class LocalBackend:
                 model.charge(
                     GpuTime(device=held.device_name, count=1, seconds=seconds, usd_per_hour=price)
                 )
+
+
+def _closed_error() -> BackendError:
+    return BackendError("the local backend is closed", 'Make a new one: art.backend("local").')
 
 
 def _is_number(value: object) -> bool:

@@ -87,6 +87,22 @@ async def test_a_model_whose_registering_was_cancelled_is_closed_with_the_backen
     await model.close()
 
 
+async def test_a_step_that_waits_when_the_backend_is_closed_says_so(make_model):
+    backend, model, go_on = art.backend("local", **OPTIONS), make_model("tiny"), threading.Event()
+    await model.register(backend)
+    before_it = asyncio.create_task(backend._on_worker(lambda: go_on.wait(60)))
+    waiting = asyncio.create_task(backend.train(model, []))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(backend.close())
+    await asyncio.sleep(0.2)
+    go_on.set()
+    await closing
+    assert await before_it
+    with pytest.raises(art.BackendError, match="the local backend is closed"):
+        await waiting
+    await model.close()
+
+
 def test_models_of_one_name_have_adapters_of_their_own(tmp_path):
     """Two runs may share a name, and their adapters a server."""
     servers = Servers({tmp_path: object()})
