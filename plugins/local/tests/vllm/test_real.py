@@ -128,6 +128,14 @@ async def test_a_seed_and_a_stop_string_are_kept(model):
     assert cut.choices[0].finish_reason == "stop"
 
 
+async def long_seed(model):
+    """A seed whose answer does not end before it is cut off."""
+    for seed in range(100):
+        if (await ask(model, seed=seed, max_tokens=400)).choices[0].finish_reason == "length":
+            return seed
+    raise AssertionError("every answer ends early")
+
+
 async def failing(model, **options):
     """Why a request fails whose client does not try again, and after how many seconds."""
     began = time.monotonic()
@@ -142,8 +150,9 @@ async def failing(model, **options):
 @pytest.mark.slow
 async def test_a_server_that_is_killed_in_mid_rollout_fails_requests_and_the_step_goes_on(model):
     pids = family(model.run_dir / "vllm.log")
+    seed = await long_seed(model)
     rollouts = asyncio.create_task(some_groups(model, max_tokens=400))
-    single = asyncio.create_task(failing(model))
+    single = asyncio.create_task(failing(model, seed=seed))
     await asyncio.sleep(0.3)
     os.kill(pids[0], signal.SIGKILL)
     reason, seconds = await single
@@ -160,7 +169,7 @@ async def test_a_server_that_is_killed_in_mid_rollout_fails_requests_and_the_ste
 @pytest.mark.slow
 async def test_a_core_that_hangs_is_found_and_replaced(model):
     pids = family(model.run_dir / "vllm.log")
-    single = asyncio.create_task(failing(model))
+    single = asyncio.create_task(failing(model, seed=await long_seed(model)))
     await asyncio.sleep(0.3)
     for pid in pids[1:]:
         os.kill(pid, signal.SIGSTOP)  # the server's front still answers
