@@ -23,7 +23,7 @@ from art_core.data.store import append_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError
 from art_core.files import read_json, replace_json
-from art_core.metrics.builder import MetricsBuilder, default_builders
+from art_core.metrics.builder import MetricsBuilder, offer_default, withdraw_default
 from art_core.metrics.ledger import Ledger
 from art_core.metrics.row import MetricsRow
 from art_core.plugins.host import Plugins, installed_plugins
@@ -70,7 +70,7 @@ class Model:
         self._prices = PriceBook(self.plugins)
         self._sink_specs = self._chosen_sinks()
         self._default_builder = MetricsBuilder(self._ledger, self._prices)
-        default_builders.add(self._default_builder)
+        offer_default(self._default_builder)
 
     def _chosen_sinks(self) -> list[SinkSpec]:
         asked: Sequence[str | SinkSpec] | None = self.sinks
@@ -188,7 +188,7 @@ class Model:
         """Write what waits and drain the sinks within `timeout` seconds; report each. Of an `error`
         the run keeps type and message, without secrets, and tells them its sinks.
         """
-        default_builders.discard(self._default_builder)
+        withdraw_default(self._default_builder)
         await self._close_client()
         if self._run is None and not self._ledger.waiting:
             return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,19 @@ from art_core.metrics.taxonomy import number
 active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_builder", default=None)
 default_builders: WeakSet[MetricsBuilder] = WeakSet()
 """Of the open models: where a cost goes when no builder is active, in a thread pool say."""
+_defaults = threading.Lock()
+
+
+def offer_default(builder: MetricsBuilder) -> None:
+    """Let costs without an active builder go to this one, until `withdraw_default`."""
+    with _defaults:
+        default_builders.add(builder)
+
+
+def withdraw_default(builder: MetricsBuilder) -> None:
+    """Let no more costs go to a builder that was offered; one that was not is left alone."""
+    with _defaults:
+        default_builders.discard(builder)
 
 
 def current_builder() -> MetricsBuilder | None:
@@ -29,7 +43,8 @@ def current_builder() -> MetricsBuilder | None:
     active = active_builder.get()
     if active is not None:
         return active
-    defaults = list(default_builders)
+    with _defaults:
+        defaults = list(default_builders)
     return defaults[0] if len(defaults) == 1 else None
 
 

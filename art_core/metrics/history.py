@@ -210,7 +210,11 @@ class HistoryLog:
     def _sync_soon(self) -> None:
         self._timer = threading.Timer(SYNC_SECONDS, self._sync_later)
         self._timer.daemon = True
-        self._timer.start()
+        try:
+            self._timer.start()
+        except RuntimeError:
+            # No thread is left, or the interpreter ends: the row is there, and `close` syncs it.
+            self._timer = None
 
 
 def _locked(fd: int) -> bool:

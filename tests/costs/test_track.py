@@ -160,3 +160,15 @@ def test_source_provider_and_model_are_required(missing):
 def test_a_source_that_is_no_path_of_a_cost_is_refused_before_any_call(source):
     with pytest.raises(MetricError, match="costs/train/"):
         art.track_api_cost(source=source, provider="acme", model_name="judge")
+
+
+def test_a_call_may_be_made_while_another_thread_opens_models(no_open_models, monkeypatch):
+    calls = tracked(lambda: "verdict")
+    offered = [builder.MetricsBuilder(None, None) for _ in range(20_000)]
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(lambda: [builder.offer_default(each) for each in offered])
+        while not opening.done():
+            assert calls() == "verdict"
+    for each in offered:
+        builder.withdraw_default(each)
+    assert builder.current_builder() is None

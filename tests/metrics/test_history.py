@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -285,3 +286,14 @@ def test_scenario_ids_are_found_without_reading_every_row(path):
     lines = first.to_line() + row(2).to_line() + third.to_line()
     path.write_bytes(lines + b'{"_scenario_ids": junk}\n{"_scenario_ids":["d"]')
     assert history.scenario_ids_of(path) == {"a", "b", "c"}
+
+
+def test_a_row_counts_as_written_where_no_thread_can_be_started_to_sync_it(log, path, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    log.append(row(1))
+    log.append(row(2))
+    log.sync()
+    assert seqs(path) == [1, 2]
