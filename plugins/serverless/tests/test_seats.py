@@ -115,6 +115,7 @@ async def test_a_file_of_an_earlier_server_is_read(tmp_path):
     job = store.add_job("m", {}, b"[]", "key")
     with store._writing() as db:
         db.execute("alter table jobs drop column begun")
+        db.execute("alter table models drop column costs_told")
     store.close()
     store = Store(tmp_path)
     assert store.unfinished() == [job]
@@ -151,3 +152,25 @@ async def test_every_cost_leaf_of_a_step_is_told_and_no_sum(held):
         "costs/train/tinker_sample": 0.5,
         "costs/train/tinker_train": 1.0,
     }
+
+
+async def test_what_a_model_cost_between_its_steps_is_told_once(held):
+    """As what a device costs that is held until a model sleeps: a row of its own takes it."""
+    store, seats, work, stored = held
+
+    def told(key):
+        (step,) = (
+            event["data"]
+            for event in store.events(store.job_of(stored.id, key).id, 0, 10)
+            if event["type"] == "gradient_step"
+        )
+        return {name: usd for name, usd in step.items() if name.startswith("costs/")}
+
+    for key, usd in (("first", 0.1), ("second", 0.2)):
+        async with seats.using(stored) as model:
+            model.metrics_builder("train").add_cost("gpu", usd)
+        assert await seats.put_to_sleep(0.0) == [stored.id]
+        work.add(store.add_job(stored.id, {}, b"[]", key))
+        await done(work)
+    assert told("first") == {"costs/gpu": 0.1}
+    assert told("second") == {"costs/gpu": 0.2}

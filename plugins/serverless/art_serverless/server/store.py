@@ -22,6 +22,7 @@ _SCHEMA = """
 create table if not exists models (
   id text primary key, entity text not null, project text not null, name text not null,
   base_model text not null, run_id text not null, created_at real not null,
+  costs_told text not null default '{}',
   unique (entity, project, name)
 );
 create table if not exists jobs (
@@ -36,6 +37,11 @@ create table if not exists events (
 );
 create index if not exists events_of_a_job on events (job_id, number);
 """
+
+_LATER_COLUMNS = (
+    ("jobs", "begun integer not null default 0"),
+    ("models", "costs_told text not null default '{}'"),
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,8 +91,9 @@ class Store:
         self._db.row_factory = sqlite3.Row
         self._db.execute("pragma journal_mode=wal")
         self._db.executescript(_SCHEMA)
-        with suppress(sqlite3.OperationalError):  # a file of now has the column
-            self._db.execute("alter table jobs add column begun integer not null default 0")
+        for table, column in _LATER_COLUMNS:
+            with suppress(sqlite3.OperationalError):  # a file of now has it
+                self._db.execute(f"alter table {table} add column {column}")
         self._sweep()
 
     def close(self) -> None:
@@ -183,12 +190,31 @@ class Store:
                 (step_before, job_id),
             )
 
+    def costs_told(self, model_id: str) -> dict[str, float]:
+        """Return what clients were told that a model cost so far, by leaf."""
+        with self._lock:
+            found = self._db.execute("select costs_told from models where id = ?", (model_id,))
+            row = found.fetchone()
+        return json.loads(row[0]) if row else {}
+
     def end(
-        self, job_id: str, state: State, events: Iterable[tuple[str, Mapping[str, Any]]]
+        self,
+        job_id: str,
+        state: State,
+        events: Iterable[tuple[str, Mapping[str, Any]]],
+        costs_told: Mapping[str, float] | None = None,
     ) -> None:
-        """Say how a job ended, with its last events, at once; its groups are deleted."""
+        """Say how a job ended, with its last events and what clients know of costs by it, at once;
+        its groups are deleted.
+        """
         with self._writing() as db:
             db.execute("update jobs set state = ? where id = ?", (state, job_id))
+            if costs_told is not None:
+                db.execute(
+                    "update models set costs_told = ?"
+                    " where id = (select model_id from jobs where id = ?)",
+                    (json.dumps(dict(costs_told)), job_id),
+                )
             for kind, data in events:
                 _tell(db, job_id, kind, data)
         self.groups_file(job_id).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -81,8 +82,16 @@ class Work:
             return
         try:
             async with self.seats.using(stored) as model:
-                events = await self._trained(job, model)
-            self.store.end(job.id, "ended", events)
+                metrics, step = await self._trained(job, model)
+                spent = _spent(model)
+            told = self.store.costs_told(stored.id)
+            # Also what it cost between the steps: to be held until it was put to sleep, say.
+            since = {key: round(usd - told.get(key, 0.0), 12) for key, usd in spent.items()}
+            events: list[tuple[str, Mapping[str, Any]]] = [
+                ("gradient_step", _told(metrics) | {k: usd for k, usd in since.items() if usd > 0}),
+                ("training_ended", {"step": step}),
+            ]
+            self.store.end(job.id, "ended", events, spent)
         except Exception as error:
             log.warning("job %s of %s failed: %s", job.id, stored.address.uri, error)
             said = str(error) or type(error).__name__
@@ -91,14 +100,15 @@ class Work:
 
     async def _trained(
         self, job: StoredJob, model: TrainableModel
-    ) -> list[tuple[str, dict[str, Any]]]:
-        """Run a job, or see that it ran before the server was cut off; return its last events."""
+    ) -> tuple[Mapping[str, float], int]:
+        """Run a job, or see that it ran before the server was cut off; return its metrics and the
+        step that it made.
+        """
         step = await model.get_step()
         if job.state == "running" and job.step_before is not None and step > job.step_before:
             # The step is whole: its checkpoint was written. Only the news of it was lost.
             last = model.run.history.last
-            metrics = last.metrics if last is not None and last.step == step else {}
-            return [("gradient_step", _told(metrics)), ("training_ended", {"step": step})]
+            return last.metrics if last is not None and last.step == step else {}, step
         if job.begun >= MOST_BEGUN:
             raise BackendError(
                 f"the server ended {job.begun} times while it ran this job",
@@ -109,13 +119,7 @@ class Work:
         self._tell(job.id)
         groups = groups_of(orjson.loads(self.store.groups_file(job.id).read_bytes()))
         result = await model.train(groups, **job.config)
-        row = model.run.history.last
-        of_row = row.metrics if row else {}
-        costs = {key: of_row[key] for key in cost_leaves(of_row)}
-        return [
-            ("gradient_step", _told({**result.metrics, **costs})),
-            ("training_ended", {"step": result.step}),
-        ]
+        return result.metrics, result.step
 
     def _tell(self, job_id: str) -> None:
         event = self._changed.pop(job_id, None)
@@ -123,15 +127,23 @@ class Work:
             event.set()
 
 
-def _told(metrics: Any) -> dict[str, float]:
-    """What a client is told of a row: the step's own metrics and what it cost, no sums, finite
-    values.
-    """
-    costs = cost_leaves(metrics)
+def _told(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a client is told of a row: the step's own metrics, no sums of the run, finite values."""
     others = ("costs/", "reward/", "train/", "val/")
     return {
         key: float(value)
         for key, value in metrics.items()
-        if math.isfinite(value)
-        and (key in costs or ("/cum/" not in key and not key.startswith(others)))
+        if "/cum/" not in key and math.isfinite(value) and not key.startswith(others)
     }
+
+
+def _spent(model: TrainableModel) -> dict[str, float]:
+    """What a model cost since it was registered, by leaf; rows carry the sums over their run."""
+    last = model.run.history.last
+    sums = last.metrics if last is not None else {}
+    costs = {
+        "costs/" + key.removeprefix("costs/cum/"): usd
+        for key, usd in sums.items()
+        if key.startswith("costs/cum/")
+    }
+    return {key: costs[key] for key in cost_leaves(costs)}
