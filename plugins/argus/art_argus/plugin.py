@@ -37,6 +37,11 @@ def argus_sink(
                 "the sink 'argus' has no server",
                 "Set ARGUS_URL and ARGUS_TOKEN, or give sinks=[argus_sink(url=..., token=...)].",
             )
+        if not where.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"the sink 'argus' has a server {where!r}, which is no URL",
+                "Set ARGUS_URL, or give url=, such as https://argus.example.com.",
+            )
         from art_argus.client import ArgusClient
         from art_argus.sink import ArgusSink
 

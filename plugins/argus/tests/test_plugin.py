@@ -21,6 +21,11 @@ def test_without_a_server_it_says_what_to_set(monkeypatch):
         argus_sink(token="em_live_x").create()
 
 
+def test_a_server_that_is_no_url_is_told_before_anything_is_sent():
+    with pytest.raises(art.ConfigError, match=r"server 'argus.example.com', which is no URL"):
+        argus_sink("argus.example.com").create()
+
+
 def test_server_and_token_come_from_the_environment_unless_given(monkeypatch):
     monkeypatch.setenv("ARGUS_URL", "http://one.example.com/")
     monkeypatch.setenv("ARGUS_TOKEN", "em_live_env")
