@@ -222,7 +222,7 @@ def test_a_job_is_kept_whole_and_a_second_start_forgets_what_the_first_told(tmp_
     assert store.events(job.id, 0, 10) == []
     store.end(job.id, "ended", [("training_ended", {"step": 5})])
     assert store.unfinished() == []
-    assert not store.groups_file(job.id).exists()
+    assert not store.groups.of(job.id).exists()
     assert store.job_counts() == {"ended": 1}
     store.delete_model(model.id)
     assert store.job(job.id) is None

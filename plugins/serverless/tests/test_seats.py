@@ -82,7 +82,7 @@ async def test_a_job_of_a_model_that_was_deleted_meanwhile_is_forgotten(held):
     work.add(job)
     await done(work)
     assert store.unfinished() == []
-    assert not store.groups_file(job.id).exists()
+    assert not store.groups.of(job.id).exists()
 
 
 async def test_a_job_that_takes_the_server_down_each_time_is_given_up(held):

@@ -1,9 +1,8 @@
-"""What the server remembers: models, jobs and events, in SQLite; a job's groups in a file each."""
+"""What the server remembers: models, jobs and events, in SQLite; jobs' groups in files."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import attrs
 
 from art_serverless.protocol import Address
+from art_serverless.server.groups import GroupFiles
 
 State = Literal["queued", "running", "ended", "failed"]
 _SCHEMA = """
@@ -82,8 +82,7 @@ class Store:
     """
 
     def __init__(self, directory: Path) -> None:
-        (directory / "jobs").mkdir(parents=True, exist_ok=True)
-        self._jobs = directory / "jobs"
+        self.groups = GroupFiles(directory / "jobs")
         self._lock = threading.Lock()
         self._db = sqlite3.connect(
             directory / "serve.sqlite", check_same_thread=False, isolation_level=None
@@ -94,7 +93,7 @@ class Store:
         for table, column in _LATER_COLUMNS:
             with suppress(sqlite3.OperationalError):  # a file of now has it
                 self._db.execute(f"alter table {table} add column {column}")
-        self._sweep()
+        self.groups.sweep([job.id for job in self.unfinished()])
 
     def close(self) -> None:
         """Close the database."""
@@ -152,7 +151,7 @@ class Store:
             id=uuid.uuid4().hex, model_id=model_id, config=dict(config), state="queued",
             step_before=None,
         )  # fmt: skip
-        self._keep(job.id, groups)
+        self.groups.keep(job.id, groups)
         values = (job.id, model_id, key, json.dumps(job.config), job.state, time.time())
         with self._writing() as db:
             db.execute(
@@ -217,14 +216,14 @@ class Store:
                 )
             for kind, data in events:
                 _tell(db, job_id, kind, data)
-        self.groups_file(job_id).unlink(missing_ok=True)
+        self.groups.delete(job_id)
 
     def forget(self, job_id: str) -> None:
         """Forget a job whose model is gone."""
         with self._writing() as db:
             db.execute("delete from events where job_id = ?", (job_id,))
             db.execute("delete from jobs where id = ?", (job_id,))
-        self.groups_file(job_id).unlink(missing_ok=True)
+        self.groups.delete(job_id)
 
     def tell(self, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a job."""
@@ -240,25 +239,6 @@ class Store:
             {"id": str(row["number"]), "type": row["type"], "data": json.loads(row["data"])}
             for row in rows
         ]
-
-    def groups_file(self, job_id: str) -> Path:
-        """Return where a job's groups lie."""
-        return self._jobs / f"{job_id}.json"
-
-    def _keep(self, job_id: str, groups: bytes) -> None:
-        aside = self._jobs / f".{job_id}.tmp"
-        with aside.open("xb") as file:
-            file.write(groups)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.groups_file(job_id))
-
-    def _sweep(self) -> None:
-        """Delete the files that an earlier server wrote and had no time to name, or to delete."""
-        kept = {self.groups_file(job.id) for job in self.unfinished()}
-        for file in self._jobs.iterdir():
-            if file.is_file() and file not in kept:
-                file.unlink()
 
     def _models(self, where: str, *values: Any) -> Iterator[StoredModel]:
         names = [field.name for field in attrs.fields(StoredModel)]

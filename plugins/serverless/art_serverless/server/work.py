@@ -117,7 +117,7 @@ class Work:
         self.store.begin(job.id, step)
         self.store.tell(job.id, "training_started", {"num_sequences": 1})
         self._tell(job.id)
-        groups = groups_of(orjson.loads(self.store.groups_file(job.id).read_bytes()))
+        groups = groups_of(orjson.loads(self.store.groups.of(job.id).read_bytes()))
         result = await model.train(groups, **job.config)
         return result.metrics, result.step
 
