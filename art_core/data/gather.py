@@ -122,7 +122,11 @@ class _Tally:
 def _limit(max_exceptions: int | float | None, total: int) -> float:
     if max_exceptions is None:
         return math.inf
-    if isinstance(max_exceptions, bool) or not max_exceptions >= 0:
+    try:
+        fits = max_exceptions >= 0 and not isinstance(max_exceptions, bool)
+    except TypeError:
+        fits = False
+    if not fits:
         raise ConfigError(
             f"max_exceptions must be a count or a share below 1, got {max_exceptions!r}"
         )

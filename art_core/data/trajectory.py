@@ -27,6 +27,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.astimezone()
+
+
 @attrs.define(kw_only=True)
 class History:
     """A conversation besides the main one (a sub-agent's, or one before a context was
@@ -47,7 +51,8 @@ class Trajectory:
 
     `reward` is a finite float; `metrics` are numbers or bools, averaged over the step;
     `initial_policy_version` and `final_policy_version` are the training steps whose weights made
-    the first and the last choice (filled from the choices when left out).
+    the first and the last choice (filled from the choices when left out). `start_time` and
+    `end_time` without a time zone are the machine's.
     """
 
     messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
@@ -59,8 +64,10 @@ class Trajectory:
     logs: list[str] = attrs.field(factory=list)
     initial_policy_version: int | None = None
     final_policy_version: int | None = None
-    start_time: datetime = attrs.field(factory=_now)
-    end_time: datetime | None = None
+    start_time: datetime = attrs.field(factory=_now, converter=_aware)
+    end_time: datetime | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_aware)
+    )
 
     def messages(self) -> list[Message]:
         """Return the conversation as chat messages, ready for the next request."""

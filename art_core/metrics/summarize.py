@@ -19,10 +19,11 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
     """Average rewards and metrics of groups, under keys of the split; twice does no harm.
 
     On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`,
-    `<split>/<metric>`. Raises MetricError for a metric of a trajectory or group that is not a
-    number, or whose name is reserved or taken.
+    `<split>/<metric>`. Raises MetricError for a reward, or a metric of a trajectory or group, that
+    is not a number, and for a name that is reserved or taken.
     """
     trajectories = [t for group in groups for t in group.trajectories]
+    rewards = [number("reward", t.reward) for t in trajectories]
     failures = sum(len(group.failures) for group in groups)
     stds = [population_std(g.rewards) for g in groups if len(g) > 1]
     if split == "train":
@@ -35,7 +36,7 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
     averages = _means((t.metrics for t in trajectories), prefix, names)
     averages |= _means((g.metrics for g in groups), f"{prefix}group_", averages)
     if trajectories:
-        averages[names[0]] = _mean([t.reward for t in trajectories])
+        averages[names[0]] = _mean(rewards)
     if stds:
         averages[names[1]] = _mean(stds)
     if trajectories or failures:

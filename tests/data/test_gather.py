@@ -3,6 +3,7 @@ import io
 import math
 import time
 from contextlib import redirect_stderr
+from datetime import datetime
 
 import pytest
 
@@ -200,7 +201,7 @@ async def test_the_error_of_a_gathering_that_failed_whole_has_the_failures():
     assert (group.metadata, group.failures[0].message) == ({"scenario_id": "a"}, "down")
 
 
-@pytest.mark.parametrize("odd", [-1, math.nan, True, -0.5])
+@pytest.mark.parametrize("odd", [-1, math.nan, True, -0.5, "3"])
 async def test_a_limit_that_is_neither_count_nor_share_is_refused(odd):
     with pytest.raises(ConfigError, match="max_exceptions must be a count or a share"):
         await gather(art.TrajectoryGroup(), max_exceptions=odd)
@@ -343,3 +344,16 @@ async def test_a_rollouts_time_begins_with_the_rollout_and_not_with_its_trajecto
 
     groups = await art.gather_trajectory_groups([art.TrajectoryGroup([late()])], pbar_desc=None)
     assert groups[0].trajectories[0].metrics["duration"] >= 0.05
+
+
+async def test_times_without_a_zone_are_the_machines_and_end_no_gathering():
+    async def answers():
+        trajectory = art.Trajectory(reward=1.0, start_time=datetime.now())  # noqa: DTZ005
+        trajectory.end_time = datetime.now()  # noqa: DTZ005
+        return trajectory
+
+    group = art.TrajectoryGroup([answers(), rollout(0.5)])
+    (done,) = await gather(group)
+    assert done.rewards == [1.0, 0.5]
+    begun = [t.start_time.timestamp() for t in done]
+    assert max(begun) - min(begun) < 5.0

@@ -139,3 +139,9 @@ def test_scenario_ids_come_from_groups_and_trajectories():
 def test_an_infinite_metric_stays_visible_in_its_mean():
     groups = [art.TrajectoryGroup([attempt(0.0, x=float("inf")), attempt(0.0, x=float("-inf"))])]
     assert str(summarize(groups, "train")["reward/x"]) == "nan"
+
+
+@pytest.mark.parametrize("reward", [None, "1", [1.0]])
+def test_a_reward_that_is_no_number_is_an_error_that_says_so(reward):
+    with pytest.raises(art.MetricError, match="'reward' must be a number"):
+        summarize([art.TrajectoryGroup([attempt(0.5), attempt(reward)])], "val")
