@@ -10,6 +10,7 @@ from art_core.cli.reading import Reading, read_run, status
 from art_core.cli.runs import add_directory
 from art_core.cli.sparkline import sparkline
 from art_core.cli.table import table
+from art_core.files import read_json
 from art_core.plugins.host import Plugins
 from art_core.run import runs_path
 from art_core.rundir import find_run
@@ -58,7 +59,10 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     """Yield a heading, the curves and the cost tree."""
     run = find_run(arguments.name, runs_path(arguments.dir))
     reading = read_run(run, plugins.taxonomy())
-    yield f"{run.name}  {status(run)}  {run.path}"
+    state = status(run)
+    yield f"{run.name}  {state}  {run.path}"
+    if state == "failed" and (reason := read_json(run.path / "status.json").get("reason")):
+        yield reason
     if reading.last is None:
         yield "no rows yet"
         return

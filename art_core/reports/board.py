@@ -49,8 +49,8 @@ class Place:
 
 def place(run: FoundRun, status: str, summary: Summary) -> Place:
     """Return a run's place, not yet in any order."""
-    values: dict[str, float] = {"step": summary.step, "rows": summary.rows}
-    values["attempts"] = max(summary.attempt, 1)
+    values: dict[str, float] = {"step": summary.step} if summary.rows else {}
+    values |= {"rows": summary.rows, "attempts": max(summary.attempt, 1)}
     for key, entry in summary.metrics.items():
         values[key] = entry.last
         if entry.best is not None and entry.best_step is not None:

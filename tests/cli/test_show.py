@@ -35,6 +35,13 @@ def test_curves_are_sparklines_with_their_ends(shelf, art_command):
     assert ["actor", "tok/s", "▁█", "50", "100", "50", "100"] in lines
 
 
+def test_a_run_that_failed_says_why_where_it_is_known(shelf, art_command):
+    directory = shelf.run("a", *ROWS, status="failed")
+    assert art_command("show", "a").splitlines()[1].startswith("step 2, ")
+    (directory / "status.json").write_text('{"status": "failed", "reason": "ValueError: bad"}')
+    assert art_command("show", "a").splitlines()[1] == "ValueError: bad"
+
+
 def test_what_a_step_cost_counts_its_evaluation_too(shelf, art_command):
     directory = shelf.run("a", *({"costs/cum/all": total} for total in (1.0, 3.0, 4.0)))
     log = directory / "history.jsonl"

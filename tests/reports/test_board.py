@@ -35,6 +35,11 @@ def test_the_better_value_comes_first_whichever_that_is():
     assert names(board.best_first(places, "loss/train", TAXONOMY)) == ["a", "b"]
 
 
+def test_a_run_without_rows_has_no_step():
+    one = board.place(FoundRun(Path("/runs/p/models/new")), "finished", Summary())
+    assert dict(one.values) == {"rows": 0, "attempts": 1}
+
+
 def test_missing_and_nan_come_last_and_ties_stay_in_order():
     places = [
         place("missing"),
