@@ -146,8 +146,7 @@ class Follower:
         """Deliver what is there; True when the sink was closed and all is done."""
         closing = self._closing.is_set()
         if self._lock is None and self.spec.backlog:
-            self.cursor = load_cursor(self.cursor_file)
-            self._lock = lock_cursor(self.cursor_file)
+            self._take_cursor()
         if self._sink is None:
             self._sink = self.spec.create()
         if not self._opened:
@@ -166,6 +165,14 @@ class Follower:
             self._sink.close(self.run)
         self._failures, self.error = 0, None
         return closing
+
+    def _take_cursor(self) -> None:
+        self.cursor = load_cursor(self.cursor_file)
+        self._lock = lock_cursor(self.cursor_file)
+        if self.cursor.offset > self.history.stat().st_size:
+            # Of a log that is gone: this one may outgrow it before the sink is there.
+            self.cursor = Cursor()
+            save_cursor(self.cursor_file, self.cursor)
 
     def _failed(self, error: BaseException) -> bool:
         """Note a failure and wait; False when there is no time left to try again."""

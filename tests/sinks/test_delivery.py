@@ -8,7 +8,7 @@ import pytest
 
 import art_core as art
 from art_core.sinks import delivery
-from art_core.sinks.cursor import load_cursor
+from art_core.sinks.cursor import Cursor, load_cursor, save_cursor
 from art_core.sinks.delivery import Delivery, DeliveryReport, wait_after
 
 
@@ -334,3 +334,16 @@ def test_delivery_goes_on_from_the_cursor_in_a_new_process(book, end):
     assert child("well")[0] == 0
     # The third row was taken, but its cursor was not: it comes again, and nothing else does.
     assert (book.run.run_dir / "taken").read_text().split() == ["1", "2", "3", "3"]
+
+
+def test_a_cursor_of_a_log_that_is_gone_skips_no_row_of_one_that_outgrows_it(start, book):
+    book.add(1)
+    save_cursor(book.run.run_dir / "sinks/shelf0.cursor", Cursor(offset=10_000, seq=50))
+    shelf = Shelf({"create": [OSError("down")] * 2})
+    running = start(shelf)
+    (follower,) = running.followers
+    until(lambda: follower.error is not None)
+    while book.log.size <= 10_000:
+        book.add(20)
+    running.close(5.0)
+    assert shelf.seqs == list(range(1, book.log.last.seq + 1))
