@@ -149,6 +149,23 @@ async def test_a_job_that_is_found_again_has_the_price_of_its_own_time(
     await closed(backend, model)
 
 
+async def test_a_model_that_slept_is_loaded_within_the_time_for_registering(
+    serving, connect, make_model
+):
+    class SlowToLoad(EchoBackend):
+        async def register(self, model):
+            await asyncio.sleep(5)
+            return await super().register(model)
+
+    server = serving()
+    await closed(*await ready(server, connect, make_model))
+    server.stop()
+    again = serving(SlowToLoad(), directory=server.settings.directory)
+    backend, model = connect(again, request_timeout_s=0.5, register_timeout_s=30.0), make_model()
+    await model.register(backend)
+    await closed(backend, model)
+
+
 async def test_two_steps_at_once_follow_each_other_and_count_once(serving, connect, make_model):
     slow = Slow()
     server = serving(slow)

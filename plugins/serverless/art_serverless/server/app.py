@@ -129,9 +129,10 @@ class _Routes:
                 409,
                 f"model {address.uri} has base model {found[0].base_model!r}, not {base_model!r}",
             )
-        return answer(
-            attrs.asdict(found[0] if found else await self._registered(address, base_model))
-        )
+        if not found:
+            return answer(attrs.asdict(await self._registered(address, base_model)))
+        async with self._seats.using(found[0]):  # who registers is ready to wait until it is loaded
+            return answer(attrs.asdict(found[0]))
 
     async def _registered(self, address: Address, base_model: str) -> StoredModel:
         try:
