@@ -65,6 +65,19 @@ def test_an_unknown_loss_is_refused_before_anything_is_spent():
         art.TrainConfig.of(loss_fn="ppa")
 
 
+def test_a_plugins_loss_is_taken_by_name_beside_presets_and_import_paths():
+    offered = {"mine": art.LossSpec(name="mine", create=lambda: None)}
+
+    def named(name):
+        return art.TrainConfig.of(offered, loss_fn=name).loss
+
+    assert named("mine").spec is offered["mine"]
+    assert named("ppo").surrogate == "ratio"
+    assert named("math:sqrt").name == "math:sqrt"
+    with pytest.raises(ConfigError, match="no loss 'min'.*mine.*Did you mean 'mine'"):
+        named("min")
+
+
 def test_clip_values_replace_those_of_the_preset():
     assert art.TrainConfig(loss_fn="ppo").loss.epsilon == 0.2
     loss = art.TrainConfig(loss_fn="ppo", epsilon=0.1, epsilon_high=0.3).loss
@@ -136,6 +149,7 @@ def test_a_length_that_nothing_reads_is_refused():
         ("scale_rewards", "batches", "True or False, or 'group', 'batch', 'none', got 'batches'"),
         ("mask_sequence_ratio", 1.0, "must be a finite number above 1, got 1.0"),
         ("kl_penalty_coef", -0.1, "must be a finite number of at least 0, got -0.1"),
+        ("kl_penalty_coef", float("inf"), "must be a finite number of at least 0, got inf"),
         ("kl_penalty_reference_step", -1, "must be a step, 0 or more, got -1"),
         ("grad_accumulation_sequences", 0, "must be a whole number of at least 1, got 0"),
         ("packed_sequence_length", 1.5, "must be a whole number of at least 1, got 1.5"),

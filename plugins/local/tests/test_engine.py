@@ -256,11 +256,21 @@ async def test_more_requests_than_rows_wait_their_turn(model) -> None:
     await engine.close()
 
 
-async def test_when_the_cache_is_full_rows_are_computed_again_and_nothing_changes(model) -> None:
-    tokens_held = 3 * 60
+async def test_when_the_cache_is_full_rows_are_computed_again_and_nothing_changes(
+    model, monkeypatch
+) -> None:
+    tokens_held, held, sampled = 2 * 60, [], Batch._sample
+
+    def watched(batch, *args):
+        held.append((len(batch.rows), batch.cache_tokens))
+        return sampled(batch, *args)
+
+    monkeypatch.setattr(Batch, "_sample", watched)
     engine = TransformersEngine(model, cache_bytes=tokens_held * 2 * 2 * 2 * 32 * 4)
     plan = Sampling(max_tokens=60, seed=3)
     answers = await asyncio.gather(*[sample(engine, prompt, plan) for prompt in PROMPTS])
+    assert max(tokens for _, tokens in held) <= tokens_held
+    assert max(rows for rows, _ in held) > 1
     roomy = TransformersEngine(model)
     expected = [await sample(roomy, prompt, plan) for prompt in PROMPTS]
     assert [ids(tokens) for tokens in answers] == [ids(tokens) for tokens in expected]
