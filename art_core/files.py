@@ -89,10 +89,7 @@ def _near(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json", warnings=False)
     if isinstance(value, Decimal | Fraction):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            return str(value)
+        return float(value)
     if isinstance(value, set | frozenset):
         return list(value)
     return value.tolist() if hasattr(value, "tolist") else repr(value)

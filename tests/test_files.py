@@ -1,4 +1,6 @@
 import os
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import attrs
@@ -73,6 +75,8 @@ class Silent:
         (Wide(1 << 64), "Wide(x=18446744073709551616)"),
         ({1 << 64}, ["18446744073709551616"]),
         (Silent(), "<Silent>"),
+        (Decimal("0.5"), 0.5),
+        (Fraction(10**400), repr(Fraction(10**400))),
         ({Silent: Silent()}, {f"{Silent!r}": "<Silent>"}),
     ],
 )
