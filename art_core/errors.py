@@ -59,10 +59,19 @@ class SinkError(ArtError, RuntimeError):
     """A sink that could not be made or did not take its rows."""
 
 
+_LISTED, _ALIKE = 40, 8
+
+
 def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "known") -> str:
-    """Say that a name does not exist: what was asked, what is there, the nearest match."""
+    """Say that a name does not exist: what was asked, what is there (of many the most alike), the
+    nearest match.
+    """
     names = sorted(known)
     asked = str(asked)
-    text = f"no {kind} {asked!r}; {known_as}: {', '.join(names) or 'none'}"
+    listed = ", ".join(names) or "none"
+    if len(names) > _LISTED:
+        alike = difflib.get_close_matches(asked, names, n=_ALIKE, cutoff=0.0)
+        listed = f"{', '.join(alike)} and {len(names) - len(alike)} more"
+    text = f"no {kind} {asked!r}; {known_as}: {listed}"
     near = difflib.get_close_matches(asked, names, n=1)
     return f"{text}. Did you mean {near[0]!r}?" if near else text

@@ -68,6 +68,14 @@ def test_an_unknown_name_is_told_with_what_there_is_and_the_nearest(asked, known
     assert unknown("x", asked, known) == text
 
 
+def test_of_very_many_names_the_most_alike_are_told():
+    many = [f"reward/r{number}" for number in range(50)] + ["train/x"]
+    told = unknown("metric", "train/y", many)
+    assert told.startswith("no metric 'train/y'; known: train/x, reward/r")
+    assert told.endswith(" and 43 more. Did you mean 'train/x'?")
+    assert unknown("metric", "a", many[:40]).count("reward/") == 40
+
+
 def test_where_names_are_known_from_can_be_said():
     assert unknown("run", "a", ["b"], known_as="in .art") == "no run 'a'; in .art: b"
 

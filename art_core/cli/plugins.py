@@ -1,4 +1,4 @@
-"""`art plugins` and `art backends`: what is installed."""
+"""`art plugins`, `art backends` and `art sinks`: what is installed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ examples:
   art backends
   art backends local           the options of art.backend("local", ...)
 """
+_SINKS_HELP = """\
+A model's rows go to every sink that says "yes" below, unless the model or ART_SINKS names others:
+TrainableModel(sinks=["console"]), ART_SINKS=console,wandb, or ART_SINKS= for none.
+
+examples:
+  art sinks
+  art sync agent-001 --sink wandb    send the rows that a sink missed
+"""
 
 
 def add(commands: Any) -> None:
-    """Add both commands to the parser."""
+    """Add the commands to the parser."""
     form = argparse.RawDescriptionHelpFormatter
     plugins = commands.add_parser(
         "plugins",
@@ -47,6 +55,13 @@ def add(commands: Any) -> None:
     )
     backends.add_argument("name", metavar="NAME", nargs="?", help="tell this backend's options")
     backends.set_defaults(run=list_backends)
+    sinks = commands.add_parser(
+        "sinks",
+        help="list sinks that rows can be sent to",
+        epilog=_SINKS_HELP,
+        formatter_class=form,
+    )
+    sinks.set_defaults(run=list_sinks)
 
 
 def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
@@ -70,6 +85,15 @@ def list_backends(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[s
         yield "no backend is installed; try: pip install art-local"
         return
     yield from table(("backend", "summary"), rows)
+
+
+def list_sinks(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+    """Yield a line a sink."""
+    rows = [
+        (spec.name, "yes" if spec.default else "no", spec.summary)
+        for _, spec in sorted(plugins.sinks().items())
+    ]
+    return table(("sink", "by default", "summary"), rows)
 
 
 def _about(spec: BackendSpec) -> Iterator[str]:

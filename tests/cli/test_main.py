@@ -15,12 +15,12 @@ from art_core.cli import main as door
 def test_without_a_command_it_says_what_there_is(capsys):
     assert door.main([]) == 0
     printed = capsys.readouterr().out
-    for command in ("plugins", "backends", "metrics", "models", "runs", "show"):
+    for command in ("plugins", "backends", "sinks", "metrics", "models", "runs", "show"):
         assert command in printed
 
 
 def test_each_command_explains_itself_with_examples(capsys):
-    for command in ("plugins", "backends", "metrics", "models", "runs", "show"):
+    for command in ("plugins", "backends", "sinks", "metrics", "models", "runs", "show"):
         with pytest.raises(SystemExit) as exit_:
             door.main([command, "--help"])
         assert exit_.value.code == 0

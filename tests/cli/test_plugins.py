@@ -83,3 +83,9 @@ def test_a_backend_that_is_not_there_has_no_options(art_error):
 
 def test_with_no_backend_it_says_what_to_install(art_command):
     assert art_command("backends") == "no backend is installed; try: pip install art-local\n"
+
+
+def test_sinks_are_listed_with_those_that_get_rows_unasked(art_command):
+    lines = art_command("sinks").splitlines()
+    assert lines[0].split() == ["sink", "by", "default", "summary"]
+    assert [line.split()[:2] for line in lines[1:]] == [["console", "yes"]]
