@@ -20,7 +20,16 @@ EXAMPLE = ROOT / "docs" / "examples" / "art-sink-example"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
 TRACKERS = ("mlflow", "tensorboard", "trackio")
-SOURCES = ("art_core", "plugins", "tests", "examples", "benchmarks", "docs", "noxfile.py")
+SOURCES = (
+    "art_core",
+    "plugins",
+    "tests",
+    "examples",
+    "benchmarks",
+    "docs",
+    "conftest.py",
+    "noxfile.py",
+)
 
 LACKING = """
 import sys
