@@ -191,6 +191,16 @@ def test_every_module_of_the_core_is_in_the_tree():
     assert {name for name in modules - hidden if f" {name} " not in page} == set()
 
 
+@pytest.mark.parametrize("plugin", ["local", "unsloth", "tinker", "serverless"])
+def test_every_module_of_a_backend_is_on_the_page_about_it(plugin: str):
+    page = (DOCS / "inside.md").read_text()
+    part = page.split(f"## `plugins/{plugin}`")[1].split("\n## ")[0]
+    modules = {path.name for path in (ROOT / "plugins" / plugin / f"art_{plugin}").rglob("*.py")}
+    named = set(re.findall(r"\w+\.py", part))
+    assert modules - named == {"__init__.py", "plugin.py"} - named
+    assert named - modules == set()
+
+
 @pytest.mark.torch
 def test_every_option_of_the_local_backend_is_told():
     backend = pytest.importorskip("art_local.backend").LocalBackend
