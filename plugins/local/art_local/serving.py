@@ -11,6 +11,7 @@ import torch  # noqa: TID253
 
 from art_core.errors import ConfigError, unknown
 from art_core.files import read_json
+from art_core.progress import progress_bar
 from art_local.placement import Placement, placement
 from art_local.vllm.client import VllmClient
 from art_local.vllm.command import ServerSettings
@@ -173,12 +174,15 @@ def start_vllm(choice: EngineChoice, needs: ServingNeeds) -> VllmEngine:
 
 def wait_ready(engine: VllmEngine, *, progress: bool) -> None:
     """Wait for a server, showing how long and what it says; EngineError when it does not start."""
-    from tqdm import tqdm
-
-    with tqdm(
+    with progress_bar(
         desc="start vLLM", bar_format="{desc}: {elapsed}{postfix}", disable=not progress
     ) as bar:
-        engine.wait_ready(lambda said: bar.set_postfix_str(said[-60:]))
+
+        def tick(said: str) -> None:
+            bar.set_postfix_str(said[-60:], refresh=False)
+            bar.update()
+
+        engine.wait_ready(tick)
 
 
 def _launcher(

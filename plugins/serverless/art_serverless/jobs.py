@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import attrs
-from tqdm import tqdm
 
 from art_core import BackendError
+from art_core.progress import progress_bar
 from art_serverless.api import Api
 from art_serverless.protocol import Event
 
@@ -41,7 +41,7 @@ async def follow(
     """
     steps: list[Mapping[str, float]] = []
     started = time.monotonic()
-    with tqdm(desc=label, unit="step", leave=False, disable=not progress) as bar:
+    with progress_bar(desc=label, unit="step", leave=False, disable=not progress) as bar:
         async for event in _events(api, job_id, stall_timeout_s):
             if event.type == "training_started":
                 started, bar.total = time.monotonic(), event.data.get("num_sequences")

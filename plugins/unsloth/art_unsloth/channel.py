@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from art_core import BackendError
+from art_core.progress import SETTING, interval_s
 from art_unsloth import wire
 
 log = logging.getLogger("art_unsloth")
@@ -52,6 +53,8 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
+                # it sees a pipe, and does not know who reads what is copied from it
+                env=os.environ | {SETTING: str(interval_s())},
                 # Ctrl-C is for this process, which then closes the worker in order
                 process_group=0,
             )

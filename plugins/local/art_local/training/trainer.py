@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import attrs
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from art_core.progress import progress_bar
 from art_core.rl.config import TrainConfig
 from art_core.rl.custom import LossFunction
 from art_core.rl.presets import LossPreset
@@ -97,8 +97,9 @@ class Trainer:
         passes = 1 + (len(windows) > 1) + (reference is not None)
         tokens = passes * sum(len(s.token_ids) for s in sequences)
         packing = self._packing(sequences, config)
-        bar = tqdm(total=tokens, desc=label, unit="tok", leave=False, disable=not self._progress)
-        with bar:
+        with progress_bar(
+            total=tokens, desc=label, unit="tok", leave=False, disable=not self._progress
+        ) as bar:
             step = _Step(
                 loss=config.loss,
                 function=loss_function(config.loss),

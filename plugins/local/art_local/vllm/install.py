@@ -20,6 +20,7 @@ import attrs
 from art_core import InferenceEngine
 from art_core.errors import BackendError, ConfigError, unknown
 from art_core.files import read_json, replace_json
+from art_core.progress import progress_bar
 from art_local.vllm.environment import (
     MARKER,
     Environment,
@@ -125,17 +126,18 @@ def install(*, variant: Variant | None = None, progress: bool = True) -> Environ
 
 
 def _build(path: Path, variant: Variant, todo: list[Stage], *, progress: bool) -> Environment:
-    from tqdm import tqdm
-
     output: list[str] = []
-    with tqdm(total=len(todo), desc="install vLLM", unit="stage", disable=not progress) as bar:
+    with progress_bar(
+        total=len(todo), desc="install vLLM", unit="stage", disable=not progress
+    ) as bar:
         for stage in todo:
             bar.set_description(f"install vLLM: {stage.label}")
             output = []
             for line in _lines(stage):
                 output.append(line)
                 if line.startswith(SHOWN):
-                    bar.set_postfix_str(line[:50])
+                    bar.set_postfix_str(line[:50], refresh=False)
+                    bar.update(0)
             bar.update()
     version = output[-1].strip()
     marker = {"version": version, "variant": variant, "own_parts": _own_parts()}

@@ -19,6 +19,7 @@ from art_core.endpoint.engine import Sampling, Token
 from art_core.errors import EngineError
 from art_local.engine.local import StepWeights
 from art_local.servers import Servers
+from art_local.serving import wait_ready
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -246,3 +247,9 @@ async def test_closing_ends_the_server_and_what_comes_later_says_so(start, tmp_p
     assert not (tmp_path / "run" / "serving").exists()
     with pytest.raises(EngineError, match="closed"):
         await sampled(engine)
+
+
+def test_a_start_is_told_in_a_log_when_it_begins_and_when_it_is_done(start, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_START_S", "1.5")
+    wait_ready(start(wait=False), progress=True)
+    assert capsys.readouterr().err.count("start vLLM") == 2
