@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
 import pytest
+from engine_helpers import PROMPTS, sample
 
-from art_core.errors import BackendError
-from art_local.engine import DeviceTurns
+from art_core.endpoint.engine import Sampling
+from art_core.errors import BackendError, EngineError
+from art_local.engine import DeviceTurns, TransformersEngine
+
+pytestmark = pytest.mark.torch
 
 
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
@@ -56,3 +61,29 @@ def test_taking_a_turn_inside_a_turn_is_an_error_not_a_hang() -> None:
         with turns.take("inner"):
             pass
     assert turns.holder is None
+
+
+async def test_a_request_that_waits_too_long_says_who_has_the_device(model) -> None:
+    turns = DeviceTurns()
+    engine = TransformersEngine(model, turns=turns, request_timeout_s=0.2)
+    with turns.take("training step"), pytest.raises(EngineError, match="held by 'training step'"):
+        await sample(engine, PROMPTS[0])
+    await engine.close()
+
+
+async def test_trainer_and_engine_take_turns(model) -> None:
+    turns = DeviceTurns()
+    engine = TransformersEngine(model, turns=turns)
+    task = asyncio.create_task(sample(engine, PROMPTS[0], Sampling(max_tokens=300, seed=2)))
+    got = threading.Event()
+
+    def train():
+        for _ in range(5):
+            with turns.take("training step", timeout_s=5):
+                pass
+        got.set()
+
+    await asyncio.to_thread(train)
+    assert got.is_set() and not task.done()
+    assert (await task)[-1].finish
+    await engine.close()
