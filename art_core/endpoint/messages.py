@@ -53,6 +53,8 @@ def _message(where: str, message: Any) -> dict[str, Any]:
     if role not in ROLES:
         raise bad_parameter(f"{where}.role", f"one of {', '.join(ROLES)}", role)
     plain = {key: value for key, value in message.items() if value is not None}
+    if "function_call" in plain:
+        raise unsupported(f"{where}.function_call", "use tool_calls")
     plain["role"] = "system" if role == "developer" else role
     plain["content"] = _text(where, message.get("content"))
     if "tool_calls" in plain:

@@ -21,7 +21,9 @@ MAX_TOP_LOGPROBS = 20
 WITHOUT_EFFECT = frozenset(
     {
         "metadata",
+        "prediction",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
@@ -32,20 +34,25 @@ WITHOUT_EFFECT = frozenset(
 """OpenAI's parameters that change nothing about the answer of an endpoint that keeps no records."""
 
 NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
+    "audio": ((), "answers are text"),
     "frequency_penalty": ((0,), "penalties change the policy that is trained"),
     "presence_penalty": ((0,), "penalties change the policy that is trained"),
     "logit_bias": (({},), "it changes the policy that is trained"),
     "response_format": (({"type": "text"},), "answers are free text"),
     "modalities": ((["text"],), "answers are text"),
+    "moderation": ((), "nothing is moderated here"),
     "parallel_tool_calls": ((True,), "the number of tool calls is the model's choice"),
     "best_of": ((1,), "ask for n choices"),
+    "reasoning_effort": ((), "whether a model thinks is its template's: use chat_template_kwargs"),
+    "verbosity": (("medium",), "ask for the length in the messages"),
+    "web_search_options": ((), "nothing is searched here; offer a tool of your own"),
     "functions": (([],), "use tools"),
     "function_call": (("none", "auto"), "use tools and tool_choice"),
     "top_k": ((-1, 0), "use top_p"),
     "min_p": ((0,), "use top_p"),
     "repetition_penalty": ((1,), "penalties change the policy that is trained"),
 }
-"""Parameters that are taken only with the values that mean nothing, and why no other."""
+"""Parameters that are taken only with the values that mean nothing, if any, and why no other."""
 
 PARAMETERS = frozenset(
     {

@@ -170,10 +170,19 @@ async def test_template_options_pass_through(tokenizer, ask) -> None:
     assert tokenizer.seen[0][1]["enable_thinking"] is False
 
 
-async def test_parameters_without_effect_are_taken(ask) -> None:
-    harmless = {"frequency_penalty": 0, "response_format": {"type": "text"}}
-    completion = await ask(user="me", metadata={"a": "b"}, **harmless)
-    assert completion.choices[0].finish_reason == "stop"
+async def test_parameters_without_effect_are_taken_and_change_nothing(engine, ask) -> None:
+    nothing = {
+        "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "modalities": ["text"],
+        "parallel_tool_calls": True, "response_format": {"type": "text"}, "verbosity": "medium",
+    }  # fmt: skip
+    ignored = {
+        "metadata": {"a": "b"}, "prediction": {"type": "content", "content": "x"},
+        "safety_identifier": "me", "service_tier": "flex", "store": True, "user": "me",
+    }  # fmt: skip
+    empty = {"stop": None, "seed": None, "max_completion_tokens": None, "reasoning_effort": None}
+    await ask()
+    await ask(**nothing, **ignored, **empty)
+    assert engine.asked[0] == engine.asked[1]
 
 
 async def test_a_stream_opens_with_roles_and_prompt_ids_and_ends_with_usage(engine, ask) -> None:

@@ -7,9 +7,11 @@ import pickle
 import httpx2
 import openai
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.host import EndpointHost
+from art_core.endpoint.request import NEUTRAL, PARAMETERS, WITHOUT_EFFECT
 from art_core.errors import ConfigError, EngineError
 
 BAD_VALUES = [
@@ -65,7 +67,12 @@ async def test_a_bad_value_is_refused_by_name(refused, options, name) -> None:
         {"frequency_penalty": 0.5},
         {"logit_bias": {"1": 2}},
         {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+        {"reasoning_effort": "low"},
+        {"verbosity": "high"},
+        {"audio": {"voice": "alloy", "format": "wav"}},
         {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
         {"parallel_tool_calls": False},
         {"top_k": 5},
     ],
@@ -74,6 +81,18 @@ async def test_what_cannot_be_honoured_is_refused_with_the_reason(refused, optio
     status, error = await refused(**options)
     assert status == 400 and error["code"] == "unsupported_parameter"
     assert error["param"] in options
+
+
+async def test_a_call_in_the_form_before_tools_is_refused_and_not_left_out(refused) -> None:
+    call = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": ""}}
+    status, error = await refused(messages=[call])
+    assert (status, error["code"]) == (400, "unsupported_parameter")
+    assert error["message"] == "messages[0].function_call is not supported: use tool_calls"
+
+
+def test_every_parameter_of_openais_client_is_kept_ignored_or_refused_with_a_reason() -> None:
+    known = PARAMETERS | WITHOUT_EFFECT | NEUTRAL.keys()
+    assert CompletionCreateParamsBase.__annotations__.keys() - known == set()
 
 
 async def test_an_unknown_parameter_is_refused_with_the_nearest_known(refused) -> None:
