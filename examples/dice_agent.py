@@ -70,4 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "16")))
     parser.add_argument("--name", default="dice-001", help="the run's name; a known one resumes")
     args = parser.parse_args()
-    asyncio.run(main(art.backend(args.backend), args.steps, args.name))
+    try:
+        asyncio.run(main(art.backend(args.backend), args.steps, args.name))
+    except art.ArtError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")

@@ -102,5 +102,8 @@ if __name__ == "__main__":
         "gpu_cost_per_hour_usd": args.usd_per_hour,
     }
     on_this_machine = args.backend in ("local", "unsloth")
-    backend = art.backend(args.backend, **(options if on_this_machine else {}))
-    asyncio.run(main(backend, args.steps, args.name, args.base_model))
+    try:
+        backend = art.backend(args.backend, **(options if on_this_machine else {}))
+        asyncio.run(main(backend, args.steps, args.name, args.base_model))
+    except art.ArtError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")

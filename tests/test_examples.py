@@ -68,3 +68,13 @@ def test_the_dice_agent_trains_and_resumes(monkeypatch, tmp_path, capsys):
     rows = list(read_rows(tmp_path / "dice" / "models" / "dice-001" / "history.jsonl"))
     assert [row.step for row, *_ in rows if row.metrics.get("reward/rolls")] == [1, 2]
     assert "reward/rolls" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["yes_no_maybe.py", "dice_agent.py"])
+def test_an_example_says_in_one_line_what_is_wrong(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--backend", "nope"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: no backend 'nope'; installed: ")
