@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 from collections import defaultdict
@@ -18,9 +17,7 @@ from art_core import (
     Checkpoint,
     ConfigError,
     Endpoint,
-    GpuTime,
     LossSpec,
-    MetricError,
     TrainConfig,
     TrainResult,
     TrajectoryGroup,
@@ -28,26 +25,13 @@ from art_core import (
 from art_core.rl.batch import training_batch
 from art_core.rl.presets import PRESETS
 from art_serverless.account import service_key, service_url
-from art_serverless.answers import NotFoundError
-from art_serverless.api import Api, RemoteModel
-from art_serverless.jobs import JobFailedError, JobResult, follow
-from art_serverless.journal import Journal, Pending
-from art_serverless.metrics import costs_of, metrics_of
+from art_serverless.api import Api
+from art_serverless.journal import Journal
 from art_serverless.protocol import check_finite, checked_loss
+from art_serverless.seat import Seat, StepOptions
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
-
-log = logging.getLogger("art_serverless")
-
-
-@attrs.define
-class _Seat:
-    """A registered model: what the service calls it, and the step of its newest weights."""
-
-    remote: RemoteModel
-    journal: Journal
-    step: int
 
 
 class ServerlessBackend:
@@ -92,11 +76,13 @@ class ServerlessBackend:
             base_url=url, api_key=service_key(url, api_key), timeout_s=request_timeout_s
         )
         self._entity = entity or os.environ.get("WANDB_ENTITY") or None
-        self._cost_per_hour_usd = cost_per_hour_usd
         self._register_timeout_s = register_timeout_s
-        self._stall_timeout_s = stall_timeout_s
-        self._progress = progress
-        self._seats: dict[Path, _Seat] = {}
+        self._step_options = StepOptions(
+            cost_per_hour_usd=cost_per_hour_usd,
+            stall_timeout_s=stall_timeout_s,
+            progress=progress,
+        )
+        self._seats: dict[Path, Seat] = {}
         self._steps: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._closed = False
 
@@ -119,11 +105,16 @@ class ServerlessBackend:
                 f"{remote.base_model!r}, this run asks for {model.base_model!r}",
                 "Use that base model, or another model name.",
             )
-        seat = _Seat(remote=remote, journal=Journal(model.run_dir), step=0)
-        seat.step = await self._api.newest_step(remote.id)
-        self._seats[model.run_dir.resolve()] = seat
-        async with self._one_step(model):
-            await self._finish_pending(model, seat)
+        key = model.run_dir.resolve()
+        seat = self._seats[key] = Seat(
+            api=self._api,
+            options=self._step_options,
+            remote=remote,
+            journal=Journal(model.run_dir),
+            one_step=self._steps[key],
+            step=await self._api.newest_step(remote.id),
+        )
+        await seat.finish_pending(model)
         return Endpoint(
             base_url=self._api.base_url,
             api_key=self._api.api_key,
@@ -142,12 +133,7 @@ class ServerlessBackend:
         checked_loss(options)
         check_finite(options)
         counted = _counted(groups, options, model.plugins.losses())
-        async with self._one_step(model):
-            await self._finish_pending(model, seat)
-            pending = Pending.new(seat.remote.id, seat.step + 1)
-            seat.journal.write(pending)
-            pending = await self._submitted(seat, pending, groups, options)
-            result = await self._followed(model, seat, pending)
+        result = await seat.train(model, groups, options)
         return attrs.evolve(result, metrics={**counted, **result.metrics})
 
     async def unregister(self, model: TrainableModel) -> None:
@@ -176,86 +162,7 @@ class ServerlessBackend:
         self._seats.clear()
         await self._api.close()
 
-    async def _submitted(
-        self,
-        seat: _Seat,
-        pending: Pending,
-        groups: Sequence[TrajectoryGroup],
-        options: dict[str, Any],
-    ) -> Pending:
-        try:
-            job_id = await self._api.submit(seat.remote.id, groups, options, key=pending.key)
-        except Exception as error:
-            if not isinstance(error, BackendError) or isinstance(error, NotFoundError):
-                seat.journal.write(None)  # it was refused, or never sent
-                raise
-            # The answer was lost, or is a proxy's; whether there is a job, only the service knows.
-            found = await self._api.find_job(seat.remote.id, pending.key)
-            if found is None:
-                raise
-            job_id = found
-        pending = attrs.evolve(pending, job_id=job_id)
-        seat.journal.write(pending)
-        return pending
-
-    async def _followed(self, model: TrainableModel, seat: _Seat, pending: Pending) -> TrainResult:
-        assert pending.job_id is not None
-        try:
-            job = await follow(
-                self._api,
-                pending.job_id,
-                stall_timeout_s=self._stall_timeout_s,
-                progress=self._progress,
-                label=f"train step {pending.step}",
-            )
-        except (JobFailedError, NotFoundError):
-            seat.journal.write(None)
-            raise
-        step = job.ended.get("step")
-        seat.step = int(step) if step is not None else await self._api.newest_step(seat.remote.id)
-        metrics = metrics_of(job, model.plugins.taxonomy())
-        # A job that is found again has told all it had to say: its own time is not ours.
-        self._charge(model, job, max(job.seconds, metrics["time/step_trainer_s"]))
-        seat.journal.write(None)
-        return TrainResult(step=seat.step, metrics=metrics)
-
-    async def _finish_pending(self, model: TrainableModel, seat: _Seat) -> None:
-        """Wait for a job that was sent and never heard of again; log its row."""
-        pending = seat.journal.read()
-        if pending is None or pending.model_id != seat.remote.id:
-            return
-        job_id = pending.job_id or await self._api.find_job(pending.model_id, pending.key)
-        if job_id is None:
-            log.warning(
-                "step %d of %r was sent, and the service knows no job of it; it is at step %d",
-                *(pending.step, model.name, seat.step),
-            )
-            seat.journal.write(None)
-            return
-        log.warning("step %d of %r was under way; waiting for it", pending.step, model.name)
-        try:
-            result = await self._followed(model, seat, attrs.evolve(pending, job_id=job_id))
-        except (JobFailedError, NotFoundError) as error:
-            log.warning("step %d of %r failed meanwhile: %s", pending.step, model.name, error)
-            return
-        await model.log(split="train", metrics=result.metrics, step=result.step)
-
-    def _charge(self, model: TrainableModel, job: JobResult, seconds: float) -> None:
-        price = self._cost_per_hour_usd
-        if price is not None:
-            model.charge(GpuTime(device="serverless", seconds=seconds, usd_per_hour=price))
-            return
-        for path, usd in costs_of(job).items():
-            try:
-                model.metrics_builder("train").add_cost(path, usd)
-            except MetricError as error:
-                log.warning("the service's cost %r of $%g is left out: %s", path, usd, error)
-
-    def _one_step(self, model: TrainableModel) -> asyncio.Lock:
-        """What holds up a second step of a model: the journal has room for one."""
-        return self._steps[model.run_dir.resolve()]
-
-    def _seat_of(self, model: TrainableModel) -> _Seat:
+    def _seat_of(self, model: TrainableModel) -> Seat:
         self._check_open()
         seat = self._seats.get(model.run_dir.resolve())
         if seat is None:

@@ -32,6 +32,8 @@ examples:
 on the other machine:
   art.backend("serverless", base_url="https://gpu-box:8080/v1", api_key=...)
 
+Ctrl-C or SIGTERM stops it in order, a second one at once: the next start runs what was cut off.
+
 environment: ART_API_KEY (the key that clients must send), ART_DIR (where models lie)
 """
 
@@ -88,7 +90,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         type=_at_least_zero,
         default=60.0,
         metavar="N",
-        help="how long a stop waits for the training step under way (%(default)g)",
+        help="how long a stop waits before it cancels the training step under way; local, unsloth "
+        "and tinker finish a step that they began, however long (%(default)g)",
     )
 
 

@@ -21,6 +21,7 @@ from art_serverless.jobs import JobFailedError
 from art_serverless.journal import Journal, Pending
 from art_serverless.protocol import Address
 from art_serverless.server.store import Store
+from art_serverless.server.work import MOST_BEGUN
 
 OPTIONS = {"mask_truncated": False}
 
@@ -138,7 +139,7 @@ async def test_a_job_that_is_found_again_has_the_price_of_its_own_time(
     while not any(e.type == "gradient_step" for e in await backend._api.events(job_id, None)):
         pass
     store = Store(server.settings.directory)
-    with store._writing() as db:
+    with store._db.writing() as db:
         db.execute(
             "update events set data = ? where type = 'gradient_step'",
             ('{"time/step_trainer_s": 100.0}',),
@@ -228,14 +229,16 @@ def test_a_job_is_kept_whole_and_a_second_start_forgets_what_the_first_told(tmp_
     store = Store(tmp_path)
     model = store.add_model(Address(entity="e", project="p", name="n"), "base")
     job = store.add_job(model.id, {"learning_rate": 1e-3}, b"[]", "key")
-    assert store.add_job(model.id, {}, b"[]", "key") == job
-    store.begin(job.id, 4)
+    assert store.add_job(model.id, {"learning_rate": 1e-3}, b"[]", "key") is None
+    store.begin(job.id)
+    store.train(job.id, 4)
     store.tell(job.id, "training_started", {"num_sequences": 1})
     store.close()
     store = Store(tmp_path)
     (found,) = store.unfinished()
     assert found == attrs.evolve(job, state="running", step_before=4, begun=1)
-    store.begin(job.id, 4)
+    store.begin(job.id)
+    store.train(job.id, 4)
     assert store.events(job.id, 0, 10) == []
     store.end(job.id, "ended", [("training_ended", {"step": 5})])
     assert store.unfinished() == []
@@ -257,7 +260,9 @@ async def test_a_step_that_was_whole_before_the_server_died_is_not_run_again(
     server.stop()
     store = Store(server.settings.directory)
     job = store.add_job(model_id, OPTIONS, b"[]", "cut off")
-    store.begin(job.id, 0)  # it had made step 1, and its news was lost
+    for _ in range(MOST_BEGUN):
+        store.begin(job.id)
+    store.train(job.id, 0)  # at last it had made step 1, and its news was lost
     store.close()
     again = serving(directory=server.settings.directory)
     await closed(backend, model)
@@ -374,6 +379,41 @@ def test_a_second_server_in_one_directory_is_told(slow_server, tmp_path: Path):
     done = subprocess.run(SERVE, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "another `art serve`" in done.stderr
+
+
+async def test_a_stop_waits_for_a_step_that_its_backend_does_not_leave_whatever_its_grace(
+    serving, connect, make_model
+):
+    """As local, unsloth and tinker do; the news of the step comes with the next start."""
+
+    class Whole(Slow):
+        async def train(self, model, groups, **options):
+            self.step_under_way = asyncio.ensure_future(super().train(model, groups, **options))
+            return await asyncio.shield(self.step_under_way)
+
+        async def close(self):
+            await self.step_under_way
+            await super().close()
+
+    whole = Whole()
+    server = serving(whole, grace_s=0.0)
+    backend, model = await ready(server, connect, make_model)
+    model_id = backend._seat_of(model).remote.id
+    job_id = await backend._api.submit(model_id, [], OPTIONS, key="k")
+    await backend._api.events(job_id, None)
+    stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+    await asyncio.sleep(1.0)
+    assert not stopping.done()
+    server.set(whole.go)
+    await stopping
+    assert server.whole is False
+    again = serving(directory=server.settings.directory)
+    await closed(backend, model)
+    backend, model = await ready(again, connect, make_model)
+    while (last := (await backend._api.events(job_id, None))[-1]).type != "training_ended":
+        pass
+    assert last.data == {"step": 1}
+    await closed(backend, model)
 
 
 async def test_a_server_that_dies_while_a_client_waits_ends_the_step_with_a_reason(

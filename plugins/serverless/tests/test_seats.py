@@ -77,7 +77,7 @@ async def test_a_job_of_a_model_that_was_deleted_meanwhile_is_forgotten(held):
     store, seats, work, stored = held
     job = store.add_job(stored.id, {}, b"[]", "key")
     await seats.remove(stored)
-    with store._writing() as db:
+    with store._db.writing() as db:
         db.execute("delete from models")
     work.add(job)
     await done(work)
@@ -89,11 +89,36 @@ async def test_a_job_that_takes_the_server_down_each_time_is_given_up(held):
     store, _, work, stored = held
     job = store.add_job(stored.id, {}, b"[]", "key")
     for _ in range(MOST_BEGUN):
-        store.begin(job.id, 0)  # and then the server died
+        store.begin(job.id)
+        store.train(job.id, 0)  # and then the server died
     assert work.resume() == 1
     await done(work)
     (told,) = store.events(job.id, 0, 10)
     assert told["type"] == "training_failed"
+    assert f"ended {MOST_BEGUN} times" in told["data"]["error_message"]
+    assert store.unfinished() == []
+
+
+async def test_a_job_whose_model_takes_the_server_down_while_it_loads_is_given_up(held, tmp_path):
+    store, _, _, stored = held
+    loads = []
+
+    class Stuck(EchoBackend):
+        async def register(self, model):
+            loads.append(model.name)
+            await asyncio.Event().wait()
+
+    job = store.add_job(stored.id, {}, b"[]", "key")
+    for n in range(MOST_BEGUN + 1):
+        seats = Seats(backend=Stuck(), directory=tmp_path, base_models={})
+        work = Work(store=store, seats=seats)
+        assert work.resume() == 1
+        while work._tasks and len(loads) == n:
+            await asyncio.sleep(0.01)
+        await work.stop(0.0)  # as far as the job is concerned, a kill
+        await seats.close()
+    assert len(loads) == MOST_BEGUN
+    (told,) = store.events(job.id, 0, 10)
     assert f"ended {MOST_BEGUN} times" in told["data"]["error_message"]
     assert store.unfinished() == []
 
@@ -113,12 +138,16 @@ def test_files_that_no_job_names_are_swept_when_the_server_starts(tmp_path):
 async def test_a_file_of_an_earlier_server_is_read(tmp_path):
     store = Store(tmp_path)
     job = store.add_job("m", {}, b"[]", "key")
-    with store._writing() as db:
+    with store._db.writing() as db:
         db.execute("alter table jobs drop column begun")
+        db.execute("alter table jobs drop column digest")
         db.execute("alter table models drop column costs_told")
     store.close()
     store = Store(tmp_path)
     assert store.unfinished() == [job]
+    assert (
+        store.add_job("m", {"learning_rate": 1.0}, b"[]", "key") is None
+    )  # it can't be told apart
     store.close()
 
 

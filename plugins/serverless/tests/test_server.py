@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import subprocess
+import threading
 import time
 
 import httpx2
@@ -14,8 +15,10 @@ from art_core.errors import BackendError, ConfigError
 from art_core.testing.backend import ask as ask_model
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
+from art_serverless.server.groups import GroupFiles
 from art_serverless.server.keys import Keys, server_keys
 from art_serverless.server.start import options_of
+from art_serverless.server.store import Store
 
 KEY = "a key of the tests"
 MODEL = {"project": "demo", "name": "agent", "base_model": "base"}
@@ -87,6 +90,14 @@ def test_a_name_that_could_leave_the_directory_is_refused(ask, field, value):
     answer = ask("POST", MODELS, json={**MODEL, field: value})
     assert answer.status_code == 422
     assert field in message(answer)
+
+
+@pytest.mark.parametrize("value", ["serve.sqlite", "serve.key", "serve.lock", "Serve.sqlite-wal"])
+def test_an_entity_that_is_called_as_a_file_of_the_server_is_refused(ask, value):
+    answer = ask("POST", MODELS, json={**MODEL, "entity": value})
+    assert answer.status_code == 422
+    assert "entity can't begin with 'serve.'" in message(answer)
+    assert register(ask, project=value, name=value)
 
 
 @pytest.mark.parametrize("value", ["/etc/passwd", "../weights", "a/b/c", "a/..", None, 7])
@@ -206,6 +217,65 @@ def test_a_request_with_the_same_key_makes_no_second_job(ask):
     assert ids[0] == ids[1]
     found = ask("GET", f"{JOBS}?model_id={model_id}&idempotency_key=k").json()["data"]
     assert [item["id"] for item in found] == ids[:1]
+
+
+def test_a_key_that_comes_with_another_body_is_refused(ask):
+    model_id = register(ask)["id"]
+    given = {"model_id": model_id, "trajectory_groups": []}
+    others = (
+        {"trajectory_groups": [{"trajectories": [{"reward": 1.0}]}]},
+        {"experimental_config": {"learning_rate": 1e-3}},
+    )
+    headers = {"Idempotency-Key": "k"}
+    job_id = ask("POST", JOBS, json=given, headers=headers).json()["id"]
+    for other in others:
+        answer = ask("POST", JOBS, json={**given, **other}, headers=headers)
+        assert answer.status_code == 422
+        assert "'k' came with another body" in message(answer)
+    assert ask("POST", JOBS, json=given, headers=headers).json()["id"] == job_id
+
+
+def test_requests_of_one_key_at_the_same_time_make_one_job(ask, monkeypatch):
+    given = {"model_id": register(ask)["id"], "trajectory_groups": []}
+    both, keep = threading.Barrier(2), GroupFiles.keep
+
+    def keep_together(self, job_id, groups):
+        both.wait(10)
+        keep(self, job_id, groups)
+
+    monkeypatch.setattr(GroupFiles, "keep", keep_together)
+
+    def once(_):
+        return ask("POST", JOBS, json=given, headers={"Idempotency-Key": "k"}).json()["id"]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(once, range(2)))) == 1
+    store = Store(ask.server.settings.directory)
+    assert sum(store.job_counts().values()) == 1
+    store.close()
+
+
+def test_a_disk_that_is_slow_to_take_a_jobs_groups_holds_up_nobody_else(ask, monkeypatch):
+    given = {"model_id": register(ask)["id"], "trajectory_groups": []}
+    written, begun = threading.Event(), threading.Event()
+
+    def keep_slowly(self, job_id, groups):
+        begun.set()
+        assert written.wait(20)
+        keep(self, job_id, groups)
+
+    keep = GroupFiles.keep
+    monkeypatch.setattr(GroupFiles, "keep", keep_slowly)
+    question = {"model": "agent", "messages": [{"role": "user", "content": "hi"}]}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(ask, "POST", JOBS, json=given)
+        assert begun.wait(10)
+        try:
+            asked = ask("POST", "/chat/completions", json=question, timeout=10)
+        finally:
+            written.set()
+        assert asked.status_code == 200
+        assert submitted.result().status_code == 200
 
 
 def test_checkpoints_are_listed_in_pages_both_ways_and_deleted(ask):

@@ -159,7 +159,7 @@ class _Routes:
         stored = self._model(http)
         given = await self._object(http)
         split = given.get("split") or "val"
-        groups = groups_of(given.get("trajectory_groups"))
+        groups = await asyncio.to_thread(groups_of, given.get("trajectory_groups"))
         async with self._seats.using(stored) as model:
             await model.log(groups, split=split)
         return Response(status_code=204)
@@ -199,12 +199,13 @@ class _Routes:
         options = train_config(config or {}, self._server.losses)
         groups = given.get("trajectory_groups")
         await asyncio.to_thread(groups_of, groups)
-        key = http.headers.get("idempotency-key")
+        key = http.headers.get("idempotency-key") or None
         kept = await asyncio.to_thread(orjson.dumps, groups)
-        known = self._store.job_of(stored.id, key) if key else None
-        job = known or self._store.add_job(stored.id, options, kept, key)
-        if known is None:
+        job = await asyncio.to_thread(self._store.add_job, stored.id, options, kept, key)
+        if job is not None:
             self._work.add(job)
+        elif (job := self._store.job_of(stored.id, str(key))) is None:
+            raise RefusedError(404, f"{stored.address.uri} was deleted")
         return answer({"id": job.id})
 
     async def find_jobs(self, http: Request) -> Response:

@@ -11,14 +11,23 @@ from art_serverless.protocol import Address
 from art_serverless.server.errors import RefusedError
 
 ENTITY = "local"
+OWN_FILES = "serve."
+"""What lies beside the entities' directories: serve.sqlite, serve.key, serve.lock."""
 _NAME = re.compile(r"[^\W_][\w.-]{0,127}", re.ASCII)
 _BASE_MODEL = re.compile(r"[^\W_][\w.-]{0,127}(/[^\W_][\w.-]{0,127})?", re.ASCII)
 
 
 def checked_address(given: Mapping[str, Any]) -> Address:
-    """Return a model's address; RefusedError for a name that could leave the server's directory."""
+    """Return a model's address; RefusedError for a name that could leave the server's directory, or
+    be a file of the server's own.
+    """
+    entity = _name("entity", given.get("entity") or ENTITY)
+    if entity.lower().startswith(OWN_FILES):
+        raise RefusedError(
+            422, f"entity can't begin with {OWN_FILES!r}, as the server's own files do: {entity!r}"
+        )
     return Address(
-        entity=_name("entity", given.get("entity") or ENTITY),
+        entity=entity,
         project=_name("project", given.get("project")),
         name=_name("name", given.get("name")),
     )

@@ -1,47 +1,24 @@
-"""What the server remembers: models, jobs and events, in SQLite; jobs' groups in files."""
+"""What the server remembers: models, jobs and events in a database; jobs' groups in files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
 from art_serverless.protocol import Address
+from art_serverless.server.database import Database
+from art_serverless.server.errors import RefusedError
 from art_serverless.server.groups import GroupFiles
 
 State = Literal["queued", "running", "ended", "failed"]
-_SCHEMA = """
-create table if not exists models (
-  id text primary key, entity text not null, project text not null, name text not null,
-  base_model text not null, run_id text not null, created_at real not null,
-  costs_told text not null default '{}',
-  unique (entity, project, name)
-);
-create table if not exists jobs (
-  number integer primary key autoincrement, id text unique not null, model_id text not null,
-  key text, config text not null, state text not null, step_before integer,
-  submitted_at real not null, begun integer not null default 0,
-  unique (model_id, key)
-);
-create table if not exists events (
-  number integer primary key autoincrement, job_id text not null, type text not null,
-  data text not null
-);
-create index if not exists events_of_a_job on events (job_id, number);
-"""
-
-_LATER_COLUMNS = (
-    ("jobs", "begun integer not null default 0"),
-    ("models", "costs_told text not null default '{}'"),
-)
 
 
 @attrs.frozen(kw_only=True)
@@ -63,8 +40,8 @@ class StoredModel:
 
 @attrs.frozen(kw_only=True)
 class StoredJob:
-    """A training job; `step_before` is the step that its model had when it began to run, `begun`
-    how often it did.
+    """A training job; `begun` is how often it was, `step_before` the step that its model had when
+    it was trained last.
     """
 
     id: str
@@ -83,22 +60,12 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.groups = GroupFiles(directory / "jobs")
-        self._lock = threading.Lock()
-        self._db = sqlite3.connect(
-            directory / "serve.sqlite", check_same_thread=False, isolation_level=None
-        )
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("pragma journal_mode=wal")
-        self._db.executescript(_SCHEMA)
-        for table, column in _LATER_COLUMNS:
-            with suppress(sqlite3.OperationalError):  # a file of now has it
-                self._db.execute(f"alter table {table} add column {column}")
+        self._db = Database(directory / "serve.sqlite")
         self.groups.sweep([job.id for job in self.unfinished()])
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     def add_model(self, address: Address, base_model: str) -> StoredModel:
         """Register a model; sqlite3.IntegrityError when its address is taken."""
@@ -107,7 +74,7 @@ class Store:
             **attrs.asdict(address),
         )  # fmt: skip
         values = (*attrs.astuple(model), time.time())
-        with self._writing() as db:
+        with self._db.writing() as db:
             db.execute(
                 "insert into models (id, entity, project, name, base_model, run_id, created_at)"
                 " values (?,?,?,?,?,?,?)",
@@ -132,7 +99,7 @@ class Store:
 
     def delete_model(self, model_id: str) -> None:
         """Forget a model and its jobs."""
-        with self._writing() as db:
+        with self._db.writing() as db:
             db.execute(
                 "delete from events where job_id in (select id from jobs where model_id = ?)",
                 (model_id,),
@@ -142,24 +109,43 @@ class Store:
 
     def add_job(
         self, model_id: str, config: Mapping[str, Any], groups: bytes, key: str | None
-    ) -> StoredJob:
-        """Keep a job and its groups; a key that was seen before returns the job that it made."""
-        found = self.job_of(model_id, key) if key else None
-        if found is not None:
-            return found
+    ) -> StoredJob | None:
+        """Keep a job and its groups; None when a request of that key made it already.
+
+        Raises RefusedError 422 for a key that made a job of other groups or another config.
+        """
+        digest = _digest(config, groups)
+        if self._has_made(model_id, key, digest):
+            return None
         job = StoredJob(
             id=uuid.uuid4().hex, model_id=model_id, config=dict(config), state="queued",
             step_before=None,
         )  # fmt: skip
         self.groups.keep(job.id, groups)
-        values = (job.id, model_id, key, json.dumps(job.config), job.state, time.time())
-        with self._writing() as db:
-            db.execute(
-                "insert into jobs (id, model_id, key, config, state, submitted_at)"
-                " values (?,?,?,?,?,?)",
-                values,
-            )
+        values = (job.id, model_id, key, digest, json.dumps(job.config), job.state, time.time())
+        try:
+            with self._db.writing() as db:
+                db.execute(
+                    "insert into jobs (id, model_id, key, digest, config, state, submitted_at)"
+                    " values (?,?,?,?,?,?,?)",
+                    values,
+                )
+        except sqlite3.IntegrityError:  # another request of that key was faster
+            self.groups.delete(job.id)
+            self._has_made(model_id, key, digest)
+            return None
         return job
+
+    def _has_made(self, model_id: str, key: str | None, digest: str) -> bool:
+        query = "select digest from jobs where model_id = ? and key = ?"
+        for row in self._db.rows(query, model_id, key):
+            if row["digest"] not in (digest, None):  # a job of an earlier server has none
+                raise RefusedError(
+                    422,
+                    f"Idempotency-Key {key!r:.100} came with another body before; take a new key",
+                )
+            return True
+        return False
 
     def job(self, job_id: str) -> StoredJob | None:
         """Return a job by id."""
@@ -175,26 +161,26 @@ class Store:
 
     def job_counts(self) -> dict[str, int]:
         """Return how many jobs are in which state."""
-        with self._lock:
-            rows = self._db.execute("select state, count(*) from jobs group by state").fetchall()
+        rows = self._db.rows("select state, count(*) from jobs group by state")
         return {row[0]: row[1] for row in rows}
 
-    def begin(self, job_id: str, step_before: int) -> None:
-        """Say that a job runs now, from which step; what an earlier try told is forgotten."""
-        with self._writing() as db:
-            db.execute("delete from events where job_id = ?", (job_id,))
+    def begin(self, job_id: str) -> None:
+        """Count that a job is begun; what happens from now on may end the server."""
+        with self._db.writing() as db:
             db.execute(
-                "update jobs set state = 'running', step_before = ?, begun = begun + 1"
-                " where id = ?",
-                (step_before, job_id),
+                "update jobs set state = 'running', begun = begun + 1 where id = ?", (job_id,)
             )
+
+    def train(self, job_id: str, step_before: int) -> None:
+        """Say that a job trains now, from which step; what an earlier try told is forgotten."""
+        with self._db.writing() as db:
+            db.execute("delete from events where job_id = ?", (job_id,))
+            db.execute("update jobs set step_before = ? where id = ?", (step_before, job_id))
 
     def costs_told(self, model_id: str) -> dict[str, float]:
         """Return what clients were told that a model cost so far, by leaf."""
-        with self._lock:
-            found = self._db.execute("select costs_told from models where id = ?", (model_id,))
-            row = found.fetchone()
-        return json.loads(row[0]) if row else {}
+        rows = self._db.rows("select costs_told from models where id = ?", model_id)
+        return json.loads(rows[0][0]) if rows else {}
 
     def end(
         self,
@@ -206,7 +192,7 @@ class Store:
         """Say how a job ended, with its last events and what clients know of costs by it, at once;
         its groups are deleted.
         """
-        with self._writing() as db:
+        with self._db.writing() as db:
             db.execute("update jobs set state = ? where id = ?", (state, job_id))
             if costs_told is not None:
                 db.execute(
@@ -220,37 +206,31 @@ class Store:
 
     def forget(self, job_id: str) -> None:
         """Forget a job whose model is gone."""
-        with self._writing() as db:
+        with self._db.writing() as db:
             db.execute("delete from events where job_id = ?", (job_id,))
             db.execute("delete from jobs where id = ?", (job_id,))
         self.groups.delete(job_id)
 
     def tell(self, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a job."""
-        with self._writing() as db:
+        with self._db.writing() as db:
             _tell(db, job_id, kind, data)
 
     def events(self, job_id: str, after: int, limit: int) -> list[dict[str, Any]]:
         """Return a job's events after one, as the protocol gives them."""
         query = "select * from events where job_id = ? and number > ? order by number limit ?"
-        with self._lock:
-            rows = self._db.execute(query, (job_id, after, limit)).fetchall()
         return [
             {"id": str(row["number"]), "type": row["type"], "data": json.loads(row["data"])}
-            for row in rows
+            for row in self._db.rows(query, job_id, after, limit)
         ]
 
     def _models(self, where: str, *values: Any) -> Iterator[StoredModel]:
         names = [field.name for field in attrs.fields(StoredModel)]
-        with self._lock:
-            rows = self._db.execute("select * from models " + where, values).fetchall()  # noqa: S608
-        for row in rows:
+        for row in self._db.rows("select * from models " + where, *values):  # noqa: S608
             yield StoredModel(**{name: row[name] for name in names})
 
     def _found_jobs(self, where: str, *values: Any) -> Iterator[StoredJob]:
-        with self._lock:
-            rows = self._db.execute("select * from jobs " + where, values).fetchall()  # noqa: S608
-        for row in rows:
+        for row in self._db.rows("select * from jobs " + where, *values):  # noqa: S608
             yield StoredJob(
                 id=row["id"],
                 model_id=row["model_id"],
@@ -260,20 +240,15 @@ class Store:
                 begun=row["begun"],
             )
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
-
 
 def _tell(db: sqlite3.Connection, job_id: str, kind: str, data: Mapping[str, Any]) -> None:
     db.execute(
         "insert into events (job_id, type, data) values (?,?,?)",
         (job_id, kind, json.dumps(dict(data), allow_nan=False)),
     )
+
+
+def _digest(config: Mapping[str, Any], groups: bytes) -> str:
+    digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode())
+    digest.update(groups)
+    return digest.hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import orjson
 
-from art_core import BackendError, TrainableModel
+from art_core import BackendError, TrainableModel, TrajectoryGroup
 from art_serverless.metrics import cost_leaves
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredJob
@@ -81,6 +81,7 @@ class Work:
             self.store.forget(job.id)
             return
         try:
+            self._begin(job)
             async with self.seats.using(stored) as model:
                 metrics, step = await self._trained(job, model)
                 spent = _spent(model)
@@ -98,6 +99,14 @@ class Work:
             self.store.end(job.id, "failed", [("training_failed", {"error_message": said})])
         self._tell(job.id)
 
+    def _begin(self, job: StoredJob) -> None:
+        """Count a job before its model is loaded, which may end the server, too. One that has been
+        trained is begun once more, to see whether its step is whole.
+        """
+        if job.begun >= MOST_BEGUN + (job.step_before is not None):
+            raise _gave_up(job)
+        self.store.begin(job.id)
+
     async def _trained(
         self, job: StoredJob, model: TrainableModel
     ) -> tuple[Mapping[str, float], int]:
@@ -105,26 +114,33 @@ class Work:
         step that it made.
         """
         step = await model.get_step()
-        if job.state == "running" and job.step_before is not None and step > job.step_before:
+        if job.step_before is not None and step > job.step_before:
             # The step is whole: its checkpoint was written. Only the news of it was lost.
             last = model.run.history.last
             return last.metrics if last is not None and last.step == step else {}, step
         if job.begun >= MOST_BEGUN:
-            raise BackendError(
-                f"the server ended {job.begun} times while it ran this job",
-                "Its log says why; one that was killed may have run out of memory.",
-            )
-        self.store.begin(job.id, step)
+            raise _gave_up(job)
+        self.store.train(job.id, step)
         self.store.tell(job.id, "training_started", {"num_sequences": 1})
         self._tell(job.id)
-        groups = groups_of(orjson.loads(self.store.groups.of(job.id).read_bytes()))
+        groups = await asyncio.to_thread(self._groups, job.id)
         result = await model.train(groups, **job.config)
         return result.metrics, result.step
+
+    def _groups(self, job_id: str) -> list[TrajectoryGroup]:
+        return groups_of(orjson.loads(self.store.groups.of(job_id).read_bytes()))
 
     def _tell(self, job_id: str) -> None:
         event = self._changed.pop(job_id, None)
         if event is not None:
             event.set()
+
+
+def _gave_up(job: StoredJob) -> BackendError:
+    return BackendError(
+        f"the server ended {job.begun} times while it ran this job",
+        "Its log says why; one that was killed may have run out of memory.",
+    )
 
 
 def _told(metrics: Mapping[str, float]) -> dict[str, float]:

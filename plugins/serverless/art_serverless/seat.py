@@ -1,0 +1,131 @@
+"""A registered model: its steps, one at a time, each followed from its request to its row."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from art_core import BackendError, GpuTime, MetricError, TrainResult, TrajectoryGroup
+from art_serverless.answers import NotFoundError
+from art_serverless.api import Api, RemoteModel
+from art_serverless.jobs import JobFailedError, JobResult, follow
+from art_serverless.journal import Journal, Pending
+from art_serverless.metrics import costs_of, metrics_of
+
+if TYPE_CHECKING:
+    from art_core import TrainableModel
+
+log = logging.getLogger("art_serverless")
+
+
+@attrs.frozen(kw_only=True)
+class StepOptions:
+    """What the backend's options say about each step (see `ServerlessBackend`)."""
+
+    cost_per_hour_usd: float | None
+    stall_timeout_s: float
+    progress: bool
+
+
+@attrs.define(kw_only=True, eq=False)
+class Seat:
+    """What the service calls a model, the step of its newest weights, and the journal that has room
+    for one step under way: `one_step` holds up a second.
+    """
+
+    api: Api
+    options: StepOptions
+    remote: RemoteModel
+    journal: Journal
+    one_step: asyncio.Lock
+    step: int
+
+    async def train(
+        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], options: dict[str, Any]
+    ) -> TrainResult:
+        """Have the service run a step after the one that may be under way, and wait for it."""
+        async with self.one_step:
+            await self._finish_pending(model)
+            pending = Pending.new(self.remote.id, self.step + 1)
+            self.journal.write(pending)
+            pending = await self._submitted(pending, groups, options)
+            return await self._followed(model, pending)
+
+    async def finish_pending(self, model: TrainableModel) -> None:
+        """Wait for a job that was sent and never heard of again; log its row."""
+        async with self.one_step:
+            await self._finish_pending(model)
+
+    async def _submitted(
+        self, pending: Pending, groups: Sequence[TrajectoryGroup], options: dict[str, Any]
+    ) -> Pending:
+        try:
+            job_id = await self.api.submit(self.remote.id, groups, options, key=pending.key)
+        except Exception as error:
+            if not isinstance(error, BackendError) or isinstance(error, NotFoundError):
+                self.journal.write(None)  # it was refused, or never sent
+                raise
+            # The answer was lost, or is a proxy's; whether there is a job, only the service knows.
+            found = await self.api.find_job(self.remote.id, pending.key)
+            if found is None:
+                raise
+            job_id = found
+        pending = attrs.evolve(pending, job_id=job_id)
+        self.journal.write(pending)
+        return pending
+
+    async def _followed(self, model: TrainableModel, pending: Pending) -> TrainResult:
+        assert pending.job_id is not None
+        try:
+            job = await follow(
+                self.api,
+                pending.job_id,
+                stall_timeout_s=self.options.stall_timeout_s,
+                progress=self.options.progress,
+                label=f"train step {pending.step}",
+            )
+        except (JobFailedError, NotFoundError):
+            self.journal.write(None)
+            raise
+        step = job.ended.get("step")
+        self.step = int(step) if step is not None else await self.api.newest_step(self.remote.id)
+        metrics = metrics_of(job, model.plugins.taxonomy())
+        # A job that is found again has told all it had to say: its own time is not ours.
+        self._charge(model, job, max(job.seconds, metrics["time/step_trainer_s"]))
+        self.journal.write(None)
+        return TrainResult(step=self.step, metrics=metrics)
+
+    async def _finish_pending(self, model: TrainableModel) -> None:
+        pending = self.journal.read()
+        if pending is None or pending.model_id != self.remote.id:
+            return
+        job_id = pending.job_id or await self.api.find_job(pending.model_id, pending.key)
+        if job_id is None:
+            log.warning(
+                "step %d of %r was sent, and the service knows no job of it; it is at step %d",
+                *(pending.step, model.name, self.step),
+            )
+            self.journal.write(None)
+            return
+        log.warning("step %d of %r was under way; waiting for it", pending.step, model.name)
+        try:
+            result = await self._followed(model, attrs.evolve(pending, job_id=job_id))
+        except (JobFailedError, NotFoundError) as error:
+            log.warning("step %d of %r failed meanwhile: %s", pending.step, model.name, error)
+            return
+        await model.log(split="train", metrics=result.metrics, step=result.step)
+
+    def _charge(self, model: TrainableModel, job: JobResult, seconds: float) -> None:
+        price = self.options.cost_per_hour_usd
+        if price is not None:
+            model.charge(GpuTime(device="serverless", seconds=seconds, usd_per_hour=price))
+            return
+        for path, usd in costs_of(job).items():
+            try:
+                model.metrics_builder("train").add_cost(path, usd)
+            except MetricError as error:
+                log.warning("the service's cost %r of $%g is left out: %s", path, usd, error)
