@@ -119,6 +119,7 @@ class LocalBackend:
             progress=progress,
         )
         self._seats: dict[Path, Seat] = {}
+        self._leaving: list[Seat] = []
         self._bases: dict[Path, Any] = {}
         self._servers = Servers()
         self._turns = DeviceTurns()
@@ -148,14 +149,20 @@ class LocalBackend:
 
     async def unregister(self, model: TrainableModel) -> None:
         """Stop serving the model and free what it holds, after the step under way; `register`
-        brings it back at its last checkpoint.
+        brings it back at its last checkpoint. Cancelling stops the waiting, not this.
         """
         seat = self._seats.pop(model.run_dir.resolve(), None)
-        if seat is not None:
-            await self._on_worker(lambda: None)
-            await seat.close()
+        if seat is None:
+            return
+        self._leaving.append(seat)
+
+        def left() -> None:
+            asyncio.run(seat.close())
+            self._leaving.remove(seat)
             self._charge(model)
-            await self._on_worker(self._free)
+            self._free()
+
+        await asyncio.shield(self._on_worker(left))
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -200,12 +207,13 @@ class LocalBackend:
                 f"a training step did not end within {CLOSE_TIMEOUT_S:.0f} s"
             ) from None
         finally:
-            seats = list(self._seats.values())
+            seats = [*self._seats.values(), *self._leaving]
             for seat in seats:
                 await seat.close()
             if seats:
                 self._charge(seats[-1].model)
             self._seats.clear()
+            self._leaving.clear()
             await asyncio.to_thread(self._free)
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -232,7 +240,7 @@ class LocalBackend:
 
     def _free(self) -> None:
         """Without any model nothing is held, and nothing is paid for."""
-        if not self._seats:
+        if not self._seats and not self._leaving:
             self._bases.clear()
             self._servers.close()
             self._clock.stop()

@@ -11,6 +11,7 @@ import pytest
 
 import art_core as art
 from art_core.errors import EngineError
+from art_core.metrics.history import read_rows
 from art_local.servers import Servers
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
@@ -34,6 +35,10 @@ async def backend():
 
 def engines():
     return sum(t.name == "art-engine" for t in threading.enumerate())
+
+
+def endpoints():
+    return sum(t.name == "art-endpoint" for t in threading.enumerate())
 
 
 async def test_time_in_which_no_model_is_held_costs_nothing(backend, make_model):
@@ -84,6 +89,57 @@ async def test_a_model_whose_registering_was_cancelled_is_closed_with_the_backen
     await asyncio.gather(registering, return_exceptions=True)
     await backend.close()
     assert engines() == before
+    await model.close()
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_an_unregistering_that_was_cancelled_stops_serving_all_the_same(make_model, closing):
+    before, go_on = (engines(), endpoints()), threading.Event()
+    backend, model = art.backend("local", **OPTIONS), make_model("tiny")
+    await model.register(backend)
+    before_it = asyncio.create_task(backend._on_worker(lambda: go_on.wait(60)))
+    leaving = asyncio.create_task(backend.unregister(model))
+    await asyncio.sleep(0.1)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    closed = asyncio.create_task(backend.close()) if closing else None
+    await asyncio.sleep(0.1)
+    go_on.set()
+    await before_it
+    await (closed or backend._on_worker(lambda: None))
+    assert (engines(), endpoints()) == before
+    await backend.close()
+    await model.close()
+
+
+async def test_a_step_that_was_cancelled_counts_and_its_costs_stand_in_the_next_row(
+    backend, make_model, monkeypatch
+):
+    model = make_model("tiny")
+    await model.register(backend)
+    (resident,) = (seat.resident for seat in backend._seats.values())
+    step, begun, go_on = resident.trainer.step, threading.Event(), threading.Event()
+
+    def slowly(*args, **options):
+        begun.set()
+        go_on.wait(60)
+        time.sleep(1.0)
+        return step(*args, **options)
+
+    monkeypatch.setattr(resident.trainer, "step", slowly)
+    attempts = [art.TrajectoryGroup([art.Trajectory(reward=r) for r in (0.0, 1.0)])]
+    training = asyncio.create_task(model.train(attempts))
+    await asyncio.to_thread(begun.wait, 60)
+    training.cancel()
+    await asyncio.gather(training, return_exceptions=True)
+    go_on.set()
+    monkeypatch.setattr(resident.trainer, "step", step)
+    await model.train(attempts)
+    rows = [row for row, *_ in read_rows(model.run_dir / "history.jsonl")]
+    assert [row.step for row in rows] == [2]
+    # 3,600 dollars an hour are one a second
+    assert rows[0].metrics["costs/gpu"] >= 1.0
+    assert [c.step for c in await model.checkpoints()] == [1, 2]
     await model.close()
 
 
