@@ -102,6 +102,7 @@ class Adapters:
                     log.warning("%s", await self._supervisor.why(client, error))
 
     async def _load_into(self, client: VllmClient, name: str, place: Path) -> None:
+        _check_there(name, place)
         loading = client.load_adapter(name, str(place))
         await within(self._patience.load_s, loading, f"load {name}")
 
@@ -109,6 +110,15 @@ class Adapters:
         async with self._rest.work():
             client = await self._supervisor.client(self._patience.load_s)
             await client.unload_adapter(name)
+
+
+def _check_there(name: str, place: Path) -> None:
+    if not place.is_dir():
+        raise EngineError(
+            f"adapter {name!r} cannot be loaded again: its directory {place} is gone",
+            "Start the program again: it goes on from the newest checkpoint. Leave "
+            f"{place.parent} to the run as long as it serves.",
+        )
 
 
 def _write(weights: StepWeights, place: Path) -> None:

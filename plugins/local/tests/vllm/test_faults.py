@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 
@@ -96,6 +97,23 @@ async def test_after_too_many_failures_the_engine_ends_and_says_why(start, monke
         engine.check()
     with pytest.raises(EngineError, match="is not started again"):
         await asyncio.to_thread(engine.publish, "m@1", adapter())
+
+
+async def test_a_server_whose_adapters_were_deleted_ends_and_says_which_directory_is_gone(
+    start, tmp_path
+):
+    engine = start(patience={"restarts": 1})
+    await asyncio.to_thread(engine.publish, "m@1", adapter())
+    shutil.rmtree(tmp_path / "run" / "serving")
+    os.kill(state(engine)["pid"], signal.SIGKILL)
+    began = time.monotonic()
+    while not engine.ended and time.monotonic() - began < 30:
+        await asyncio.sleep(0.1)
+    with pytest.raises(EngineError) as caught:
+        engine.check()
+    place = tmp_path / "run" / "serving" / "000001-m@1"
+    assert f"'m@1' cannot be loaded again: its directory {place} is gone" in str(caught.value)
+    assert "Start the program again" in str(caught.value)
 
 
 async def test_an_adapter_that_is_published_while_the_server_is_down_is_served_after_it(start):
