@@ -74,10 +74,18 @@ class PriceBook:
 
     def usage(self, response: Any, provider: str) -> TokenUsage:
         """Read a response's tokens, and the cost if an extractor or the provider says it."""
-        usage = self.plugins.usage(response, provider) or read_usage(response) or TokenUsage()
-        extract = self._extractors.get(provider)
-        said = None if extract is None else extract(response)
+        usage = self.tokens(response, provider) or TokenUsage()
+        said = self.extracted(response, provider)
         return usage if said is None else attrs.evolve(usage, cost_usd=said)
+
+    def tokens(self, response: Any, provider: str) -> TokenUsage | None:
+        """Read the tokens of a response, or of a chunk of one: a plugin does, else the core."""
+        return self.plugins.usage(response, provider) or read_usage(response)
+
+    def extracted(self, response: Any, provider: str) -> float | None:
+        """Read US dollars by the provider's extractor; None without one, or where it says none."""
+        extract = self._extractors.get(provider)
+        return None if extract is None else extract(response)
 
     def believed(self, provider: str, usage: TokenUsage) -> TokenUsage:
         """Return a usage without a cost that can't be one, not finite or negative; said once."""

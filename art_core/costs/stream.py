@@ -18,19 +18,21 @@ def is_stream(result: Any) -> bool:
     return hasattr(result, "__aiter__") or hasattr(result, "__next__")
 
 
-def usage_of_chunk(chunk: Any) -> TokenUsage | None:
-    """Read what a chunk says of the usage so far.
-
-    OpenAI puts it in the last chunk, or in the `response` of the last event; Anthropic puts the
-    prompt in the first event's `message` and the answer's tokens so far in later ones; Gemini
-    repeats it in every chunk.
+def parts_of(chunk: Any) -> Iterator[Any]:
+    """Yield what may hold usage: the chunk, the `response` of OpenAI's last event, the `message` of
+    Anthropic's first one.
     """
-    for holder in (chunk, field(chunk, "response"), field(chunk, "message")):
-        usage = None if holder is None else read_usage(holder)
-        if usage is not None:
-            return usage
-    answered = field(chunk, "usage", "output_tokens")
-    return None if answered is None else TokenUsage(output_tokens=answered)
+    yield chunk
+    for name in ("response", "message"):
+        part = field(chunk, name)
+        if part is not None:
+            yield part
+
+
+def answered_so_far(chunk: Any) -> TokenUsage | None:
+    """Read the answer's tokens in a later event of Anthropic, which leaves the prompt's out."""
+    count = field(chunk, "usage", "output_tokens")
+    return TokenUsage(output_tokens=count) if isinstance(count, int) and count >= 0 else None
 
 
 def later(before: TokenUsage, after: TokenUsage) -> TokenUsage:
@@ -43,28 +45,69 @@ def later(before: TokenUsage, after: TokenUsage) -> TokenUsage:
 
 
 @attrs.define(eq=False)
+class Reading:
+    """Reads chunks by what reads a whole response. That may fail at one which says nothing, so that
+    an `error` counts only if no chunk was read.
+    """
+
+    read: Callable[[Any], Any]
+    answered: bool = False
+    error: Exception | None = None
+
+    def of(self, chunk: Any) -> Any:
+        """Return what the first part of a chunk that says anything says, else None."""
+        for part in parts_of(chunk):
+            try:
+                found = self.read(part)
+            except Exception as error:
+                self.error = error
+                continue
+            if found is not None:
+                self.answered = True
+                return found
+        return None
+
+    def tell(self) -> None:
+        """Log the error of one that could read nothing."""
+        if self.error is not None and not self.answered:
+            log.error("no chunk of a stream could be read for its cost", exc_info=self.error)
+
+
+@attrs.define(eq=False)
 class TrackedStream:
-    """A stream of chunks, sync or async, that calls `finished(usage)` once, when it is over."""
+    """A stream of chunks, sync or async, that calls `finished(usage)` once, when it is over.
+
+    `tokens` reads the usage of a response, `cost` the US dollars that it says itself; both are
+    asked of each chunk, and answer None where it says nothing.
+    """
 
     stream: Any
     finished: Callable[[TokenUsage], None]
+    tokens: Reading = attrs.field(default=read_usage, converter=Reading)
+    cost: Reading = attrs.field(default=lambda _: None, converter=Reading)
     _usage: TokenUsage = attrs.field(factory=TokenUsage)
+    _usd: float | None = None
     _done: bool = False
 
     def _see(self, chunk: Any) -> Any:
         try:
-            usage = usage_of_chunk(chunk)
+            usage = self.tokens.of(chunk) or answered_so_far(chunk)
+            usd = self.cost.of(chunk)
         except Exception:
-            log.exception("the usage in a chunk could not be read; the stream goes on")
+            log.exception("a chunk could not be looked into; the stream goes on")
             return chunk
         if usage is not None:
             self._usage = later(self._usage, usage)
+        self._usd = self._usd if usd is None else usd
         return chunk
 
     def _finish(self) -> None:
         if not self._done:
             self._done = True
-            self.finished(self._usage)
+            self.tokens.tell()
+            self.cost.tell()
+            usage, usd = self._usage, self._usd
+            self.finished(usage if usd is None else attrs.evolve(usage, cost_usd=usd))
 
     def __iter__(self) -> Iterator[Any]:
         return self

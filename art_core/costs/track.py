@@ -106,7 +106,12 @@ class _Meter:
         if self.getter is None and is_stream(result):
             own = hasattr(result, "__next__") or hasattr(result, "__anext__")
             stream = result if own else aiter(result)
-            return TrackedStream(stream, lambda usage: self._add(builder, lambda: usage))
+            return TrackedStream(
+                stream,
+                lambda usage: self._add(builder, lambda: usage),
+                tokens=lambda part: builder.prices.tokens(part, self.provider),
+                cost=lambda part: builder.prices.extracted(part, self.provider),
+            )
         self._add(builder, lambda: self._usage(builder, result))
         return result
 

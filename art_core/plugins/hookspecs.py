@@ -63,7 +63,9 @@ def art_rollup(
 
 @hookspec(firstresult=True)
 def art_usage(response: Any, provider: str) -> TokenUsage | None:
-    """Read the tokens that a provider's response says were used."""
+    """Read the tokens that a provider's response, or a chunk of a streamed one, says were used so
+    far.
+    """
 
 
 @hookspec(firstresult=True)

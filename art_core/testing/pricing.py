@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import socket
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from art_core.plugins.host import Plugins
 PRICE_HOOKS = frozenset({"art_usage", "art_token_rates", "art_gpu_rate"})
 SOME_TOKENS = TokenUsage(input_tokens=1_000, output_tokens=100)
 NOT_RESPONSES: tuple[Any, ...] = (None, {}, [], "text", object(), {"usage": None})
+"""What says nothing of usage: as little as most chunks of a streamed response."""
 NOBODY = "nobody-has-this-name"
 
 Bill = tuple[str, str, Any, float]
@@ -89,8 +91,9 @@ class PricingContract:
 
     def test_what_is_no_response_has_no_usage(self, book: Plugins) -> None:
         """`art_usage` answers None to what it can't read, and raises nothing."""
-        for response in NOT_RESPONSES:
-            assert book.usage(response, NOBODY) is None
+        providers = {NOBODY, *(p for p, _ in self.priced), *(bill[0] for bill in self.bills)}
+        for provider, response in itertools.product(sorted(providers), NOT_RESPONSES):
+            assert book.usage(response, provider) is None
 
     def test_the_same_question_has_the_same_answer(self, book: Plugins) -> None:
         """What a run cost does not hang on how often it was asked."""

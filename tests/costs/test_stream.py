@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from art_core.costs.stream import TrackedStream, is_stream, later, usage_of_chunk
+from art_core.costs.stream import TrackedStream, answered_so_far, is_stream, later
 from art_core.costs.usage import TokenUsage
 
 OPENAI_CHAT = [
@@ -62,7 +62,55 @@ def test_a_chunk_whose_usage_makes_no_sense_does_not_break_the_stream(caplog):
     seen = []
     assert list(TrackedStream(iter([odd]), seen.append)) == [odd]
     assert seen == [TokenUsage()]
+    assert "no chunk of a stream could be read" in caplog.text
+
+
+@pytest.mark.parametrize("odd", [None, "3", -1, 0.5])
+def test_an_answers_tokens_are_a_count_or_nothing(odd):
+    assert answered_so_far({"usage": {"output_tokens": 3}}) == TokenUsage(output_tokens=3)
+    assert answered_so_far({"usage": {"output_tokens": odd}}) is None
+
+
+def test_a_chunk_is_read_by_what_reads_a_whole_response(caplog):
+    """A bill is in the last chunk, or in the response inside it; other chunks have none."""
+
+    def words(response):
+        return TokenUsage(output_tokens=response["words"])
+
+    def dollars(response):
+        return response["cents"] / 100
+
+    chunks = [{"words": 2}, {"text": "y"}, {"words": 5, "response": {"cents": 50}}]
+    seen = []
+    list(TrackedStream(iter(chunks), seen.append, tokens=words, cost=dollars))
+    assert seen == [TokenUsage(output_tokens=5, cost_usd=0.5)]
+    assert not caplog.text
+
+
+def test_what_can_read_no_chunk_at_all_is_said_once(caplog):
+    seen = []
+    cost = lambda response: response["cents"]  # noqa: E731
+    list(TrackedStream(iter(OPENAI_CHAT), seen.append, cost=cost))
+    assert seen == [TEN_AND_THREE]
+    assert caplog.text.count("no chunk of a stream could be read") == 1
+    assert "KeyError: 'cents'" in caplog.text
+
+
+def test_a_chunk_that_cannot_be_looked_into_does_not_break_the_stream(caplog):
+    class Odd:
+        def __getattr__(self, name):
+            raise KeyError(name)
+
+    seen, odd = [], Odd()
+    assert list(TrackedStream(iter([odd, *OPENAI_CHAT]), seen.append)) == [odd, *OPENAI_CHAT]
+    assert seen == [TEN_AND_THREE]
     assert "the stream goes on" in caplog.text
+
+
+def test_the_newest_cost_of_a_stream_counts():
+    seen = []
+    list(TrackedStream(iter([0.25, 0.5, None]), seen.append, cost=lambda said: said))
+    assert seen == [TokenUsage(cost_usd=0.5)]
 
 
 async def test_a_stream_that_is_closed_or_dropped_early_is_counted_once():
@@ -107,4 +155,3 @@ def test_a_later_chunk_never_takes_back_what_an_earlier_one_said():
         input_tokens=10, output_tokens=3, service_tier="flex", cost_usd=0.5
     )
     assert later(first, TokenUsage(cost_usd=0.75)).cost_usd == 0.75
-    assert usage_of_chunk({"choices": []}) is None

@@ -139,6 +139,35 @@ async def test_streams_are_priced_when_they_end(model):
     await model.close()
 
 
+class WordCount:
+    """Reads the responses of a house that counts words; a chunk is one of them."""
+
+    @art.hookimpl
+    def art_usage(self, response, provider):
+        words = response.get("words") if isinstance(response, dict) else None
+        return None if words is None else art.TokenUsage(output_tokens=words)
+
+
+async def test_a_plugin_and_an_extractor_read_a_stream_as_they_read_a_response(model):
+    async def words():
+        yield {"text": "y"}
+        yield {"words": 100_000}
+
+    def cents():
+        yield {"text": "y"}
+        yield {"cents": 50}
+
+    model.plugins.register(WordCount(), "words")
+    with model.metrics_builder("train").activate_context():
+        assert len([c async for c in tracked(words, **PRICES)()]) == 2
+        model.metrics_builder().register_cost_extractor("acme", lambda r: r["cents"] / 100)
+        assert len(list(tracked(cents)())) == 2
+    metrics = (await model.log(split="train")).metrics
+    assert metrics["costs/train/llm_judge/correctness"] == 1.5
+    assert "data/step_unpriced_calls" not in metrics
+    await model.close()
+
+
 async def test_a_stream_whose_cost_cannot_be_booked_ends_as_it_would(model, caplog):
     model.metrics_builder().add_cost("train/llm_judge", 1.0)  # a leaf: nothing can lie below it
     with model.metrics_builder("train").activate_context():

@@ -168,6 +168,14 @@ def test_a_price_book_that_asks_the_network_is_found_out(monkeypatch):
         prices("test_it_asks_no_network", {"art_token_rates": connects}, monkeypatch)
 
 
+def test_a_price_book_that_fails_at_a_chunk_of_its_provider_is_found_out():
+    def read(response, provider):
+        return art.TokenUsage(output_tokens=response["words"]) if provider == "p" else None
+
+    with pytest.raises(art.PluginError, match="is broken"):
+        prices("test_what_is_no_response_has_no_usage", {"art_usage": read})
+
+
 def test_a_bill_that_does_not_add_up_is_found_out(tmp_path):
     bill = ("p", "m", {"usage": {"prompt_tokens": 10, "completion_tokens": 0}}, 0.25)
     with pytest.raises(AssertionError):
