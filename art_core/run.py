@@ -5,13 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import os
 import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -30,7 +28,7 @@ from art_core.metrics.tally import Reckoned, Tally
 from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
 from art_core.reason import reason_of
-from art_core.rundir import checked_step
+from art_core.rundir import checked_step, say_status
 from art_core.sinks.delivery import Delivery, DeliveryReport
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
@@ -103,7 +101,7 @@ class Run:
         )
         history.after_sync = run._summarize_now_and_then
         ledger.learn(totals)
-        run._say_status("running")
+        say_status(info.run_dir, "running", info.attempt)
         atexit.register(run._close_at_exit)
         return run
 
@@ -196,6 +194,11 @@ class Run:
     ) -> Reckoned:
         """Return the row's metrics and the totals after it; nothing changes yet."""
         metrics, totals, plan = self.tally.reckon(leaves, keys)
+        if not math.isfinite(totals.get("costs/cum/all", 0.0)):
+            self.prices.say_once(
+                "costs add up to more than a float holds: the largest stands there"
+            )
+            metrics, totals = _finite(metrics), _finite(totals)
         if new_ids:
             unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
             totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
@@ -267,9 +270,10 @@ class Run:
             for split in self.ledger.splits():
                 self.record(split, self.last_step)
         finally:
+            self.ledger.close()
             reason = reason_of(error) if error else None
             reports = self.delivery.close(timeout, status, reason)
-            self._say_status(status, reason)
+            say_status(self.info.run_dir, status, self.info.attempt, reason)
             with self._summarizing:
                 self._bring_summary_up_to_date()
             self.history.close()
@@ -294,19 +298,10 @@ class Run:
         error = getattr(sys, "last_value", None)
         self.close("failed" if error else "finished", error=error)
 
-    def _say_status(self, status: str, reason: str | None = None) -> None:
-        said = {
-            "status": status,
-            "attempt": self.info.attempt,
-            "pid": os.getpid(),
-            "at": datetime.now(UTC),
-        }
-        said |= {"reason": reason} if reason else {}
-        try:
-            replace_json(self.info.run_dir / "status.json", said)
-        except OSError as error:
-            # A full disk, or a directory that is gone, must not keep a run from its end.
-            log.warning("the run's status %r could not be kept: %s", status, error)
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Return values of which none is larger than the largest float: JSON has no infinity."""
+    return {key: min(value, sys.float_info.max) for key, value in values.items()}
 
 
 def _state(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:
@@ -329,8 +324,3 @@ def _describe(info: RunInfo) -> None:
         "config": info.config,
     }
     replace_json(info.run_dir / "model.json", described)
-
-
-def runs_path(base_path: str | Path | None) -> Path:
-    """Return the directory of all runs: what was given, else `ART_DIR`, else `.art`."""
-    return Path(base_path or os.environ.get("ART_DIR") or ".art")

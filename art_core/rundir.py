@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from operator import index
 from pathlib import Path
 from typing import Literal
@@ -12,7 +15,9 @@ from typing import Literal
 import attrs
 
 from art_core.errors import ConfigError, unknown
-from art_core.files import read_json
+from art_core.files import read_json, replace_json
+
+log = logging.getLogger("art_core")
 
 Status = Literal["running", "finished", "failed", "killed", "unknown"]
 _LONGEST_NAME = 128
@@ -51,9 +56,25 @@ def checked_step(step: int) -> int:
     return whole
 
 
+def runs_path(base_path: str | Path | None) -> Path:
+    """Return the directory of all runs: what was given, else `ART_DIR`, else `.art`."""
+    return Path(base_path or os.environ.get("ART_DIR") or ".art")
+
+
 def run_directory(base_path: Path, project: str, name: str) -> Path:
     """Return `<base_path>/<project>/models/<name>`, the layout of the ART reference."""
     return base_path / checked_name("project", project) / "models" / checked_name("model", name)
+
+
+def say_status(directory: Path, status: str, attempt: int, reason: str | None = None) -> None:
+    """Keep in a run's directory what state it is in, and of a failed one the reason."""
+    said = {"status": status, "attempt": attempt, "pid": os.getpid(), "at": datetime.now(UTC)}
+    said |= {"reason": reason} if reason else {}
+    try:
+        replace_json(directory / "status.json", said)
+    except OSError as error:
+        # A full disk, or a directory that is gone, must not keep a run from its end.
+        log.warning("the run's status %r could not be kept: %s", status, error)
 
 
 @attrs.frozen

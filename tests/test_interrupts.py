@@ -1,5 +1,6 @@
 """Ctrl-C at every point of `Run.record` where Python looks for signals."""
 
+import subprocess
 import sys
 
 import pytest
@@ -57,3 +58,33 @@ def test_ctrl_c_at_any_point_of_a_row_loses_no_money_and_counts_nothing_twice(tm
     assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
     assert sum(receipt["usd"] for row in rows for receipt in row.receipts) == pytest.approx(at / 2)
     run.close()
+
+
+ENDING = """
+import asyncio, sys, art_core as art
+
+model = art.Model(name="m", project="p", base_path=sys.argv[1], sinks=[])
+
+async def attempt():
+    model.metrics_builder("train").add_cost("train/judge", 0.25)
+    return art.Trajectory(reward=1.0)
+
+async def ends():
+    await asyncio.sleep(0.05)
+    raise {end}
+
+async def main():
+    await model.log(split="train", metrics={{"costs/gpu": 1.0}})
+    await art.gather_trajectory_groups([art.TrajectoryGroup([attempt(), ends()])])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", ["SystemExit(3)", "KeyboardInterrupt"])
+def test_a_rollout_that_ends_the_program_loses_no_money(tmp_path, end):
+    command = [sys.executable, "-c", ENDING.format(end=end), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert done.returncode != 0
+    *_, (last, _) = read_rows(tmp_path / "p" / "models" / "m" / "history.jsonl")
+    assert (last.metrics["costs/cum/train/judge"], last.metrics["costs/cum/all"]) == (0.25, 1.25)

@@ -13,7 +13,6 @@ from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summary import kept_summary, read_summary
-from art_core.run import runs_path
 
 
 @pytest.fixture
@@ -190,6 +189,41 @@ def test_a_leaf_of_an_earlier_attempt_cannot_become_a_parent(make):
         make().run.record("train", 2, metrics={"costs/train/judge": 1.0})
 
 
+async def test_a_cost_added_before_a_resumed_run_is_open_stands_in_no_rows_way(make):
+    first = make().run
+    first.record("train", 1, metrics={"costs/train/judge/style": 1.0})
+    first.close()
+    model = make()
+    model.metrics_builder().add_cost("train/judge", 0.25)
+    metrics = (await model.log(split="train")).metrics
+    assert (metrics["costs/train/judge/other"], metrics["costs/cum/train/judge"]) == (0.25, 1.25)
+    with pytest.raises(MetricError, match="sum of the costs below it"):
+        model.metrics_builder().add_cost("train/judge", 0.25)
+    assert (await model.log(split="train")).metrics["costs/cum/all"] == 1.25
+
+
+async def test_a_cost_that_comes_after_the_end_is_said(make, caplog):
+    model = make()
+    await model.log(split="train")
+    await model.close()
+    assert not caplog.text
+    model.metrics_builder().add_cost("train/judge", 0.25)
+    assert "{'costs/train/judge': 0.25}. Add them before model.close()" in caplog.text
+
+
+def test_sums_that_no_float_holds_stay_numbers_and_are_said(make, caplog):
+    run = make().run
+    for step in (1, 2):
+        row = run.record("train", step, metrics={"costs/gpu": 1e308, "costs/train/judge": 0.5})
+    largest = sys.float_info.max
+    assert (row.metrics["costs/gpu"], row.metrics["costs/cum/gpu"]) == (1e308, largest)
+    assert row.metrics["costs/cum/train"] == 1.0
+    assert b"null" not in run.history.path.read_bytes()
+    assert caplog.text.count("more than a float holds") == 1
+    run.close()
+    assert make().run.record("train", 3).metrics["costs/cum/all"] == largest
+
+
 def test_closing_writes_what_waits_and_says_the_status(make):
     run = make().run
     run.ledger.add("eval", "costs/eval/judge", 0.25)
@@ -295,14 +329,6 @@ def test_a_config_that_json_cannot_hold_is_refused_and_the_run_stays_free(make, 
         with pytest.raises(ConfigError, match=r"cannot keep this in model\.json: .*PosixPath"):
             _ = make(config={"data": tmp_path}).run
     assert make(config={"data": str(tmp_path)}).run.info.attempt == 1
-
-
-def test_runs_lie_where_told_else_in_art_dir_else_here(monkeypatch):
-    monkeypatch.delenv("ART_DIR", raising=False)
-    assert str(runs_path(None)) == ".art"
-    monkeypatch.setenv("ART_DIR", "elsewhere")
-    assert str(runs_path(None)) == "elsewhere"
-    assert str(runs_path("given")) == "given"
 
 
 def test_a_run_that_cannot_write_what_waits_still_drains_its_sinks(make, monkeypatch):

@@ -3,7 +3,15 @@ import pytest
 
 import art_core as art
 from art_core.errors import ConfigError
-from art_core.rundir import FoundRun, checked_name, find_run, find_runs, run_directory
+from art_core.rundir import FoundRun, checked_name, find_run, find_runs, run_directory, runs_path
+
+
+def test_runs_lie_where_told_else_in_art_dir_else_here(monkeypatch):
+    monkeypatch.delenv("ART_DIR", raising=False)
+    assert str(runs_path(None)) == ".art"
+    monkeypatch.setenv("ART_DIR", "elsewhere")
+    assert str(runs_path(None)) == "elsewhere"
+    assert str(runs_path("given")) == "given"
 
 
 @pytest.mark.parametrize("name", ["a", "agent-001", "Qwen 2.5_x", "агент", "a..b", "x" * 128])

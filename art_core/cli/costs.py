@@ -14,8 +14,7 @@ from art_core.costs.receipt import Receipt
 from art_core.errors import ConfigError
 from art_core.plugins.host import Plugins
 from art_core.reports.costs import CostReport, RewardPrice, read_costs
-from art_core.run import runs_path
-from art_core.rundir import find_run
+from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 The tree holds the whole run with all attempts, also what abandoned steps spent. A step counts all

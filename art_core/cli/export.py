@@ -10,8 +10,7 @@ from art_core.cli.arguments import output_file
 from art_core.cli.runs import add_directory
 from art_core.plugins.host import Plugins
 from art_core.reports.export import FORMATS, export
-from art_core.run import runs_path
-from art_core.rundir import find_run
+from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 csv and parquet have a line a row and a column a key, blank where the row has none; jsonl keeps the

@@ -15,8 +15,7 @@ from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
 from art_core.reports import board
 from art_core.reports.board import Place
-from art_core.run import runs_path
-from art_core.rundir import find_runs
+from art_core.rundir import find_runs, runs_path
 
 _HELP = """\
 DIR is where runs lie: several may be given; by default $ART_DIR, else .art. A column is a metric's

@@ -15,8 +15,7 @@ from art_core.errors import ConfigError
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
 from art_core.reports.curves import STEP, Curve, curve
-from art_core.run import runs_path
-from art_core.rundir import FoundRun, find_run
+from art_core.rundir import FoundRun, find_run, runs_path
 
 _HELP = """\
 A key has a slash and a known section (reward/mean); everything else names a run, or is a run's

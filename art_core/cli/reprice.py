@@ -17,8 +17,7 @@ from art_core.errors import ConfigError
 from art_core.plugins.host import Plugins
 from art_core.reports.costs import read_costs
 from art_core.reports.reprice import Prices, read_prices, reprice
-from art_core.run import runs_path
-from art_core.rundir import find_run
+from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 The rows keep receipts of what was bought: tokens of calls, time of devices. They are priced again,

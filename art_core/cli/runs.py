@@ -13,8 +13,7 @@ from art_core.metrics.row import MetricsRow
 from art_core.metrics.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
-from art_core.run import runs_path
-from art_core.rundir import FoundRun, find_runs
+from art_core.rundir import FoundRun, find_runs, runs_path
 
 _HELP = """\
 A run is a directory <dir>/<project>/models/<name> with a history.jsonl in it. A run that says it is

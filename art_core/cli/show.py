@@ -12,8 +12,7 @@ from art_core.cli.sparkline import sparkline
 from art_core.cli.table import table
 from art_core.files import read_json
 from art_core.plugins.host import Plugins
-from art_core.run import runs_path
-from art_core.rundir import find_run
+from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 RUN is a name, project/name, or a run's directory. Curves read left to right, a bar a step (or the

@@ -10,8 +10,7 @@ from art_core.cli.reading import status
 from art_core.cli.runs import add_directory
 from art_core.errors import ConfigError, SinkError
 from art_core.plugins.host import Plugins
-from art_core.run import runs_path
-from art_core.rundir import find_run
+from art_core.rundir import find_run, runs_path
 from art_core.sinks.sync import Progress, run_info, sync
 
 _HELP = """\

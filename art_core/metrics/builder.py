@@ -83,7 +83,7 @@ class MetricsBuilder:
         value = number(path, usd)
         if value < 0:
             raise MetricError(f"a cost can't be negative: {path!r} {usd!r}")
-        self.ledger.add(self.context, self.ledger.cost_leaf(path), value)
+        self.ledger.add_cost(self.context, path, value)
 
     def add_data(
         self,
@@ -179,7 +179,9 @@ class MetricsBuilder:
     def register_cost_extractor(
         self, provider: str, extract: Callable[[Any], float | None]
     ) -> None:
-        """Set a function that reads US dollars out of a provider's responses."""
+        """Set a function that reads US dollars out of a provider's responses, or of the chunks of a
+        streamed one; None where they say nothing.
+        """
         self.prices.register_extractor(provider, extract)
 
     def activate(self) -> Token[MetricsBuilder | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Collection, Iterable, Mapping
@@ -10,8 +11,10 @@ import attrs
 
 from art_core.costs.receipt import Receipt
 from art_core.errors import MetricError
-from art_core.metrics.rollup import Totals, ancestors, check_leaf, leaves_of_totals
+from art_core.metrics.rollup import Totals, ancestors, check_leaf, fitting, leaves_of_totals
 from art_core.metrics.taxonomy import Taxonomy, total
+
+log = logging.getLogger("art_core")
 
 Samples = dict[str, list[float]]
 _MANY = 4096
@@ -47,13 +50,42 @@ class Ledger:
     _paths: dict[str, str] = attrs.field(factory=dict)
     _leaves: set[str] = attrs.field(factory=set)
     _parents: set[str] = attrs.field(factory=set)
+    _closed: bool = False
+    _said_late: bool = False
     _lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
 
     def learn(self, totals: Totals) -> None:
-        """Learn the cost leaves of a run that goes on: a new one can't conflict with them."""
+        """Learn the cost leaves of a run's log: a new one can't conflict with them.
+
+        What waits at a leaf that does, added before the run was open say, moves to one that fits.
+        """
         with self._lock:
-            for leaf in leaves_of_totals(totals):
+            logged = leaves_of_totals(totals)
+            parents = {parent for leaf in logged for parent in ancestors(leaf)}
+            places = {leaf: fitting(leaf, logged, parents) for leaf in self._leaves}
+            moved = {leaf: place for leaf, place in places.items() if leaf != place}
+            if moved:
+                self._leaves, self._parents = set(), set()
+                self._paths = {p: leaf for p, leaf in self._paths.items() if leaf not in moved}
+                self._move(moved)
+                logged |= set(places.values())
+            for leaf in logged:
                 self._know(leaf)
+
+    def _move(self, moved: Mapping[str, str]) -> None:
+        for buffer in self._samples.values():
+            for leaf in moved.keys() & buffer.keys():
+                buffer.setdefault(moved[leaf], []).extend(buffer.pop(leaf))
+        receipts, self._receipts = self._receipts.values(), {}
+        for receipt in receipts:
+            self.add_receipt(attrs.evolve(receipt, leaf=moved.get(receipt.leaf, receipt.leaf)))
+        for leaf, place in moved.items():
+            log.warning(
+                "cost %r conflicts with those in the run's log: what was added is booked at %r. "
+                "Add what follows there.",
+                leaf,
+                place,
+            )
 
     def cost_leaf(self, path: str) -> str:
         """Return the key of a cost path; MetricError when it conflicts with a leaf or a parent."""
@@ -71,6 +103,11 @@ class Ledger:
         self._leaves.add(leaf)
         self._parents.update(ancestors(leaf))
 
+    def add_cost(self, context: str, path: str, usd: float) -> None:
+        """Add US dollars at a cost path; MetricError as `cost_leaf`."""
+        with self._lock:
+            self.add(context, self.cost_leaf(path), usd)
+
     def add(self, context: str, key: str, value: float) -> None:
         """Add one sample; MetricError for one that differs where all must be the same."""
         with self._lock:
@@ -82,8 +119,27 @@ class Ledger:
                 self._check_same(key, values[-1], value)
             values.append(value)
             self.waiting = True
+            if self._closed:
+                self._say_late()
             if len(values) > _MANY and self.taxonomy.spec(key).combine == "sum":
                 values[:] = _folded(values)
+
+    def close(self) -> None:
+        """Take note that no further row comes: costs that still wait, or come later, are said."""
+        with self._lock:
+            self._closed = True
+            self._say_late()
+
+    def _say_late(self) -> None:
+        samples = [item for buffer in self._samples.values() for item in buffer.items()]
+        costs = {key: total(values) for key, values in samples if key.startswith("costs/")}
+        if costs and not self._said_late:
+            self._said_late = True
+            log.warning(
+                "the run is closed, and costs from here on come into no row: %s. Add them before "
+                "model.close().",
+                costs,
+            )
 
     def _check_same(self, key: str, before: float, value: float) -> None:
         if value != before and self.taxonomy.spec(key).combine == "same":

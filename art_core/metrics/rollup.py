@@ -130,6 +130,18 @@ def leaves_of_totals(totals: Totals) -> set[str]:
     return seen - {parent for key in seen for parent in ancestors(key)} - {"costs/all"}
 
 
+def fitting(leaf: str, leaves: Collection[str], parents: Collection[str]) -> str:
+    """Return where the costs of a leaf may stand beside those leaves and parents: there, at the
+    leaf that it lies below, or under the parent that it is.
+    """
+    above = next((parent for parent in ancestors(leaf) if parent in leaves), None)
+    if above is not None:
+        return above
+    while leaf in parents:
+        leaf += "/other"
+    return leaf
+
+
 def check_leaf(leaf: str, leaves: Collection[str], parents: Collection[str]) -> None:
     """Raise MetricError for a cost leaf that is a parent already, or whose parent is a leaf."""
     if leaf in parents:

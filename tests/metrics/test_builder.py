@@ -88,6 +88,48 @@ def test_the_leaves_of_a_run_that_goes_on_are_known(build, ledger):
         build().add_cost("train", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("added", "logged", "booked"),
+    [
+        ("train/judge", {"train/judge/style"}, "train/judge/other"),
+        ("train/judge", {"train/judge/style", "train/judge/other/x"}, "train/judge/other/other"),
+        ("train/judge/style", {"train/judge"}, "train/judge"),
+        ("train/judge", {"train/judge"}, "train/judge"),
+    ],
+)
+def test_what_was_added_before_the_log_was_known_moves_to_a_leaf_that_fits(
+    build, ledger, caplog, added, logged, booked
+):
+    build().register_model_pricing("m", prompt_per_million=1.0, completion_per_million=1.0)
+    usage = TokenUsage(input_tokens=1_000_000)
+    for context in ("train", "train", ""):
+        source = added.removeprefix("train/")
+        build(context).add_usage(source, usage, provider="acme", model_name="m")
+    build().add_cost("gpu", 0.5)
+    ledger.learn({f"costs/cum/{leaf}": 1.0 for leaf in logged})
+    taken = ledger.take("train")
+    assert ledger.combined(taken)[0] == {f"costs/{booked}": 3.0, "costs/gpu": 0.5}
+    assert [(r.leaf, r.calls, r.usd) for r in taken.receipts] == [(f"costs/{booked}", 3, 3.0)]
+    for leaf in (*logged, booked, "gpu"):
+        build().add_cost(leaf, 1.0)
+    if added == booked:
+        assert not caplog.text
+    else:
+        assert caplog.text.count(f"cost 'costs/{added}' conflicts with those in the run's log") == 1
+        with pytest.raises(MetricError, match=f"cost 'costs/{added}'"):
+            build().add_cost(added, 1.0)
+
+
+def test_what_comes_into_no_row_any_more_is_said_once(build, ledger, caplog):
+    ledger.close()
+    build().add_metric("time/step_wall_s", 1.0)
+    assert not caplog.text
+    for _ in range(2):
+        build().add_cost("train/judge", 0.25)
+    assert caplog.text.count("the run is closed") == 1
+    assert "{'costs/train/judge': 0.25}" in caplog.text
+
+
 def test_receipts_say_what_was_paid_for_and_come_back_with_a_restored_row(build, ledger):
     build().register_model_pricing("judge", prompt_per_million=1.0, completion_per_million=10.0)
     usage = TokenUsage(input_tokens=1_000_000, output_tokens=100_000)
