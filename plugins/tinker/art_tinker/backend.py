@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,15 @@ from art_core import (
 from art_core.endpoint.host import EndpointHost
 from art_tinker.clients import SeatOptions
 from art_tinker.costs import Meter
-from art_tinker.sdk import Connection, settled, tinker
+from art_tinker.sdk import Connection, tinker
 from art_tinker.seat import Seat, take_seat
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
 log = logging.getLogger("art_tinker")
-END_TIMEOUT_S = 10.0
+BOOK_TIMEOUT_S = 60.0
+"""How long the end of serving waits for what was asked of the service, to book it."""
 
 
 @attrs.define(eq=False)
@@ -103,7 +105,8 @@ class TinkerBackend:
             request_timeout_s=request_timeout_s,
         )
         self._served: dict[Path, _Served] = {}
-        self._registering = asyncio.Lock()
+        # A model is begun or left, one after the other: each would write the other's steps.
+        self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._closed = False
 
     async def register(self, model: TrainableModel) -> Endpoint:
@@ -113,21 +116,23 @@ class TinkerBackend:
         that the service has not or a key that it does not take, BackendError when it does not
         answer.
         """
-        self._check_open()
         key = model.run_dir.resolve()
-        async with self._registering:
+        async with self._turns[key]:
+            self._check_open()
             if key not in self._served:
                 self._served[key] = await self._serve(model)
-        served = self._served[key]
+                self._check_open()
+            served = self._served[key]
         if served.seat.model is not model:
             self._hand_over(served.seat, model)
         return served.endpoint
 
     async def unregister(self, model: TrainableModel) -> None:
-        """Stop serving the model, after the step under way; its states stay at the service."""
-        served = self._served.pop(model.run_dir.resolve(), None)
-        if served is not None:
-            await self._leave(served)
+        """Stop serving the model, after the step under way; its states stay at the service.
+
+        Requests under way are cut off, and booked when the service is done with them.
+        """
+        await self._left(model.run_dir.resolve())
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -158,14 +163,20 @@ class TinkerBackend:
     async def close(self) -> None:
         """Finish the steps under way, stop serving, end the sessions; again, it does nothing."""
         self._closed = True
-        served, self._served = list(self._served.values()), {}
-        for each in served:
-            await self._leave(each)
+        for key in list(self._turns):
+            await self._left(key)
 
     async def _serve(self, model: TrainableModel) -> _Served:
         seat = await take_seat(model, self._options)
         host = EndpointHost(seat.samplers, request_timeout_s=self._options.request_timeout_s)
-        await asyncio.to_thread(host.start)
+        served = _Served(seat, host)
+        starting = asyncio.ensure_future(asyncio.to_thread(host.start))
+        try:
+            await asyncio.shield(starting)
+        except BaseException:
+            await asyncio.wait({starting})
+            await self._leave(served)
+            raise
         log.info(
             "model %r on Tinker, %s, LoRA rank %d, %s; served at %s",
             model.name,
@@ -174,24 +185,28 @@ class TinkerBackend:
             f"resumed at step {seat.step}" if seat.step else "starting fresh at step 0",
             host.base_url,
         )
-        return _Served(seat, host)
+        return served
+
+    async def _left(self, key: Path) -> None:
+        async with self._turns[key]:
+            served = self._served.pop(key, None)
+            if served is not None:
+                await self._leave(served)
 
     async def _leave(self, served: _Served) -> None:
+        samplers = served.seat.samplers
         await served.seat.idle()
-        await asyncio.to_thread(served.host.stop)
-        for service in served.seat.samplers.services.values():
-            await self._end_session(service)
-
-    async def _end_session(self, service: Any) -> None:
-        end = getattr(service, "close", None)
-        if end is None:  # an SDK whose sessions end by themselves
-            return
         try:
-            await self._options.connection.call(
-                lambda: settled(end("success")), END_TIMEOUT_S, "ending a session"
-            )
-        except (BackendError, ConfigError) as error:
-            log.warning("%s", error)
+            await asyncio.to_thread(served.host.stop)
+            late = await samplers.booked(BOOK_TIMEOUT_S)
+            if late:
+                log.warning(
+                    "%d requests to %r were still sampled after %g s; no row has what they cost",
+                    *(late, samplers.name, BOOK_TIMEOUT_S),
+                )
+        finally:
+            for service in samplers.services.values():
+                await self._options.connection.end(service)
 
     def _hand_over(self, seat: Seat, model: TrainableModel) -> None:
         """From now on costs are those of a run that was opened again."""

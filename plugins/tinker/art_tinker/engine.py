@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,7 +13,7 @@ import attrs
 from art_core.endpoint.engine import FinishReason, Sampling, Token
 from art_core.errors import EngineError
 from art_tinker.costs import Meter
-from art_tinker.sdk import Connection, sampled, tinker
+from art_tinker.sdk import Connection, requested, tinker
 
 _SEEDS = 2**31
 
@@ -20,7 +22,8 @@ _SEEDS = 2**31
 class TinkerEngine:
     """Samples from the weights of one step; what a request used is metered, whoever waits for it.
 
-    `context` says what the tokens are booked as, "train" or "eval".
+    `context` says what the tokens are booked as, "train" or "eval"; `under_way` has a
+    future for each request that is not booked yet.
     """
 
     client: Any
@@ -28,6 +31,7 @@ class TinkerEngine:
     meter: Meter
     context: str
     context_length: int
+    under_way: set[Future[None]]
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str
@@ -35,16 +39,14 @@ class TinkerEngine:
         """Sample one sequence; see `art_core.endpoint.engine.Engine`. All tokens come at the end.
 
         A caller that goes away does not stop the service, which asks money for what it samples: the
-        request is waited for and metered in any case.
+        request is metered when it is done, in any case.
         """
         del adapter
         if sampling.top_logprobs:
             raise EngineError(
                 "Tinker gives the log-prob of the sampled token alone", "Leave out top_logprobs."
             )
-        work = asyncio.create_task(self._sampled(prompt_ids, sampling))
-        work.add_done_callback(lambda done: done.cancelled() or done.exception())
-        for token in await asyncio.shield(work):
+        for token in await self._sampled(prompt_ids, sampling):
             yield token
 
     async def close(self) -> None:
@@ -60,26 +62,44 @@ class TinkerEngine:
             stop=list(sampling.stop_token_ids) or None,
         )
         try:
-            response = await sampled(
+            asked = requested(
                 self.client.sample(
                     prompt=types.ModelInput.from_ints(list(prompt_ids)),
                     num_samples=1,
                     sampling_params=parameters,
                 )
             )
+            booked: Future[None] = Future()
+            self.under_way.add(booked)
+            # on the SDK's own thread, which outlives the endpoint's event loop
+            asked.add_done_callback(partial(self._book, booked, len(prompt_ids)))
+            response = await asyncio.shield(asyncio.wrap_future(asked))
         except Exception as error:
             why = self.connection.reason(error, f"sampling at {self.connection.where}")
             raise EngineError(*why.args) from error
-        sequence = response.sequences[0]
-        # an older SDK does not tell; these are booked at the full price
-        cached: int | None = getattr(response, "prompt_cache_hit_tokens", None)
-        self.meter.sampled(
-            self.context,
-            prompt=len(prompt_ids),
-            cached=min(cached or 0, len(prompt_ids)),
-            sampled=len(sequence.tokens),
-        )
-        return _tokens(sequence, cached)
+        return _tokens(response.sequences[0], _cached(response))
+
+    def _book(self, booked: Future[None], prompt: int, done: Future[Any]) -> None:
+        try:
+            if not done.cancelled() and done.exception() is None:
+                response = done.result()
+                self.meter.sampled(
+                    self.context,
+                    prompt=prompt,
+                    cached=min(_cached(response) or 0, prompt),
+                    sampled=len(response.sequences[0].tokens),
+                )
+        finally:
+            self.under_way.discard(booked)
+            booked.set_result(None)
+
+
+def _cached(response: Any) -> int | None:
+    """Return how many prompt tokens were in the service's cache. An older SDK does not tell; there
+    all are booked at the full price.
+    """
+    cached: int | None = getattr(response, "prompt_cache_hit_tokens", None)
+    return cached
 
 
 def _tokens(sequence: Any, cached: int | None) -> list[Token]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import attrs
@@ -38,6 +39,7 @@ class Samplers:
     services: dict[str, Any]
     paths: dict[int, str]
     newest: int
+    _under_way: set[futures.Future[None]] = attrs.field(factory=set, init=False)
     _clients: dict[tuple[str, int], Any] = attrs.field(factory=dict, init=False)
     _making: dict[tuple[str, int], asyncio.Task[Any]] = attrs.field(factory=dict, init=False)
     _sessions: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
@@ -54,6 +56,11 @@ class Samplers:
         self.paths.pop(step, None)
         for context in CONTEXTS:
             self._clients.pop((context, step), None)
+
+    async def booked(self, timeout_s: float) -> int:
+        """Wait until the requests under way are booked; return how many were not in time."""
+        _, late = await asyncio.to_thread(futures.wait, self._under_way.copy(), timeout_s)
+        return len(late)
 
     def names(self) -> Sequence[str]:
         """Return the names to list."""
@@ -75,6 +82,7 @@ class Samplers:
                 meter=self.meter,
                 context=context,
                 context_length=self.context_length,
+                under_way=self._under_way,
             ),
             tokenizer=self.tokenizer,
             adapter=f"step-{step:04d}",

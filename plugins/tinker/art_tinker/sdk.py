@@ -8,10 +8,13 @@ settled here.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,8 +22,11 @@ import attrs
 
 from art_core import BackendError, ConfigError
 
+log = logging.getLogger("art_tinker")
+
 T = TypeVar("T")
 PROBE_S = 2.0
+END_TIMEOUT_S = 10.0
 INSTALL = "pip install 'tinker>=0.20'"
 
 
@@ -64,13 +70,39 @@ class Connection:
 
         def opened() -> tuple[Any, Any]:
             service = tinker().ServiceClient(user_metadata=dict(metadata), **self.options())
-            return service, self._capabilities(service)
+            try:
+                return service, self._capabilities(service)
+            except BaseException:
+                _abandon(service)
+                raise
 
         service, found = await self.call(
-            opened, self.connect_timeout_s, f"beginning a session at {self.where}"
+            opened,
+            self.connect_timeout_s,
+            f"beginning a session at {self.where}",
+            undo=lambda late: _abandon(late[0]),
         )
         models = {m.model_name: m.max_context_length for m in found.supported_models}
         return service, {name: length for name, length in models.items() if name}
+
+    @asynccontextmanager
+    async def opened(
+        self, metadata: Mapping[str, str]
+    ) -> AsyncIterator[tuple[Any, dict[str, int | None]]]:
+        """Begin a session as `open` does; when the block fails, end it again."""
+        service, models = await self.open(metadata)
+        try:
+            yield service, models
+        except BaseException:
+            await self.end(service, "errored")
+            raise
+
+    async def end(self, service: Any, status: str = "success") -> None:
+        """End a session; that it could not be ended is logged."""
+        try:
+            await self.call(lambda: _end(service, status), END_TIMEOUT_S, "ending a session")
+        except (BackendError, ConfigError) as error:
+            log.warning("%s", error)
 
     def rest(self, service: Any) -> Any:
         """Return a client of the service's REST calls: an older SDK has it of a session alone."""
@@ -81,8 +113,16 @@ class Connection:
         ask = getattr(self.rest(service), "get_server_capabilities", None)
         return settled((ask or service.get_server_capabilities)())
 
-    async def call(self, work: Callable[[], T], timeout_s: float, doing: str) -> T:
-        """Do blocking work of the SDK on a thread of its own, within `timeout_s`.
+    async def call(
+        self,
+        work: Callable[[], T],
+        timeout_s: float,
+        doing: str,
+        *,
+        undo: Callable[[T], None] | None = None,
+    ) -> T:
+        """Do blocking work of the SDK on a thread of its own, within `timeout_s`. What it gives
+        when nobody waits any more goes to `undo`.
 
         Raises ConfigError for a key that is missing or refused, RefusedError when the service did
         not take the request, BackendError for anything else.
@@ -98,9 +138,12 @@ class Connection:
 
         # Not a pool: its threads would hold up the interpreter's end while the SDK retries.
         threading.Thread(target=run, name="art-tinker", daemon=True).start()
+        taken = False
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.wrap_future(outcome)
+                found = await asyncio.wrap_future(outcome)
+            taken = True
+            return found
         except TimeoutError as error:
             raise BackendError(
                 f"{self.where} did not answer within {timeout_s:g} s: {doing}"
@@ -109,6 +152,9 @@ class Connection:
             ) from error
         except Exception as error:
             raise self.reason(error, doing) from error
+        finally:
+            if undo is not None and not taken:
+                outcome.add_done_callback(partial(_undone, undo))
 
     async def _silence(self) -> str:
         """Say why nobody answers at an address that is known; "" when somebody listens."""
@@ -153,8 +199,25 @@ def settled(value: Any) -> Any:
     return result() if callable(result) else value
 
 
-async def sampled(future: Any) -> Any:
-    """Wait for a sampling request: a future of its own kind, or one of the standard library."""
-    if hasattr(future, "result_async"):
-        return await future.result_async()
-    return await asyncio.wrap_future(future)
+def requested(future: Any) -> Future[Any]:
+    """Return a sampling request as a future of the standard library, which older SDKs give."""
+    standard = getattr(future, "future", None)
+    found: Future[Any] = standard() if callable(standard) else future
+    return found
+
+
+def _end(service: Any, status: str) -> None:
+    end = getattr(service, "close", None)
+    if end is not None:  # older SDKs have sessions that end by themselves
+        settled(end(status))
+
+
+def _abandon(service: Any) -> None:
+    with suppress(Exception):  # why it is abandoned is the error that counts
+        _end(service, "errored")
+
+
+def _undone(undo: Callable[[T], None], outcome: Future[T]) -> None:
+    """Undo what came too late, on a thread of its own, since this may be the event loop's."""
+    if outcome.exception() is None:
+        threading.Thread(target=undo, args=(outcome.result(),), daemon=True).start()

@@ -221,34 +221,34 @@ async def take_seat(model: TrainableModel, options: SeatOptions) -> Seat:
         )
     identity = Identity.of(model.run_dir, options.connection.base_url)
     run = f"{model.project}/{model.name}"
-    service, models = await options.connection.open(identity.metadata(run, "train"))
-    if models and model.base_model not in models:
-        raise ConfigError(
-            unknown("base model", model.base_model, models, known_as="the service has")
+    async with options.connection.opened(identity.metadata(run, "train")) as (service, models):
+        if models and model.base_model not in models:
+            raise ConfigError(
+                unknown("base model", model.base_model, models, known_as="the service has")
+            )
+        client = await training_client(service, model.base_model, newest, options)
+        tokenizer = await tokenizer_of(client, options)
+        meter = Meter(model=model, cached_per_million=options.cached_prefill_per_million)
+        samplers = Samplers(
+            name=model.name,
+            base_model=model.base_model,
+            tokenizer=tokenizer,
+            context_length=context_length(options, models.get(model.base_model), tokenizer),
+            connection=options.connection,
+            timeout_s=options.register_timeout_s,
+            meter=meter,
+            metadata={split: identity.metadata(run, split) for split in ("train", "eval")},
+            services={"train": service},
+            paths={step: store.read(step).sampler_path for step in store.steps()},
+            newest=newest.step if newest else 0,
         )
-    client = await training_client(service, model.base_model, newest, options)
-    tokenizer = await tokenizer_of(client, options)
-    meter = Meter(model=model, cached_per_million=options.cached_prefill_per_million)
-    samplers = Samplers(
-        name=model.name,
-        base_model=model.base_model,
-        tokenizer=tokenizer,
-        context_length=context_length(options, models.get(model.base_model), tokenizer),
-        connection=options.connection,
-        timeout_s=options.register_timeout_s,
-        meter=meter,
-        metadata={split: identity.metadata(run, split) for split in ("train", "eval")},
-        services={"train": service},
-        paths={step: store.read(step).sampler_path for step in store.steps()},
-        newest=newest.step if newest else 0,
-    )
-    return Seat(
-        model=model,
-        options=options,
-        store=store,
-        service=service,
-        samplers=samplers,
-        meter=meter,
-        step=samplers.newest,
-        client=client,
-    )
+        return Seat(
+            model=model,
+            options=options,
+            store=store,
+            service=service,
+            samplers=samplers,
+            meter=meter,
+            step=samplers.newest,
+            client=client,
+        )

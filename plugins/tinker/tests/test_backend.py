@@ -11,6 +11,7 @@ import pytest
 import tinker
 
 import art_core as art
+from art_core.endpoint.host import EndpointHost
 
 PROMPT = "ab"
 
@@ -328,6 +329,55 @@ async def test_an_unknown_base_model_names_those_of_the_service(account, make_mo
         await make_model(base_model="tiny/bass").register(art.backend("tinker"))
 
 
+@pytest.mark.parametrize(
+    "call", ["get_server_capabilities", "create_lora_training_client", "create_sampling_client"]
+)
+async def test_a_session_is_ended_when_the_model_can_not_be_registered(
+    account, make_model, monkeypatch, call
+):
+    class NoHost(EndpointHost):
+        def start(self, timeout_s=30.0):
+            raise art.BackendError("no port is free")
+
+    account.fail[call] = RuntimeError("not now")
+    monkeypatch.setattr("art_tinker.backend.EndpointHost", NoHost)
+    with pytest.raises(art.BackendError, match="not now|no port is free"):
+        await make_model().register(art.backend("tinker"))
+    assert len(account.sessions) == account.calls.count("close") == 1
+
+
+async def test_a_model_that_is_registered_while_it_is_being_left_begins_after_its_last_step(
+    running, account
+):
+    backend, model = running
+    groups = await group(model)
+    account.delay_s["optim_step"] = 0.5
+    step = asyncio.create_task(model.train(groups, mask_truncated=False))
+    while "optim_step" not in account.calls:
+        await asyncio.sleep(0.01)
+    leaving = asyncio.create_task(backend.unregister(model))
+    await asyncio.sleep(0)
+    await model.register(backend)
+    assert leaving.done() and (await step).step == 1
+    assert await backend.step(model) == 1
+    again = account.calls.index("create_training_client_from_state_with_optimizer")
+    assert account.calls.index("close") < again
+
+
+async def test_a_backend_that_is_closed_while_a_model_registers_leaves_no_session(
+    account, make_model
+):
+    account.delay_s["create_lora_training_client"] = 0.3
+    backend = art.backend("tinker")
+    registering = asyncio.create_task(make_model().register(backend))
+    while not account.calls:
+        await asyncio.sleep(0.01)
+    await backend.close()
+    with pytest.raises(art.BackendError, match="is closed"):
+        await registering
+    assert len(account.sessions) == account.calls.count("close") == 1
+
+
 async def test_a_run_keeps_its_base_model(running, account, make_model):
     backend, model = running
     await model.train(await group(model), mask_truncated=False)
@@ -411,6 +461,20 @@ async def test_an_answer_that_nobody_waits_for_is_charged_all_the_same(running, 
         await asyncio.sleep(0.01)
     row = await model.log(split="train", step=0)
     assert row.metrics["costs/train/tinker_sample"] > 0
+
+
+async def test_what_is_sampled_while_serving_ends_is_charged_all_the_same(running, account):
+    backend, model = running
+    account.delay_s["sample"] = 3.0  # longer than the endpoint takes to stop
+    asking = asyncio.create_task(ask(model, max_tokens=4))
+    while not account.requests:
+        await asyncio.sleep(0.01)
+    await backend.unregister(model)
+    assert account.calls[-2:] == ["sample", "close"]
+    row = await model.log(split="train", step=0)
+    assert row.metrics["costs/train/tinker_sample"] > 0
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_a_failing_sampler_is_an_error_of_the_engine(running, account):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 import time
 from concurrent.futures import Future
+from queue import Queue
 from types import SimpleNamespace
 
 import pytest
 from tinker.lib.public_interfaces.api_future import AwaitableConcurrentFuture
 
 import art_core as art
-from art_tinker.sdk import Connection, RefusedError, sampled, settled
+from art_tinker.sdk import Connection, RefusedError, requested, settled
 
 
 class StatusError(Exception):
@@ -58,6 +61,21 @@ async def test_a_call_is_given_up_at_its_deadline_with_what_it_was_for():
     assert time.monotonic() - begun < 4.0
 
 
+async def test_what_comes_after_the_deadline_is_undone():
+    late, undone = threading.Event(), Queue()
+
+    def work():
+        late.wait(10)
+        return "a session"
+
+    with pytest.raises(art.BackendError, match="did not answer"):
+        await Connection().call(work, 0.05, "beginning", undo=undone.put)
+    late.set()
+    assert await asyncio.to_thread(undone.get, timeout=10) == "a session"
+    assert await Connection().call(work, 5.0, "beginning", undo=undone.put) == "a session"
+    assert undone.empty()
+
+
 async def test_an_address_where_somebody_listens_has_no_reason_beside_its_silence():
     with socket.create_server(("127.0.0.1", 0)) as server:
         connection = Connection(base_url=f"http://127.0.0.1:{server.getsockname()[1]}")
@@ -65,9 +83,11 @@ async def test_an_address_where_somebody_listens_has_no_reason_beside_its_silenc
             await connection.call(lambda: time.sleep(0.5), 0.05, "waiting")
 
 
-async def test_futures_of_every_release_are_waited_for():
+def test_futures_of_every_release_are_waited_for():
     assert settled(7) == settled(done(7)) == settled(AwaitableConcurrentFuture(done(7))) == 7
-    assert await sampled(done(7)) == await sampled(AwaitableConcurrentFuture(done(7))) == 7
+    plain = done(7)
+    assert requested(plain) is plain
+    assert requested(AwaitableConcurrentFuture(plain)) is plain
 
 
 def test_a_session_is_asked_where_there_is_no_other_client(monkeypatch):
