@@ -42,13 +42,14 @@ if TYPE_CHECKING:
     from art_core.metrics.builder import MetricsBuilder
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
-    from art_core.model import Model, TrainableModel
+    from art_core.model import Model
     from art_core.plugins.commands import CommandSpec
     from art_core.plugins.hookspecs import hookimpl
     from art_core.plugins.host import Plugins
     from art_core.rl.config import TrainConfig
     from art_core.rl.custom import LossSpec, LossTokens
     from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
+    from art_core.trainable import TrainableModel
 
 __version__ = "0.1.0"
 
@@ -86,13 +87,14 @@ _HOME = {
     "metrics.builder": ("MetricsBuilder",),
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
-    "model": ("Model", "TrainableModel"),
+    "model": ("Model",),
     "plugins.commands": ("CommandSpec",),
     "plugins.hookspecs": ("hookimpl",),
     "plugins.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
     "rl.custom": ("LossSpec", "LossTokens"),
     "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
+    "trainable": ("TrainableModel",),
 }
 _MODULE_OF = {name: f"art_core.{module}" for module, names in _HOME.items() for name in names}
 

@@ -18,7 +18,7 @@ from art_core.plugins.checks import accepted_options
 from art_core.plugins.host import OURS, installed_plugins
 
 if TYPE_CHECKING:
-    from art_core.model import TrainableModel
+    from art_core.trainable import TrainableModel
 
 
 @attrs.frozen(kw_only=True)

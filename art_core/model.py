@@ -1,4 +1,4 @@
-"""The model in the user's hands: rollouts in, rows out."""
+"""The model in the user's hands: rollouts in, rows out. `TrainableModel` adds the weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from art_core.backends import Backend, Checkpoint, Endpoint, TrainResult
-from art_core.backends import backend as make_backend
-from art_core.checkpoints import Retention
+from art_core.backends import Endpoint
 from art_core.client import openai_client
 from art_core.costs.book import PriceBook
-from art_core.costs.usage import GpuTime
 from art_core.data.store import append_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError
@@ -27,8 +24,8 @@ from art_core.metrics.builder import MetricsBuilder, offer_default, withdraw_def
 from art_core.metrics.ledger import Ledger
 from art_core.metrics.row import MetricsRow
 from art_core.plugins.host import Plugins, installed_plugins
-from art_core.run import CLOSE_SECONDS, Run, runs_path
-from art_core.rundir import checked_name, checked_step, run_directory
+from art_core.run import CLOSE_SECONDS, Run
+from art_core.rundir import checked_name, checked_step, run_directory, runs_path
 from art_core.sinks.delivery import DeliveryReport
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
@@ -59,6 +56,7 @@ class Model:
     _run: Run | None = attrs.field(default=None, init=False, repr=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False, repr=False)
     _sink_specs: list[SinkSpec] = attrs.field(init=False, repr=False)
+    _stored: dict[str, tuple[int, ...]] = attrs.field(factory=dict, init=False, repr=False)
     _clients: WeakKeyDictionary[Any, AsyncOpenAI] = attrs.field(
         factory=WeakKeyDictionary, init=False, repr=False
     )
@@ -163,8 +161,15 @@ class Model:
         at = checked_step(await self.get_step() if step is None else step)
         if groups:
             self.run.check(split, groups, metrics)
-            append_groups(trajectory_file(self.run.info.run_dir, split, at), groups)
+            self._store(split, at, groups)
         return self.run.record(split, at, groups=groups, metrics=metrics)
+
+    def _store(self, split: str, step: int, groups: Sequence[TrajectoryGroup]) -> None:
+        """Store groups, but those of a call that failed only once when it is tried again."""
+        which = (step, *(group.id for group in groups))
+        again = self._stored.get(split) == which
+        self._stored[split] = which
+        append_groups(trajectory_file(self.run.info.run_dir, split, step), groups, again=again)
 
     def read_state(self) -> dict[str, Any]:
         """Return what `merge_state` kept: your own values, a dataset position say."""
@@ -204,139 +209,6 @@ class Model:
         trace: TracebackType | None,
     ) -> None:
         await self.close(status="failed" if error else "finished", error=error)
-
-
-@attrs.define(kw_only=True, eq=False)
-class TrainableModel(Model):
-    """A model whose weights a backend trains and serves.
-
-    `base_model` is what the backend starts from; `backend` is one, or its name, registered on first
-    use (default: the one of `ART_BACKEND`).
-    """
-
-    base_model: str
-    backend: Backend | str | None = None
-    _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
-    _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
-    _made: Backend | None = attrs.field(default=None, init=False, repr=False)
-    _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
-
-    async def register(self, backend: Backend | str | None = None) -> None:
-        """Have a backend load the model, at its last checkpoint or fresh, and serve it.
-
-        One that the model makes, of a name, it closes as well: when it is closed itself, when
-        another one is registered, and when this fails.
-        """
-        async with self._registering:
-            await self._register(backend)
-
-    async def _register(self, backend: Backend | str | None) -> None:
-        chosen = backend or self.backend or os.environ.get("ART_BACKEND")
-        if chosen is None:
-            raise ConfigError(
-                f"model {self.name!r} has no backend",
-                'Call await model.register(art.backend("local")).',
-            )
-        new, before = isinstance(chosen, str), self._made
-        if isinstance(chosen, str):
-            chosen = make_backend(chosen)
-        try:
-            _ = self.run
-            self._endpoint = await chosen.register(self)
-        except BaseException:
-            if new:
-                await chosen.close()
-            raise
-        self.backend = chosen
-        self._made = chosen if new or chosen is before else None
-        if before is not None and before is not chosen:
-            await before.close()
-        await self._close_client()
-        self._clients.clear()
-
-    async def _ready_backend(self) -> Backend:
-        async with self._registering:
-            if self._endpoint is None:
-                await self._register(None)
-        assert self.backend is not None and not isinstance(self.backend, str)
-        return self.backend
-
-    def endpoint(self) -> Endpoint:
-        """Return where the backend serves the model; ConfigError before `register`."""
-        if self._endpoint is None:
-            raise ConfigError(
-                f"model {self.name!r} is not registered",
-                "Call await model.register(backend) first.",
-            )
-        return self._endpoint
-
-    def openai_client(self) -> AsyncOpenAI:
-        """Return an OpenAI client whose choices carry the token ids that training needs."""
-        return self._client(trainable=True)
-
-    async def get_step(self) -> int:
-        """Return the training step of the newest weights."""
-        if self._endpoint is None:
-            return self.run.last_step
-        return await (await self._ready_backend()).step(self)
-
-    async def train(
-        self, trajectory_groups: Iterable[TrajectoryGroup], **options: Any
-    ) -> TrainResult:
-        """Run one training step on the groups and log them and its metrics as one row.
-
-        Options are those of `TrainConfig`. The groups are checked and stored before the step
-        begins, so that a failing step loses nothing that was measured. Raises MetricError for a
-        metric of a trajectory or group that no row could hold.
-        """
-        backend = await self._ready_backend()
-        groups = ready_groups(trajectory_groups)
-        self.run.check("train", groups)
-        append_groups(
-            trajectory_file(self.run.info.run_dir, "train", await backend.step(self) + 1), groups
-        )
-        result = await backend.train(self, groups, **options)
-        self.run.record("train", result.step, groups=groups, metrics=result.metrics)
-        return result
-
-    def charge(self, time: GpuTime) -> float | None:
-        """Add the cost of devices held to the next row's `costs/gpu`; backends call this.
-
-        The price is the one in `time`, else a plugin's. Returns US dollars, or None, which is said
-        once, when there is no price.
-        """
-        return self.metrics_builder().add_gpu_time(time)
-
-    async def checkpoints(self) -> Sequence[Checkpoint]:
-        """Return the checkpoints that the backend keeps, oldest first."""
-        return await (await self._ready_backend()).checkpoints(self)
-
-    async def delete_checkpoints(self, best_checkpoint_metric: str = "val/reward") -> list[int]:
-        """Delete all checkpoints but the newest and the best by a metric; return the steps.
-
-        The best is searched in every row of the run, in the direction that the metric's spec says.
-        """
-        backend = await self._ready_backend()
-        existing = [c.step for c in await backend.checkpoints(self)]
-        if self._retention is None:
-            self._retention = Retention(self.run.history.path, self._ledger.taxonomy)
-        keep = self._retention.steps_to_keep(existing, best_checkpoint_metric)
-        return await backend.delete_checkpoints(self, keep)
-
-    async def close(
-        self,
-        timeout: float = CLOSE_SECONDS,
-        *,
-        status: str = "finished",
-        error: BaseException | None = None,
-    ) -> Mapping[str, DeliveryReport]:
-        """Close the backend if this model made it, then as `Model.close`."""
-        try:
-            if self._made is not None:
-                await self._made.close()
-        finally:
-            reports = await super().close(timeout, status=status, error=error)
-        return reports
 
 
 def ready_groups(items: Iterable[Trajectory] | Iterable[TrajectoryGroup]) -> list[TrajectoryGroup]:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 import art_core as art
+from art_core.data.store import read_groups
 from art_core.errors import BackendError, ConfigError, HistoryError, MetricError
 from art_core.metrics.history import read_rows
 from art_core.testing.echo import EchoBackend, echo_spec
@@ -107,6 +108,41 @@ async def test_groups_are_stored_before_the_step_so_that_a_failing_one_loses_not
         await model.train(attempts(0, 1), lerning_rate=1.0)
     assert (model.run_dir / "trajectories/train/0001.jsonl").stat().st_size > 100
     assert rows(model) == []
+
+
+class Unsteady(EchoBackend):
+    """Fails at every other step."""
+
+    steps = 0
+
+    async def train(self, model, groups, **options):
+        self.steps += 1
+        if self.steps % 2:
+            raise BackendError("the engine is away")
+        return await super().train(model, groups, **options)
+
+
+async def test_groups_of_a_step_that_is_tried_again_are_stored_once(make):
+    model, groups = make(backend=Unsteady()), attempts(0, 1) + attempts(1, 0)
+    file = model.run_dir / "trajectories/train/0001.jsonl"
+    with pytest.raises(BackendError):
+        await model.train(groups)
+    await model.train(groups)
+    assert [g.rewards for g in read_groups(file)] == [[0.0, 1.0], [1.0, 0.0]]
+
+
+async def test_groups_that_are_others_or_were_changed_meanwhile_are_stored_too(make):
+    model, groups = make(backend=Unsteady()), attempts(0, 1)
+    with pytest.raises(BackendError):
+        await model.train(groups)
+    groups[0].trajectories[0].reward = 0.5
+    await model.train(groups)
+    alike = [art.TrajectoryGroup(exceptions=[ValueError("down")]) for _ in range(2)]
+    for group in alike:
+        await model.log([group], step=1, split="train")
+    file = model.run_dir / "trajectories/train/0001.jsonl"
+    stored = list(read_groups(file))
+    assert [g.rewards for g in stored] == [[0.0, 1.0], [0.5, 1.0], [], []]
 
 
 async def test_rollouts_that_have_not_run_are_an_error(make):
@@ -262,7 +298,7 @@ class TroubledBackend(EchoBackend):
 
 async def test_a_backend_that_cannot_be_closed_does_not_keep_the_run_open(make, monkeypatch):
     model = make()
-    monkeypatch.setattr("art_core.model.make_backend", lambda name: TroubledBackend())
+    monkeypatch.setattr("art_core.trainable.make_backend", lambda name: TroubledBackend())
     await model.register("echo")
     with pytest.raises(BackendError, match="does not end"):
         await model.close()
@@ -278,7 +314,7 @@ def made(monkeypatch):
         found.append(EchoBackend())
         return found[-1]
 
-    monkeypatch.setattr("art_core.model.make_backend", make_one)
+    monkeypatch.setattr("art_core.trainable.make_backend", make_one)
     return found
 
 
@@ -309,7 +345,7 @@ async def test_a_backend_that_did_not_register_is_closed_if_it_was_made_for_that
             self.closed = True
 
     full = Full()
-    monkeypatch.setattr("art_core.model.make_backend", lambda name: full)
+    monkeypatch.setattr("art_core.trainable.make_backend", lambda name: full)
     with pytest.raises(BackendError, match="no device"):
         await make().register("full" if by_name else full)
     assert full.closed is by_name

@@ -57,7 +57,7 @@ def test_a_star_import_gives_the_public_names():
 
 @pytest.mark.parametrize(
     "code",
-    ["import art_core", "from art_core import *", "import art_core.model, art_core.client"],
+    ["import art_core", "from art_core import *", "import art_core.trainable, art_core.client"],
 )
 def test_importing_loads_nothing_heavy(code):
     heavy = "{'torch', 'openai', 'wandb', 'pydantic', 'transformers', 'numpy', 'tqdm', 'pytest'}"

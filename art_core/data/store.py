@@ -29,18 +29,23 @@ def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
     return run_dir / "trajectories" / split / f"{step:04d}.jsonl"
 
 
-def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool = True) -> None:
+def append_groups(
+    path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool = True, again: bool = False
+) -> None:
     """Append groups, a line each, in one write; raises HistoryError when the disk does not take
     them whole.
 
-    `tokens=False` leaves out token ids and log-probs, most of the bytes. What JSON can't hold is
-    kept as text, so that no object in somebody's metadata costs a step its trajectories.
+    `tokens=False` leaves out token ids and log-probs, most of the bytes. `again=True` leaves the
+    file as it is when it ends with these very lines. What JSON can't hold is kept as text, so that
+    no object in somebody's metadata costs a step its trajectories.
     """
     data = b"".join(json_line(group_dict(g, tokens=tokens)) for g in groups)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
             good = file.seek(0, os.SEEK_END)
+            if again and _ends_with(file.fileno(), good, data):
+                return
             if good and os.pread(file.fileno(), 1, good - 1) != b"\n":
                 data = b"\n" + data
             if file.write(data) != len(data):
@@ -51,6 +56,10 @@ def append_groups(path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool
             f"cannot store trajectories in {path}: {error}",
             "Free space or mend the directory, then log again.",
         ) from error
+
+
+def _ends_with(fd: int, size: int, data: bytes) -> bool:
+    return len(data) <= size and os.pread(fd, len(data), size - len(data)) == data
 
 
 def read_groups(path: Path) -> Iterator[TrajectoryGroup]:

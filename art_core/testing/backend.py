@@ -16,9 +16,9 @@ from art_core.data.choice import ChoiceTokens, tokens_of
 from art_core.data.gather import gather_trajectory_groups
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ArtError, ConfigError
-from art_core.model import TrainableModel
 from art_core.plugins.hookspecs import hookimpl
 from art_core.plugins.host import Plugins
+from art_core.trainable import TrainableModel
 
 MakeBackend = Callable[[], Backend]
 MakeModel = Callable[[], TrainableModel]

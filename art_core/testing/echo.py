@@ -23,7 +23,7 @@ from art_core.rl.config import TrainConfig
 from art_core.testing.echo_server import EchoServer, Reply
 
 if TYPE_CHECKING:
-    from art_core.model import TrainableModel
+    from art_core.trainable import TrainableModel
 
 
 def last_message(messages: Sequence[dict[str, Any]], step: int) -> str:

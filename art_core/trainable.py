@@ -1,0 +1,154 @@
+"""A model whose weights are trained: which backend has it, its steps and its checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from art_core.backends import Backend, Checkpoint, Endpoint, TrainResult
+from art_core.backends import backend as make_backend
+from art_core.checkpoints import Retention
+from art_core.costs.usage import GpuTime
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.errors import ConfigError
+from art_core.model import Model, ready_groups
+from art_core.run import CLOSE_SECONDS
+from art_core.sinks.delivery import DeliveryReport
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+@attrs.define(kw_only=True, eq=False)
+class TrainableModel(Model):
+    """A model whose weights a backend trains and serves.
+
+    `base_model` is what the backend starts from; `backend` is one, or its name, registered on first
+    use (default: the one of `ART_BACKEND`).
+    """
+
+    base_model: str
+    backend: Backend | str | None = None
+    _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
+    _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
+    _made: Backend | None = attrs.field(default=None, init=False, repr=False)
+    _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
+
+    async def register(self, backend: Backend | str | None = None) -> None:
+        """Have a backend load the model, at its last checkpoint or fresh, and serve it.
+
+        One that the model makes, of a name, it closes as well: when it is closed itself, when
+        another one is registered, and when this fails.
+        """
+        async with self._registering:
+            await self._register(backend)
+
+    async def _register(self, backend: Backend | str | None) -> None:
+        chosen = backend or self.backend or os.environ.get("ART_BACKEND")
+        if chosen is None:
+            raise ConfigError(
+                f"model {self.name!r} has no backend",
+                'Call await model.register(art.backend("local")).',
+            )
+        new, before = isinstance(chosen, str), self._made
+        if isinstance(chosen, str):
+            chosen = make_backend(chosen)
+        try:
+            _ = self.run
+            self._endpoint = await chosen.register(self)
+        except BaseException:
+            if new:
+                await chosen.close()
+            raise
+        self.backend = chosen
+        self._made = chosen if new or chosen is before else None
+        if before is not None and before is not chosen:
+            await before.close()
+        await self._close_client()
+        self._clients.clear()
+
+    async def _ready_backend(self) -> Backend:
+        async with self._registering:
+            if self._endpoint is None:
+                await self._register(None)
+        assert self.backend is not None and not isinstance(self.backend, str)
+        return self.backend
+
+    def endpoint(self) -> Endpoint:
+        """Return where the backend serves the model; ConfigError before `register`."""
+        if self._endpoint is None:
+            raise ConfigError(
+                f"model {self.name!r} is not registered",
+                "Call await model.register(backend) first.",
+            )
+        return self._endpoint
+
+    def openai_client(self) -> AsyncOpenAI:
+        """Return an OpenAI client whose choices carry the token ids that training needs."""
+        return self._client(trainable=True)
+
+    async def get_step(self) -> int:
+        """Return the training step of the newest weights."""
+        if self._endpoint is None:
+            return self.run.last_step
+        return await (await self._ready_backend()).step(self)
+
+    async def train(
+        self, trajectory_groups: Iterable[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
+        """Run one training step on the groups and log them and its metrics as one row.
+
+        Options are those of `TrainConfig`. The groups are checked and stored before the step
+        begins, so that a failing step loses nothing that was measured. Raises MetricError for a
+        metric of a trajectory or group that no row could hold.
+        """
+        backend = await self._ready_backend()
+        groups = ready_groups(trajectory_groups)
+        self.run.check("train", groups)
+        self._store("train", await backend.step(self) + 1, groups)
+        result = await backend.train(self, groups, **options)
+        self.run.record("train", result.step, groups=groups, metrics=result.metrics)
+        return result
+
+    def charge(self, time: GpuTime) -> float | None:
+        """Add the cost of devices held to the next row's `costs/gpu`; backends call this.
+
+        The price is the one in `time`, else a plugin's. Returns US dollars, or None, which is said
+        once, when there is no price.
+        """
+        return self.metrics_builder().add_gpu_time(time)
+
+    async def checkpoints(self) -> Sequence[Checkpoint]:
+        """Return the checkpoints that the backend keeps, oldest first."""
+        return await (await self._ready_backend()).checkpoints(self)
+
+    async def delete_checkpoints(self, best_checkpoint_metric: str = "val/reward") -> list[int]:
+        """Delete all checkpoints but the newest and the best by a metric; return the steps.
+
+        The best is searched in every row of the run, in the direction that the metric's spec says.
+        """
+        backend = await self._ready_backend()
+        existing = [c.step for c in await backend.checkpoints(self)]
+        if self._retention is None:
+            self._retention = Retention(self.run.history.path, self._ledger.taxonomy)
+        keep = self._retention.steps_to_keep(existing, best_checkpoint_metric)
+        return await backend.delete_checkpoints(self, keep)
+
+    async def close(
+        self,
+        timeout: float = CLOSE_SECONDS,
+        *,
+        status: str = "finished",
+        error: BaseException | None = None,
+    ) -> Mapping[str, DeliveryReport]:
+        """Close the backend if this model made it, then as `Model.close`."""
+        try:
+            if self._made is not None:
+                await self._made.close()
+        finally:
+            reports = await super().close(timeout, status=status, error=error)
+        return reports
