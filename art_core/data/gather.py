@@ -34,8 +34,10 @@ async def gather_trajectory_groups(
     its `groups` hold what every group has until then. `after_each` sees each finished group (to
     judge it, say) and returns it, another one, or None to drop it; when it raises, the gathering
     ends with such an error too. A rollout that goes on after it was cancelled is left behind, with
-    a warning. `pbar_desc=None` shows no progress bar.
+    a warning. `pbar_desc=None` shows no progress bar. Raises ConfigError for a limit that is no
+    number of at least 0.
     """
+    timeout = _seconds(timeout)
     started = await _started(groups)
     total = sum(len(g.pending) for g in started)
     tally = _Tally(total=total, limit=_limit(max_exceptions, total), bar=_bar(pbar_desc, total))
@@ -132,6 +134,20 @@ def _limit(max_exceptions: int | float | None, total: int) -> float:
             f"max_exceptions must be a count or a share below 1, got {max_exceptions!r}"
         )
     return max_exceptions if max_exceptions >= 1 else max_exceptions * total
+
+
+def _seconds(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    try:
+        seconds = math.nan if isinstance(timeout, (bool, str, bytes)) else float(timeout)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ConfigError(
+            f"timeout must be a number of seconds of at least 0, or None, got {timeout!r:.80}"
+        )
+    return seconds
 
 
 class _NoBar:

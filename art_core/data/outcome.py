@@ -38,7 +38,7 @@ async def outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outc
         return RolloutFailure(
             reason="timeout",
             type="TimeoutError",
-            message=f"the rollout took longer than {timeout} s{went_on}",
+            message=f"the rollout took longer than {timeout:g} s{went_on}",
         )
     try:
         result = task.result()

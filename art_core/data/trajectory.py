@@ -93,13 +93,14 @@ class Trajectory:
             self.metrics[key] = self.metrics.get(key, 0.0) + time.monotonic() - start
 
     def finish(self) -> Trajectory:
-        """Stamp the end of the attempt, once, with its duration in seconds; return the
-        trajectory.
+        """Stamp the end of the attempt, once, with its duration in seconds, unless it has a metric
+        `duration` of its own; return the trajectory.
         """
         if self.end_time is None:
             self.end_time = _now()
             # The machine's clock may have been set back meanwhile.
-            self.metrics["duration"] = max(0.0, (self.end_time - self.start_time).total_seconds())
+            seconds = max(0.0, (self.end_time - self.start_time).total_seconds())
+            self.metrics.setdefault("duration", seconds)
         return self
 
 

@@ -4,6 +4,7 @@ import math
 import time
 from contextlib import redirect_stderr
 from datetime import datetime
+from decimal import Decimal
 
 import pytest
 
@@ -205,6 +206,13 @@ async def test_the_error_of_a_gathering_that_failed_whole_has_the_failures():
 async def test_a_limit_that_is_neither_count_nor_share_is_refused(odd):
     with pytest.raises(ConfigError, match="max_exceptions must be a count or a share"):
         await gather(art.TrajectoryGroup(), max_exceptions=odd)
+
+
+@pytest.mark.parametrize("odd", [-1, math.nan, True, "3", [3], 10**400])
+async def test_a_timeout_that_is_no_number_of_seconds_is_refused(odd):
+    with pytest.raises(ConfigError, match="timeout must be a number of seconds"):
+        await gather(art.TrajectoryGroup(), timeout=odd)
+    assert await gather(art.TrajectoryGroup(), timeout=Decimal("0.5"))
 
 
 async def test_each_finished_group_may_be_judged_replaced_or_dropped():

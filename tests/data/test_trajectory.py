@@ -56,6 +56,12 @@ def test_the_end_of_an_attempt_is_stamped_once():
     assert trajectory.finish().end_time is ended
 
 
+def test_a_duration_that_the_rollout_measured_itself_stays():
+    trajectory = art.Trajectory(metrics={"duration": 12.5}).finish()
+    assert trajectory.metrics == {"duration": 12.5}
+    assert trajectory.end_time is not None
+
+
 def test_a_clock_that_was_set_back_gives_no_negative_duration():
     trajectory = art.Trajectory(start_time=datetime.now(UTC) + timedelta(hours=1))
     assert trajectory.finish().metrics["duration"] == 0.0
