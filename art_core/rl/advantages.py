@@ -19,8 +19,16 @@ def has_spread(rewards: Sequence[float]) -> bool:
 
 def population_std(rewards: Sequence[float]) -> float:
     """Population standard deviation of rewards [G]."""
-    mean = math.fsum(rewards) / len(rewards)
-    return math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
+    mean = _mean(rewards)
+    # Of large rewards the squares would overflow; `hypot` does not make them.
+    return math.hypot(*(r - mean for r in rewards)) / math.sqrt(len(rewards))
+
+
+def _mean(rewards: Sequence[float]) -> float:
+    try:
+        return math.fsum(rewards) / len(rewards)
+    except (OverflowError, ValueError):
+        return sum(r / len(rewards) for r in rewards)
 
 
 def step_advantages(
@@ -69,7 +77,7 @@ def _group(
 ) -> list[float]:
     if not has_spread(rewards):
         return [0.0] * len(rewards)
-    mean = math.fsum(rewards) / len(rewards)
+    mean = _mean(rewards)
     others = len(rewards) / (len(rewards) - 1) if baseline == "rloo" else 1.0
     std = batch_std or (population_std(rewards) if scale_rewards in (True, "group") else 1.0)
     up, down = min(1.0, 1.0 + balance), min(1.0, 1.0 - balance)

@@ -18,6 +18,9 @@ from art_core.rl.weights import token_weight
 
 log = logging.getLogger("art_core")
 
+_LARGEST = 3.4e38
+"""About the largest number that the trainers' 32-bit floats hold."""
+
 
 @attrs.frozen(kw_only=True)
 class TrainingBatch:
@@ -37,7 +40,8 @@ class TrainingBatch:
 def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> TrainingBatch:
     """Turn groups into training sequences.
 
-    Raises ConfigError when no choice has engine tokens, or a reward is not a finite number.
+    Raises ConfigError when no choice has engine tokens, a reward is not a finite number, or an
+    advantage is too large for a 32-bit float.
     """
     counts: Counter[str] = Counter()
     sequences: list[TokenSequence] = []
@@ -68,12 +72,20 @@ def _advantages(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[
                 f"a group has rewards that are not finite: {group.rewards}",
                 "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
             )
-    return step_advantages(
+    advantages = step_advantages(
         [group.rewards for group in groups],
         advantage_baseline=config.advantage_baseline,
         scale_rewards=config.scale_rewards,
         advantage_balance=config.advantage_balance,
     )
+    for group, found in zip(groups, advantages, strict=True):
+        if not all(abs(advantage) <= _LARGEST for advantage in found):
+            raise ConfigError(
+                f"rewards from {min(group.rewards):g} to {max(group.rewards):g} give advantages "
+                "that no 32-bit float holds",
+                'Give rewards of about 1, or train(..., scale_rewards="group").',
+            )
+    return advantages
 
 
 def _sequences_of(
@@ -83,8 +95,10 @@ def _sequences_of(
     for history in trajectory.histories():
         turns, missing = turns_of(history)
         counts["choices"] += len(turns) + missing
+        counts["conversations"] += bool(turns or missing)
         if missing:
             counts["without_tokens"] += missing
+            counts["left_out"] += 1
             continue
         merged = merge_turns(turns)
         counts["prefix_breaks"] += merged.prefix_breaks
@@ -120,9 +134,12 @@ def _say_what_is_missing(
         )
     if missing:
         log.warning(
-            "%d of %d choices carry no engine token ids and are not trained. %s",
+            "%d of %d choices carry no engine token ids and log-probs. A conversation is trained "
+            "whole or not at all: %d of %d are left out. %s",
             missing,
             counts["choices"],
+            counts["left_out"],
+            counts["conversations"],
             remedy,
         )
     if counts["biased"]:
@@ -141,8 +158,10 @@ def _say_what_is_missing(
     elif not sequences:
         log.warning(
             "nothing to train on: %d groups, of which %d without spread in their rewards; "
-            "%d conversations cut off by the token limit. The step advances, the weights stay.",
+            "%d conversations cut off by the token limit, %d with a choice without token ids. The "
+            "step advances, the weights stay.",
             len(groups),
             counts["flat_groups"],
             counts["truncated"],
+            counts["left_out"],
         )

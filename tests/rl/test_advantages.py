@@ -23,6 +23,18 @@ def test_scaled_advantages_are_divided_by_the_population_std():
     assert scaled == pytest.approx([-math.sqrt(2), 0.0, math.sqrt(2), 0.0])
 
 
+@pytest.mark.parametrize("large", [1e200, 1e307])
+def test_large_rewards_have_a_mean_and_a_std_like_others(large):
+    rewards = [large, large, -large, -large, large, -large]
+    assert population_std(rewards) == pytest.approx(large)
+    assert group_advantages(rewards, scale_rewards=True) == pytest.approx([1, 1, -1, -1, 1, -1])
+
+
+def test_rewards_whose_sum_no_float_holds_have_a_mean_and_infinite_ones_have_none():
+    assert population_std([1e308] * 4) == 0.0
+    assert math.isnan(population_std([math.inf, -math.inf]))
+
+
 @pytest.mark.parametrize("rewards", [[], [3.0], [0.1, 0.1, 0.1], [1.0, 1.0 + 1e-13]])
 @pytest.mark.parametrize("scale", [False, True])
 def test_a_group_without_spread_has_no_advantages(rewards, scale):

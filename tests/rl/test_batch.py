@@ -108,7 +108,16 @@ def test_choices_without_engine_tokens_are_counted_and_said(caplog):
     made = batch([attempt(0.0, FOREIGN, choice([1], [2])), attempt(1.0, choice([1], [3]))])
     assert [s.token_ids for s in made.sequences] == [(1, 3)]
     assert "1 of 3 choices carry no engine token ids" in caplog.text
+    assert "trained whole or not at all: 1 of 2 are left out" in caplog.text
     assert "model.openai_client()" in caplog.text
+
+
+def test_a_step_of_which_every_conversation_lacks_tokens_somewhere_says_so(caplog):
+    turns = [choice([1], [2]), FOREIGN]
+    assert batch([attempt(r, *turns) for r in (0.0, 1.0)]).empty
+    assert "2 of 4 choices carry no engine token ids" in caplog.text
+    assert "2 of 2 are left out" in caplog.text
+    assert "2 with a choice without token ids" in caplog.text
 
 
 def test_a_step_in_which_no_choice_has_engine_tokens_is_an_error():
@@ -127,6 +136,14 @@ def test_messages_in_the_place_of_choices_train_nothing_and_are_said(caplog):
 def test_a_reward_that_is_not_finite_stops_the_step_before_it_spoils_the_weights(reward):
     with pytest.raises(ConfigError, match="not finite"):
         batch([attempt(1.0, choice([1], [2])), attempt(reward, choice([1], [3])), attempt(0.0)])
+
+
+def test_rewards_whose_advantages_would_spoil_the_weights_stop_the_step():
+    group = [attempt(r, choice([1], [2])) for r in (-1e200, 1e200)]
+    with pytest.raises(ConfigError, match=r"from -1e\+200 to 1e\+200 give .* 32-bit"):
+        batch(group)
+    made = batch(group, scale_rewards="group")
+    assert [s.advantage for s in made.sequences] == pytest.approx([-1.0, 1.0])
 
 
 def test_the_loss_says_how_much_the_tokens_of_an_attempt_count():
