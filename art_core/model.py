@@ -165,7 +165,7 @@ class Model:
         return self.run.record(split, at, groups=groups, metrics=metrics)
 
     def _store(self, split: str, step: int, groups: Sequence[TrajectoryGroup]) -> None:
-        """Store groups, but those of a call that failed only once when it is tried again."""
+        """Store groups; those of a call that is made again after it failed are there already."""
         which = (step, *(group.id for group in groups))
         again = self._stored.get(split) == which
         self._stored[split] = which

@@ -103,8 +103,9 @@ class TrainableModel(Model):
         """Run one training step on the groups and log them and its metrics as one row.
 
         Options are those of `TrainConfig`. The groups are checked and stored before the step
-        begins, so that a failing step loses nothing that was measured. Raises MetricError for a
-        metric of a trajectory or group that no row could hold.
+        begins, so that a failing step loses nothing that was measured; tried again with the same
+        groups, it does not store them twice. Raises MetricError for a metric of a trajectory or
+        group that no row could hold.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
