@@ -48,8 +48,8 @@ class LocalBackend:
       weights.
     - `seed`: of the adapter's start. `max_batch_size`: sequences sampled together.
     - `context_length`: of the served models; by default the base model's own.
-    - `served_steps`: steps whose weights stay in memory for `name@step`; others are loaded when
-      asked for.
+    - `served_steps`: steps whose weights stay in memory for `name@step`, by default the newest and
+      the one before; others are loaded when asked for.
     - `request_timeout_s`: of one request to the endpoint.
     - `progress`: show progress bars.
 
@@ -74,7 +74,7 @@ class LocalBackend:
         seed: int = 0,
         max_batch_size: int = 64,
         context_length: int | None = None,
-        served_steps: int = 3,
+        served_steps: int = 2,
         request_timeout_s: float = 600.0,
         progress: bool = True,
     ) -> None:

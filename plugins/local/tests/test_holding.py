@@ -173,6 +173,16 @@ def test_models_of_one_name_have_adapters_of_their_own(tmp_path):
     assert named("a-2", "a", "a-2") == "a-2-2"
 
 
+async def test_the_newest_step_and_the_one_before_stay_in_memory(backend, make_model):
+    model = make_model("tiny")
+    await model.register(backend)
+    (resident,) = (seat.resident for seat in backend._seats.values())
+    for _ in range(3):
+        await backend.train(model, [])
+    assert resident.engine.adapters == ["base", "tiny@2", "tiny@3"]
+    await model.close()
+
+
 async def test_a_step_that_is_asked_for_while_it_is_unloaded_is_served(make_model, monkeypatch):
     backend = art.backend("local", **OPTIONS, served_steps=1)
     model = make_model("tiny")

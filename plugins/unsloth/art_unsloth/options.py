@@ -42,7 +42,7 @@ class Options:
     lora_alpha: int = 32
     seed: int = 0
     max_batch_size: int = 64
-    served_steps: int = 3
+    served_steps: int = 2
     request_timeout_s: float = 600.0
     progress: bool = True
 
