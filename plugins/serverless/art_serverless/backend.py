@@ -106,15 +106,17 @@ class ServerlessBackend:
                 "Use that base model, or another model name.",
             )
         key = model.run_dir.resolve()
-        seat = self._seats[key] = Seat(
-            api=self._api,
-            options=self._step_options,
-            remote=remote,
-            journal=Journal(model.run_dir),
-            one_step=self._steps[key],
-            step=await self._api.newest_step(remote.id),
-        )
-        await seat.finish_pending(model)
+        seat = self._seats.get(key)
+        if seat is None or seat.remote != remote:
+            seat = Seat(
+                api=self._api,
+                options=self._step_options,
+                remote=remote,
+                journal=Journal(model.run_dir),
+                one_step=self._steps[key],
+            )
+        await seat.begin(model)
+        self._seats[key] = seat
         return Endpoint(
             base_url=self._api.base_url,
             api_key=self._api.api_key,

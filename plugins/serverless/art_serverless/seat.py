@@ -42,7 +42,15 @@ class Seat:
     remote: RemoteModel
     journal: Journal
     one_step: asyncio.Lock
-    step: int
+    step: int = 0
+
+    async def begin(self, model: TrainableModel) -> None:
+        """Ask for the step that the service is at, after a step under way; log the row of a job
+        that was sent and never heard of again.
+        """
+        async with self.one_step:
+            self.step = await self.api.newest_step(self.remote.id)
+            await self._finish_pending(model)
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], options: dict[str, Any]
@@ -54,11 +62,6 @@ class Seat:
             self.journal.write(pending)
             pending = await self._submitted(pending, groups, options)
             return await self._followed(model, pending)
-
-    async def finish_pending(self, model: TrainableModel) -> None:
-        """Wait for a job that was sent and never heard of again; log its row."""
-        async with self.one_step:
-            await self._finish_pending(model)
 
     async def _submitted(
         self, pending: Pending, groups: Sequence[TrajectoryGroup], options: dict[str, Any]

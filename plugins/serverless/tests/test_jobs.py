@@ -181,6 +181,7 @@ async def test_two_steps_at_once_follow_each_other_and_count_once(serving, conne
     await asyncio.gather(first, *others)
     rows = [row for row in read(model) if row.split == "train"]
     assert [row.step for row in rows] == [1, 2]
+    assert await backend.step(model) == 2
     await closed(backend, model)
 
 
