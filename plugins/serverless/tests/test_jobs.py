@@ -417,6 +417,23 @@ async def test_a_stop_waits_for_a_step_that_its_backend_does_not_leave_whatever_
     await closed(backend, model)
 
 
+async def test_a_client_that_waits_for_news_is_answered_when_the_server_stops(
+    serving, connect, make_model, caplog
+):
+    server = serving(Slow(), grace_s=0.0)
+    backend, model = await ready(server, connect, make_model)
+    model_id = backend._seat_of(model).remote.id
+    job_id = await backend._api.submit(model_id, [], OPTIONS, key="k")
+    begun = (await backend._api.events(job_id, None))[-1]
+    waiting = asyncio.create_task(backend._api.events(job_id, begun.id))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    await asyncio.to_thread(server.stop)
+    assert await waiting == []
+    assert "Exception" not in caplog.text
+    await closed(backend, model)
+
+
 async def test_a_server_that_dies_while_a_client_waits_ends_the_step_with_a_reason(
     slow_server, connect, make_model
 ):

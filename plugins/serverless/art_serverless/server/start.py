@@ -23,6 +23,7 @@ log = logging.getLogger("art_serverless")
 
 BACKLOG = 2048
 IDLE_CHECKS_S = 20.0
+EXIT_CHECKS_S = 0.1
 CHAT_TIMEOUT_S = 600.0
 
 
@@ -182,6 +183,7 @@ async def run(
         held.push_async_callback(seats.close)
         held.push_async_callback(inference.close)
         held.callback(asyncio.create_task(_tend(seats, settings.idle_s)).cancel)
+        held.callback(asyncio.create_task(_wind_down(server, work)).cancel)
         await server.serve(sockets=[listener])
         return await work.stop(settings.grace_s)
     raise AssertionError("the block above returns or raises")
@@ -194,6 +196,13 @@ async def _tend(seats: Any, idle_s: float) -> None:
             await seats.put_to_sleep(idle_s)
         except Exception:
             log.exception("a model could not be put to sleep")
+
+
+async def _wind_down(server: Any, work: Any) -> None:
+    """Let requests for news end at once, for which uvicorn would wait, and then cut them off."""
+    while not server.should_exit:  # noqa: ASYNC110 uvicorn has a flag, no event
+        await asyncio.sleep(EXIT_CHECKS_S)
+    work.wind_down()
 
 
 @contextmanager

@@ -54,11 +54,20 @@ class Work:
 
     def listen(self, job_id: str) -> asyncio.Event:
         """Return what is set when the job tells something from now on."""
-        return self._changed.setdefault(job_id, asyncio.Event())
+        event = self._changed.setdefault(job_id, asyncio.Event())
+        if self._stopping:
+            event.set()
+        return event
+
+    def wind_down(self) -> None:
+        """Begin no new job, and have nobody wait for news any more."""
+        self._stopping = True
+        for event in self._changed.values():
+            event.set()
 
     async def stop(self, grace_s: float) -> bool:
         """Begin no new job and wait for those under way; False when one was left in the middle."""
-        self._stopping = True
+        self.wind_down()
         tasks = list(self._tasks.values())
         if tasks:
             await asyncio.wait(tasks, timeout=grace_s)
