@@ -72,9 +72,10 @@ class TrainableModel(Model):
         self._clients.clear()
 
     async def _ready_backend(self) -> Backend:
-        async with self._registering:
-            if self._endpoint is None:
-                await self._register(None)
+        if self._endpoint is None:
+            async with self._registering:
+                if self._endpoint is None:
+                    await self._register(None)
         assert self.backend is not None and not isinstance(self.backend, str)
         return self.backend
 

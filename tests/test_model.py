@@ -357,6 +357,21 @@ async def test_tasks_that_come_at_once_make_one_backend(make, made):
     assert len(made) == 1
 
 
+async def test_a_backend_may_ask_a_model_for_its_step_while_it_is_registered_again(make):
+    class Asking(EchoBackend):
+        async def register(self, model):
+            endpoint = await super().register(model)
+            await model.get_step()
+            return endpoint
+
+    model, first, asking = make(), EchoBackend(), Asking()
+    await model.register(first)
+    async with asyncio.timeout(5):
+        await model.register(asking)
+    await first.close()
+    assert model.backend is asking
+
+
 async def test_a_cost_of_a_model_that_logged_nothing_is_written_when_it_is_closed(make):
     model = make()
     model.metrics_builder("eval").add_cost("eval/judge", 0.25)
