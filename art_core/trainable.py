@@ -74,10 +74,13 @@ class TrainableModel(Model):
     async def _ready_backend(self) -> Backend:
         if self._endpoint is None:
             async with self._registering:
-                if self._endpoint is None:
-                    await self._register(None)
+                await self._register_first()
         assert self.backend is not None and not isinstance(self.backend, str)
         return self.backend
+
+    async def _register_first(self) -> None:
+        if self._endpoint is None:  # another task may have been faster
+            await self._register(None)
 
     def endpoint(self) -> Endpoint:
         """Return where the backend serves the model; ConfigError before `register`."""

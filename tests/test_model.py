@@ -307,11 +307,16 @@ async def test_a_backend_that_cannot_be_closed_does_not_keep_the_run_open(make, 
 
 @pytest.fixture
 def made(monkeypatch):
-    """Return the backends that were made by name, in order."""
+    """Return the backends that were made by name, in order; registering lets others go on."""
     found = []
 
+    class Slow(EchoBackend):
+        async def register(self, model):
+            await asyncio.sleep(0)
+            return await super().register(model)
+
     def make_one(name):
-        found.append(EchoBackend())
+        found.append(Slow())
         return found[-1]
 
     monkeypatch.setattr("art_core.trainable.make_backend", make_one)
