@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+
+from art_core.metrics.history import read_rows
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +21,26 @@ def no_engines_of_this_machine(
     """Run each test without a vLLM that is installed here, which `engine="auto"` would take."""
     if request.node.get_closest_marker("vllm") is None:
         monkeypatch.setenv("ART_ENGINES", str(tmp_path_factory.getbasetemp() / "no-engines"))
+
+
+@pytest.fixture
+def run_example_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path, str, str], list[int]]:
+    """Type off the one example of a README, with another base model, run it in an empty directory
+    and return the training steps in its log.
+    """
+
+    def run(readme: Path, base_model: str, instead: str) -> list[int]:
+        (example,) = re.findall(
+            r"^```python\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL
+        )
+        assert base_model in example
+        script = tmp_path / "train.py"
+        script.write_text(example.replace(base_model, instead))
+        monkeypatch.chdir(tmp_path)
+        runpy.run_path(str(script), run_name="__main__")
+        history = tmp_path / ".art" / "demo" / "models" / "agent-001" / "history.jsonl"
+        return [row.step for row, _ in read_rows(history) if row.split == "train"]
+
+    return run

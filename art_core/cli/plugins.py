@@ -39,29 +39,23 @@ examples:
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    form = argparse.RawDescriptionHelpFormatter
-    plugins = commands.add_parser(
-        "plugins",
-        help="list plugins: name, version, hooks, errors",
-        epilog=_PLUGINS_HELP,
-        formatter_class=form,
-    )
-    plugins.set_defaults(run=list_plugins)
-    backends = commands.add_parser(
-        "backends",
-        help="list backends that can be chosen by name",
-        epilog=_BACKENDS_HELP,
-        formatter_class=form,
+
+    def command(name: str, summary: str, epilog: str, run: Any) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=summary,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+    command("plugins", "list plugins: name, version, hooks, errors", _PLUGINS_HELP, list_plugins)
+    backends = command(
+        "backends", "list backends that can be chosen by name", _BACKENDS_HELP, list_backends
     )
     backends.add_argument("name", metavar="NAME", nargs="?", help="tell this backend's options")
-    backends.set_defaults(run=list_backends)
-    sinks = commands.add_parser(
-        "sinks",
-        help="list sinks that rows can be sent to",
-        epilog=_SINKS_HELP,
-        formatter_class=form,
-    )
-    sinks.set_defaults(run=list_sinks)
+    command("sinks", "list sinks that rows can be sent to", _SINKS_HELP, list_sinks)
 
 
 def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:

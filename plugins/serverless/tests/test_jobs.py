@@ -15,7 +15,7 @@ import pytest
 
 import art_core as art
 from art_core.errors import BackendError
-from art_core.testing.backend import attempts
+from art_core.testing.backend import QUESTION, ask, attempts
 from art_core.testing.echo import EchoBackend
 from art_serverless.jobs import JobFailedError
 from art_serverless.journal import Journal, Pending
@@ -47,6 +47,14 @@ async def ready(server, connect, make_model):
     backend, model = connect(server), make_model()
     await model.register(backend)
     return backend, model
+
+
+async def begun(model, groups):
+    """Return a step that the server has taken on."""
+    step = asyncio.create_task(model.train(groups, **OPTIONS))
+    while (pending := Journal(model.run_dir).read()) is None or pending.job_id is None:
+        await asyncio.sleep(0.02)
+    return step
 
 
 async def closed(backend, model):
@@ -85,9 +93,7 @@ async def test_a_cancelled_wait_leaves_the_job_running_and_the_next_step_finds_i
     server = serving(slow)
     backend, model = await ready(server, connect, make_model)
     groups = await attempts(model, (0.0, 1.0))
-    step = asyncio.create_task(model.train(groups, **OPTIONS))
-    while (pending := Journal(model.run_dir).read()) is None or pending.job_id is None:
-        await asyncio.sleep(0.02)
+    step = await begun(model, groups)
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
@@ -163,7 +169,11 @@ async def test_a_model_that_slept_is_loaded_within_the_time_for_registering(
     server.stop()
     again = serving(SlowToLoad(), directory=server.settings.directory)
     backend, model = connect(again, request_timeout_s=0.5, register_timeout_s=30.0), make_model()
+    began = time.monotonic()
     await model.register(backend)
+    assert 5 <= time.monotonic() - began < 30
+    answer = (await ask(model)).message.content
+    assert answer and QUESTION["content"].startswith(answer)
     await closed(backend, model)
 
 
@@ -172,9 +182,7 @@ async def test_two_steps_at_once_follow_each_other_and_count_once(serving, conne
     server = serving(slow)
     backend, model = await ready(server, connect, make_model)
     groups = await attempts(model, (0.0, 1.0))
-    first = asyncio.create_task(model.train(groups, **OPTIONS))
-    while (pending := Journal(model.run_dir).read()) is None or pending.job_id is None:
-        await asyncio.sleep(0.02)
+    first = await begun(model, groups)
     others = [asyncio.create_task(model.train(groups, **OPTIONS)), model.register(backend)]
     await asyncio.sleep(0.2)
     server.set(slow.go)

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import runpy
 from pathlib import Path
-
-import art_core as art
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_example_of_the_readme_runs(account, tmp_path, monkeypatch):
-    (example,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    script = tmp_path / "train.py"
-    script.write_text(example.replace("Qwen/Qwen3-4B-Instruct-2507", "tiny/base"))
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(script), run_name="__main__")
-    run = tmp_path / ".art" / "demo" / "models" / "agent-001"
-    rows = (run / "history.jsonl").read_bytes().splitlines()
-    steps = [row.step for row in map(art.MetricsRow.from_line, rows) if row.split == "train"]
-    assert steps == [1, 2, 3, 4]
+def test_the_example_of_the_readme_runs(account, run_example_of):
+    assert run_example_of(README, "Qwen/Qwen3-4B-Instruct-2507", "tiny/base") == [1, 2, 3, 4]

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import runpy
 from pathlib import Path
-
-import art_core as art
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_example_of_the_readme_runs(installed, tiny_directory, tmp_path, monkeypatch):
-    (example,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    script = tmp_path / "train.py"
-    script.write_text(example.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_directory)))
-    monkeypatch.chdir(tmp_path)
+def test_the_example_of_the_readme_runs(installed, tiny_directory, run_example_of, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    runpy.run_path(str(script), run_name="__main__")
-    run = tmp_path / ".art" / "demo" / "models" / "agent-001"
-    rows = (run / "history.jsonl").read_bytes().splitlines()
-    steps = [row.step for row in map(art.MetricsRow.from_line, rows) if row.split == "train"]
-    assert steps == [1, 2, 3, 4]
+    model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert run_example_of(README, model, str(tiny_directory)) == [1, 2, 3, 4]
