@@ -98,6 +98,16 @@ class TrainConfig:
                 f"{preset.name!r} has {self.loss.normalization!r}",
                 "Leave one out, or give both.",
             )
+        if self.packed_sequence_length is not None and not self.packing:
+            raise ConfigError(
+                "packed_sequence_length has no effect with packing=False",
+                "Leave one out; micro_batch_tokens bounds rows.",
+            )
+        if self.kl_penalty_reference_step is not None and not self.kl_penalty_coef:
+            raise ConfigError(
+                "kl_penalty_reference_step has no effect while kl_penalty_coef is 0",
+                "Leave it out, or give kl_penalty_coef=...",
+            )
 
     @classmethod
     def of(cls, losses: Mapping[str, LossSpec] | None = None, /, **options: Any) -> TrainConfig:

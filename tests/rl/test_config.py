@@ -169,3 +169,15 @@ def test_rewards_are_scaled_by_name(value):
 def test_the_reference_of_the_penalty_is_a_step():
     config = art.TrainConfig(kl_penalty_coef=0.1, kl_penalty_reference_step=0)
     assert (config.kl_penalty_coef, config.kl_penalty_reference_step) == (0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"packing": False, "packed_sequence_length": 4096}, "has no effect with packing=False"),
+        ({"kl_penalty_reference_step": 1}, "has no effect while kl_penalty_coef is 0"),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
+        art.TrainConfig(**options)
