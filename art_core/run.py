@@ -23,7 +23,7 @@ from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.seen import Seen
 from art_core.metrics.summarize import count, scenario_ids, summarize
-from art_core.metrics.summary import bring_up_to_date
+from art_core.metrics.summary_keeper import SummaryKeeper
 from art_core.metrics.tally import Reckoned, Tally
 from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
@@ -35,8 +35,6 @@ from art_core.sinks.protocol import RunInfo, SinkSpec
 log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = 10.0
-_SUMMARIZED_AT_MOST = 64 << 20
-_WORTH_A_SUMMARY = 1 << 20
 
 
 @attrs.define(eq=False, repr=False)
@@ -54,14 +52,13 @@ class Run:
     delivery: Delivery
     tally: Tally
     seen: Seen
+    summary: SummaryKeeper
     _derives: bool
     _earlier_clock: float
     _started: float = attrs.field(factory=time.monotonic)
     _last_train_row: float = attrs.field(factory=time.monotonic)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
     _closed: bool = False
-    _summarized: int = 0
-    _summarizing: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
     @classmethod
     def open(
@@ -96,10 +93,11 @@ class Run:
             delivery=Delivery.start(sinks, info, history.path),
             tally=Tally(ledger.taxonomy, totals),
             seen=Seen(history.path, UNIQUE_SCENARIOS in totals),
+            summary=SummaryKeeper(history, ledger.taxonomy),
             derives=plugins.derives,
             earlier_clock=state.get("time/wall_clock_sec", 0.0),
         )
-        history.after_sync = run._summarize_now_and_then
+        history.after_sync = run.summary.now_and_then
         ledger.learn(totals)
         say_status(info.run_dir, "running", info.attempt)
         atexit.register(run._close_at_exit)
@@ -274,25 +272,9 @@ class Run:
             reason = reason_of(error) if error else None
             reports = self.delivery.close(timeout, status, reason)
             say_status(self.info.run_dir, status, self.info.attempt, reason)
-            with self._summarizing:
-                self._bring_summary_up_to_date()
+            self.summary.close()
             self.history.close()
         return reports
-
-    def _summarize_now_and_then(self) -> None:
-        """Keep a summary of a long log while it grows, so that a killed run has one too."""
-        if self.history.size - self._summarized < _WORTH_A_SUMMARY:
-            return
-        if self._summarizing.acquire(blocking=False):
-            try:
-                if not self._closed:
-                    self._summarized = self.history.size
-                    self._bring_summary_up_to_date()
-            finally:
-                self._summarizing.release()
-
-    def _bring_summary_up_to_date(self) -> None:
-        bring_up_to_date(self.history.path, self.taxonomy, at_most=_SUMMARIZED_AT_MOST)
 
     def _close_at_exit(self) -> None:
         error = getattr(sys, "last_value", None)

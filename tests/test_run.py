@@ -378,7 +378,7 @@ def test_closing_brings_the_summary_of_the_log_up_to_date(make):
 
 
 def test_a_long_log_without_a_summary_is_left_to_the_leaderboard(make, monkeypatch):
-    monkeypatch.setattr("art_core.run._SUMMARIZED_AT_MOST", 10)
+    monkeypatch.setattr("art_core.metrics.summary_keeper.AT_MOST", 10)
     run = make().run
     run.record("train", 1)
     run.close()
@@ -416,7 +416,7 @@ def test_a_status_that_cannot_be_kept_is_said_and_ends_nothing(make, caplog):
 
 
 def test_a_long_log_has_a_summary_while_it_grows(make, monkeypatch):
-    monkeypatch.setattr("art_core.run._WORTH_A_SUMMARY", 2_000)
+    monkeypatch.setattr("art_core.metrics.summary_keeper.WORTH_IT", 2_000)
     run = make().run
     kept = run.info.run_dir / "summary.json"
     run.record("train", 1, metrics={"loss/train": 0.5})
@@ -435,11 +435,11 @@ def test_a_long_log_has_a_summary_while_it_grows(make, monkeypatch):
 def test_the_summary_of_a_growing_log_is_made_by_one_thread_and_not_after_the_end(
     make, monkeypatch
 ):
-    monkeypatch.setattr("art_core.run._WORTH_A_SUMMARY", 1)
+    monkeypatch.setattr("art_core.metrics.summary_keeper.WORTH_IT", 1)
     run = make().run
     run.record("train", 1)
     kept = run.info.run_dir / "summary.json"
-    with run._summarizing:
+    with run.summary.lock:
         run.history.after_sync()
     assert not kept.exists()
     run.close()
