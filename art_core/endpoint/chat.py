@@ -35,10 +35,13 @@ async def served_model(models: ModelNames, name: str) -> ServedModel:
     try:
         return await models.resolve(name)
     except KeyError:
-        known = list(models.names())
-        raise RequestError(
-            404, unknown("model", name, known, known_as="served"), "model", "model_not_found"
-        ) from None
+        raise unknown_model(name, models) from None
+
+
+def unknown_model(name: str, models: ModelNames) -> RequestError:
+    """Return the error that no model has a name; it tells which there are."""
+    told = unknown("model", name, list(models.names()), known_as="served")
+    return RequestError(404, told, "model", "model_not_found")
 
 
 def prepare(request: ChatRequest, served: ServedModel, transcripts: Transcripts) -> Prepared:

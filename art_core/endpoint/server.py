@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request  # noqa: TID253
 from starlette.responses import Response, StreamingResponse  # noqa: TID253
 from starlette.routing import Route  # noqa: TID253
 
-from art_core.endpoint.chat import Prepared, prepare, served_model
+from art_core.endpoint.chat import Prepared, prepare, served_model, unknown_model
 from art_core.endpoint.engine import CONTEXT_HEADER, ModelNames, request_context
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.request import chat_request
@@ -47,6 +47,7 @@ def create_app(
     table = [
         Route("/health", routes.health, methods=["GET"]),
         Route("/v1/models", _guarded(routes.list_models, api_key), methods=["GET"]),
+        Route("/v1/models/{name:path}", _guarded(routes.one_model, api_key), methods=["GET"]),
         Route("/v1/chat/completions", _guarded(routes.chat_completions, api_key), methods=["POST"]),
     ]
     return Starlette(routes=table, exception_handlers={HTTPException: _http_error})
@@ -69,11 +70,13 @@ class _Routes:
         return _json({"status": "ok"})
 
     async def list_models(self, _: Request) -> Response:
-        entries = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "art-core"}
-            for name in self._models.names()
-        ]
-        return _json({"object": "list", "data": entries})
+        return _json({"object": "list", "data": [_model(name) for name in self._models.names()]})
+
+    async def one_model(self, http: Request) -> Response:
+        name = http.path_params["name"]
+        if name not in self._models.names():
+            raise unknown_model(name, self._models)
+        return _json(_model(name))
 
     async def chat_completions(self, http: Request) -> Response:
         request_context.set(http.headers.get(CONTEXT_HEADER, ""))
@@ -190,6 +193,10 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 def _event(value: Any) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "art-core"}
 
 
 def _json(value: Any, status: int = 200) -> Response:

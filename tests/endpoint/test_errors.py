@@ -149,6 +149,9 @@ async def test_health_needs_no_key_and_models_are_listed(host, client) -> None:
             "status": "ok"
         }
     assert [model.id async for model in client.models.list()] == ["agent", "agent@7"]
+    assert (await client.models.retrieve("agent@7")).id == "agent@7"
+    with pytest.raises(openai.NotFoundError, match="no model 'agent@8'; served: agent, agent@7"):
+        await client.models.retrieve("agent@8")
 
 
 async def test_an_unknown_path_is_answered_in_the_same_shape(http) -> None:
