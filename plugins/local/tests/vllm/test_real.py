@@ -17,7 +17,6 @@ from art_local.vllm.environment import environment_path, installed
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(
@@ -47,6 +46,7 @@ async def model(tiny_directory, tmp_path_factory):
         engine="vllm",
         lora_rank=4,
         lora_alpha=8,
+        served_steps=3,
         request_timeout_s=60.0,
         engine_timeouts={"stall_s": STALL_S, "backoff_s": 0.1},
         progress=False,
