@@ -64,13 +64,23 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
         for curves in [read_run(run, taxonomy).curves]
         for key in keys
     ]
-    y = keys[0] if len(keys) == 1 else ""
+    across, up = _axis(taxonomy, [x]), _axis(taxonomy, keys)
     if arguments.out is None:
-        yield from _terminal(lines, x, y)
+        yield from _terminal(lines, across, up)
         return
     out = arguments.out if arguments.out.suffix else arguments.out.with_suffix(".png")
-    _figure(lines, x, y, out)
+    _figure(lines, across, up, out)
     yield str(out)
+
+
+def _axis(taxonomy: Taxonomy, keys: Sequence[str]) -> str:
+    """Return what an axis shows: the key and its unit; of several keys the unit that all have."""
+    units = {taxonomy.spec(key).unit for key in keys}
+    unit = units.pop() if len(units) == 1 else ""
+    if len(set(keys)) > 1:
+        return unit
+    told = not unit or keys[0].startswith(f"{unit}/")
+    return keys[0] if told else f"{keys[0]} ({unit})"
 
 
 def _run(asked: str, base: Path, taxonomy: Taxonomy) -> FoundRun:
@@ -85,13 +95,13 @@ def _run(asked: str, base: Path, taxonomy: Taxonomy) -> FoundRun:
         ) from error
 
 
-def _figure(curves: Sequence[Curve], x: str, y: str, out: Path) -> None:
+def _figure(curves: Sequence[Curve], across: str, up: str, out: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise _missing("matplotlib") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    axes = figure.add_subplot(xlabel=across, ylabel=up)
     for line in curves:
         axes.plot(line.xs, line.ys, label=line.label, marker="." if len(line.xs) < 50 else "")
     axes.grid(visible=True, alpha=0.3)
@@ -102,7 +112,7 @@ def _figure(curves: Sequence[Curve], x: str, y: str, out: Path) -> None:
         raise ConfigError(f"cannot write {out}: {error}") from error
 
 
-def _terminal(curves: Sequence[Curve], x: str, y: str) -> Iterator[str]:
+def _terminal(curves: Sequence[Curve], across: str, up: str) -> Iterator[str]:
     try:
         import plotext
     except ImportError as error:
@@ -115,8 +125,8 @@ def _terminal(curves: Sequence[Curve], x: str, y: str) -> Iterator[str]:
         signal.lines()
         signal.label(line.label)
         figure.draw(signal)
-    figure.label(x, "x")
-    figure.label(y, "y")
+    figure.label(across, "x")
+    figure.label(up, "y")
     drawing: str = figure.build().string(colorless=True)
     yield from (line.rstrip() for line in drawing.splitlines())
 

@@ -26,8 +26,15 @@ def test_an_svg_names_its_lines_and_axes(two, art_command, tmp_path, monkeypatch
     out = tmp_path / "curve.svg"
     art_command("plot", "a", "b", "train/reward", "--x", "costs/cum/all", "--out", str(out))
     drawing = out.read_text()
-    for word in ("demo/a reward/mean", "demo/b reward/mean", "costs/cum/all", ">reward/mean<"):
+    for word in ("demo/a reward/mean", "demo/b reward/mean", ">costs/cum/all (USD)<"):
         assert word in drawing
+    assert ">reward/mean<" in drawing
+
+
+def test_an_axis_of_several_metrics_has_the_unit_that_all_have(shelf, art_command):
+    shelf.run("c", *[{"costs/gpu": n, "costs/judge/m": n, "reward/mean": n} for n in range(5)])
+    assert "USD" in art_command("plot", "c", "costs/gpu", "costs/judge/m")
+    assert "USD" not in art_command("plot", "c", "costs/gpu", "reward/mean")
 
 
 def test_without_a_file_it_is_drawn_in_the_terminal(two, art_command):
