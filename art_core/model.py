@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +17,9 @@ import attrs
 from art_core.backends import Endpoint
 from art_core.client import openai_client
 from art_core.costs.book import PriceBook
-from art_core.data.store import append_groups, trajectory_file
+from art_core.data.store import append_groups, move_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.errors import ConfigError
+from art_core.errors import ConfigError, HistoryError
 from art_core.files import read_json, replace_json
 from art_core.metrics.builder import MetricsBuilder, offer_default, withdraw_default
 from art_core.metrics.ledger import Ledger
@@ -31,6 +32,8 @@ from art_core.sinks.protocol import RunInfo, SinkSpec
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+log = logging.getLogger("art_core")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -170,6 +173,15 @@ class Model:
         again = self._stored.get(split) == which
         self._stored[split] = which
         append_groups(trajectory_file(self.run.info.run_dir, split, step), groups, again=again)
+
+    def _move(self, split: str, step: int, to: int, groups: Sequence[TrajectoryGroup]) -> None:
+        """Move groups that were stored under one step to another."""
+        source, target = (trajectory_file(self.run.info.run_dir, split, s) for s in (step, to))
+        try:
+            move_groups(groups, source, target)
+        except HistoryError as error:
+            # their row is written: to raise would have the step trained again
+            log.warning("trajectories of step %d stand under step %d: %s", to, step, error)
 
     def read_state(self) -> dict[str, Any]:
         """Return what `merge_state` kept: your own values, a dataset position say."""

@@ -108,15 +108,19 @@ class TrainableModel(Model):
 
         Options are those of `TrainConfig`. The groups are checked and stored before the step
         begins, so that a failing step loses nothing that was measured; tried again with the same
-        groups, it does not store them twice. Raises MetricError for a metric of a trajectory or
-        group that no row could hold.
+        groups, it does not store them twice. When a step that was cancelled ends first, they move
+        to the next step's file. Raises MetricError for a metric of a trajectory or group that no
+        row could hold.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
         self.run.check("train", groups)
-        self._store("train", await backend.step(self) + 1, groups)
+        expected = await backend.step(self) + 1
+        self._store("train", expected, groups)
         result = await backend.train(self, groups, **options)
         self.run.record("train", result.step, groups=groups, metrics=result.metrics)
+        if result.step != expected:
+            self._move("train", expected, result.step, groups)
         return result
 
     def charge(self, time: GpuTime) -> float | None:

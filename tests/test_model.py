@@ -131,6 +131,54 @@ async def test_groups_of_a_step_that_is_tried_again_are_stored_once(make):
     assert [g.rewards for g in read_groups(file)] == [[0.0, 1.0], [1.0, 0.0]]
 
 
+class Late(EchoBackend):
+    """Its steps go on when their caller does not wait any more, and end in the order asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = asyncio.Lock()
+        self.under_way = []
+
+    async def train(self, model, groups, **options):
+        async def step():
+            async with self.turn:
+                await asyncio.sleep(0.1)
+                return await EchoBackend.train(self, model, groups, **options)
+
+        self.under_way.append(asyncio.create_task(step()))
+        return await asyncio.shield(self.under_way[-1])
+
+
+async def stored_after_a_cancelled_step(model):
+    """What the files of two steps hold, the first of which was cancelled and went on."""
+    await model.register(Late())
+    cancelled = asyncio.create_task(model.train(attempts(0, 1)))
+    await asyncio.sleep(0.03)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    assert (await model.train(attempts(2, 3))).step == 2
+    found = sorted((model.run_dir / "trajectories" / "train").iterdir())
+    return {file.name: [g.rewards for g in read_groups(file)] for file in found}
+
+
+async def test_groups_stand_under_the_step_that_they_were_trained_in(make):
+    model = make()
+    stored = await stored_after_a_cancelled_step(model)
+    assert stored == {"0001.jsonl": [[0, 1]], "0002.jsonl": [[2, 3]]}
+    assert [row.step for row in rows(model)] == [2]
+
+
+async def test_groups_that_cannot_be_moved_to_their_step_are_told(make, monkeypatch, caplog):
+    def full(groups, source, target):
+        raise HistoryError(f"cannot store trajectories in {target.name}")
+
+    monkeypatch.setattr("art_core.model.move_groups", full)
+    model = make()
+    assert await stored_after_a_cancelled_step(model) == {"0001.jsonl": [[0, 1], [2, 3]]}
+    assert "trajectories of step 2 stand under step 1" in caplog.text
+    assert [row.step for row in rows(model)] == [2]
+
+
 async def test_groups_that_are_others_or_were_changed_meanwhile_are_stored_too(make):
     model, groups = make(backend=Unsteady()), attempts(0, 1)
     with pytest.raises(BackendError):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def append_groups(
     file as it is when it ends with these very lines. What JSON can't hold is kept as text, so that
     no object in somebody's metadata costs a step its trajectories.
     """
-    data = b"".join(json_line(group_dict(g, tokens=tokens)) for g in groups)
+    data = _lines(groups, tokens=tokens)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
@@ -56,6 +56,28 @@ def append_groups(
             f"cannot store trajectories in {path}: {error}",
             "Free space or mend the directory, then log again.",
         ) from error
+
+
+def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -> None:
+    """Append groups to the file of their step, and cut them from the end of the one where they
+    stand; raises HistoryError when the disk does not take them, and then they stay.
+    """
+    append_groups(target, groups, again=True)
+    data = _lines(groups)
+    try:
+        with source.open("r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if _ends_with(file.fileno(), size, data):
+                file.truncate(size - len(data))
+    except OSError as error:
+        raise HistoryError(
+            f"cannot take groups of another step out of {source}: {error}",
+            f"{target} has them.",
+        ) from error
+
+
+def _lines(groups: Iterable[TrajectoryGroup], *, tokens: bool = True) -> bytes:
+    return b"".join(json_line(group_dict(g, tokens=tokens)) for g in groups)
 
 
 def _ends_with(fd: int, size: int, data: bytes) -> bool:

@@ -9,7 +9,7 @@ from openai.types.chat import ChatCompletionMessage
 
 import art_core as art
 from art_core.data.choice import is_choice
-from art_core.data.store import append_groups, read_groups, trajectory_file
+from art_core.data.store import append_groups, move_groups, read_groups, trajectory_file
 from art_core.data.trajectory import RolloutFailure
 from art_core.errors import HistoryError
 
@@ -100,6 +100,26 @@ def test_groups_are_appended_a_line_each(path):
     append_groups(path, [art.TrajectoryGroup(metadata={"scenario_id": "b"})])
     assert path.read_bytes().count(b"\n") == 3
     assert [len(g) for g in read_groups(path)] == [2, 0, 0]
+
+
+def test_groups_move_to_another_file(path, tmp_path):
+    one, two = art.TrajectoryGroup(metadata={"n": 1}), [whole_group(), art.TrajectoryGroup()]
+    append_groups(path, [one])
+    append_groups(path, two)
+    target = tmp_path / "next" / "2.jsonl"
+    move_groups(two, path, target)
+    assert [g.metadata for g in read_groups(path)] == [{"n": 1}]
+    assert [len(g) for g in read_groups(target)] == [2, 0]
+    append_groups(path, [one])
+    move_groups(two, path, target)
+    assert [len(list(read_groups(file))) for file in (path, target)] == [2, 2]
+
+
+def test_groups_that_cannot_be_cut_are_in_the_other_file(path, tmp_path):
+    target = tmp_path / "2.jsonl"
+    with pytest.raises(HistoryError, match="cannot take groups of another step out of"):
+        move_groups([whole_group()], path, target)
+    assert len(list(read_groups(target))) == 1
 
 
 def test_token_data_may_be_left_out(path):
