@@ -16,19 +16,18 @@ import attrs
 
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.files import replace_json
-from art_core.metrics.history import HistoryLog, read_rows
+from art_core.metrics.history import HistoryLog
 from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.seen import Seen
 from art_core.metrics.summarize import count, scenario_ids, summarize
 from art_core.metrics.summary_keeper import SummaryKeeper
-from art_core.metrics.tally import Reckoned, Tally
+from art_core.metrics.tally import Reckoned, Tally, state_of
 from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
 from art_core.reason import reason_of
-from art_core.rundir import checked_step, say_status
+from art_core.rundir import checked_step, describe_model, say_status
 from art_core.sinks.delivery import Delivery, DeliveryReport
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
@@ -76,11 +75,11 @@ class Run:
         """
         history = HistoryLog.open(info.run_dir / "history.jsonl")
         try:
-            _describe(info)
+            describe_model(info.run_dir, info.project, info.name, info.base_model, info.config)
         except BaseException:
             history.close()
             raise
-        last, state = history.last, _state(history, ledger.taxonomy)
+        last, state = history.last, state_of(history, ledger.taxonomy)
         totals = totals_of(state)
         info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
         run = cls(
@@ -284,25 +283,3 @@ class Run:
 def _finite(values: Mapping[str, float]) -> dict[str, float]:
     """Return values of which none is larger than the largest float: JSON has no infinity."""
     return {key: min(value, sys.float_info.max) for key, value in values.items()}
-
-
-def _state(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:
-    """Return what the log says of the run so far: its last row. Rows that ART wrote leave sums out,
-    so that of those the newest value of each key counts.
-    """
-    if history.last is None or history.last.seq:
-        return history.last.metrics if history.last else {}
-    state: dict[str, float] = {}
-    for row, _ in read_rows(history.path):
-        state |= taxonomy.renamed(row.metrics, foreign=not row.seq)
-    return state
-
-
-def _describe(info: RunInfo) -> None:
-    described = {
-        "project": info.project,
-        "name": info.name,
-        "base_model": info.base_model,
-        "config": info.config,
-    }
-    replace_json(info.run_dir / "model.json", described)

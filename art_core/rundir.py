@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from operator import index
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -64,6 +64,14 @@ def runs_path(base_path: str | Path | None) -> Path:
 def run_directory(base_path: Path, project: str, name: str) -> Path:
     """Return `<base_path>/<project>/models/<name>`, the layout of the ART reference."""
     return base_path / checked_name("project", project) / "models" / checked_name("model", name)
+
+
+def describe_model(
+    directory: Path, project: str, name: str, base_model: str | None, config: Mapping[str, Any]
+) -> None:
+    """Keep in a run's directory what its model is; ConfigError for what JSON can't hold."""
+    described = {"project": project, "name": name, "base_model": base_model, "config": config}
+    replace_json(directory / "model.json", described)
 
 
 def say_status(directory: Path, status: str, attempt: int, reason: str | None = None) -> None:

@@ -10,12 +10,25 @@ from collections.abc import Mapping
 
 import attrs
 
+from art_core.metrics.history import HistoryLog, read_rows
 from art_core.metrics.rollup import NO_PLAN, Plan, compile_plan, roll
 from art_core.metrics.taxonomy import Taxonomy
 
 _REMEMBERED_PLANS = 256
 Reckoned = tuple[dict[str, float], dict[str, float], Plan]
 """A row's metrics, the totals after it, and the plan that they were made by."""
+
+
+def state_of(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:
+    """Return what the log says of the run so far: its last row. Rows that ART wrote leave sums out,
+    so that of those the newest value of each key counts.
+    """
+    if history.last is None or history.last.seq:
+        return history.last.metrics if history.last else {}
+    state: dict[str, float] = {}
+    for row, _ in read_rows(history.path):
+        state |= taxonomy.renamed(row.metrics, foreign=not row.seq)
+    return state
 
 
 @attrs.define
