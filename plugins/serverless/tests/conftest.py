@@ -13,7 +13,8 @@ import art_core as art
 from art_core.testing.backend import plugins_with_prices
 from art_core.testing.echo import EchoBackend
 from art_serverless.server.keys import Keys
-from art_serverless.server.start import Settings, _listening, run
+from art_serverless.server.settings import Settings
+from art_serverless.server.start import _listening, run
 
 KEY = "a key of the tests"
 

@@ -9,6 +9,7 @@ import threading
 import time
 
 import httpx2
+import openai
 import pytest
 
 from art_core.errors import BackendError, ConfigError
@@ -17,7 +18,7 @@ from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
 from art_serverless.server.groups import GroupFiles
 from art_serverless.server.keys import Keys, server_keys
-from art_serverless.server.start import options_of
+from art_serverless.server.settings import options_of
 from art_serverless.server.store import Store
 
 KEY = "a key of the tests"
@@ -68,6 +69,17 @@ def test_health_and_pages_need_no_key_and_figures_do(ask):
     figures = httpx2.get(f"{root}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert f'art_requests_total{{route="POST {MODELS}",status="200"}} 1.0' in figures
     assert "art_models_awake 1.0" in figures
+
+
+def test_models_are_listed_and_found_by_name_as_openai_does(ask):
+    stored = register(ask)
+    (listed,) = ask("GET", "/models").json()["data"]
+    assert listed["id"] == f"wandb-artifact:///{stored['entity']}/demo/agent"
+    client = openai.OpenAI(base_url=ask.server.url, api_key=KEY)
+    for name in (listed["id"], "agent", "agent@3"):
+        assert client.models.retrieve(name).to_dict() == listed
+    with pytest.raises(openai.NotFoundError, match="no model 'agnt'; served: wandb-artifact"):
+        client.models.retrieve("agnt")
 
 
 def test_registering_again_finds_the_model_or_is_a_conflict(ask):

@@ -82,6 +82,7 @@ OPERATIONS = (
         answer="{data: [{id, type, data}], has_more}",
     ),
     Operation("GET", "/models", "list the models, as OpenAI does", answer="{object, data}"),
+    Operation("GET", "/models/{name}", "one of them, by its name", answer="{id, object, owned_by}"),
     Operation(
         "POST",
         "/chat/completions",

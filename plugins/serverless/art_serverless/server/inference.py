@@ -37,7 +37,7 @@ class Inference:
             raise RefusedError(400, f"not a chat completion request: {error!r}") from None
         if not isinstance(asked, str):
             raise RefusedError(400, f"model must be a string, got {asked!r:.80}")
-        stored, step = self._named(asked)
+        stored, step = self.named(asked)
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(self.seats.using(stored))
             answer = await self._sent(model, request, step, context)
@@ -52,7 +52,8 @@ class Inference:
         if self._client is not None:
             await self._client.aclose()
 
-    def _named(self, asked: str) -> tuple[StoredModel, int | None]:
+    def named(self, asked: str) -> tuple[StoredModel, int | None]:
+        """Return the model of a name and the step in it; RefusedError for none, and for several."""
         name = InferenceName.parse(asked)
         found = self.store.models_called(name.name, name.entity, name.project)
         if not found:

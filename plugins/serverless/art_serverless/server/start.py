@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import asyncio
 import logging
 import signal
 import socket
-import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from art_core import Backend, BackendError, ConfigError, Plugins, backend
-from art_serverless.server.keys import Keys, server_keys
+from art_serverless.server.keys import server_keys
+from art_serverless.server.settings import Settings, settings_of
 
 log = logging.getLogger("art_serverless")
 
@@ -25,24 +22,6 @@ BACKLOG = 2048
 IDLE_CHECKS_S = 20.0
 EXIT_CHECKS_S = 0.1
 CHAT_TIMEOUT_S = 600.0
-
-
-@attrs.frozen(kw_only=True)
-class Settings:
-    """How to serve; see `art serve --help`."""
-
-    backend: str
-    options: Mapping[str, Any]
-    directory: Path
-    host: str
-    port: int
-    keys: Keys
-    certfile: str | None = None
-    keyfile: str | None = None
-    base_models: Mapping[str, str] = attrs.field(factory=dict)
-    idle_s: float = 1800.0
-    max_body_bytes: int = 64 << 20
-    grace_s: float = 60.0
 
 
 def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
@@ -54,25 +33,7 @@ def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
     directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
         keys, about_keys = server_keys(directory, arguments.host, no_auth=arguments.no_auth)
-        yield from _served(_settings(arguments, directory, keys), about_keys)
-
-
-def _settings(arguments: argparse.Namespace, directory: Path, keys: Keys) -> Settings:
-    _check_tls(arguments.certfile, arguments.keyfile)
-    return Settings(
-        backend=arguments.backend,
-        options=options_of(arguments.option),
-        directory=directory,
-        host=arguments.host,
-        port=arguments.port,
-        keys=keys,
-        certfile=arguments.certfile,
-        keyfile=arguments.keyfile,
-        base_models=dict(_pair(item) for item in arguments.base_model),
-        idle_s=arguments.idle_minutes * 60,
-        max_body_bytes=int(arguments.max_body_mb * (1 << 20)),
-        grace_s=arguments.grace_s,
-    )
+        yield from _served(settings_of(arguments, directory, keys), about_keys)
 
 
 def _served(settings: Settings, about_keys: str) -> Iterator[str]:
@@ -88,42 +49,6 @@ def _served(settings: Settings, about_keys: str) -> Iterator[str]:
         yield "stopped" if whole else "stopped; the next start sees to the step under way"
 
 
-def options_of(given: Iterable[str]) -> dict[str, Any]:
-    """Return `key=value` texts as options; a value is a Python literal, else a string."""
-    options: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise ConfigError(f"an option is KEY=VALUE, got {text!r}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
-    return options
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, path = text.partition("=")
-    if not name:
-        raise ConfigError(f"a base model is NAME or NAME=PATH, got {text!r}")
-    return name, path or name
-
-
-def _check_tls(certfile: str | None, keyfile: str | None) -> None:
-    """Raise ConfigError for a certificate or a key that can't be served with."""
-    if keyfile and not certfile:
-        raise ConfigError(f"--keyfile {keyfile} has no certificate", "Give --certfile, too.")
-    if not certfile:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
-    except OSError as error:  # an ssl.SSLError is one
-        raise ConfigError(
-            f"can't serve TLS with --certfile {certfile} and --keyfile {keyfile}: {error}",
-            "Both are PEM files; the key belongs to the certificate.",
-        ) from error
-
-
 async def run(
     settings: Settings,
     listener: socket.socket,
@@ -134,9 +59,10 @@ async def run(
     in the middle. `begun` is given uvicorn's server, whose `should_exit` ends it too.
     """
     uvicorn = _uvicorn()
-    from art_serverless.server.app import Server, create_app
+    from art_serverless.server.app import create_app
     from art_serverless.server.inference import Inference
     from art_serverless.server.monitor import Monitor
+    from art_serverless.server.routes import Server
     from art_serverless.server.seats import Seats
     from art_serverless.server.store import Store
     from art_serverless.server.work import Work

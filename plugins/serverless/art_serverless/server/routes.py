@@ -1,0 +1,242 @@
+"""What each route of the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import orjson
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from art_core import LossSpec
+from art_core.endpoint.engine import CONTEXT_HEADER
+from art_core.errors import unknown
+from art_serverless.protocol import (
+    LONGEST_WAIT_S,
+    MOST_ITEMS,
+    Address,
+    train_config,
+)
+from art_serverless.server.api_page import openapi, page
+from art_serverless.server.errors import RefusedError
+from art_serverless.server.http import (
+    answer,
+    body_of,
+    limit_of,
+    number,
+    page_of,
+    parsed,
+)
+from art_serverless.server.inference import Inference
+from art_serverless.server.keys import Keys
+from art_serverless.server.monitor import Monitor
+from art_serverless.server.names import checked_address, checked_base_model
+from art_serverless.server.seats import Seats
+from art_serverless.server.store import Store, StoredModel
+from art_serverless.server.work import Work
+from art_serverless.wire import groups_of
+
+CHAT_BYTES = 16 << 20
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """What the routes work with."""
+
+    store: Store
+    seats: Seats
+    work: Work
+    inference: Inference
+    monitor: Monitor
+    keys: Keys
+    max_body_bytes: int
+    losses: Mapping[str, LossSpec]
+
+
+class Routes:
+    """A method a route; `create_app` says which."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._store, self._seats, self._work = server.store, server.seats, server.work
+
+    async def health(self, _: Request) -> Response:
+        """Say that the server is there."""
+        return answer({"status": "ok"})
+
+    async def openapi(self, _: Request) -> Response:
+        """Answer with the API as OpenAPI."""
+        return answer(openapi())
+
+    async def docs(self, _: Request) -> Response:
+        """Answer with the API as a page to read."""
+        return HTMLResponse(page())
+
+    async def metrics(self, _: Request) -> Response:
+        """Answer with what Prometheus scrapes."""
+        body, kind = self._server.monitor.text(self._store.job_counts(), self._seats.awake)
+        return Response(body, media_type=kind)
+
+    async def register(self, http: Request) -> Response:
+        """Register a model and load it; one that exists must be asked for as such."""
+        given = await self._object(http)
+        address = checked_address(given)
+        base_model = checked_base_model(given, self._seats.base_models)
+        found = self._store.models_called(address.name, address.entity, address.project)
+        if found and not given.get("return_existing"):
+            raise RefusedError(409, f"model {address.uri} exists; ask with return_existing")
+        if found and found[0].base_model != base_model:
+            raise RefusedError(
+                409,
+                f"model {address.uri} has base model {found[0].base_model!r}, not {base_model!r}",
+            )
+        if not found:
+            return answer(attrs.asdict(await self._registered(address, base_model)))
+        async with self._seats.using(found[0]):  # who registers is ready to wait until it is loaded
+            return answer(attrs.asdict(found[0]))
+
+    async def _registered(self, address: Address, base_model: str) -> StoredModel:
+        try:
+            stored = self._store.add_model(address, base_model)
+        except sqlite3.IntegrityError:
+            # Registered by another request meanwhile.
+            return self._store.models_called(address.name, address.entity, address.project)[0]
+        try:
+            async with self._seats.using(stored):
+                return stored
+        except BaseException:
+            self._store.delete_model(stored.id)
+            raise
+
+    async def delete(self, http: Request) -> Response:
+        """Delete a model that is not being trained, with its checkpoints."""
+        stored = self._model(http)
+        if self._work.busy(stored.id):
+            raise RefusedError(409, f"{stored.address.uri} is being trained; delete it afterwards")
+        await self._seats.remove(stored)
+        self._store.delete_model(stored.id)
+        return Response(status_code=204)
+
+    async def log(self, http: Request) -> Response:
+        """Log trajectories of a split."""
+        stored = self._model(http)
+        given = await self._object(http)
+        split = given.get("split") or "val"
+        groups = await asyncio.to_thread(groups_of, given.get("trajectory_groups"))
+        async with self._seats.using(stored) as model:
+            await model.log(groups, split=split)
+        return Response(status_code=204)
+
+    async def checkpoints(self, http: Request) -> Response:
+        """List a model's checkpoints, oldest first or as asked."""
+        stored = self._model(http)
+        async with self._seats.using(stored) as model:
+            steps = [checkpoint.step for checkpoint in await model.checkpoints()]
+        items = [{"id": f"{stored.id}-{step}", "step": step, "metrics": {}} for step in steps]
+        if http.query_params.get("order") == "desc":
+            items.reverse()
+        after = http.query_params.get("after")
+        ids = [item["id"] for item in items]
+        if after in ids:
+            items = items[ids.index(after) + 1 :]
+        return page_of(items, limit_of(http))
+
+    async def delete_checkpoints(self, http: Request) -> Response:
+        """Delete checkpoints by step; the newest stays."""
+        stored = self._model(http)
+        steps = (await self._object(http)).get("steps")
+        if not isinstance(steps, list) or not all(type(step) is int for step in steps):
+            raise RefusedError(422, f"steps must be a list of whole numbers, got {steps!r:.200}")
+        async with self._seats.using(stored) as model:
+            existing = [c.step for c in await model.checkpoints()]
+            keep = set(existing) - set(steps)
+            gone = await self._seats.backend.delete_checkpoints(model, keep)
+        missing = [step for step in steps if step not in gone]
+        return answer({"deleted_count": len(gone), "not_found_steps": missing})
+
+    async def submit(self, http: Request) -> Response:
+        """Accept a training job, once a key: what is accepted is on the disk."""
+        body = await body_of(http, self._server.max_body_bytes)
+        given = parsed(body)
+        stored = self._known_model(given.get("model_id"))
+        config = given.get("experimental_config", {})
+        if not isinstance(config, dict | None):
+            raise RefusedError(422, "experimental_config must be an object")
+        options = train_config(config or {}, self._server.losses)
+        groups = given.get("trajectory_groups")
+        await asyncio.to_thread(groups_of, groups)
+        key = http.headers.get("idempotency-key") or None
+        kept = await asyncio.to_thread(orjson.dumps, groups)
+        job = await asyncio.to_thread(self._store.add_job, stored.id, options, kept, key)
+        if job is not None:
+            self._work.add(job)
+        elif (job := self._store.job_of(stored.id, str(key))) is None:
+            raise RefusedError(404, f"{stored.address.uri} was deleted")
+        return answer({"id": job.id})
+
+    async def find_jobs(self, http: Request) -> Response:
+        """Find a model's job by its idempotency key."""
+        stored = self._known_model(http.query_params.get("model_id"))
+        job = self._store.job_of(stored.id, http.query_params.get("idempotency_key", ""))
+        return page_of([{"id": job.id, "state": job.state}] if job else [], MOST_ITEMS)
+
+    async def events(self, http: Request) -> Response:
+        """List a job's events after one, and wait for the next when there are none."""
+        job_id = http.path_params["job_id"]
+        after = number(http, "after", 0.0, float(1 << 53))
+        wait_s = number(http, "wait", 0.0, LONGEST_WAIT_S)
+        limit = limit_of(http)
+        if self._store.job(job_id) is None:
+            raise RefusedError(404, f"no training job {job_id!r}")
+        items = self._store.events(job_id, int(after), limit + 1)
+        if not items and wait_s and not self._is_over(job_id):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._work.listen(job_id).wait(), wait_s)
+            items = self._store.events(job_id, int(after), limit + 1)
+        return page_of(items, limit)
+
+    def _is_over(self, job_id: str) -> bool:
+        job = self._store.job(job_id)
+        return job is None or job.state in ("ended", "failed")
+
+    async def sft(self, _: Request) -> Response:
+        """Refuse supervised fine-tuning."""
+        raise RefusedError(501, "supervised fine-tuning is not served here")
+
+    async def names(self, _: Request) -> Response:
+        """List the models, as OpenAI does."""
+        entries = [_openai_model(stored) for stored in self._store.models()]
+        return answer({"object": "list", "data": entries})
+
+    async def name(self, http: Request) -> Response:
+        """Answer for one model, as OpenAI does."""
+        stored, _ = self._server.inference.named(http.path_params["name"])
+        return answer(_openai_model(stored))
+
+    async def chat(self, http: Request) -> Response:
+        """Pass a chat completion on to the model's own endpoint."""
+        context = http.headers.get(CONTEXT_HEADER, "")
+        return await self._server.inference.chat(await body_of(http, CHAT_BYTES), context)
+
+    async def _object(self, http: Request) -> dict[str, Any]:
+        return parsed(await body_of(http, self._server.max_body_bytes))
+
+    def _model(self, http: Request) -> StoredModel:
+        return self._known_model(http.path_params["model_id"])
+
+    def _known_model(self, model_id: Any) -> StoredModel:
+        stored = self._store.model(model_id) if isinstance(model_id, str) else None
+        if stored is None:
+            raise RefusedError(
+                404, unknown("model", str(model_id), [m.id for m in self._store.models()])
+            )
+        return stored
+
+
+def _openai_model(stored: StoredModel) -> dict[str, Any]:
+    return {"id": stored.address.uri, "object": "model", "created": 0, "owned_by": stored.entity}
