@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch  # noqa: TID253
 from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
 from art_core.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
+from art_local.checks import check_counts, check_positive, check_price
 from art_local.clock import Clock
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
@@ -78,24 +78,15 @@ class LocalBackend:
         request_timeout_s: float = 600.0,
         progress: bool = True,
     ) -> None:
-        for option, value in {
-            "lora_rank": lora_rank,
-            "lora_alpha": lora_alpha,
-            "max_batch_size": max_batch_size,
-            "context_length": 1 if context_length is None else context_length,
-            "served_steps": served_steps,
-        }.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{option} must be a whole number of at least 1, got {value!r}")
-        if not _is_number(request_timeout_s) or request_timeout_s <= 0:
-            raise ConfigError(
-                f"request_timeout_s must be a number above 0, got {request_timeout_s!r}"
-            )
-        price = gpu_cost_per_hour_usd
-        if price is not None and not (_is_number(price) and 0 <= price < math.inf):
-            raise ConfigError(
-                f"gpu_cost_per_hour_usd must be a finite number of at least 0, got {price!r}"
-            )
+        check_counts(
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            max_batch_size=max_batch_size,
+            context_length=1 if context_length is None else context_length,
+            served_steps=served_steps,
+        )
+        check_positive(request_timeout_s=request_timeout_s)
+        check_price(gpu_cost_per_hour_usd=gpu_cost_per_hour_usd)
         self.placement = placement(device, dtype)
         self._choice = choose(
             engine,
@@ -280,7 +271,3 @@ class LocalBackend:
 
 def _closed_error() -> BackendError:
     return BackendError("the local backend is closed", 'Make a new one: art.backend("local").')
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
