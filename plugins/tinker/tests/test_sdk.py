@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 import time
+import tomllib
 from concurrent.futures import Future
+from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
 
@@ -88,6 +91,11 @@ def test_futures_of_every_release_are_waited_for():
     plain = done(7)
     assert requested(plain) is plain
     assert requested(AwaitableConcurrentFuture(plain)) is plain
+
+
+def test_what_renders_chat_templates_comes_along_where_there_is_no_torch_to_bring_it():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert "jinja2" in {re.match(r"[\w-]+", needed)[0] for needed in project["dependencies"]}
 
 
 def test_a_session_is_asked_where_there_is_no_other_client(monkeypatch):
