@@ -73,7 +73,8 @@ def summed(answers: Iterable[Any], run_id: str) -> Bill:
             if leaf is None:
                 continue
             newest = max(newest or event.bucket_end, event.bucket_end)
-            unpriced += event.estimated_cost_usd is None
+            # to save a checkpoint is counted, and never has a price: to store it has
+            unpriced += event.estimated_cost_usd is None and event.event_info.type != "checkpoint"
             usd[leaf] = usd.get(leaf, 0.0) + (event.estimated_cost_usd or 0.0)
     notes = [f"usage until {newest:%Y-%m-%d %H:%M} UTC" if newest else "no usage is billed yet"]
     if unpriced:

@@ -61,8 +61,15 @@ def test_the_sessions_of_a_run_are_added_up_by_leaf():
             "train/tinker_checkpoints": 0.0,
         }
     )
-    assert bill.notes[0] == "usage until 2026-03-01 13:00 UTC"
-    assert bill.notes[1].startswith("1 amounts have no price yet")
+    assert bill.notes == ("usage until 2026-03-01 13:00 UTC",)
+
+
+def test_what_has_no_price_yet_is_said_and_checkpoints_never_have_one():
+    told = answer(
+        event("training", "s1", None, token_count=10), event("checkpoint", "s1", None, count=2)
+    )
+    (_, note) = summed([told], "mine").notes
+    assert note.startswith("1 amounts have no price yet")
 
 
 def test_a_run_without_usage_says_so():
