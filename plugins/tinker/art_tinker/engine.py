@@ -42,10 +42,6 @@ class TinkerEngine:
         request is metered when it is done, in any case.
         """
         del adapter
-        if sampling.top_logprobs:
-            raise EngineError(
-                "Tinker gives the log-prob of the sampled token alone", "Leave out top_logprobs."
-            )
         for token in await self._sampled(prompt_ids, sampling):
             yield token
 
@@ -61,12 +57,14 @@ class TinkerEngine:
             seed=None if sampling.seed is None else sampling.seed % _SEEDS,
             stop=list(sampling.stop_token_ids) or None,
         )
+        top = sampling.top_logprobs  # older SDKs have no such parameter, and say so
         try:
             asked = requested(
                 self.client.sample(
                     prompt=types.ModelInput.from_ints(list(prompt_ids)),
                     num_samples=1,
                     sampling_params=parameters,
+                    **({"topk_sample_logprobs": top} if top else {}),
                 )
             )
             booked: Future[None] = Future()
@@ -110,8 +108,9 @@ def _tokens(sequence: Any, cached: int | None) -> list[Token]:
             f"{'no' if logprobs is None else len(logprobs)} log-probs"
         )
     finish: FinishReason = "length" if sequence.stop_reason == "length" else "stop"
+    tops = getattr(sequence, "topk_logprobs", None) or [None] * len(ids)
     tokens = [
-        Token(token, min(float(logprob), 0.0), cached_tokens=cached)
-        for token, logprob in zip(ids, logprobs, strict=True)
+        Token(token, min(float(logprob), 0.0), tuple(top or ()), cached_tokens=cached)
+        for token, logprob, top in zip(ids, logprobs, tops, strict=True)
     ]
     return [*tokens[:-1], attrs.evolve(tokens[-1], finish=finish)]

@@ -477,6 +477,16 @@ async def test_what_is_sampled_while_serving_ends_is_charged_all_the_same(runnin
     await asyncio.gather(asking, return_exceptions=True)
 
 
+async def test_alternatives_to_what_was_sampled_are_told_where_they_are_asked_for(running):
+    _, model = running
+    plain, told = await ask(model, seed=1), await ask(model, seed=1, logprobs=True, top_logprobs=2)
+    assert told.token_ids == plain.token_ids
+    assert {len(token.top_logprobs) for token in plain.logprobs.content} == {0}
+    for token in told.logprobs.content:
+        best, second = (alternative.logprob for alternative in token.top_logprobs)
+        assert second <= best and token.logprob <= best + 1e-6
+
+
 async def test_a_failing_sampler_is_an_error_of_the_engine(running, account):
     from openai import InternalServerError
 

@@ -171,7 +171,9 @@ class _Sampling:
         return self.account.submit("sample", lambda: self._sample(**options))
 
     @torch.no_grad()
-    def _sample(self, prompt: Any, num_samples: int, sampling_params: Any) -> Any:
+    def _sample(
+        self, prompt: Any, num_samples: int, sampling_params: Any, topk_sample_logprobs: int = 0
+    ) -> Any:
         assert num_samples == 1
         model = self.account.load(self.weights).eval()
         generator = torch.Generator().manual_seed(
@@ -179,6 +181,7 @@ class _Sampling:
         )
         sampled: list[int] = []
         logprobs: list[float] = []
+        tops: list[list[tuple[int, float]]] = []
         ids, past = prompt.to_ints(), None
         fed, stop = ids, set(sampling_params.stop or ())
         while len(sampled) < sampling_params.max_tokens:
@@ -187,7 +190,10 @@ class _Sampling:
             drawn = (logits / sampling_params.temperature).softmax(-1)
             token = int(torch.multinomial(drawn, 1, generator=generator))
             sampled.append(token)
-            logprobs.append(float(logits.log_softmax(-1)[token]))
+            all_V = logits.log_softmax(-1)
+            logprobs.append(float(all_V[token]))
+            best = all_V.topk(topk_sample_logprobs)
+            tops.append(list(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
             fed = [token]
             if token in stop:
                 break
@@ -196,6 +202,7 @@ class _Sampling:
                 builtin_types.SimpleNamespace(
                     tokens=sampled,
                     logprobs=logprobs,
+                    topk_logprobs=tops if topk_sample_logprobs else None,
                     stop_reason="stop" if sampled[-1] in stop else "length",
                 )
             ],
