@@ -44,6 +44,12 @@ def later(before: TokenUsage, after: TokenUsage) -> TokenUsage:
     )
 
 
+def more(before: TokenUsage, after: TokenUsage) -> TokenUsage:
+    """Combine what two chunks of LangChain said: each tells what it adds."""
+    sums = {name: getattr(before, name) + getattr(after, name) for name in COUNTS}
+    return TokenUsage(**sums, service_tier=after.service_tier or before.service_tier)
+
+
 @attrs.define(eq=False)
 class Reading:
     """Reads chunks by what reads a whole response. That may fail at one which says nothing, so that
@@ -97,7 +103,8 @@ class TrackedStream:
             log.exception("a chunk could not be looked into; the stream goes on")
             return chunk
         if usage is not None:
-            self._usage = later(self._usage, usage)
+            adds = field(chunk, "usage_metadata", "input_tokens") is not None
+            self._usage = (more if adds else later)(self._usage, usage)
         self._usd = self._usd if usd is None else usd
         return chunk
 

@@ -72,10 +72,12 @@ def field(value: Any, *path: str) -> Any:
 
 
 def read_usage(response: Any) -> TokenUsage | None:
-    """Read the usage of an OpenAI, Anthropic or Gemini response, object or dict; None without one.
+    """Read the usage of an OpenAI, Anthropic or Gemini response, or of a LangChain message, object
+    or dict; None without one.
 
-    OpenAI (chat and Responses) counts cached tokens inside the prompt; Anthropic counts cache reads
-    and writes beside `input_tokens`; Gemini counts thoughts beside the answer's tokens.
+    OpenAI (chat and Responses) counts the cache inside the prompt; Anthropic counts cache reads and
+    writes beside `input_tokens`; Gemini counts thoughts beside the answer's tokens and what tools
+    gave beside the prompt's. LiteLLM and OpenRouter answer in OpenAI's form.
     """
     usage = field(response, "usage")
     if usage is not None:
@@ -85,30 +87,77 @@ def read_usage(response: Any) -> TokenUsage | None:
         if field(usage, "input_tokens") is not None:
             return _anthropic_or_responses(usage, tier)
     usage = field(response, "usage_metadata") or field(response, "usageMetadata")
+    if field(usage, "input_tokens") is not None:
+        return _langchain(usage, field(response, "response_metadata", "service_tier"))
     return None if usage is None else _gemini(usage)
 
 
 def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
+    prompt, answer = field(usage, "prompt_tokens"), field(usage, "completion_tokens") or 0
+    read = field(usage, "prompt_tokens_details", "cached_tokens") or 0
+    written = (
+        field(usage, "prompt_tokens_details", "cache_write_tokens")
+        or field(usage, "cache_creation_input_tokens")  # LiteLLM
+        or 0
+    )
+    # xAI, and Gemini where it speaks OpenAI's form, leave thoughts out of the answer: the total has
+    # them. Where a cache was used, it may be the cache that the total has more.
+    beside = (field(usage, "total_tokens") or 0) - prompt - answer
+    thought = field(usage, "completion_tokens_details", "reasoning_tokens")
+    if beside > 0 and (beside == thought or not (read or written)):
+        answer += beside
     return TokenUsage(
-        input_tokens=field(usage, "prompt_tokens"),
-        output_tokens=field(usage, "completion_tokens") or 0,
-        cache_read_tokens=field(usage, "prompt_tokens_details", "cached_tokens") or 0,
+        input_tokens=prompt,
+        output_tokens=answer,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
         service_tier=tier,
-        cost_usd=field(usage, "cost"),
+        cost_usd=_said_cost(usage),
     )
 
 
 def _anthropic_or_responses(usage: Any, tier: str | None) -> TokenUsage:
+    details = field(usage, "input_tokens_details")
     read = field(usage, "cache_read_input_tokens") or 0
     written = field(usage, "cache_creation_input_tokens") or 0
     return TokenUsage(
         input_tokens=field(usage, "input_tokens") + read + written,
         output_tokens=field(usage, "output_tokens") or 0,
-        cache_read_tokens=read + (field(usage, "input_tokens_details", "cached_tokens") or 0),
-        cache_write_tokens=written,
+        cache_read_tokens=read + (field(details, "cached_tokens") or 0),
+        cache_write_tokens=written + (field(details, "cache_write_tokens") or 0),
         cache_write_1h_tokens=field(usage, "cache_creation", "ephemeral_1h_input_tokens") or 0,
         service_tier=tier,
-        cost_usd=field(usage, "cost"),
+        cost_usd=_said_cost(usage),
+    )
+
+
+def _said_cost(usage: Any) -> Any:
+    """Return the US dollars that a provider says: OpenRouter's `cost`, Perplexity's `total_cost` in
+    it, xAI's ticks.
+    """
+    ticks = field(usage, "cost_in_usd_ticks")
+    if ticks is not None:
+        return ticks / 1e10
+    cost = field(usage, "cost")
+    if field(usage, "is_byok") is True:
+        # OpenRouter's fee for a key of your own; the key's owner pays for the call itself.
+        return (cost or 0.0) + (field(usage, "cost_details", "upstream_inference_cost") or 0.0)
+    total = field(cost, "total_cost")
+    return cost if total is None else total
+
+
+def _langchain(usage: Any, tier: str | None) -> TokenUsage:
+    details = field(usage, "input_token_details") or {}
+    hour = details.get("ephemeral_1h_input_tokens") or 0
+    written = hour + (details.get("ephemeral_5m_input_tokens") or 0)
+    return TokenUsage(
+        input_tokens=field(usage, "input_tokens"),
+        output_tokens=field(usage, "output_tokens") or 0,
+        # `flex_cache_read` in that tier
+        cache_read_tokens=sum(n or 0 for k, n in details.items() if k.endswith("cache_read")),
+        cache_write_tokens=max(details.get("cache_creation") or 0, written),
+        cache_write_1h_tokens=hour,
+        service_tier=tier,
     )
 
 
@@ -117,7 +166,8 @@ def _gemini(usage: Any) -> TokenUsage:
         return field(usage, snake) or field(usage, camel) or 0
 
     return TokenUsage(
-        input_tokens=read("prompt_token_count", "promptTokenCount"),
+        input_tokens=read("prompt_token_count", "promptTokenCount")
+        + read("tool_use_prompt_token_count", "toolUsePromptTokenCount"),
         output_tokens=read("candidates_token_count", "candidatesTokenCount")
         + read("thoughts_token_count", "thoughtsTokenCount"),
         cache_read_tokens=read("cached_content_token_count", "cachedContentTokenCount"),

@@ -24,10 +24,16 @@ GEMINI = [
     {"usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 1}},
     {"usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 3}},
 ]
+LANGCHAIN = [
+    {"usage_metadata": {"input_tokens": 10, "output_tokens": 0}},
+    {"content": "y", "usage_metadata": None},
+    {"usage_metadata": {"input_tokens": 0, "output_tokens": 2}},
+    {"usage_metadata": {"input_tokens": 0, "output_tokens": 1}},
+]
 TEN_AND_THREE = TokenUsage(input_tokens=10, output_tokens=3)
 
 
-@pytest.mark.parametrize("chunks", [OPENAI_CHAT, OPENAI_RESPONSES, ANTHROPIC, GEMINI])
+@pytest.mark.parametrize("chunks", [OPENAI_CHAT, OPENAI_RESPONSES, ANTHROPIC, GEMINI, LANGCHAIN])
 def test_the_usage_of_every_providers_stream_is_read_while_it_passes(chunks):
     seen = []
     assert list(TrackedStream(iter(chunks), seen.append)) == chunks

@@ -95,3 +95,92 @@ def test_the_service_tier_of_an_openai_response_is_read():
 def test_a_device_hour_has_a_price_of_at_least_nothing(usd):
     with pytest.raises(ConfigError, match="usd_per_hour must be a price"):
         GpuTime(device="card", seconds=1.0, usd_per_hour=usd)
+
+
+CHAT = {"prompt_tokens": 100, "completion_tokens": 20}
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        CHAT | {"prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30}},
+        CHAT | {"prompt_tokens_details": {"cached_tokens": 60}, "cache_creation_input_tokens": 30},
+        {
+            "input_tokens": 100,
+            "output_tokens": 20,
+            "input_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30},
+        },
+    ],
+    ids=["OpenAI chat, OpenRouter", "LiteLLM", "OpenAI Responses"],
+)
+def test_what_was_written_into_the_cache_is_a_part_of_the_prompt(usage):
+    assert read_usage({"usage": usage}) == TokenUsage(
+        input_tokens=100, output_tokens=20, cache_read_tokens=60, cache_write_tokens=30
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "answer"),
+    [
+        ({"total_tokens": 120, "completion_tokens_details": {"reasoning_tokens": 15}}, 20),
+        ({"total_tokens": 135, "completion_tokens_details": {"reasoning_tokens": 15}}, 35),
+        ({"total_tokens": 135}, 35),
+        ({"total_tokens": 180, "prompt_tokens_details": {"cached_tokens": 60}}, 20),
+        ({}, 20),
+    ],
+    ids=["OpenAI", "xAI", "Gemini's OpenAI form", "a cache beside the prompt", "no total"],
+)
+def test_thoughts_are_answered_tokens_though_some_count_them_beside_the_answer(more, answer):
+    assert read_usage({"usage": CHAT | more}).output_tokens == answer
+
+
+@pytest.mark.parametrize(
+    ("said", "usd"),
+    [
+        ({"cost": 0.25}, 0.25),
+        ({"cost_in_usd_ticks": 232_856_000}, 0.0232856),
+        ({"cost": {"input_tokens_cost": 0.01, "request_cost": 0.005, "total_cost": 0.015}}, 0.015),
+        ({"cost": 0.95, "is_byok": True, "cost_details": {"upstream_inference_cost": 19}}, 19.95),
+        ({"cost": 0, "is_byok": True}, 0.0),
+        ({"cost": 0.5, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.5}}, 0.5),
+    ],
+    ids=["OpenRouter", "xAI", "Perplexity", "your key", "your key, nothing known", "their key"],
+)
+def test_what_a_call_cost_is_read_in_the_form_of_each_provider(said, usd):
+    assert read_usage({"usage": CHAT | said}).cost_usd == pytest.approx(usd, abs=1e-15)
+    responses = {"input_tokens": 100, "output_tokens": 20}
+    assert read_usage({"usage": responses | said}).cost_usd == pytest.approx(usd, abs=1e-15)
+
+
+def test_what_geminis_tools_gave_to_read_is_a_part_of_the_prompt():
+    counts = {"promptTokenCount": 9, "toolUsePromptTokenCount": 10_000, "candidatesTokenCount": 3}
+    assert read_usage({"usageMetadata": counts}) == TokenUsage(input_tokens=10_009, output_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("details", "more"),
+    [
+        ({}, {}),
+        ({"cache_read": 60, "cache_creation": 30}, {"cache_read": 60, "cache_write": 30}),
+        ({"flex_cache_read": 60, "audio": None}, {"cache_read": 60}),
+        (
+            {
+                "cache_creation": 0,
+                "ephemeral_5m_input_tokens": 10,
+                "ephemeral_1h_input_tokens": 20,
+            },
+            {"cache_write": 30, "cache_write_1h": 20},
+        ),
+    ],
+)
+def test_a_message_of_langchain_says_its_usage_in_one_form(details, more):
+    counts = {"input_tokens": 100, "output_tokens": 20, "total_tokens": 120}
+    message = SimpleNamespace(
+        usage_metadata=counts | {"input_token_details": details},
+        response_metadata={"service_tier": "flex"},
+    )
+    expected = {f"{name}_tokens": count for name, count in more.items()}
+    assert read_usage(message) == TokenUsage(
+        input_tokens=100, output_tokens=20, service_tier="flex", **expected
+    )
+    assert read_usage({"usage_metadata": counts}).input_tokens == 100
