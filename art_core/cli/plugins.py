@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
 def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     """Yield a line a plugin; broken ones say why they were set aside."""
     # A plugin whose hooks fail is found out by calling them.
-    plugins.backends(), plugins.sinks(), plugins.taxonomy()
+    plugins.backends(), plugins.sinks(), plugins.losses(), plugins.taxonomy()
     rows = [
         (info.name, info.version or "-", ", ".join(info.hooks) or "-", info.error or "")
         for info in plugins.infos()

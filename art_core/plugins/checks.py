@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -32,8 +33,16 @@ def check_hooks(plugin: object) -> None:
 
 
 def checked_specs(specs: Iterable[Any]) -> list[Any]:
-    """Return specs of sinks or commands; PluginError for what is none."""
+    """Return specs of sinks; PluginError for what is none."""
     return _checked(specs, lambda spec: callable(spec.create))
+
+
+def checked_commands(specs: Iterable[Any]) -> list[Any]:
+    """Return specs of commands whose arguments a parser has taken; PluginError for what is none."""
+    checked = checked_specs(specs)
+    for spec in checked:
+        spec.create(ArgumentParser(prog=f"art {spec.name}"))
+    return checked
 
 
 def checked_backends(specs: Iterable[Any]) -> list[Any]:

@@ -24,6 +24,7 @@ from art_core.plugins import hookspecs
 from art_core.plugins.checks import (
     check_hooks,
     checked_backends,
+    checked_commands,
     checked_losses,
     checked_specs,
     instance_of,
@@ -150,7 +151,7 @@ class Plugins:
 
     def commands(self) -> dict[str, CommandSpec]:
         """Return the commands of `art` that plugins add, by name."""
-        return self._offers("art_commands")
+        return self._offers("art_commands", checked_commands)
 
     def losses(self) -> dict[str, LossSpec]:
         """Return the losses on offer, by name; the presets are not among them."""

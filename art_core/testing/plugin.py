@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib import import_module
 
 from art_core.backends import BackendSpec
+from art_core.plugins.commands import CommandSpec
 from art_core.plugins.host import GROUP, Plugins
 from art_core.sinks.protocol import SinkSpec
 
@@ -49,11 +50,15 @@ class PluginContract:
         assert info.hooks
 
     def test_its_specs_are_well_formed(self) -> None:
-        """Names that can be typed into a command, and a summary that fits into a table."""
+        """Names that can be typed into a command, and a summary that fits into a table; losses
+        whose names are not taken, commands whose arguments a parser takes.
+        """
         plugins = self._plugins()
-        specs: list[BackendSpec | SinkSpec] = [
+        plugins.losses()
+        specs: list[BackendSpec | SinkSpec | CommandSpec] = [
             *plugins.backends().values(),
             *plugins.sinks().values(),
+            *plugins.commands().values(),
         ]
         for spec in specs:
             assert spec.name == spec.name.strip().lower() and " " not in spec.name

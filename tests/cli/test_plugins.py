@@ -24,6 +24,21 @@ class Broken:
         raise RuntimeError("no key")
 
 
+class TakesHelp:
+    @art.hookimpl
+    def art_commands(self):
+        def create(parser):
+            parser.add_argument("-h", "--height")
+
+        return [art.CommandSpec(name="grow", summary="", create=create, run=lambda *_: [])]
+
+
+class TakesAName:
+    @art.hookimpl
+    def art_losses(self):
+        return [art.LossSpec(name="ppo", create=lambda: max)]
+
+
 def test_plugins_are_listed_with_their_hooks(art_command):
     printed = art_command("plugins", plugins={"far": Far()}).splitlines()
     assert printed[0].split() == ["plugin", "version", "hooks", "error"]
@@ -31,9 +46,18 @@ def test_plugins_are_listed_with_their_hooks(art_command):
     assert printed[2].split() == ["far", "-", "art_backends"]
 
 
-def test_a_broken_plugin_is_listed_with_its_error(art_command):
-    printed = art_command("plugins", plugins={"odd": Broken()})
-    assert "plugin 'odd' is broken: RuntimeError: no key" in printed
+@pytest.mark.parametrize(
+    ("plugin", "error"),
+    [
+        (Broken(), "RuntimeError: no key"),
+        (TakesHelp(), "ArgumentError: argument -h/--height: conflicting option string: -h"),
+        (TakesAName(), "PluginError: it offers a loss 'ppo', a name that is taken"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_broken_plugin_is_listed_with_its_error(art_command, plugin, error):
+    printed = art_command("plugins", plugins={"odd": plugin})
+    assert f"plugin 'odd' is broken: {error}" in printed
 
 
 def test_backends_are_listed_by_name(art_command):

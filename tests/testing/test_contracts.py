@@ -165,6 +165,16 @@ GOOD = """
     def art_backends():
         return [art.BackendSpec(name="good", create=dict, summary="trains")]
 """
+LOSS = """
+    @art.hookimpl
+    def art_losses():
+        return [art.LossSpec(name="ppo", create=lambda: max)]
+"""
+COMMAND = """
+    @art.hookimpl
+    def art_commands():
+        return [art.CommandSpec(name="do this", summary="x", create=bool, run=lambda *_: [])]
+"""
 CHECKS = [name for name in dir(PluginContract) if name.startswith("test_")]
 
 
@@ -181,6 +191,8 @@ def test_a_good_plugin_keeps_its_contract(contract, check):
         ("@art.hookimpl\ndef art_backend(): ...", "its_hooks_are_spelt_as_the_core_spells_them"),
         (GOOD.replace('"good"', '"Too Good"'), "its_specs_are_well_formed"),
         (GOOD.replace('"trains"', '""'), "its_specs_are_well_formed"),
+        (LOSS, "its_specs_are_well_formed"),
+        (COMMAND, "its_specs_are_well_formed"),
         (
             """
             @art.hookimpl
