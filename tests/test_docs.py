@@ -214,6 +214,8 @@ def test_every_error_is_told():
     assert [name for name in art.__all__ if name.endswith("Error") and name not in page] == []
 
 
-def test_every_page_is_in_the_navigation():
-    navigation = (ROOT / "mkdocs.yml").read_text()
-    assert [p.name for p in DOCS.glob("*.md") if f"- {p.name}\n" not in navigation] == []
+def test_every_page_is_in_the_navigation_and_on_the_first_page():
+    navigation, first = (ROOT / "mkdocs.yml").read_text(), (DOCS / "index.md").read_text()
+    pages = {p.name for p in DOCS.glob("*.md")}
+    assert {name for name in pages if f"- {name}\n" not in navigation} == set()
+    assert {name for name in pages if f"]({name})" not in first} == {"index.md"}
