@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
@@ -61,36 +63,50 @@ class _Meter:
     explicit: TokenRates | None
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function of any of the four kinds."""
-        if inspect.isasyncgenfunction(function):
-            return functools.wraps(function)(functools.partial(self._async_generator, function))
-        if inspect.isgeneratorfunction(function):
-            return functools.wraps(function)(functools.partial(self._generator, function))
+        """Wrap a function of any of the four kinds, also a method."""
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            return self._wrap_generator(function)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def tracked_async(*args: Any, **kwargs: Any) -> Any:
-                builder = self._before()
-                return self._after(builder, await function(*args, **kwargs))
+                return await self._awaited(self._before(), function(*args, **kwargs))
 
             return tracked_async
 
         @functools.wraps(function)
         def tracked(*args: Any, **kwargs: Any) -> Any:
             builder = self._before()
-            return self._after(builder, function(*args, **kwargs))
+            with _calls_inside() as counted:
+                result = function(*args, **kwargs)
+            if inspect.isawaitable(result):
+                # Such as a method of AsyncOpenAI, which looks at its arguments before it is async.
+                return self._awaited(builder, result)
+            return self._after(builder, result, counted)
 
         return tracked
 
-    async def _async_generator(
-        self, function: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        stream = self._after(self._before(), function(*args, **kwargs))
-        async for chunk in stream:
-            yield chunk
+    def _wrap_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(function):
 
-    def _generator(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
-        yield from self._after(self._before(), function(*args, **kwargs))
+            @functools.wraps(function)
+            def tracked(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+                return (yield from self._after(self._before(), function(*args, **kwargs)))
+
+            return tracked
+
+        @functools.wraps(function)
+        async def tracked_async(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            async with aclosing(self._after(self._before(), function(*args, **kwargs))) as stream:
+                async for chunk in stream:
+                    yield chunk
+
+        return tracked_async
+
+    async def _awaited(self, builder: MetricsBuilder | None, call: Awaitable[Any]) -> Any:
+        with _calls_inside() as counted:
+            result = await call
+        return self._after(builder, result, counted)
 
     def _before(self) -> MetricsBuilder | None:
         builder = current_builder()
@@ -100,8 +116,10 @@ class _Meter:
             builder.prices.require(self.provider, self.model)
         return builder
 
-    def _after(self, builder: MetricsBuilder | None, result: Any) -> Any:
-        if builder is None:
+    def _after(
+        self, builder: MetricsBuilder | None, result: Any, counted: Sequence[Any] = ()
+    ) -> Any:
+        if builder is None or isinstance(result, TrackedStream):
             return result
         if self.getter is None and is_stream(result):
             own = hasattr(result, "__next__") or hasattr(result, "__anext__")
@@ -112,22 +130,48 @@ class _Meter:
                 tokens=lambda part: builder.prices.tokens(part, self.provider),
                 cost=lambda part: builder.prices.extracted(part, self.provider),
             )
-        self._add(builder, lambda: self._usage(builder, result))
+        self._add(builder, lambda: self._usage(builder, result, counted))
         return result
 
-    def _usage(self, builder: MetricsBuilder, result: Any) -> TokenUsage:
+    def _usage(
+        self, builder: MetricsBuilder, result: Any, counted: Sequence[Any]
+    ) -> TokenUsage | None:
+        """Return what a response used; None for one that a tracked call inside has counted."""
         response = result if self.getter is None else self.getter(result)
+        outer = _counted.get()
+        if outer is not None:
+            outer.append(response)
+        if any(response is one for one in counted):
+            return None
         return builder.prices.usage(response, self.provider)
 
-    def _add(self, builder: MetricsBuilder, usage: Callable[[], TokenUsage]) -> None:
+    def _add(self, builder: MetricsBuilder, usage: Callable[[], TokenUsage | None]) -> None:
         names = {"provider": self.provider, "model_name": self.model}
         try:
-            builder.add_usage(self.source, usage(), **names, rates=self.explicit)
+            used = usage()
+            if used is not None:
+                builder.add_usage(self.source, used, **names, rates=self.explicit)
         except Exception:
             log.exception(
                 "the cost of a call of %r could not be read; the call's result is kept", self.source
             )
             builder.add_unpriced()
+
+
+_counted: ContextVar[list[Any] | None] = ContextVar("art_counted_responses", default=None)
+
+
+@contextmanager
+def _calls_inside() -> Iterator[list[Any]]:
+    """Collect the responses that tracked calls inside the block count, in tasks and threads that it
+    begins, too: a function that hands on the response of another is not paid twice.
+    """
+    counted: list[Any] = []
+    token = _counted.set(counted)
+    try:
+        yield counted
+    finally:
+        _counted.reset(token)
 
 
 @functools.cache

@@ -1,3 +1,4 @@
+import asyncio
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
@@ -136,6 +137,113 @@ async def test_streams_are_priced_when_they_end(model):
         assert len([c async for c in await tracked(give, **PRICES)(Stream())]) == 2
         assert len([c async for c in await tracked(give, **PRICES)(OnlyIterable())]) == 2
     assert (await model.log()).metrics["costs/train/llm_judge/correctness"] == 10.0
+    await model.close()
+
+
+async def test_the_method_of_a_client_that_only_returns_an_awaitable_is_priced(model):
+    """As of AsyncOpenAI: a plain function checks the arguments, then calls the async one."""
+
+    async def create():
+        return RESPONSE
+
+    with model.metrics_builder("train").activate_context():
+        assert await tracked(lambda: create(), **PRICES)() is RESPONSE
+        chunks = await tracked(lambda: asyncio.sleep(0, result=Stream()), **PRICES)()
+        assert len([c async for c in chunks]) == 2
+    assert (await model.log()).metrics["costs/train/llm_judge/correctness"] == 4.0
+    await model.close()
+
+
+class Judge:
+    prices = {"source": "judge", "provider": "acme", "model_name": "judge"} | PRICES
+
+    @art.track_api_cost(**prices)
+    def answer(self):
+        return RESPONSE
+
+    @art.track_api_cost(**prices)
+    async def answer_later(self):
+        return RESPONSE
+
+    @art.track_api_cost(**prices)
+    def stream(self):
+        yield from chunks()
+        return "ended"
+
+    @art.track_api_cost(**prices)
+    async def stream_later(self):
+        async for chunk in async_chunks():
+            yield chunk
+
+
+async def test_methods_of_all_kinds_may_be_tracked(model):
+    judge = Judge()
+
+    def in_full():
+        assert (yield from judge.stream()) == "ended"
+
+    with model.metrics_builder("train").activate_context():
+        assert judge.answer() is await judge.answer_later()
+        assert len(list(in_full())) == len([c async for c in judge.stream_later()]) == 2
+    assert (await model.log()).metrics["costs/train/judge"] == 8.0
+    await model.close()
+
+
+async def test_an_async_stream_that_is_left_early_is_closed_at_once(model):
+    closed = []
+
+    async def endless():
+        try:
+            while True:
+                yield RESPONSE
+        finally:
+            closed.append(True)
+
+    with model.metrics_builder("train").activate_context():
+        stream = tracked(endless, **PRICES)()
+        await anext(stream)
+        await stream.aclose()
+    assert closed == [True]
+    assert (await model.log()).metrics["costs/train/llm_judge/correctness"] == 2.0
+    await model.close()
+
+
+async def test_a_response_that_tracked_calls_hand_on_is_paid_once(model):
+    async def call():
+        return {"usage": dict(RESPONSE["usage"])}
+
+    paid = art.track_api_cost(source="api", provider="acme", model_name="m", **PRICES)
+    inner = paid(call)
+
+    async def best_of_two():
+        responses = await asyncio.gather(inner(), inner())
+        return "verdict", responses[1]
+
+    middle = tracked(best_of_two, response_getter=lambda result: result[1], **PRICES)
+    outer = tracked(lambda: middle(), response_getter=lambda result: result[1], **PRICES)
+    streaming = tracked(paid(lambda: iter([RESPONSE])), **PRICES)
+    with model.metrics_builder("train").activate_context():
+        assert (await outer())[0] == "verdict"
+        assert len(list(streaming())) == 1
+        await inner()  # nobody hands this one on
+    metrics = (await model.log(split="train")).metrics
+    assert metrics["costs/train/api"] == metrics["costs/all"] == 8.0
+    await model.close()
+
+
+async def test_a_call_of_its_own_is_paid_beside_the_calls_inside_it(model):
+    inner = art.track_api_cost(source="api", provider="acme", model_name="m", **PRICES)(
+        lambda: dict(RESPONSE)
+    )
+
+    def asks_twice():
+        inner()
+        return dict(RESPONSE)
+
+    with model.metrics_builder("train").activate_context():
+        tracked(asks_twice, **PRICES)()
+    metrics = (await model.log(split="train")).metrics
+    assert metrics["costs/train/api"] == metrics["costs/train/llm_judge"] == 2.0
     await model.close()
 
 
