@@ -110,7 +110,8 @@ class Taxonomy:
         return dict(zip(names, metrics.values(), strict=True))
 
     def place(self, name: str, split: str) -> str:
-        """Return the key of a name on a split: sectioned names stay, bare ones go under it.
+        """Return the key of a name on a split: sectioned names stay, bare ones go under it, former
+        names become today's.
 
         Raises MetricError for an unknown section, a reserved or malformed key, the legacy
         `costs_...` form, and a split that is named like a section.
@@ -142,7 +143,10 @@ class Taxonomy:
             keys = tuple(self.place(name, split) for name in names)
             if len(set(keys)) != len(keys):
                 twice = next(key for key in keys if keys.count(key) > 1)
-                raise MetricError(f"metric {twice!r} is given twice, with and without its section")
+                raise MetricError(
+                    f"metric {twice!r} is given twice: with and without its section, or under a "
+                    "former name too"
+                )
             if len(self._many) >= _REMEMBERED:
                 self._many.clear()
             placed = self._many[split, names] = (keys, keys == names)
@@ -157,13 +161,18 @@ class Taxonomy:
             )
         section, _, rest = name.partition("/")
         if not rest:
-            return f"{split}/{name}"
+            return self.resolve(f"{split}/{name}")
         if section not in self.sections and section != split:
             raise MetricError(
                 unknown("metric section", section, self.sections) + f" (in {name!r})",
                 "A bare name goes under the split; a plugin may register a section.",
             )
-        if "cum" in name.split("/")[1:] or self.spec(name).derived:
+        name = self.resolve(name)
+        if (
+            "cum" in name.split("/")[1:]
+            or self.spec(name).derived
+            or name.startswith("costs/all/")  # the sum of everything has nothing of its own
+        ):
             raise MetricError(
                 f"metric {name!r} is reserved", "The core derives it from what is logged."
             )
@@ -189,7 +198,8 @@ def cumulative_key(key: str) -> str:
     `time/cum/trainer_s`.
     """
     section, _, rest = key.partition("/")
-    return f"{section}/cum/{rest.removeprefix('step_')}"
+    # Of costs it would make one of two: `costs/step_judge` and `costs/judge`.
+    return f"{section}/cum/{rest if section == 'costs' else rest.removeprefix('step_')}"
 
 
 def number(name: str, value: Any) -> float:

@@ -102,6 +102,33 @@ def test_old_names_resolve_and_canonical_ones_stay():
     assert taxonomy.direction("costs/train/judge") == "lower"
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "key"),
+    [
+        ("time/step_rollout_s", "train", "time/step_actor_s"),
+        ("train/group/difficulty", "train", "reward/group_difficulty"),
+        ("reward", "train", "reward/mean"),
+        ("reward", "val", "val/reward"),
+        ("val/group/difficulty", "val", "val/group_difficulty"),
+    ],
+)
+def test_what_is_logged_under_a_former_name_is_written_under_todays(name, split, key):
+    assert taxonomy.place(name, split) == key
+
+
+def test_a_former_name_beside_todays_is_an_error():
+    with pytest.raises(MetricError, match="'time/step_actor_s' is given twice"):
+        place_all(taxonomy, {"time/step_actor_s": 1.0, "time/step_rollout_s": 2.0}, "train")
+    with pytest.raises(MetricError, match="'time/cum/actor_s' is reserved"):
+        taxonomy.place("time/cum/rollout_s", "train")
+
+
+def test_nothing_lies_below_the_sum_of_all_costs():
+    with pytest.raises(MetricError, match="'costs/all/judge' is reserved"):
+        taxonomy.place("costs/all/judge", "train")
+    assert taxonomy.place("costs/train/all/judge", "train") == "costs/train/all/judge"
+
+
 def test_no_alias_is_a_canonical_name():
     assert not set(ALIASES) & {spec.key for spec in SPECS}
 
@@ -117,4 +144,5 @@ def test_a_plugin_adds_sections_and_an_unequal_twin_is_a_conflict():
 def test_a_cumulative_key_drops_the_step_of_its_leaf():
     assert cumulative_key("time/step_trainer_s") == "time/cum/trainer_s"
     assert cumulative_key("costs/train/judge") == "costs/cum/train/judge"
+    assert cumulative_key("costs/step_judge") == "costs/cum/step_judge"
     assert cumulative_key("throughput/step_actor_idle_s") == "throughput/cum/actor_idle_s"
