@@ -17,9 +17,10 @@ import attrs
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.metrics.history import HistoryLog
-from art_core.metrics.ledger import NOTHING, Ledger, Taken, added
+from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.samples import added
 from art_core.metrics.seen import Seen
 from art_core.metrics.summarize import count, scenario_ids, summarize
 from art_core.metrics.summary_keeper import SummaryKeeper

@@ -57,7 +57,7 @@ class TokenRates:
 def price(usage: TokenUsage, rates: TokenRates) -> float:
     """US dollars for tokens at rates that cover them."""
     fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
-    short = usage.cache_write_tokens - usage.cache_write_1h_tokens
+    short = max(0, usage.cache_write_tokens - usage.cache_write_1h_tokens)
     read_rate = _first(rates.cache_read_per_million, rates.input_per_million)
     write_rate = _first(rates.cache_write_per_million, rates.input_per_million)
     return (

@@ -135,28 +135,30 @@ class MetricsBuilder:
         model_name: str,
         rates: TokenRates | None = None,
     ) -> float | None:
-        """Price tokens and add them at `costs/<context>/<source>`; return US dollars, or None when
-        unpriced.
+        """Price tokens and add them at `costs/<context>/<source>`, or where they fit in if that is
+        a leaf's parent or child in the run; return US dollars, or None when unpriced.
 
         Unpriced calls are counted in `data/step_unpriced_calls` and said once a model.
         """
-        path = f"{self.context or 'train'}/{source}"
-        leaf = self.ledger.cost_leaf(path)
         usage = self.prices.believed(provider, usage)
         usd, rates = self.prices.quote(provider, model_name, usage, rates)
-        if usd is None:
-            self.add_unpriced()
-        else:
-            self.add_cost(path, usd)
-        self.ledger.add_receipt(token_receipt(leaf, provider, model_name, usage, usd, rates))
+        with self.ledger.one_row():
+            leaf = self.ledger.paid_leaf(f"{self.context or 'train'}/{source}")
+            if usd is None:
+                self.add_unpriced()
+            else:
+                self.ledger.add(self.context, leaf, usd)
+            self.ledger.add_receipt(token_receipt(leaf, provider, model_name, usage, usd, rates))
         return usd
 
     def add_gpu_time(self, time: GpuTime) -> float | None:
         """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced."""
         usd, rates = self.prices.quote_gpu(time)
-        if usd is not None:
-            self.add_cost("gpu", usd)
-        self.ledger.add_receipt(gpu_receipt("costs/gpu", time, usd, rates))
+        with self.ledger.one_row():
+            leaf = self.ledger.paid_leaf("gpu")
+            if usd is not None:
+                self.ledger.add(self.context, leaf, usd)
+            self.ledger.add_receipt(gpu_receipt(leaf, time, usd, rates))
         return usd
 
     def add_unpriced(self) -> None:

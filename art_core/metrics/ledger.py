@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
+import os
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from weakref import WeakSet
 
 import attrs
 
 from art_core.costs.receipt import Receipt
 from art_core.errors import MetricError
 from art_core.metrics.rollup import Totals, ancestors, check_leaf, fitting, leaves_of_totals
+from art_core.metrics.samples import Samples, combine, folded
 from art_core.metrics.taxonomy import Taxonomy, total
 
 log = logging.getLogger("art_core")
 
-Samples = dict[str, list[float]]
 _MANY = 4096
 
 
@@ -32,7 +34,7 @@ class Taken:
 NOTHING = Taken({}, (), frozenset())
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Ledger:
     """Samples not yet in a row, by context and key. Exact and safe under threads: sums are `fsum`.
 
@@ -50,16 +52,25 @@ class Ledger:
     _paths: dict[str, str] = attrs.field(factory=dict)
     _leaves: set[str] = attrs.field(factory=set)
     _parents: set[str] = attrs.field(factory=set)
-    _closed: bool = False
+    _booked_at: dict[str, str] = attrs.field(factory=dict)
+    _ended: tuple[str, str] | None = None
     _said_late: bool = False
     _lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        _ledgers.add(self)
+
+    def one_row(self) -> AbstractContextManager[object]:
+        """Hold off rows in the block: what is added there stands in one."""
+        return self._lock
+
     def learn(self, totals: Totals) -> None:
-        """Learn the cost leaves of a run's log: a new one can't conflict with them.
+        """Learn the cost leaves of a run's log, which is open: a new one can't conflict with them.
 
         What waits at a leaf that does, added before the run was open say, moves to one that fits.
         """
         with self._lock:
+            self._ended = None
             logged = leaves_of_totals(totals)
             parents = {parent for leaf in logged for parent in ancestors(leaf)}
             places = {leaf: fitting(leaf, logged, parents) for leaf in self._leaves}
@@ -87,12 +98,30 @@ class Ledger:
                 place,
             )
 
+    def _cost_key(self, path: str) -> str:
+        key = path if path.startswith("costs/") else f"costs/{path}"
+        return self.taxonomy.place(key, "train")
+
+    def paid_leaf(self, path: str) -> str:
+        """Return where money that is spent already is booked: at its path's key, else, said once,
+        at a leaf that fits beside those that there are. MetricError for what is no path of a cost.
+        """
+        leaf = self._cost_key(path)
+        with self._lock:
+            place = fitting(leaf, self._leaves, self._parents)
+            self._know(place)
+            if place != leaf and self._booked_at.get(leaf) != place:
+                self._booked_at[leaf] = place
+                log.warning(
+                    "cost %r conflicts with others of the run: it is booked at %r.", leaf, place
+                )
+        return place
+
     def cost_leaf(self, path: str) -> str:
         """Return the key of a cost path; MetricError when it conflicts with a leaf or a parent."""
         key = self._paths.get(path)
         if key is None:
-            key = path if path.startswith("costs/") else f"costs/{path}"
-            key = self.taxonomy.place(key, "train")
+            key = self._cost_key(path)
             with self._lock:
                 check_leaf(key, self._leaves, self._parents)
                 self._know(key)
@@ -119,26 +148,32 @@ class Ledger:
                 self._check_same(key, values[-1], value)
             values.append(value)
             self.waiting = True
-            if self._closed:
-                self._say_late()
+            if self._ended:
+                self._say_late(*self._ended)
             if len(values) > _MANY and self.taxonomy.spec(key).combine == "sum":
-                values[:] = _folded(values)
+                values[:] = folded(values)
 
     def close(self) -> None:
         """Take note that no further row comes: costs that still wait, or come later, are said."""
         with self._lock:
-            self._closed = True
-            self._say_late()
+            self._ended = ("the run is closed", "before model.close()")
+            self._say_late(*self._ended)
 
-    def _say_late(self) -> None:
+    def forget_the_parent(self) -> None:
+        """Begin empty in a forked process: its rows are the parent's to write, who never hears of
+        what is added here.
+        """
+        self._lock = threading.RLock()
+        self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
+        self._ended = ("this process was forked from the one that logs", "in that one")
+
+    def _say_late(self, why: str, where: str) -> None:
         samples = [item for buffer in self._samples.values() for item in buffer.items()]
         costs = {key: total(values) for key, values in samples if key.startswith("costs/")}
         if costs and not self._said_late:
             self._said_late = True
             log.warning(
-                "the run is closed, and costs from here on come into no row: %s. Add them before "
-                "model.close().",
-                costs,
+                "%s, and costs from here on come into no row: %s. Add them %s.", why, costs, where
             )
 
     def _check_same(self, key: str, before: float, value: float) -> None:
@@ -216,39 +251,15 @@ class Ledger:
 
     def combined(self, taken: Taken) -> tuple[dict[str, float], dict[str, float]]:
         """Combine the samples of each key as its spec says; apart, those that are not finite."""
-        merged: Samples = {}
-        for samples in taken.samples.values():
-            for key, values in samples.items():
-                merged.setdefault(key, []).extend(values)
-        combined: dict[str, float] = {}
-        odd: dict[str, float] = {}
-        for key, values in merged.items():
-            finite = [v for v in values if math.isfinite(v)]
-            if finite:
-                combined[key] = _combine(finite, self.taxonomy.spec(key).combine)
-            if len(finite) < len(values):
-                odd[key] = next(v for v in values if not math.isfinite(v))
-        return combined, odd
+        return combine(taken.samples.values(), self.taxonomy)
 
 
-def _folded(values: list[float]) -> list[float]:
-    odd = [v for v in values if not math.isfinite(v)]
-    return [total([v for v in values if math.isfinite(v)]), *odd[:1]]
+_ledgers: WeakSet[Ledger] = WeakSet()
 
 
-def _combine(values: list[float], rule: str) -> float:
-    if rule == "sum":
-        return total(values)
-    return total(values) / len(values) if rule == "mean" else values[-1]
+def _after_fork() -> None:
+    for ledger in list(_ledgers):
+        ledger.forget_the_parent()
 
 
-def added(
-    buffered: Mapping[str, float], given: Mapping[str, float], taxonomy: Taxonomy
-) -> dict[str, float]:
-    """Join what waited with what is given: sums add up, else what is given wins."""
-    merged = {**buffered, **given}
-    both: Collection[str] = buffered.keys() & given.keys()
-    for key in both:
-        if taxonomy.spec(key).combine == "sum":
-            merged[key] = buffered[key] + given[key]
-    return merged
+os.register_at_fork(after_in_child=_after_fork)

@@ -86,3 +86,9 @@ def test_each_device_s_price_says_where_it_is_from_and_of_when():
         assert entry["usd_per_hour"] > 0
         assert entry["source"]
         assert entry["as_of"].startswith("2026-")
+
+
+def test_more_hourly_writes_than_writes_do_not_make_a_call_cheaper():
+    odd = TokenUsage(input_tokens=1_000_000, cache_write_1h_tokens=1_000_000)
+    rates = TokenRates.of(prompt_per_million=1.0, completion_per_million=1.0)
+    assert price(odd, rates) == 2.0

@@ -277,11 +277,10 @@ async def test_a_plugin_and_an_extractor_read_a_stream_as_they_read_a_response(m
 
 
 async def test_a_stream_whose_cost_cannot_be_booked_ends_as_it_would(model, caplog):
-    model.metrics_builder().add_cost("train/llm_judge", 1.0)  # a leaf: nothing can lie below it
-    with model.metrics_builder("train").activate_context():
+    with model.metrics_builder("all").activate_context():  # the sum of everything is no context
         assert len(list(tracked(chunks, **PRICES)())) == 2
     row = await model.log(split="train")
-    assert row.metrics["costs/all"] == row.metrics["data/step_unpriced_calls"] == 1.0
+    assert row.metrics["data/step_unpriced_calls"] == 1.0
     assert "result is kept" in caplog.text
     await model.close()
 

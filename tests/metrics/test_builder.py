@@ -1,5 +1,7 @@
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -128,6 +130,83 @@ def test_what_comes_into_no_row_any_more_is_said_once(build, ledger, caplog):
         build().add_cost("train/judge", 0.25)
     assert caplog.text.count("the run is closed") == 1
     assert "{'costs/train/judge': 0.25}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "source", "booked"),
+    [("train/judge", "judge/style", "judge"), ("train/judge/style", "judge", "judge/other")],
+)
+def test_what_is_paid_already_is_booked_where_it_fits_and_said_once(
+    build, ledger, caplog, before, source, booked
+):
+    build().add_cost(before, 1.0)
+    build().register_model_pricing("m", prompt_per_million=1.0, completion_per_million=1.0)
+    usage = TokenUsage(input_tokens=1_000_000)
+    for _ in range(2):
+        build("train").add_usage(source, usage, provider="acme", model_name="m")
+    taken = ledger.take("train")
+    assert sum(ledger.combined(taken)[0].values()) == 3.0
+    assert [(r.leaf, r.calls, r.usd) for r in taken.receipts] == [(f"costs/train/{booked}", 2, 2.0)]
+    assert caplog.text.count(f"it is booked at 'costs/train/{booked}'") == 1
+    with pytest.raises(MetricError, match="is reserved"):
+        build("all").add_usage("judge", usage, provider="acme", model_name="m")
+
+
+def test_device_time_is_booked_beside_costs_below_the_device(build, ledger):
+    build().add_cost("gpu/idle", 1.0)
+    build().add_gpu_time(art.GpuTime(device="card", seconds=3600, usd_per_hour=2.0))
+    assert flush(ledger) == {"costs/gpu/idle": 1.0, "costs/gpu/other": 2.0}
+
+
+def test_a_cost_and_its_receipt_stand_in_one_row(build, ledger):
+    build().register_model_pricing("m", prompt_per_million=1.0, completion_per_million=1.0)
+    usage = TokenUsage(input_tokens=1_000_000)
+    rows, done = [], threading.Event()
+
+    def take():
+        while not done.is_set():
+            rows.append(ledger.take("train"))
+
+    def buy():
+        for _ in range(2_000):
+            build("train").add_usage("judge", usage, provider="acme", model_name="m")
+
+    with ThreadPoolExecutor(5) as pool:
+        pool.submit(take)
+        for buyer in [pool.submit(buy) for _ in range(3)]:
+            buyer.result()
+        done.set()
+    rows.append(ledger.take("train"))
+    booked = [sum(ledger.combined(row)[0].values()) for row in rows]
+    assert sum(booked) == 6_000.0
+    assert booked == [sum(receipt.usd for receipt in row.receipts) for row in rows]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_what_a_forked_process_adds_is_said_there_and_stays_out_of_the_parents_rows(
+    build, ledger, caplog
+):
+    build().add_cost("train/judge", 0.25)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - in another process
+        build().add_cost("train/tool", 0.5)
+        os.write(writing, caplog.text.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        text = said.read()
+    os.waitpid(child, 0)
+    assert "forked from the one that logs" in text
+    assert "{'costs/train/tool': 0.5}" in text
+    assert flush(ledger) == {"costs/train/judge": 0.25}
+
+
+def test_a_model_that_logs_in_a_forked_process_is_open_there(build, ledger, caplog):
+    ledger.forget_the_parent()
+    ledger.learn({})
+    build().add_cost("train/judge", 0.25)
+    assert not caplog.text
 
 
 def test_receipts_say_what_was_paid_for_and_come_back_with_a_restored_row(build, ledger):
