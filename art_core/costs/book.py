@@ -37,7 +37,8 @@ class PriceBook:
     _registered: dict[str, TokenRates] = attrs.field(factory=dict)
     _extractors: dict[str, Callable[[Any], float | None]] = attrs.field(factory=dict)
     _said: set[str] = attrs.field(factory=set)
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
+    # Reentrant: a stream that is dropped while this is held may have something to say, too.
+    _lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
 
     def register(self, model: str, **per_million: float) -> None:
         """Set a model's prices; ConfigError for names other than those of `TokenRates.of`."""
@@ -73,9 +74,19 @@ class PriceBook:
             )
 
     def usage(self, response: Any, provider: str) -> TokenUsage:
-        """Read a response's tokens, and the cost if an extractor or the provider says it."""
+        """Read a response's tokens, and the cost if an extractor or the provider says it.
+
+        An extractor that fails is said once, and the tokens count.
+        """
         usage = self.tokens(response, provider) or TokenUsage()
-        said = self.extracted(response, provider)
+        try:
+            said = self.extracted(response, provider)
+        except Exception as error:
+            self.say_once(
+                f"the cost extractor of {provider!r} failed ({type(error).__name__}: {error}); "
+                "its calls are priced by their tokens"
+            )
+            said = None
         return usage if said is None else attrs.evolve(usage, cost_usd=said)
 
     def tokens(self, response: Any, provider: str) -> TokenUsage | None:

@@ -119,3 +119,12 @@ def test_a_cost_that_cannot_be_one_is_said_and_the_price_counts(book, caplog, sa
     assert believed == TokenUsage(input_tokens=1_000_000)
     assert caplog.text.count("US dollars: unused") == 1
     assert book.believed("acme", TokenUsage(cost_usd="0.5")).cost_usd == 0.5
+
+
+def test_an_extractor_that_fails_leaves_the_tokens_to_be_priced(book, caplog):
+    book.register_extractor("acme", lambda response: response["bill"]["usd"])
+    for _ in range(2):
+        assert book.usage("a million", "acme") == MILLION
+    assert caplog.text.count("the cost extractor of 'acme' failed (TypeError") == 1
+    book.register_extractor("acme", lambda response: 0.25)
+    assert book.usage("a million", "acme").cost_usd == 0.25
