@@ -98,7 +98,8 @@ def asking_for_tokens(request: dict[str, Any]) -> dict[str, Any]:
     the context of the active metrics builder, "train" or "eval", in a header.
     """
     extra = {"return_token_ids": True} | (request.get("extra_body") or {})
-    asking = {"logprobs": True} | request | {"extra_body": extra}
+    # Code around a client passes on what it was not told, as None or a sentinel of openai's.
+    asking = request | {"logprobs": request.get("logprobs") is not False, "extra_body": extra}
     builder = active_builder.get()
     if builder is not None and builder.context:
         said = {CONTEXT_HEADER: builder.context} | (request.get("extra_headers") or {})

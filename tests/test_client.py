@@ -3,6 +3,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import openai
 import orjson
 import pytest
 
@@ -136,6 +137,12 @@ async def test_what_the_user_puts_into_the_request_is_kept(server, client):
     assert (asked["return_token_ids"], asked["logprobs"]) == (False, False)
     assert server.headers[0]["X-Own"] == "1"
     assert body == {"chat_template_kwargs": {"thinking": False}, "return_token_ids": False}
+
+
+@pytest.mark.parametrize("left_out", [None, openai.NOT_GIVEN, openai.omit])
+async def test_a_parameter_that_is_passed_on_but_left_out_is_asked_for(server, client, left_out):
+    await create(client, logprobs=left_out, extra_body=left_out, extra_headers=left_out)
+    assert server.asked[0]["logprobs"] is server.asked[0]["return_token_ids"] is True
 
 
 async def test_an_endpoint_without_token_ids_gives_choices_without_them(server, client):
