@@ -77,7 +77,7 @@ class _Meter:
         @functools.wraps(function)
         def tracked(*args: Any, **kwargs: Any) -> Any:
             builder = self._before()
-            with _calls_inside() as counted:
+            with self._calls_inside(builder) as counted:
                 result = function(*args, **kwargs)
             if inspect.isawaitable(result):
                 # Such as a method of AsyncOpenAI, which looks at its arguments before it is async.
@@ -104,7 +104,7 @@ class _Meter:
         return tracked_async
 
     async def _awaited(self, builder: MetricsBuilder | None, call: Awaitable[Any]) -> Any:
-        with _calls_inside() as counted:
+        with self._calls_inside(builder) as counted:
             result = await call
         return self._after(builder, result, counted)
 
@@ -130,14 +130,35 @@ class _Meter:
                 tokens=lambda part: builder.prices.tokens(part, self.provider),
                 cost=lambda part: builder.prices.extracted(part, self.provider),
             )
-        self._add(builder, lambda: self._usage(builder, result, counted))
+        response_of = self.getter or _itself
+        self._add(builder, lambda: self._usage(builder, response_of(result), counted))
         return result
 
+    @contextmanager
+    def _calls_inside(self, builder: MetricsBuilder | None) -> Iterator[list[Any]]:
+        """Collect the responses that tracked calls inside the block count, in tasks and threads
+        that it begins, too: a function that hands on the response of another is not paid twice.
+
+        Of a call that was answered and then failed, as OpenAI's `parse` does at a cut answer, the
+        error tells the `completion` that was paid.
+        """
+        counted: list[Any] = []
+        token = _counted.set(counted)
+        paid = None
+        try:
+            yield counted
+        except Exception as error:
+            paid = getattr(error, "completion", None)
+            raise
+        finally:
+            _counted.reset(token)
+            if builder is not None and paid is not None:
+                self._add(builder, lambda: self._usage(builder, paid, counted))
+
     def _usage(
-        self, builder: MetricsBuilder, result: Any, counted: Sequence[Any]
+        self, builder: MetricsBuilder, response: Any, counted: Sequence[Any]
     ) -> TokenUsage | None:
         """Return what a response used; None for one that a tracked call inside has counted."""
-        response = result if self.getter is None else self.getter(result)
         outer = _counted.get()
         if outer is not None:
             outer.append(response)
@@ -161,17 +182,8 @@ class _Meter:
 _counted: ContextVar[list[Any] | None] = ContextVar("art_counted_responses", default=None)
 
 
-@contextmanager
-def _calls_inside() -> Iterator[list[Any]]:
-    """Collect the responses that tracked calls inside the block count, in tasks and threads that it
-    begins, too: a function that hands on the response of another is not paid twice.
-    """
-    counted: list[Any] = []
-    token = _counted.set(counted)
-    try:
-        yield counted
-    finally:
-        _counted.reset(token)
+def _itself(result: Any) -> Any:
+    return result
 
 
 @functools.cache

@@ -231,6 +231,32 @@ async def test_a_response_that_tracked_calls_hand_on_is_paid_once(model):
     await model.close()
 
 
+class CutError(Exception):
+    """As openai.LengthFinishReasonError, which `parse` raises at an answer that was cut off."""
+
+    completion = RESPONSE
+
+
+async def test_an_answer_that_a_client_paid_and_then_refused_is_paid_once(model):
+    async def parse():
+        raise CutError
+
+    def fail():
+        raise ValueError
+
+    inner = tracked(parse, **PRICES)
+    outer = tracked(lambda: inner(), response_getter=lambda result: result.verdict, **PRICES)
+    with model.metrics_builder("train").activate_context():
+        with pytest.raises(CutError):
+            await outer()
+        with pytest.raises(ValueError):
+            tracked(fail, **PRICES)()
+    metrics = (await model.log(split="train")).metrics
+    assert metrics["costs/all"] == 2.0
+    assert "data/step_unpriced_calls" not in metrics
+    await model.close()
+
+
 async def test_a_call_of_its_own_is_paid_beside_the_calls_inside_it(model):
     inner = art.track_api_cost(source="api", provider="acme", model_name="m", **PRICES)(
         lambda: dict(RESPONSE)
