@@ -199,6 +199,8 @@ class Plugins:
             totals_of_the_run = [k for k in answer if "/cum/" in k]
             if totals_of_the_run:
                 raise MetricError(f"{totals_of_the_run[0]!r} is a total, which the core keeps")
+            if of_costs := [k for k in answer if k.startswith("costs/")]:
+                raise MetricError(f"{of_costs[0]!r} would be among the dollars that were paid")
             return {k if "/" in k else f"{split}/{k}": float(v) for k, v in answer.items()}
 
         derived: dict[str, float] = {}

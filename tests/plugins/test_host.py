@@ -296,6 +296,12 @@ def test_a_plugin_that_derives_a_total_is_told_whose_it_is(host):
     assert "'costs/cum/x' is a total, which the core keeps" in str(plugins.problems["bad"])
 
 
+def test_what_a_plugin_derives_is_no_cost(host):
+    plugins = host(art_rollup=lambda: {"costs/per_point": 1.0})
+    assert "costs/per_point" not in plugins.rollup({}, {}, "train", ())
+    assert "'costs/per_point' would be among the dollars" in str(plugins.problems["bad"])
+
+
 def test_a_plugins_metrics_join_the_catalogue():
     plugins = art.Plugins()
     spec = art.MetricSpec(key="judge/agreement", unit="share", help="with people")
