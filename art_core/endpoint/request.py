@@ -100,12 +100,10 @@ class ChatRequest:
     template_options: dict[str, Any] = attrs.field(factory=dict)
 
 
-def chat_request(body: Any) -> ChatRequest:
-    """Check a decoded JSON body; raises RequestError. `null` means the same as leaving a parameter
-    out.
+def chat_request(body: Mapping[str, Any]) -> ChatRequest:
+    """Check a decoded JSON object; raises RequestError. `null` means the same as leaving a
+    parameter out.
     """
-    if not isinstance(body, Mapping):
-        raise RequestError(400, "the body must be a JSON object", None, "invalid_json")
     given = {name: value for name, value in body.items() if value is not None}
     _check_names(given)
     model = given.get("model")

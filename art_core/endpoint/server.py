@@ -1,32 +1,39 @@
-"""The endpoint's HTTP side: routes, keys, limits and errors, in Starlette. Import it only to
-serve.
-"""
+"""The endpoint's HTTP side: its routes, in Starlette. Import it only to serve."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import orjson
 from starlette.applications import Starlette  # noqa: TID253
 from starlette.exceptions import HTTPException  # noqa: TID253
-from starlette.requests import ClientDisconnect, Request  # noqa: TID253
+from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response, StreamingResponse  # noqa: TID253
 from starlette.routing import Route  # noqa: TID253
 
 from art_core.endpoint.chat import Prepared, prepare, served_model, unknown_model
 from art_core.endpoint.engine import CONTEXT_HEADER, ModelNames, request_context
 from art_core.endpoint.errors import RequestError
+from art_core.endpoint.http import (
+    MAX_BODY_BYTES,
+    Handler,
+    bearer_key,
+    guarded,
+    json_body,
+    json_response,
+    only,
+    unless_gone,
+)
 from art_core.endpoint.request import chat_request
 from art_core.endpoint.response import chunks, completion
 from art_core.endpoint.sampling import sample
 from art_core.endpoint.transcripts import MAX_IDS, Transcripts
-from art_core.errors import ArtError
 
-Handler = Callable[[Request], Awaitable[Response]]
+ROUTES = ("/v1/chat/completions", "/v1/models", "/health")
 
 
 def create_app(
@@ -34,7 +41,7 @@ def create_app(
     *,
     api_key: str | None,
     request_timeout_s: float = 600.0,
-    max_body_bytes: int = 16 << 20,
+    max_body_bytes: int = MAX_BODY_BYTES,
     remembered_ids: int = MAX_IDS,
 ) -> Starlette:
     """Make the application. `api_key` None serves everyone; /health needs no key.
@@ -46,11 +53,11 @@ def create_app(
     routes = _Routes(models, request_timeout_s, max_body_bytes, transcripts)
     table = [
         Route("/health", routes.health, methods=["GET"]),
-        Route("/v1/models", _guarded(routes.list_models, api_key), methods=["GET"]),
-        Route("/v1/models/{name:path}", _guarded(routes.one_model, api_key), methods=["GET"]),
-        Route("/v1/chat/completions", _guarded(routes.chat_completions, api_key), methods=["POST"]),
+        Route("/v1/models", _keyed(routes.list_models, api_key), methods=["GET"]),
+        Route("/v1/models/{name:path}", _keyed(routes.one_model, api_key), methods=["GET"]),
+        Route("/v1/chat/completions", _keyed(routes.chat_completions, api_key), methods=["POST"]),
     ]
-    return Starlette(routes=table, exception_handlers={HTTPException: _http_error})
+    return Starlette(routes=table, exception_handlers={HTTPException: only(*ROUTES)})
 
 
 class _Routes:
@@ -67,20 +74,22 @@ class _Routes:
         self._transcripts = transcripts
 
     async def health(self, _: Request) -> Response:
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def list_models(self, _: Request) -> Response:
-        return _json({"object": "list", "data": [_model(name) for name in self._models.names()]})
+        return json_response(
+            {"object": "list", "data": [_model(name) for name in self._models.names()]}
+        )
 
     async def one_model(self, http: Request) -> Response:
         name = http.path_params["name"]
         if name not in self._models.names():
             raise unknown_model(name, self._models)
-        return _json(_model(name))
+        return json_response(_model(name))
 
     async def chat_completions(self, http: Request) -> Response:
         request_context.set(http.headers.get(CONTEXT_HEADER, ""))
-        request = chat_request(await _body(http, self._max_body_bytes))
+        request = chat_request(await json_body(http, self._max_body_bytes))
         try:
             async with asyncio.timeout(self._timeout_s):
                 served = await served_model(self._models, request.model)
@@ -102,16 +111,7 @@ class _Routes:
             async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:
                 return await completion(prepared, steps)
 
-        work, gone = asyncio.create_task(collect()), asyncio.create_task(_disconnected(http))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                return Response(status_code=499)
-            return _json(work.result())
-        finally:
-            work.cancel()
-            gone.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+        return json_response(await unless_gone(http, collect()))
 
     async def _events(self, prepared: Prepared) -> AsyncGenerator[bytes, None]:
         async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:
@@ -130,31 +130,16 @@ async def _after(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGene
             yield _event(error.body())
 
 
-def _guarded(handler: Handler, api_key: str | None) -> Handler:
-    async def guarded(http: Request) -> Response:
-        try:
-            _check_key(http, api_key)
-            return await handler(http)
-        except RequestError as error:
-            return _json(error.body(), error.status)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except ArtError as error:
-            return _json(RequestError(503, str(error), None, "engine_error").body(), 503)
-        except Exception as error:
-            failure = RequestError(500, f"{type(error).__name__}: {error}", None, "internal_error")
-            return _json(failure.body(), 500)
+def _keyed(handler: Handler, api_key: str | None) -> Handler:
+    async def keyed(http: Request) -> Response:
+        _check_key(http, api_key)
+        return await handler(http)
 
-    return guarded
+    return guarded(keyed)
 
 
 def _check_key(http: Request, api_key: str | None) -> None:
-    if api_key is None:
-        return
-    scheme, _, key = http.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(
-        key.strip().encode(), api_key.encode()
-    ):
+    if api_key is not None and not hmac.compare_digest(bearer_key(http).encode(), api_key.encode()):
         raise RequestError(
             401,
             "wrong or missing API key; send the endpoint's key as 'Authorization: Bearer ...'",
@@ -163,41 +148,9 @@ def _check_key(http: Request, api_key: str | None) -> None:
         )
 
 
-async def _body(http: Request, limit: int) -> Any:
-    body = bytearray()
-    async for part in http.stream():
-        body += part
-        if len(body) > limit:
-            raise RequestError(
-                413, f"the body is larger than {limit} bytes", None, "body_too_large"
-            )
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"the body is not JSON: {error}", None, "invalid_json") from None
-
-
-async def _disconnected(http: Request) -> None:
-    # Once the body is read, http.disconnect is the one message that can come.
-    await http.receive()
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    known = "/v1/chat/completions, /v1/models, /health"
-    body = RequestError(
-        error.status_code, f"{error.detail}; this endpoint has {known}", None, "not_found"
-    ).body()
-    return _json(body, error.status_code)
-
-
 def _event(value: Any) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "art-core"}
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")

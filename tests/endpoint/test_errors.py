@@ -161,6 +161,11 @@ async def test_an_unknown_path_is_answered_in_the_same_shape(http) -> None:
     assert (await http.get("/chat/completions")).status_code == 405
 
 
+async def test_a_client_of_the_responses_api_is_told_what_to_choose_instead(client) -> None:
+    with pytest.raises(openai.NotFoundError, match="chat completions instead of the Responses API"):
+        await client.responses.create(model="agent", input="hi")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failing_engine_is_a_503_with_the_reason(engine, ask, stream) -> None:
     engine.failure = EngineError("out of memory", "Lower max_batch_size")

@@ -1,0 +1,105 @@
+"""What routes share: bodies, keys, errors and clients that go away, in Starlette. Import it only to
+serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import orjson
+from starlette.exceptions import HTTPException  # noqa: TID253
+from starlette.requests import ClientDisconnect, Request  # noqa: TID253
+from starlette.responses import Response  # noqa: TID253
+
+from art_core.endpoint.errors import RequestError
+from art_core.errors import ArtError
+
+Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
+MAX_BODY_BYTES = 16 << 20
+
+
+def guarded(handler: Handler) -> Handler:
+    """Return a handler whose errors are answers of OpenAI's shape."""
+
+    async def answered(http: Request) -> Response:
+        try:
+            return await handler(http)
+        except RequestError as error:
+            return json_response(error.body(), error.status)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except ArtError as error:
+            body = RequestError(503, str(error), None, "engine_error").body()
+            return json_response(body, 503)
+        except Exception as error:
+            failure = RequestError(500, f"{type(error).__name__}: {error}", None, "internal_error")
+            return json_response(failure.body(), 500)
+
+    return answered
+
+
+def bearer_key(http: Request) -> str:
+    """Return the key that a request came with; "" without one."""
+    scheme, _, key = http.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+async def json_body(http: Request, limit: int = MAX_BODY_BYTES) -> dict[str, Any]:
+    """Read a JSON object of at most `limit` bytes; raises RequestError."""
+    body = bytearray()
+    async for part in http.stream():
+        body += part
+        if len(body) > limit:
+            raise RequestError(
+                413, f"the body is larger than {limit} bytes", None, "body_too_large"
+            )
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, f"the body is not JSON: {error}", None, "invalid_json") from None
+    if not isinstance(value, dict):
+        raise RequestError(400, "the body must be a JSON object", None, "invalid_json")
+    return value
+
+
+async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what comes of some work, once the body is read; a client that disconnects cancels it,
+    and ClientDisconnect is raised.
+    """
+    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(http))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _disconnected(http: Request) -> None:
+    # Once the body is read, http.disconnect is the one message that can come.
+    await http.receive()
+
+
+def only(*routes: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return the handler of requests to other routes than an application has: it names these."""
+
+    async def refuse(http: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        reason = f"{error.detail}; this endpoint has {', '.join(routes)}"
+        if http.url.path.endswith("/responses"):
+            reason += ". Have your client use chat completions instead of the Responses API"
+        body = RequestError(error.status_code, reason, None, "not_found").body()
+        return json_response(body, error.status_code)
+
+    return refuse
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Return an answer in JSON."""
+    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
