@@ -50,9 +50,9 @@ def block_mask(layout: Layout, *, compiled: bool) -> Any:
 
     if NOTE not in layout.notes:
         size, device = len(layout.positions_S), layout.positions_S.device
-        layout.notes[NOTE] = create_block_mask(
-            mask_mod(layout), None, None, size, size, device=str(device), _compile=compiled
-        )
+        make: Any = _compiled("create_block_mask") if compiled else create_block_mask
+        with torch.no_grad():
+            layout.notes[NOTE] = make(mask_mod(layout), None, None, size, size, device=str(device))
     return layout.notes[NOTE]
 
 
@@ -70,7 +70,7 @@ def flex_packed(
     """
     from torch.nn.attention.flex_attention import flex_attention
 
-    attend: Any = _compiled() if compiled else flex_attention
+    attend: Any = _compiled("flex_attention") if compiled else flex_attention
     output = attend(
         q_BNSD.contiguous(),
         k_BMSD.contiguous(),
@@ -83,10 +83,11 @@ def flex_packed(
 
 
 @functools.cache
-def _compiled() -> Callable[..., Tensor]:
-    from torch.nn.attention.flex_attention import flex_attention
+def _compiled(name: str) -> Callable[..., Any]:
+    from torch.nn.attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    compiled: Callable[..., Any] = torch.compile(getattr(flex_attention, name), dynamic=True)
+    return compiled
 
 
 @functools.cache

@@ -37,6 +37,19 @@ def test_blocks_that_no_token_attends_to_are_left_out():
     assert flex.block_mask(packed, compiled=False) is mask
 
 
+def test_its_mask_is_compiled_by_the_way_that_torch_keeps(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(options) or f)
+    flex._compiled.cache_clear()
+    packed = layout("one group")
+    mask = flex.block_mask(packed, compiled=True)  # a warning would be an error
+    flex._compiled.cache_clear()
+    assert compiled == [{"dynamic": True}]
+    assert torch.equal(
+        mask.to_dense(), flex.block_mask(layout("one group"), compiled=False).to_dense()
+    )
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_outputs_equal_those_of_a_dense_mask(name):
@@ -55,6 +68,7 @@ def test_a_cpu_has_no_compiled_kernel():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Triton, about its own settings
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", LAYOUTS)
