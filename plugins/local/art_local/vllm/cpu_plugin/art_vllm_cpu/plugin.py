@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 
+from art_vllm_cpu.differences import difference
+
 # Children of vLLM's own logger, so that its handler shows them.
 log = logging.getLogger("vllm.art_cpu_lora")
 
 STOCK = "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
-OURS = "art_vllm_cpu_lora.wrapper.GroupedPunicaWrapper"
+OURS = "art_vllm_cpu.lora.GroupedPunicaWrapper"
 # Parameters of what the wrapper overrides, as vLLM 0.32 has them.
 LINEAR = "y, x, lora_a_stacked, lora_b_stacked, scale"
 EXPECTED = {
@@ -27,46 +29,60 @@ PROPERTIES = ("token_lora_indices", "sampler_indices")
 
 
 def register() -> None:
-    """Have vLLM's CPU platform use the grouped wrapper; leave every other platform as it is.
+    """Have vLLM's CPU platform use the grouped wrapper, and its model runner take back the draws
+    that it drops; leave every other platform as it is.
 
-    May be called several times. Where vLLM is not what this was written for, the stock operations
-    stay, and a warning says why.
+    May be called several times. Where vLLM is not what a part was written for, that part leaves it
+    as it is, and a warning says why.
     """
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return
     platform = type(current_platform)
-    chosen = platform.get_punica_wrapper()
-    if chosen == OURS:
+    if platform.get_punica_wrapper.__module__ == __name__:
         return
-    if problem := mismatch(chosen):
+    stock = platform.get_punica_wrapper()
+    problem = mismatch(stock)
+    if problem:
         log.warning(
-            "art-vllm-cpu-lora leaves vLLM's LoRA operations as they are: %s. Do not send requests "
-            "for the base model and for an adapter to this server at the same time: stock vLLM "
-            "0.32 mixes them up on CPU. A release of art-local for this vLLM mends it.",
+            "art-vllm-cpu leaves vLLM's LoRA operations as they are: %s. Do not send requests for "
+            "the base model and for an adapter to this server at the same time: stock vLLM 0.32 "
+            "mixes them up on CPU. A release of art-local for this vLLM mends it.",
             problem,
         )
-        return
-    platform.get_punica_wrapper = classmethod(lambda _: OURS)
-    log.info("LoRA on CPU: one matrix product an adapter, tokens without one are skipped")
+    else:
+        log.info("LoRA on CPU: one matrix product an adapter, tokens without one are skipped")
+
+    def get_punica_wrapper(_: type) -> str:
+        _mend_seeds()
+        return stock if problem else OURS
+
+    platform.get_punica_wrapper = classmethod(get_punica_wrapper)
+
+
+def _mend_seeds() -> None:
+    # Only a worker asks for the wrapper, and only there is the runner needed: its import takes a
+    # second.
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    from art_vllm_cpu.seeds import mend
+
+    mend(CPUModelRunner)
 
 
 def mismatch(chosen: str) -> str | None:
-    """Return what differs between this vLLM and the one that was expected; None when nothing."""
+    """Return what differs between this vLLM's LoRA and the one that was expected; None when nothing
+    does.
+    """
     if chosen != STOCK:
         return f"this platform computes LoRA with {chosen}, expected {STOCK}"
     try:
         from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU as Stock
     except ImportError as error:
         return f"{STOCK} cannot be imported ({error})"
-    for name, parameters in EXPECTED.items():
-        method = getattr(Stock, name, None)
-        if method is None:
-            return f"PunicaWrapperCPU has no {name}"
-        found = ", ".join(inspect.signature(method).parameters)
-        if found != parameters:
-            return f"PunicaWrapperCPU.{name} takes ({found}), expected ({parameters})"
+    if found := difference(Stock, EXPECTED):
+        return found
     for name in PROPERTIES:
         if not isinstance(inspect.getattr_static(Stock, name, None), property):
             return f"PunicaWrapperCPU has no property {name}"

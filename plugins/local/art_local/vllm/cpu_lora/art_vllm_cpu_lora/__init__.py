@@ -1,1 +1,0 @@
-"""A vLLM plugin that computes LoRA on CPU with one matrix product an adapter."""
