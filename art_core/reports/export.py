@@ -23,8 +23,10 @@ def export(history: Path, taxonomy: Taxonomy, form: str, out: Path) -> int:
     """Write a log to a file, whole or not at all, and return how many rows it has.
 
     CSV and Parquet have a column a key and are blank where a row has none; JSON lines hold the rows
-    with their receipts. Raises ConfigError when Parquet's library is missing.
+    with their receipts. Raises ConfigError when Parquet's library is missing, or `out` is the log.
     """
+    if out.exists() and out.samefile(history):
+        raise ConfigError(f"{out} is the run's own log", "Export it to another file.")
     aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         count = FORMATS[form](lambda: _rows(history, taxonomy), aside)

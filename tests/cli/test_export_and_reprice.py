@@ -31,6 +31,13 @@ def test_the_ending_says_the_format_unless_told(run, art_command, tmp_path, name
     assert out.read_text().startswith(first)
 
 
+def test_a_log_is_not_written_over_by_what_is_exported_from_it(run, art_error):
+    log = run / "history.jsonl"
+    before = log.read_bytes()
+    assert "is the run's own log" in art_error("export", "a", "--format", "csv", "--out", str(log))
+    assert log.read_bytes() == before
+
+
 def cells(printed):
     return [line.split() for line in printed.splitlines()]
 
