@@ -197,7 +197,7 @@ def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
         # transformers refuses to save a model that calls itself quantized
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.load_state_dict(source.state_dict())
         model.tie_weights()

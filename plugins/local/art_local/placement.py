@@ -4,6 +4,8 @@ says.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import attrs
 import torch  # noqa: TID253
 
@@ -64,6 +66,13 @@ def _device(asked: str | None) -> torch.device:
             unknown("device", asked, here, known_as="here"), remedy if device.type == "cuda" else ""
         )
     return device
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Leave torch's global random states as they were: the CPU's and this device's. Those of other
+    CUDA devices are not touched, which would initialize each of them.
+    """
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 
 from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
-from art_local.placement import Placement, placement
+from art_local.placement import Placement, placement, random_state_kept
 from art_local.quiet import quiet_transformers
 from art_local.vllm.environment import installed
 
@@ -108,7 +108,7 @@ class UnslothLoader:
         from unsloth import FastLanguageModel
 
         longest = self.max_seq_length or _context_length(directory)
-        with quiet_transformers(), torch.random.fork_rng():
+        with quiet_transformers(), random_state_kept(placement.device):
             model, _ = FastLanguageModel.from_pretrained(
                 str(directory),
                 max_seq_length=longest,

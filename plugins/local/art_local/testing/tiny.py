@@ -43,7 +43,7 @@ def save_tiny_model(directory: Path | str, *, seed: int = 0, context_length: int
         eos_token_id=256 + SPECIAL_TOKENS.index("<|im_end|>"),
         pad_token_id=256 + SPECIAL_TOKENS.index("<|pad|>"),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(directory)

@@ -38,7 +38,7 @@ def save_random_adapter(model: Path, directory: Path, *, seed: int, rank: int = 
 
     from art_local.quiet import quiet_transformers
 
-    with quiet_transformers(), torch.random.fork_rng():
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from art_local.loader import PLAIN, Loader
+from art_local.placement import random_state_kept
 from art_local.quiet import quiet_transformers
 
 ADAPTER = "default"
@@ -45,7 +46,8 @@ def add_lora(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with quiet_transformers(), torch.random.fork_rng():
+    device = next(model.parameters()).device
+    with quiet_transformers(), random_state_kept(device):
         peft_model: Any = loader.lora(model, config)
     for layer in lora_layers(peft_model).values():
         a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

@@ -84,6 +84,11 @@ def test_the_start_is_drawn_from_the_seed_and_not_from_the_global_rng(make_polic
     assert not torch.equal(one.trained()[name], other.trained()[name])
 
 
+def test_the_random_states_of_other_gpus_are_left_alone(make_policy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    make_policy()  # torch warns before it reads those of all devices
+
+
 def test_an_unchanged_weight_keeps_its_bf16_value():
     weight = torch.randn(300, 400, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert torch.equal(dithered(weight.float(), torch.bfloat16, salt=3), weight)
