@@ -133,7 +133,9 @@ class PriceBook:
             return None, rates
         if not usage.total_tokens:
             self.say_once(
-                f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens"
+                f"unpriced: a response of {model!r} of {provider!r} says nothing of its tokens. "
+                "OpenAI's chat streams do with stream_options={'include_usage': True}; "
+                "response_getter= takes a response out of what a tracked function returns"
             )
             return None, rates
         return price(usage, rates), rates

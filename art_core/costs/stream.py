@@ -20,10 +20,11 @@ def is_stream(result: Any) -> bool:
 
 def parts_of(chunk: Any) -> Iterator[Any]:
     """Yield what may hold usage: the chunk, the `response` of OpenAI's last event, the `message` of
-    Anthropic's first one.
+    Anthropic's first one, the `chunk` of an OpenAI helper's event, the `data` of Mistral's, the
+    `x_groq` of Groq's last one.
     """
     yield chunk
-    for name in ("response", "message"):
+    for name in ("response", "message", "chunk", "data", "x_groq"):
         part = field(chunk, name)
         if part is not None:
             yield part

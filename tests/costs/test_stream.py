@@ -24,6 +24,9 @@ GEMINI = [
     {"usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 1}},
     {"usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 3}},
 ]
+OPENAI_HELPER = [{"type": "chunk", "chunk": chunk, "snapshot": {}} for chunk in OPENAI_CHAT]
+MISTRAL = [{"data": chunk} for chunk in OPENAI_CHAT]
+GROQ = [OPENAI_CHAT[0], {"choices": [], "x_groq": {"id": "x", "usage": OPENAI_CHAT[1]["usage"]}}]
 LANGCHAIN = [
     {"usage_metadata": {"input_tokens": 10, "output_tokens": 0}},
     {"content": "y", "usage_metadata": None},
@@ -33,7 +36,10 @@ LANGCHAIN = [
 TEN_AND_THREE = TokenUsage(input_tokens=10, output_tokens=3)
 
 
-@pytest.mark.parametrize("chunks", [OPENAI_CHAT, OPENAI_RESPONSES, ANTHROPIC, GEMINI, LANGCHAIN])
+HOUSES = [OPENAI_CHAT, OPENAI_HELPER, OPENAI_RESPONSES, ANTHROPIC, GEMINI, MISTRAL, GROQ, LANGCHAIN]
+
+
+@pytest.mark.parametrize("chunks", HOUSES)
 def test_the_usage_of_every_providers_stream_is_read_while_it_passes(chunks):
     seen = []
     assert list(TrackedStream(iter(chunks), seen.append)) == chunks
