@@ -1,11 +1,12 @@
-"""Checks of a training option's value; each error names the option, what it takes and what it
-got.
+"""Checks of an option's value, of a training step's and a backend's; each error names the option,
+what it takes and what it got.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -13,6 +14,13 @@ import attrs
 from art_core.errors import ConfigError, unknown
 
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def check_options(check: Check, **options: Any) -> None:
+    """Raise ConfigError for an option, by its name, whose value the check does not take."""
+    for name, value in options.items():
+        named: Any = SimpleNamespace(name=name)
+        check(None, named, value)
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ import pytest
 
 import art_core as art
 from art_core.errors import ConfigError
+from art_core.rl.options import check_options, count
 
 
 def test_the_defaults_are_those_that_the_reference_names():
@@ -181,3 +182,9 @@ def test_the_reference_of_the_penalty_is_a_step():
 def test_an_option_that_nothing_would_read_is_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         art.TrainConfig(**options)
+
+
+def test_a_backends_options_are_checked_as_a_steps_are():
+    check_options(count, lora_rank=16, max_batch_size=1)
+    with pytest.raises(ConfigError, match="max_batch_size must be a whole number .*, got 0"):
+        check_options(count, lora_rank=16, max_batch_size=0)

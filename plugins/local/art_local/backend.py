@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +16,7 @@ import torch  # noqa: TID253
 from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
 from art_core.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
-from art_local.checks import check_counts, check_positive, check_price
+from art_core.rl.options import cap, check_options, count, not_negative, optional
 from art_local.clock import Clock
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
@@ -78,15 +80,16 @@ class LocalBackend:
         request_timeout_s: float = 600.0,
         progress: bool = True,
     ) -> None:
-        check_counts(
+        check_options(
+            count,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
             max_batch_size=max_batch_size,
-            context_length=1 if context_length is None else context_length,
             served_steps=served_steps,
         )
-        check_positive(request_timeout_s=request_timeout_s)
-        check_price(gpu_cost_per_hour_usd=gpu_cost_per_hour_usd)
+        check_options(optional(count), context_length=context_length)
+        check_options(cap, request_timeout_s=request_timeout_s)
+        check_options(optional(not_negative), gpu_cost_per_hour_usd=gpu_cost_per_hour_usd)
         self.placement = placement(device, dtype)
         self._choice = choose(
             engine,
@@ -110,7 +113,7 @@ class LocalBackend:
             progress=progress,
         )
         self._seats: dict[Path, Seat] = {}
-        self._leaving: list[Seat] = []
+        self._leaving: dict[Path, Seat] = {}
         self._bases: dict[Path, Any] = {}
         self._servers = Servers()
         self._turns = DeviceTurns()
@@ -142,18 +145,12 @@ class LocalBackend:
         """Stop serving the model and free what it holds, after the step under way; `register`
         brings it back at its last checkpoint. Cancelling stops the waiting, not this.
         """
-        seat = self._seats.pop(model.run_dir.resolve(), None)
-        if seat is None:
+        key = model.run_dir.resolve()
+        if key not in self._seats:
             return
-        self._leaving.append(seat)
-
-        def left() -> None:
-            asyncio.run(seat.close())
-            self._leaving.remove(seat)
-            self._charge(model)
-            self._free()
-
-        await asyncio.shield(self._on_worker(left))
+        # from here on nothing else refers to it, so that its memory can be freed
+        self._leaving[key] = self._seats.pop(key)
+        await asyncio.shield(self._on_worker(partial(self._leave, key, model)))
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -198,16 +195,22 @@ class LocalBackend:
                 f"a training step did not end within {CLOSE_TIMEOUT_S:.0f} s"
             ) from None
         finally:
-            seats = [*self._seats.values(), *self._leaving]
-            for seat in seats:
-                await seat.close()
-            if seats:
-                self._charge(seats[-1].model)
+            self._leaving |= self._seats
             self._seats.clear()
-            self._leaving.clear()
+            models = [await self._left(key) for key in list(self._leaving)]
+            if models:
+                self._charge(models[-1])
             await asyncio.to_thread(self._free)
-            if self.placement.device.type == "cuda":
-                torch.cuda.empty_cache()
+
+    def _leave(self, key: Path, model: TrainableModel) -> None:
+        asyncio.run(self._left(key))
+        self._charge(model)
+        self._free()
+
+    async def _left(self, key: Path) -> TrainableModel:
+        """Close a seat that is leaving; return its model."""
+        await self._leaving[key].close()
+        return self._leaving.pop(key).model
 
     def _take_seat(self, model: TrainableModel) -> Seat:
         self._clock.start()
@@ -230,11 +233,17 @@ class LocalBackend:
             raise
 
     def _free(self) -> None:
-        """Without any model nothing is held, and nothing is paid for."""
+        """Without any model nothing is held, and nothing is paid for. What nobody refers to any
+        more goes back to the device.
+        """
         if not self._seats and not self._leaving:
             self._bases.clear()
             self._servers.close()
             self._clock.stop()
+        # a model's layers and their own forward passes refer to each other
+        gc.collect()
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _seat_of(self, model: TrainableModel) -> Seat:
         self._check_open()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +22,7 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_core.rl.batch import training_batch
+from art_core.rl.options import cap, check_options, not_negative, optional
 from art_core.rl.presets import PRESETS
 from art_serverless.account import service_key, service_url
 from art_serverless.api import Api
@@ -62,16 +62,13 @@ class ServerlessBackend:
         progress: bool = True,
     ) -> None:
         url = service_url(base_url)
-        limits = {
-            "request_timeout_s": request_timeout_s,
-            "register_timeout_s": register_timeout_s,
-            "stall_timeout_s": stall_timeout_s,
-        }
-        for option, value in limits.items():
-            if not value > 0:
-                raise ConfigError(f"{option} must be above 0, got {value!r}")
-        if cost_per_hour_usd is not None and not 0 <= cost_per_hour_usd < math.inf:
-            raise ConfigError(f"cost_per_hour_usd can't be {cost_per_hour_usd!r}")
+        check_options(
+            cap,
+            request_timeout_s=request_timeout_s,
+            register_timeout_s=register_timeout_s,
+            stall_timeout_s=stall_timeout_s,
+        )
+        check_options(optional(not_negative), cost_per_hour_usd=cost_per_hour_usd)
         self._api = Api(
             base_url=url, api_key=service_key(url, api_key), timeout_s=request_timeout_s
         )

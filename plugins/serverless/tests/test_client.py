@@ -237,6 +237,7 @@ def test_metrics_get_canonical_names_and_costs_go_apart(make_model, caplog):
         ("request_timeout_s", 0),
         ("register_timeout_s", -1),
         ("stall_timeout_s", float("nan")),
+        ("stall_timeout_s", "1800"),
     ],
 )
 def test_a_price_or_a_limit_that_cannot_be_is_refused(option, value):

@@ -21,6 +21,7 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_core.endpoint.host import EndpointHost
+from art_core.rl.options import cap, check_options, count, not_negative, optional
 from art_tinker.clients import SeatOptions
 from art_tinker.costs import Meter
 from art_tinker.sdk import Connection, tinker
@@ -82,14 +83,16 @@ class TinkerBackend:
         step_timeout_s: float = 3600.0,
         request_timeout_s: float = 600.0,
     ) -> None:
-        counts = {"lora_rank": lora_rank, "context_length": context_length}
-        for option, value in counts.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"{option} must be a whole number of at least 1, got {value!r}")
-        if cached_prefill_per_million is not None and not cached_prefill_per_million >= 0:
-            raise ConfigError(
-                f"cached_prefill_per_million can't be negative, got {cached_prefill_per_million!r}"
-            )
+        check_options(count, lora_rank=lora_rank)
+        check_options(optional(count), context_length=context_length)
+        check_options(optional(not_negative), cached_prefill_per_million=cached_prefill_per_million)
+        check_options(
+            cap,
+            connect_timeout_s=connect_timeout_s,
+            register_timeout_s=register_timeout_s,
+            step_timeout_s=step_timeout_s,
+            request_timeout_s=request_timeout_s,
+        )
         tinker()
         self._options = SeatOptions(
             connection=Connection(

@@ -405,7 +405,15 @@ def test_a_missing_sdk_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"lora_rank": 0}, {"context_length": 1.5}, {"cached_prefill_per_million": -1.0}]
+    "options",
+    [
+        {"lora_rank": 0},
+        {"context_length": 1.5},
+        {"cached_prefill_per_million": -1.0},
+        {"cached_prefill_per_million": "0.1"},
+        {"step_timeout_s": math.nan},
+        {"connect_timeout_s": "30"},
+    ],
 )
 def test_an_option_that_can_not_be_is_refused(options):
     with pytest.raises(art.ConfigError, match=next(iter(options))):
