@@ -31,11 +31,11 @@ def openai_client(
     With `trainable`, chat completions ask for log-probs and token ids, and each choice gets
     `prompt_token_ids`, `token_ids` and the `policy_version` of the weights that made it.
     """
-    make = _trainable_client() if trainable else _openai().AsyncOpenAI
+    make = _trainable_client() if trainable else openai_package().AsyncOpenAI
     options: dict[str, Any] = {"timeout": timeout}
     if LOOPBACK.match(endpoint.base_url):
         transport = _pooled_transport()()
-        options["http_client"] = _openai().DefaultAsyncHttpxClient(transport=transport)
+        options["http_client"] = openai_package().DefaultAsyncHttpxClient(transport=transport)
     client: AsyncOpenAI = make(base_url=endpoint.base_url, api_key=endpoint.api_key, **options)
     return client
 
@@ -46,7 +46,7 @@ def _pooled_transport() -> Any:
     twice a request, which at 256 requests together costs more than the request itself.
     """
     # httpx or its successor: the one that openai itself was built on.
-    built_on = _openai().DefaultAsyncHttpxClient.__mro__[1].__module__
+    built_on = openai_package().DefaultAsyncHttpxClient.__mro__[1].__module__
     http: Any = importlib.import_module(built_on.partition(".")[0])
     limits = http.Limits(max_connections=None, max_keepalive_connections=None)
 
@@ -72,7 +72,8 @@ def _pooled_transport() -> Any:
     return PooledTransport
 
 
-def _openai() -> Any:
+def openai_package() -> Any:
+    """Return the openai package; ConfigError when it is not installed."""
     try:
         import openai
     except ImportError as error:
@@ -126,7 +127,7 @@ def keep_tokens(response: Any) -> Any:
 
 @functools.cache
 def _trainable_client() -> Any:
-    _openai()
+    openai_package()
     from openai import AsyncOpenAI as OpenAIClient
     from openai.resources.chat import AsyncChat
     from openai.resources.chat.completions import AsyncCompletions

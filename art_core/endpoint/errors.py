@@ -24,6 +24,13 @@ Code = Literal[
 ]
 
 
+UNCONSTRAINED = (
+    "Ask for it in the messages, and let the reward miss what is otherwise; "
+    "model.recording(trajectory, unconstrained=True) leaves the parameter out"
+)
+"""What to do about a parameter that would have to force the form of an answer."""
+
+
 class RequestError(ArtError):
     """A request that the endpoint answers with an error: HTTP status, message, the parameter at
     fault, a code.

@@ -1,4 +1,4 @@
-"""An endpoint on this machine: the application under uvicorn, in a thread of its own, on a free
+"""An endpoint on this machine: an application under uvicorn, in a thread of its own, on a free
 port of the loopback.
 """
 
@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,30 +20,16 @@ POLL_S = 0.01
 KEEP_ALIVE_S = 3600
 
 
-class EndpointHost:
-    """Serves models over HTTP between `start` and `stop`; also a context manager.
-
-    Without `api_key` a random one is made. `port` 0 takes a free one. The other options are those
-    of `art_core.endpoint.server.create_app`.
+class AppHost:
+    """Serves the application that `make_app` returns between `start` and `stop`; also a context
+    manager. `port` 0 takes a free one.
     """
 
     def __init__(
-        self,
-        models: ModelNames,
-        *,
-        api_key: str | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        request_timeout_s: float = 600.0,
-        max_body_bytes: int = 16 << 20,
-        remembered_ids: int = MAX_IDS,
+        self, make_app: Callable[[], Any], *, host: str = "127.0.0.1", port: int = 0
     ) -> None:
-        self.api_key = api_key or secrets.token_urlsafe(32)
-        self._models = models
+        self._make_app = make_app
         self._address = (host, port)
-        self._request_timeout_s = request_timeout_s
-        self._max_body_bytes = max_body_bytes
-        self._remembered_ids = remembered_ids
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -101,24 +88,17 @@ class EndpointHost:
         try:
             import uvicorn
 
-            from art_core.endpoint.server import create_app
+            app = self._make_app()
         except ImportError as error:
             raise ConfigError(
                 f"serving an endpoint needs {error.name!r}, which is not installed",
                 "pip install 'art-core[endpoint]'",
             ) from error
-        app = create_app(
-            self._models,
-            api_key=self.api_key,
-            request_timeout_s=self._request_timeout_s,
-            max_body_bytes=self._max_body_bytes,
-            remembered_ids=self._remembered_ids,
-        )
         config = uvicorn.Config(
             app,
             log_level="error",
             access_log=False,
-            lifespan="off",
+            lifespan="on",
             timeout_graceful_shutdown=1,
             # Clients keep connections through a training step; closing under them loses a request.
             timeout_keep_alive=KEEP_ALIVE_S,
@@ -146,3 +126,37 @@ class EndpointHost:
             self._failure = error
         finally:
             listener.close()
+
+
+class EndpointHost(AppHost):
+    """Serves models over HTTP.
+
+    Without `api_key` a random one is made. The other options are those of `AppHost` and of
+    `art_core.endpoint.server.create_app`.
+    """
+
+    def __init__(
+        self,
+        models: ModelNames,
+        *,
+        api_key: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        request_timeout_s: float = 600.0,
+        max_body_bytes: int = 16 << 20,
+        remembered_ids: int = MAX_IDS,
+    ) -> None:
+        self.api_key = api_key or secrets.token_urlsafe(32)
+
+        def app() -> Any:
+            from art_core.endpoint.server import create_app
+
+            return create_app(
+                models,
+                api_key=self.api_key,
+                request_timeout_s=request_timeout_s,
+                max_body_bytes=max_body_bytes,
+                remembered_ids=remembered_ids,
+            )
+
+        super().__init__(app, host=host, port=port)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from art_core.endpoint.errors import bad_parameter, unsupported
+from art_core.endpoint.errors import UNCONSTRAINED, bad_parameter, unsupported
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -41,8 +41,8 @@ def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
         return ()
     raise unsupported(
         "tool_choice",
-        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}. Ask "
-        "for the call in the messages, and let the reward miss what does not call",
+        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}. "
+        f"{UNCONSTRAINED}",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from art_core.endpoint.errors import RequestError, bad_parameter, unsupported
+from art_core.endpoint.errors import UNCONSTRAINED, RequestError, bad_parameter, unsupported
 from art_core.endpoint.messages import checked_messages, checked_tools
 
 MAX_CHOICES = 128
@@ -38,10 +38,13 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "frequency_penalty": ((0,), "penalties change the policy that is trained"),
     "presence_penalty": ((0,), "penalties change the policy that is trained"),
     "logit_bias": (({},), "it changes the policy that is trained"),
-    "response_format": (({"type": "text"},), "answers are free text"),
+    "response_format": (({"type": "text"},), f"answers are free text. {UNCONSTRAINED}"),
     "modalities": ((["text"],), "answers are text"),
     "moderation": ((), "nothing is moderated here"),
-    "parallel_tool_calls": ((True,), "the number of tool calls is the model's choice"),
+    "parallel_tool_calls": (
+        (True,),
+        f"how many tools to call is the model's choice. {UNCONSTRAINED}",
+    ),
     "best_of": ((1,), "ask for n choices"),
     "reasoning_effort": ((), "whether a model thinks is its template's: use chat_template_kwargs"),
     "verbosity": (("medium",), "ask for the length in the messages"),
