@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -180,6 +182,27 @@ async def test_the_newest_step_and_the_one_before_stay_in_memory(backend, make_m
     for _ in range(3):
         await backend.train(model, [])
     assert resident.engine.adapters == ["base", "tiny@2", "tiny@3"]
+    await model.close()
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_weights_are_gone_with_their_model(make_model, closing):
+    """On a GPU their memory is the next model's, and Python collects garbage when it likes."""
+    backend, model = art.backend("local", **OPTIONS), make_model("tiny")
+    await model.register(backend)
+    await backend.train(model, [])
+    policies = [seat.resident.policy for seat in backend._seats.values()]
+    tensors = [t for p in policies for t in (*p.model.parameters(), *p.serving.values())]
+    held = [weakref.ref(tensor) for tensor in tensors]
+    del policies, tensors
+    gc.collect()
+    gc.disable()
+    try:
+        await (backend.close() if closing else backend.unregister(model))
+        assert not any(reference() is not None for reference in held)
+    finally:
+        gc.enable()
+    await backend.close()
     await model.close()
 
 
