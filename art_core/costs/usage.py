@@ -94,12 +94,11 @@ def read_usage(response: Any) -> TokenUsage | None:
 
 def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
     prompt, answer = field(usage, "prompt_tokens"), field(usage, "completion_tokens") or 0
-    read = field(usage, "prompt_tokens_details", "cached_tokens") or 0
-    written = (
-        field(usage, "prompt_tokens_details", "cache_write_tokens")
-        or field(usage, "cache_creation_input_tokens")  # LiteLLM
-        or 0
-    )
+    details = field(usage, "prompt_tokens_details")
+    read = field(details, "cached_tokens") or 0
+    # LiteLLM says what Anthropic's cache took beside the details, and how long it stays in them.
+    written = field(details, "cache_write_tokens") or field(usage, "cache_creation_input_tokens")
+    hour = field(details, "cache_creation_token_details", "ephemeral_1h_input_tokens")
     # xAI, and Gemini where it speaks OpenAI's form, leave thoughts out of the answer: the total has
     # them. Where a cache was used, it may be the cache that the total has more.
     beside = (field(usage, "total_tokens") or 0) - prompt - answer
@@ -110,7 +109,8 @@ def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
         input_tokens=prompt,
         output_tokens=answer,
         cache_read_tokens=read,
-        cache_write_tokens=written,
+        cache_write_tokens=written or 0,
+        cache_write_1h_tokens=hour or 0,
         service_tier=tier,
         cost_usd=_said_cost(usage),
     )

@@ -119,6 +119,14 @@ def test_what_was_written_into_the_cache_is_a_part_of_the_prompt(usage):
     )
 
 
+def test_litellm_tells_how_long_anthropics_cache_writes_are_kept():
+    kept = {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}
+    details = {"cached_tokens": 60, "cache_creation_token_details": kept}
+    usage = CHAT | {"prompt_tokens_details": details, "cache_creation_input_tokens": 30}
+    found = read_usage({"usage": usage})
+    assert (found.cache_write_tokens, found.cache_write_1h_tokens) == (30, 20)
+
+
 @pytest.mark.parametrize(
     ("more", "answer"),
     [
