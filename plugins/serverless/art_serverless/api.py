@@ -71,15 +71,6 @@ class Api:
             base_model=str(said.get("base_model") or base_model),
         )
 
-    async def unregister(self, model_id: str) -> None:
-        """Delete a model and its checkpoints from the service."""
-        await self._send("DELETE", f"{MODELS}/{model_id}")
-
-    async def log(self, model_id: str, groups: Sequence[TrajectoryGroup], split: str) -> None:
-        """Have the service keep trajectories."""
-        body = request_body({"model_id": model_id, "split": split}, groups)
-        await self._post(f"{MODELS}/{model_id}/log", body)
-
     async def checkpoints(self, model_id: str) -> list[int]:
         """Return the steps whose weights the service keeps, oldest first."""
         path = f"{MODELS}/{model_id}/checkpoints"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import attrs
@@ -19,9 +19,6 @@ JOBS: Final = "/preview/training-jobs"
 SFT_JOBS: Final = "/preview/sft-training-jobs"
 MOST_ITEMS: Final = 100
 LONGEST_WAIT_S: Final = 30.0
-
-EventType = Literal["training_started", "gradient_step", "training_ended", "training_failed"]
-ENDINGS: Final = ("training_ended", "training_failed")
 
 SCHEME: Final = "wandb-artifact:///"
 _INFERENCE_NAME = re.compile(r"(?P<stem>.+?)(?:(?::step|@)(?P<step>\d+))?")

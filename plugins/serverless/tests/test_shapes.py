@@ -10,7 +10,6 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.errors import ConfigError
 from art_serverless.jobs import JobFailedError
 
 KEY = "a key of the tests"
@@ -50,8 +49,6 @@ class Service:
             return 200, {"id": "j1"}
         if path == "/preview/training-jobs/j1/events":
             return self.events_after(query)
-        if path == "/preview/models/m1/log":
-            return 204, None
         return 404, {"error": {"message": "no such path"}}
 
     def checkpoints(self, method, query, body):
@@ -167,19 +164,5 @@ async def test_checkpoints_come_in_pages_and_the_newest_stays(service, connect, 
     assert [c.step for c in await model.checkpoints()] == [0, 1, 2, 3, 4]
     assert await backend.delete_checkpoints(model, {2}) == [0, 1, 3]
     assert held.steps == [2, 4]
-    await model.close()
-    await backend.close()
-
-
-async def test_trajectories_may_be_kept_there_too(service, connect, make_model):
-    url, held = service()
-    backend, model = connect(url), make_model()
-    await model.register(backend)
-    await backend._api.log("m1", groups(), "val")
-    assert held.asked[-1][2].keys() == {"model_id", "split", "trajectory_groups"}
-    with pytest.raises(ConfigError, match="not finite"):
-        await backend._api.log(
-            "m1", [art.TrajectoryGroup([art.Trajectory(reward=float("nan"))])], "val"
-        )
     await model.close()
     await backend.close()
