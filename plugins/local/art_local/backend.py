@@ -217,20 +217,27 @@ class LocalBackend:
         shared = None
         try:
             directory = resolve_base_model(model.base_model, progress=self._options.progress)
-            # started first: the trainer loads the base model while the server does
+            if self._choice.sleeps:
+                # a server takes its share of what is free, and counts as its own what others take
+                # of the device while it starts
+                self._base(directory)
+            # started first elsewhere: the trainer loads the base model while the server does
             names = {s.shared.adapter_name for s in self._seats.values() if s.shared}
             shared = self._servers.share(model, directory, self._options, names)
-            if directory not in self._bases:
-                self._bases[directory] = self._options.loader.base(
-                    directory, self.placement, self.placement.dtype
-                )
-            base = self._bases[directory]
+            base = self._base(directory)
             return take_seat(model, directory, base, self._options, self._turns, shared)
         except BaseException:
             if shared and not any(s.uses(shared.engine) for s in self._seats.values()):
                 self._servers.end(directory)
             self._free()
             raise
+
+    def _base(self, directory: Path) -> Any:
+        if directory not in self._bases:
+            self._bases[directory] = self._options.loader.base(
+                directory, self.placement, self.placement.dtype
+            )
+        return self._bases[directory]
 
     def _free(self) -> None:
         """Without any model nothing is held, and nothing is paid for. What nobody refers to any

@@ -38,6 +38,11 @@ class EngineChoice:
     args: Mapping[str, Any] = attrs.field(factory=dict)
     patience: Patience = attrs.field(factory=Patience)
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether vLLM is on the trainer's own CUDA device, and gives it up while that trains."""
+        return self.name == "vllm" and self.device.type == "cuda" and not self.own_device
+
     def __str__(self) -> str:
         if self.url:
             return f"vllm at {self.url}"
@@ -161,14 +166,13 @@ class ServingNeeds:
 def start_vllm(choice: EngineChoice, needs: ServingNeeds) -> VllmEngine:
     """Start a server for a base model, or the connection to one; it is not ready yet."""
     facts = model_facts(needs.directory, needs.context_length)
-    sleeps = choice.device.type == "cuda" and not choice.own_device
     return VllmEngine(
-        _launcher(choice, needs, facts, sleeps=sleeps),
+        _launcher(choice, needs, facts),
         facts,
         needs.run_dir / "serving",
         request_timeout_s=needs.request_timeout_s,
         patience=choice.patience,
-        sleeps=sleeps,
+        sleeps=choice.sleeps,
     )
 
 
@@ -185,9 +189,7 @@ def wait_ready(engine: VllmEngine, *, progress: bool) -> None:
         engine.wait_ready(tick)
 
 
-def _launcher(
-    choice: EngineChoice, needs: ServingNeeds, facts: ModelFacts, *, sleeps: bool
-) -> Callable[[], Server]:
+def _launcher(choice: EngineChoice, needs: ServingNeeds, facts: ModelFacts) -> Callable[[], Server]:
     if choice.url is not None:
         url, key = choice.url, choice.key
         return lambda: RemoteServer(VllmClient(url, key))
@@ -199,8 +201,8 @@ def _launcher(
         max_rank=needs.max_rank,
         adapters=max(needs.served_steps, 2),
         max_sequences=needs.max_batch_size,
-        memory_share=_memory_share(choice.device, needs.directory) if sleeps else None,
-        sleeps=sleeps,
+        memory_share=memory_share(choice.device) if choice.sleeps else None,
+        sleeps=choice.sleeps,
         extra=choice.args,
     )
     python = required(choice.device.type).python
@@ -222,10 +224,10 @@ def model_facts(directory: Path, context_length: int | None) -> ModelFacts:
     )
 
 
-def _memory_share(device: torch.device, directory: Path) -> float:
+def memory_share(device: torch.device) -> float:
     """The share of a shared device's memory that the server may take: nine tenths of what the
-    trainer's copy of the base model leaves free.
+    trainer, whose copy of the base model is there already, leaves free.
     """
+    torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
-    return max(0.1, 0.9 * (free - weights) / total)
+    return max(0.1, 0.9 * free / total)

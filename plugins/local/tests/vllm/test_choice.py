@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from vllm_helpers import FACTS, QUICK, adapter, sampled, state
 import art_core as art
 from art_core.errors import EngineError
 from art_core.files import replace_json
+from art_local.loader import PlainLoader
 from art_local.placement import Placement, placement
-from art_local.serving import choose, held_devices, model_facts
+from art_local.servers import Servers
+from art_local.serving import choose, held_devices, memory_share, model_facts
 from art_local.vllm.client import VllmClient
 from art_local.vllm.engine import VllmEngine
 from art_local.vllm.environment import MARKER
@@ -73,6 +76,28 @@ def test_a_device_of_its_own_lets_both_run_at_once(have, two_gpus):
     shared, own = (chosen("vllm", "cuda:0", engine_device=d) for d in (None, "cuda:1"))
     assert (shared.own_device, own.own_device) == (False, True)
     assert str(own) == "vllm on cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("engine_device", "order"), [(None, ["model", "server"]), ("cuda:1", ["server", "model"])]
+)
+def test_a_server_on_the_trainers_device_is_started_when_the_model_is_there(
+    have, two_gpus, monkeypatch, tiny_directory, engine_device, order
+):
+    """It would count the model as its own memory, and find too little left for its cache."""
+    have("cuda")
+    backend = art.backend("local", device="cuda:0", engine="vllm", engine_device=engine_device)
+    happened = []
+    monkeypatch.setattr(Servers, "share", lambda *_: happened.append("server"))
+    monkeypatch.setattr(PlainLoader, "base", lambda *_: happened.append("model"))
+    monkeypatch.setattr("art_local.backend.take_seat", lambda *_: None)
+    backend._take_seat(SimpleNamespace(base_model=str(tiny_directory)))
+    assert happened == order
+
+
+def test_a_server_on_the_trainers_device_takes_nine_tenths_of_what_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 << 30, 80 << 30))
+    assert memory_share(torch.device("cuda:0")) == pytest.approx(0.9 / 4)
 
 
 def test_a_device_of_the_servers_own_is_paid_for_too(have, two_gpus):
