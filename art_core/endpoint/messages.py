@@ -71,11 +71,8 @@ def _text(where: str, content: Any) -> str:
         raise bad_parameter(f"{where}.content", "a string or a list of text parts", content)
     texts = []
     for place, part in enumerate(content):
-        text = (
-            part.get("text")
-            if isinstance(part, Mapping) and part.get("type") in ("text", "refusal")
-            else None
-        )
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        text = part.get(kind) if kind in ("text", "refusal") else None
         if not isinstance(text, str):
             raise bad_parameter(
                 f"{where}.content[{place}]", 'a text part {"type": "text", "text": ...}', part

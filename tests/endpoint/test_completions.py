@@ -153,14 +153,16 @@ async def test_list_content_and_missing_content_become_text(engine, tokenizer, a
             {"role": "developer", "content": parts},
             {"role": "assistant", "content": None, "tool_calls": [call, odd, listed, done]},
             {"role": "assistant", "content": "x", "tool_calls": []},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
             {"role": "tool", "content": "1", "tool_call_id": "c"},
         ]
     )
-    system, calls, plain, result = tokenizer.seen[0][0]
+    system, calls, plain, refusal, result = tokenizer.seen[0][0]
     assert system == {"role": "system", "content": "ab"}
     arguments = [item["function"]["arguments"] for item in calls["tool_calls"]]
     assert calls["content"] == "" and arguments == [{"x": 1}, "[1", "[1]", {}]
     assert plain == {"role": "assistant", "content": "x"}
+    assert refusal == {"role": "assistant", "content": "no"}
     assert result["tool_call_id"] == "c"
 
 
