@@ -147,6 +147,14 @@ def test_every_public_name_is_told():
     assert [name for name in art.__all__ if f"`art.{name}`" not in page] == []
 
 
+def test_every_method_of_the_metrics_builder_is_told():
+    page = (DOCS / "metrics.md").read_text()
+    methods = [
+        name for name, thing in vars(art.MetricsBuilder).items() if inspect.isfunction(thing)
+    ]
+    assert [n for n in methods if n[0] != "_" and not re.search(f"`{n}[`(]", page)] == []
+
+
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_is_told_with_its_exact_signature(hook: str):
     told = f"`{hook}{inspect.signature(getattr(hookspecs, hook))}`".replace("'", "")
