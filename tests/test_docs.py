@@ -147,6 +147,11 @@ def test_every_public_name_is_told():
     assert [name for name in art.__all__ if f"`art.{name}`" not in page] == []
 
 
+def test_every_option_of_a_step_is_told():
+    page = (DOCS / "losses.md").read_text()
+    assert [f.name for f in attrs.fields(art.TrainConfig) if f"`{f.name}" not in page] == []
+
+
 def test_every_method_of_the_metrics_builder_is_told():
     page = (DOCS / "metrics.md").read_text()
     methods = [
