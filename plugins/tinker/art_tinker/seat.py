@@ -209,16 +209,13 @@ class Seat:
 async def take_seat(model: TrainableModel, options: SeatOptions) -> Seat:
     """Begin a session for a model; have it at its last saved state, or fresh.
 
-    Raises ConfigError for a base model that the service has not, or another than the run's.
+    Raises ConfigError for a base model that the service has not, and for another base model or
+    LoRA rank than the run's.
     """
     store = Manifests(model.run_dir / "checkpoints")
     newest = store.newest()
-    if newest is not None and newest.base_model != model.base_model:
-        raise ConfigError(
-            f"step {newest.step} of {model.name!r} was trained from {newest.base_model!r}, this "
-            f"run asks for {model.base_model!r}",
-            "Use that base model, or another model name.",
-        )
+    if newest is not None:
+        newest.check(base_model=model.base_model, lora_rank=options.lora_rank)
     identity = Identity.of(model.run_dir, options.connection.base_url)
     run = f"{model.project}/{model.name}"
     async with options.connection.opened(identity.metadata(run, "train")) as (service, models):

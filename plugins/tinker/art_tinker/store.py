@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core.errors import BackendError
+from art_core.errors import BackendError, ConfigError
 from art_core.files import read_json, replace_json
 
 MANIFEST = "manifest.json"
@@ -29,6 +29,16 @@ class Manifest:
     sampler_path: str
     created_at: str = attrs.field(factory=lambda: datetime.now(UTC).isoformat())
     schema: int = SCHEMA
+
+    def check(self, **asked: object) -> None:
+        """Raise ConfigError when the step was trained with other values than are asked for."""
+        for name, value in asked.items():
+            if getattr(self, name) != value:
+                raise ConfigError(
+                    f"step {self.step} of this run was trained with {name}="
+                    f"{getattr(self, name)!r}, not {value!r}",
+                    "Use the same to resume, or another model name to start afresh.",
+                )
 
 
 @attrs.frozen

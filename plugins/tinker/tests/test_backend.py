@@ -378,14 +378,18 @@ async def test_a_backend_that_is_closed_while_a_model_registers_leaves_no_sessio
     assert len(account.sessions) == account.calls.count("close") == 1
 
 
-async def test_a_run_keeps_its_base_model(running, account, make_model):
+async def test_a_run_keeps_its_base_model_and_its_rank(running, account, make_model):
     backend, model = running
     await model.train(await group(model), mask_truncated=False)
     await backend.unregister(model)
     await model.close()
     account.models["tiny/other"] = 512
-    with pytest.raises(art.ConfigError, match="was trained from 'tiny/base'"):
-        await make_model(base_model="tiny/other").register(backend)
+    other = make_model(base_model="tiny/other")
+    with pytest.raises(art.ConfigError, match="with base_model='tiny/base', not 'tiny/other'"):
+        await other.register(backend)
+    await other.close()
+    with pytest.raises(art.ConfigError, match="with lora_rank=32, not 8"):
+        await make_model().register(art.backend("tinker", lora_rank=8))
 
 
 async def test_a_refused_key_is_an_error_that_does_not_show_it(account, make_model):
