@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -21,10 +22,16 @@ from art_core.data.store import append_groups, move_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, HistoryError
 from art_core.files import read_json, replace_json
-from art_core.metrics.builder import MetricsBuilder, offer_default, withdraw_default
+from art_core.metrics.builder import (
+    MetricsBuilder,
+    active_builder,
+    offer_default,
+    withdraw_default,
+)
 from art_core.metrics.ledger import Ledger
 from art_core.metrics.row import MetricsRow
 from art_core.plugins.host import Plugins, installed_plugins
+from art_core.recording.recorder import Recorder, Recording
 from art_core.run import CLOSE_SECONDS, Run
 from art_core.rundir import checked_name, checked_step, run_directory, runs_path
 from art_core.sinks.delivery import DeliveryReport
@@ -43,6 +50,8 @@ class Model:
     Rows go to `<base_path>/<project>/models/<name>/history.jsonl` and on to `sinks`: names or
     SinkSpecs, by default those of `ART_SINKS`, else every installed one; an empty list for none.
     """
+
+    _trainable: ClassVar[bool] = False
 
     name: str
     project: str
@@ -63,6 +72,7 @@ class Model:
     _clients: WeakKeyDictionary[Any, AsyncOpenAI] = attrs.field(
         factory=WeakKeyDictionary, init=False, repr=False
     )
+    _recorder: Recorder | None = attrs.field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         checked_name("project", self.project)
@@ -126,18 +136,42 @@ class Model:
 
     def openai_client(self) -> AsyncOpenAI:
         """Return an OpenAI client of the endpoint, one for each event loop; call it inside one."""
-        return self._client(trainable=False)
-
-    def _client(self, *, trainable: bool) -> AsyncOpenAI:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            self._clients[loop] = openai_client(self.endpoint(), trainable=trainable)
+            self._clients[loop] = openai_client(self.endpoint(), trainable=self._trainable)
         return self._clients[loop]
 
-    async def _close_client(self) -> None:
+    @contextmanager
+    def recording(
+        self, trajectory: Trajectory, *, unconstrained: bool = False
+    ) -> Iterator[Endpoint]:
+        """Give an endpoint for an agent that brings its own client: while the block lasts, what is
+        said there goes into the trajectory, with the token ids if the model is trained.
+
+        What does not go on with a conversation of the trajectory becomes one of its
+        `additional_histories`. With `unconstrained`, what would force the form of an answer is left
+        out of requests: `response_format`, `parallel_tool_calls` and a `tool_choice` but "none".
+        ConfigError when the endpoint is not known.
+        """
+        with self._lock:
+            if self._recorder is None:
+                self._recorder = Recorder(self.endpoint(), trainable=self._trainable).start()
+        builder = active_builder.get()
+        recording = Recording(
+            trajectory=trajectory,
+            context=builder.context if builder else "",
+            unconstrained=unconstrained,
+        )
+        with self._recorder.recorded(recording) as endpoint:
+            yield endpoint
+
+    async def _close_clients(self) -> None:
         client = self._clients.pop(asyncio.get_running_loop(), None)
+        recorder, self._recorder = self._recorder, None
         if client is not None:
             await client.close()
+        if recorder is not None:
+            await asyncio.to_thread(recorder.stop)
 
     def metrics_builder(self, context: str | None = None) -> MetricsBuilder:
         """Return the builder of the next row's metrics; the context, "train" or "eval", says what
@@ -206,7 +240,7 @@ class Model:
         the run keeps type and message, without secrets, and tells them its sinks.
         """
         withdraw_default(self._default_builder)
-        await self._close_client()
+        await self._close_clients()
         if self._run is None and not self._ledger.waiting:
             return {}
         return await asyncio.to_thread(self.run.close, status, timeout, error)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -14,11 +13,9 @@ from art_core.backends import Backend, Checkpoint, Endpoint, TrainResult
 from art_core.backends import backend as make_backend
 from art_core.checkpoints import Retention
 from art_core.costs.usage import GpuTime
-from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.data.trajectory import TrajectoryGroup
 from art_core.errors import ConfigError
-from art_core.metrics.builder import active_builder
 from art_core.model import Model, ready_groups
-from art_core.recording.recorder import Recorder, Recording
 from art_core.run import CLOSE_SECONDS
 from art_core.sinks.delivery import DeliveryReport
 
@@ -39,7 +36,7 @@ class TrainableModel(Model):
     _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
     _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
     _made: Backend | None = attrs.field(default=None, init=False, repr=False)
-    _recorder: Recorder | None = attrs.field(default=None, init=False, repr=False)
+    _trainable: ClassVar[bool] = True
     _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
 
     async def register(self, backend: Backend | str | None = None) -> None:
@@ -72,9 +69,8 @@ class TrainableModel(Model):
         self._made = chosen if new or chosen is before else None
         if before is not None and before is not chosen:
             await before.close()
-        await self._close_client()
+        await self._close_clients()
         self._clients.clear()
-        await self._stop_recorder()
 
     async def _ready_backend(self) -> Backend:
         if self._endpoint is None:
@@ -98,36 +94,7 @@ class TrainableModel(Model):
 
     def openai_client(self) -> AsyncOpenAI:
         """Return an OpenAI client whose choices carry the token ids that training needs."""
-        return self._client(trainable=True)
-
-    @contextmanager
-    def recording(
-        self, trajectory: Trajectory, *, unconstrained: bool = False
-    ) -> Iterator[Endpoint]:
-        """Give an endpoint for an agent that brings its own client: while the block lasts, what is
-        said there goes into the trajectory, with the token ids that training needs.
-
-        What does not go on with a conversation of the trajectory becomes one of its
-        `additional_histories`. With `unconstrained`, what would force the form of an answer is left
-        out of requests: `response_format`, `parallel_tool_calls` and a `tool_choice` but "none".
-        ConfigError before `register`.
-        """
-        with self._lock:
-            if self._recorder is None:
-                self._recorder = Recorder(self.endpoint()).start()
-        builder = active_builder.get()
-        recording = Recording(
-            trajectory=trajectory,
-            context=builder.context if builder else "",
-            unconstrained=unconstrained,
-        )
-        with self._recorder.recorded(recording) as endpoint:
-            yield endpoint
-
-    async def _stop_recorder(self) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            await asyncio.to_thread(recorder.stop)
+        return super().openai_client()
 
     async def get_step(self) -> int:
         """Return the training step of the newest weights."""
@@ -190,7 +157,6 @@ class TrainableModel(Model):
     ) -> Mapping[str, DeliveryReport]:
         """Close the backend if this model made it, then as `Model.close`."""
         try:
-            await self._stop_recorder()
             if self._made is not None:
                 await self._made.close()
         finally:

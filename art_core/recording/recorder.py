@@ -48,10 +48,13 @@ class Recording:
 
 
 class Recorder(AppHost):
-    """Passes the requests of any number of recordings on to a served model."""
+    """Passes the requests of any number of recordings on to a served model; with `trainable`, they
+    ask for token ids and log-probs too.
+    """
 
-    def __init__(self, served: Endpoint) -> None:
+    def __init__(self, served: Endpoint, *, trainable: bool) -> None:
         self._served = served
+        self._trainable = trainable
         self._recordings: dict[str, Recording] = {}
         super().__init__(self._app)
 
@@ -70,4 +73,4 @@ class Recorder(AppHost):
         openai_package()
         from art_core.recording.relay import create_relay
 
-        return create_relay(self._served, self._recordings)
+        return create_relay(self._served, self._recordings, trainable=self._trainable)

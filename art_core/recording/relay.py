@@ -29,9 +29,11 @@ TOKENS = {"logprobs": True, "return_token_ids": True}
 FORCING = ("response_format", "parallel_tool_calls", "tool_choice")
 
 
-def create_relay(served: Endpoint, recordings: Mapping[str, Recording]) -> Starlette:
+def create_relay(
+    served: Endpoint, recordings: Mapping[str, Recording], *, trainable: bool
+) -> Starlette:
     """Make the application; a request's key says which of the recordings it belongs to."""
-    relay = _Relay(served, recordings)
+    relay = _Relay(served, recordings, TOKENS if trainable else {})
     return Starlette(
         routes=[Route(CHAT, guarded(relay.chat_completions), methods=["POST"])],
         exception_handlers={HTTPException: only(CHAT)},
@@ -42,8 +44,11 @@ def create_relay(served: Endpoint, recordings: Mapping[str, Recording]) -> Starl
 class _Relay:
     _client: openai.AsyncOpenAI
 
-    def __init__(self, served: Endpoint, recordings: Mapping[str, Recording]) -> None:
+    def __init__(
+        self, served: Endpoint, recordings: Mapping[str, Recording], tokens: dict[str, bool]
+    ) -> None:
         self._served = served
+        self._tokens = tokens
         self._recordings = recordings
 
     @asynccontextmanager
@@ -103,7 +108,7 @@ class _Relay:
         return self._client.chat.completions.with_streaming_response.create(
             model=request.get("model", ""),
             messages=request.get("messages", []),
-            extra_body=(_freed(request) if recording.unconstrained else request) | TOKENS,
+            extra_body=(_freed(request) if recording.unconstrained else request) | self._tokens,
             extra_headers=context,
         )
 

@@ -179,7 +179,7 @@ def recorded(act, trajectory):
     """Record what an agent asks a server that acts like this."""
     with (
         Upstream(act) as upstream,
-        Recorder(upstream.endpoint) as recorder,
+        Recorder(upstream.endpoint, trainable=True) as recorder,
         recorder.recorded(Recording(trajectory=trajectory)) as endpoint,
     ):
         yield endpoint
@@ -191,7 +191,10 @@ def completion(**more):
 
 
 async def test_the_endpoint_is_asked_with_its_own_key_for_tokens_in_the_context_of_the_builder():
-    with Upstream(sends(completion())) as upstream, Recorder(upstream.endpoint) as recorder:
+    with (
+        Upstream(sends(completion())) as upstream,
+        Recorder(upstream.endpoint, trainable=True) as recorder,
+    ):
         for context in ("eval", ""):
             recording = Recording(trajectory=art.Trajectory(), context=context)
             with recorder.recorded(recording) as endpoint:
@@ -210,7 +213,10 @@ async def test_the_endpoint_is_asked_with_its_own_key_for_tokens_in_the_context_
 
 async def test_unconstrained_requests_go_without_what_would_force_the_form_of_an_answer():
     forcing = {"response_format": {"type": "json_object"}, "parallel_tool_calls": False}
-    with Upstream(sends(completion())) as upstream, Recorder(upstream.endpoint) as recorder:
+    with (
+        Upstream(sends(completion())) as upstream,
+        Recorder(upstream.endpoint, trainable=True) as recorder,
+    ):
         for unconstrained in (True, False):
             recording = Recording(trajectory=art.Trajectory(), unconstrained=unconstrained)
             with recorder.recorded(recording) as endpoint:
@@ -221,6 +227,24 @@ async def test_unconstrained_requests_go_without_what_would_force_the_form_of_an
     assert free == {"model": "agent", "messages": HELLO, "tools": TOOLS} | tokens
     assert hidden == free | {"tool_choice": "none"}
     assert as_they_were == [free | forcing | {"tool_choice": c} for c in ("required", "none")]
+
+
+async def test_a_model_that_is_not_trained_is_recorded_as_it_was_asked(tmp_path):
+    with Upstream(sends(completion())) as upstream:
+        async with art.Model(
+            name="teacher",
+            project="p",
+            inference_model_name="gpt",
+            inference_base_url=upstream.endpoint.base_url,
+            base_path=tmp_path,
+            sinks=[],
+        ) as teacher:
+            trajectory = art.Trajectory()
+            with teacher.recording(trajectory) as endpoint:
+                await ask(endpoint, HELLO)
+    assert upstream.asked == [{"model": "gpt", "messages": HELLO}]
+    assert [m["content"] for m in trajectory.messages()] == ["hello", "yes"]
+    assert tokens_of(trajectory.messages_and_choices[1]) is None
 
 
 async def test_a_recording_belongs_to_the_context_of_the_active_builder(model, monkeypatch):
@@ -254,7 +278,7 @@ async def test_a_refusal_reaches_the_agent_as_it_was(stream):
 async def test_an_endpoint_that_cannot_be_reached_is_a_503_that_says_so():
     nowhere = art.Endpoint(base_url="http://127.0.0.1:9/v1", api_key="k", model_name="agent")
     recording = Recording(trajectory=art.Trajectory())
-    with Recorder(nowhere) as recorder, recorder.recorded(recording) as endpoint:
+    with Recorder(nowhere, trainable=True) as recorder, recorder.recorded(recording) as endpoint:
         asking = ask(endpoint, HELLO)
         with pytest.raises(openai.InternalServerError, match=r"0\.1:9/v1 cannot be reached"):
             await asking
@@ -277,7 +301,7 @@ async def test_an_answer_that_comes_after_the_block_changes_nothing():
         sends(completion())(handler)
 
     trajectory = art.Trajectory()
-    with Upstream(late) as upstream, Recorder(upstream.endpoint) as recorder:
+    with Upstream(late) as upstream, Recorder(upstream.endpoint, trainable=True) as recorder:
         with recorder.recorded(Recording(trajectory=trajectory)) as endpoint:
             task = asyncio.create_task(ask(endpoint, HELLO))
             await asyncio.to_thread(asked.wait, 5)
