@@ -41,9 +41,12 @@ class _Spelling:
     ends: dict[str, int] = attrs.field(factory=dict)
 
     def learn_end(self, token_id: int | None) -> None:
-        """Remember how a token that ends answers is written."""
-        if token_id is not None:
-            self.ends[self.tokenizer.decode([token_id], skip_special_tokens=False)] = token_id
+        """Remember how a token that ends answers is written, unless it is written as nothing."""
+        if token_id is None:
+            return
+        written = self.tokenizer.decode([token_id], skip_special_tokens=False)
+        if written:
+            self.ends[written] = token_id
 
     def without_end(self, answer_ids: Sequence[int]) -> Sequence[int]:
         """Cut the end token off; engines may know more of them than the tokenizer."""

@@ -152,3 +152,19 @@ def test_ids_that_change_the_text_before_them_are_not_remembered(
         transcripts.keep(tokenizer, "u|>", SERVED[:3], [ord("c")])
     _, ids = transcripts.prompt(render(tokenizer, "u", ">c"), tokenizer)
     assert ids == tokenizer.apply_chat_template(["u", ">c"], tokenize=True)
+
+
+def test_an_end_token_that_is_written_as_nothing_has_no_place_in_a_text():
+    class Silent(Tokenizer):
+        def decode(self, token_ids, **options):
+            return super().decode([i for i in token_ids if i != END])
+
+        def apply_chat_template(self, messages, *, tokenize, **options):
+            text = "".join(messages) + ">"
+            return self.encode(text) if tokenize else text
+
+    tokenizer, made = Silent(), Transcripts()
+    for _ in range(2):
+        text, ids = made.prompt(render(tokenizer, "u"), tokenizer)
+        assert (text, ids) == ("u>", [ord("u"), ord(">")])
+        made.keep(tokenizer, text, ids, [END])
