@@ -125,7 +125,8 @@ def _say_what_is_missing(
 ) -> None:
     remedy = (
         "Rollouts must call the model through model.openai_client(), which asks the endpoint "
-        "for token ids, and append completion.choices[0] itself to the trajectory."
+        "for token ids, and append completion.choices[0] itself to the trajectory. What another "
+        "client or a framework says, model.recording(trajectory) puts there."
     )
     missing = counts["without_tokens"]
     if missing and not sequences and missing == counts["choices"]:

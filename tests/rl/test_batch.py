@@ -109,7 +109,7 @@ def test_choices_without_engine_tokens_are_counted_and_said(caplog):
     assert [s.token_ids for s in made.sequences] == [(1, 3)]
     assert "1 of 3 choices carry no engine token ids" in caplog.text
     assert "trained whole or not at all: 1 of 2 are left out" in caplog.text
-    assert "model.openai_client()" in caplog.text
+    assert "model.openai_client()" in caplog.text and "model.recording(" in caplog.text
 
 
 def test_a_step_of_which_every_conversation_lacks_tokens_somewhere_says_so(caplog):
