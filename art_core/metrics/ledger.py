@@ -159,10 +159,8 @@ class Ledger:
             self._ended = ("the run is closed", "before model.close()")
             self._say_late(*self._ended)
 
-    def forget_the_parent(self) -> None:
-        """Begin empty in a forked process: its rows are the parent's to write, who never hears of
-        what is added here.
-        """
+    def forget(self) -> None:
+        """Begin empty in a forked process; the one that logs never hears of what is added here."""
         self._lock = threading.RLock()
         self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
         self._ended = ("this process was forked from the one that logs", "in that one")
@@ -254,12 +252,11 @@ class Ledger:
         return combine(taken.samples.values(), self.taxonomy)
 
 
+def leave_to_the_parent(ledgers: Iterable[Ledger]) -> None:
+    """Empty ledgers in a forked process: their rows are the parent's to write."""
+    for ledger in ledgers:
+        ledger.forget()
+
+
 _ledgers: WeakSet[Ledger] = WeakSet()
-
-
-def _after_fork() -> None:
-    for ledger in list(_ledgers):
-        ledger.forget_the_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=lambda: leave_to_the_parent(list(_ledgers)))

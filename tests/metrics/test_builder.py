@@ -11,7 +11,7 @@ from art_core.costs.usage import TokenUsage
 from art_core.errors import ConfigError, MetricError
 from art_core.metrics.builder import MetricsBuilder, active_builder
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.ledger import Ledger
+from art_core.metrics.ledger import Ledger, leave_to_the_parent
 from art_core.metrics.taxonomy import MetricSpec
 
 
@@ -203,7 +203,7 @@ def test_what_a_forked_process_adds_is_said_there_and_stays_out_of_the_parents_r
 
 
 def test_a_model_that_logs_in_a_forked_process_is_open_there(build, ledger, caplog):
-    ledger.forget_the_parent()
+    leave_to_the_parent([ledger])
     ledger.learn({})
     build().add_cost("train/judge", 0.25)
     assert not caplog.text
