@@ -95,7 +95,7 @@ def read_usage(response: Any) -> TokenUsage | None:
 def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
     prompt, answer = field(usage, "prompt_tokens"), field(usage, "completion_tokens") or 0
     details = field(usage, "prompt_tokens_details")
-    read = field(details, "cached_tokens") or 0
+    read = field(details, "cached_tokens") or field(usage, "cached_tokens") or 0  # else Moonshot
     # LiteLLM says what Anthropic's cache took beside the details, and how long it stays in them.
     written = field(details, "cache_write_tokens") or field(usage, "cache_creation_input_tokens")
     hour = field(details, "cache_creation_token_details", "ephemeral_1h_input_tokens")
@@ -120,12 +120,16 @@ def _anthropic_or_responses(usage: Any, tier: str | None) -> TokenUsage:
     details = field(usage, "input_tokens_details")
     read = field(usage, "cache_read_input_tokens") or 0
     written = field(usage, "cache_creation_input_tokens") or 0
+    hour = field(usage, "cache_creation", "ephemeral_1h_input_tokens")
+    # Pydantic AI has names of its own for what Responses has in its details.
+    read_inside = field(details, "cached_tokens") or field(usage, "cache_read_tokens")
+    written_inside = field(details, "cache_write_tokens") or field(usage, "cache_write_tokens")
     return TokenUsage(
         input_tokens=field(usage, "input_tokens") + read + written,
         output_tokens=field(usage, "output_tokens") or 0,
-        cache_read_tokens=read + (field(details, "cached_tokens") or 0),
-        cache_write_tokens=written + (field(details, "cache_write_tokens") or 0),
-        cache_write_1h_tokens=field(usage, "cache_creation", "ephemeral_1h_input_tokens") or 0,
+        cache_read_tokens=read + (read_inside or 0),
+        cache_write_tokens=written + (written_inside or 0),
+        cache_write_1h_tokens=hour or field(usage, "cache_write_1h_tokens") or 0,
         service_tier=tier,
         cost_usd=_said_cost(usage),
     )

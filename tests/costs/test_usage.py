@@ -110,8 +110,15 @@ CHAT = {"prompt_tokens": 100, "completion_tokens": 20}
             "output_tokens": 20,
             "input_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30},
         },
+        {
+            "input_tokens": 100,
+            "output_tokens": 20,
+            "cache_read_tokens": 60,
+            "cache_write_tokens": 30,
+        },
+        CHAT | {"cached_tokens": 60, "cache_creation_input_tokens": 30},
     ],
-    ids=["OpenAI chat, OpenRouter", "LiteLLM", "OpenAI Responses"],
+    ids=["OpenAI chat, OpenRouter", "LiteLLM", "OpenAI Responses", "Pydantic AI", "Moonshot"],
 )
 def test_what_was_written_into_the_cache_is_a_part_of_the_prompt(usage):
     assert read_usage({"usage": usage}) == TokenUsage(
@@ -125,6 +132,13 @@ def test_litellm_tells_how_long_anthropics_cache_writes_are_kept():
     usage = CHAT | {"prompt_tokens_details": details, "cache_creation_input_tokens": 30}
     found = read_usage({"usage": usage})
     assert (found.cache_write_tokens, found.cache_write_1h_tokens) == (30, 20)
+
+
+def test_pydantic_ai_tells_it_too():
+    usage = {"input_tokens": 100, "cache_write_tokens": 30, "cache_write_1h_tokens": 20}
+    found = read_usage({"usage": usage})
+    assert (found.input_tokens, found.cache_write_tokens) == (100, 30)
+    assert found.cache_write_1h_tokens == 20
 
 
 @pytest.mark.parametrize(
