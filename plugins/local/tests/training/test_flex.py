@@ -67,16 +67,29 @@ def test_a_cpu_has_no_compiled_kernel():
     assert not flex.can_attend(torch.zeros(1, 2, 8, 16), torch.zeros(1, 2, 8, 16))
 
 
+@pytest.mark.parametrize(
+    ("capability", "width", "told"),
+    [((9, 0), 128, None), ((8, 9), 128, {"fwd_num_stages": 2}), ((8, 9), 256, None)],
+)
+def test_a_gpu_with_little_shared_memory_is_given_a_kernel_that_fits(
+    capability, width, told, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert flex.kernel_options(torch.zeros(1, 1, 1, width, dtype=torch.bfloat16)) == told
+
+
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Triton, about its own settings
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "width"), [(torch.float32, 64), (torch.bfloat16, 64), (torch.bfloat16, 128)]
+)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_compiled_kernel_gives_a_dense_masks_outputs_and_gradients(name, dtype):
+def test_the_compiled_kernel_gives_a_dense_masks_outputs_and_gradients(name, dtype, width):
     packed = layout(name).to(torch.device("cuda"))
     size = len(packed.positions_S)
     ours = [
-        torch.randn(1, heads, size, 64, device="cuda", dtype=dtype, requires_grad=True)
+        torch.randn(1, heads, size, width, device="cuda", dtype=dtype, requires_grad=True)
         for heads in (4, 2, 2)
     ]
     theirs = [x.detach().float().requires_grad_() for x in ours]
