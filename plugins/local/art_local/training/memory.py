@@ -76,5 +76,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    told = ("out of memory", "can't allocate memory", "not enough memory")
+    # the last is how cuBLAS says it
+    told = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
     return isinstance(error, RuntimeError) and any(words in text for words in told)

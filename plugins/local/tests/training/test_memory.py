@@ -12,6 +12,7 @@ from art_local.training.trainer import Trainer
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("DefaultCPUAllocator: not enough memory"),
     MemoryError(),
 ]
@@ -35,7 +36,7 @@ def weights(policy):
     return torch.cat([p.detach().flatten() for p in policy.trained().values()])
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["CUDA", "CPU", "Python"])
+@pytest.mark.parametrize("error", ERRORS, ids=["CUDA", "cuBLAS", "CPU", "Python"])
 @pytest.mark.parametrize("several", [None, 6])
 def test_a_step_is_tried_once_more_at_half_the_micro_batch(
     make_policy, sequences, caplog, error, several
@@ -55,7 +56,7 @@ def test_a_step_is_tried_once_more_at_half_the_micro_batch(
     assert caplog.text.count("trying once more") == 1
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["CUDA", "CPU", "Python"])
+@pytest.mark.parametrize("error", ERRORS, ids=["CUDA", "cuBLAS", "CPU", "Python"])
 def test_a_second_time_names_the_tokens_the_budget_and_the_settings_to_lower(
     make_policy, sequences, error
 ):
