@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -156,23 +157,31 @@ class Ledger:
     def close(self) -> None:
         """Take note that no further row comes: costs that still wait, or come later, are said."""
         with self._lock:
-            self._ended = ("the run is closed", "before model.close()")
+            self._ended = ("the run is closed, and costs from here on", "before model.close()")
             self._say_late(*self._ended)
+
+    def at_exit(self) -> None:
+        """Say costs that still wait when the program ends: of a model that was never logged."""
+        with self._lock:
+            self._say_late(
+                "the program ends, and costs that wait", "before model.log() or model.close()"
+            )
 
     def forget(self) -> None:
         """Begin empty in a forked process; the one that logs never hears of what is added here."""
         self._lock = threading.RLock()
         self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
-        self._ended = ("this process was forked from the one that logs", "in that one")
+        self._ended = (
+            "this process was forked from the one that logs, and its costs",
+            "in that one",
+        )
 
     def _say_late(self, why: str, where: str) -> None:
         samples = [item for buffer in self._samples.values() for item in buffer.items()]
         costs = {key: total(values) for key, values in samples if key.startswith("costs/")}
         if costs and not self._said_late:
             self._said_late = True
-            log.warning(
-                "%s, and costs from here on come into no row: %s. Add them %s.", why, costs, where
-            )
+            log.warning("%s come into no row: %s. Add them %s.", why, costs, where)
 
     def _check_same(self, key: str, before: float, value: float) -> None:
         if value != before and self.taxonomy.spec(key).combine == "same":
@@ -258,5 +267,12 @@ def leave_to_the_parent(ledgers: Iterable[Ledger]) -> None:
         ledger.forget()
 
 
+def say_what_is_left(ledgers: Iterable[Ledger]) -> None:
+    """Say what waits in ledgers of which no run was opened."""
+    for ledger in ledgers:
+        ledger.at_exit()
+
+
 _ledgers: WeakSet[Ledger] = WeakSet()
+atexit.register(lambda: say_what_is_left(list(_ledgers)))
 os.register_at_fork(after_in_child=lambda: leave_to_the_parent(list(_ledgers)))

@@ -11,7 +11,7 @@ from art_core.costs.usage import TokenUsage
 from art_core.errors import ConfigError, MetricError
 from art_core.metrics.builder import MetricsBuilder, active_builder
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.ledger import Ledger, leave_to_the_parent
+from art_core.metrics.ledger import Ledger, leave_to_the_parent, say_what_is_left
 from art_core.metrics.taxonomy import MetricSpec
 
 
@@ -200,6 +200,14 @@ def test_what_a_forked_process_adds_is_said_there_and_stays_out_of_the_parents_r
     assert "forked from the one that logs" in text
     assert "{'costs/train/tool': 0.5}" in text
     assert flush(ledger) == {"costs/train/judge": 0.25}
+
+
+def test_what_waits_when_the_program_ends_is_said(build, ledger, caplog):
+    say_what_is_left([ledger])
+    assert not caplog.text
+    build().add_cost("train/judge", 0.25)
+    say_what_is_left([ledger])
+    assert "the program ends, and costs that wait come into no row" in caplog.text
 
 
 def test_a_model_that_logs_in_a_forked_process_is_open_there(build, ledger, caplog):
