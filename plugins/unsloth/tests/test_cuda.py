@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from art_core.testing.backend import attempts, tokens
+from art_unsloth.backend import UnslothBackend
+from art_unsloth.options import Options
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.torch]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.torch,
+    pytest.mark.timeout(900),
+]
 OPTIONS = {"mask_truncated": False, "learning_rate": 1e-3}
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -24,11 +32,13 @@ def _a_gpu_with_vllm(installed):
 
 @pytest.mark.parametrize("load_in_4bit", [False, True])
 async def test_kernels_train_and_vllm_serves_what_they_learned(
-    unsloth_backend, tiny_model, load_in_4bit, monkeypatch
+    tiny_model, load_in_4bit, monkeypatch
 ):
     model = tiny_model()
     monkeypatch.setattr(model, "base_model", MODEL)
-    backend = unsloth_backend(device="cuda", fast_inference=True, load_in_4bit=load_in_4bit)
+    # in a worker of its own: the other tests' imported Unsloth for a CPU, and see no vLLM
+    given = {"fast_inference": True, "load_in_4bit": load_in_4bit, "progress": False}
+    backend = UnslothBackend(Options(device="cuda", lora_rank=4, lora_alpha=8, **given))
     await model.register(backend)
     groups = await attempts(model, (0.0, 1.0, 0.0, 1.0))
     result = await model.train(groups, **OPTIONS)
