@@ -189,7 +189,11 @@ class Connection:
                 f"{doing} failed, billing is not in order ({said})", "See Tinker's console."
             )
         unreached = type(error).__name__ == "APIConnectionError"
-        refused = unreached or (status is not None and 400 <= status < 500)
+        # what the SDK itself counts as the user's error; a late request (408) may have been done
+        users = getattr(error, "category", None) == "user" or (
+            status is not None and 400 <= status < 500 and status != 408
+        )
+        refused = unreached or users
         return (RefusedError if refused else BackendError)(f"{doing} failed: {said}")
 
 

@@ -14,7 +14,9 @@ from queue import Queue
 from types import SimpleNamespace
 
 import pytest
+from tinker import RequestFailedError
 from tinker.lib.public_interfaces.api_future import AwaitableConcurrentFuture
+from tinker.types import RequestErrorCategory
 
 import art_core as art
 from art_tinker.sdk import Connection, RefusedError, requested, settled
@@ -42,6 +44,9 @@ def done(value):
         (StatusError(401), art.ConfigError),
         (StatusError(402), RefusedError),
         (StatusError(422), RefusedError),
+        (StatusError(408), art.BackendError),
+        (RequestFailedError("no such loss", "r1", RequestErrorCategory.User), RefusedError),
+        (RequestFailedError("out of luck", "r1", RequestErrorCategory.Server), art.BackendError),
         (APIConnectionError("refused"), RefusedError),
         (StatusError(500), art.BackendError),
         (RuntimeError("lost on the way"), art.BackendError),
