@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, cast
@@ -79,7 +79,7 @@ class _Meter:
             builder = self._before()
             with self._calls_inside(builder) as counted:
                 result = function(*args, **kwargs)
-            if inspect.isawaitable(result):
+            if isinstance(result, Coroutine):
                 # Such as a method of AsyncOpenAI, which looks at its arguments before it is async.
                 return self._awaited(builder, result)
             return self._after(builder, result, counted)
@@ -103,7 +103,7 @@ class _Meter:
 
         return tracked_async
 
-    async def _awaited(self, builder: MetricsBuilder | None, call: Awaitable[Any]) -> Any:
+    async def _awaited(self, builder: MetricsBuilder | None, call: Coroutine[Any, Any, Any]) -> Any:
         with self._calls_inside(builder) as counted:
             result = await call
         return self._after(builder, result, counted)

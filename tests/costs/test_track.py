@@ -154,6 +154,23 @@ async def test_the_method_of_a_client_that_only_returns_an_awaitable_is_priced(m
     await model.close()
 
 
+async def test_what_can_more_than_be_awaited_is_handed_on_as_it_is(model):
+    class Pages:
+        def __await__(self):
+            yield
+
+        async def __aenter__(self):
+            return "entered"
+
+        async def __aexit__(self, *error):
+            return None
+
+    with model.metrics_builder("train").activate_context():
+        async with tracked(Pages, **PRICES)() as entered:
+            assert entered == "entered"
+    await model.close()
+
+
 class Judge:
     prices = {"source": "judge", "provider": "acme", "model_name": "judge"} | PRICES
 
