@@ -30,8 +30,9 @@ class GrowingChoice:
     """
 
     def __init__(self, request: ChatRequest, tokenizer: ChatTokenizer) -> None:
-        self._names = {tool["function"]["name"] for tool in request.tools}
-        self._detokenizer = Detokenizer(tokenizer, keep_markers=bool(self._names))
+        offered = [tool["function"] for tool in request.tools]
+        self._functions = {each["name"]: each.get("parameters") for each in offered}
+        self._detokenizer = Detokenizer(tokenizer, keep_markers=bool(self._functions))
         self._stops = StopStrings(request.stop)
         self._text = ""
         self._shown = 0
@@ -41,7 +42,7 @@ class GrowingChoice:
         """Take a token; once `ended`, no more may come."""
         self._text += self._stops.add(self._detokenizer.add(token.id))
         if token.finish is None and not self._stops.stopped:
-            sure = may_begin_call(self._text) if self._names else len(self._text)
+            sure = may_begin_call(self._text) if self._functions else len(self._text)
             return Delta(text=self._show(max(sure, self._shown)), tokens=(token,))
         return self._end(token)
 
@@ -52,8 +53,8 @@ class GrowingChoice:
             self._text += self._stops.flush()
         finish = "stop" if self._stops.stopped else str(token.finish)
         calls: list[ToolCall] = []
-        if self._names:
-            content, calls = parse(self._text, self._names)
+        if self._functions:
+            content, calls = parse(self._text, self._functions)
         if calls:
             rest = content[self._shown :] if len(content) > self._shown else ""
             finish = "tool_calls" if finish == "stop" else finish

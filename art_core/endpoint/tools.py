@@ -1,4 +1,4 @@
-"""Tool calls back from the text in which a model wrote them: Hermes and Qwen, Mistral, Llama 3.
+"""Tool calls back from the text in which a model wrote them: Hermes, Qwen, Mistral, Llama 3.
 
 Text that does not parse stays content: what a model said is never dropped.
 """
@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -26,6 +26,9 @@ _ID_LETTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
 _OWN_ID = re.compile(r"[A-Za-z0-9]{9}")
 _HERMES_BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_TAGGED_CALL = re.compile(r"<function=([^>\n]+)>(.*)</function>", re.DOTALL)
+_TAGGED_VALUE = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_WORDS = {"True": True, "False": False, "None": None}
 _MISTRAL_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*")
 
 
@@ -54,17 +57,22 @@ class ToolCall:
         }
 
 
-def parse(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
+Functions = Mapping[str, Any]
+"""The functions offered: the JSON schema of each one's parameters, by its name."""
+
+
+def parse(text: str, functions: Functions) -> tuple[str, list[ToolCall]]:
     """Split a model's text into content and tool calls.
 
-    `names` are the functions offered: bare JSON (Llama 3) is a call only when it names one of them.
-    If any part that looks like a call cannot be read, the whole text stays content.
+    Bare JSON (Llama 3) is a call only when it names an offered function; what stands between tags
+    (Qwen 3.5) is read as the function's schema says. If any part that looks like a call cannot be
+    read, the whole text stays content.
     """
     if HERMES in text:
-        return _hermes(text)
+        return _hermes(text, functions)
     if MISTRAL in text:
         return _mistral(text)
-    return _llama(text, names)
+    return _llama(text, functions)
 
 
 def may_begin_call(text: str) -> int:
@@ -89,12 +97,43 @@ def held_back(text: str, endings: Collection[str]) -> int:
     return 0
 
 
-def _hermes(text: str) -> tuple[str, list[ToolCall]]:
-    calls = [_call(_json(match.group(1))) for match in _HERMES_BLOCK.finditer(text)]
+def _hermes(text: str, functions: Functions) -> tuple[str, list[ToolCall]]:
+    blocks = [match.group(1) for match in _HERMES_BLOCK.finditer(text)]
+    calls = [_call(_tagged(block, functions) or _json(block)) for block in blocks]
     read = [call for call in calls if call is not None]
     if len(read) != len(calls):
         return text, []
     return _HERMES_BLOCK.sub("", text).rstrip(), read
+
+
+def _tagged(block: str, functions: Functions) -> dict[str, Any] | None:
+    """Read Qwen 3.5's form, `<function=name><parameter=key>value</parameter></function>`."""
+    call = _TAGGED_CALL.fullmatch(block)
+    if call is None or _TAGGED_VALUE.sub("", call.group(2)).strip():
+        return None
+    schema = functions.get(call.group(1))
+    properties = (schema.get("properties") if isinstance(schema, Mapping) else None) or {}
+    values = _TAGGED_VALUE.findall(call.group(2))
+    arguments = {key: _value(text, _types(properties.get(key))) for key, text in values}
+    return {"name": call.group(1), "arguments": arguments}
+
+
+def _value(text: str, types: set[str]) -> Any:
+    """Read a value that was written without quotes: as text where its schema has or says nothing
+    else, else as JSON or one of Python's words. What cannot be read so stays text.
+    """
+    if not types or ("string" in types and not (text == "null" and "null" in types)):
+        return text
+    value = _json(text)
+    return _WORDS.get(text, text) if value is None and text != "null" else value
+
+
+def _types(schema: Any) -> set[str]:
+    if not isinstance(schema, Mapping):
+        return set()
+    kind = schema.get("type", "object" if "$ref" in schema else [])
+    alternatives = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
+    return {*([kind] if isinstance(kind, str) else kind)}.union(*map(_types, alternatives))
 
 
 def _mistral(text: str) -> tuple[str, list[ToolCall]]:
@@ -124,11 +163,11 @@ def _named_arguments(text: str) -> list[Any]:
     return values
 
 
-def _llama(text: str, names: Collection[str]) -> tuple[str, list[ToolCall]]:
+def _llama(text: str, functions: Functions) -> tuple[str, list[ToolCall]]:
     content, tag, rest = text.partition(PYTHON_TAG)
     bare = rest if tag else text
     calls = [_call(_json(part)) for part in re.split(r"(?<=\})\s*;\s*(?=\{)", bare.strip())]
-    read = [call for call in calls if call is not None and call.name in names]
+    read = [call for call in calls if call is not None and call.name in functions]
     if len(read) != len(calls):
         return text, []
     return (content.rstrip() if tag else ""), read

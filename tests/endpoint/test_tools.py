@@ -17,6 +17,15 @@ TOOLS = [
     }
 ]
 HERMES = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+TAGGED = """<function=add>
+<parameter=a>
+b
+  c
+</parameter>
+<parameter=d>
+
+</parameter>
+</function>"""
 ADD = [("add", '{"a": 1}')]
 
 FORMATS = {
@@ -51,6 +60,16 @@ FORMATS = {
         "",
         ADD,
     ),
+    "tags, as Qwen 3.5": (
+        f"<tool_call>\n{TAGGED}\n</tool_call>",
+        "",
+        [("add", '{"a": "b\\n  c", "d": ""}')],
+    ),
+    "tags after content and without an end": (
+        "Well.\n\n<tool_call>\n<function=add>\n</function>",
+        "Well.",
+        [("add", "{}")],
+    ),
     "without arguments": ('<tool_call>{"name": "add"}</tool_call>', "", [("add", "{}")]),
 }
 
@@ -58,7 +77,7 @@ FORMATS = {
 @pytest.mark.parametrize("case", FORMATS)
 def test_calls_are_read_from(case) -> None:
     text, content, calls = FORMATS[case]
-    found, read = parse(text, {"add"})
+    found, read = parse(text, {"add": None})
     assert found == content
     assert [(call.name, call.arguments) for call in read] == calls
     assert len({call.id for call in read}) == len(read)
@@ -75,6 +94,9 @@ def test_calls_are_read_from(case) -> None:
         "<tool_call>add(1)</tool_call>",
         '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
         '<tool_call>{"name": ""}</tool_call>',
+        "<tool_call><function=add></tool_call>",
+        "<tool_call><function=add><parameter=a>1</function></tool_call>",
+        "<tool_call><function=add>1</function></tool_call>",
         "[TOOL_CALLS] what?",
         "[TOOL_CALLS] []",
         "[TOOL_CALLS]add[ARGS]{1",
@@ -83,7 +105,31 @@ def test_calls_are_read_from(case) -> None:
     ],
 )
 def test_what_is_no_call_stays_content(text) -> None:
-    assert parse(text, {"add"}) == (text, [])
+    assert parse(text, {"add": None}) == (text, [])
+
+
+VALUES = [
+    ("12", {"type": "integer"}, 12),
+    ("12", {"type": "string"}, "12"),
+    ("12", {}, "12"),
+    ("12", None, "12"),
+    ("True", {"type": "boolean"}, True),
+    ("true", {"type": "boolean"}, True),
+    ("None", {"type": ["integer", "null"]}, None),
+    ("null", {"anyOf": [{"type": "string"}, {"type": "null"}]}, None),
+    ("null", {"type": "string"}, "null"),
+    ("nil", {"anyOf": [{"type": "integer"}, {"type": "null"}]}, "nil"),
+    ('[1, {"b": "c"}]', {"type": "array"}, [1, {"b": "c"}]),
+    ('{"b": 1}', {"$ref": "#/$defs/B"}, {"b": 1}),
+    ("red", {"$ref": "#/$defs/Colour"}, "red"),
+]
+
+
+@pytest.mark.parametrize(("text", "schema", "value"), VALUES)
+def test_a_value_between_tags_is_read_as_its_schema_says(text, schema, value) -> None:
+    written = f"<tool_call>\n<function=add>\n<parameter=a>\n{text}\n</parameter>\n</function>"
+    _, (call,) = parse(written, {"add": {"properties": {"a": schema}}})
+    assert json.loads(call.arguments) == {"a": value}
 
 
 @given(st.text(max_size=20), st.sampled_from(["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"]))
