@@ -5,7 +5,7 @@ it only to serve.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
 import openai  # noqa: TID253
@@ -66,10 +66,10 @@ class _Relay:
         request = await json_body(http)
         try:
             if request.get("stream"):
-                lines = self._lines(recording, request)
+                parts = self._parts(recording, request)
                 # Awaited before the response starts, so that a refusal keeps its HTTP status.
-                first = await anext(lines)
-                return StreamingResponse(_after(first, lines), media_type="text/event-stream")
+                first = await anext(parts)
+                return StreamingResponse(_after(first, parts), media_type="text/event-stream")
             whole = await unless_gone(http, self._whole(recording, request))
         except openai.APIStatusError as error:
             return Response(
@@ -86,20 +86,24 @@ class _Relay:
         recording.add(request, orjson.loads(content))
         return content
 
-    async def _lines(
+    async def _parts(
         self, recording: Recording, request: dict[str, Any]
     ) -> AsyncGenerator[bytes, None]:
         chunks: list[dict[str, Any]] = []
-        growing = request.get("n") or 1
+        growing, rest = request.get("n") or 1, b""
         async with self._asked(recording, request) as answer:
-            async for line in answer.iter_lines():
-                if line.startswith("data: {"):
-                    chunks.append(orjson.loads(line.removeprefix("data: ")))
-                    ended = sum(bool(c.get("finish_reason")) for c in chunks[-1].get("choices", ()))
-                    growing -= ended
-                    if ended and not growing:
-                        recording.add(request, joined(chunks))
-                yield line.encode() + b"\n"
+            async for part in answer.iter_bytes():
+                # Not as lines of text, which end at U+2028 too, in the middle of a chunk.
+                *lines, rest = (rest + part).split(b"\n")
+                fresh = _chunks(lines)
+                chunks += fresh
+                ended = sum(
+                    bool(c.get("finish_reason")) for f in fresh for c in f.get("choices", ())
+                )
+                growing -= ended
+                if ended and not growing:
+                    recording.add(request, joined(chunks))
+                yield part
 
     def _asked(
         self, recording: Recording, request: dict[str, Any]
@@ -113,13 +117,19 @@ class _Relay:
         )
 
 
+def _chunks(lines: list[bytes]) -> list[dict[str, Any]]:
+    told = [line.removeprefix(b"data:").strip() for line in lines if line.startswith(b"data:")]
+    return [orjson.loads(data) for data in told if data.startswith(b"{")]
+
+
 def _freed(request: dict[str, Any]) -> dict[str, Any]:
     """Leave out what would force the form of an answer; a tool_choice of "none" hides the tools."""
     forced = {name for name in FORCING if request.get(name) != "none"}
     return {name: value for name, value in request.items() if name not in forced}
 
 
-async def _after(first: bytes, lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    yield first
-    async for line in lines:
-        yield line
+async def _after(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
+        yield first
+        async for part in parts:
+            yield part

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import MSG_PEEK
@@ -327,6 +328,25 @@ async def test_an_agent_that_goes_away_ends_its_request(stream):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert await asyncio.to_thread(gone.wait, 5)
+
+
+async def test_a_stream_comes_as_it_was_also_in_pieces_and_with_separators_of_lines_in_it():
+    text = "a\u2028b\u0085c"
+    chunk = {
+        "id": "x",
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}],
+    }
+    body = b"data:%b\r\n\r\ndata: [DONE]\r\n\r\n" % orjson.dumps(chunk)
+
+    def send_in_pieces(handler):
+        sends(body[:30], kind="text/event-stream")(handler)
+        time.sleep(0.05)
+        handler.wfile.write(body[30:])
+
+    trajectory = art.Trajectory()
+    with recorded(send_in_pieces, trajectory) as endpoint:
+        (got,) = await ask(endpoint, HELLO, stream=True)
+    assert got.choices[0].delta.content == trajectory.messages()[1]["content"] == text
 
 
 async def test_a_stream_that_is_not_finished_is_not_recorded():
