@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import attrs
 
-from art_core.data.choice import Message, MessageOrChoice, message_of
+from art_core.data.choice import MessageOrChoice, message_of
 from art_core.errors import ConfigError
 
 FailureReason = Literal["raised", "timeout", "wrong_type", "bad_reward"]
@@ -40,8 +40,8 @@ class History:
     messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
     tools: list[dict[str, Any]] | None = None
 
-    def messages(self) -> list[Message]:
-        """Return the conversation as chat messages, choices turned into assistant messages."""
+    def messages(self) -> list[Any]:
+        """Return the conversation as chat messages, dicts; choices are assistant messages."""
         return [message_of(item) for item in self.messages_and_choices]
 
 
@@ -69,8 +69,8 @@ class Trajectory:
         default=None, converter=attrs.converters.optional(_aware)
     )
 
-    def messages(self) -> list[Message]:
-        """Return the conversation as chat messages, ready for the next request."""
+    def messages(self) -> list[Any]:
+        """Return the conversation as chat messages, dicts that OpenAI's client takes as they are."""
         return [message_of(item) for item in self.messages_and_choices]
 
     def log(self, message: str) -> None:
