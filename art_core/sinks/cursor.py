@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -66,7 +65,7 @@ def lock_cursor(path: Path) -> int:
     return fd
 
 
-def rows_after(history: Path, cursor: Cursor) -> tuple[Sequence[MetricsRow], Cursor]:
+def rows_after(history: Path, cursor: Cursor) -> tuple[list[MetricsRow], Cursor]:
     """Return the next rows, 500 at most, and the cursor after them.
 
     A log shorter than the cursor is another one, or lost its end with the machine: it is read anew.

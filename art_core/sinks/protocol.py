@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +35,7 @@ class Sink(Protocol):
     def open(self, run: RunInfo) -> None:
         """Get ready; called before the first row, and again after a failure of this call."""
 
-    def write(self, rows: Sequence[MetricsRow]) -> None:
+    def write(self, rows: list[MetricsRow]) -> None:
         """Take rows, in order. A row may come twice: drop repeats by `row.seq`."""
 
     def close(self, run: RunInfo) -> None:

@@ -64,7 +64,7 @@ class Troubled:
         """Open the sink behind."""
         self.sink.open(run)
 
-    def write(self, rows: Sequence[MetricsRow]) -> None:
+    def write(self, rows: list[MetricsRow]) -> None:
         """Write to the sink behind, with this one's trouble, once."""
         before, after, self.before, self.after = self.before, self.after, None, None
         if self.held is not None:
@@ -133,7 +133,7 @@ class SinkKit:
         make_sink: MakeSink,
         read_back: ReadBack | None,
         run: RunInfo,
-        rows: Sequence[MetricsRow],
+        rows: list[MetricsRow],
     ) -> None:
         """Send rows through one sink, and assert that they arrived."""
         sink = make_sink()
