@@ -70,7 +70,7 @@ class Trajectory:
     )
 
     def messages(self) -> list[Any]:
-        """Return the conversation as chat messages, dicts that OpenAI's client takes as they are."""
+        """Return the conversation as chat messages, dicts that OpenAI's client takes."""
         return [message_of(item) for item in self.messages_and_choices]
 
     def log(self, message: str) -> None:
