@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
@@ -127,6 +128,9 @@ class VllmEngine:
         self._loop.run(self._rest.begin(), limit_s, "putting vLLM to sleep")
         try:
             yield
+        except BaseException as error:
+            _let_go(error)
+            raise
         finally:
             # what torch keeps for later is not there for a server that wakes up
             torch.cuda.empty_cache()
@@ -212,6 +216,15 @@ class VllmEngine:
             )
         if adapter not in self.adapters:
             raise EngineError(unknown("adapter", adapter, self.adapters, known_as="loaded"))
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames that an error passed through: what a failed step computed is in them, for as
+    long as somebody keeps the error.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 async def _drained(answers: AsyncGenerator[object, None]) -> None:

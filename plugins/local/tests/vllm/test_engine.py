@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from vllm_helpers import adapter, gone, sampled, state
 
 from art_core.endpoint.engine import Sampling, Token
-from art_core.errors import EngineError
+from art_core.errors import BackendError, EngineError
 from art_local.engine.local import StepWeights
 from art_local.servers import Servers
 from art_local.serving import wait_ready
@@ -202,6 +203,30 @@ async def test_what_the_trainer_keeps_for_later_is_freed_before_the_server_wakes
         await asyncio.to_thread(fail)
     assert asleep_when_freed == [True]
     assert state(engine)["asleep"] is False
+
+
+async def test_what_a_failed_step_computed_is_freed_before_the_server_wakes(start, monkeypatch):
+    engine, made, held = start(sleeps=True), [], []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.append(made[0]() is not None))
+
+    def compute():
+        computed = torch.ones(8)
+        made.append(weakref.ref(computed))
+        raise MemoryError
+
+    def step():
+        try:
+            compute()
+        except MemoryError as error:
+            raise BackendError("out of memory") from error
+
+    def train():
+        with engine.resting():
+            step()
+
+    with pytest.raises(BackendError):
+        await asyncio.to_thread(train)
+    assert held == [False]
 
 
 async def test_elsewhere_it_does_not_sleep(start):
