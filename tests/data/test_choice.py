@@ -58,6 +58,17 @@ def test_tokens_that_are_not_whole_are_none(lost):
     assert tokens_of(stored(**lost)) is None
 
 
+def test_a_message_is_taken_out_of_a_choice_without_its_tokens():
+    """Each turn asks for all messages before it, and log-probs take long to copy."""
+
+    class Heavy(Choice):
+        def model_dump(self, **options):
+            raise AssertionError("the whole choice was copied")
+
+    choice = Heavy.construct(**dict(sent()))
+    assert message_of(choice) == {"role": "assistant", "content": "yes"}
+
+
 def test_an_answer_of_no_tokens_is_whole():
     tokens = tokens_of(stored(token_ids=[], logprobs={"content": []}))
     assert tokens is not None and tokens.completion_ids == ()
