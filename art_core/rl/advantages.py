@@ -59,15 +59,6 @@ def step_advantages(
     ]
 
 
-def group_advantages(
-    rewards: Sequence[float], *, scale_rewards: bool = False, advantage_balance: float = 0.0
-) -> list[float]:
-    """Advantages [G] of one group alone; see `step_advantages`."""
-    return step_advantages(
-        [rewards], scale_rewards=scale_rewards, advantage_balance=advantage_balance
-    )[0]
-
-
 def _group(
     rewards: Sequence[float],
     baseline: str,
