@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -151,7 +151,8 @@ class _Meter:
             paid = getattr(error, "completion", None)
             raise
         finally:
-            _counted.reset(token)
+            with suppress(ValueError):  # of a call that is dropped unfinished, in another context
+                _counted.reset(token)
             if builder is not None and paid is not None:
                 self._add(builder, lambda: self._usage(builder, paid, counted))
 

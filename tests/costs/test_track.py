@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
@@ -168,6 +169,15 @@ async def test_what_can_more_than_be_awaited_is_handed_on_as_it_is(model):
     with model.metrics_builder("train").activate_context():
         async with tracked(Pages, **PRICES)() as entered:
             assert entered == "entered"
+    await model.close()
+
+
+async def test_a_call_may_be_dropped_unfinished_in_another_context(model):
+    with model.metrics_builder("train").activate_context():
+        call = tracked(lambda: asyncio.sleep(0), **PRICES)()
+    contextvars.copy_context().run(call.send, None)
+    call.close()
+    assert not (await model.log(split="train")).metrics.get("data/step_unpriced_calls")
     await model.close()
 
 
