@@ -15,8 +15,8 @@ from art_core.rundir import find_run, runs_path
 _HELP = """\
 csv and parquet have a line a row and a column a key, blank where the row has none; jsonl keeps the
 rows as they are, with their receipts. Former names of metrics become today's. Without --format the
-file's ending says it. Parquet needs: pip install 'art-core[parquet]'. It has its types; of the other
-two polars guesses them by the first 100 rows, so that a key which comes later needs
+file's ending says it. Parquet needs: pip install 'art-core[parquet]'. It keeps the types; of the
+other two polars guesses them by the first 100 rows, so that a key which comes later needs
 pl.read_csv(FILE, infer_schema_length=None).
 
 examples:
