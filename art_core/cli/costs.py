@@ -118,15 +118,15 @@ def _per_step(report: CostReport) -> Iterator[str]:
 
 def _bought(report: CostReport) -> Iterator[str]:
     rows = [(*_item(r), usd(r.usd or 0.0), _rates(r), _source(r)) for r in report.priced()]
-    headings = ("bought", "calls", "tokens in", "out", "hours", "$", "price", "source")
-    return table(headings, rows, right=set(headings[1:6])) if rows else iter(())
+    headings = ("bought", "for", "calls", "tokens in", "out", "hours", "$", "price", "source")
+    return table(headings, rows, right=set(headings[2:7])) if rows else iter(())
 
 
 def _unpriced(report: CostReport) -> Iterator[str]:
     rows = [_item(receipt) for receipt in report.unpriced()]
-    headings = ("unpriced", "calls", "tokens in", "out", "hours")
+    headings = ("unpriced", "for", "calls", "tokens in", "out", "hours")
     if rows:
-        yield from table(headings, rows, right=set(headings[1:]))
+        yield from table(headings, rows, right=set(headings[2:]))
         yield "these are in no cost above: art reprice RUN --prices FILE.json prices them"
     elif report.unpriced_calls:
         yield f"{report.unpriced_calls:.0f} unpriced calls are in no cost above"
@@ -135,10 +135,11 @@ def _unpriced(report: CostReport) -> Iterator[str]:
 def _item(receipt: Receipt) -> tuple[str, ...]:
     name = f"{receipt.provider}/{receipt.item}".lstrip("/")
     name += f" ({receipt.tier})" if receipt.tier else ""
+    cost = receipt.leaf.removeprefix("costs/")
     if receipt.device_seconds:
-        return (name, "", "", "", format(receipt.device_seconds / 3600, ".4f"))
+        return (name, cost, "", "", "", format(receipt.device_seconds / 3600, ".4f"))
     read = receipt.input_tokens + receipt.train_tokens
-    return (name, str(receipt.calls), str(read), str(receipt.output_tokens), "")
+    return (name, cost, str(receipt.calls), str(read), str(receipt.output_tokens), "")
 
 
 def _rates(receipt: Receipt) -> str:

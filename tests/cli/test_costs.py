@@ -106,11 +106,11 @@ def test_what_was_bought_is_told_with_its_price_and_its_source(shelf, art_comman
     )  # fmt: skip
     bought = lines(art_command("costs", "a"))[6:10]
     assert bought == [
-        ["bought", "calls", "tokens", "in", "out", "hours", "$", "price", "source"],
-        ["card", "0.5000", "1.000000", "2", "an", "hour", "-"],
-        ["p/m", "(flex)", "3", "10", "4", "0.500000", "input", "1.5,", "output", "2", "a",
-         "million", "book"],
-        ["p/m", "3", "0", "0", "0.250000", "named", "by", "the", "provider", "-"],
+        ["bought", "for", "calls", "tokens", "in", "out", "hours", "$", "price", "source"],
+        ["card", "gpu", "0.5000", "1.000000", "2", "an", "hour", "-"],
+        ["p/m", "(flex)", "train/judge", "3", "10", "4", "0.500000", "input", "1.5,", "output",
+         "2", "a", "million", "book"],
+        ["p/m", "train/judge", "3", "0", "0", "0.250000", "named", "by", "the", "provider", "-"],
     ]  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_unpriced_calls_are_listed_with_their_tokens(shelf, art_command, row):
         {"leaf": "costs/train/j", "item": "m", "provider": "p", "calls": 2, "input_tokens": 9},
     )
     printed = art_command("costs", "a")
-    assert ["p/m", "2", "9", "0"] in lines(printed)
+    assert ["p/m", "train/j", "2", "9", "0"] in lines(printed)
     assert "these are in no cost above: art reprice RUN --prices FILE.json" in printed
 
 
