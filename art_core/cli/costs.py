@@ -147,8 +147,10 @@ def _rates(receipt: Receipt) -> str:
         return "named by the provider"
     if "usd_per_hour" in receipt.rates:
         return f"{receipt.rates['usd_per_hour']:g} an hour"
-    prices = {k.removesuffix("_per_million"): v for k, v in receipt.rates.items() if k != "source"}
-    return ", ".join(f"{name} {value:g}" for name, value in prices.items()) + " a million"
+    a_million = [(k, v) for k, v in receipt.rates.items() if k.endswith("_per_million")]
+    told = ", ".join(f"{k.removesuffix('_per_million')} {v:g}" for k, v in a_million) + " a million"
+    search = receipt.rates.get("web_search_per_thousand") if receipt.web_searches else None
+    return told if search is None else f"{told}, {search / 1e3:g} a web search"
 
 
 def _source(receipt: Receipt) -> str:

@@ -138,6 +138,11 @@ class PriceBook:
                 "response_getter= takes a response out of what a tracked function returns"
             )
             return None, rates
+        if usage.web_searches and rates.web_search_per_thousand is None:
+            self.say_once(
+                f"unpriced: web searches of {model!r} of {provider!r}; the tokens of its calls are "
+                "priced"
+            )
         return price(usage, rates), rates
 
     def price(

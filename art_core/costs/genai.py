@@ -52,6 +52,7 @@ def book_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRate
         return None if value is None else float(_at(value, usage.input_tokens)) * discount
 
     prompt, answer = rate("input_mtok"), rate("output_mtok")
+    search = getattr(found.model_price, "web_searches_kcount", None)
     if not prompt and not answer:
         return None
     return TokenRates(
@@ -60,6 +61,8 @@ def book_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRate
         cache_read_per_million=rate("cache_read_mtok"),
         cache_write_per_million=rate("cache_write_mtok"),
         cache_write_1h_per_million=rate("cache_write_1h_mtok"),
+        # By the search, in a batch too.
+        web_search_per_thousand=None if search is None else float(_at(search, usage.input_tokens)),
         source=f"genai-prices {library.__version__}: {found.provider.id}/{found.model.id}",
     )
 

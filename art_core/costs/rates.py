@@ -13,7 +13,8 @@ class TokenRates:
 
     Cache reads and writes cost as much as fresh prompt tokens unless given, and writes kept for an
     hour as much as other writes. Tokens to train on have no price unless `train_per_million` is
-    given; at a hosted training service, prefill is input and sampling is output.
+    given; at a hosted training service, prefill is input and sampling is output. Web searches that
+    the provider makes cost US dollars per thousand.
     """
 
     input_per_million: float = attrs.field(validator=price_or_none)
@@ -22,6 +23,7 @@ class TokenRates:
     cache_write_per_million: float | None = attrs.field(default=None, validator=price_or_none)
     cache_write_1h_per_million: float | None = attrs.field(default=None, validator=price_or_none)
     train_per_million: float | None = attrs.field(default=None, validator=price_or_none)
+    web_search_per_thousand: float | None = attrs.field(default=None, validator=price_or_none)
     source: str = "explicit"
 
     @classmethod
@@ -55,7 +57,7 @@ class TokenRates:
 
 
 def price(usage: TokenUsage, rates: TokenRates) -> float:
-    """US dollars for tokens at rates that cover them."""
+    """US dollars for tokens at rates that cover them, and for web searches that have a price."""
     fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
     short = max(0, usage.cache_write_tokens - usage.cache_write_1h_tokens)
     read_rate = _first(rates.cache_read_per_million, rates.input_per_million)
@@ -67,7 +69,7 @@ def price(usage: TokenUsage, rates: TokenRates) -> float:
         + usage.cache_write_1h_tokens * _first(rates.cache_write_1h_per_million, write_rate)
         + usage.output_tokens * rates.output_per_million
         + usage.train_tokens * (rates.train_per_million or 0.0)
-    ) / 1e6
+    ) / 1e6 + usage.web_searches * (rates.web_search_per_thousand or 0.0) / 1e3
 
 
 def _first(rate: float | None, otherwise: float) -> float:

@@ -33,6 +33,7 @@ class Receipt:
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     train_tokens: int = 0
+    web_searches: int = 0
     device_seconds: float = 0.0
     usd: float | None = None
     reported: bool = False

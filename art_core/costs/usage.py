@@ -27,6 +27,7 @@ class TokenUsage:
 
     `cache_write_1h_tokens` are the part of `cache_write_tokens` that is kept for an hour.
     `train_tokens` are what a hosted training service trained on, beside prompt and answer.
+    `web_searches` are those that the provider made and bills by the search.
     `service_tier` is what the provider says it served ("flex", "priority", "batch"). `cost_usd` is
     what the provider itself said the call cost, and wins over any price.
     """
@@ -37,6 +38,7 @@ class TokenUsage:
     cache_write_tokens: int = attrs.field(default=0, validator=_not_negative)
     cache_write_1h_tokens: int = attrs.field(default=0, validator=_not_negative)
     train_tokens: int = attrs.field(default=0, validator=_not_negative)
+    web_searches: int = attrs.field(default=0, validator=_not_negative)
     service_tier: str | None = None
     cost_usd: float | None = None
 
@@ -46,7 +48,7 @@ class TokenUsage:
         return self.input_tokens + self.output_tokens + self.train_tokens
 
 
-COUNTS = tuple(f.name for f in attrs.fields(TokenUsage) if f.name.endswith("_tokens"))
+COUNTS = tuple(f.name for f in attrs.fields(TokenUsage) if f.default == 0)
 """The names of the counts of a TokenUsage."""
 
 
@@ -111,6 +113,7 @@ def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
         cache_read_tokens=read,
         cache_write_tokens=written or 0,
         cache_write_1h_tokens=hour or 0,
+        web_searches=_web_searches(usage),
         service_tier=tier,
         cost_usd=_said_cost(usage),
     )
@@ -130,9 +133,15 @@ def _anthropic_or_responses(usage: Any, tier: str | None) -> TokenUsage:
         cache_read_tokens=read + (read_inside or 0),
         cache_write_tokens=written + (written_inside or 0),
         cache_write_1h_tokens=hour or field(usage, "cache_write_1h_tokens") or 0,
+        web_searches=_web_searches(usage),
         service_tier=tier,
         cost_usd=_said_cost(usage),
     )
+
+
+def _web_searches(usage: Any) -> int:
+    """Return what Anthropic says, itself or through LiteLLM."""
+    return field(usage, "server_tool_use", "web_search_requests") or 0
 
 
 def _said_cost(usage: Any) -> Any:

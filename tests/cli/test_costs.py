@@ -114,6 +114,16 @@ def test_what_was_bought_is_told_with_its_price_and_its_source(shelf, art_comman
     ]  # fmt: skip
 
 
+def test_what_a_web_search_cost_is_told_where_there_was_one(shelf, art_command):
+    directory = shelf.run("a", STEP)
+    rates = {"input_per_million": 3, "web_search_per_thousand": 10, "source": "book"}
+    call = {"leaf": "costs/train/judge", "item": "m", "provider": "p", "usd": 0.5, "rates": rates}
+    give_receipts(directory, {**call, "tier": "batch"}, {**call, "web_searches": 3})
+    bought = [" ".join(line) for line in lines(art_command("costs", "a"))]
+    assert any(line.endswith(" input 3 a million book") for line in bought)
+    assert any(line.endswith(" input 3 a million, 0.01 a web search book") for line in bought)
+
+
 @pytest.mark.parametrize("row", [STEP, {"reward/mean": 0.5}])
 def test_unpriced_calls_are_listed_with_their_tokens(shelf, art_command, row):
     directory = shelf.run("a", row)

@@ -128,3 +128,9 @@ def test_an_extractor_that_fails_leaves_the_tokens_to_be_priced(book, caplog):
     assert caplog.text.count("the cost extractor of 'acme' failed (TypeError") == 1
     book.register_extractor("acme", lambda response: 0.25)
     assert book.usage("a million", "acme").cost_usd == 0.25
+
+
+def test_web_searches_without_a_price_are_said_once(book, caplog):
+    searching = TokenUsage(input_tokens=1_000_000, web_searches=3)
+    assert [book.price("acme", "known", searching) for _ in range(2)] == [7.0, 7.0]
+    assert caplog.text.count("unpriced: web searches of 'known' of 'acme'") == 1

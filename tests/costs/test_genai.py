@@ -52,3 +52,9 @@ def test_rates_say_where_they_are_from():
     rates = genai.book_rates("openai", "gpt-4.1", None)
     assert rates.source.startswith("genai-prices ")
     assert rates.source.endswith("openai/gpt-4.1")
+
+
+def test_web_searches_have_a_price_by_the_thousand_in_a_batch_too(book):
+    usage = TokenUsage(input_tokens=100_000, web_searches=3, service_tier="batch")
+    paid = book.price("anthropic", "claude-sonnet-4-5", usage)
+    assert paid == pytest.approx(0.1 * 1.5 + 3 * 0.01, abs=1e-12)

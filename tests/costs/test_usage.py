@@ -134,6 +134,13 @@ def test_litellm_tells_how_long_anthropics_cache_writes_are_kept():
     assert (found.cache_write_tokens, found.cache_write_1h_tokens) == (30, 20)
 
 
+@pytest.mark.parametrize("tokens", [CHAT, {"input_tokens": 100, "output_tokens": 20}])
+def test_web_searches_are_counted_where_the_provider_says_how_many(tokens):
+    assert read_usage({"usage": tokens}).web_searches == 0
+    searching = tokens | {"server_tool_use": {"web_search_requests": 3}}
+    assert read_usage({"usage": searching}).web_searches == 3
+
+
 def test_pydantic_ai_tells_it_too():
     usage = {"input_tokens": 100, "cache_write_tokens": 30, "cache_write_1h_tokens": 20}
     found = read_usage({"usage": usage})
