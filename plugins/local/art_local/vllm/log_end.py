@@ -9,7 +9,8 @@ from pathlib import Path
 END_BYTES = 262_144
 END_LINES = 12
 RAISED_LINES = 2
-LINE_LETTERS = 240
+LINE_LETTERS = 400
+"""So much takes vLLM to say which context would fit into the memory of a small GPU."""
 PREFIX = re.compile(r"^\([^)]*\) (?:ERROR|CRITICAL) \S+ \S+ \[[^\]]*\] ?")
 RAISED = re.compile(r"^[\w.]*(?:Error|Exception)(?:: .+)?$")
 SECOND_HAND = "EngineDeadError"

@@ -271,6 +271,19 @@ def test_the_end_of_a_log_begins_with_what_was_raised_last(tmp_path):
     assert "leaked" not in told
 
 
+def test_the_end_of_a_log_says_which_context_would_fit(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "(EngineCore pid=2) ERROR 11-21 19:06:59 [core.py:1512] ValueError: To serve at least one "
+        "request with the model's max seq len (40960), (5.62 GiB KV cache is needed, which is "
+        "larger than the available KV cache memory (4.4 GiB). Based on the available memory, the "
+        "estimated maximum model length is 32064. Try increasing `gpu_memory_utilization` (which "
+        "also controls CPU memory on the CPU backend) or decreasing `max_model_len` when\n"
+    )
+    assert "length is 32064" in log_end(log)
+    assert "decreasing `max_model_len`" in log_end(log)
+
+
 def test_the_end_of_a_log_is_that_of_the_newest_server(tmp_path):
     log = tmp_path / "log"
     log.write_text("RuntimeError: of the server before\n")
