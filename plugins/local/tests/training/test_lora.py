@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+from art_local.placement import random_state_kept
 from art_local.training.lora import PREFIX, dithered, lora_layers
 from art_local.training.policy import Policy
 
@@ -85,8 +87,18 @@ def test_the_start_is_drawn_from_the_seed_and_not_from_the_global_rng(make_polic
 
 
 def test_the_random_states_of_other_gpus_are_left_alone(make_policy, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    make_policy()  # torch warns before it reads those of all devices
+    kept = []
+
+    def fork_rng(devices=None):
+        kept.append(devices)  # None would be those of all devices
+        return nullcontext()
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    make_policy()
+    assert kept
+    assert kept == [[]] * len(kept)
+    with random_state_kept(torch.device("cuda:1")):
+        assert kept[-1] == [torch.device("cuda:1")]
 
 
 def test_an_unchanged_weight_keeps_its_bf16_value():
