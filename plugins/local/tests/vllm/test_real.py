@@ -128,6 +128,23 @@ async def test_a_seed_and_a_stop_string_are_kept(model):
     assert cut.choices[0].finish_reason == "stop"
 
 
+async def test_seeded_requests_that_are_too_many_for_one_batch_are_all_answered(model):
+    """Of 7,000 prompt tokens together, vLLM computes some prompts in parts."""
+    before = family(model.run_dir / "vllm.log")
+
+    async def answer(seed):
+        question = [{"role": "user", "content": f"{seed:03d} " + "word " * 28}]
+        return await model.openai_client().chat.completions.create(
+            model=model.get_inference_name(), messages=question, seed=seed, max_tokens=6
+        )
+
+    answers = await asyncio.gather(*map(answer, range(48)))
+    assert min(a.usage.prompt_tokens for a in answers) * len(answers) > 6_000
+    again = await answer(7)
+    assert again.choices[0].token_ids == answers[7].choices[0].token_ids
+    assert family(model.run_dir / "vllm.log") == before
+
+
 async def long_seed(model):
     """A seed whose answer does not end before it is cut off."""
     for seed in range(100):
