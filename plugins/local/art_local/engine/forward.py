@@ -4,7 +4,8 @@ a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class Forward:
         self.device, self.dtype = parameter.device, parameter.dtype
         if module.config._attn_implementation not in ("sdpa", "eager"):  # noqa: SLF001
             module.set_attn_implementation("sdpa")
+        self._cache_name = cache_name(module.forward)
         self._last: torch.Tensor | None = None
         # logits_to_keep keeps the same positions for all rows; prompts end at different ones.
         module.get_output_embeddings().register_forward_pre_hook(self._keep_last)
@@ -67,9 +69,7 @@ class Forward:
         cache.begin_prefill(source_R, [lengths[i] for i in source])
         self._last = torch.tensor(lengths, device=self.device) - 1
         # Right padding under a causal mask is never seen, so no mask is needed.
-        logits: torch.Tensor = self.module(
-            input_ids=ids_UP, past_key_values=cache, use_cache=True
-        ).logits
+        logits = self._logits(cache, input_ids=ids_UP)
         return logits[:, 0][source_R]
 
     def decode(self, token_ids: Sequence[int], cache: SlotCache) -> torch.Tensor:
@@ -77,14 +77,19 @@ class Forward:
         positions_N = torch.tensor(cache.lengths, device=self.device)
         cache.begin_decode(positions_N)
         self._last = None
-        logits: torch.Tensor = self.module(
+        logits = self._logits(
+            cache,
             input_ids=torch.tensor(token_ids, device=self.device)[:, None],
             position_ids=positions_N[:, None],
             attention_mask=self._masks(positions_N, cache.width),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
+        )
         return logits[:, 0]
+
+    def _logits(self, cache: SlotCache, **inputs: Any) -> torch.Tensor:
+        logits: torch.Tensor = self.module(
+            **inputs, **{self._cache_name: cache}, use_cache=True
+        ).logits
+        return logits
 
     def _keep_last(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         if self._last is None:
@@ -111,6 +116,13 @@ class Forward:
         return torch.zeros(seen_NW.shape, dtype=self.dtype, device=self.device).masked_fill_(
             ~seen_NW, hidden
         )[:, None, None]
+
+
+def cache_name(forward: Callable[..., Any]) -> str:
+    """Return the parameter by which a model's `forward` takes its cache: `cache` from transformers
+    5.24 on, `past_key_values` before.
+    """
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def _layer_types(config: Any) -> list[str]:

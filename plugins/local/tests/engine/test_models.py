@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from art_core.endpoint.engine import Sampling
 from art_core.errors import ConfigError
 from art_local.engine import TransformersEngine
+from art_local.engine.forward import cache_name
 
 pytestmark = pytest.mark.torch
 SIZES = {
@@ -80,3 +81,12 @@ async def test_log_probs_are_those_of_a_plain_forward_for(name) -> None:
 def test_a_model_that_needs_more_than_keys_and_values_is_refused(name) -> None:
     with pytest.raises(ConfigError, match=f"cannot run '{name.lower()}'"):
         TransformersEngine(random_model(name, REFUSED[name]))
+
+
+def test_the_cache_is_passed_by_the_name_that_forward_has() -> None:
+    def from_5_24_on(input_ids, cache=None, **_): ...
+
+    def before(input_ids, past_key_values=None, **_): ...
+
+    assert cache_name(from_5_24_on) == "cache"
+    assert cache_name(before) == "past_key_values"

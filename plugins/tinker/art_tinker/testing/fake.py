@@ -182,11 +182,10 @@ class _Sampling:
         sampled: list[int] = []
         logprobs: list[float] = []
         tops: list[list[tuple[int, float]]] = []
-        ids, past = prompt.to_ints(), None
-        fed, stop = ids, set(sampling_params.stop or ())
+        ids, stop = prompt.to_ints(), set(sampling_params.stop or ())
         while len(sampled) < sampling_params.max_tokens:
-            out = model(input_ids=torch.tensor([fed]), past_key_values=past, use_cache=True)
-            past, logits = out.past_key_values, out.logits[0, -1].float()
+            out = model(input_ids=torch.tensor([[*ids, *sampled]]), use_cache=False)
+            logits = out.logits[0, -1].float()
             drawn = (logits / sampling_params.temperature).softmax(-1)
             token = int(torch.multinomial(drawn, 1, generator=generator))
             sampled.append(token)
@@ -194,7 +193,6 @@ class _Sampling:
             logprobs.append(float(all_V[token]))
             best = all_V.topk(topk_sample_logprobs)
             tops.append(list(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
-            fed = [token]
             if token in stop:
                 break
         return builtin_types.SimpleNamespace(
