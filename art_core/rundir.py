@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from art_core.files import read_json, replace_json
 
 log = logging.getLogger("art_core")
 
-Status = Literal["running", "finished", "failed", "killed", "unknown"]
+Status = Literal["running", "finished", "failed", "interrupted", "killed", "unreadable", "unknown"]
 _LONGEST_NAME = 128
 _STEPS = 1 << 63
 
@@ -86,6 +87,18 @@ def say_status(directory: Path, status: str, attempt: int, reason: str | None = 
 
 
 @attrs.frozen
+class RunState:
+    """A run's status; `problem` says why some of its files can't be read, None when all can.
+
+    `reason` is why the run ended with this status, where it is known.
+    """
+
+    status: str
+    problem: str | None = None
+    reason: str | None = None
+
+
+@attrs.frozen
 class FoundRun:
     """A run on disk."""
 
@@ -93,37 +106,100 @@ class FoundRun:
 
     @property
     def name(self) -> str:
-        """`<project>/<model>`."""
-        return f"{self.path.parent.parent.name}/{self.path.name}"
+        """`<project>/<model>`; bytes that are not UTF-8 are escaped."""
+        name = f"{self.path.parent.parent.name}/{self.path.name}"
+        return os.fsencode(name).decode(errors="backslashreplace")
 
     @property
     def history(self) -> Path:
         """The run's log."""
         return self.path / "history.jsonl"
 
-    def status(self) -> Status:
-        """Tell what became of the run; a log that nobody holds although it says running was
-        killed.
+    def status(self) -> str:
+        """Return the status of `state`."""
+        return self.state().status
+
+    def state(self) -> RunState:
+        """Return the run's status. A run recorded as "running" whose log is not locked was killed.
+
+        A log that can't be read makes the run "unreadable", a foreign `status.json` "unknown".
         """
-        if _is_locked(self.history):
-            return "running"
-        said = read_json(self.path / "status.json").get("status", "unknown")
-        return "killed" if said == "running" else said
+        try:
+            if _is_locked(self.history):
+                return RunState("running")
+        except OSError as error:
+            return RunState("unreadable", read_problem(error))
+        try:
+            stored = read_json(self.path / "status.json")
+        except (OSError, ValueError) as error:
+            return RunState("unknown", read_problem(error))
+        status, reason = stored.get("status", "unknown"), stored.get("reason")
+        if not isinstance(status, str) or not status.isprintable():
+            return RunState("unknown", f"status.json holds the status {status!r:.80}")
+        if status in ("running", "finished") or not isinstance(reason, str):
+            reason = None
+        return RunState("killed" if status == "running" else status, reason=reason)
+
+
+def read_problem(error: Exception) -> str:
+    """Return in one line why a run's file can't be read."""
+    if isinstance(error, OSError) and error.strerror:
+        file = Path(error.filename).name if error.filename else "a file"
+        return f"{file}: {error.strerror}"
+    return " ".join(f"{error}".split()) or type(error).__name__
 
 
 def _is_locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    # O_NONBLOCK: opening a named pipe must not wait for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "Is a directory" if stat.S_ISDIR(mode) else "Is no regular file"
+            raise OSError(0, kind, str(path))
+        return _is_taken(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
     return False
 
 
 def find_runs(base_path: Path) -> Iterator[FoundRun]:
-    """Yield the runs below a directory, by project and name."""
-    for history in sorted(base_path.glob("*/models/*/history.jsonl")):
-        yield FoundRun(history.parent)
+    """Yield the runs below a directory, by project and name, readable or not.
+
+    A directory that can't be listed is passed over with a warning.
+    """
+    for project in _listed(base_path):
+        for path in _listed(project / "models"):
+            if _is_run(path):
+                yield FoundRun(path)
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        log.warning("the runs in %s can't be listed: %s", directory, error.strerror)
+        return []
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether a directory holds a log, or hides whether it does."""
+    try:
+        (path / "history.jsonl").lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path.is_symlink() and not path.exists()
+    except OSError:
+        return True
+    return True
 
 
 def find_run(asked: str, base_path: Path) -> FoundRun:
@@ -131,11 +207,15 @@ def find_run(asked: str, base_path: Path) -> FoundRun:
     the runs.
     """
     # A name of thousands of characters is no path, and asking the system for it raises.
-    with suppress(OSError):
-        if (Path(asked) / "history.jsonl").is_file():
-            return FoundRun(Path(asked).resolve())
+    with suppress(OSError, ValueError):
+        (Path(asked) / "history.jsonl").lstat()
+        return FoundRun(Path(asked).resolve())
     runs = {run.name: run for run in find_runs(base_path)}
-    fits = [run for name, run in runs.items() if asked in (name, run.path.name)]
+    fits = [
+        run
+        for name, run in runs.items()
+        if asked in (name, run.path.name, f"{run.path.parent.parent.name}/{run.path.name}")
+    ]
     if len(fits) == 1:
         return fits[0]
     if fits:

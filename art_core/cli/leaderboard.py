@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from art_core.cli.reading import status
+from art_core.cli.reading import problem_lines
 from art_core.cli.table import table
 from art_core.errors import ConfigError
 from art_core.metrics.summary import read_summaries
@@ -15,7 +16,9 @@ from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
 from art_core.reports import board
 from art_core.reports.board import Place
-from art_core.rundir import find_runs, runs_path
+from art_core.rundir import find_runs, read_problem, runs_path
+
+log = logging.getLogger("art_core")
 
 _HELP = """\
 DIR is where runs lie: several may be given; by default $ART_DIR, else .art. A column is a metric's
@@ -42,7 +45,8 @@ _COLUMNS = (
     board.PER_DOLLAR,
 )
 _WHERE = "a run lies in DIR/<project>/models/<name>"
-_STATUSES = ("finished", "running", "failed", "killed", "unknown", "all")
+_ENDED = ("finished", "interrupted")
+_STATUSES = (*_ENDED, "running", "failed", "killed", "unknown", "all")
 
 
 def add(commands: Any) -> None:
@@ -56,7 +60,9 @@ def add(commands: Any) -> None:
     parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="where the runs lie")
     parser.add_argument("--sort", metavar="KEY", default=board.REWARD, help="the column to rank by")
     parser.add_argument("--columns", metavar="KEYS", help="the columns to show, `a,b`")
-    parser.add_argument("--status", choices=_STATUSES, default="finished", help="which runs")
+    parser.add_argument(
+        "--status", choices=_STATUSES, help="which runs (default: finished and interrupted ones)"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="every column as CSV, a line a run")
     form.add_argument("--long", action="store_true", help="CSV, a line a run and key")
@@ -95,15 +101,18 @@ def _board(
     # Of a directory that was named twice, each run has one place.
     directories = list({path.resolve(): path for path in arguments.dirs}.values())
     directories = directories or [runs_path(None)]
-    places, others = _places(directories, arguments.status, taxonomy, asked)
+    problems: dict[str, str] = {}
+    places, others = _places(directories, arguments.status, taxonomy, asked, problems)
     ranked = board.best_first(places, _column(arguments.sort, places, taxonomy), taxonomy)
     if arguments.csv or arguments.long:
         yield from (board.wide if arguments.csv else board.long)(ranked)
+        for line in problem_lines(problems):
+            log.warning("not in the CSV or only in part: %s", line)
         return
     if not places:
         where = ", ".join(map(str, directories))
-        what = "runs" if arguments.status == "all" else f"{arguments.status} runs"
-        yield f"no {what} in {where}" + ("" if others else "; " + _WHERE)
+        what = "runs" if arguments.status == "all" else f"{arguments.status or 'finished'} runs"
+        yield f"no {what} in {where}" + ("" if others or problems else "; " + _WHERE)
     elif arguments.matrix:
         name = board.column(arguments.matrix, places, taxonomy)
         yield from _matrix(board.matrix(ranked, name, taxonomy))
@@ -111,22 +120,33 @@ def _board(
         yield from _table(ranked, _shown(arguments, ranked, taxonomy))
     if others:
         yield f"{others} runs of another status are left out; --status all shows them"
+    yield from problem_lines(problems)
 
 
 def _places(
     directories: Sequence[Path],
-    status_asked: str,
+    status_asked: str | None,
     taxonomy: Taxonomy,
     asked: Mapping[str, bool] | None,
+    problems: dict[str, str],
 ) -> tuple[list[Place], int]:
+    """Return the places and how many readable runs were left out; add those with a problem."""
     missing = [str(directory) for directory in directories if not directory.is_dir()]
     if missing:
         raise ConfigError(f"no directory {', '.join(missing)}", "Give a directory of runs.")
-    runs = [(run, status(run)) for directory in directories for run in find_runs(directory)]
-    chosen = [(run, state) for run, state in runs if status_asked in (state, "all")]
+    runs = [(run, run.state()) for directory in directories for run in find_runs(directory)]
+    problems |= {run.name: state.problem for run, state in runs if state.problem is not None}
+    readable = [(run, state.status) for run, state in runs if state.status != "unreadable"]
+    wanted = _ENDED if status_asked is None else (status_asked,)
+    chosen = [(run, status) for run, status in readable if {status, "all"}.intersection(wanted)]
     summaries = read_summaries([run.history for run, _ in chosen], taxonomy, asked)
-    places = [board.place(*who, page) for who, page in zip(chosen, summaries, strict=True)]
-    return places, len(runs) - len(chosen)
+    places: list[Place] = []
+    for (run, status), summary in zip(chosen, summaries, strict=True):
+        if isinstance(summary, Exception):
+            problems[run.name] = read_problem(summary)
+        else:
+            places.append(board.place(run, status, summary))
+    return places, len(readable) - len(chosen)
 
 
 def _column(asked: str, places: Sequence[Place], taxonomy: Taxonomy) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import attrs
 
 from art_core.metrics.history import last_row, read_rows
@@ -58,9 +60,7 @@ def newest_row(run: FoundRun) -> MetricsRow | None:
     return last_row(run.history)
 
 
-def status(run: FoundRun) -> str:
-    """Return a run's status; "unknown" when its file can't be understood."""
-    try:
-        return run.status()
-    except (ValueError, AttributeError):
-        return "unknown"
+def problem_lines(problems: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line per run that can't be read, or only in part: {name: reason}."""
+    for name, reason in problems.items():
+        yield f"{name}: {reason}"

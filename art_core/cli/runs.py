@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.cli.arguments import directory
-from art_core.cli.reading import canonical, newest_row, status
+from art_core.cli.reading import canonical, newest_row, problem_lines
 from art_core.cli.table import table
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.host import Plugins
-from art_core.rundir import FoundRun, find_runs, runs_path
+from art_core.rundir import FoundRun, find_runs, read_problem, runs_path
 
 _HELP = """\
 A run is a directory <dir>/<project>/models/<name> with a history.jsonl in it. A run that says it is
-running although no process holds its log was killed.
+running although no process holds its log was killed. Runs that can't be read are listed below with
+the reason.
 
 examples:
   art runs
@@ -49,23 +50,36 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
 
 
 def list_runs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield a line a run."""
+    """Yield one line per run, then the reasons why some can't be read."""
     base = runs_path(arguments.dir)
     taxonomy = plugins.taxonomy()
-    rows = [_line(run, taxonomy) for run in find_runs(base)]
+    problems: dict[str, str] = {}
+    rows = [_line(run, taxonomy, problems) for run in find_runs(base)]
     if not rows:
         yield f"no runs in {base}; --dir or ART_DIR says where they lie"
         return
     yield from table(_HEADINGS, rows, right={"step", "reward", "cost $"})
+    yield from problem_lines(problems)
 
 
-def _line(run: FoundRun, taxonomy: Taxonomy) -> tuple[str, ...]:
-    row = newest_row(run)
+def _line(run: FoundRun, taxonomy: Taxonomy, problems: dict[str, str]) -> tuple[str, ...]:
+    state = run.state()
+    if state.problem is not None:
+        problems[run.name] = state.problem
+    try:
+        return _cells(run, state.status, taxonomy)
+    except Exception as error:
+        problems[run.name] = state.problem or read_problem(error)
+        return (run.name, "-", "-", "-", "unreadable", "-")
+
+
+def _cells(run: FoundRun, status: str, taxonomy: Taxonomy) -> tuple[str, ...]:
+    row = None if status == "unreadable" else newest_row(run)
     if row is None:
-        return (run.name, "-", "-", "-", status(run), "-")
+        return (run.name, "-", "-", "-", status, "-")
     reward, cost = _headline(run, row, taxonomy)
     when = row.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
-    return (run.name, str(row.step), cell(reward, ".3f"), cell(cost, ".4f"), status(run), when)
+    return (run.name, str(row.step), cell(reward, ".3f"), cell(cost, ".4f"), status, when)
 
 
 def _headline(

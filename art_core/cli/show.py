@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from art_core.cli.reading import Reading, read_run, status
+from art_core.cli.reading import Reading, read_run
 from art_core.cli.runs import add_directory
 from art_core.cli.sparkline import sparkline
 from art_core.cli.table import table
-from art_core.files import read_json
 from art_core.plugins.host import Plugins
 from art_core.rundir import find_run, runs_path
 
@@ -58,10 +57,9 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
     """Yield a heading, the curves and the cost tree."""
     run = find_run(arguments.name, runs_path(arguments.dir))
     reading = read_run(run, plugins.taxonomy())
-    state = status(run)
-    yield f"{run.name}  {state}  {run.path}"
-    if state == "failed" and (reason := read_json(run.path / "status.json").get("reason")):
-        yield reason
+    state = run.state()
+    yield f"{run.name}  {state.status}  {run.path}"
+    yield from filter(None, (state.problem, state.reason))
     if reading.last is None:
         yield "no rows yet"
         return

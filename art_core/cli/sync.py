@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from art_core.cli.reading import status
 from art_core.cli.runs import add_directory
 from art_core.errors import ConfigError, SinkError
 from art_core.plugins.host import Plugins
@@ -46,7 +45,7 @@ def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
         raise ConfigError(f"--timeout must be a number of seconds, got {arguments.timeout:g}")
     spec = plugins.sink(arguments.sink)
     run = find_run(arguments.name, runs_path(arguments.dir))
-    delivery = sync(spec, run_info(run.path, status(run)), arguments.timeout)
+    delivery = sync(spec, run_info(run.path, run.state()), arguments.timeout)
     before: Progress | None = None
     while True:
         try:

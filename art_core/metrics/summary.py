@@ -85,7 +85,7 @@ def kept_summary(
             fits = summary.head == _head(file, summary.offset)
         whole = summary.asked is None or summary.offset == history.stat().st_size
         known = all(e.better == better_values(k, taxonomy) for k, e in metrics.items())
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Summary()
     return summary if fits and known and whole and summary.answers(asked) else Summary()
 
@@ -121,11 +121,14 @@ def _head(file: BinaryIO, offset: int) -> int:
 
 def read_summaries(
     histories: Sequence[Path], taxonomy: Taxonomy, asked: Mapping[str, bool] | None = None
-) -> list[Summary]:
-    """Return the summaries of many logs; other processes help where there is much to read."""
-    unread = [h.stat().st_size - kept_summary(h, taxonomy, asked).offset for h in histories]
-    processes = min(os.cpu_count() or 1, sum(unread) // _WORTH_A_PROCESS)
-    read = partial(read_summary, taxonomy=taxonomy, asked=asked)
+) -> list[Summary | Exception]:
+    """Return the summaries of many logs; other processes help where there is much to read.
+
+    Of a log that can't be read, the error takes the place of its summary.
+    """
+    unread = sum(_unread(history, taxonomy, asked) for history in histories)
+    processes = min(os.cpu_count() or 1, unread // _WORTH_A_PROCESS)
+    read = partial(_summary_or_error, taxonomy=taxonomy, asked=asked)
     if processes < 2:
         return [read(history) for history in histories]
     from concurrent.futures import ProcessPoolExecutor
@@ -137,3 +140,19 @@ def read_summaries(
         pending = zip(reversed(futures), reversed(histories), strict=True)
         own = {future: read(history) for future, history in pending if future.cancel()}
         return [own[future] if future in own else future.result() for future in futures]
+
+
+def _unread(history: Path, taxonomy: Taxonomy, asked: Mapping[str, bool] | None) -> int:
+    try:
+        return history.stat().st_size - kept_summary(history, taxonomy, asked).offset
+    except OSError:
+        return 0
+
+
+def _summary_or_error(
+    history: Path, taxonomy: Taxonomy, asked: Mapping[str, bool] | None
+) -> Summary | Exception:
+    try:
+        return read_summary(history, taxonomy, asked=asked)
+    except Exception as error:
+        return error

@@ -12,6 +12,7 @@ import attrs
 from art_core.errors import ConfigError
 from art_core.files import read_json
 from art_core.metrics.history import last_row
+from art_core.rundir import RunState
 from art_core.sinks.cursor import count_after, load_cursor, lock_cursor
 from art_core.sinks.delivery import DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
@@ -27,24 +28,26 @@ class Progress:
     error: str | None
 
 
-def run_info(run_dir: Path, status: str) -> RunInfo:
+def run_info(run_dir: Path, state: RunState) -> RunInfo:
     """Describe a run as its trainer did, from `model.json` and the last row; by its directory's
-    names where those say nothing.
+    names where those can't be read.
     """
     try:
-        said = read_json(run_dir / "model.json")
-    except ValueError:
-        said = {}
+        stored = read_json(run_dir / "model.json")
+    except (OSError, ValueError):
+        stored = {}
+    known = {key: value for key, value in stored.items() if isinstance(value, str)}
+    config = stored.get("config")
     last = last_row(run_dir / "history.jsonl")
     return RunInfo(
-        project=said.get("project") or run_dir.parent.parent.name,
-        name=said.get("name") or run_dir.name,
+        project=known.get("project") or run_dir.parent.parent.name,
+        name=known.get("name") or run_dir.name,
         run_dir=run_dir,
-        base_model=said.get("base_model"),
+        base_model=known.get("base_model"),
         attempt=max(last.attempt, 1) if last else 1,
-        status=status,
-        reason=read_json(run_dir / "status.json").get("reason") if status == "failed" else None,
-        config=said.get("config") or {},
+        status=state.status,
+        reason=state.reason,
+        config=config if isinstance(config, dict) else {},
     )
 
 

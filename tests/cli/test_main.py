@@ -111,7 +111,7 @@ def test_an_error_is_one_line_and_no_traceback(shelf, art_error):
 def test_a_file_that_may_not_be_read_is_one_line_too(shelf, art_error):
     (shelf.path / "demo" / "models" / "odd" / "history.jsonl").mkdir(parents=True)
     log = shelf.path / "demo" / "models" / "odd" / "history.jsonl"
-    assert art_error("runs") == f"art: {log}: Is a directory\n"
+    assert art_error("show", "odd") == f"art: {log}: Is a directory\n"
 
 
 def test_an_interrupt_ends_quietly(monkeypatch, art_error):

@@ -50,7 +50,7 @@ def test_a_status_that_makes_no_sense_is_unknown(shelf, art_command):
     (broken / "status.json").write_text('{"status": "fin')
     (odd / "status.json").write_text("[]")
     shelf.run("c", FIRST, status=None)
-    assert [line[4] for line in cells(art_command("runs"))] == ["unknown"] * 3
+    assert [line[4] for line in cells(art_command("runs"))[:3]] == ["unknown"] * 3
 
 
 def test_a_torn_last_line_is_passed_over(shelf, art_command, caplog):

@@ -6,6 +6,7 @@ import attrs
 import pytest
 
 import art_core as art
+from art_core.rundir import FoundRun
 from art_core.sinks import delivery, sync
 from art_core.sinks.cursor import load_cursor
 from art_core.sinks.sync import Progress
@@ -88,7 +89,7 @@ def test_a_sink_is_told_the_reason_of_a_failed_run_later_too(tmp_path, status, t
     model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[])
     model.run.record("train", 1)
     model.run.close(status, error=ValueError("no"))
-    info = sync.run_info(model.run_dir, status)
+    info = sync.run_info(model.run_dir, FoundRun(model.run_dir).state())
     assert (info.status, info.reason) == (status, told)
 
 
