@@ -128,7 +128,7 @@ SPECS = (
         direction="lower",
         **_SUM,
     ),
-    _spec("data/step_*", "", "a count of the step", **_SUM),
+    _spec("data/step_*", "count", "a count of the step", **_SUM),
     _spec(
         "data/prefix_breaks",
         "turn",
@@ -144,7 +144,7 @@ SPECS = (
     ),
     _spec("data/staleness_max", "step", "the same, the most", direction="lower"),
     _spec("data/cum/num_unique_scenarios", "scenario", "scenario ids seen in the run", **_DERIVED),
-    _spec("data/cum/*", "", "the run's total of a count", **_DERIVED),
+    _spec("data/cum/*", "count", "the run's total of a count", **_DERIVED),
     _spec("data/*", "", "a count that does not add up"),
     _spec("train/num_groups_submitted", "group", "groups given to the trainer", combine="last"),
     _spec("train/num_groups_trainable", "group", "groups whose rewards differ", combine="last"),

@@ -16,6 +16,9 @@ CATALOGUE_VERSION = 1
 _REMEMBERED = 256
 Combine = Literal["sum", "mean", "last", "same"]
 Direction = Literal["higher", "lower"]
+_MEASURES = frozenset({"", "1", "USD", "loss", "nats", "norm", "ratio", "reward", "share"})
+_MEASURES |= {"s", "ms", "min", "h", "B", "kB", "KB", "MB", "GB", "KiB", "MiB", "GiB", "W", "C", "%"}
+"""Units that measure. Any other unit names things that are counted: token, group, game."""
 
 
 @attrs.frozen(kw_only=True)
@@ -34,6 +37,11 @@ class MetricSpec:
     cumulative: bool = False
     direction: Direction | None = None
     derived: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """True if values are whole numbers: the unit names things, and they are not averaged."""
+        return self.combine != "mean" and "/" not in self.unit and self.unit not in _MEASURES
 
 
 SPLITS = ("train", "val", "test")
@@ -77,6 +85,10 @@ class Taxonomy:
         ]
         best = max(fits, key=lambda s: len(s.key), default=None)
         return attrs.evolve(best, key=key) if best else MetricSpec(key=key, unit="", help="")
+
+    def is_count(self, key: str) -> bool:
+        """Return True if a key counts things; `val/data/...` counts what `data/...` does."""
+        return self.spec(key).counts or self.spec(key.partition("/")[2]).counts
 
     def resolve(self, key: str) -> str:
         """Return the canonical name of a key of an earlier catalogue; others stay."""

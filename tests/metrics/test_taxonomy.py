@@ -146,3 +146,32 @@ def test_a_cumulative_key_drops_the_step_of_its_leaf():
     assert cumulative_key("costs/train/judge") == "costs/cum/train/judge"
     assert cumulative_key("costs/step_judge") == "costs/cum/step_judge"
     assert cumulative_key("throughput/step_actor_idle_s") == "throughput/cum/actor_idle_s"
+
+
+@pytest.mark.parametrize(
+    ("key", "counted"),
+    [
+        ("data/step_num_scenarios", True),
+        ("data/step_things_of_mine", True),
+        ("data/cum/actor_tokens", True),
+        ("train/num_trajectories", True),
+        ("val/data/step_num_trajectories", True),
+        ("holdout/data/step_num_trajectories", True),
+        ("data/staleness_mean", False),
+        ("reward/mean", False),
+        ("costs/train/judge", False),
+        ("time/step_wall_s", False),
+        ("throughput/avg_actor_tok_per_s", False),
+        ("val/reward", False),
+    ],
+)
+def test_counts_are_known_by_their_unit(key, counted):
+    assert builtin_taxonomy().is_count(key) is counted
+
+
+def test_a_unit_of_a_plugin_that_names_things_makes_a_count():
+    games = MetricSpec(key="arena/games", unit="game", help="games played", combine="sum")
+    mean = MetricSpec(key="arena/mean_games", unit="game", help="games played, mean")
+    taxonomy = builtin_taxonomy().extended([games, mean])
+    assert taxonomy.is_count("arena/games")
+    assert not taxonomy.is_count("arena/mean_games")

@@ -1,18 +1,18 @@
 """Rows become events: pure functions from a run's rows to the envelopes of Argus's schema 1.1.
 
-An event's id is made from what it tells. What is delivered twice has the same id twice, and Argus
-keeps one of them.
+An event's id is made from its content. An event that is delivered twice has the same id twice, and
+Argus keeps one of them.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from art_argus.job import Job
-from art_argus.summary import Summary, finite
+from art_argus.summary import Summary, finite, numbers
 from art_core import MetricsRow, RunInfo
 
 Event = dict[str, Any]
@@ -39,15 +39,26 @@ def started(job: Job, run: RunInfo, at: datetime) -> list[Event]:
     ]
 
 
-def epoch(job: Job, row: MetricsRow) -> Event:
-    """Return a row as a point of the job's curves; its step is the epoch."""
-    metrics = finite(row.metrics)
-    data: Event = {"epoch": row.step}
-    data |= {name: metrics.pop(key) for key, name in _RENAMED.items() if key in metrics}
-    if batch_time_ms := _batch_time_ms(metrics):
-        data["batch_time_ms"] = batch_time_ms
-    data |= metrics | {"split": row.split, "attempt": row.attempt, "seq": row.seq}
-    return _event(job, "job_epoch", row.recorded_at, data, f"{row.seq}/{_stamp(row.recorded_at)}")
+def point(job: Job, row: MetricsRow, is_count: Callable[[str], bool]) -> Event:
+    """Return a train row as a point of the job's curves, whose epoch is the step; any other row as
+    a log line with the row's values. Argus counts every point as an epoch that was trained.
+    """
+    data: Event = dict(numbers(row.metrics, is_count))
+    data |= {"split": row.split, "attempt": row.attempt, "seq": row.seq}
+    key = f"{row.seq}/{_stamp(row.recorded_at)}"
+    if row.split != "train":
+        return _event(job, "log_line", row.recorded_at, _line(row) | data, key)
+    named = {name: data.pop(key) for key, name in _RENAMED.items() if key in data}
+    if batch_time_ms := _batch_time_ms(finite(row.metrics)):
+        named["batch_time_ms"] = batch_time_ms
+    return _event(job, "job_epoch", row.recorded_at, {"epoch": row.step, **named, **data}, key)
+
+
+def _line(row: MetricsRow) -> Event:
+    reward = row.metrics.get(f"{row.split}/reward")
+    shown = f"{row.split} at step {row.step}" + ("" if reward is None else f": reward {reward:.6g}")
+    about = {"level": "info", "ts_unix": row.recorded_at.timestamp(), "step": row.step}
+    return {"line": shown, **about}
 
 
 def _batch_time_ms(metrics: Mapping[str, float]) -> float:

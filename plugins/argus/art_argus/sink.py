@@ -11,12 +11,13 @@ from pathlib import Path
 import attrs
 
 from art_argus.client import MOST_EVENTS, ArgusClient, Refused
-from art_argus.events import Event, ended, epoch, started
+from art_argus.events import Event, ended, point, started
 from art_argus.job import Job
 from art_argus.stop import flag_of
 from art_argus.summary import Summary
 from art_argus.watch import Watch
 from art_core import MetricsRow, RunInfo
+from art_core.plugins.host import installed_plugins
 
 log = logging.getLogger("art_core")
 
@@ -34,11 +35,12 @@ class ArgusSink:
     _opened: _Opened | None = attrs.field(default=None, init=False)
 
     def open(self, run: RunInfo) -> None:
-        """Tell that the run begins or goes on, and watch the stop button."""
+        """Send that the run begins or goes on, and watch the stop button."""
         if self._opened is not None:
             self._opened.watch.close()
         job = Job.of(run, self.task)
-        summary = Summary.of_log(run.run_dir / "history.jsonl")
+        is_count = installed_plugins().taxonomy().is_count
+        summary = Summary.of_log(run.run_dir / "history.jsonl", is_count)
         aside = run.run_dir / "sinks" / "argus.refused.jsonl"
         self._send(started(job, run, summary.first_at or datetime.now(UTC)), aside)
         watch = Watch(
@@ -51,14 +53,15 @@ class ArgusSink:
         self._opened = _Opened(job=job, summary=summary, aside=aside, watch=watch)
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
-        """Send rows as points of the curves; rows that were sent before are left out."""
+        """Send rows; rows that were sent before are left out."""
         assert self._opened is not None
         opened = self._opened
         opened.summary.add(rows)
         fresh = [row for row in rows if not 0 < row.seq <= opened.sent]
         for at in range(0, len(fresh), MOST_EVENTS):
             chunk = fresh[at : at + MOST_EVENTS]
-            self._send([epoch(opened.job, row) for row in chunk], opened.aside)
+            events = [point(opened.job, row, opened.summary.is_count) for row in chunk]
+            self._send(events, opened.aside)
             opened.sent = chunk[-1].seq
 
     def close(self, run: RunInfo) -> None:

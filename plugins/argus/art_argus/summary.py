@@ -1,9 +1,9 @@
-"""What a leaderboard shows of a run: the newest and the best of its rows, under Argus's names."""
+"""A run's results on the leaderboard: the newest value of every key, and the best of the outcomes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import attrs
 
 from art_core import ArtError, MetricsRow
 
+Numbers = dict[str, int | float]
 BEST_OF = ("reward/mean", "val/reward")
-_NOT_OUTCOMES = ("costs/", "data/", "loss/", "time/", "val/data/", "test/data/")
 _MEGABYTES = {
     "GPU_Memory": "system/gpu_memory_mb",
     "GPU_Memory_Peak": "system/gpu_memory_peak_mb",
@@ -22,20 +22,25 @@ _MEGABYTES = {
 
 @attrs.define
 class Summary:
-    """What the rows so far say. A row that was seen before, by its seq, changes nothing."""
+    """Collects rows. A row that was seen before, by its seq, changes nothing.
 
+    `is_count` returns True for the keys whose values are whole numbers.
+    """
+
+    is_count: Callable[[str], bool]
     seq: int = 0
     first_at: datetime | None = None
     last_at: datetime | None = None
     last: dict[str, float] = attrs.field(factory=dict)
+    steps: set[int] = attrs.field(factory=set)
     curves: dict[str, dict[int, float]] = attrs.field(
         factory=lambda: {key: {} for key in (*BEST_OF, "time/step_wall_s")}
     )
 
     @classmethod
-    def of_log(cls, history: Path) -> Summary:
-        """Read a run's log; what is torn or no row is left out."""
-        summary = cls()
+    def of_log(cls, history: Path, is_count: Callable[[str], bool]) -> Summary:
+        """Read a run's log; torn lines, and lines that are not rows, are left out."""
+        summary = cls(is_count)
         if history.is_file():
             with history.open("rb") as lines:
                 summary.add(row for row in map(_row, lines) if row is not None)
@@ -49,6 +54,8 @@ class Summary:
             self.seq = row.seq
             self.first_at = self.first_at or row.recorded_at
             self.last_at = row.recorded_at
+            if row.split == "train":
+                self.steps.add(row.step)
             metrics = finite(row.metrics)
             self.last |= metrics
             for key, curve in self.curves.items():
@@ -57,27 +64,26 @@ class Summary:
 
     @property
     def train_steps(self) -> int:
-        """Steps that were trained."""
-        return len(self.curves["time/step_wall_s"])
+        """Steps that were trained; evaluations are none."""
+        return len(self.steps)
 
-    def metrics(self, config: Mapping[str, Any]) -> dict[str, float]:
-        """Return `job_done.metrics`: finite floats, in seconds and megabytes where Argus expects
-        them.
+    def metrics(self, config: Mapping[str, Any]) -> Numbers:
+        """Return `job_done.metrics`: the last value of every key, the best of the outcomes, and
+        Argus's own names, in seconds and megabytes. All are finite; counts are ints.
         """
         last = self.last
-        named = {k: v for k, v in last.items() if not k.startswith(_NOT_OUTCOMES)}
-        named |= {k: last[k] for k in ("costs/cum/all",) if k in last}
+        named = numbers(last, self.is_count)
         named |= {name: last[key] for name, key in _MEGABYTES.items() if key in last}
         for key in BEST_OF:
             if curve := self.curves[key]:
                 step = max(curve, key=lambda at: curve[at])
-                named |= {f"{key}_best": curve[step], f"{key}_best_step": float(step)}
-        return named | self._times() | finite(_described(config))
+                named |= {f"{key}_best": curve[step], f"{key}_best_step": step}
+        return named | self._times() | _described(config)
 
-    def _times(self) -> dict[str, float]:
+    def _times(self) -> Numbers:
         wall = self.last.get("time/wall_clock_sec", 0.0)
         walls = self.curves["time/step_wall_s"]
-        named = {"train_epochs": float(self.train_steps)}
+        named: Numbers = {"train_epochs": self.train_steps}
         if wall > 0:
             named["Total_Train_Time"] = wall
             if "data/cum/num_trajectories" in self.last:
@@ -92,11 +98,21 @@ def finite(values: Mapping[str, float]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def _described(config: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the user's config says of seed and size."""
-    said = {"seed": config.get("seed"), "n_params": config.get("n_params")}
-    said["Model_Params"] = said["n_params"]
-    return {k: v for k, v in said.items() if isinstance(v, (int, float))}
+def numbers(values: Mapping[str, float], is_count: Callable[[str], bool]) -> Numbers:
+    """Return finite values, those of counts as ints: Argus reads some only if they are whole."""
+    plain = finite(values)
+    return {k: int(v) if v.is_integer() and is_count(k) else v for k, v in plain.items()}
+
+
+def _described(config: Mapping[str, Any]) -> Numbers:
+    """Return seed and size of the model as the user's config has them; ints stay ints."""
+    given = {"seed": config.get("seed"), "n_params": config.get("n_params")}
+    given["Model_Params"] = given["n_params"]
+    return {
+        k: v
+        for k, v in given.items()
+        if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+    }
 
 
 def _row(line: bytes) -> MetricsRow | None:

@@ -4,8 +4,11 @@ import pytest
 
 import art_core as art
 from art_argus.client import ArgusClient, pause_s
-from art_argus.events import epoch
+from art_argus.events import point
 from art_argus.job import Job
+from art_core.metrics.catalogue import builtin_taxonomy
+
+IS_COUNT = builtin_taxonomy().is_count
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def client(argus, token):
 @pytest.fixture
 def events(run, make_row):
     job = Job.of(run)
-    return [epoch(job, make_row(seq, {"reward/mean": seq / 8})) for seq in range(1, 251)]
+    return [point(job, make_row(seq, {"reward/mean": seq / 8}), IS_COUNT) for seq in range(1, 251)]
 
 
 def test_events_go_in_posts_of_a_hundred(client, argus, events):

@@ -6,7 +6,7 @@ from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract
 
 OURS = {"train_loss": "loss/train", "lr": "loss/learning_rate"}
-ADDED = {"epoch", "split", "attempt", "seq", "batch_time_ms"}
+ADDED = {"epoch", "split", "attempt", "seq", "batch_time_ms", "step", "line", "level", "ts_unix"}
 
 
 class TestPlugin(PluginContract):
@@ -28,11 +28,12 @@ class TestSink(SinkContract):
 
         def read(run):
             batch = Job.of(run).batch_id
-            points = [e["data"] for e in argus.of_type("job_epoch") if e["batch_id"] == batch]
+            rows = [*argus.of_type("job_epoch"), *argus.of_type("log_line")]
+            points = [e["data"] for e in rows if e["batch_id"] == batch and "seq" in e["data"]]
             points.sort(key=lambda data: data["seq"])
             return [
                 (
-                    data["epoch"],
+                    data["epoch"] if "epoch" in data else data["step"],
                     data["split"],
                     {OURS.get(k, k): v for k, v in data.items() if k not in ADDED},
                 )

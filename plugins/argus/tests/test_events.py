@@ -4,15 +4,17 @@ from datetime import UTC, datetime
 import attrs
 import pytest
 
-from art_argus.events import ended, epoch, heartbeat, started
+from art_argus.events import ended, heartbeat, point, started
 from art_argus.job import Job, origin, safe_id
 from art_argus.summary import Summary
+from art_core.metrics.catalogue import builtin_taxonomy
 
+IS_COUNT = builtin_taxonomy().is_count
 AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 def metrics_of(rows, config=None):
-    summary = Summary()
+    summary = Summary(IS_COUNT)
     summary.add(rows)
     return summary.metrics(config or {})
 
@@ -42,7 +44,7 @@ def test_the_task_is_the_dataset(run):
     assert Job.of(attrs.evolve(run, config={"task": "mazes"})).dataset == "mazes"
 
 
-def test_a_row_is_a_point_whose_epoch_is_its_step(run, make_row):
+def test_a_train_row_is_a_point_whose_epoch_is_its_step(run, make_row):
     metrics = {
         "loss/train": 0.5,
         "loss/learning_rate": 1e-5,
@@ -50,14 +52,14 @@ def test_a_row_is_a_point_whose_epoch_is_its_step(run, make_row):
         "data/step_num_gradient_steps": 4.0,
         "reward/mean": 0.25,
     }
-    event = epoch(Job.of(run), make_row(9, metrics))
+    event = point(Job.of(run), make_row(9, metrics), IS_COUNT)
     assert event["data"] == {
         "epoch": 9,
         "train_loss": 0.5,
         "lr": 1e-5,
         "batch_time_ms": 750.0,
         "time/step_trainer_s": 3.0,
-        "data/step_num_gradient_steps": 4.0,
+        "data/step_num_gradient_steps": 4,
         "reward/mean": 0.25,
         "split": "train",
         "attempt": 1,
@@ -66,19 +68,38 @@ def test_a_row_is_a_point_whose_epoch_is_its_step(run, make_row):
     assert event["timestamp"] == "2026-05-01T00:01:30.000000Z"
 
 
+def test_an_evaluation_is_a_log_line_with_its_values_and_no_epoch(run, make_row):
+    metrics = {"val/reward": 0.5, "val/data/step_num_trajectories": 9.0}
+    event = point(Job.of(run), make_row(3, metrics, split="val"), IS_COUNT)
+    assert (event["event_type"], event["job_id"]) == ("log_line", "demo.agent")
+    assert event["data"] == {
+        "line": "val at step 3: reward 0.5",
+        "level": "info",
+        "ts_unix": AT.timestamp() + 30,
+        "step": 3,
+        "val/reward": 0.5,
+        "val/data/step_num_trajectories": 9,
+        "split": "val",
+        "attempt": 1,
+        "seq": 3,
+    }
+    other = point(Job.of(run), make_row(4, {"exam/score": 0.5}, split="exam"), IS_COUNT)
+    assert other["data"]["line"] == "exam at step 4"
+
+
 def test_a_reward_is_never_a_loss_and_no_key_breaks_the_server(run, make_row):
     row = make_row(1, {"val/reward": 0.5, "val/loss": 0.1}, split="val")
-    data = epoch(Job.of(run), row)["data"]
+    data = point(Job.of(run), row, IS_COUNT)["data"]
     assert data["val/reward"] == 0.5
     assert not {"val_loss", "timestamp"} & data.keys()
 
 
 def test_only_finite_floats_are_sent(run, make_row):
     row = make_row(1, {"reward/mean": math.nan, "reward/x": math.inf, "reward/y": 1.0})
-    data = epoch(Job.of(run), row)["data"]
+    data = point(Job.of(run), row, IS_COUNT)["data"]
     assert data["reward/y"] == 1.0
     assert not {"reward/mean", "reward/x"} & data.keys()
-    assert metrics_of([row]) == {"reward/y": 1.0, "train_epochs": 0.0}
+    assert metrics_of([row]) == {"reward/y": 1.0, "train_epochs": 1}
 
 
 def test_an_id_is_the_same_for_the_same_row_and_another_for_another(run, make_row):
@@ -86,11 +107,11 @@ def test_an_id_is_the_same_for_the_same_row_and_another_for_another(run, make_ro
     row, later = make_row(1, {}), make_row(2, {})
     same_seq_of_a_new_run = attrs.evolve(row, recorded_at=later.recorded_at)
     ids = {
-        epoch(who, what)["event_id"]
+        point(who, what, IS_COUNT)["event_id"]
         for who, what in [(job, row), (job, later), (other, row), (job, same_seq_of_a_new_run)]
     }
     assert len(ids) == 4
-    assert epoch(job, row) == epoch(Job.of(run), attrs.evolve(row))
+    assert point(job, row, IS_COUNT) == point(Job.of(run), attrs.evolve(row), IS_COUNT)
 
 
 def test_the_result_has_the_newest_and_the_best(make_row):
@@ -114,15 +135,22 @@ def test_the_result_has_the_newest_and_the_best(make_row):
             },
         ),
     ]
-    assert metrics_of(rows, {"seed": 7, "n_params": 135_000_000, "note": "text"}) == {
+    found = metrics_of(rows, {"seed": 7, "n_params": 135_000_000, "note": "text"})
+    assert found == {
         "reward/mean": 0.25,
         "reward/mean_best": 0.75,
-        "reward/mean_best_step": 2.0,
+        "reward/mean_best_step": 2,
         "reward/correct": 0.1,
         "val/reward": 0.625,
         "val/reward_best": 0.625,
-        "val/reward_best_step": 3.0,
+        "val/reward_best_step": 3,
+        "val/data/step_num_trajectories": 9,
+        "time/step_wall_s": 6.0,
+        "time/wall_clock_sec": 20.0,
+        "data/cum/num_trajectories": 50,
         "costs/cum/all": 1.5,
+        "costs/gpu": 0.5,
+        "loss/train": 0.125,
         "throughput/avg_trainer_tok_per_s": 80.0,
         "Total_Train_Time": 20.0,
         "Avg_Epoch_Time": 4.0,
@@ -131,11 +159,21 @@ def test_the_result_has_the_newest_and_the_best(make_row):
         "GPU_Memory_Peak": 200.0,
         "system/gpu_memory_mb": 100.0,
         "system/gpu_memory_peak_mb": 200.0,
-        "seed": 7.0,
-        "n_params": 135e6,
-        "Model_Params": 135e6,
-        "train_epochs": 3.0,
+        "seed": 7,
+        "n_params": 135_000_000,
+        "Model_Params": 135_000_000,
+        "train_epochs": 3,
     }
+    whole = {key for key, value in found.items() if type(value) is int}
+    assert whole == {
+        "reward/mean_best_step", "val/reward_best_step", "val/data/step_num_trajectories",
+        "data/cum/num_trajectories", "seed", "n_params", "Model_Params", "train_epochs",
+    }  # fmt: skip
+
+
+def test_a_described_value_that_is_no_finite_number_is_left_out(make_row):
+    config = {"seed": True, "n_params": math.inf}
+    assert metrics_of([make_row(1, {})], config) == {"train_epochs": 1}
 
 
 def test_a_row_seen_twice_counts_once_and_a_repeated_step_replaces(make_row):
@@ -145,7 +183,7 @@ def test_a_row_seen_twice_counts_once_and_a_repeated_step_replaces(make_row):
 
 
 def test_a_finished_run_is_done_and_a_failed_one_keeps_its_last_metrics(run, make_row):
-    job, summary = Job.of(run), Summary()
+    job, summary = Job.of(run), Summary(IS_COUNT)
     summary.add([make_row(3, {"reward/mean": 0.5, "time/wall_clock_sec": 12.0})])
     done, batch_done = ended(job, attrs.evolve(run, status="finished"), summary, AT)
     assert (done["event_type"], done["data"]["status"]) == ("job_done", "DONE")

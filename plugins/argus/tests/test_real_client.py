@@ -4,14 +4,16 @@ import attrs
 import pytest
 
 from art_argus.client import ArgusClient
-from art_argus.events import ended, epoch, started
+from art_argus.events import ended, point, started
 from art_argus.job import Job
 from art_argus.summary import Summary
+from art_core.metrics.catalogue import builtin_taxonomy
 
 argus_reporter = pytest.importorskip(
     "argus", reason="argus-reporter, the client to compare with, is not installed"
 )
 # Ids and times are each sender's own. What the server also keeps, and its client leaves out:
+IS_COUNT = builtin_taxonomy().is_count
 OWN = {"event_id", "timestamp"}
 MORE = {"job_failed": {"error", "metrics"}, "batch_failed": {"error", "n_done", "n_failed"}}
 ROWS = [
@@ -39,7 +41,7 @@ def sent_by_the_real_client(argus, token, job, summary, run, spill):
         reporter.job_epoch(job.job_id, seq, **named, **extra)
     if run.status == "finished":
         metrics = summary.metrics(run.config)
-        reporter.job_done(job.job_id, metrics, elapsed_s=0.0, train_epochs=1)
+        reporter.job_done(job.job_id, metrics, elapsed_s=0.0, train_epochs=3)
         reporter.batch_done(n_done=1, n_failed=0, total_elapsed_s=0.0)
     else:
         reporter.job_failed(job.job_id, reason="the run failed", elapsed_s=0.0)
@@ -56,7 +58,7 @@ def test_events_agree_with_those_of_argus_own_client(
     monkeypatch.delenv("LOGNAME", raising=False)
     monkeypatch.delenv("ARGUS_DISABLE", raising=False)
     run = attrs.evolve(run, status=status)
-    job, summary = Job.of(run), Summary()
+    job, summary = Job.of(run), Summary(IS_COUNT)
     rows = [make_row(seq, metrics) for seq, metrics in enumerate(ROWS, start=1)]
     summary.add(rows)
     sent_by_the_real_client(argus, token, job, summary, run, tmp_path / "spill.jsonl")
@@ -64,7 +66,7 @@ def test_events_agree_with_those_of_argus_own_client(
     now = rows[0].recorded_at
     ours = [
         *started(job, run, now),
-        *(epoch(job, row) for row in rows),
+        *(point(job, row, IS_COUNT) for row in rows),
         *ended(job, run, summary, now),
     ]
     assert len(theirs) == len(ours) == 7
@@ -86,7 +88,7 @@ def test_events_agree_with_those_of_argus_own_client(
 
 def test_the_real_client_finds_our_envelopes_valid(run, make_row):
     job = Job.of(run)
-    for event in [*started(job, run, make_row(1, {}).recorded_at), epoch(job, make_row(1, {}))]:
+    for event in [*started(job, run, make_row(1, {}).recorded_at), point(job, make_row(1, {}), IS_COUNT)]:
         assert argus_reporter.schema.validate_event(event)
 
 
@@ -109,6 +111,6 @@ def test_one_bad_number_costs_the_real_client_its_burst_and_us_nothing(
     reporter.close(timeout=5.0)
     assert argus.of_type("job_epoch") == []
     client = ArgusClient.to(argus.url, token)
-    assert client.send([epoch(Job.of(run), make_row(1, {"loss/train": float("nan")}))]) == []
+    assert client.send([point(Job.of(run), make_row(1, {"loss/train": float("nan")}), IS_COUNT)]) == []
     client.close()
     assert len(argus.of_type("job_epoch")) == 1

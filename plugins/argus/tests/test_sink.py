@@ -65,7 +65,7 @@ async def test_a_run_arrives_from_its_start_to_its_results(argus, token, tmp_pat
     await model.log(metrics={"reward/mean": 0.25, "costs/gpu": 0.5}, split="train", step=2)
     assert (await model.close())["argus"].undelivered == 0
     assert kinds(argus) == [
-        "batch_start", "job_start", "job_epoch", "job_epoch", "job_epoch", "job_done", "batch_done",
+        "batch_start", "job_start", "job_epoch", "log_line", "job_epoch", "job_done", "batch_done",
     ]  # fmt: skip
     (done,) = argus.of_type("job_done")
     metrics = done["data"]["metrics"]
@@ -73,7 +73,12 @@ async def test_a_run_arrives_from_its_start_to_its_results(argus, token, tmp_pat
     assert (metrics["val/reward"], metrics["costs/cum/all"]) == (0.5, 1.0)
     assert argus.of_type("job_start")[0]["data"]["dataset"] == "sums"
     written = [json.loads(x) for x in (model.run_dir / "history.jsonl").read_text().splitlines()]
-    for row, event in zip(written, argus.of_type("job_epoch"), strict=True):
+    assert {key for row in written for key in row if "/" in key} <= metrics.keys()
+    assert (metrics["train_epochs"], type(metrics["train_epochs"])) == (2, int)
+    events = sorted(
+        [*argus.of_type("job_epoch"), *argus.of_type("log_line")], key=lambda e: e["data"]["seq"]
+    )
+    for row, event in zip(written, events, strict=True):
         assert {k: v for k, v in row.items() if "/" in k} == {
             k: v for k, v in event["data"].items() if "/" in k
         }
@@ -129,7 +134,7 @@ async def test_a_resumed_run_goes_on_in_the_same_batch_and_its_results_cover_all
     assert [e["data"]["epoch"] for e in argus.of_type("job_epoch")] == [1, 2]
     first, second = argus.of_type("job_done")
     assert second["data"]["metrics"]["reward/mean_best"] == 0.75
-    assert second["data"]["metrics"]["train_epochs"] == 2.0
+    assert second["data"]["metrics"]["train_epochs"] == 2
     assert first["event_id"] != second["event_id"]
 
 
