@@ -174,8 +174,8 @@ class Run:
             buffered, odd = self.ledger.combined(taken)
             leaves = added(buffered, leaves, self.taxonomy)
         if groups:
-            averages, _ = place_all(self.taxonomy, summarize(groups, split), split)
-            leaves = {**count(fresh, split), **averages, **leaves}
+            averages, _ = place_all(self.taxonomy, summarize(groups, split, self.taxonomy), split)
+            leaves = {**count(fresh, split, self.taxonomy), **averages, **leaves}
         if split == "train" and "time/step_wall_s" not in leaves:
             leaves = {**leaves, "time/step_wall_s": time.monotonic() - self._last_train_row}
         if not math.isfinite(sum(leaves.values())):

@@ -24,7 +24,7 @@ def combine(
     for key, values in merged.items():
         finite = [v for v in values if math.isfinite(v)]
         if finite:
-            combined[key] = _combine(finite, taxonomy.spec(key).combine)
+            combined[key] = combine_values(finite, taxonomy.spec(key).combine)
         if len(finite) < len(values):
             odd[key] = next(v for v in values if not math.isfinite(v))
     return combined, odd
@@ -36,7 +36,8 @@ def folded(values: list[float]) -> list[float]:
     return [total([v for v in values if math.isfinite(v)]), *odd[:1]]
 
 
-def _combine(values: list[float], rule: str) -> float:
+def combine_values(values: list[float], rule: str) -> float:
+    """Return the sum, the mean or the last of samples, by a spec's `combine`."""
     if rule == "sum":
         return total(values)
     return total(values) / len(values) if rule == "mean" else values[-1]

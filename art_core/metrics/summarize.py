@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
 from art_core.data.choice import is_choice, tokens_of
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import MetricError
-from art_core.metrics.taxonomy import number, total
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.samples import combine_values
+from art_core.metrics.taxonomy import Taxonomy, number, total
 from art_core.rl.advantages import has_spread, population_std
 
 RESERVED = ("reward", "exception_rate")
+_COUNTED = frozenset(
+    f"data/step_{name}"
+    for name in (
+        "num_scenarios",
+        "num_trajectories",
+        "num_groups_submitted",
+        "num_groups_trainable",
+        "actor_tokens",
+    )
+)
+_OWN_TRAIN = frozenset(
+    {
+        "train/num_groups_submitted",
+        "train/num_groups_trainable",
+        "train/num_trajectories",
+        "time/step_actor_s",
+        "time/step_wall_s",
+        *_COUNTED,
+    }
+)
 
 
-def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
+def summarize(
+    groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy | None = None
+) -> dict[str, float]:
     """Average rewards and metrics of groups, under keys of the split; twice does no harm.
 
     On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`,
-    `<split>/<metric>`. Raises MetricError for a reward, or a metric of a trajectory or group, that
-    is not a number, and for a name that is reserved or taken.
+    `<split>/<metric>`. A metric that has its section keeps it (`own_key`). Raises MetricError for a
+    reward, or a metric of a trajectory or group, that is not a number, and for a name that is
+    reserved or taken.
     """
     trajectories = [t for group in groups for t in group.trajectories]
     rewards = [number("reward", t.reward) for t in trajectories]
     failures = sum(len(group.failures) for group in groups)
     stds = [population_std(g.rewards) for g in groups if len(g) > 1]
-    if split == "train":
-        prefix, names = "reward/", ("reward/mean", "reward/std_dev", "reward/exception_rate")
-    else:
-        prefix, names = (
-            f"{split}/",
-            (f"{split}/reward", f"{split}/reward_std_dev", f"{split}/exception_rate"),
-        )
-    averages = _means((t.metrics for t in trajectories), prefix, names)
-    averages |= _means((g.metrics for g in groups), f"{prefix}group_", averages)
+    names = _own_names(split)
+    averages = _combined(groups, split, taxonomy or builtin_taxonomy(), sums=False)
     if trajectories:
         averages[names[0]] = _mean(rewards)
     if stds:
@@ -50,8 +67,11 @@ def summarize(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]
     return averages
 
 
-def count(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
-    """Count what was run, and for how long; these add up, so they belong in one row only.
+def count(
+    groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy | None = None
+) -> dict[str, float]:
+    """Count what was run, and for how long, and add up the metrics of trajectories and groups that
+    are sums; these belong in one row only.
 
     Off train the counts stand under `<split>/data/`, so that they never join train's totals.
     """
@@ -59,7 +79,8 @@ def count(groups: Sequence[TrajectoryGroup], split: str) -> dict[str, float]:
         return {}
     trajectories = [t for group in groups for t in group.trajectories]
     prefix = "" if split == "train" else f"{split}/"
-    counts = {
+    counts = _combined(groups, split, taxonomy or builtin_taxonomy(), sums=True)
+    counts |= {
         f"{prefix}data/step_num_scenarios": float(len(groups)),
         f"{prefix}data/step_num_trajectories": float(len(trajectories)),
         f"{prefix}data/step_num_groups_submitted": float(len(groups)),
@@ -104,20 +125,75 @@ def scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
     return frozenset(str(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None)
 
 
-def _means(
-    samples: Iterable[dict[str, Any]], prefix: str, taken: Collection[str]
+def own_key(name: str, split: str, taxonomy: Taxonomy, kind: str = "") -> str:
+    """Return the key of a metric of a trajectory, or of a group (then `kind` is "group_").
+
+    On train a bare name goes under `reward/`, and a name with a known section stays. On another
+    split all names go under the split; `reward/x` is `<split>/x` there, as `x` is. Raises
+    MetricError for names under `costs/` and for reserved ones.
+    """
+    section, _, rest = str(name).partition("/")
+    prefix = "reward/" if split == "train" else f"{split}/"
+    if name in RESERVED or section == "costs" or "cum" in rest.split("/"):
+        raise _refused(name)
+    if section in ("reward", split) and rest in RESERVED:
+        raise _refused(name)
+    if not rest:
+        key = f"{prefix}{kind}{name}"
+    elif section == "reward":
+        key = f"{prefix}{rest}"
+    elif section == split or (split == "train" and section in taxonomy.sections):
+        key = name
+    else:
+        key = f"{prefix}{'' if section in taxonomy.sections else kind}{name}"
+    return taxonomy.place(key, split)
+
+
+def _own_names(split: str) -> tuple[str, str, str]:
+    if split == "train":
+        return "reward/mean", "reward/std_dev", "reward/exception_rate"
+    return f"{split}/reward", f"{split}/reward_std_dev", f"{split}/exception_rate"
+
+
+def _combined(
+    groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy, *, sums: bool
 ) -> dict[str, float]:
-    collected: dict[str, list[float]] = {}
-    for metrics in samples:
-        for name, value in metrics.items():
-            key = f"{prefix}{name}"
-            if name in RESERVED or key in taken:
-                raise MetricError(
-                    f"a trajectory's or group's metric may not be named {name!r}",
-                    "It is the step's own name, or another metric has it already.",
-                )
-            collected.setdefault(key, []).append(number(name, value))
-    return {key: _mean(values) for key, values in collected.items()}
+    """Combine the metrics of trajectories and groups: those that add up, or the others."""
+    own = _OWN_TRAIN if split == "train" else {f"{split}/{key}" for key in _COUNTED}
+    taken = {*_own_names(split), *own}
+    samples = [("", m) for g in groups for t in g.trajectories for m in t.metrics.items()]
+    samples += [("group_", m) for g in groups for m in g.metrics.items()]
+    collected: dict[tuple[str, str], list[float]] = {}
+    for kind, (name, value) in samples:
+        collected.setdefault((kind, name), []).append(number(name, value))
+    combined: dict[str, float] = {}
+    for (kind, name), values in collected.items():
+        key = own_key(name, split, taxonomy, kind)
+        if key in taken:
+            raise _refused(name)
+        taken.add(key)
+        rule = _rule(name, key, taxonomy)
+        if (rule == "sum") is sums:
+            combined[key] = combine_values(values, rule)
+    return combined
+
+
+def _rule(name: str, key: str, taxonomy: Taxonomy) -> str:
+    """Return how samples combine: as the spec of the name says, if the name has its section."""
+    sectioned = name.partition("/")[0] in taxonomy.sections
+    return taxonomy.spec(name if sectioned else key).combine
+
+
+def _refused(name: str) -> MetricError:
+    if str(name).startswith("costs/"):
+        return MetricError(
+            f"a trajectory's or group's metric may not be a cost, got {name!r}",
+            "Add it with model.metrics_builder().add_cost, or @track_api_cost.",
+        )
+    return MetricError(
+        f"a trajectory's or group's metric may not be named {name!r}",
+        "It is the step's own name, or another metric has it already.",
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -17,7 +17,23 @@ _REMEMBERED = 256
 Combine = Literal["sum", "mean", "last", "same"]
 Direction = Literal["higher", "lower"]
 _MEASURES = frozenset({"", "1", "USD", "loss", "nats", "norm", "ratio", "reward", "share"})
-_MEASURES |= {"s", "ms", "min", "h", "B", "kB", "KB", "MB", "GB", "KiB", "MiB", "GiB", "W", "C", "%"}
+_MEASURES |= {
+    "s",
+    "ms",
+    "min",
+    "h",
+    "B",
+    "kB",
+    "KB",
+    "MB",
+    "GB",
+    "KiB",
+    "MiB",
+    "GiB",
+    "W",
+    "C",
+    "%",
+}
 """Units that measure. Any other unit names things that are counted: token, group, game."""
 
 

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import art_core as art
+from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.summarize import count, elapsed, scenario_ids, summarize
 
 
@@ -126,6 +127,92 @@ def test_a_trajectorys_metric_and_a_groups_own_may_not_share_a_key():
     attempt = art.Trajectory(metrics={"group_size": 1.0})
     with pytest.raises(art.MetricError, match="another metric has it already"):
         summarize([art.TrajectoryGroup([attempt], metrics={"size": 2.0})], "train")
+
+
+def summarized(split, taxonomy=None, of_group=None, **metrics):
+    """Summarize two attempts whose metrics are the given pairs of values, and a group's own."""
+    attempts = [
+        art.Trajectory(reward=0.5, metrics={n.replace("__", "/"): v[i] for n, v in metrics.items()})
+        for i in range(2)
+    ]
+    groups = [art.TrajectoryGroup(attempts, metrics=of_group or {})]
+    found = summarize(groups, split, taxonomy) | count(groups, split, taxonomy)
+    own = summarize([art.TrajectoryGroup(attempt(0.5) for _ in range(2))], split)
+    counted = count([art.TrajectoryGroup(attempt(0.5) for _ in range(2))], split)
+    return {key: value for key, value in found.items() if key not in {**own, **counted}}
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "key", "value"),
+    [
+        ("helpful", "train", "reward/helpful", 0.5),
+        ("reward/helpful", "train", "reward/helpful", 0.5),
+        ("reward/helpful/deep", "train", "reward/helpful/deep", 0.5),
+        ("loss/judge", "train", "loss/judge", 0.5),
+        ("train/helpful", "train", "train/helpful", 0.5),
+        ("data/step_tool_calls", "train", "data/step_tool_calls", 1.0),
+        ("tools/calls", "train", "reward/tools/calls", 0.5),
+        ("reward/helpful", "val", "val/helpful", 0.5),
+        ("val/helpful", "val", "val/helpful", 0.5),
+        ("loss/judge", "val", "val/loss/judge", 0.5),
+        ("data/step_tool_calls", "val", "val/data/step_tool_calls", 1.0),
+        ("tools/calls", "val", "val/tools/calls", 0.5),
+        ("reward/helpful", "holdout", "holdout/helpful", 0.5),
+    ],
+)
+def test_a_metric_of_a_trajectory_that_has_its_section_keeps_it(name, split, key, value):
+    assert summarized(split, **{name.replace("/", "__"): (0.25, 0.75)}) == {key: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "key"),
+    [
+        ("size", "train", "reward/group_size"),
+        ("reward/size", "train", "reward/size"),
+        ("loss/size", "train", "loss/size"),
+        ("shop/size", "train", "reward/group_shop/size"),
+        ("reward/size", "test", "test/size"),
+        ("shop/size", "test", "test/group_shop/size"),
+    ],
+)
+def test_a_metric_of_a_group_that_has_its_section_keeps_it(name, split, key):
+    assert summarized(split, of_group={name: 2.0}) == {key: 2.0}
+
+
+def test_a_section_of_a_plugin_is_kept_and_combines_as_its_spec_says():
+    spec = art.MetricSpec(key="arena/won", unit="game", help="won games", combine="last")
+    taxonomy = builtin_taxonomy().extended([spec])
+    assert summarized("train", taxonomy, arena__won=(1, 3)) == {"arena/won": 3.0}
+    assert summarized("train", arena__won=(1, 3)) == {"reward/arena/won": 2.0}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("costs/judge", "may not be a cost, got 'costs/judge'"),
+        ("time/cum/tools_s", "may not be named 'time/cum/tools_s'"),
+        ("reward/reward", "may not be named 'reward/reward'"),
+        ("reward/exception_rate", "may not be named"),
+        ("data/step_num_scenarios", "may not be named"),
+    ],
+)
+def test_a_sectioned_name_that_is_reserved_is_refused_by_name(split, name, says):
+    with pytest.raises(art.MetricError, match=says):
+        summarized(split, **{name.replace("/", "__"): (0.25, 0.75)})
+
+
+@pytest.mark.parametrize(
+    "name", ["reward/mean", "train/reward", "train/num_trajectories", "time/step_wall_s"]
+)
+def test_a_sectioned_name_of_the_train_steps_own_is_refused(name):
+    with pytest.raises(art.MetricError, match=f"may not be named '{name}'"):
+        summarized("train", **{name.replace("/", "__"): (0.25, 0.75)})
+
+
+def test_a_bare_and_a_sectioned_name_of_one_metric_are_an_error():
+    with pytest.raises(art.MetricError, match="another metric has it already"):
+        summarized("train", helpful=(0, 1), reward__helpful=(0, 1))
 
 
 def test_scenario_ids_come_from_groups_and_trajectories():

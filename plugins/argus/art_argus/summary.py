@@ -1,4 +1,4 @@
-"""A run's results on the leaderboard: the newest value of every key, and the best of the outcomes."""
+"""A run's results on the leaderboard: the newest value of each key, the best of the outcomes."""
 
 from __future__ import annotations
 

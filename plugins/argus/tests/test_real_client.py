@@ -88,7 +88,10 @@ def test_events_agree_with_those_of_argus_own_client(
 
 def test_the_real_client_finds_our_envelopes_valid(run, make_row):
     job = Job.of(run)
-    for event in [*started(job, run, make_row(1, {}).recorded_at), point(job, make_row(1, {}), IS_COUNT)]:
+    for event in [
+        *started(job, run, make_row(1, {}).recorded_at),
+        point(job, make_row(1, {}), IS_COUNT),
+    ]:
         assert argus_reporter.schema.validate_event(event)
 
 
@@ -111,6 +114,8 @@ def test_one_bad_number_costs_the_real_client_its_burst_and_us_nothing(
     reporter.close(timeout=5.0)
     assert argus.of_type("job_epoch") == []
     client = ArgusClient.to(argus.url, token)
-    assert client.send([point(Job.of(run), make_row(1, {"loss/train": float("nan")}), IS_COUNT)]) == []
+    assert (
+        client.send([point(Job.of(run), make_row(1, {"loss/train": float("nan")}), IS_COUNT)]) == []
+    )
     client.close()
     assert len(argus.of_type("job_epoch")) == 1
