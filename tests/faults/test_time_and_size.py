@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +57,15 @@ def test_a_clock_that_jumps_back_changes_neither_order_nor_sums_nor_durations(
     assert (page.rows, page.step) == (4, 4)
 
 
-def test_a_log_of_ten_million_rows_opens_in_under_a_second(tmp_path):
+def bytes_read() -> int:
+    """How much this process has read from files so far."""
+    try:
+        return int(Path("/proc/self/io").read_text().split()[1])
+    except FileNotFoundError:
+        pytest.skip("this system does not count what a process reads")
+
+
+def test_a_log_of_ten_million_rows_opens_without_being_read(tmp_path):
     model = model_in(tmp_path)
     row = model.run.record("train", 1, metrics={"costs/gpu": 0.25, "reward/mean": 0.5})
     model.run.close()
@@ -67,17 +75,17 @@ def test_a_log_of_ten_million_rows_opens_in_under_a_second(tmp_path):
     with (model.run_dir / "history.jsonl").open("r+b") as file:
         file.seek(10_000_000 * len(line))
         file.write(b"\n" + last + b'{"seq":10000001,"st')
-    begun = time.perf_counter()
+    before = bytes_read()
     again = model_in(tmp_path)
     written = again.run.record("train", 2, metrics={"costs/gpu": 0.25})
-    assert time.perf_counter() - begun < 1.0
+    assert bytes_read() - before < 1_000_000
     assert (written.seq, written.metrics["costs/cum/all"]) == (10_000_001, 0.5)
     again.run.close()
 
 
-def test_a_log_of_ten_million_written_rows_opens_in_under_a_second(tmp_path, trials):
-    """Not a hole: two gigabytes of rows, in full numbers; a tenth of that else."""
-    rows = 10_000_000 if trials >= 1000 else 1_000_000
+def test_a_log_of_ten_million_written_rows_opens_without_being_read(tmp_path, trials):
+    """Not a hole: two gigabytes of rows, in full numbers; a hundredth of that else."""
+    rows = 10_000_000 if trials >= 1000 else 100_000
     model = model_in(tmp_path)
     line = model.run.record("train", 1, metrics={"costs/gpu": 0.25}).to_line()
     model.run.close()
@@ -85,10 +93,10 @@ def test_a_log_of_ten_million_written_rows_opens_in_under_a_second(tmp_path, tri
         for _ in range(rows // 100_000):
             file.write(line * 100_000)
         file.write(line.replace(b'"seq":1,', b'"seq":%d,' % (rows + 2)))
-    begun = time.perf_counter()
+    before = bytes_read()
     again = model_in(tmp_path)
     written = again.run.record("train", 2, metrics={"costs/gpu": 0.25})
-    assert time.perf_counter() - begun < 1.0
+    assert bytes_read() - before < 1_000_000
     assert (written.seq, written.metrics["costs/cum/all"]) == (rows + 3, 0.5)
     again.run.history.close()
     (model.run_dir / "history.jsonl").unlink()

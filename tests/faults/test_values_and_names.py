@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-import time
 from decimal import Decimal
 from fractions import Fraction
 
@@ -198,9 +197,8 @@ async def test_a_directory_that_is_deleted_in_mid_run_is_said_soon(tmp_path, mod
     model = model_in(tmp_path)
     await model.log(metrics={"costs/gpu": 0.25}, split="train", step=1)
     shutil.rmtree(model.run_dir)
-    deadline = time.monotonic() + 5.0
     with pytest.raises(HistoryError, match="was deleted while in use.*Open the run again"):
-        while time.monotonic() < deadline:
+        while True:
             await model.log(metrics={"costs/gpu": 0.25}, split="train", step=2)
             await asyncio.sleep(0.01)
     assert await model.close() == {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from art_core.errors import HistoryError
+from waiting import until
 
 SECOND = """
 import sys, art_core as art
@@ -33,11 +33,12 @@ def test_a_second_process_gets_a_clear_error_and_changes_nothing(tmp_path, model
 
 
 RACE = """
-import sys, time, art_core as art
-base, at = sys.argv[1], float(sys.argv[2])
+import sys, art_core as art
+base, number = sys.argv[1:]
 model = art.Model(name="m", project="p", base_path=base, sinks=[])
-art.Model(name="other" + sys.argv[3], project="p", base_path=base, sinks=[]).run  # all is imported
-time.sleep(max(0.0, at - time.time()))
+art.Model(name="other" + number, project="p", base_path=base, sinks=[]).run  # all is imported
+print("ready", flush=True)
+sys.stdin.readline()
 try:
     run = model.run
 except art.HistoryError as error:
@@ -51,12 +52,15 @@ run.close()
 
 
 def test_of_eight_processes_that_open_a_run_at_once_one_has_it(tmp_path, assert_right):
-    at = str(time.time() + 2.0)
-    command = [sys.executable, "-c", RACE, str(tmp_path), at]
-    racers = [subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE) for n in range(8)]
-    deadline = time.monotonic() + 60
-    while sum(racer.poll() == 3 for racer in racers) < 7 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    command = [sys.executable, "-c", RACE, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    racers = [subprocess.Popen([*command, str(n)], **pipes) for n in range(8)]
+    for racer in racers:
+        assert racer.stdout.readline() == b"ready\n"
+    for racer in racers:
+        racer.stdin.write(b"go\n")
+        racer.stdin.flush()
+    until(lambda: sum(racer.poll() == 3 for racer in racers) >= 7)
     for racer in racers:
         racer.communicate()  # the winner goes on to its end
     assert sorted(racer.returncode for racer in racers) == [0] + [3] * 7

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime
 
 import attrs
@@ -14,6 +13,7 @@ from art_core.errors import HistoryError
 from art_core.metrics import history
 from art_core.metrics.history import HistoryLog, last_row, read_rows
 from art_core.metrics.row import MetricsRow
+from waiting import until
 
 
 def row(seq, **metrics):
@@ -211,10 +211,7 @@ def test_rows_are_synced_in_the_background(path, monkeypatch):
     monkeypatch.setattr(history.os, "fdatasync", lambda fd: (synced.append(fd), real(fd)))
     opened = HistoryLog.open(path)
     opened.append(row(1))
-    deadline = time.monotonic() + 5
-    while not synced and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert synced
+    until(lambda: synced)
     opened.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from art_core.errors import SinkError
 from art_core.sinks import delivery
 from art_core.sinks.cursor import Cursor, lock_cursor, save_cursor
 from art_core.sinks.delivery import BREAK_AFTER, Delivery
+from waiting import until
 
 
 class Kept:
@@ -41,13 +41,6 @@ def _short_waits(monkeypatch):
 def start(book, sink, name="kept"):
     spec = art.SinkSpec(name=name, create=lambda: sink, summary="")
     return Delivery.start([spec], book.run, book.path)
-
-
-def until(true):
-    deadline = time.monotonic() + 5
-    while not true():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.002)
 
 
 def test_a_cursor_has_one_owner_at_a_time(tmp_path):
@@ -103,9 +96,8 @@ def test_a_circuit_that_is_open_is_said_and_close_tries_once_more(book, caplog):
     running.wake()
     until(lambda: sink.tries >= BREAK_AFTER)
     until(lambda: "6 times in a row (OSError: down)" in caplog.text)
-    before, begun = sink.tries, time.monotonic()
-    report = running.close(30.0)["kept"]
-    assert time.monotonic() - begun < 5.0
+    before = sink.tries
+    report = running.close(1e6)["kept"]
     assert before < sink.tries <= before + 2
     assert (report.undelivered, report.failures) == (2, sink.tries)
 

@@ -1,0 +1,27 @@
+"""Waits until something is true. No test asserts how long that took: the machine may be busy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+LONGEST_S = 60.0  # a test that waits for so long has failed
+
+
+def until(claim: Callable[[], object], within_s: float = LONGEST_S) -> None:
+    """Wait until `claim()` is true; raises AssertionError when it does not become true."""
+    deadline = time.monotonic() + within_s
+    while not claim():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"it did not become true within {within_s:g} s")
+        time.sleep(0.002)
+
+
+async def until_async(claim: Callable[[], object], within_s: float = LONGEST_S) -> None:
+    """Do the same as `until` while the event loop goes on."""
+    deadline = time.monotonic() + within_s
+    while not claim():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"it did not become true within {within_s:g} s")
+        await asyncio.sleep(0.002)
