@@ -16,8 +16,7 @@ from art_argus.job import Job
 from art_argus.stop import flag_of
 from art_argus.summary import Summary
 from art_argus.watch import Watch
-from art_core import MetricsRow, RunInfo
-from art_core.plugins.host import installed_plugins
+from art_core import MetricsRow, Plugins, RunInfo
 
 log = logging.getLogger("art_core")
 
@@ -39,7 +38,7 @@ class ArgusSink:
         if self._opened is not None:
             self._opened.watch.close()
         job = Job.of(run, self.task)
-        is_count = installed_plugins().taxonomy().is_count
+        is_count = Plugins.discover().taxonomy().is_count
         summary = Summary.of_log(run.run_dir / "history.jsonl", is_count)
         aside = run.run_dir / "sinks" / "argus.refused.jsonl"
         self._send(started(job, run, summary.first_at or datetime.now(UTC)), aside)
