@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
-from art_core.metrics.taxonomy import Taxonomy, total
+from art_core.metrics.taxonomy import Taxonomy, combine_values, total
 
 Samples = dict[str, list[float]]
 """What was added to each key since the last row."""
@@ -34,13 +34,6 @@ def folded(values: list[float]) -> list[float]:
     """Return fewer samples with the same sum, and one that is not finite if there are any."""
     odd = [v for v in values if not math.isfinite(v)]
     return [total([v for v in values if math.isfinite(v)]), *odd[:1]]
-
-
-def combine_values(values: list[float], rule: str) -> float:
-    """Return the sum, the mean or the last of samples, by a spec's `combine`."""
-    if rule == "sum":
-        return total(values)
-    return total(values) / len(values) if rule == "mean" else values[-1]
 
 
 def added(

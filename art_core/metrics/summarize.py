@@ -8,9 +8,7 @@ from datetime import datetime
 from art_core.data.choice import is_choice, tokens_of
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import MetricError
-from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.samples import combine_values
-from art_core.metrics.taxonomy import Taxonomy, number, total
+from art_core.metrics.taxonomy import Taxonomy, combine_values, number, total
 from art_core.rl.advantages import has_spread, population_std
 
 RESERVED = ("reward", "exception_rate")
@@ -37,7 +35,7 @@ _OWN_TRAIN = frozenset(
 
 
 def summarize(
-    groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy | None = None
+    groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy
 ) -> dict[str, float]:
     """Average rewards and metrics of groups, under keys of the split; twice does no harm.
 
@@ -51,7 +49,7 @@ def summarize(
     failures = sum(len(group.failures) for group in groups)
     stds = [population_std(g.rewards) for g in groups if len(g) > 1]
     names = _own_names(split)
-    averages = _combined(groups, split, taxonomy or builtin_taxonomy(), sums=False)
+    averages = _combined(groups, split, taxonomy, sums=False)
     if trajectories:
         averages[names[0]] = _mean(rewards)
     if stds:
@@ -67,9 +65,7 @@ def summarize(
     return averages
 
 
-def count(
-    groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy | None = None
-) -> dict[str, float]:
+def count(groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy) -> dict[str, float]:
     """Count what was run, and for how long, and add up the metrics of trajectories and groups that
     are sums; these belong in one row only.
 
@@ -79,7 +75,7 @@ def count(
         return {}
     trajectories = [t for group in groups for t in group.trajectories]
     prefix = "" if split == "train" else f"{split}/"
-    counts = _combined(groups, split, taxonomy or builtin_taxonomy(), sums=True)
+    counts = _combined(groups, split, taxonomy, sums=True)
     counts |= {
         f"{prefix}data/step_num_scenarios": float(len(groups)),
         f"{prefix}data/step_num_trajectories": float(len(trajectories)),

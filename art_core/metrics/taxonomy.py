@@ -250,6 +250,13 @@ def total(values: Sequence[float]) -> float:
         return sum(values)
 
 
+def combine_values(values: Sequence[float], rule: str) -> float:
+    """Return the sum, the mean or the last of samples, by a spec's `combine`."""
+    if rule == "sum":
+        return total(values)
+    return total(values) / len(values) if rule == "mean" else values[-1]
+
+
 def place_all(
     taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str
 ) -> tuple[Mapping[str, float], tuple[str, ...]]:

@@ -6,6 +6,8 @@ import art_core as art
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.summarize import count, elapsed, scenario_ids, summarize
 
+TAXONOMY = builtin_taxonomy()
+
 
 def attempt(reward, start=0.0, end=None, **metrics):
     zero = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,7 +41,7 @@ GROUPS = [
 
 
 def test_train_averages_stand_under_reward():
-    averages = summarize(GROUPS, "train")
+    averages = summarize(GROUPS, "train", TAXONOMY)
     assert averages == {
         "reward/mean": 0.6,
         "reward/std_dev": 0.25,
@@ -54,7 +56,7 @@ def test_train_averages_stand_under_reward():
 
 
 def test_other_splits_stand_under_their_own_name():
-    averages = summarize(GROUPS, "val")
+    averages = summarize(GROUPS, "val", TAXONOMY)
     assert averages["val/reward"] == 0.6
     assert averages["val/reward_std_dev"] == 0.25
     assert averages["val/exception_rate"] == 1 / 6
@@ -64,13 +66,13 @@ def test_other_splits_stand_under_their_own_name():
 
 
 def test_counts_of_train_join_the_totals_and_those_of_val_do_not():
-    assert count(GROUPS, "train") == {
+    assert count(GROUPS, "train", TAXONOMY) == {
         "data/step_num_scenarios": 3.0,
         "data/step_num_trajectories": 5.0,
         "data/step_num_groups_submitted": 3.0,
         "data/step_num_groups_trainable": 1.0,
     }
-    assert count(GROUPS, "val") == {
+    assert count(GROUPS, "val", TAXONOMY) == {
         "val/data/step_num_scenarios": 3.0,
         "val/data/step_num_trajectories": 5.0,
         "val/data/step_num_groups_submitted": 3.0,
@@ -82,7 +84,10 @@ def test_sampled_tokens_of_all_histories_count_as_actor_tokens():
         messages_and_choices=[{"role": "user", "content": "hi"}, choice(5, 6, 7)],
         additional_histories=[art.History(messages_and_choices=[choice(8)])],
     )
-    assert count([art.TrajectoryGroup([trajectory])], "train")["data/step_actor_tokens"] == 4.0
+    assert (
+        count([art.TrajectoryGroup([trajectory])], "train", TAXONOMY)["data/step_actor_tokens"]
+        == 4.0
+    )
 
 
 def test_elapsed_time_of_parallel_rollouts_counts_overlaps_once():
@@ -95,24 +100,24 @@ def test_elapsed_time_of_parallel_rollouts_counts_overlaps_once():
     ]
     assert elapsed(spans) == 7.0
     group = art.TrajectoryGroup(spans)
-    assert count([group], "train")["time/step_actor_s"] == 7.0
-    assert count([group], "test")["time/step_eval_s"] == 7.0
+    assert count([group], "train", TAXONOMY)["time/step_actor_s"] == 7.0
+    assert count([group], "test", TAXONOMY)["time/step_eval_s"] == 7.0
 
 
 def test_nothing_gives_nothing():
-    assert summarize([], "train") == {}
-    assert count([], "train") == {}
+    assert summarize([], "train", TAXONOMY) == {}
+    assert count([], "train", TAXONOMY) == {}
 
 
 def test_a_group_of_failures_alone_has_a_rate_and_no_reward():
-    averages = summarize([art.TrajectoryGroup([], exceptions=[ValueError()])], "val")
+    averages = summarize([art.TrajectoryGroup([], exceptions=[ValueError()])], "val", TAXONOMY)
     assert averages == {"val/exception_rate": 1.0}
 
 
 @pytest.mark.parametrize("name", ["reward", "exception_rate"])
 def test_a_metric_named_like_the_steps_own_is_an_error(name):
     with pytest.raises(art.MetricError, match=f"may not be named '{name}'"):
-        summarize([art.TrajectoryGroup([art.Trajectory(metrics={name: 1.0})])], "train")
+        summarize([art.TrajectoryGroup([art.Trajectory(metrics={name: 1.0})])], "train", TAXONOMY)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +125,16 @@ def test_a_metric_named_like_the_steps_own_is_an_error(name):
 )
 def test_a_metric_that_would_stand_where_the_steps_own_does_is_an_error(split, name):
     with pytest.raises(art.MetricError, match=f"may not be named '{name}'"):
-        summarize([art.TrajectoryGroup([art.Trajectory(metrics={name: 1.0})])], split)
+        summarize([art.TrajectoryGroup([art.Trajectory(metrics={name: 1.0})])], split, TAXONOMY)
 
 
 def test_a_trajectorys_metric_and_a_groups_own_may_not_share_a_key():
     attempt = art.Trajectory(metrics={"group_size": 1.0})
     with pytest.raises(art.MetricError, match="another metric has it already"):
-        summarize([art.TrajectoryGroup([attempt], metrics={"size": 2.0})], "train")
+        summarize([art.TrajectoryGroup([attempt], metrics={"size": 2.0})], "train", TAXONOMY)
 
 
-def summarized(split, taxonomy=None, of_group=None, **metrics):
+def summarized(split, taxonomy=TAXONOMY, of_group=None, **metrics):
     """Summarize two attempts whose metrics are the given pairs of values, and a group's own."""
     attempts = [
         art.Trajectory(reward=0.5, metrics={n.replace("__", "/"): v[i] for n, v in metrics.items()})
@@ -137,8 +142,8 @@ def summarized(split, taxonomy=None, of_group=None, **metrics):
     ]
     groups = [art.TrajectoryGroup(attempts, metrics=of_group or {})]
     found = summarize(groups, split, taxonomy) | count(groups, split, taxonomy)
-    own = summarize([art.TrajectoryGroup(attempt(0.5) for _ in range(2))], split)
-    counted = count([art.TrajectoryGroup(attempt(0.5) for _ in range(2))], split)
+    own = summarize([art.TrajectoryGroup(attempt(0.5) for _ in range(2))], split, TAXONOMY)
+    counted = count([art.TrajectoryGroup(attempt(0.5) for _ in range(2))], split, TAXONOMY)
     return {key: value for key, value in found.items() if key not in {**own, **counted}}
 
 
@@ -225,10 +230,10 @@ def test_scenario_ids_come_from_groups_and_trajectories():
 
 def test_an_infinite_metric_stays_visible_in_its_mean():
     groups = [art.TrajectoryGroup([attempt(0.0, x=float("inf")), attempt(0.0, x=float("-inf"))])]
-    assert str(summarize(groups, "train")["reward/x"]) == "nan"
+    assert str(summarize(groups, "train", TAXONOMY)["reward/x"]) == "nan"
 
 
 @pytest.mark.parametrize("reward", [None, "1", [1.0]])
 def test_a_reward_that_is_no_number_is_an_error_that_says_so(reward):
     with pytest.raises(art.MetricError, match="'reward' must be a number"):
-        summarize([art.TrajectoryGroup([attempt(0.5), attempt(reward)])], "val")
+        summarize([art.TrajectoryGroup([attempt(0.5), attempt(reward)])], "val", TAXONOMY)
