@@ -4,12 +4,12 @@ split.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from art_core.metrics.row import MetricsRow
+from art_core.progress import print_line
 from art_core.sinks.protocol import RunInfo
 
 _STANDARD = frozenset({"reward/mean", "reward/std_dev", "reward/exception_rate", "reward/duration"})
@@ -58,7 +58,7 @@ class ConsoleSink:
         """Print each row."""
         for row in rows:
             for line in self.lines(row):
-                (self.print_line or _print)(line)
+                (self.print_line or print_line)(line)
 
     def close(self, run: RunInfo) -> None:
         """Nothing to finish."""
@@ -102,9 +102,3 @@ def _cell(value: float | None, form: str) -> str:
 def _short(row: MetricsRow) -> list[str]:
     reward = row.metrics.get(f"{row.split}/reward")
     return [] if reward is None else [f"{row.step:6d}  {row.split} reward {reward:.3f}"]
-
-
-def _print(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)

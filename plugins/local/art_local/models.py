@@ -14,6 +14,7 @@ from pathlib import Path
 
 from art_core import BaseModel
 from art_core.errors import BackendError, ConfigError
+from art_core.progress import line_progress
 from art_local.packaged import PACKAGED, convert_into
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -125,14 +126,18 @@ def from_hub_cache(name: str) -> Path | None:
 
 
 def from_hub(name: str, *, progress: bool = True) -> Path:
-    """Download a model from the hub: safetensors, config and tokenizer alone."""
+    """Download a model from the hub: only safetensors, config and tokenizer."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     (enable_progress_bars if progress else disable_progress_bars)()
     try:
         directory = snapshot_download(
-            name, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_IGNORED, etag_timeout=10
+            name,
+            allow_patterns=HUB_PATTERNS,
+            ignore_patterns=HUB_IGNORED,
+            etag_timeout=10,
+            tqdm_class=line_progress() if progress else None,
         )
     except (OSError, ValueError) as error:
         raise BackendError(

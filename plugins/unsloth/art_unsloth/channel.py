@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from art_core import BackendError
-from art_core.progress import SETTING, interval_s
+from art_core.progress import child_settings
 from art_unsloth import wire
 
 log = logging.getLogger("art_unsloth")
@@ -54,7 +54,7 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 # it sees a pipe, and does not know who reads what is copied from it
-                env=os.environ | {SETTING: str(interval_s())},
+                env=os.environ | child_settings(),
                 # Ctrl-C is for this process, which then closes the worker in order
                 process_group=0,
             )
