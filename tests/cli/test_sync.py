@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 
 import attrs
@@ -10,6 +11,7 @@ from art_core.rundir import FoundRun
 from art_core.sinks import delivery, sync
 from art_core.sinks.cursor import load_cursor
 from art_core.sinks.sync import Progress
+from waiting import until
 
 
 @attrs.define
@@ -78,6 +80,12 @@ def test_what_is_missing_at_the_end_is_an_error(shelf, art_command, art_error, m
     def down():
         raise OSError("no route")
 
+    def close(follower, *given):
+        until(lambda: follower.error)
+        real(follower, *given)
+
+    real = delivery.Follower.close
+    monkeypatch.setattr(delivery.Follower, "close", close)
     shelf.run("a", *ROWS)
     plugins = {"p": Shelf(fault=down)}
     error = art_error("sync", "a", "--sink", "shelf", "--timeout", "0.2", plugins=plugins)
@@ -94,7 +102,8 @@ def test_a_sink_is_told_the_reason_of_a_failed_run_later_too(tmp_path, status, t
 
 
 def test_progress_is_told_while_it_goes_on(shelf, art_command, monkeypatch):
-    monkeypatch.setattr(sync, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(sync, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "BREAK_AFTER", math.inf)  # it may fail often before it is seen
     told = []
 
     def progress(missing, error):
@@ -116,7 +125,7 @@ def test_progress_is_told_while_it_goes_on(shelf, art_command, monkeypatch):
 def test_progress_that_is_the_same_is_told_once(shelf, art_command, monkeypatch):
     monkeypatch.setattr(sync, "LOOK_SECONDS", 0.0)
     shelf.run("a", *ROWS)
-    sink = Shelf(fault=lambda: time.sleep(0.1))
+    sink = Shelf(fault=lambda: time.sleep(0.05))
     printed = art_command("sync", "a", "--sink", "shelf", plugins={"p": sink})
     lines = printed.splitlines()
     assert lines[0] == "3 rows of demo/a to deliver to 'shelf'"
@@ -140,8 +149,7 @@ def test_a_sink_that_a_trainer_serves_right_now_is_refused(shelf, art_command, a
     plugins.register(sink, "p")
     model = art.Model(name="m", project="demo", plugins=plugins, sinks=["shelf"])
     model.run.record("train", 1, metrics={"loss/train": 1.0})
-    while sink.seqs != [1]:
-        pass
+    until(lambda: sink.seqs == [1])
     error = art_error("sync", "m", "--sink", "shelf", plugins={"p": sink})
     assert "'shelf' is already being served by another process" in error
     model.run.close()

@@ -126,6 +126,7 @@ POINTS = {
 CRASH = """
 import importlib, os, sys, time
 import art_core as art
+from art_core.sinks.cursor import load_cursor
 base, target, when = sys.argv[1:]
 
 class Sink:
@@ -146,9 +147,9 @@ spec = art.SinkSpec(name="file", create=Sink, summary="")
 model = art.Model(name="m", project="p", base_path=base, sinks=[spec])
 for step in (1, 2):
     model.run.record("train", step, metrics={"costs/gpu": 0.25})
-while not os.path.exists(base + "/taken") or open(base + "/taken").read().split()[-1:] != ["2"]:
+cursor = model.run_dir / "sinks" / "file.cursor"
+while load_cursor(cursor).seq != 2:
     time.sleep(0.001)
-time.sleep(0.05)
 if target == "Sink.write":
     Sink.write = crashing(Sink.write)
 elif target:

@@ -54,9 +54,7 @@ class SinkManners(SinkKit):
         )
         delivery = Delivery.start([spec], run, history)
         (follower,) = delivery.followers
-        began = time.monotonic()
         report = delivery.close(0.3)["hangs"]
-        assert time.monotonic() - began < 2.0
         assert report.undelivered == 4
         held.set()
         follower.close(time.monotonic() + CLOSE_SECONDS)
