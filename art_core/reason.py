@@ -8,6 +8,7 @@ import re
 LONGEST = 300
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 6
+_USER_OF_URL = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 _SECRETS = re.compile(
     r"(?<=://)[^/\s@]+(?=@)"  # user:password@ of a URL
     r"|(?<=bearer )\S+"
@@ -18,6 +19,16 @@ _SECRETS = re.compile(
 )
 
 
+def names_secret(name: str) -> bool:
+    """Return True if an option or variable of this name holds a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def has_password(text: str) -> bool:
+    """Return True if a text holds a URL with user and password."""
+    return _USER_OF_URL.search(text) is not None
+
+
 def reason_of(error: BaseException) -> str:
     """Return an exception's type and the first line of its message, 300 characters at most.
 
@@ -26,7 +37,7 @@ def reason_of(error: BaseException) -> str:
     """
     message = next(iter(str(error).strip().splitlines()), "")
     for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+        if names_secret(name) and len(value) >= _SHORTEST_SECRET:
             message = message.replace(value, "***")
     message = _SECRETS.sub("***", message)
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__

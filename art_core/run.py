@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +30,7 @@ from art_core.plugins.host import Plugins
 from art_core.reason import reason_of
 from art_core.rundir import checked_step, describe_model, say_status
 from art_core.sinks.delivery import Delivery, DeliveryReport
+from art_core.sinks.options import keep_options
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
 log = logging.getLogger("art_core")
@@ -64,7 +65,7 @@ class Run:
     def open(
         cls,
         info: RunInfo,
-        sinks: Iterable[SinkSpec],
+        sinks: Sequence[SinkSpec],
         plugins: Plugins,
         ledger: Ledger,
         prices: PriceBook,
@@ -77,6 +78,7 @@ class Run:
         history = HistoryLog.open(info.run_dir / "history.jsonl")
         try:
             describe_model(info.run_dir, info.project, info.name, info.base_model, info.config)
+            keep_options(info.run_dir, sinks, plugins.sinks)
         except BaseException:
             history.close()
             raise

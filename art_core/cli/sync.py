@@ -10,11 +10,13 @@ from art_core.cli.runs import add_directory
 from art_core.errors import ConfigError, SinkError
 from art_core.plugins.host import Plugins
 from art_core.rundir import find_run, runs_path
+from art_core.sinks.options import made_again
 from art_core.sinks.sync import Progress, run_info, sync
 
 _HELP = """\
 For rows that a sink missed: its service was down, the trainer was killed, or the sink was installed
-later. Goes on from the sink's cursor in the run's directory. Refused while a trainer serves the
+later. Goes on from the sink's cursor in the run's directory. A sink that the run's code made with
+options gets the same options; secrets come from the environment. Refused while a trainer serves the
 sink.
 
 examples:
@@ -35,6 +37,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=300.0, help="seconds to try (300)"
     )
+    parser.add_argument(
+        "--as-installed",
+        action="store_true",
+        help="ignore the options that the run's code gave the sink",
+    )
     add_directory(parser)
     parser.set_defaults(run=sync_run)
 
@@ -45,6 +52,8 @@ def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
         raise ConfigError(f"--timeout must be a number of seconds, got {arguments.timeout:g}")
     spec = plugins.sink(arguments.sink)
     run = find_run(arguments.name, runs_path(arguments.dir))
+    if not arguments.as_installed:
+        spec = made_again(spec, run.path)
     delivery = sync(spec, run_info(run.path, run.state()), arguments.timeout)
     before: Progress | None = None
     while True:

@@ -146,8 +146,8 @@ class Plugins:
         return self._offers("art_backends", checked_backends)
 
     def sinks(self) -> dict[str, SinkSpec]:
-        """Return the sinks on offer, by name."""
-        return self._offers("art_sinks")
+        """Return the sinks on offer, by name: each with the options of its plugin, none."""
+        return {name: _as_offered(spec) for name, spec in self._offers("art_sinks").items()}
 
     def commands(self) -> dict[str, CommandSpec]:
         """Return the commands of `art` that plugins add, by name."""
@@ -272,6 +272,10 @@ class Plugins:
         near = difflib.get_close_matches(name, OURS[kind] - offers.keys(), n=1)
         remedy = f"pip install art-{near[0]}" if near else ""
         raise ConfigError(unknown(kind, name, offers, known_as="installed"), remedy)
+
+
+def _as_offered(spec: SinkSpec) -> SinkSpec:
+    return attrs.evolve(spec, options={}) if spec.options is None else spec
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +49,9 @@ class SinkSpec:
     """A sink offered by a plugin: `create()` imports what is heavy and returns a `Sink`.
 
     `default` sinks are used when a model names none; `backlog` says whether rows from before the
-    sink was first used are delivered too.
+    sink was first used are delivered too. `options` are those that code gave, as JSON values and
+    without secrets, and `factory(**options)` returns this spec again: `art sync` does so in another
+    process. Without `options` it refuses a sink that code made otherwise than its plugin.
     """
 
     name: str
@@ -57,3 +59,5 @@ class SinkSpec:
     summary: str
     default: bool = True
     backlog: bool = True
+    options: Mapping[str, Any] | None = None
+    factory: Callable[..., SinkSpec] | None = None

@@ -10,6 +10,7 @@ import art_core as art
 from art_core.rundir import FoundRun
 from art_core.sinks import delivery, sync
 from art_core.sinks.cursor import load_cursor
+from art_core.sinks.options import keep_options
 from art_core.sinks.sync import Progress
 from waiting import until
 
@@ -178,3 +179,46 @@ def test_a_sink_that_lacks_its_settings_is_told_at_once(shelf, art_error):
     shelf.run("a", *ROWS)
     error = art_error("sync", "a", "--sink", "lacking", plugins={"p": Lacking()})
     assert error == "art: the sink 'lacking' has no server. Set LACKING_URL.\n"
+
+
+def sunk(base, **options):
+    """Make a run whose code made the sink `shelf` with options, and that delivered nothing."""
+    model = art.Model(name="a", project="demo", base_path=base, sinks=[])
+    spec = art.SinkSpec(name="shelf", create=Shelf, summary="", **options)
+    model.run.record("train", 1, metrics={"reward/mean": 0.5})
+    model.run.close()
+    keep_options(model.run_dir, [spec], dict)
+
+
+def test_options_of_the_runs_code_reach_the_sink(tmp_path, art_command):
+    made = []
+
+    @attrs.define
+    class Plugin:
+        @art.hookimpl
+        def art_sinks(self):
+            return [self.spec()]
+
+        def spec(self, shelf="left"):
+            def create():
+                made.append(shelf)
+                return Shelf()
+
+            return art.SinkSpec(name="shelf", create=create, summary="", factory=self.spec)
+
+    sunk(tmp_path, options={"shelf": "right"})
+    arguments = ("sync", "a", "--sink", "shelf", "--dir", str(tmp_path))
+    art_command(*arguments, plugins={"p": Plugin()})
+    assert made == ["right"]
+    art_command(*arguments, "--as-installed", plugins={"p": Plugin()})
+    assert made == ["right", "left"]
+
+
+def test_unknown_options_of_the_runs_code_are_refused_and_nothing_is_sent(tmp_path, art_error):
+    sunk(tmp_path)
+    sink = Shelf()
+    arguments = ("sync", "a", "--sink", "shelf", "--dir", str(tmp_path))
+    error = art_error(*arguments, plugins={"p": sink})
+    assert "with options that the run does not keep" in error
+    assert "--as-installed" in error
+    assert sink.seqs == []

@@ -35,10 +35,15 @@ class SqliteSink:
         self.db.close()
 
 
-def sqlite_sink() -> art.SinkSpec:
-    path = os.environ.get("ART_SQLITE", "runs.sqlite")
-    summary = "rows in a SQLite database"
-    return art.SinkSpec(name="sqlite", create=lambda: SqliteSink(path), summary=summary)
+def sqlite_sink(path: str | None = None) -> art.SinkSpec:
+    place = path or os.environ.get("ART_SQLITE", "runs.sqlite")
+    return art.SinkSpec(
+        name="sqlite",
+        create=lambda: SqliteSink(place),
+        summary="rows in a SQLite database",
+        options={"path": path} if path else {},
+        factory=sqlite_sink,
+    )
 
 
 @art.hookimpl

@@ -7,6 +7,7 @@ import os
 from art_core import ConfigError, MetricSpec, Sink, SinkSpec, hookimpl
 
 LONGEST_SILENCE_S = 300.0
+_DEFAULTS = {"timeout_s": 15.0, "heartbeat_s": 240.0, "stop_poll_s": 10.0}
 
 
 def argus_sink(
@@ -14,9 +15,9 @@ def argus_sink(
     token: str | None = None,
     *,
     task: str | None = None,
-    timeout_s: float = 15.0,
-    heartbeat_s: float = 240.0,
-    stop_poll_s: float = 10.0,
+    timeout_s: float = _DEFAULTS["timeout_s"],
+    heartbeat_s: float = _DEFAULTS["heartbeat_s"],
+    stop_poll_s: float = _DEFAULTS["stop_poll_s"],
 ) -> SinkSpec:
     """Return the sink for a model's `sinks`; without `url` or `token`, ARGUS_URL or ARGUS_TOKEN.
 
@@ -48,11 +49,20 @@ def argus_sink(
         client = ArgusClient.to(where, token or os.environ.get("ARGUS_TOKEN"), timeout_s)
         return ArgusSink(client=client, task=task, heartbeat_s=heartbeat_s, stop_poll_s=stop_poll_s)
 
+    given = {
+        "url": url,
+        "task": task,
+        "timeout_s": timeout_s,
+        "heartbeat_s": heartbeat_s,
+        "stop_poll_s": stop_poll_s,
+    }
     return SinkSpec(
         name="argus",
         create=create,
         summary="an Argus leaderboard: curves while the run goes on, results at its end",
         default=bool(url or os.environ.get("ARGUS_URL")),
+        options={k: v for k, v in given.items() if v != _DEFAULTS.get(k)},
+        factory=argus_sink,
     )
 
 

@@ -47,3 +47,11 @@ def test_server_and_token_come_from_the_environment_unless_given(monkeypatch):
 def test_a_silence_that_argus_would_take_for_a_stall_is_an_error(seconds):
     with pytest.raises(art.ConfigError, match="15 minutes"):
         argus_sink("http://x.example.com", heartbeat_s=seconds)
+
+
+def test_a_sink_names_its_options_without_the_token_and_is_made_again_from_them():
+    spec = argus_sink("https://argus.example.com", "em_live_x", task="mazes", heartbeat_s=60.0)
+    options = {"url": "https://argus.example.com", "task": "mazes", "heartbeat_s": 60.0}
+    assert spec.options == options
+    assert spec.factory(**spec.options).options == options
+    assert argus_sink(token="em_live_x").options == {}

@@ -20,7 +20,7 @@ import art_core as art
 from art_argus import argus_sink
 
 async def main():
-    sink = argus_sink(sys.argv[1], sys.argv[2])
+    sink = argus_sink(sys.argv[1], sys.argv[2], task="mazes")
     model = art.Model(name="agent", project="demo", base_path=sys.argv[3], sinks=[sink])
     for step in range(1, 8):
         await model.log(metrics={"reward/mean": step / 8}, split="train", step=step)
@@ -163,9 +163,10 @@ async def test_delivery_after_a_kill_gives_no_duplicates(argus, token, tmp_path)
 
 def test_a_killed_run_can_be_told_as_failed_later(argus, token, tmp_path, monkeypatch, capsys):
     log_and_die(argus, token, tmp_path)
-    monkeypatch.setenv("ARGUS_URL", argus.url)
+    monkeypatch.delenv("ARGUS_URL", raising=False)  # code said where to
     monkeypatch.setenv("ARGUS_TOKEN", token)
     assert main(["sync", "agent", "--sink", "argus", "--dir", str(tmp_path)]) == 0
+    assert {e["data"]["dataset"] for e in argus.of_type("job_start")} == {"mazes"}
     assert [e["data"]["seq"] for e in argus.of_type("job_epoch")] == list(range(1, 8))
     (failed,) = argus.of_type("job_failed")
     assert failed["data"]["reason"] == "the run was killed"

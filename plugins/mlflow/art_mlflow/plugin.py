@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from art_core import Sink, SinkSpec, hookimpl
 
@@ -19,12 +20,24 @@ def mlflow_sink(tracking_uri: str | None = None, experiment: str | None = None) 
 
         return MlflowSink(tracking_uri, experiment)
 
+    given = {"tracking_uri": absolute(tracking_uri), "experiment": experiment}
     return SinkSpec(
         name="mlflow",
         create=create,
         summary="a run on an MLflow server, or in a database of its own",
         default="MLFLOW_TRACKING_URI" in os.environ,
+        options={k: v for k, v in given.items() if v is not None},
+        factory=mlflow_sink,
     )
+
+
+def absolute(uri: str | None) -> str | None:
+    """Return a tracking URI that means the same from any working directory."""
+    scheme, _, rest = (uri or "").partition(":///")
+    if scheme == "sqlite" and rest and not rest.startswith(("/", ":")):
+        return f"sqlite:///{Path(rest).absolute()}"
+    is_path = uri is not None and "/" in uri and ":" not in uri
+    return str(Path(uri).absolute()) if uri and is_path else uri
 
 
 @hookimpl

@@ -168,3 +168,21 @@ def test_without_a_server_the_runs_share_a_database_beside_the_projects(tmp_path
     sink.close(ended(run))
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert list(points(client, mlflow_run(run)).values()) == [{"reward/mean": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("uri", "stored"),
+    [
+        ("sqlite:///runs.db", "sqlite:///{here}/runs.db"),
+        ("sqlite:////srv/runs.db", "sqlite:////srv/runs.db"),
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        ("./runs", "{here}/runs"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_sink_names_its_options_and_is_made_again_from_them(tmp_path, monkeypatch, uri, stored):
+    monkeypatch.chdir(tmp_path)
+    spec = mlflow_sink(uri, "trials")
+    options = {"tracking_uri": stored.format(here=tmp_path), "experiment": "trials"}
+    assert spec.options == spec.factory(**spec.options).options == options
+    assert mlflow_sink().options == {}

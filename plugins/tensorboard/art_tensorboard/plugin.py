@@ -22,6 +22,8 @@ def tensorboard_sink(logdir: str | Path | None = None) -> SinkSpec:
         create=create,
         summary="event files for TensorBoard, in the run's directory",
         default=False,
+        options={} if logdir is None else {"logdir": str(Path(logdir).absolute())},
+        factory=tensorboard_sink,
     )
 
 

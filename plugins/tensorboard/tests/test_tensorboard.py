@@ -84,3 +84,11 @@ def test_after_a_full_disk_the_rows_go_on_in_another_file(tmp_path, monkeypatch)
     sink.close(run)
     found = points(run.run_dir / "tensorboard")
     assert [row["reward/mean"] for _, row in sorted(found.items())] == [0.25, 0.5, 0.75]
+
+
+def test_a_sink_names_its_options_and_is_made_again_from_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = tensorboard_sink("logs")
+    assert spec.options == {"logdir": str(tmp_path / "logs")}
+    assert spec.factory(**spec.options).options == spec.options
+    assert tensorboard_sink().options == {}

@@ -20,6 +20,8 @@ def trackio_sink(project: str | None = None) -> SinkSpec:
         create=create,
         summary="a run in Trackio's database, for `trackio show`",
         default="TRACKIO_DIR" in os.environ,
+        options={} if project is None else {"project": project},
+        factory=trackio_sink,
     )
 
 

@@ -69,3 +69,9 @@ def test_the_sink_is_a_default_one_where_trackio_is_wanted(monkeypatch):
     assert trackio_sink().default
     monkeypatch.delenv("TRACKIO_DIR")
     assert not trackio_sink().default
+
+
+def test_a_sink_names_its_options_and_is_made_again_from_them():
+    spec = trackio_sink("elsewhere")
+    assert spec.options == spec.factory(**spec.options).options == {"project": "elsewhere"}
+    assert trackio_sink().options == {}

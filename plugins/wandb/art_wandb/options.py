@@ -6,7 +6,7 @@ import netrc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import attrs
@@ -35,6 +35,17 @@ class Options:
     trajectories: bool | None = None
     init_timeout_s: float = 20.0
     finish_timeout_s: float = 8.0
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that differ from the defaults, as JSON values; paths are absolute."""
+        default = Options()
+        values = {f.name: getattr(self, f.name) for f in attrs.fields(Options)}
+        changed = {k: v for k, v in values.items() if v != getattr(default, k)}
+        if self.tags is not None:
+            changed["tags"] = list(self.tags)
+        if self.dir is not None:
+            changed["dir"] = str(Path(self.dir).absolute())
+        return changed
 
     def chosen_mode(self) -> str | None:
         """Return the mode to ask for: the chosen one, else offline without a key; None is left to

@@ -26,6 +26,8 @@ def wandb_sink(**options: Any) -> SinkSpec:
         create=create,
         summary="a run on Weights & Biases; without an API key, offline in the run's directory",
         default=has_key() or "WANDB_MODE" in os.environ,
+        options=chosen.given(),
+        factory=wandb_sink,
     )
 
 

@@ -365,3 +365,18 @@ def test_disabled_means_nothing_is_written(tmp_path):
     sink.write([row(1, reward__mean=0.5)])
     sink.close(ended(run))
     assert files(run.run_dir) == []
+
+
+def test_a_sink_names_its_options_and_is_made_again_from_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "project": "p",
+        "entity": "team",
+        "tags": ("a", "b"),
+        "dir": "files",
+        "mode": "offline",
+    }
+    options = wandb_sink(**given).options
+    assert options == given | {"tags": ["a", "b"], "dir": str(tmp_path / "files")}
+    assert wandb_sink(**options).options == options
+    assert wandb_sink().options == {}
