@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import art_core as art
@@ -11,6 +12,9 @@ from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.taxonomy import CATALOGUE_VERSION, MetricSpec, Taxonomy
 
 DOCS = Path(__file__).parent
+sys.path.append(str(DOCS))
+
+from contract_tables import faults_table, settings_table  # noqa: E402
 
 
 def metric_tables(taxonomy: Taxonomy) -> str:
@@ -52,7 +56,12 @@ def first_sentence(paragraph: str) -> str:
 
 def generated(name: str) -> str:
     """Return the text that belongs into a generated part."""
-    return metric_tables(builtin_taxonomy()) if name == "metrics" else name_table()
+    if name == "metrics":
+        return metric_tables(builtin_taxonomy())
+    if name == "names":
+        return name_table()
+    kind, _, part = name.partition("_")
+    return settings_table(kind) if part == "settings" else faults_table(kind)
 
 
 def rewritten(page: str) -> str:

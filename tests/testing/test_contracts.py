@@ -2,8 +2,6 @@
 
 import importlib
 import sys
-import threading
-from pathlib import Path
 from textwrap import dedent
 
 import attrs
@@ -15,129 +13,6 @@ from art_core.testing import backend as kit
 from art_core.testing.backend import BackendContract
 from art_core.testing.echo import EchoBackend
 from art_core.testing.plugin import PluginContract
-from art_core.testing.sink import SinkContract
-
-sys.path.append(str(Path(__file__).parent))
-from sinks_to_try import ROWS, FileSink, MemorySink, read
-
-
-class TestFileSink(SinkContract):
-    factory = "sinks_to_try:file_sink"
-
-    @pytest.fixture(autouse=True)
-    def others_find_the_sink(self, monkeypatch):
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-
-    @pytest.fixture
-    def make_sink(self):
-        return FileSink
-
-    @pytest.fixture
-    def read_back(self):
-        def rows(run):
-            return [(r["step"], r["split"], r["metrics"]) for r in read(run.run_dir / "rows")]
-
-        return rows
-
-
-class TestMemorySink(SinkContract):
-    keeps_split = False
-    keeps_empty_rows = False
-
-    @pytest.fixture
-    def make_sink(self):
-        return MemorySink
-
-    @pytest.fixture
-    def read_back(self):
-        return lambda run: [(r.step, None, r.metrics) for _, r in sorted(ROWS[run.run_dir].items())]
-
-
-class TestFileSinkBySeqs(SinkContract):
-    @pytest.fixture
-    def make_sink(self):
-        return FileSink
-
-    def received(self, run):
-        return [line["seq"] for line in read(run.run_dir / "rows")]
-
-
-class TestSinkThatCannotBeReadBack(SinkContract):
-    @pytest.fixture
-    def make_sink(self):
-        return FileSink
-
-
-@pytest.fixture
-def run(tmp_path):
-    return art.RunInfo(project="p", name="m", run_dir=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("flaw", "check"),
-    [
-        ("repeats", "a_batch_that_comes_again_is_kept_once"),
-        ("repeats", "rows_that_come_again_to_a_new_sink_are_kept_once"),
-        ("ascii", "keys_hold_any_letters"),
-        ("parents", "a_key_may_begin_with_another"),
-        ("32 bits", "a_step_may_be_nought_or_very_large"),
-    ],
-)
-def test_a_sink_with_a_flaw_breaks_its_contract(run, flaw, check):
-    def read_back(run):
-        return [(r["step"], r["split"], r["metrics"]) for r in read(run.run_dir / "rows")]
-
-    test = getattr(TestFileSink(), f"test_{check}")
-    with pytest.raises(AssertionError):
-        test(lambda: FileSink(frozenset({flaw})), read_back, run)
-
-
-def test_a_sink_that_is_too_slow_breaks_its_contract(run, monkeypatch):
-    monkeypatch.setattr(SinkContract, "seconds_for_10_000_rows", 0.0)
-    with pytest.raises(AssertionError):
-        TestFileSink().test_ten_thousand_rows_arrive(MemorySink, None, run)
-
-
-def test_a_sink_that_prints_breaks_its_contract(run, capfd):
-    class Prints(FileSink):
-        def close(self, run):
-            print("done")
-
-    with pytest.raises(AssertionError):
-        TestFileSink().test_it_prints_nothing_where_results_are_printed(Prints, run, capfd)
-
-
-def test_a_sink_that_litters_breaks_its_contract(run, tmp_path_factory, monkeypatch):
-    class Litters(FileSink):
-        def close(self, run):
-            Path("left.txt").touch()
-
-    with pytest.raises(AssertionError):
-        TestFileSink().test_it_leaves_the_working_directory_clean(
-            Litters, run, tmp_path_factory, monkeypatch
-        )
-
-
-def test_a_sink_that_leaves_a_thread_breaks_its_contract(run):
-    done = threading.Event()
-
-    class Lingers(FileSink):
-        def close(self, run):
-            threading.Thread(target=done.wait).start()
-
-    with pytest.raises(AssertionError):
-        TestFileSink().test_it_leaves_no_thread_that_keeps_the_process_alive(Lingers, run)
-    done.set()
-
-
-def test_a_sink_that_fails_on_another_thread_breaks_its_contract(run, monkeypatch):
-    class Fails(FileSink):
-        def close(self, run):
-            raise OSError("down")
-
-    monkeypatch.setattr("art_core.testing.sink.kit.CLOSE_SECONDS", 0.1)
-    with pytest.raises(AssertionError):
-        TestFileSink().test_it_works_on_the_threads_of_the_core(Fails, None, run)
 
 
 @pytest.fixture

@@ -1,0 +1,42 @@
+"""Tables of the contracts in `art_core.testing`: their settings and the faults that they find."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from art_core.testing.sink import SinkContract
+from art_core.testing.statements import Contract
+
+TESTS = Path(__file__).parent.parent / "tests" / "testing"
+CONTRACTS: dict[str, type[Contract]] = {"sink": SinkContract}
+
+
+def settings_table(kind: str) -> str:
+    """Return a Markdown table of a contract's settings."""
+    contract = CONTRACTS[kind]
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for setting in contract.settings:
+        default = contract.default(setting.name)
+        lines.append(f"| `{setting.name}` | `{default!r}` | {setting.meaning} |")
+    return "\n".join(lines)
+
+
+def faults_table(kind: str) -> str:
+    """Return a Markdown table of the broken plugins that a contract is tried on.
+
+    `tests/testing/test_mutants.py` asserts that each of them fails the test beside it.
+    """
+    if str(TESTS) not in sys.path:
+        sys.path.append(str(TESTS))
+    faults = importlib.import_module(f"mutants.{kind}s").FAULTS
+    lines = ["| fault | found by |", "|---|---|"]
+    for fault, test in faults.items():
+        lines.append(f"| {fault.__doc__} | {sentence(test)} |")
+    return "\n".join(lines)
+
+
+def sentence(test: str) -> str:
+    """Return a test's name as words."""
+    return test.removeprefix("test_").replace("_", " ")
