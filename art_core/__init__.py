@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.model import Model
-    from art_core.plugins.commands import CommandSpec
+    from art_core.plugins.commands import Column, CommandSpec, Record, Table
     from art_core.plugins.hookspecs import hookimpl
     from art_core.plugins.host import Plugins
     from art_core.rl.config import TrainConfig
@@ -88,7 +88,7 @@ _HOME = {
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
     "model": ("Model",),
-    "plugins.commands": ("CommandSpec",),
+    "plugins.commands": ("Column", "CommandSpec", "Record", "Table"),
     "plugins.hookspecs": ("hookimpl",),
     "plugins.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
@@ -106,6 +106,7 @@ __all__ = [
     "BaseModel",
     "Bill",
     "Checkpoint",
+    "Column",
     "CommandSpec",
     "ConfigError",
     "Endpoint",
@@ -126,12 +127,14 @@ __all__ = [
     "PluginError",
     "Plugins",
     "PricingError",
+    "Record",
     "RolloutError",
     "RolloutFailure",
     "RunInfo",
     "Sink",
     "SinkError",
     "SinkSpec",
+    "Table",
     "TokenRates",
     "TokenUsage",
     "TrainConfig",

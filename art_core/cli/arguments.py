@@ -1,6 +1,4 @@
-"""What a command line may say: usage errors in one line, directories that are there, files that can
-be written.
-"""
+"""Arguments that commands share: usage errors in one line, runs, directories, output files."""
 
 from __future__ import annotations
 
@@ -11,7 +9,11 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong argument in one line, from the command that it was given to."""
+    """Reports a wrong argument in one line, from the command that it was given to."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **options)
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2: what is wrong, and where the command is explained."""
@@ -27,15 +29,52 @@ class Parser(argparse.ArgumentParser):
         return known, rest
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json` to a parser and to all parsers below it that have no such option of their own.
+
+    It sets `as_json`, before an action or after it.
+    """
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for child in action.choices.values():
+                add_json(child)
+    if "--json" not in parser._option_string_actions:  # noqa: SLF001
+        parser.add_argument(
+            "--json",
+            action="store_true",
+            dest="as_json",
+            default=argparse.SUPPRESS,
+            help="print one JSON object, numbers unrounded, for programs",
+        )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add RUN and `--dir`."""
+    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    add_directory(parser)
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Add `--dir`."""
+    parser.add_argument(
+        "--dir",
+        type=directory,
+        metavar="PATH",
+        help="where the runs lie (default: $ART_DIR, else .art)",
+    )
+
+
 def directory(text: str) -> Path:
-    """Return the path of a directory that is there."""
+    """Return the path of a directory that exists."""
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"there is no directory {text!r}")
     return Path(text)
 
 
 def output_file(text: str) -> Path:
-    """Return the path of a file that can be made: its directory is there, and it is none itself."""
+    """Return the path of a file that can be written: its directory exists, and it is none
+    itself.
+    """
     path = Path(text)
     if path.is_dir() or not path.name:
         raise argparse.ArgumentTypeError(f"{text!r} is a directory, not a file")

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import attrs
+
+from art_core.cli.arguments import add_run
 from art_core.cli.reconcile import reconciled
-from art_core.cli.runs import add_directory
-from art_core.cli.show import branches, share, usd
-from art_core.cli.table import table
+from art_core.cli.text import SHARE, branches, counted, usd_column
 from art_core.costs.receipt import Receipt
 from art_core.errors import ConfigError
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
-from art_core.reports.costs import CostReport, RewardPrice, read_costs
+from art_core.reports.costs import CostReport, RewardPrice, item_name, read_costs
 from art_core.rundir import find_run, runs_path
 
 _HELP = """\
-The tree holds the whole run with all attempts, also what abandoned steps spent. A step counts all
-its rows: training, evaluations, repetitions. Calls without a known price are in no cost: they are
-listed with their tokens; `art reprice RUN` prices them. With --reconcile the services that the
-run paid by the token are asked what they billed.
+The tree holds the whole run with all attempts, also what abandoned steps spent. "$ a step" divides
+it by the steps that were trained; an evaluation of the base model at step 0 is not one of them. A
+step counts all its rows: training, evaluations, repetitions. Calls without a known price are in no
+cost: they are listed with their tokens; `art reprice RUN` prices them. With --reconcile the
+services that the run paid by the token are asked what they billed.
 
 examples:
   art costs agent-001
   art costs agent-001 --step 12
   art costs agent-001 --per-step
   art costs agent-001 --reconcile
+  art costs agent-001 --json | jq '.costs[] | select(.path == "all").usd'
 """
 
 
@@ -36,110 +40,150 @@ def add(commands: Any) -> None:
         "costs",
         help="show where a run's money went",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    add_run(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", metavar="N", type=int, help="the tree of one step")
-    which.add_argument("--per-step", action="store_true", help="a line a step")
-    which.add_argument(
-        "--reconcile", action="store_true", help="beside what the services say they billed"
-    )
-    add_directory(parser)
+    which.add_argument("--per-step", action="store_true", help="one row per step")
+    which.add_argument("--reconcile", action="store_true", help="beside what the services billed")
     parser.set_defaults(run=show_costs)
 
 
-def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield the tree, or a line a step; then what was bought and what the reward cost."""
+def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the tree, or one row per step; then what was bought and what the reward cost."""
     run = find_run(arguments.name, runs_path(arguments.dir))
     report = read_costs(run.history, plugins.taxonomy())
+    yield Record({"run": run.name, "training_steps": len(report.trained)})
     if arguments.step is not None:
         yield from _one_step(report, arguments.step)
     elif arguments.per_step:
-        yield from _per_step(report)
+        yield _per_step(report)
     elif arguments.reconcile:
         yield from reconciled(run, report, plugins)
-    elif "all" not in report.total:
-        yield "no costs were recorded"
-        yield from _section(_unpriced(report))
     else:
-        yield from _tree(f"costs of {run.name}", report.total, report.total, len(report.steps))
-        yield from _section(_bought(report))
-        yield from _section(_unpriced(report))
-        yield from _section(_reward(report.reward_price()))
+        yield _tree(f"costs of {run.name}", report.total, _a_step(report))
+        yield from _bought(report)
+        yield from _unpriced(report)
+        yield from _reward(report.reward_price() if "all" in report.total else None)
 
 
-def _section(lines: Iterator[str]) -> Iterator[str]:
-    written = list(lines)
-    if written:
-        yield ""
-        yield from written
+def _a_step(report: CostReport) -> tuple[Column, Mapping[str, float | None]]:
+    """Return the column of what a trained step cost on average, and its values by path."""
+    column = usd_column("usd_per_step", "$ a step")
+    return column, {path: report.per_trained_step(usd) for path, usd in report.total.items()}
 
 
 def _tree(
-    title: str, costs: Mapping[str, float], run: Mapping[str, float], steps: int
-) -> Iterator[str]:
-    """Yield a cost tree; over a run with what a step cost on average, in a step with the run's."""
-    whole = costs["all"]
-    known = {path: value for path, value in costs.items() if path != "all"}
+    title: str,
+    costs: Mapping[str, float],
+    beside: tuple[Column, Mapping[str, float | None]],
+    empty: str = "no costs were recorded",
+) -> Table:
+    """Return a cost tree with another column of values by path beside it."""
+    column, others = beside
+    whole = costs.get("all")
+    known = {path: usd for path, usd in costs.items() if path != "all"}
+    labels = {"all": "all"} | {
+        path: lines + path.rpartition("/")[2] for path, lines in branches(known)
+    }
+    rows = [
+        {
+            "path": path,
+            "usd": costs[path],
+            "share": costs[path] / whole if whole else None,
+            column.key: others.get(path),
+        }
+        for path in labels
+        if whole is not None
+    ]
+    path_column = Column(key="path", heading=title, form=labels.__getitem__)
+    columns = (path_column, usd_column("usd", "$"), SHARE, column)
+    return Table(name="costs", rows=rows, columns=columns, empty=empty)
 
-    def cells(path: str) -> tuple[str, str, str]:
-        other = costs[path] / steps if costs is run else run.get(path, 0.0)
-        return usd(costs[path]), share(costs[path], whole), usd(other)
 
-    rows = [(path.rpartition("/")[2], lines, cells(path)) for path, lines in branches(known)]
-    named = [("all", *cells("all")), *((lines + name, *numbers) for name, lines, numbers in rows)]
-    headings = (title, "$", "share", "$ a step" if costs is run else "$ the run")
-    yield from table(headings, named, right=set(headings[1:]))
-
-
-def _one_step(report: CostReport, step: int) -> Iterator[str]:
+def _one_step(report: CostReport, step: int) -> Iterator[Output]:
     if step not in report.steps:
         known = f"{min(report.steps)} to {max(report.steps)}" if report.steps else "none"
         raise ConfigError(f"no row of step {step}; logged: {known}")
     costs = report.steps[step]
-    if "all" not in costs:
-        yield f"step {step} cost nothing"
-        return
-    yield from _tree(f"costs of step {step}", costs, report.total, len(report.steps))
+    of_run = {path: report.total.get(path, 0.0) for path in costs}
+    beside = usd_column("usd_of_run", "$ the run"), of_run
+    yield Record({"step": step})
+    yield _tree(f"costs of step {step}", costs, beside, f"step {step} cost nothing")
 
 
-def _per_step(report: CostReport) -> Iterator[str]:
+def _per_step(report: CostReport) -> Table:
     heads = sorted({p for costs in report.steps.values() for p in costs if "/" not in p} - {"all"})
-    headings = ("step", "$", "$ so far", *heads)
-    rows: list[tuple[str, ...]] = []
+    rows: list[dict[str, Any]] = []
     so_far = 0.0
     for step, costs in sorted(report.steps.items()):
         so_far += costs.get("all", 0.0)
-        cells = (usd(costs.get(branch, 0.0)) for branch in heads)
-        rows.append((str(step), usd(costs.get("all", 0.0)), usd(so_far), *cells))
-    return table(headings, rows, right=set(headings))
+        row = {"step": step, "trained": step in report.trained, "usd": costs.get("all", 0.0)}
+        rows.append(row | {"usd_so_far": so_far} | {path: costs.get(path, 0.0) for path in heads})
+    columns = [
+        Column(key="step", right=True),
+        usd_column("usd", "$"),
+        usd_column("usd_so_far", "$ so far"),
+        *(attrs.evolve(usd_column(head, head), rank=n) for n, head in enumerate(heads, 1)),
+    ]
+    return Table(name="steps", rows=rows, columns=columns, empty="no rows yet")
 
 
-def _bought(report: CostReport) -> Iterator[str]:
-    rows = [(*_item(r), usd(r.usd or 0.0), _rates(r), _source(r)) for r in report.priced()]
-    headings = ("bought", "for", "calls", "tokens in", "out", "hours", "$", "price", "source")
-    return table(headings, rows, right=set(headings[2:7])) if rows else iter(())
-
-
-def _unpriced(report: CostReport) -> Iterator[str]:
-    rows = [_item(receipt) for receipt in report.unpriced()]
-    headings = ("unpriced", "for", "calls", "tokens in", "out", "hours")
+def _bought(report: CostReport) -> Iterator[Output]:
+    rows = [
+        _item(receipt)
+        | {"usd": receipt.usd, "reported": receipt.reported, "rates": receipt.rates}
+        | {"price": _rates(receipt), "source": receipt.rates.get("source")}
+        for receipt in report.priced()
+    ]
+    columns = (
+        *_item_columns("bought"),
+        usd_column("usd", "$"),
+        Column(key="price", wrap=True, rank=2),
+        Column(key="source", form=str, wrap=True, rank=3),
+    )
     if rows:
-        yield from table(headings, rows, right=set(headings[2:]))
-        yield "these are in no cost above: art reprice RUN --prices FILE.json prices them"
-    elif report.unpriced_calls:
-        yield f"{report.unpriced_calls:.0f} unpriced calls are in no cost above"
+        yield ""
+    yield Table(name="bought", rows=rows, columns=columns)
 
 
-def _item(receipt: Receipt) -> tuple[str, ...]:
-    name = f"{receipt.provider}/{receipt.item}".lstrip("/")
-    name += f" ({receipt.tier})" if receipt.tier else ""
-    cost = receipt.leaf.removeprefix("costs/")
-    if receipt.device_seconds:
-        return (name, cost, "", "", "", format(receipt.device_seconds / 3600, ".4f"))
-    read = receipt.input_tokens + receipt.train_tokens
-    return (name, cost, str(receipt.calls), str(read), str(receipt.output_tokens), "")
+def _unpriced(report: CostReport) -> Iterator[Output]:
+    rows = [_item(receipt) for receipt in report.unpriced()]
+    calls = report.unpriced_calls
+    if rows or calls:
+        yield ""
+    yield Table(name="unpriced", rows=rows, columns=_item_columns("unpriced"))
+    text = "these are in no cost above: art reprice RUN --prices FILE.json prices them"
+    if not rows:
+        text = f"{counted(calls, 'unpriced call')} {'is' if calls == 1 else 'are'} in no cost above"
+    yield Record({"unpriced_calls": calls}, [text] if rows or calls else [])
+
+
+def _item(receipt: Receipt) -> dict[str, Any]:
+    timed = bool(receipt.device_seconds)
+    return {
+        "item": item_name(receipt),
+        "tier": receipt.tier,
+        "path": receipt.leaf.removeprefix("costs/"),
+        "calls": None if timed else receipt.calls,
+        "input_tokens": None if timed else receipt.input_tokens + receipt.train_tokens,
+        "output_tokens": None if timed else receipt.output_tokens,
+        "hours": receipt.device_seconds / 3600 if timed else None,
+    }
+
+
+def _item_columns(title: str) -> tuple[Column, ...]:
+    def named(row: Mapping[str, Any]) -> str:
+        return f"{row['item']} ({row['tier']})" if row["tier"] else str(row["item"])
+
+    return (
+        Column(key="", heading=title, form=named),
+        Column(key="path", heading="for"),
+        Column(key="calls", missing="", right=True, rank=1),
+        Column(key="input_tokens", heading="tokens in", missing="", right=True),
+        Column(key="output_tokens", heading="out", missing="", right=True),
+        Column(key="hours", form=".4f", missing="", right=True),
+    )
 
 
 def _rates(receipt: Receipt) -> str:
@@ -148,29 +192,32 @@ def _rates(receipt: Receipt) -> str:
     if "usd_per_hour" in receipt.rates:
         return f"{receipt.rates['usd_per_hour']:g} an hour"
     a_million = [(k, v) for k, v in receipt.rates.items() if k.endswith("_per_million")]
-    told = ", ".join(f"{k.removesuffix('_per_million')} {v:g}" for k, v in a_million) + " a million"
+    text = ", ".join(f"{k.removesuffix('_per_million')} {v:g}" for k, v in a_million) + " a million"
     search = receipt.rates.get("web_search_per_thousand") if receipt.web_searches else None
-    return told if search is None else f"{told}, {search / 1e3:g} a web search"
+    return text if search is None else f"{text}, {search / 1e3:g} a web search"
 
 
-def _source(receipt: Receipt) -> str:
-    return str(receipt.rates.get("source", "-"))
+def _reward(price: RewardPrice | None) -> Iterator[Output]:
+    values = None
+    if price is not None:
+        values = attrs.asdict(price) | {
+            "usd_per_point_last": price.per_point_last,
+            "usd_per_point_best": price.per_point_best,
+        }
+    yield Record({"reward": values}, ["", *_reward_lines(price)] if price else [])
 
 
-def _reward(price: RewardPrice | None) -> Iterator[str]:
-    if price is None:
-        return
+def _reward_lines(price: RewardPrice) -> Iterable[str]:
     yield f"{price.key}: first {price.first:.4g}, newest {price.last:.4g}, best {price.best:.4g}"
-    yield from _per_point("newest", price, price.last, price.per_point_last)
+    yield _per_point("newest", price, price.last, price.per_point_last)
     if price.best != price.last:
-        yield from _per_point("best", price, price.best, price.per_point_best)
+        yield _per_point("best", price, price.best, price.per_point_best)
 
 
-def _per_point(
-    name: str, price: RewardPrice, value: float, per_point: float | None
-) -> Iterator[str]:
+def _per_point(name: str, price: RewardPrice, value: float, per_point: float | None) -> str:
     if per_point is None:
-        yield f"no reward was gained from the first to the {name} value"
-        return
+        return f"reward did not improve between the first and the {name} value"
     how = f"{price.spent:.6g} / ({value:.4g} - {price.first:.4g})"
-    yield f"one point of reward cost ${per_point:.6g}: all costs / (the {name} - the first) = {how}"
+    return (
+        f"one point of reward cost ${per_point:.6g}: all costs / (the {name} - the first) = {how}"
+    )

@@ -8,8 +8,8 @@ from typing import Any
 
 from art_core.backends import EngineCatalog
 from art_core.cli.models import add_backend
-from art_core.cli.table import table
 from art_core.errors import ConfigError, unknown
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 
 _HELP = """\
@@ -25,10 +25,7 @@ examples:
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    form = argparse.RawDescriptionHelpFormatter
-    group = commands.add_parser(
-        "engines", help="list, install and remove engines", epilog=_HELP, formatter_class=form
-    )
+    group = commands.add_parser("engines", help="list, install and remove engines", epilog=_HELP)
     add_backend(group, None, "only this backend's engines")
     group.set_defaults(run=list_engines)
     actions = group.add_subparsers(metavar="ACTION")
@@ -37,39 +34,48 @@ def add(commands: Any) -> None:
         ("install", install_engine, "install an engine, or repair one that was cut off"),
         ("remove", remove_engine, "delete an engine's environment"),
     ):
-        action = actions.add_parser(name, help=about, epilog=_HELP, formatter_class=form)
+        action = actions.add_parser(name, help=about, epilog=_HELP)
         if run is not list_engines:
             action.add_argument("name", metavar="NAME", help="the engine, as `art engines` has it")
         add_backend(action, argparse.SUPPRESS, "the backend whose engine it is")
         action.set_defaults(run=run)
 
 
-def list_engines(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield a line an engine: its backend, name, version, environment."""
+def list_engines(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the table of engines: backend, name, version, environment."""
     rows = [
-        (
-            name,
-            engine.name,
-            engine.version or "not installed",
-            str(engine.path or ""),
-            engine.summary,
-        )
+        {
+            "backend": name,
+            "engine": engine.name,
+            "version": engine.version,
+            "path": engine.path,
+            "summary": engine.summary,
+        }
         for name, catalog in _catalogs(plugins, arguments.backend).items()
         for engine in catalog.list()
     ]
-    return table(("backend", "engine", "version", "path", "summary"), rows)
+    columns = (
+        Column(key="backend"),
+        Column(key="engine"),
+        Column(key="version", missing="not installed"),
+        Column(key="path", form=str, missing=""),
+        Column(key="summary", wrap=True, rank=1),
+    )
+    yield Table(name="engines", rows=rows, columns=columns, empty="no engine is known by name")
 
 
-def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Install an engine and yield its version and environment."""
     engine = _knowing(arguments, plugins).install(arguments.name)
-    yield f"{engine.name} {engine.version} in {engine.path}"
+    values = {"engine": engine.name, "version": engine.version, "path": engine.path}
+    yield Record(values, [f"{engine.name} {engine.version} in {engine.path}"])
 
 
-def remove_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def remove_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Remove an engine and yield where it lay."""
     path = _knowing(arguments, plugins).remove(arguments.name)
-    yield f"{arguments.name} was not installed" if path is None else f"removed {path}"
+    text = f"{arguments.name} was not installed" if path is None else f"removed {path}"
+    yield Record({"engine": arguments.name, "removed": path}, [text])
 
 
 def _knowing(arguments: argparse.Namespace, plugins: Plugins) -> EngineCatalog:

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from art_core.cli.arguments import output_file
-from art_core.cli.runs import add_directory
+from art_core.cli.arguments import add_run, output_file
+from art_core.cli.text import counted
+from art_core.plugins.commands import Output, Record
 from art_core.plugins.host import Plugins
 from art_core.reports.export import FORMATS, export
 from art_core.rundir import find_run, runs_path
@@ -31,19 +32,18 @@ def add(commands: Any) -> None:
         "export",
         help="write a run's rows as CSV, Parquet or JSON lines",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    add_run(parser)
     parser.add_argument("--format", choices=[*FORMATS], help="default: the ending of FILE, or csv")
     parser.add_argument("--out", metavar="FILE", type=output_file, required=True)
-    add_directory(parser)
     parser.set_defaults(run=export_run)
 
 
-def export_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Write the file and say how many rows it has."""
+def export_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Write the file and yield how many rows it has."""
     run = find_run(arguments.name, runs_path(arguments.dir))
     ending = arguments.out.suffix.removeprefix(".")
     form = arguments.format or (ending if ending in FORMATS else "csv")
     count = export(run.history, plugins.taxonomy(), form, arguments.out)
-    yield f"{count} rows of {run.name} in {arguments.out}"
+    values = {"run": run.name, "rows": count, "format": form, "file": arguments.out}
+    yield Record(values, [f"{counted(count, 'row')} of {run.name} in {arguments.out}"])

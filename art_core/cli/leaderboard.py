@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from art_core.cli.arguments import directory
 from art_core.cli.reading import problem_lines
-from art_core.cli.table import table
+from art_core.cli.text import counted
 from art_core.errors import ConfigError
 from art_core.metrics.summary import read_summaries
 from art_core.metrics.taxonomy import Taxonomy
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 from art_core.reports import board
 from art_core.reports.board import Place
@@ -21,18 +23,20 @@ from art_core.rundir import find_runs, read_problem, runs_path
 log = logging.getLogger("art_core")
 
 _HELP = """\
-DIR is where runs lie: several may be given; by default $ART_DIR, else .art. A column is a metric's
-key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says which values
-are better; where it does not, the higher. Sums over the run and clocks have no best. Also columns:
-step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). A summary is kept
-beside each log, so that only what is new is read; a long log that has none is scanned for the
-columns that are shown.
+DIR, or --dir, is where runs lie: several may be given; by default $ART_DIR, else .art. A column is
+a metric's key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says
+which values are better; where it does not, the higher. Sums over the run and clocks have no best.
+Also columns: step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). A
+summary is kept beside each log, so that only what is new is read; a long log that has none is
+scanned for the columns that are shown.
 
 examples:
   art leaderboard
   art leaderboard --sort val/reward.best --columns val/reward.best,costs/cum/all
   art leaderboard --matrix reward/mean.best --status all
+  art leaderboard --dir /data/.art --dir /old/.art
   art leaderboard --csv > board.csv
+  art leaderboard --json | jq '.runs[0].path'     (every column, unrounded)
 """
 _COLUMNS = (
     "step",
@@ -55,36 +59,47 @@ def add(commands: Any) -> None:
         "leaderboard",
         help="rank runs by any metric; as a table, a matrix or CSV",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="where the runs lie")
+    parser.add_argument(
+        "--dir",
+        metavar="PATH",
+        dest="more_dirs",
+        action="append",
+        type=directory,
+        default=[],
+        help="the same as DIR; may be given several times",
+    )
     parser.add_argument("--sort", metavar="KEY", default=board.REWARD, help="the column to rank by")
     parser.add_argument("--columns", metavar="KEYS", help="the columns to show, `a,b`")
     parser.add_argument(
         "--status", choices=_STATUSES, help="which runs (default: finished and interrupted ones)"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="every column as CSV, a line a run")
-    form.add_argument("--long", action="store_true", help="CSV, a line a run and key")
+    form.add_argument("--csv", action="store_true", help="every column as CSV, one line per run")
+    form.add_argument("--long", action="store_true", help="CSV, one line per run and key")
     form.add_argument("--matrix", metavar="KEY", help="a table of models by projects")
     parser.set_defaults(run=leaderboard)
 
 
-def leaderboard(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def leaderboard(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield the board as it was asked for."""
+    as_json = getattr(arguments, "as_json", False)
+    if as_json and (arguments.csv or arguments.long):
+        raise ConfigError("--json and CSV are two formats", "--json has every column as it is.")
     taxonomy = plugins.taxonomy()
     names = _named(arguments)
     try:
         asked = None if names is None else board.asked_of(names, taxonomy)
         yield from list(_board(arguments, taxonomy, asked))
     except ConfigError:
-        # Of a column that no run has, the error tells those that there are: all must be read.
+        # The error about an unknown column names the known ones: all must be read.
         yield from _board(arguments, taxonomy, None)
 
 
 def _named(arguments: argparse.Namespace) -> list[str] | None:
     """Return the columns that the board may need; None for all."""
-    if arguments.csv or arguments.long:
+    if arguments.csv or arguments.long or getattr(arguments, "as_json", False):
         return None
     if arguments.matrix:
         return [arguments.sort, arguments.matrix]
@@ -97,9 +112,10 @@ def _listed(columns: str) -> list[str]:
 
 def _board(
     arguments: argparse.Namespace, taxonomy: Taxonomy, asked: Mapping[str, bool] | None
-) -> Iterator[str]:
-    # Of a directory that was named twice, each run has one place.
-    directories = list({path.resolve(): path for path in arguments.dirs}.values())
+) -> Iterator[Output]:
+    # A directory that was named twice counts once.
+    given = (*arguments.dirs, *arguments.more_dirs)
+    directories = list({path.resolve(): path for path in given}.values())
     directories = directories or [runs_path(None)]
     problems: dict[str, str] = {}
     places, others = _places(directories, arguments.status, taxonomy, asked, problems)
@@ -109,18 +125,18 @@ def _board(
         for line in problem_lines(problems):
             log.warning("not in the CSV or only in part: %s", line)
         return
-    if not places:
-        where = ", ".join(map(str, directories))
-        what = "runs" if arguments.status == "all" else f"{arguments.status or 'finished'} runs"
-        yield f"no {what} in {where}" + ("" if others or problems else "; " + _WHERE)
-    elif arguments.matrix:
+    where = ", ".join(map(str, directories))
+    what = "runs" if arguments.status == "all" else f"{arguments.status or 'finished'} runs"
+    empty = f"no {what} in {where}" + ("" if others or problems else "; " + _WHERE)
+    if arguments.matrix:
         name = board.column(arguments.matrix, places, taxonomy)
-        yield from _matrix(board.matrix(ranked, name, taxonomy))
+        yield _matrix(board.matrix(ranked, name, taxonomy), empty)
     else:
-        yield from _table(ranked, _shown(arguments, ranked, taxonomy))
-    if others:
-        yield f"{others} runs of another status are left out; --status all shows them"
-    yield from problem_lines(problems)
+        sort = _column(arguments.sort, places, taxonomy)
+        yield _table(ranked, _shown(arguments, sort, ranked, taxonomy), sort, empty)
+    text = f"{counted(others, 'run')} of another status left out; --status all shows them"
+    yield Record({"left_out": others}, [text] if others else [])
+    yield Record({"problems": problems}, problem_lines(problems))
 
 
 def _places(
@@ -154,8 +170,9 @@ def _column(asked: str, places: Sequence[Place], taxonomy: Taxonomy) -> str:
     return asked if asked == board.REWARD else board.column(asked, places, taxonomy)
 
 
-def _shown(arguments: argparse.Namespace, places: Sequence[Place], taxonomy: Taxonomy) -> list[str]:
-    sort = _column(arguments.sort, places, taxonomy)
+def _shown(
+    arguments: argparse.Namespace, sort: str, places: Sequence[Place], taxonomy: Taxonomy
+) -> list[str]:
     if arguments.columns:
         listed = _listed(arguments.columns)
         names = [board.column(name, places, taxonomy) for name in listed]
@@ -164,26 +181,30 @@ def _shown(arguments: argparse.Namespace, places: Sequence[Place], taxonomy: Tax
     return [*dict.fromkeys([*names, sort])]
 
 
-def _table(places: Sequence[Place], names: Sequence[str]) -> Iterator[str]:
-    rows = [
-        (
-            str(n),
-            place.run.name,
-            place.status,
-            *(_cell(place.values.get(name)) for name in names),
-        )
-        for n, place in enumerate(places, 1)
+def _table(places: Sequence[Place], names: Sequence[str], sort: str, empty: str) -> Table:
+    rows = [{"rank": n} | place.facts | dict(place.values) for n, place in enumerate(places, 1)]
+    # The column that ranks stays on a narrow terminal.
+    numbers = [
+        Column(key=name, form=_number, right=True, rank=0 if name == sort else n)
+        for n, name in enumerate(names, 1)
     ]
-    return table(("#", "run", "status", *names), rows, right={"#", *names})
+    facts = (Column(key="rank", heading="#", right=True), Column(key="run"), Column(key="status"))
+    return Table(name="runs", rows=rows, columns=(*facts, *numbers), empty=empty)
 
 
-def _matrix(cells: dict[str, dict[str, float]]) -> Iterator[str]:
+def _matrix(cells: dict[str, dict[str, float]], empty: str) -> Table:
     projects = sorted({project for row in cells.values() for project in row})
-    rows = [(model, *(_cell(row.get(p)) for p in projects)) for model, row in cells.items()]
-    return table(("model", *projects), rows, right=set(projects))
+    columns = [
+        Column(key="", heading=project, form=_project(project), right=True, rank=n)
+        for n, project in enumerate(projects, 1)
+    ]
+    rows = [{"model": model, "projects": row} for model, row in cells.items()]
+    return Table(name="models", rows=rows, columns=(Column(key="model"), *columns), empty=empty)
 
 
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "-"
+def _project(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: _number(row["projects"][name]) if name in row["projects"] else "-"
+
+
+def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else format(value, ".4g")

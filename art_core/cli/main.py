@@ -1,4 +1,4 @@
-"""The command line's front door: parses, dispatches, prints, and turns errors into one line."""
+"""The entry point of `art`: parses, runs the command, prints its answer or its error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from art_core.cli import (
     show,
     sync,
 )
-from art_core.cli.arguments import Parser
+from art_core.cli.arguments import Parser, add_json
+from art_core.cli.output import print_json, print_text
 from art_core.errors import ArtError
 from art_core.plugins.commands import CommandSpec
 from art_core.plugins.host import Plugins, installed_plugins
@@ -38,6 +39,7 @@ examples:
   art runs                     what ran, how far it came, what it cost
   art show agent-001           a run's curves and its cost tree
   art leaderboard              the runs in order of merit
+  art runs --json              any command's answer as JSON, for programs
   art COMMAND --help           more about a command
 
 environment: ART_DIR (where runs lie), ART_BACKEND, ART_SINKS, ART_BLOCK, ART_STRICT
@@ -65,7 +67,6 @@ def parser(host: Plugins | None = None) -> argparse.ArgumentParser:
         prog="art",
         description="Train LLM agents on any backend; every step is a row with what it cost.",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"art-core {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
@@ -73,6 +74,8 @@ def parser(host: Plugins | None = None) -> argparse.ArgumentParser:
         group.add(commands)
     for spec in host.commands().values() if host else ():
         _add_command(commands, spec)
+    for command in commands.choices.values():
+        add_json(command)
     return top
 
 
@@ -80,13 +83,8 @@ def _add_command(commands: Any, spec: CommandSpec) -> None:
     if spec.name in commands.choices:
         log.warning("art has a command %r of its own; a plugin's is left out", spec.name)
         return
-    form = argparse.RawDescriptionHelpFormatter
     command = commands.add_parser(
-        spec.name,
-        help=spec.summary,
-        description=spec.summary,
-        epilog=spec.help,
-        formatter_class=form,
+        spec.name, help=spec.summary, description=spec.summary, epilog=spec.help
     )
     spec.create(command)
     command.set_defaults(run=spec.run)
@@ -104,9 +102,8 @@ def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
         if not hasattr(arguments, "run"):
             top.print_help()
             return 0
-        for line in arguments.run(arguments, host):
-            _print(line)
-        sys.stdout.flush()
+        answer = arguments.run(arguments, host)
+        (print_json if getattr(arguments, "as_json", False) else print_text)(answer)
     except BrokenPipeError:
         # Whoever read us has seen enough; the interpreter must not flush into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -122,8 +119,3 @@ def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-def _print(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "replace").decode(encoding))

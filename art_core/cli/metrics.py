@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
-import orjson
 
-from art_core.cli.table import table
-from art_core.metrics.taxonomy import CATALOGUE_VERSION, MetricSpec, Taxonomy
+from art_core.metrics.taxonomy import CATALOGUE_VERSION, MetricSpec
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 
 _HELP = """\
@@ -19,7 +18,7 @@ also have their sum over the run under <section>/cum/. Former names are read, ne
 
 examples:
   art metrics
-  art metrics --json | python -m json.tool
+  art metrics --json | jq '.metrics[] | select(.direction == "lower").key'
 """
 
 
@@ -29,40 +28,40 @@ def add(commands: Any) -> None:
         "metrics",
         help="list metrics: key, unit, how samples combine, meaning",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print the catalogue as JSON")
     parser.set_defaults(run=list_metrics)
 
 
-def list_metrics(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield the catalogue as a table, or as one JSON document."""
+def list_metrics(_: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the catalogue and the former names."""
     taxonomy = plugins.taxonomy()
-    if arguments.json:
-        yield catalogue_json(taxonomy)
-        return
-    rows = [
-        (spec.key, spec.unit or "-", behaviour(spec), spec.direction or "-", spec.help)
-        for spec in taxonomy.specs.values()
-    ]
-    yield from table(("metric", "unit", "in a step", "better", "meaning"), rows)
+    yield Table(
+        name="metrics",
+        rows=[attrs.asdict(spec) for spec in taxonomy.specs.values()],
+        columns=(
+            Column(key="key", heading="metric", whole=True),
+            Column(key="unit", form=lambda unit: unit or "-", rank=1),
+            Column(
+                key="", heading="in a step", form=lambda row: behaviour(taxonomy.specs[row["key"]])
+            ),
+            Column(key="direction", heading="better"),
+            Column(key="help", heading="meaning", wrap=True),
+        ),
+    )
     yield ""
-    yield f"catalogue version {CATALOGUE_VERSION}; former names that are read:"
-    yield from table(("former", "now"), sorted(taxonomy.aliases.items()))
+    width = max(map(len, taxonomy.aliases))
+    yield Record(
+        {"version": CATALOGUE_VERSION, "aliases": taxonomy.aliases},
+        [
+            f"catalogue version {CATALOGUE_VERSION}; former names that are read:",
+            f"{'former':{width}}  now",
+            *(f"{old:{width}}  {new}" for old, new in sorted(taxonomy.aliases.items())),
+        ],
+    )
 
 
 def behaviour(spec: MetricSpec) -> str:
-    """Say in a word or two how a metric's samples of one step combine."""
+    """Return in a word or two how a metric's samples of one step combine."""
     if spec.derived:
         return "derived"
     return f"{spec.combine}, cumulative" if spec.cumulative else spec.combine
-
-
-def catalogue_json(taxonomy: Taxonomy) -> str:
-    """Return `{"version", "metrics", "aliases"}` as indented JSON."""
-    document = {
-        "version": CATALOGUE_VERSION,
-        "metrics": [attrs.asdict(spec) for spec in taxonomy.specs.values()],
-        "aliases": taxonomy.aliases,
-    }
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.backends import ModelCatalog
-from art_core.cli.table import table
 from art_core.errors import ConfigError
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 
 _HELP = """\
@@ -22,19 +22,14 @@ examples:
 
 def add(commands: Any) -> None:
     """Add both commands to the parser."""
-    form = argparse.RawDescriptionHelpFormatter
-    group = commands.add_parser(
-        "models", help="list and fetch base models", epilog=_HELP, formatter_class=form
-    )
+    group = commands.add_parser("models", help="list and fetch base models", epilog=_HELP)
     add_backend(group, None, "only this backend's models")
     group.set_defaults(run=list_models)
     actions = group.add_subparsers(metavar="ACTION")
-    listing = actions.add_parser(
-        "list", help="list base models", epilog=_HELP, formatter_class=form
-    )
+    listing = actions.add_parser("list", help="list base models", epilog=_HELP)
     add_backend(listing, argparse.SUPPRESS, "only this backend's models")
     listing.set_defaults(run=list_models)
-    pulling = actions.add_parser("pull", help="fetch a model", epilog=_HELP, formatter_class=form)
+    pulling = actions.add_parser("pull", help="fetch a model", epilog=_HELP)
     pulling.add_argument("name", metavar="NAME", help="the model, as `art models list` names it")
     add_backend(pulling, argparse.SUPPRESS, "the backend that fetches it")
     pulling.set_defaults(run=pull_model)
@@ -45,17 +40,23 @@ def add_backend(parser: argparse.ArgumentParser, default: str | None, about: str
     parser.add_argument("--backend", metavar="NAME", default=default, help=about)
 
 
-def list_models(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield a line a model: its backend, its name, where it lies."""
+def list_models(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the table of models: backend, name, where it lies."""
     rows = [
-        (name, model.name, str(model.path or "not here"), model.summary)
+        {"backend": name, "model": model.name, "path": model.path, "summary": model.summary}
         for name, catalog in _catalogs(plugins, arguments.backend).items()
         for model in catalog.list()
     ]
-    return table(("backend", "model", "path", "summary"), rows)
+    columns = (
+        Column(key="backend"),
+        Column(key="model"),
+        Column(key="path", form=str, missing="not here"),
+        Column(key="summary", wrap=True, rank=1),
+    )
+    yield Table(name="models", rows=rows, columns=columns, empty="no base model is known by name")
 
 
-def pull_model(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def pull_model(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Fetch a model and yield its directory."""
     catalogs = _catalogs(plugins, arguments.backend)
     knowing = [c for c in catalogs.values() if arguments.name in {m.name for m in c.list()}]
@@ -65,7 +66,8 @@ def pull_model(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]
             f"{len(chosen)} backends could fetch {arguments.name!r}: {', '.join(catalogs)}",
             "Say which with --backend.",
         )
-    yield str(chosen[0].pull(arguments.name))
+    path = chosen[0].pull(arguments.name)
+    yield Record({"model": arguments.name, "path": path}, [str(path)])
 
 
 def _catalogs(plugins: Plugins, backend: str | None) -> dict[str, ModelCatalog]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from art_core import __version__
 from art_core.errors import ConfigError
+from art_core.plugins.commands import Output, Record
 from art_core.plugins.host import Plugins
 
 _HELP = """\
@@ -30,13 +31,10 @@ _SUFFIX = ".tmpl"
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    form = argparse.RawDescriptionHelpFormatter
-    group = commands.add_parser(
-        "new", help="write a plugin to start from", epilog=_HELP, formatter_class=form
-    )
+    group = commands.add_parser("new", help="write a plugin to start from", epilog=_HELP)
     kinds = group.add_subparsers(metavar="KIND", required=True)
     for kind in ("sink", "backend"):
-        parser = kinds.add_parser(kind, help=f"a {kind}", epilog=_HELP, formatter_class=form)
+        parser = kinds.add_parser(kind, help=f"a {kind}", epilog=_HELP)
         parser.add_argument("name", metavar="NAME", help=f"what the {kind} is called")
         parser.add_argument(
             "--into", metavar="PATH", type=Path, default=Path(), help="where the folder is put"
@@ -44,7 +42,7 @@ def add(commands: Any) -> None:
         parser.set_defaults(run=write_plugin, kind=kind)
 
 
-def write_plugin(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def write_plugin(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Write the distribution; yield its files and what to do next."""
     kind, name = arguments.kind, arguments.name
     offers = plugins.sinks() if kind == "sink" else plugins.backends()
@@ -53,12 +51,13 @@ def write_plugin(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[st
     target = arguments.into / words["distribution"]
     if target.exists():
         raise ConfigError(f"{target} is already there", "Choose another name, or --into.")
-    for path, text in sorted(rendered(kind, words).items()):
+    written = sorted(rendered(kind, words).items())
+    for path, text in written:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_text(text, encoding="utf-8")
-        yield str(target / path)
-    yield ""
-    yield f"next: cd {target} && pip install --editable '.[test]' && pytest"
+    paths = [target / path for path, _ in written]
+    after = f"cd {target} && pip install --editable '.[test]' && pytest"
+    yield Record({"files": paths, "next": after}, [*map(str, paths), "", f"next: {after}"])
 
 
 def checked(kind: str, name: str, offers: Mapping[str, object]) -> None:

@@ -8,25 +8,27 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from art_core.cli.arguments import output_file
+from art_core.cli.arguments import add_directory, output_file
 from art_core.cli.reading import read_run
-from art_core.cli.runs import add_directory
 from art_core.errors import ConfigError
 from art_core.metrics.taxonomy import Taxonomy
+from art_core.plugins.commands import Output, Record
 from art_core.plugins.host import Plugins
 from art_core.reports.curves import STEP, Curve, curve
 from art_core.rundir import FoundRun, find_run, runs_path
 
 _HELP = """\
 A key has a slash and a known section (reward/mean); everything else names a run, or is a run's
-directory. Every run's every key is a line of one figure. Needs: pip install 'art-core[plot]'
+directory. Every run's every key is a line of one figure. Needs: pip install 'art-core[plot]';
+--json prints the curves' points without it.
 
 examples:
   art plot agent-001 reward/mean
   art plot agent-001 agent-002 reward/mean val/reward --x costs/cum/all --out curve.png
+  art plot agent-001 reward/mean --json | jq '.curves[0].y'
 """
 _CELLS = (100, 28)
-_MARKERS = ("hd", "+", "o", "x", "*", "#")  # told apart without colours
+_MARKERS = ("hd", "+", "o", "x", "*", "#")  # distinct without colours
 
 
 def add(commands: Any) -> None:
@@ -35,7 +37,6 @@ def add(commands: Any) -> None:
         "plot",
         help="plot metrics of runs over steps, dollars or any metric",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", metavar="RUN... KEY...", nargs="+", help="runs, then metrics")
     parser.add_argument("--x", metavar="KEY", default=STEP, help="what the x axis is (step)")
@@ -44,8 +45,8 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=plot)
 
 
-def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Draw into the file and name it, or yield the drawing."""
+def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Draw into the file and name it, or yield the drawing; for programs, the curves' points."""
     taxonomy = plugins.taxonomy()
     base = runs_path(arguments.dir)
     given = arguments.names
@@ -58,19 +59,26 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
             "Name at least one of each: art plot agent-001 reward/mean",
         )
     x = taxonomy.resolve(arguments.x)
-    lines = [
-        curve(run.name, curves, key, x)
+    named = [
+        (run.name, key, curve(run.name, curves, key, x))
         for run in runs
         for curves in [read_run(run, taxonomy).curves]
         for key in keys
     ]
+    lines = [line for _, _, line in named]
+    points = {
+        "x": x,
+        "curves": [
+            {"run": run, "key": key, "x": line.xs, "y": line.ys} for run, key, line in named
+        ],
+    }
     across, up = _axis(taxonomy, [x]), _axis(taxonomy, keys)
     if arguments.out is None:
-        yield from _terminal(lines, across, up)
+        yield Record(points, _terminal(lines, across, up))
         return
     out = arguments.out if arguments.out.suffix else arguments.out.with_suffix(".png")
     _figure(lines, across, up, out)
-    yield str(out)
+    yield Record(points | {"file": out}, [str(out)])
 
 
 def _axis(taxonomy: Taxonomy, keys: Sequence[str]) -> str:
@@ -79,8 +87,8 @@ def _axis(taxonomy: Taxonomy, keys: Sequence[str]) -> str:
     unit = units.pop() if len(units) == 1 else ""
     if len(set(keys)) > 1:
         return unit
-    told = not unit or keys[0].startswith(f"{unit}/")
-    return keys[0] if told else f"{keys[0]} ({unit})"
+    named = not unit or keys[0].startswith(f"{unit}/")
+    return keys[0] if named else f"{keys[0]} ({unit})"
 
 
 def _run(asked: str, base: Path, taxonomy: Taxonomy) -> FoundRun:

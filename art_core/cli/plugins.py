@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from art_core.backends import BackendSpec, creator
-from art_core.cli.table import table
 from art_core.plugins.checks import options_of
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 
 _PLUGINS_HELP = """\
@@ -41,12 +41,7 @@ def add(commands: Any) -> None:
     """Add the commands to the parser."""
 
     def command(name: str, summary: str, epilog: str, run: Any) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = commands.add_parser(
-            name,
-            help=summary,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, epilog=epilog)
         parser.set_defaults(run=run)
         return parser
 
@@ -54,48 +49,80 @@ def add(commands: Any) -> None:
     backends = command(
         "backends", "list backends that can be chosen by name", _BACKENDS_HELP, list_backends
     )
-    backends.add_argument("name", metavar="NAME", nargs="?", help="tell this backend's options")
+    backends.add_argument("name", metavar="NAME", nargs="?", help="show this backend's options")
     command("sinks", "list sinks that rows can be sent to", _SINKS_HELP, list_sinks)
 
 
-def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield a line a plugin; broken ones say why they were set aside."""
+def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the table of plugins; broken ones have the error that set them aside."""
     # A plugin whose hooks fail is found out by calling them.
     plugins.backends(), plugins.sinks(), plugins.losses(), plugins.taxonomy()
+    columns = (
+        Column(key="name", heading="plugin"),
+        Column(key="version"),
+        Column(key="hooks", form=lambda hooks: ", ".join(hooks) or "-", wrap=True),
+        Column(key="error", missing="", wrap=True),
+    )
     rows = [
-        (info.name, info.version or "-", ", ".join(info.hooks) or "-", info.error or "")
+        {"name": info.name, "version": info.version or None, "hooks": info.hooks}
+        | {"error": info.error or None}
         for info in plugins.infos()
     ]
-    return table(("plugin", "version", "hooks", "error"), rows)
+    yield Table(name="plugins", rows=rows, columns=columns, empty="no plugin is installed")
 
 
-def list_backends(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield a line a backend, or what to install; of one backend, its options."""
+def list_backends(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the table of backends, or what to install; of one backend, its options."""
     if arguments.name:
         yield from _about(plugins.backend(arguments.name))
         return
-    rows = [(spec.name, spec.summary) for _, spec in sorted(plugins.backends().items())]
-    if not rows:
-        yield "no backend is installed; try: pip install art-local"
-        return
-    yield from table(("backend", "summary"), rows)
+    yield Table(
+        name="backends",
+        rows=[
+            {"name": spec.name, "summary": spec.summary}
+            for _, spec in sorted(plugins.backends().items())
+        ],
+        columns=(Column(key="name", heading="backend"), Column(key="summary", wrap=True)),
+        empty="no backend is installed; try: pip install art-local",
+    )
 
 
-def list_sinks(_: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield a line a sink."""
+def list_sinks(_: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the table of sinks."""
+    columns = (
+        Column(key="name", heading="sink"),
+        Column(key="default", heading="by default", form=lambda yes: "yes" if yes else "no"),
+        Column(key="summary", wrap=True),
+    )
     rows = [
-        (spec.name, "yes" if spec.default else "no", spec.summary)
+        {"name": spec.name, "default": spec.default, "summary": spec.summary}
         for _, spec in sorted(plugins.sinks().items())
     ]
-    return table(("sink", "by default", "summary"), rows)
+    yield Table(name="sinks", rows=rows, columns=columns, empty="no sink is installed")
 
 
-def _about(spec: BackendSpec) -> Iterator[str]:
+def _about(spec: BackendSpec) -> Iterator[Output]:
     create = creator(spec)
-    yield f"{spec.name}: {spec.summary}"
-    yield from ("", *(inspect.getdoc(create) or "").splitlines(), "")
-    rows = [
-        (p.name, "(needed)" if p.default is p.empty else repr(p.default))
-        for p in options_of(create)
-    ]
-    yield from table(("option", "default"), rows) if rows else ["It names no options."]
+    about = inspect.getdoc(create) or ""
+    yield Record(
+        {"name": spec.name, "summary": spec.summary, "about": about},
+        [f"{spec.name}: {spec.summary}", "", *about.splitlines(), ""],
+    )
+    columns = (
+        Column(key="name", heading="option"),
+        Column(key="", heading="default", form=_default),
+    )
+    yield Table(
+        name="options",
+        rows=[
+            {"name": p.name, "required": p.default is p.empty}
+            | {"default": None if p.default is p.empty else p.default}
+            for p in options_of(create)
+        ],
+        columns=columns,
+        empty="It names no options.",
+    )
+
+
+def _default(option: Mapping[str, Any]) -> str:
+    return "(needed)" if option["required"] else repr(option["default"])

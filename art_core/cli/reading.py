@@ -9,6 +9,7 @@ import attrs
 from art_core.metrics.history import last_row, read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
+from art_core.reports.steps import is_training_row
 from art_core.rundir import FoundRun
 
 _ALL_COSTS = "costs/cum/all"
@@ -19,7 +20,8 @@ class Reading:
     """What a whole log says: `curves` maps a key to {step: value}; a later row of a step replaces.
 
     `totals` holds the newest value of each cumulative key: rows that ART wrote leave some out.
-    `spent` is what each step cost in US dollars, over all its rows, splits and attempts.
+    `spent` is what each step cost in US dollars, over all its rows, splits and attempts; `trained`
+    are the steps that were trained.
     """
 
     rows: int = 0
@@ -27,6 +29,7 @@ class Reading:
     curves: dict[str, dict[int, float]] = attrs.field(factory=dict)
     totals: dict[str, float] = attrs.field(factory=dict)
     spent: dict[int, float] = attrs.field(factory=dict)
+    trained: set[int] = attrs.field(factory=set)
 
     def curve(self, key: str) -> dict[int, float]:
         """Return {step: value} of a key, by step; empty when it was never logged."""
@@ -40,7 +43,10 @@ def read_run(run: FoundRun, taxonomy: Taxonomy) -> Reading:
         reading.rows += 1
         reading.last = row
         before = reading.totals.get(_ALL_COSTS, 0.0)
-        for key, value in canonical(row, taxonomy).items():
+        metrics = canonical(row, taxonomy)
+        if is_training_row(row.step, row.split, metrics):
+            reading.trained.add(row.step)
+        for key, value in metrics.items():
             reading.curves.setdefault(key, {})[row.step] = value
             if "/cum/" in key:
                 reading.totals[key] = value

@@ -1,49 +1,58 @@
-"""`art costs RUN --reconcile`: what a run estimated, beside what its services say they billed."""
+"""`art costs RUN --reconcile`: what a run estimated, beside what its services billed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from art_core.backends import BackendSpec
-from art_core.cli.show import usd
-from art_core.cli.table import table
+from art_core.backends import Bill
+from art_core.cli.text import usd_column
 from art_core.errors import ConfigError
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 from art_core.reports.costs import CostReport
 from art_core.rundir import FoundRun
 
 
-def reconciled(run: FoundRun, report: CostReport, plugins: Plugins) -> Iterator[str]:
+def reconciled(run: FoundRun, report: CostReport, plugins: Plugins) -> Iterator[Output]:
     """Yield a table for each service that the run's receipts name; ConfigError without any."""
     used = {receipt.provider for receipt in report.bought.values()}
     specs = [s for s in plugins.backends().values() if s.bill is not None]
     asked = [spec for spec in specs if spec.name in used]
     if not asked:
         raise ConfigError(
-            f"no service that {run.name} paid tells what it billed; it paid: "
-            f"{', '.join(sorted(used - {''})) or 'none'}; those that tell: "
-            f"{', '.join(spec.name for spec in specs) or 'none is installed'}"
+            f"none of the services used by {run.name} reports its bill (used: "
+            f"{', '.join(sorted(used - {''})) or 'none'}; services that do: "
+            f"{', '.join(spec.name for spec in specs) or 'none is installed'})"
         )
+    notes: list[str] = []
     for spec in asked:
-        yield from _beside_the_bill(spec, run, report)
+        assert spec.bill is not None
+        bill = spec.bill(run.path)
+        notes += bill.notes
+        yield _beside_the_bill(spec.name, run, report, bill)
+        yield Record({"notes": notes}, bill.notes)
 
 
-def _beside_the_bill(spec: BackendSpec, run: FoundRun, report: CostReport) -> Iterator[str]:
-    assert spec.bill is not None
-    bill = spec.bill(run.path)
+def _beside_the_bill(service: str, run: FoundRun, report: CostReport, bill: Bill) -> Table:
     leaves = {
-        r.leaf.removeprefix("costs/") for r in report.bought.values() if r.provider == spec.name
+        r.leaf.removeprefix("costs/") for r in report.bought.values() if r.provider == service
     }
     estimates = {leaf: report.total.get(leaf, 0.0) for leaf in leaves}
     rows = [
-        _row(leaf, estimates.get(leaf, 0.0), bill.usd.get(leaf, 0.0))
+        _row(service, leaf, estimates.get(leaf, 0.0), bill.usd.get(leaf, 0.0))
         for leaf in sorted(leaves | bill.usd.keys())
     ]
-    whole = _row("all", sum(estimates.values()), sum(bill.usd.values()))
-    headings = (f"{run.name} at {spec.name}", "estimate $", "billed $", "difference")
-    yield from table(headings, [*rows, whole], right=set(headings[1:]))
-    yield from bill.notes
+    rows.append(_row(service, "all", sum(estimates.values()), sum(bill.usd.values())))
+    columns = (
+        Column(key="path", heading=f"{run.name} at {service}"),
+        usd_column("estimate_usd", "estimate $"),
+        usd_column("billed_usd", "billed $"),
+        Column(key="difference_usd", heading="difference", form="+.6f", right=True),
+    )
+    return Table(name="bills", rows=rows, columns=columns)
 
 
-def _row(name: str, estimate: float, billed: float) -> tuple[str, ...]:
-    return name, usd(estimate), usd(billed), f"{billed - estimate:+.6f}"
+def _row(service: str, path: str, estimate: float, billed: float) -> dict[str, Any]:
+    row = {"service": service, "path": path, "estimate_usd": estimate, "billed_usd": billed}
+    return row | {"difference_usd": billed - estimate}

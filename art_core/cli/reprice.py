@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from art_core.cli.runs import add_directory
-from art_core.cli.show import usd
-from art_core.cli.table import table
+from art_core.cli.arguments import add_run
+from art_core.cli.text import signed_percent, usd_column
 from art_core.costs.book import PriceBook
 from art_core.errors import ConfigError
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
-from art_core.reports.costs import read_costs
+from art_core.reports.costs import item_name, read_costs
 from art_core.reports.reprice import Prices, read_prices, reprice
 from art_core.rundir import find_run, runs_path
 
@@ -23,7 +23,7 @@ _HELP = """\
 The rows keep receipts of what was bought: tokens of calls, time of devices. They are priced again,
 by FILE where it names the model or device, else by the installed price books. Costs that the
 provider reported stay, so do prices that the run itself was given, and dollars without a receipt.
-The result goes to repriced.csv beside the log, a line a row and leaf; the log is never changed.
+The result goes to repriced.csv beside the log, one line per row and leaf; the log is never changed.
 
 FILE is JSON:
   {"models": {"openai/gpt-5": {"prompt_per_million": 1.25, "completion_per_million": 10}},
@@ -41,31 +41,34 @@ def add(commands: Any) -> None:
         "reprice",
         help="compute a run's costs anew, from what it bought",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    add_run(parser)
     parser.add_argument("--prices", metavar="FILE", type=Path, help="prices to use, as JSON")
     parser.add_argument(
         "--gpu-usd-per-hour", metavar="X", type=float, help="the price of every device not in FILE"
     )
-    add_directory(parser)
     parser.set_defaults(run=reprice_run)
 
 
-def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield what each leaf cost and would cost, and where the rows are."""
     run = find_run(arguments.name, runs_path(arguments.dir))
     prices = _prices(arguments, PriceBook(plugins))
     out, sums = reprice(run.history, plugins.taxonomy(), prices)
-    rows = [(leaf, *_cells(booked, new)) for leaf, (booked, new) in sorted(sums.items())]
-    whole = [sum(pair[i] for pair in sums.values()) for i in (0, 1)]
-    rows.append(("all", *_cells(*whole)))
-    headings = ("cost", "booked $", "repriced $", "change")
-    yield from table(headings, rows, right=set(headings[1:]))
+    rows = [_row(leaf, booked, new) for leaf, (booked, new) in sorted(sums.items())]
+    rows.append(_row("all", *(sum(pair[i] for pair in sums.values()) for i in (0, 1))))
+    columns = (
+        Column(key="cost"),
+        usd_column("booked_usd", "booked $"),
+        usd_column("repriced_usd", "repriced $"),
+        Column(key="", heading="change", form=_change, right=True),
+    )
+    yield Table(name="costs", rows=rows, columns=columns)
     unpriced = read_costs(run.history, plugins.taxonomy()).unpriced()
-    if left := sorted({f"{r.provider}/{r.item}" for r in unpriced if prices.usd(r) is None}):
-        yield f"still without a price, and in no sum: {', '.join(left)}; give --prices FILE"
-    yield f"by row: {out}"
+    left = sorted({item_name(r) for r in unpriced if prices.usd(r) is None})
+    text = f"still without a price, and in no sum: {', '.join(left)}; give --prices FILE"
+    lines = [*([text] if left else []), f"by row: {out}"]
+    yield Record({"run": run.name, "unpriced": left, "file": out}, lines)
 
 
 def _prices(arguments: argparse.Namespace, book: PriceBook) -> Prices:
@@ -78,6 +81,12 @@ def _prices(arguments: argparse.Namespace, book: PriceBook) -> Prices:
     return attrs.evolve(prices, devices={"": hourly, **prices.devices})
 
 
-def _cells(booked: float, new: float) -> tuple[str, str, str]:
-    change = format(new / booked - 1, "+.1%") if booked else "new" if new else "-"
-    return usd(booked), usd(new), change
+def _row(cost: str, booked: float, new: float) -> dict[str, Any]:
+    change = new / booked - 1 if booked else None
+    return {"cost": cost, "booked_usd": booked, "repriced_usd": new, "change": change}
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    if row["change"] is None:
+        return "new" if row["repriced_usd"] else "-"
+    return signed_percent(row["change"])

@@ -1,4 +1,4 @@
-"""`art runs`: the runs below a directory, a line each."""
+"""`art runs`: the runs below a directory, one row each."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from art_core.cli.arguments import directory
+from art_core.cli.arguments import add_directory
 from art_core.cli.reading import canonical, newest_row, problem_lines
-from art_core.cli.table import table
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 from art_core.rundir import FoundRun, find_runs, read_problem, runs_path
 
@@ -23,8 +23,23 @@ the reason.
 examples:
   art runs
   art runs --dir /data/.art
+  art runs --json | jq '.runs[] | select(.status == "failed").path'
 """
-_HEADINGS = ("run", "step", "reward", "cost $", "status", "last row")
+_COLUMNS = (
+    Column(key="run"),
+    Column(key="step", right=True),
+    Column(key="reward", form=".3f", right=True),
+    Column(key="cost_usd", heading="cost $", form=".4f", right=True),
+    Column(key="status"),
+    Column(
+        key="last_row_at",
+        heading="last row",
+        form=lambda when: when.astimezone().strftime("%Y-%m-%d %H:%M"),
+        right=True,
+        rank=1,
+    ),
+)
+_NO_VALUES: dict[str, Any] = dict.fromkeys(("step", "reward", "cost_usd", "last_row_at"))
 
 
 def add(commands: Any) -> None:
@@ -33,53 +48,45 @@ def add(commands: Any) -> None:
         "runs",
         help="list runs: last step, reward, cost, status",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_directory(parser)
     parser.set_defaults(run=list_runs)
 
 
-def add_directory(parser: argparse.ArgumentParser) -> None:
-    """Add `--dir`."""
-    parser.add_argument(
-        "--dir",
-        type=directory,
-        metavar="PATH",
-        help="where the runs lie (default: $ART_DIR, else .art)",
-    )
-
-
-def list_runs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
-    """Yield one line per run, then the reasons why some can't be read."""
+def list_runs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the table of runs, then the reasons why some can't be read."""
     base = runs_path(arguments.dir)
     taxonomy = plugins.taxonomy()
     problems: dict[str, str] = {}
-    rows = [_line(run, taxonomy, problems) for run in find_runs(base)]
-    if not rows:
-        yield f"no runs in {base}; --dir or ART_DIR says where they lie"
-        return
-    yield from table(_HEADINGS, rows, right={"step", "reward", "cost $"})
-    yield from problem_lines(problems)
+    yield Table(
+        name="runs",
+        rows=[_row(run, taxonomy, problems) for run in find_runs(base)],
+        columns=_COLUMNS,
+        empty=f"no runs in {base}; --dir or ART_DIR says where they lie",
+    )
+    yield Record({"problems": problems}, problem_lines(problems))
 
 
-def _line(run: FoundRun, taxonomy: Taxonomy, problems: dict[str, str]) -> tuple[str, ...]:
+def _row(run: FoundRun, taxonomy: Taxonomy, problems: dict[str, str]) -> dict[str, Any]:
     state = run.state()
     if state.problem is not None:
         problems[run.name] = state.problem
-    try:
-        return _cells(run, state.status, taxonomy)
-    except Exception as error:
-        problems[run.name] = state.problem or read_problem(error)
-        return (run.name, "-", "-", "-", "unreadable", "-")
+    status, values = state.status, _NO_VALUES
+    if status != "unreadable":
+        try:
+            values = _values(run, taxonomy)
+        except Exception as error:
+            problems[run.name] = state.problem or read_problem(error)
+            status = "unreadable"
+    return {"run": run.name, "status": status, "path": run.path, **values}
 
 
-def _cells(run: FoundRun, status: str, taxonomy: Taxonomy) -> tuple[str, ...]:
-    row = None if status == "unreadable" else newest_row(run)
+def _values(run: FoundRun, taxonomy: Taxonomy) -> dict[str, Any]:
+    row = newest_row(run)
     if row is None:
-        return (run.name, "-", "-", "-", status, "-")
+        return _NO_VALUES
     reward, cost = _headline(run, row, taxonomy)
-    when = row.recorded_at.astimezone().strftime("%Y-%m-%d %H:%M")
-    return (run.name, str(row.step), cell(reward, ".3f"), cell(cost, ".4f"), status, when)
+    return {"step": row.step, "reward": reward, "cost_usd": cost, "last_row_at": row.recorded_at}
 
 
 def _headline(
@@ -92,8 +99,3 @@ def _headline(
         reward, cost = kept.get("reward/mean"), kept.get("costs/cum/all")
         return (reward.last if reward else None), (cost.last if cost else None)
     return metrics["reward/mean"], metrics.get("costs/cum/all")
-
-
-def cell(value: float | None, form: str) -> str:
-    """Format a number, "-" where there is none."""
-    return "-" if value is None else format(value, form)

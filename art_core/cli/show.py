@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from art_core.cli.arguments import add_run
 from art_core.cli.reading import Reading, read_run
-from art_core.cli.runs import add_directory
 from art_core.cli.sparkline import sparkline
-from art_core.cli.table import table
+from art_core.cli.text import SHARE, branches, counted, usd_column
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
 from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 RUN is a name, project/name, or a run's directory. Curves read left to right, a bar a step (or the
-mean of neighbours, when there are many steps). The cost tree holds the whole run, all attempts.
+mean of neighbours, when there are many steps). Metrics of your own stand below those of the core.
+The cost tree holds the whole run, all attempts.
 
 examples:
   art show agent-001
   art show demo/agent-001 --dir /data/.art
   art show .art/demo/models/agent-001
+  art show agent-001 --json | jq '.curves[] | select(.key == "reward/mean").values'
 """
+_BARS = 24
 _CURVES = (
     ("reward", "reward/mean"),
     ("reward std", "reward/std_dev"),
@@ -33,6 +38,11 @@ _CURVES = (
     ("grad norm", "loss/grad_norm"),
     ("seconds", "time/step_wall_s"),
     ("$ so far", "costs/cum/all"),
+)
+_CURVE_COLUMNS = (
+    Column(key="label", heading="curve"),
+    Column(key="values", heading="", form=lambda values: sparkline(values, _BARS)),
+    *(Column(key=end, form=".4g", right=True) for end in ("first", "last", "low", "high")),
 )
 _SPEEDS = (
     ("actor tok/s", "data/step_actor_tokens", "time/step_actor_s"),
@@ -46,49 +56,73 @@ def add(commands: Any) -> None:
         "show",
         help="show a run: curves and cost tree",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
-    add_directory(parser)
+    add_run(parser)
     parser.set_defaults(run=show_run)
 
 
-def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield a heading, the curves and the cost tree."""
     run = find_run(arguments.name, runs_path(arguments.dir))
     reading = read_run(run, plugins.taxonomy())
     state = run.state()
-    yield f"{run.name}  {state.status}  {run.path}"
-    yield from filter(None, (state.problem, state.reason))
-    if reading.last is None:
-        yield "no rows yet"
-        return
+    remarks = {"problem": state.problem, "reason": state.reason}
+    yield Record(
+        {"run": run.name, "status": state.status, "path": run.path, **remarks},
+        [f"{run.name}  {state.status}  {run.path}", *filter(None, remarks.values())],
+    )
+    yield _extent(reading)
+    if reading.last is not None:
+        yield ""
+    yield curve_table(reading)
+    if reading.last is not None:
+        yield ""
+    yield cost_table(reading)
+
+
+def _extent(reading: Reading) -> Record:
     last = reading.last
-    yield f"step {last.step}, {reading.rows} rows, attempt {max(last.attempt, 1)}"
-    yield ""
-    yield from curve_lines(reading)
-    yield ""
-    yield from cost_lines(reading.totals)
+    if last is None:
+        return Record({"step": None, "rows": 0, "attempts": 0}, ["no rows yet"])
+    attempts = max(last.attempt, 1)
+    text = f"step {last.step}, {counted(reading.rows, 'row')}, attempt {attempts}"
+    return Record({"step": last.step, "rows": reading.rows, "attempts": attempts}, [text])
 
 
-def curve_lines(reading: Reading) -> Iterator[str]:
-    """Yield a line a headline curve that was logged: first, last, lowest and highest value."""
-    curves = [(label, reading.curve(key)) for label, key in _CURVES]
-    curves.append(("$ a step", dict(sorted(reading.spent.items()))))
-    curves += [(label, _speed(reading, tokens, seconds)) for label, tokens, seconds in _SPEEDS]
-    rows = [
-        (label, sparkline(values), *(format(v, ".4g") for v in _ends(values)))
-        for label, values in ((label, list(curve.values())) for label, curve in curves)
-        if values
+def curve_table(reading: Reading) -> Table:
+    """Return the curves that were logged, the user's own metrics last."""
+    spent = {s: usd for s, usd in sorted(reading.spent.items()) if s in reading.trained}
+    curves: list[tuple[str, str | None, dict[int, float]]] = [
+        (label, key, reading.curve(key)) for label, key in _CURVES
     ]
-    if not rows:
-        return iter(("no headline metric was logged",))
-    headings = ("curve", "", "first", "last", "low", "high")
-    return table(headings, rows, right=set(headings[2:]))
+    curves.append(("$ a step", None, spent))
+    curves += [(label, None, _speed(reading, *keys)) for label, *keys in _SPEEDS]
+    curves += [(key, key, reading.curve(key)) for key in own_metrics(reading)]
+    return Table(
+        name="curves",
+        rows=[_curve(*named) for named in curves if named[2]],
+        columns=_CURVE_COLUMNS,
+        empty="no metric was logged" if reading.rows else "",
+    )
 
 
-def _ends(values: list[float]) -> tuple[float, float, float, float]:
-    return values[0], values[-1], min(values), max(values)
+def own_metrics(reading: Reading) -> list[str]:
+    """Return the keys that the core's catalogue does not name, sums and costs apart: metrics of
+    trajectories, of the user, of plugins.
+    """
+    known = builtin_taxonomy().specs
+    return sorted(
+        key
+        for key in reading.curves
+        if key not in known and "/cum/" not in key and not key.startswith("costs/")
+    )
+
+
+def _curve(label: str, key: str | None, points: dict[int, float]) -> dict[str, Any]:
+    values = list(points.values())
+    row = {"label": label, "key": key, "steps": list(points), "values": values}
+    ends = {"first": values[0], "last": values[-1], "low": min(values), "high": max(values)}
+    return row | ends
 
 
 def _speed(reading: Reading, tokens: str, seconds: str) -> dict[int, float]:
@@ -96,42 +130,27 @@ def _speed(reading: Reading, tokens: str, seconds: str) -> dict[int, float]:
     return {s: n / time[s] for s, n in reading.curve(tokens).items() if time.get(s, 0.0) > 0}
 
 
-def cost_lines(totals: Mapping[str, float]) -> Iterator[str]:
-    """Yield the cost tree of a run: US dollars and the share of each branch."""
+def cost_table(reading: Reading) -> Table:
+    """Return the cost tree of a run: US dollars and the share of each branch."""
     costs = {
         key.removeprefix("costs/cum/"): value
-        for key, value in totals.items()
+        for key, value in reading.totals.items()
         if key.startswith("costs/cum/")
     }
     whole = costs.pop("all", None)
-    if whole is None:
-        yield "no costs were recorded"
-        return
-    rows = [("costs", usd(whole), "100%" if whole else "-")]
-    rows += [
-        (f"{branch}{path.rpartition('/')[2]}", usd(costs[path]), share(costs[path], whole))
-        for path, branch in branches(costs)
+    labels = {"all": "costs"} | {
+        path: lines + path.rpartition("/")[2] for path, lines in branches(costs)
+    }
+    rows = [
+        {"path": path, "usd": usd, "share": usd / whole if whole else None}
+        for path in labels
+        if whole is not None
+        for usd in [whole if path == "all" else costs[path]]
     ]
-    yield from table(("the run's costs", "$", "share"), rows, right={"$", "share"})
-
-
-def usd(value: float) -> str:
-    """Format US dollars, to a millionth."""
-    return format(value, ".6f")
-
-
-def share(part: float, whole: float) -> str:
-    """Format a part of a whole in per cent, "-" where there is nothing to share."""
-    return format(part / whole, ".0%") if whole else "-"
-
-
-def branches(
-    costs: Mapping[str, float], above: str = "", indent: str = ""
-) -> Iterator[tuple[str, str]]:
-    """Yield (path, the tree's lines before its name) of cost paths, the dearest branch first."""
-    children = [path for path in costs if path.rpartition("/")[0] == above]
-    children.sort(key=lambda path: (-costs[path], path))
-    for path in children:
-        is_last = path == children[-1]
-        yield path, indent + ("└─ " if is_last else "├─ ")
-        yield from branches(costs, path, indent + ("   " if is_last else "│  "))
+    columns = (
+        Column(key="path", heading="the run's costs", form=labels.__getitem__),
+        usd_column("usd", "$"),
+        SHARE,
+    )
+    empty = "no costs were recorded" if reading.rows else ""
+    return Table(name="costs", rows=rows, columns=columns, empty=empty)

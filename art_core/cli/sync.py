@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from art_core.cli.runs import add_directory
+from art_core.cli.arguments import add_run
+from art_core.cli.text import counted
 from art_core.errors import ConfigError, SinkError
+from art_core.plugins.commands import Output, Record
 from art_core.plugins.host import Plugins
 from art_core.rundir import find_run, runs_path
 from art_core.sinks.options import made_again
@@ -30,9 +32,8 @@ def add(commands: Any) -> None:
         "sync",
         help="deliver a run's rows to a sink that missed them",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    add_run(parser)
     parser.add_argument("--sink", metavar="NAME", required=True, help="a sink that is installed")
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=300.0, help="seconds to try (300)"
@@ -42,11 +43,10 @@ def add(commands: Any) -> None:
         action="store_true",
         help="ignore the options that the run's code gave the sink",
     )
-    add_directory(parser)
     parser.set_defaults(run=sync_run)
 
 
-def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
+def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield progress and what was delivered; SinkError when rows are missing at the end."""
     if not arguments.timeout > 0:
         raise ConfigError(f"--timeout must be a number of seconds, got {arguments.timeout:g}")
@@ -64,11 +64,13 @@ def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str]:
             break
         if progress != before:
             failing = f" ({progress.error})" if progress.error else ""
-            yield f"{progress.missing} rows of {run.name} to deliver to {spec.name!r}{failing}"
+            missing = counted(progress.missing, "row")
+            yield f"{missing} of {run.name} to deliver to {spec.name!r}{failing}"
         before = progress
     if report.undelivered or report.error:
+        undelivered = counted(report.undelivered, "row")
         raise SinkError(
-            f"sink {spec.name!r}: {report.undelivered} rows not delivered ({report.error})",
+            f"sink {spec.name!r}: {undelivered} not delivered ({report.error})",
             "They stay in the log: run this again when the sink works.",
         )
-    yield f"{spec.name!r} has all rows"
+    yield Record({"run": run.name, "sink": spec.name}, [f"{spec.name!r} has all rows"])

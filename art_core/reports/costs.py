@@ -12,6 +12,7 @@ from art_core.costs.receipt import Receipt, receipt_of
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
+from art_core.reports.steps import is_training_row
 
 _REWARDS = ("reward/mean", "val/reward")
 _SUM = "costs/cum/"
@@ -50,7 +51,8 @@ class CostReport:
     """A run's costs in US dollars.
 
     `total` and the values of `steps` map a path below `costs/` to dollars; `all` is the whole.
-    A step counts all its rows, on every split and in every attempt.
+    A step counts all its rows, on every split and in every attempt. `trained` are the steps that
+    were trained: a step that a later attempt repeated is one.
     """
 
     total: dict[str, float] = attrs.field(factory=dict)
@@ -58,6 +60,11 @@ class CostReport:
     bought: dict[tuple[Any, ...], Receipt] = attrs.field(factory=dict)
     unpriced_calls: float = 0.0
     rewards: dict[str, dict[int, float]] = attrs.field(factory=dict)
+    trained: set[int] = attrs.field(factory=set)
+
+    def per_trained_step(self, usd: float) -> float | None:
+        """Return dollars per trained step; None when no step was trained."""
+        return usd / len(self.trained) if self.trained else None
 
     def priced(self) -> list[Receipt]:
         """What was bought at a known price, the dearest first."""
@@ -84,6 +91,8 @@ def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
     for row, _ in read_rows(history):
         metrics = taxonomy.renamed(row.metrics, foreign=not row.seq)
         _add_costs(report, row.step, metrics)
+        if is_training_row(row.step, row.split, metrics):
+            report.trained.add(row.step)
         for key in _REWARDS:
             if key in metrics:
                 report.rewards.setdefault(key, {})[row.step] = metrics[key]
@@ -102,6 +111,13 @@ def _add_costs(report: CostReport, step: int, metrics: Mapping[str, float]) -> N
         elif key.startswith("costs/"):
             path = key.removeprefix("costs/")
             spent[path] = spent.get(path, 0.0) + usd
+
+
+def item_name(receipt: Receipt) -> str:
+    """Return what was bought as provider/item; an item that names its provider stays as it is."""
+    if not receipt.provider or receipt.item.startswith(f"{receipt.provider}/"):
+        return receipt.item
+    return f"{receipt.provider}/{receipt.item}"
 
 
 def receipts(row: MetricsRow) -> Iterator[Receipt]:

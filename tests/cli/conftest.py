@@ -43,8 +43,13 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
 
 
 @pytest.fixture
-def art_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run `art ...` with the built-in plugin and those given; return what it printed."""
+def art_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run `art ...` with the built-in plugin and those given, on a terminal of 200 columns; return
+    what it printed.
+    """
+    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: str, plugins: Mapping[str, object] | None = None) -> str:
         assert main(arguments, host(plugins or {})) == 0

@@ -58,7 +58,7 @@ def test_what_a_point_of_reward_cost_says_how_it_is_computed(shelf, art_command)
 def test_a_best_reward_that_was_lost_again_has_a_price_of_its_own(shelf, art_command):
     shelf.run("a", STEP, NEXT, {"reward/mean": 0.25})
     *_, newest, best = art_command("costs", "a").splitlines()
-    assert newest == "no reward was gained from the first to the newest value"
+    assert newest == "reward did not improve between the first and the newest value"
     assert best.startswith("one point of reward cost $4: all costs / (the best - the first)")
 
 
@@ -140,3 +140,20 @@ def test_unpriced_calls_without_receipts_are_counted(shelf, art_command):
     shelf.run("a", {"data/step_unpriced_calls": 3.0})
     printed = art_command("costs", "a")
     assert printed == "no costs were recorded\n\n3 unpriced calls are in no cost above\n"
+
+
+def test_an_evaluation_before_training_is_no_step_to_divide_by(shelf, art_command):
+    directory = shelf.run("a", STEP, NEXT)
+    log = directory / "history.jsonl"
+    first = log.read_bytes().splitlines(keepends=True)[0]
+    val = orjson.loads(first) | {"step": 0, "split": "val"}
+    log.write_bytes(orjson.dumps(val) + b"\n" + log.read_bytes())
+    assert lines(art_command("costs", "a"))[1] == ["all", "2.000000", "100%", "1.000000"]
+
+
+def test_a_model_that_is_named_with_its_provider_is_so_named_once(shelf, art_command):
+    call = {"leaf": "costs/train/j", "provider": "openai", "usd": 1.0}
+    give_receipts(shelf.run("a", STEP), call | {"item": "openai/gpt-4.1"}, call | {"item": "x/y"})
+    printed = art_command("costs", "a")
+    assert "openai/openai" not in printed
+    assert "openai/gpt-4.1" in printed and "openai/x/y" in printed

@@ -27,7 +27,7 @@ def run(shelf):
 )
 def test_the_ending_says_the_format_unless_told(run, art_command, tmp_path, name, options, first):
     out = tmp_path / name
-    assert art_command("export", "a", "--out", str(out), *options) == f"1 rows of demo/a in {out}\n"
+    assert art_command("export", "a", "--out", str(out), *options) == f"1 row of demo/a in {out}\n"
     assert out.read_text().startswith(first)
 
 

@@ -48,7 +48,7 @@ def test_a_misspelt_column_gets_the_nearest(three, art_error):
 def test_runs_of_another_status_are_left_out_and_said(three, art_command):
     three.run("dead", {"reward/mean": 1.0}, status="running")
     printed = art_command("leaderboard")
-    assert printed.endswith("1 runs of another status are left out; --status all shows them\n")
+    assert printed.endswith("1 run of another status left out; --status all shows them\n")
     assert "demo/dead" not in printed
     assert names(art_command("leaderboard", "--status", "all"))[0] == "demo/dead"
     assert names(art_command("leaderboard", "--status", "killed"))[0] == "demo/dead"

@@ -58,5 +58,5 @@ def test_the_estimate_stands_beside_the_bill(shelf, art_command):
 def test_a_run_that_paid_no_service_that_tells_its_bill_is_an_error(shelf, art_error):
     a_run(shelf, SAMPLED | {"provider": "acme"})
     error = art_error("costs", "a", "--reconcile", plugins={"cloud": Cloud()})
-    assert "demo/a" in error and "it paid: acme; those that tell: cloud" in error
+    assert "demo/a" in error and "(used: acme; services that do: cloud)" in error
     assert "none is installed" in art_error("costs", "a", "--reconcile")

@@ -87,9 +87,17 @@ def test_a_run_without_rows_says_so(shelf, art_command):
     assert art_command("show", "a").splitlines()[1:] == ["no rows yet"]
 
 
-def test_a_run_without_headline_metrics_says_so(shelf, art_command):
-    shelf.run("a", {"train/mine": 1.0})
-    assert "no headline metric was logged" in art_command("show", "a")
+def test_a_run_without_metrics_says_so(shelf, art_command):
+    shelf.run("a", {})
+    assert "no metric was logged" in art_command("show", "a")
+
+
+def test_metrics_of_ones_own_stand_below_those_of_the_core(shelf, art_command):
+    own = {"reward/correct": 0.5, "train/mine": 1.0, "val/judge": 2.0, "own/x": 3.0}
+    shelf.run("a", {"reward/mean": 1.0, "costs/own": 1.0, "data/cum/own": 1.0, **own})
+    curves = [line.split()[0] for line in art_command("show", "a").splitlines()[4:] if line]
+    assert curves[:5] == ["reward", *sorted(own)]
+    assert "costs/own" not in curves and "data/cum/own" not in curves
 
 
 def test_a_later_row_of_a_step_replaces_an_earlier_one(shelf, art_command):
@@ -114,7 +122,7 @@ def test_a_line_that_is_no_row_is_passed_over(shelf, art_command, caplog):
     directory = shelf.run("a", {"reward/mean": 0.5})
     with (directory / "history.jsonl").open("ab") as file:
         file.write(b"garbage\n\n")
-    assert "step 1, 1 rows" in art_command("show", "a")
+    assert "step 1, 1 row" in art_command("show", "a")
     assert "not a row" in caplog.text
 
 

@@ -62,3 +62,32 @@ def test_where_nothing_was_gained_a_point_has_no_price(log):
 def test_a_run_without_rewards_has_no_price_of_them(log):
     log.add(costs__cum__all=1.0)
     assert report(log).reward_price() is None
+
+
+def test_trained_steps_are_those_with_a_row_of_their_own_on_train(log):
+    log.add(step=0, split="val", val__reward=0.1)
+    log.add(step=0, costs__train__judge=1.0)
+    for step in (1, 2, 2):
+        log.add(step=step, costs__gpu=1.0)
+    log.add(step=3, split="val", val__reward=0.2)
+    assert report(log).trained == {1, 2}
+
+
+def test_a_step_0_with_rewards_on_train_was_trained(log):
+    log.add(step=0, reward__mean=0.5)
+    assert report(log).trained == {0}
+
+
+def test_rows_that_art_wrote_are_known_by_reward_or_loss(log):
+    when = b'"recorded_at":"2026-01-01T00:00:00"'
+    log.raw(b'{"training_step":1,"train/reward":0.5,%b}\n' % when)
+    log.raw(b'{"training_step":2,"val/reward":0.5,%b}\n' % when)
+    assert report(log).trained == {1}
+
+
+def test_without_trained_steps_there_is_no_cost_of_one(log):
+    log.add(step=0, split="val", costs__cum__all=1.0)
+    found = report(log)
+    assert found.per_trained_step(1.0) is None
+    log.add(step=1, reward__mean=1.0)
+    assert report(log).per_trained_step(1.0) == 1.0

@@ -1,0 +1,110 @@
+"""What a command returned, printed: as text for people, or as one JSON document for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import numbers
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import date
+from functools import singledispatch
+from typing import Any
+
+import attrs
+
+from art_core.cli.table import table_lines
+from art_core.plugins.commands import Output, Record, Table
+
+
+def print_text(parts: Iterable[Output]) -> None:
+    """Print a command's answer for people, part by part."""
+    width = shutil.get_terminal_size((80, 24)).columns
+    for part in parts:
+        for line in _lines(part, width):
+            _write(line, sys.stdout)
+    sys.stdout.flush()
+
+
+def _lines(part: Output, width: int) -> Iterable[str]:
+    if isinstance(part, Table):
+        return table_lines(part, width)
+    return part.text if isinstance(part, Record) else [part]
+
+
+def print_json(parts: Iterable[Output]) -> None:
+    """Print a command's answer as one JSON object, when all of it is there.
+
+    Text for people goes to standard error, also what a plugin prints while the command runs. A
+    command that returned only text has it in `lines`.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        document = _document(parts)
+    # ASCII, so that every terminal and pipe takes it as it is.
+    print(json.dumps(plain(document), indent=2, allow_nan=False))
+    sys.stdout.flush()
+
+
+def _document(parts: Iterable[Output]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, Table):
+            document.setdefault(part.name, []).extend(part.rows)
+        elif isinstance(part, Record):
+            document.update(part.values)
+        elif part:
+            lines.append(part)
+            _write(part, sys.stderr)
+    return document or {"lines": lines}
+
+
+@singledispatch
+def plain(value: Any) -> Any:
+    """Return a value as strict JSON has it: numbers that are not finite are null, times ISO 8601,
+    values that JSON does not know their text.
+    """
+    if attrs.has(type(value)):
+        return plain(attrs.asdict(value, recurse=False))
+    return [plain(item) for item in value] if isinstance(value, Iterable) else plain(str(value))
+
+
+@plain.register(bool)
+@plain.register(type(None))
+def _same(value: Any) -> Any:
+    return value
+
+
+@plain.register
+def _text(value: str) -> str:
+    # A file's name that is not UTF-8 has characters that no JSON reader takes.
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+@plain.register
+def _whole(value: numbers.Integral) -> int:
+    return int(value)
+
+
+@plain.register
+def _real(value: numbers.Real) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+@plain.register
+def _time(value: date) -> str:
+    return value.isoformat()
+
+
+@plain.register
+def _mapping(value: Mapping) -> dict[str, Any]:  # type: ignore[type-arg]
+    return {str(plain(key)): plain(item) for key, item in value.items()}
+
+
+def _write(line: str, stream: Any) -> None:
+    encoding = stream.encoding or "utf-8"
+    print(
+        line.encode(encoding, "replace").decode(encoding), file=stream, flush=stream is sys.stderr
+    )

@@ -1,0 +1,37 @@
+"""Forms that commands share: dollars, counts, changes in per cent, cost trees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from art_core.plugins.commands import Column
+
+SHARE = Column(key="share", form=".0%", right=True)
+
+
+def usd_column(key: str, heading: str) -> Column:
+    """Return a column of US dollars, shown to a millionth."""
+    return Column(key=key, heading=heading, form=".6f", right=True)
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one."""
+    return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
+
+
+def signed_percent(change: float) -> str:
+    """Format a change in per cent with its sign; one that rounds to nothing is 0.0%."""
+    text = format(change, "+.1%")
+    return "0.0%" if text in ("+0.0%", "-0.0%") else text
+
+
+def branches(
+    costs: Mapping[str, float], above: str = "", indent: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield (path, the tree's lines before its name) of cost paths, the dearest branch first."""
+    children = [path for path in costs if path.rpartition("/")[0] == above]
+    children.sort(key=lambda path: (-costs[path], path))
+    for path in children:
+        is_last = path == children[-1]
+        yield path, indent + ("└─ " if is_last else "├─ ")
+        yield from branches(costs, path, indent + ("   " if is_last else "│  "))
