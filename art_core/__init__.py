@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from art_core.plugins.host import Plugins
     from art_core.rl.config import TrainConfig
     from art_core.rl.custom import LossSpec, LossTokens
+    from art_core.sinks.console import console_sink
     from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
     from art_core.trainable import TrainableModel
 
@@ -93,6 +94,7 @@ _HOME = {
     "plugins.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
     "rl.custom": ("LossSpec", "LossTokens"),
+    "sinks.console": ("console_sink",),
     "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
     "trainable": ("TrainableModel",),
 }
@@ -143,6 +145,7 @@ __all__ = [
     "Trajectory",
     "TrajectoryGroup",
     "backend",
+    "console_sink",
     "gather_trajectories",
     "gather_trajectory_groups",
     "hookimpl",

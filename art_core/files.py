@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +30,7 @@ def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are for their owner alone, and a team reads each other's runs.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
     try:
         with aside.open("xb") as file:
             file.write(data)
@@ -39,6 +41,32 @@ def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+_LEFTOVER = re.compile(r"\..+\.(?:(\d+)-)?[0-9a-f]{12}\.tmp")
+
+
+def sweep_leftovers(*directories: Path) -> None:
+    """Delete the files that `replace_json` had begun in processes that were killed."""
+    for directory in directories:
+        with suppress(OSError):
+            for path in list(directory.iterdir()):
+                found = _LEFTOVER.fullmatch(path.name)
+                if found and not _is_alive(found[1]):
+                    path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str | None) -> bool:
+    """Return whether a process runs; one without an id is of an earlier release, and is gone."""
+    if pid is None:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

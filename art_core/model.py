@@ -35,7 +35,7 @@ from art_core.recording.recorder import Recorder, Recording
 from art_core.run import CLOSE_SECONDS, Run
 from art_core.rundir import checked_name, checked_step, run_directory, runs_path
 from art_core.sinks.delivery import DeliveryReport
-from art_core.sinks.protocol import RunInfo, SinkSpec
+from art_core.sinks.protocol import RunInfo, SinkSpec, distinct_sinks
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -86,10 +86,13 @@ class Model:
     def _chosen_sinks(self) -> list[SinkSpec]:
         asked: Sequence[str | SinkSpec] | None = self.sinks
         if asked is None and "ART_SINKS" in os.environ:
-            asked = [name.strip() for name in os.environ["ART_SINKS"].split(",") if name.strip()]
+            names = (name.strip() for name in os.environ["ART_SINKS"].split(","))
+            asked = list(dict.fromkeys(name for name in names if name))
         if asked is None:
             return [spec for spec in self.plugins.sinks().values() if spec.default]
-        return [item if isinstance(item, SinkSpec) else self.plugins.sink(item) for item in asked]
+        return distinct_sinks(
+            item if isinstance(item, SinkSpec) else self.plugins.sink(item) for item in asked
+        )
 
     @property
     def run_dir(self) -> Path:

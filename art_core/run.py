@@ -16,6 +16,7 @@ import attrs
 
 from art_core.costs.book import PriceBook
 from art_core.data.trajectory import TrajectoryGroup
+from art_core.files import sweep_leftovers
 from art_core.metrics.history import HistoryLog
 from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
@@ -77,6 +78,7 @@ class Run:
         """
         history = HistoryLog.open(info.run_dir / "history.jsonl")
         try:
+            sweep_leftovers(info.run_dir, info.run_dir / "sinks")
             describe_model(info.run_dir, info.project, info.name, info.base_model, info.config)
             keep_options(info.run_dir, sinks, plugins.sinks)
         except BaseException:
@@ -92,7 +94,7 @@ class Run:
             ledger=ledger,
             prices=prices,
             history=history,
-            delivery=Delivery.start(sinks, info, history.path),
+            delivery=Delivery.start(sinks, info, history.path, last.seq if last else 0),
             tally=Tally(ledger.taxonomy, totals),
             seen=Seen(history.path, UNIQUE_SCENARIOS in totals),
             summary=SummaryKeeper(history, ledger.taxonomy),
@@ -147,7 +149,7 @@ class Run:
                 else:
                     self._keep(split, totals, plan, fresh, new_ids)
                 raise
-        self.delivery.wake()
+        self.delivery.wake(row.seq)
         return row
 
     def check(

@@ -80,6 +80,8 @@ def say_status(directory: Path, status: str, attempt: int, reason: str | None = 
     said = {"status": status, "attempt": attempt, "pid": os.getpid(), "at": datetime.now(UTC)}
     said |= {"reason": reason} if reason else {}
     try:
+        # A directory that was renamed must not come back under its old name.
+        directory.stat()
         replace_json(directory / "status.json", said)
     except OSError as error:
         # A full disk, or a directory that is gone, must not keep a run from its end.

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +10,7 @@ import orjson
 import pytest
 
 from art_core.errors import ConfigError
-from art_core.files import json_line, read_json, replace_json
+from art_core.files import json_line, read_json, replace_json, sweep_leftovers
 
 
 def test_a_value_is_read_back_and_its_directory_is_made(tmp_path):
@@ -38,6 +40,41 @@ def test_a_replacement_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match=r"state\.json"):
         replace_json(tmp_path / "state.json", {"position": 4})
     assert [f.name for f in tmp_path.iterdir()] == ["state.json"]
+
+
+DEAD = 2**22 + 1  # above the largest process id of Linux
+
+
+def test_files_of_killed_processes_are_swept_and_others_stay(tmp_path, monkeypatch):
+    mine, foreign = os.getpid(), 1
+    kept = [f".status.json.{pid}-0123456789ab.tmp" for pid in (mine, foreign)]
+    kept += [".status.json.tmp", "status.json", ".tmp-0001-77", ".note.tmp"]
+    swept = [f".{pid}.json.{pid}-0123456789ab.tmp" for pid in (DEAD, 10**30)]
+    for name in [*kept, *swept, ".summary.json.0123456789ab.tmp"]:
+        (tmp_path / name).touch()
+    kill = os.kill
+
+    def refused(pid, number):
+        if pid == foreign:
+            raise PermissionError
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", refused)
+    sweep_leftovers(tmp_path / "nowhere", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_replacement_that_is_killed_leaves_a_file_that_is_swept(tmp_path):
+    code = (
+        "import os, sys, pathlib; from art_core import files;"
+        "files.os.fsync = lambda fd: os._exit(9);"
+        "files.replace_json(pathlib.Path(sys.argv[1]), {})"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "state.json")], check=False)
+    assert killed.returncode == 9
+    assert len([*tmp_path.iterdir()]) == 1
+    sweep_leftovers(tmp_path)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path):

@@ -465,6 +465,44 @@ def test_sinks_are_those_named_else_of_the_environment_else_the_default_ones(mak
         names(sinks=["onn"])
 
 
+def test_two_sinks_of_one_name_are_refused_before_the_run_begins(make, tmp_path):
+    specs = [art.SinkSpec(name="own", create=object, summary="") for _ in range(2)]
+    assert specs[0] == specs[1]
+    assert [s.name for s in make(sinks=specs)._sink_specs] == ["own"]
+    other = art.SinkSpec(name="own", create=dict, summary="")
+    with pytest.raises(ConfigError, match=r"two sinks are named 'own'.*spec\.named\('own-2'\)"):
+        make(sinks=[specs[0], other])
+    assert [*tmp_path.iterdir()] == []
+    with pytest.raises(ConfigError, match="sink name 'a/b' can't be"):
+        other.named("a/b")
+
+
+async def test_two_places_of_one_kind_get_all_rows_under_two_names(make):
+    class Place:
+        def __init__(self):
+            self.steps, self.name = [], ""
+
+        def open(self, run):
+            self.name = run.sink
+
+        def write(self, rows):
+            self.steps += [row.step for row in rows]
+
+        def close(self, run): ...
+
+    places = Place(), Place()
+    first, second = (art.SinkSpec(name="own", create=lambda p=p: p, summary="") for p in places)
+    model = make(sinks=[first, second.named("own-2")])
+    for step in range(3):
+        await model.log(metrics={"reward/mean": 0.5}, split="train", step=step)
+    reports = await model.close()
+    assert [(place.name, place.steps) for place in places] == [
+        ("own", [0, 1, 2]),
+        ("own-2", [0, 1, 2]),
+    ]
+    assert {name: report.undelivered for name, report in reports.items()} == {"own": 0, "own-2": 0}
+
+
 async def test_a_hosted_model_is_logged_under_its_own_endpoint(tmp_path, plugins):
     model = art.Model(
         name="gpt",

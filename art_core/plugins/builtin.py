@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from art_core.plugins.hookspecs import hookimpl
-from art_core.sinks.protocol import Sink, SinkSpec
+from art_core.sinks.protocol import SinkSpec
 
 if TYPE_CHECKING:
     from art_core.costs.rates import TokenRates
@@ -15,18 +15,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def art_sinks() -> Sequence[SinkSpec]:
-    """The console sink: a line a row."""
+    """The console sink."""
+    from art_core.sinks.console import console_sink
 
-    def create() -> Sink:
-        from art_core.sinks.console import ConsoleSink
-
-        return ConsoleSink()
-
-    return [
-        SinkSpec(
-            name="console", create=create, summary="a line a step on standard error", backlog=False
-        )
-    ]
+    return [console_sink()]
 
 
 @hookimpl

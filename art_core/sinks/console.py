@@ -1,23 +1,65 @@
-"""A sink that prints: a line a train row with its headline numbers, and a short one for every other
-split.
+"""A sink that prints: one line per train row with its headline numbers, and a short one for every
+other split.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from art_core.metrics.row import MetricsRow
 from art_core.progress import print_line
-from art_core.sinks.protocol import RunInfo
+from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 _STANDARD = frozenset({"reward/mean", "reward/std_dev", "reward/exception_rate", "reward/duration"})
-_OWN_COLUMNS = 3
 _HEADER_EVERY = 20
+_MIN_WIDTH, _MAX_WIDTH = 8, 18
+_STEP_WIDTH = 6
+_WIDTH_OF_A_LOG = 120
 
 
-def _ratio(tokens: str, seconds: str) -> Callable[[Mapping[str, float]], float | None]:
+def console_sink(columns: Sequence[str] | None = None) -> SinkSpec:
+    """Return the console sink for a model's `sinks`; `columns` are the metrics to show, in order.
+
+    By default these are the reward, the metrics of your own trajectories, and speed and cost, as
+    many as fit the terminal.
+    """
+
+    def create() -> Sink:
+        return ConsoleSink(chosen=None if columns is None else tuple(columns))
+
+    return SinkSpec(
+        name="console", create=create, summary="one line per step on standard error", backlog=False
+    )
+
+
+Value = Callable[[Mapping[str, float]], float | None]
+
+
+@attrs.frozen
+class Column:
+    """A column of the table: its title, how a number is formatted, and where it comes from."""
+
+    title: str
+    form: str
+    value: Value
+
+    @property
+    def width(self) -> int:
+        """Characters of a cell."""
+        return max(_MIN_WIDTH, len(self.title))
+
+    def cell(self, metrics: Mapping[str, float]) -> str:
+        """Return the row's number, "-" where it has none."""
+        value = self.value(metrics)
+        return ("-" if value is None else format(value, self.form)).rjust(self.width)
+
+
+def _ratio(tokens: str, seconds: str) -> Value:
     def value(metrics: Mapping[str, float]) -> float | None:
         time = metrics.get(seconds, 0.0)
         return metrics[tokens] / time if time > 0 and tokens in metrics else None
@@ -25,29 +67,36 @@ def _ratio(tokens: str, seconds: str) -> Callable[[Mapping[str, float]], float |
     return value
 
 
-def _get(key: str) -> Callable[[Mapping[str, float]], float | None]:
+def _get(key: str) -> Value:
     return lambda metrics: metrics.get(key)
 
 
-Column = tuple[str, str, Callable[[Mapping[str, float]], float | None]]
-_FIRST: tuple[Column, ...] = (
-    ("reward", ".3f", _get("reward/mean")),
-    ("± std", ".3f", _get("reward/std_dev")),
+def _own(key: str, form: str = ".3f") -> Column:
+    title = key.removeprefix("reward/")
+    return Column(
+        title if len(title) <= _MAX_WIDTH else f"{title[: _MAX_WIDTH - 1]}…", form, _get(key)
+    )
+
+
+_FIRST = (
+    Column("reward", ".3f", _get("reward/mean")),
+    Column("± std", ".3f", _get("reward/std_dev")),
 )
-_LAST: tuple[Column, ...] = (
-    ("failed", ".0%", _get("reward/exception_rate")),
-    ("actor tok/s", ".0f", _ratio("data/step_actor_tokens", "time/step_actor_s")),
-    ("trainer tok/s", ".0f", _ratio("data/step_trainer_tokens", "time/step_trainer_s")),
-    ("seconds", ".1f", _get("time/step_wall_s")),
-    ("$ so far", ".4f", _get("costs/cum/all")),
+_LAST = (
+    Column("failed", ".0%", _get("reward/exception_rate")),
+    Column("$ so far", ".4f", _get("costs/cum/all")),
+    Column("seconds", ".1f", _get("time/step_wall_s")),
+    Column("actor tok/s", ".0f", _ratio("data/step_actor_tokens", "time/step_actor_s")),
+    Column("trainer tok/s", ".0f", _ratio("data/step_trainer_tokens", "time/step_trainer_s")),
 )
 
 
 @attrs.define
 class ConsoleSink:
-    """Prints rows to standard error, beside any progress bar."""
+    """Prints rows to standard error, beside any progress bar. `chosen` are the metrics to show."""
 
     print_line: Callable[[str], None] | None = None
+    chosen: tuple[str, ...] | None = None
     _columns: tuple[Column, ...] = ()
     _printed: int = 0
 
@@ -66,37 +115,43 @@ class ConsoleSink:
     def lines(self, row: MetricsRow) -> list[str]:
         """Return what to print for a row: the header where it is due, and the row's line."""
         metrics = row.metrics
-        if row.split != "train" or "reward/mean" not in metrics:
+        if row.split != "train" or not metrics.keys() & {"reward/mean", *(self.chosen or ())}:
             return _short(row)
-        if not self._columns:
-            own = [
-                k
-                for k in metrics
-                if k.startswith("reward/") and k not in _STANDARD and "/group_" not in k
-            ]
-            names = sorted(own)[:_OWN_COLUMNS]
-            self._columns = (
-                *_FIRST,
-                *((k.partition("/")[2], ".3f", _get(k)) for k in names),
-                *_LAST,
-            )
-        widths = [max(8, len(title)) for title, _, _ in self._columns]
         lines: list[str] = []
         if self._printed % _HEADER_EVERY == 0:
-            titles = [
-                title.rjust(w) for (title, _, _), w in zip(self._columns, widths, strict=True)
-            ]
+            self._columns = _fitting(self._wanted(metrics), _width())
+            titles = (column.title.rjust(column.width) for column in self._columns)
             lines.append("  ".join(["  step", *titles]))
-        cells = [
-            _cell(read(metrics), form).rjust(w)
-            for (_, form, read), w in zip(self._columns, widths, strict=True)
-        ]
+        cells = (column.cell(metrics) for column in self._columns)
         self._printed += 1
-        return [*lines, "  ".join([f"{row.step:6d}", *cells])]
+        return [*lines, "  ".join([f"{row.step:{_STEP_WIDTH}d}", *cells])]
+
+    def _wanted(self, metrics: Mapping[str, float]) -> tuple[Column, ...]:
+        if self.chosen is not None:
+            return tuple(_own(key, ".4g") for key in self.chosen)
+        own = [key for key in metrics if key.startswith("reward/") and key not in _STANDARD]
+        own.sort(key=lambda key: key.startswith("reward/group_"))
+        return (*_FIRST, *map(_own, own), *_LAST)
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _fitting(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
+    """Return the first columns that fit a width; one that is too wide is left out."""
+    kept: list[Column] = []
+    left = width - _STEP_WIDTH
+    for column in columns:
+        if column.width + 2 <= left:
+            kept.append(column)
+            left -= column.width + 2
+    return tuple(kept)
+
+
+def _width() -> int:
+    """Return the characters of a line: the terminal's, or `COLUMNS`; 120 in a log."""
+    try:
+        terminal = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (AttributeError, OSError, ValueError):
+        terminal = 0
+    return shutil.get_terminal_size((terminal or _WIDTH_OF_A_LOG, 24)).columns
 
 
 def _short(row: MetricsRow) -> list[str]:

@@ -50,7 +50,8 @@ def lock_cursor(path: Path) -> int:
     Raises SinkError when it is taken.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not the run's directory: when it was renamed, the old name must stay free.
+        path.parent.mkdir(exist_ok=True)
         fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError:
         return -1
@@ -82,13 +83,10 @@ def rows_after(history: Path, cursor: Cursor) -> tuple[list[MetricsRow], Cursor]
 
 
 def count_after(history: Path, cursor: Cursor) -> int:
-    """Count the rows after a cursor; none are left in a log that was deleted."""
+    """Count the rows after a cursor. Raises OSError for a log that can't be read."""
     count = 0
     while True:
-        try:
-            rows, cursor = rows_after(history, cursor)
-        except OSError:
-            return count
+        rows, cursor = rows_after(history, cursor)
         count += len(rows)
         if not rows:
             return count

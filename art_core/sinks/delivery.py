@@ -60,11 +60,13 @@ class Follower:
     spec: SinkSpec
     run: RunInfo
     history: Path
+    newest: int = 0
     cursor: Cursor = attrs.field(init=False)
     error: str | None = None
     _failures: int = 0
     _sink: Sink | None = None
-    _opened: bool = False
+    opened: bool = False
+    _opened_as: RunInfo = attrs.field(init=False)
     _lock: int | None = None
     _hopeless: bool = False
     _news: threading.Event = attrs.field(factory=threading.Event)
@@ -73,9 +75,10 @@ class Follower:
     _thread: threading.Thread = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.run = self._opened_as = attrs.evolve(self.run, sink=self.spec.name)
         self.cursor = load_cursor(self.cursor_file)
         if not self.spec.backlog:
-            self.cursor = Cursor(offset=self.history.stat().st_size)
+            self.cursor = Cursor(offset=self.history.stat().st_size, seq=self.newest)
         self._thread = threading.Thread(
             target=self._follow, name=f"art-sink-{self.spec.name}", daemon=True
         )
@@ -86,8 +89,9 @@ class Follower:
         """Where this sink's cursor is kept."""
         return self.run.run_dir / "sinks" / f"{self.spec.name}.cursor"
 
-    def wake(self) -> None:
-        """Say that there are new rows."""
+    def wake(self, newest: int) -> None:
+        """Take note of new rows, up to the one with the `seq` `newest`."""
+        self.newest = newest
         self._news.set()
 
     def close(self, deadline: float, status: str = "finished", reason: str | None = None) -> None:
@@ -119,8 +123,11 @@ class Follower:
         )
 
     def missing(self) -> int:
-        """Count the rows that the sink has not got yet."""
-        return count_after(self.history, self.cursor)
+        """Count the rows that the sink has not got yet, also when the log was moved or deleted."""
+        try:
+            return count_after(self.history, self.cursor)
+        except OSError:
+            return max(0, self.newest - self.cursor.seq)
 
     def _follow(self) -> None:
         try:
@@ -149,9 +156,9 @@ class Follower:
             self._take_cursor()
         if self._sink is None:
             self._sink = self.spec.create()
-        if not self._opened:
-            self._sink.open(self.run)
-            self._opened = True
+        if not self.opened:
+            self._sink.open(self._opened_as)
+            self.opened = True
         while True:
             rows, cursor = rows_after(self.history, self.cursor)
             if not rows:
@@ -211,14 +218,16 @@ class Delivery:
     followers: list[Follower]
 
     @classmethod
-    def start(cls, specs: Iterable[SinkSpec], run: RunInfo, history: Path) -> Delivery:
-        """Start a follower for each sink."""
-        return cls([Follower(spec, run, history) for spec in specs])
+    def start(
+        cls, specs: Iterable[SinkSpec], run: RunInfo, history: Path, newest: int = 0
+    ) -> Delivery:
+        """Start a follower for each sink; `newest` is the `seq` of the log's last row."""
+        return cls([Follower(spec, run, history, newest) for spec in specs])
 
-    def wake(self) -> None:
-        """Say that a row was appended."""
+    def wake(self, newest: int) -> None:
+        """Take note that rows were appended, up to the one with the `seq` `newest`."""
         for follower in self.followers:
-            follower.wake()
+            follower.wake(newest)
 
     def close(
         self, timeout: float, status: str = "finished", reason: str | None = None
@@ -237,7 +246,16 @@ class Delivery:
 
 
 def _say(report: DeliveryReport, run_dir: Path) -> None:
-    if report.undelivered:
+    if report.undelivered and not (run_dir / "history.jsonl").exists():
+        log.warning(
+            "sink %r: %d rows not delivered: %s has no log any more. If the run's directory was "
+            "moved, open the run there, or: art sync NEW_DIRECTORY --sink %s",
+            report.sink,
+            report.undelivered,
+            run_dir,
+            report.sink,
+        )
+    elif report.undelivered:
         log.warning(
             "sink %r: %d rows not delivered (%s); they stay in the log and follow when the run is "
             "opened again, or with: art sync %s --sink %s",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
 
+from art_core.errors import ConfigError
 from art_core.metrics.row import MetricsRow
+from art_core.rundir import checked_name
 
 
 @attrs.frozen(kw_only=True)
@@ -16,7 +18,8 @@ class RunInfo:
     """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the
     run's openings. `status` is "running" while rows come; in `Sink.close` it is what the run ended
     as: "finished", "failed", or what `model.close(status=)` said; `reason` is then why it failed,
-    where that is known: an exception's type and message, without secrets.
+    where that is known: an exception's type and message, without secrets. `sink` is the name of the
+    sink that gets this description.
     """
 
     project: str
@@ -27,6 +30,7 @@ class RunInfo:
     status: str = "running"
     reason: str | None = None
     config: dict[str, Any] = attrs.field(factory=dict)
+    sink: str = ""
 
 
 class Sink(Protocol):
@@ -61,3 +65,24 @@ class SinkSpec:
     backlog: bool = True
     options: Mapping[str, Any] | None = None
     factory: Callable[..., SinkSpec] | None = None
+
+    def named(self, name: str) -> SinkSpec:
+        """Return the same sink under another name: a model can have both, each with a cursor of its
+        own. ConfigError for a name that can't be a file's.
+        """
+        return attrs.evolve(self, name=checked_name("sink", name))
+
+
+def distinct_sinks(specs: Iterable[SinkSpec]) -> list[SinkSpec]:
+    """Return the sinks, one given twice once; ConfigError for two of one name, which would share a
+    cursor.
+    """
+    chosen: dict[str, SinkSpec] = {}
+    for spec in specs:
+        if chosen.get(spec.name, spec) != spec:
+            raise ConfigError(
+                f"two sinks are named {spec.name!r}, and a cursor belongs to one name",
+                f"Name one of them otherwise: spec.named('{spec.name}-2').",
+            )
+        chosen[spec.name] = spec
+    return list(chosen.values())

@@ -1,5 +1,10 @@
+import io
+import os
+import sys
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
+import attrs
 import pytest
 
 import art_core as art
@@ -52,6 +57,7 @@ def test_a_train_row_is_a_line_of_headline_numbers_below_their_titles(sink, prin
         "reward": "0.500",
         "± std": "0.250",
         "correct": "0.750",
+        "group_judged": "1.000",
         "failed": "12%",
         "actor tok/s": "50",
         "trainer tok/s": "-",
@@ -65,10 +71,52 @@ def test_titles_and_values_stand_in_columns(sink, printed):
     assert len({len(line) for line in printed}) == 1
 
 
-def test_at_most_three_metrics_of_the_rollouts_own_are_shown(sink, printed):
-    own = {f"reward__own_{i}": 1.0 for i in range(5)}
-    sink.write([row(reward__mean=1.0, **own)])
-    assert printed[0].count("own_") == 3
+def test_the_rollouts_own_metrics_come_first_in_their_order_then_those_of_groups(sink, printed):
+    sink.write([row(reward__mean=1.0, reward__group_z=1.0, reward__b=1.0, reward__a=1.0)])
+    assert printed[0].split()[:7] == ["step", "reward", "±", "std", "b", "a", "group_z"]
+
+
+@pytest.mark.parametrize(
+    ("width", "last"), [(50, "correct"), (70, "judged"), (80, "failed"), (500, "trainer tok/s")]
+)
+def test_the_table_fits_the_terminal(sink, printed, monkeypatch, width, last):
+    monkeypatch.setenv("COLUMNS", str(width))
+    sink.write([row(reward__own_metric=1.0, **WHOLE)])
+    assert len(printed[0]) <= width
+    assert {"own_metric", "correct"} <= set(printed[0].split())
+    assert printed[0].endswith(last)
+
+
+def test_a_log_has_room_for_120_characters(sink, printed, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sink.write([row(reward__mean=1.0, **{f"reward__{i}": 1.0 for i in range(99)})])
+    assert 100 < len(printed[0]) <= 120
+
+
+def test_the_terminals_width_counts_where_standard_error_is_one(sink, printed, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(fileno=lambda: 2))
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((40, 24)))
+    sink.write([row(**WHOLE)])
+    assert len(printed[0]) <= 40
+
+
+def test_a_long_title_is_cut(sink, printed):
+    sink.write([row(reward__mean=1.0, reward__share_of_answers_in_the_form=1.0)])
+    assert "share_of_answers_…" in printed[0]
+
+
+def test_the_metrics_to_show_can_be_chosen(printed):
+    spec = art.console_sink(columns=["loss/train", "reward/correct", "val/late"])
+    sink = attrs.evolve(spec.create(), print_line=printed.append)
+    sink.write([row(loss__train=0.5), row(step=2, reward__mean=1.0, reward__correct=0.25)])
+    sink.write([row(step=3, other__key=0.125)])
+    assert [line.split() for line in printed] == [
+        ["step", "loss/train", "correct", "val/late"],
+        ["1", "0.5", "-", "-"],
+        ["2", "-", "0.25", "-"],
+    ]
 
 
 def test_the_columns_are_those_of_the_first_row(sink, printed):

@@ -109,7 +109,7 @@ def test_rows_are_delivered_in_order_and_the_sink_is_closed_with_the_runs_status
     shelf = Shelf()
     running = start(shelf)
     book.add(2)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: shelf.seqs == [1, 2])
     book.add(1)
     assert running.close(5.0, "failed") == DELIVERED
@@ -185,7 +185,7 @@ def test_a_sink_that_is_down_is_not_tried_all_the_time(book, start):
     running = start(Shelf({"write": down}))
     (follower,) = running.followers
     book.add(1)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: len(waits) >= 5)
     longest = [0.02, 0.04, 0.08, 0.16, 0.32]
     assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=False))
@@ -195,7 +195,7 @@ def test_an_outage_that_ended_is_forgotten_and_the_next_one_is_said(book, start,
     shelf = Shelf({"write": [OSError("first")]})
     running = start(shelf)
     book.add(1)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: shelf.seqs == [1])
     shelf.faults["write"] = [OSError("second"), OSError("second")]
     book.add(1)
@@ -235,7 +235,7 @@ def test_close_meets_its_deadline_while_a_sink_hangs_for_ever(book, start, where
     hanging, other = Shelf({where: free.wait}), Shelf()
     running = start(hanging, other)
     book.add(2)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: other.seqs == [1, 2] == (hanging.seqs if where == "close" else other.seqs))
     reports = running.close(0.2)
     assert len(joined) == 2
@@ -254,10 +254,10 @@ def test_saying_that_there_is_a_row_takes_no_time_while_a_sink_hangs(book, start
     hanging = Shelf({"write": free.wait})
     running = start(hanging)
     book.add(1)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: "write" in hanging.events)
     for _ in range(1000):
-        running.wake()
+        running.wake(book.log.last.seq)
     assert hanging.seqs == []  # it hung all the time
     free.set()
 
@@ -267,7 +267,7 @@ def test_a_slow_sink_gets_all_rows_within_the_deadline(book, start):
     shelf = Shelf({"write": lambda: slow.wait(0.05)})
     running = start(shelf)
     book.add(5)
-    running.wake()
+    running.wake(book.log.last.seq)
     assert running.close(60.0) == DELIVERED
     assert shelf.seqs == [1, 2, 3, 4, 5]
 
@@ -308,7 +308,7 @@ def test_a_cursor_that_cannot_be_kept_is_said_and_costs_nothing(book, start, cap
     shelf = Shelf()
     running = start(shelf)
     book.add(2)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: "sink 'shelf0' failed" in caplog.text)
     assert running.close(5.0)["shelf0"].undelivered == 0
     assert shelf.seqs == [1, 2]
@@ -324,13 +324,22 @@ def test_a_sink_without_backlog_gets_the_rows_from_now_on_and_keeps_no_cursor(bo
     assert not (book.run.run_dir / "sinks").exists()
 
 
-def test_a_log_that_was_deleted_leaves_nothing_to_deliver_and_is_said(book, start, clock):
+@pytest.mark.parametrize("where", ["deleted", "renamed"])
+def test_rows_of_a_log_that_is_gone_count_as_not_delivered(book, start, clock, caplog, where):
     running = start(Shelf())
-    book.add(1)
-    book.path.unlink()
+    until(lambda: running.followers[0].opened)
+    directory = book.run.run_dir
+    if where == "deleted":
+        book.path.unlink()
+    else:
+        directory.rename(directory.with_name("renamed"))
+    book.add(2)
+    running.wake(2)
     (report,) = running.close(10.0).values()
-    assert report.undelivered == 0
-    assert "history.jsonl" in report.error or "FileNotFoundError" in report.error
+    assert report.undelivered == 2
+    assert "FileNotFoundError" in report.error
+    assert f"2 rows not delivered: {directory} has no log any more" in caplog.text
+    assert directory.exists() == (where == "deleted")
 
 
 CHILD = """

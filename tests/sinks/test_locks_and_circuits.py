@@ -93,7 +93,7 @@ def test_a_circuit_that_is_open_is_said_and_close_tries_once_more(book, caplog):
     sink = Kept(OSError("down"))
     running = start(book, sink)
     book.add(2)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: sink.tries >= BREAK_AFTER)
     until(lambda: "6 times in a row (OSError: down)" in caplog.text)
     before = sink.tries
@@ -106,7 +106,7 @@ def test_a_sink_that_is_back_at_the_end_gets_everything_although_its_circuit_was
     sink = Kept(OSError("down"))
     running = start(book, sink)
     book.add(2)
-    running.wake()
+    running.wake(book.log.last.seq)
     until(lambda: sink.tries >= BREAK_AFTER)
     sink.fault = None
     report = running.close(30.0)["kept"]

@@ -33,7 +33,7 @@ class MlflowSink:
         beside = f"sqlite:///{run.run_dir.parents[2].resolve() / 'mlflow.db'}"
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
         self._client = client = MlflowClient(uri)
-        kept = run.run_dir / "sinks" / "mlflow.json"
+        kept = run.run_dir / "sinks" / f"{run.sink or 'mlflow'}.json"
         said = read_json(kept)
         if not said.get("run_id"):
             name = self.experiment or run.project

@@ -47,7 +47,7 @@ def _keep(run: RunInfo, name: str, value: str | int) -> None:
 
 
 def _file(run: RunInfo) -> Path:
-    return run.run_dir / "sinks" / "wandb.json"
+    return run.run_dir / "sinks" / f"{run.sink or 'wandb'}.json"
 
 
 def new_id(name: str, seed: str) -> str:
