@@ -12,7 +12,7 @@ from art_core.errors import ConfigError, SinkError
 from art_core.plugins.commands import Output, Record
 from art_core.plugins.host import Plugins
 from art_core.rundir import find_run, runs_path
-from art_core.sinks.options import made_again
+from art_core.sinks.options import kind_of, made_again
 from art_core.sinks.sync import Progress, run_info, sync
 
 _HELP = """\
@@ -50,10 +50,13 @@ def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
     """Yield progress and what was delivered; SinkError when rows are missing at the end."""
     if not arguments.timeout > 0:
         raise ConfigError(f"--timeout must be a number of seconds, got {arguments.timeout:g}")
-    spec = plugins.sink(arguments.sink)
     run = find_run(arguments.name, runs_path(arguments.dir))
+    kind = kind_of(run.path, arguments.sink)
+    spec = plugins.sink(kind)
     if not arguments.as_installed:
-        spec = made_again(spec, run.path)
+        spec = made_again(spec, run.path, arguments.sink)
+    if kind != arguments.sink:
+        spec = spec.named(arguments.sink)
     delivery = sync(spec, run_info(run.path, run.state()), arguments.timeout)
     before: Progress | None = None
     while True:

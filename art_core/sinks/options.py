@@ -25,7 +25,11 @@ def keep_options(
 
     Secrets are left out. Options that can't be kept are recorded as unknown, with the reason.
     """
-    chosen = {spec.name: _stored(spec, offers) for spec in specs if spec.backlog}
+    chosen = {
+        spec.name: _stored(spec, offers) | ({"kind": spec.kind} if spec.kind else {})
+        for spec in specs
+        if spec.backlog
+    }
     try:
         before = read_json(run_dir / FILE)
     except ConfigError:
@@ -34,12 +38,18 @@ def keep_options(
         replace_json(run_dir / FILE, before | chosen)
 
 
-def made_again(offered: SinkSpec, run_dir: Path) -> SinkSpec:
-    """Return an installed sink, made with the options that the run's code gave.
+def kind_of(run_dir: Path, name: str) -> str:
+    """Return the name under which a plugin offers a run's sink, which `named` may have changed."""
+    return str(read_json(run_dir / FILE).get(name, {}).get("kind") or name)
+
+
+def made_again(offered: SinkSpec, run_dir: Path, name: str = "") -> SinkSpec:
+    """Return an installed sink, made with the options that the run's code gave. `name` is its name
+    in the run, where that differs.
 
     Raises ConfigError when these are unknown, or when the plugin can't make a sink from them.
     """
-    kept = read_json(run_dir / FILE).get(offered.name, {"options": {}})
+    kept = read_json(run_dir / FILE).get(name or offered.name, {"options": {}})
     options = kept.get("options")
     if options is None:
         raise ConfigError(
@@ -89,7 +99,7 @@ def _stored(spec: SinkSpec, offers: Callable[[], Mapping[str, SinkSpec]]) -> dic
 def _is_offered(spec: SinkSpec, offers: Callable[[], Mapping[str, SinkSpec]]) -> bool:
     """Return True if code made the sink just as its plugin offers it."""
     try:
-        offered = offers().get(spec.name)
+        offered = offers().get(spec.kind or spec.name)
         return offered is not None and _alike(spec.create, offered.create)
     except (ArtError, ValueError, TypeError):  # of plugins in conflict; of values compared
         return False

@@ -55,7 +55,8 @@ class SinkSpec:
     `default` sinks are used when a model names none; `backlog` says whether rows from before the
     sink was first used are delivered too. `options` are those that code gave, as JSON values and
     without secrets, and `factory(**options)` returns this spec again: `art sync` does so in another
-    process. Without `options` it refuses a sink that code made otherwise than its plugin.
+    process. Without `options` it refuses a sink that code made otherwise than its plugin. `kind` is
+    the name that the plugin gave where `named` gave another.
     """
 
     name: str
@@ -65,12 +66,13 @@ class SinkSpec:
     backlog: bool = True
     options: Mapping[str, Any] | None = None
     factory: Callable[..., SinkSpec] | None = None
+    kind: str = ""
 
     def named(self, name: str) -> SinkSpec:
         """Return the same sink under another name: a model can have both, each with a cursor of its
         own. ConfigError for a name that can't be a file's.
         """
-        return attrs.evolve(self, name=checked_name("sink", name))
+        return attrs.evolve(self, name=checked_name("sink", name), kind=self.kind or self.name)
 
 
 def distinct_sinks(specs: Iterable[SinkSpec]) -> list[SinkSpec]:

@@ -222,3 +222,17 @@ def test_unknown_options_of_the_runs_code_are_refused_and_nothing_is_sent(tmp_pa
     assert "with options that the run does not keep" in error
     assert "--as-installed" in error
     assert sink.seqs == []
+
+
+def test_a_sink_that_code_named_otherwise_is_found_by_that_name(tmp_path, art_command, art_error):
+    sink = Shelf()
+    model = art.Model(name="a", project="demo", base_path=tmp_path, sinks=[])
+    model.run.record("train", 1, metrics={"reward/mean": 0.5})
+    model.run.close()
+    spec = art.SinkSpec(name="shelf", create=Shelf, summary="", options={}).named("shelf-2")
+    keep_options(model.run_dir, [spec], dict)
+    arguments = ("sync", "a", "--dir", str(tmp_path), "--sink")
+    assert "'shelf-2' has all rows" in art_command(*arguments, "shelf-2", plugins={"p": sink})
+    assert (sink.seqs, sink.runs[0].sink) == ([1], "shelf-2")
+    assert (model.run_dir / "sinks" / "shelf-2.cursor").exists()
+    assert "no sink 'shelf-3'" in art_error(*arguments, "shelf-3", plugins={"p": sink})
