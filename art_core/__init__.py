@@ -154,11 +154,28 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in {"LocalBackend", "ruler_score_group"}:
+        return _name_of_art(name)
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'art_core' has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def _name_of_art(name: str) -> Any:
+    """Return a name that ART has in its core; ConfigError says what to use in its place."""
+    from art_core.backends import creator
+    from art_core.errors import ConfigError
+    from art_core.plugins.host import installed_plugins
+
+    if name == "LocalBackend":
+        return creator(installed_plugins().backend("local"))
+    raise ConfigError(
+        f"art_core has no {name}",
+        "Score each group with a judge of your own: "
+        "art.gather_trajectory_groups(groups, after_each=judge).",
+    )
 
 
 def __dir__() -> list[str]:

@@ -18,6 +18,7 @@ import attrs
 from art_core.backends import Endpoint
 from art_core.client import openai_client
 from art_core.costs.book import PriceBook
+from art_core.costs.payer import settle, settle_rest
 from art_core.data.store import append_groups, move_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, HistoryError
@@ -202,7 +203,12 @@ class Model:
         if groups:
             self.run.check(split, groups, metrics)
             self._store(split, at, groups)
+        self._settle(split, groups)
         return self.run.record(split, at, groups=groups, metrics=metrics)
+
+    def _settle(self, split: str, groups: Sequence[TrajectoryGroup]) -> None:
+        """Book the paid calls of the rollouts, before the row that has them."""
+        settle(groups, self.metrics_builder("train" if split == "train" else "eval"))
 
     def _store(self, split: str, step: int, groups: Sequence[TrajectoryGroup]) -> None:
         """Store groups; those of a call that is made again after it failed are there already."""
@@ -242,6 +248,7 @@ class Model:
         """Write what waits and drain the sinks within `timeout` seconds; report each. Of an `error`
         the run keeps type and message, without secrets, and tells them its sinks.
         """
+        settle_rest(self._default_builder)
         withdraw_default(self._default_builder)
         await self._close_clients()
         if self._run is None and not self._ledger.waiting:

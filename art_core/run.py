@@ -15,8 +15,10 @@ from typing import Any
 import attrs
 
 from art_core.costs.book import PriceBook
+from art_core.costs.payer import settle_rest
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.files import sweep_leftovers
+from art_core.metrics.builder import MetricsBuilder
 from art_core.metrics.history import HistoryLog
 from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
@@ -282,6 +284,7 @@ class Run:
 
     def _close_at_exit(self) -> None:
         error = getattr(sys, "last_value", None)
+        settle_rest(MetricsBuilder(self.ledger, self.prices))
         self.close("failed" if error else "finished", error=error)
 
 

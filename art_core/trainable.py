@@ -118,6 +118,7 @@ class TrainableModel(Model):
         self.run.check("train", groups)
         expected = await backend.step(self) + 1
         self._store("train", expected, groups)
+        self._settle("train", groups)
         result = await backend.train(self, groups, **options)
         self.run.record("train", result.step, groups=groups, metrics=result.metrics)
         if result.step != expected:

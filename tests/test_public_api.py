@@ -70,3 +70,32 @@ def test_the_version_is_that_of_the_distribution():
     from importlib.metadata import version
 
     assert art.__version__ == version("art-core")
+
+
+def test_names_of_art_are_found_where_art_has_them():
+    from art_core import metrics
+
+    assert metrics.track_api_cost is art.track_api_cost
+    assert metrics.MetricsBuilder is art.MetricsBuilder
+    with pytest.raises(AttributeError, match=r"'art_core.metrics' has no attribute 'tracked'"):
+        metrics.tracked  # noqa: B018
+
+
+def test_the_local_backend_is_that_of_the_plugin(monkeypatch):
+    plugins = art.Plugins()
+    monkeypatch.setattr("art_core.plugins.host.installed_plugins", lambda: plugins)
+    with pytest.raises(art.ConfigError, match="pip install art-local"):
+        art.LocalBackend  # noqa: B018
+
+    class Local:
+        @art.hookimpl
+        def art_backends(self):
+            return [art.BackendSpec(name="local", create=dict, summary="")]
+
+    plugins.register(Local(), "local")
+    assert art.LocalBackend(gpu_cost_per_hour_usd=2.25) == {"gpu_cost_per_hour_usd": 2.25}
+
+
+def test_a_name_of_art_that_is_not_here_says_what_to_use():
+    with pytest.raises(art.ConfigError, match=r"no ruler_score_group.*after_each=judge"):
+        from art_core import ruler_score_group  # noqa: F401

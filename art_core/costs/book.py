@@ -62,11 +62,15 @@ class PriceBook:
                 return self._registered[name]
         return self.plugins.token_rates(provider, bare, usage)
 
+    def can_price(self, provider: str, model: str) -> bool:
+        """Tell whether a call could be priced: by an extractor, or by rates."""
+        return provider in self._extractors or self.rates(provider, model) is not None
+
     def require(self, provider: str, model: str) -> None:
         """Raise PricingError when nothing could price a call: before it is made, so that no money
         is spent.
         """
-        if provider not in self._extractors and self.rates(provider, model) is None:
+        if not self.can_price(provider, model):
             raise PricingError(
                 f"no price is known for model {model!r} of provider {provider!r}",
                 "Register one: model.metrics_builder().register_model_pricing"

@@ -13,12 +13,15 @@ from typing import Any, ParamSpec, TypeVar, cast
 import attrs
 
 from art_core.costs.book import rates_of
+from art_core.costs.payer import Payer, payer_of
 from art_core.costs.rates import TokenRates
 from art_core.costs.stream import TrackedStream, is_stream
 from art_core.costs.usage import TokenUsage
+from art_core.data.account import active_account
 from art_core.errors import ConfigError
-from art_core.metrics.builder import MetricsBuilder, current_builder
+from art_core.metrics.builder import active_builder
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.threads import carry_into_threads
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")
@@ -37,8 +40,9 @@ def track_api_cost(
 
     The function, sync or async, returns a provider's response with its token usage, something from
     which `response_getter` gets it, or a stream of chunks; it may be a generator of chunks, too.
-    The context is that of the active metrics builder; without one, the cost goes to the only open
-    model's default builder, and when there is none or several, that is said once.
+    The context is that of the active metrics builder. Without one, the cost of a rollout goes to
+    the run of the model that logs its group or trains on it, and any other to the only open model.
+    While there is none, or several, such a cost is kept, with a warning.
 
     Prices are those given here (`prompt_per_million=...`), else registered ones, else a plugin's.
     A missing price raises PricingError before the call is made; after the call nothing raises: what
@@ -50,6 +54,7 @@ def track_api_cost(
             raise ConfigError(f"track_api_cost needs {name}, got {value!r}")
     builtin_taxonomy().place(f"costs/train/{source}", "train")
     explicit = rates_of(per_million, source="explicit") if per_million else None
+    carry_into_threads(active_builder, active_account, _counted)
     meter = _Meter(source, provider, model_name, response_getter, explicit)
     return cast("Callable[[Callable[P, R]], Callable[P, R]]", meter.wrap)
 
@@ -76,13 +81,13 @@ class _Meter:
 
         @functools.wraps(function)
         def tracked(*args: Any, **kwargs: Any) -> Any:
-            builder = self._before()
-            with self._calls_inside(builder) as counted:
+            payer = self._before()
+            with self._calls_inside(payer) as counted:
                 result = function(*args, **kwargs)
             if isinstance(result, Coroutine):
                 # Such as a method of AsyncOpenAI, which looks at its arguments before it is async.
-                return self._awaited(builder, result)
-            return self._after(builder, result, counted)
+                return self._awaited(payer, result)
+            return self._after(payer, result, counted)
 
         return tracked
 
@@ -103,39 +108,35 @@ class _Meter:
 
         return tracked_async
 
-    async def _awaited(self, builder: MetricsBuilder | None, call: Coroutine[Any, Any, Any]) -> Any:
-        with self._calls_inside(builder) as counted:
+    async def _awaited(self, payer: Payer, call: Coroutine[Any, Any, Any]) -> Any:
+        with self._calls_inside(payer) as counted:
             result = await call
-        return self._after(builder, result, counted)
+        return self._after(payer, result, counted)
 
-    def _before(self) -> MetricsBuilder | None:
-        builder = current_builder()
-        if builder is None:
-            _say_no_builder(self.source)
-        elif self.explicit is None:
-            builder.prices.require(self.provider, self.model)
-        return builder
+    def _before(self) -> Payer:
+        payer = payer_of(self.source, self.provider, self.model)
+        if self.explicit is None:
+            payer.prices.require(self.provider, self.model)
+        return payer
 
-    def _after(
-        self, builder: MetricsBuilder | None, result: Any, counted: Sequence[Any] = ()
-    ) -> Any:
-        if builder is None or isinstance(result, TrackedStream):
+    def _after(self, payer: Payer, result: Any, counted: Sequence[Any] = ()) -> Any:
+        if isinstance(result, TrackedStream):
             return result
         if self.getter is None and is_stream(result):
             own = hasattr(result, "__next__") or hasattr(result, "__anext__")
             stream = result if own else aiter(result)
             return TrackedStream(
                 stream,
-                lambda usage: self._add(builder, lambda: usage),
-                tokens=lambda part: builder.prices.tokens(part, self.provider),
-                cost=lambda part: builder.prices.extracted(part, self.provider),
+                lambda usage: self._add(payer, lambda: usage),
+                tokens=lambda part: payer.prices.tokens(part, self.provider),
+                cost=lambda part: payer.prices.extracted(part, self.provider),
             )
         response_of = self.getter or _itself
-        self._add(builder, lambda: self._usage(builder, response_of(result), counted))
+        self._add(payer, lambda: self._usage(payer, response_of(result), counted))
         return result
 
     @contextmanager
-    def _calls_inside(self, builder: MetricsBuilder | None) -> Iterator[list[Any]]:
+    def _calls_inside(self, payer: Payer) -> Iterator[list[Any]]:
         """Collect the responses that tracked calls inside the block count, in tasks and threads
         that it begins, too: a function that hands on the response of another is not paid twice.
 
@@ -153,31 +154,29 @@ class _Meter:
         finally:
             with suppress(ValueError):  # of a call that is dropped unfinished, in another context
                 _counted.reset(token)
-            if builder is not None and paid is not None:
-                self._add(builder, lambda: self._usage(builder, paid, counted))
+            if paid is not None:
+                self._add(payer, lambda: self._usage(payer, paid, counted))
 
-    def _usage(
-        self, builder: MetricsBuilder, response: Any, counted: Sequence[Any]
-    ) -> TokenUsage | None:
+    def _usage(self, payer: Payer, response: Any, counted: Sequence[Any]) -> TokenUsage | None:
         """Return what a response used; None for one that a tracked call inside has counted."""
         outer = _counted.get()
         if outer is not None:
             outer.append(response)
         if any(response is one for one in counted):
             return None
-        return builder.prices.usage(response, self.provider)
+        return payer.prices.usage(response, self.provider)
 
-    def _add(self, builder: MetricsBuilder, usage: Callable[[], TokenUsage | None]) -> None:
+    def _add(self, payer: Payer, usage: Callable[[], TokenUsage | None]) -> None:
         names = {"provider": self.provider, "model_name": self.model}
         try:
             used = usage()
             if used is not None:
-                builder.add_usage(self.source, used, **names, rates=self.explicit)
+                payer.add_usage(self.source, used, **names, rates=self.explicit)
         except Exception:
             log.exception(
                 "the cost of a call of %r could not be read; the call's result is kept", self.source
             )
-            builder.add_unpriced()
+            payer.add_unpriced()
 
 
 _counted: ContextVar[list[Any] | None] = ContextVar("art_counted_responses", default=None)
@@ -185,13 +184,3 @@ _counted: ContextVar[list[Any] | None] = ContextVar("art_counted_responses", def
 
 def _itself(result: Any) -> Any:
     return result
-
-
-@functools.cache
-def _say_no_builder(source: str) -> None:
-    log.warning(
-        "calls tracked as %r run without an active metrics builder, and not exactly one model is "
-        "open; their cost is not recorded. "
-        "Wrap them in `with model.metrics_builder('train').activate_context():`.",
-        source,
-    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
 
+from art_core.data.account import Account, charging, in_scope, open_account
 from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, RolloutError
@@ -36,20 +38,25 @@ async def gather_trajectory_groups(
     ends with such an error too. A rollout that goes on after it was cancelled is left behind, with
     a warning. `pbar_desc=None` shows no progress bar. Raises ConfigError for a limit that is no
     number of at least 0.
+
+    Without an active metrics builder, paid calls of rollouts and of `after_each` belong to their
+    group: the model that logs it, or trains on it, books them.
     """
     timeout = _seconds(timeout)
-    started = await _started(groups)
-    total = sum(len(g.pending) for g in started)
-    tally = _Tally(total=total, limit=_limit(max_exceptions, total), bar=_bar(pbar_desc, total))
-    tasks = [asyncio.ensure_future(_finish_group(g, timeout, after_each, tally)) for g in started]
-    try:
-        await _all_or_first_error(tasks)
-    except RolloutError as error:
-        early = (tally.so_far(g, t) for g, t in zip(started, tasks, strict=True))
-        error.groups = tuple(group for group in early if group is not None)
-        raise
-    finally:
-        tally.bar.close()
+    with in_scope(open_account(gathering=True)) as account:
+        started = await _started(groups, account)
+        total = sum(len(g.pending) for g in started)
+        tally = _Tally(total=total, limit=_limit(max_exceptions, total), bar=_bar(pbar_desc, total))
+        finishing = (_finish_group(g, timeout, after_each, tally) for g in started)
+        tasks = [asyncio.ensure_future(group) for group in finishing]
+        try:
+            await _all_or_first_error(tasks)
+        except RolloutError as error:
+            early = (tally.so_far(g, t) for g, t in zip(started, tasks, strict=True))
+            error.groups = tuple(group for group in early if group is not None)
+            raise
+        finally:
+            tally.bar.close()
     finished = [g for g in (task.result() for task in tasks) if g is not None]
     if total and tally.failed == total:
         raise _failed(f"all {total} rollouts failed; the first: {tally.first}", finished)
@@ -79,7 +86,12 @@ async def gather_trajectories(
 async def run_group(group: TrajectoryGroup) -> TrajectoryGroup:
     """Run a group's pending rollouts, without a progress bar or a limit on failures."""
     tally = _Tally(total=len(group.pending), limit=math.inf, bar=_bar(None, 0))
-    return await _run_rollouts(group, None, tally)
+    return await _run_rollouts(_charged(group, open_account()), None, tally)
+
+
+def _charged(group: TrajectoryGroup, account: Account) -> TrajectoryGroup:
+    """Return a copy of a group whose paid calls belong to an account, unless it has one."""
+    return copy.copy(group).paid_by(account)
 
 
 @attrs.define
@@ -176,23 +188,27 @@ def _failed(problem: str, groups: Sequence[TrajectoryGroup]) -> RolloutError:
 
 
 async def _started(
-    groups: Iterable[TrajectoryGroup | Awaitable[TrajectoryGroup]],
+    groups: Iterable[TrajectoryGroup | Awaitable[TrajectoryGroup]], account: Account
 ) -> list[TrajectoryGroup]:
-    tasks = [asyncio.ensure_future(_made(item)) for item in groups]
+    tasks = [asyncio.ensure_future(_made(item, account)) for item in groups]
     await _all_or_first_error(tasks)
     return [task.result() for task in tasks]
 
 
-async def _made(item: TrajectoryGroup | Awaitable[TrajectoryGroup]) -> TrajectoryGroup:
+async def _made(
+    item: TrajectoryGroup | Awaitable[TrajectoryGroup], above: Account
+) -> TrajectoryGroup:
     group: Any = item
     if isinstance(item, Awaitable) and not isinstance(item, TrajectoryGroup):
-        group = await item
+        above = Account(above, gathering=True)
+        with charging(above):
+            group = await item
     if not isinstance(group, TrajectoryGroup):
         raise ConfigError(
             f"gather_trajectory_groups takes trajectory groups, not {type(group).__name__}",
             "Give art.TrajectoryGroup(rollout(...) for ...), or coroutines that return one.",
         )
-    return group
+    return _charged(group, Account(above))
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Future[Any]]) -> None:
@@ -211,8 +227,10 @@ async def _finish_group(
     finished = await _run_rollouts(group, timeout, tally)
     if after_each is None:
         return finished
+    assert group.account is not None
     try:
-        kept: Any = await after_each(finished)
+        with charging(group.account):
+            kept: Any = await after_each(finished)
         if kept is not None and not isinstance(kept, TrajectoryGroup):
             raise TypeError(f"it returned {type(kept).__name__}, not a TrajectoryGroup or None")
     except Exception as error:
@@ -220,7 +238,7 @@ async def _finish_group(
             f"after_each failed ({type(error).__name__}: {error})",
             "Mend it; the groups of this error hold every rollout that was finished.",
         ) from error
-    return kept
+    return None if kept is None else kept.paid_by(group.account)
 
 
 async def _run_rollouts(
@@ -231,7 +249,9 @@ async def _run_rollouts(
         tally.add(group, result)
         return result
 
-    tasks = [asyncio.ensure_future(one(rollout)) for rollout in group.pending]
+    assert group.account is not None
+    with charging(group.account):
+        tasks = [asyncio.ensure_future(one(rollout)) for rollout in group.pending]
     await _all_or_first_error(tasks)
     return _with_outcomes(group, [task.result() for task in tasks])
 

@@ -120,7 +120,8 @@ def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]
 
 
 def _trajectory_dict(trajectory: Trajectory, *, tokens: bool) -> dict[str, Any]:
-    plain = {f.name: getattr(trajectory, f.name) for f in attrs.fields(Trajectory)}
+    stored = (f.name for f in attrs.fields(Trajectory) if f.init)
+    plain = {name: getattr(trajectory, name) for name in stored}
     main, *others = (_history_dict(h, tokens=tokens) for h in trajectory.histories())
     return plain | main | {"additional_histories": others}
 

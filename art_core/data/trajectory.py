@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import attrs
 
+from art_core.data.account import Account
 from art_core.data.choice import MessageOrChoice, message_of
 from art_core.errors import ConfigError
 
@@ -68,6 +69,7 @@ class Trajectory:
     end_time: datetime | None = attrs.field(
         default=None, converter=attrs.converters.optional(_aware)
     )
+    account: Account | None = attrs.field(default=None, init=False, repr=False, eq=False)
 
     def messages(self) -> list[Any]:
         """Return the conversation as chat messages, dicts that OpenAI's client takes."""
@@ -125,13 +127,26 @@ class RolloutFailure:
         return f"{self.type}: {self.message}" if self.message else self.type
 
 
+def _failure(error: BaseException | RolloutFailure) -> RolloutFailure:
+    if isinstance(error, RolloutFailure):
+        return error
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error  # it ends the program, and is no failure of an attempt
+    if not isinstance(error, BaseException):
+        raise ConfigError(
+            f"exceptions of a trajectory group must be exceptions, not {type(error).__name__}"
+        )
+    return RolloutFailure.of(error)
+
+
 @attrs.frozen(init=False, eq=False)
 class TrajectoryGroup:
     """Attempts at one scenario, compared with each other by the trainer.
 
-    Takes trajectories, or rollouts still to be awaited (a generator of coroutines): await the
-    group, or give it to `gather_trajectory_groups`, to run them. `metrics` are logged once a group,
-    and `metadata` (a scenario's id, say) stays with the failures too.
+    Takes trajectories, rollouts still to be awaited (a generator of coroutines), and exceptions of
+    rollouts that failed, mixed in any order. Await the group, or give it to
+    `gather_trajectory_groups`, to run the rollouts. `metrics` are logged once a group, and
+    `metadata` (a scenario's id, say) stays with the failures too.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -141,10 +156,13 @@ class TrajectoryGroup:
     logs: list[str]
     pending: tuple[Awaitable[Trajectory], ...] = attrs.field(repr=False)
     id: int
+    account: Account | None = attrs.field(default=None, repr=False)
 
     def __init__(
         self,
-        trajectories: Iterable[Trajectory | Awaitable[Trajectory]] = (),
+        trajectories: Iterable[
+            Trajectory | Awaitable[Trajectory] | BaseException | RolloutFailure
+        ] = (),
         *,
         exceptions: Iterable[BaseException | RolloutFailure] = (),
         metadata: Mapping[str, Any] | None = None,
@@ -153,21 +171,22 @@ class TrajectoryGroup:
     ) -> None:
         done: list[Trajectory] = []
         pending: list[Awaitable[Trajectory]] = []
+        failed: list[RolloutFailure] = []
         for item in trajectories:
             if isinstance(item, Trajectory):
                 done.append(item)
+            elif isinstance(item, (BaseException, RolloutFailure)):
+                failed.append(_failure(item))
             elif isinstance(item, Awaitable):
                 pending.append(item)
             else:
                 raise ConfigError(
                     f"a trajectory group holds trajectories or rollouts, not {type(item).__name__}",
-                    "Give Trajectory objects, or coroutines that return one.",
+                    "Give Trajectory objects, coroutines that return one, or exceptions.",
                 )
         self.__attrs_init__(
             trajectories=tuple(done),
-            failures=tuple(
-                e if isinstance(e, RolloutFailure) else RolloutFailure.of(e) for e in exceptions
-            ),
+            failures=(*failed, *map(_failure, exceptions)),
             metadata=dict(metadata or {}),
             metrics=dict(metrics or {}),
             logs=list(logs),
@@ -184,13 +203,31 @@ class TrajectoryGroup:
         self, trajectories: Iterable[Trajectory], failures: Iterable[RolloutFailure] = ()
     ) -> TrajectoryGroup:
         """Return this group with its pending rollouts replaced by what they gave."""
-        return TrajectoryGroup(
+        group = TrajectoryGroup(
             [*self.trajectories, *trajectories],
             exceptions=[*self.failures, *failures],
             metadata=self.metadata,
             metrics=self.metrics,
             logs=self.logs,
         )
+        return group if self.account is None else group.paid_by(self.account)
+
+    def paid_by(self, account: Account) -> TrajectoryGroup:
+        """Let the group, and its trajectories that have none, carry the account of their paid
+        calls; return the group.
+        """
+        if self.account is None:
+            object.__setattr__(self, "account", account)
+        else:
+            self.account.absorb(account)
+        for trajectory in self.trajectories:
+            trajectory.account = trajectory.account or account
+        return self
+
+    def accounts(self) -> list[Account]:
+        """Return the accounts of paid calls that the group and its trajectories carry."""
+        carried = [self.account, *(t.account for t in self.trajectories)]
+        return list(dict.fromkeys(account for account in carried if account is not None))
 
     def to_dict(self, *, tokens: bool = True) -> dict[str, Any]:
         """Return the group as plain values, as a line of the trajectory files holds it.

@@ -16,13 +16,14 @@ from art_core.costs.book import PriceBook
 from art_core.costs.rates import TokenRates
 from art_core.costs.receipt import gpu_receipt, token_receipt
 from art_core.costs.usage import GpuTime, TokenUsage
+from art_core.data.account import in_scope
 from art_core.errors import ConfigError, MetricError
 from art_core.metrics.ledger import Ledger
 from art_core.metrics.taxonomy import number
 
 active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_builder", default=None)
 default_builders: WeakSet[MetricsBuilder] = WeakSet()
-"""Of the open models: where a cost goes when no builder is active, in a thread pool say."""
+"""Of the open models. A cost goes there when no builder is active and one model is open."""
 _defaults = threading.Lock()
 
 
@@ -38,14 +39,10 @@ def withdraw_default(builder: MetricsBuilder) -> None:
         default_builders.discard(builder)
 
 
-def current_builder() -> MetricsBuilder | None:
-    """Return the active builder, else the only open model's; None when there is none or several."""
-    active = active_builder.get()
-    if active is not None:
-        return active
+def open_builders() -> list[MetricsBuilder]:
+    """Return the default builders of the open models."""
     with _defaults:
-        defaults = list(default_builders)
-    return defaults[0] if len(defaults) == 1 else None
+        return list(default_builders)
 
 
 @attrs.frozen(eq=False)
@@ -188,16 +185,17 @@ class MetricsBuilder:
 
     def activate(self) -> Token[MetricsBuilder | None]:
         """Make this the builder that `@track_api_cost` adds to, from here on in this task or
-        thread.
+        thread, and in threads that it starts.
         """
         return active_builder.set(self)
 
     @contextmanager
     def activate_context(self) -> Iterator[MetricsBuilder]:
-        """Make this the active builder inside the block."""
+        """Make this the active builder inside the block, and in threads that it starts."""
         token = self.activate()
         try:
-            yield self
+            with in_scope(self):
+                yield self
         finally:
             active_builder.reset(token)
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import art_core as art
-from art_core.costs.track import _say_no_builder
+from art_core.costs.book import PriceBook
 from art_core.errors import ConfigError, MetricError, PricingError
 from art_core.metrics import builder
 
@@ -74,21 +74,6 @@ async def test_a_paid_result_is_never_lost_when_its_cost_cannot_be_read(model, c
     await model.close()
 
 
-@pytest.fixture
-def no_open_models():
-    _say_no_builder.cache_clear()
-    others = list(builder.default_builders)
-    builder.default_builders.clear()
-    yield
-    builder.default_builders.update(others)
-
-
-def test_without_any_builder_the_call_is_made_and_said_once(no_open_models, caplog):
-    judge = tracked(lambda: "verdict")
-    assert (judge(), judge()) == ("verdict", "verdict")
-    assert caplog.text.count("without an active metrics builder") == 1
-
-
 async def test_in_a_thread_pool_the_cost_goes_to_the_only_open_model(no_open_models, tmp_path):
     with_prices = tracked(lambda: RESPONSE, **PRICES)
     model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[], plugins=art.Plugins())
@@ -96,7 +81,6 @@ async def test_in_a_thread_pool_the_cost_goes_to_the_only_open_model(no_open_mod
         list(pool.map(lambda _: with_prices(), range(8)))
     assert (await model.log()).metrics["costs/train/llm_judge/correctness"] == 16.0
     await model.close()
-    assert builder.current_builder() is None
 
 
 def chunks():
@@ -352,12 +336,14 @@ def test_a_source_that_is_no_path_of_a_cost_is_refused_before_any_call(source):
 
 
 def test_a_call_may_be_made_while_another_thread_opens_models(no_open_models, monkeypatch):
-    calls = tracked(lambda: "verdict")
-    offered = [builder.MetricsBuilder(None, None) for _ in range(20_000)]
+    calls = tracked(lambda: "verdict", **PRICES)
+    prices = PriceBook(art.Plugins())
+    prices.register("acme/judge", **PRICES)
+    offered = [builder.MetricsBuilder(None, prices) for _ in range(20_000)]
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(lambda: [builder.offer_default(each) for each in offered])
         while not opening.done():
             assert calls() == "verdict"
     for each in offered:
         builder.withdraw_default(each)
-    assert builder.current_builder() is None
+    assert builder.open_builders() == []

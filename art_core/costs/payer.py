@@ -1,0 +1,231 @@
+"""Whose run pays for a call: that of the active builder, of the gathered group, of the only open
+model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import logging
+import threading
+from collections.abc import Iterable
+
+import attrs
+
+from art_core.costs.book import PriceBook
+from art_core.costs.rates import TokenRates
+from art_core.costs.usage import TokenUsage
+from art_core.data.account import (
+    UNOWNED,
+    Account,
+    active_account,
+    book_all,
+    flush,
+    scopes,
+    unsettled,
+)
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.metrics.builder import MetricsBuilder, active_builder, open_builders
+from art_core.plugins.host import installed_plugins
+
+log = logging.getLogger("art_core")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class PendingCall:
+    """A paid call that no run has booked. `usage` is None when it could not be read.
+
+    `prices` is the price book that was asked before the call; it prices the call if the book of the
+    model that pays can't. `several` models were open when it was made.
+    """
+
+    source: str
+    prices: PriceBook
+    provider: str = ""
+    model_name: str = ""
+    usage: TokenUsage | None = None
+    rates: TokenRates | None = None
+    several: bool = False
+
+    def book(self, owner: MetricsBuilder) -> None:
+        """Add the cost to a builder."""
+        if self.usage is None:
+            owner.add_unpriced()
+            return
+        names = {"provider": self.provider, "model_name": self.model_name}
+        owner.add_usage(self.source, self.usage, **names, rates=self._rates_for(owner, self.usage))
+
+    def quote(self) -> float | None:
+        """Return US dollars, None when unpriced."""
+        if self.usage is None:
+            return None
+        return self.prices.price(self.provider, self.model_name, self.usage, self.rates)
+
+    def _rates_for(self, owner: MetricsBuilder, usage: TokenUsage) -> TokenRates | None:
+        if self.rates or owner.prices is self.prices:
+            return self.rates
+        if owner.prices.rates(self.provider, self.model_name, usage):
+            return None
+        return self.prices.rates(self.provider, self.model_name, usage)
+
+
+@attrs.frozen(eq=False)
+class PendingPayer:
+    """Takes the paid calls of a source like a metrics builder, while the model that pays is not
+    known.
+    """
+
+    source: str
+    account: Account
+    prices: PriceBook
+
+    def add_usage(
+        self,
+        source: str,
+        usage: TokenUsage,
+        *,
+        provider: str,
+        model_name: str,
+        rates: TokenRates | None = None,
+    ) -> None:
+        """Keep a call with the account."""
+        call = PendingCall(
+            source=source,
+            prices=self.prices,
+            provider=provider,
+            model_name=model_name,
+            usage=usage,
+            rates=rates,
+        )
+        self._add(call)
+
+    def add_unpriced(self) -> None:
+        """Keep a call whose usage could not be read."""
+        self._add(PendingCall(source=self.source, prices=self.prices))
+
+    def _add(self, call: PendingCall) -> None:
+        several = len(open_builders()) > 1
+        self.account.add(attrs.evolve(call, several=several) if several else call)
+
+
+Payer = MetricsBuilder | PendingPayer
+
+
+def payer_of(
+    source: str, provider: str, model_name: str, own: MetricsBuilder | None = None
+) -> Payer:
+    """Return what a call that is made now is charged to.
+
+    The active builder comes first, then the group that is gathered, then, in a thread that began
+    before, the only builder or gathering that is active anywhere. Then `own`, the builder of the
+    model that is called, or the only open model. Without any of them the call is kept, which is
+    said once a source.
+    """
+    builder, account = active_builder.get(), active_account.get()
+    if builder is None and account is None and _in_a_foreign_thread():
+        builder, account = _only_scope(source)
+    if builder is not None:
+        return builder
+    models = open_builders()
+    if account is None:
+        only = own or (models[0] if len(models) == 1 else None)
+        if only is not None:
+            return only
+        _say_unowned(source, several=len(models) > 1)
+    books = [b.prices for b in models] or [PriceBook(installed_plugins())]
+    known = (book for book in books if book.can_price(provider, model_name))
+    return PendingPayer(source, account or UNOWNED, next(known, books[0]))
+
+
+def settle(groups: Iterable[TrajectoryGroup], builder: MetricsBuilder) -> None:
+    """Book the paid calls of groups that a model logs or trains on, and what else is its own."""
+    for group in groups:
+        for account in group.accounts():
+            account.settle(builder)
+    if _only_open(builder):
+        book_all(builder, UNOWNED.take())
+    flush()
+
+
+def settle_rest(builder: MetricsBuilder) -> None:
+    """Book all paid calls that no model has booked, if no other model is open: at its close."""
+    flush()
+    if not _only_open(builder):
+        return
+    left = [(account, account.take()) for account in unsettled()]
+    doubtful = sorted({c.source for _, calls in left for c in calls if c.several})
+    if doubtful:
+        log.warning(
+            "paid calls of %s belong to no group that was logged, and were made while several "
+            "models were open: the last open model's run has their cost",
+            doubtful,
+        )
+    for account, calls in left:
+        book_all(builder, calls)
+        if account is not UNOWNED:
+            account.settle(builder)
+
+
+def say_what_is_unpaid() -> None:
+    """Warn of paid calls that are in no run when the program ends."""
+    flush()
+    calls = [call for account in unsettled() for call in account.take()]
+    if calls:
+        log.warning(
+            "the program ends, and %d paid calls of %s are in no run: about $%.6g. Log their "
+            "groups, or call inside `with model.metrics_builder('train').activate_context():`.",
+            len(calls),
+            sorted({call.source for call in calls}),
+            sum(call.quote() or 0.0 for call in calls),
+        )
+
+
+atexit.register(say_what_is_unpaid)
+
+
+def _only_open(builder: MetricsBuilder) -> bool:
+    return all(other.ledger is builder.ledger for other in open_builders())
+
+
+def _in_a_foreign_thread() -> bool:
+    if threading.current_thread() is threading.main_thread():
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
+    active = scopes()
+    builders = {(id(s.ledger), s.context): s for s in active if isinstance(s, MetricsBuilder)}
+    accounts = {id(s): s for s in active if isinstance(s, Account)}
+    if len(builders) == 1:
+        _say_elsewhere(source)
+        return next(iter(builders.values())), None
+    if not builders and len(accounts) == 1:
+        return None, next(iter(accounts.values()))
+    return None, None
+
+
+@functools.cache
+def _say_elsewhere(source: str) -> None:
+    log.warning(
+        "calls of %r run in a thread that began before the active metrics builder was activated; "
+        "their cost goes to that builder, the only active one. Activate it inside the thread.",
+        source,
+    )
+
+
+@functools.cache
+def _say_unowned(source: str, *, several: bool) -> None:
+    reason = "several models are open" if several else "no model is open"
+    log.warning(
+        "calls of %r run without an active metrics builder, outside of a gathering, and %s: their "
+        "cost is kept, and goes to the run of the only open model, once there is one. "
+        "Wrap them in `with model.metrics_builder('train').activate_context():`.",
+        source,
+        reason,
+    )

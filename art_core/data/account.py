@@ -1,0 +1,192 @@
+"""First stop: paid calls of rollouts, kept until the model is known whose run pays for them.
+
+Each gathered group has an account. The first model that logs or trains the group, or a trajectory
+of it, books what the account holds, once. What belongs to a group that nobody logs goes up to the
+account of its gathering, and from there to `UNOWNED`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, Self, TypeVar
+
+import attrs
+
+T = TypeVar("T")
+
+
+class PaidCall(Protocol):
+    """A call whose cost is not in a run yet. `several` models were open when it was made."""
+
+    @property
+    def source(self) -> str:
+        """Return what was called."""
+
+    @property
+    def several(self) -> bool:
+        """Return whether several models were open."""
+
+    def quote(self) -> float | None:
+        """Return US dollars; None when unpriced."""
+
+    def book(self, owner: Any) -> None:
+        """Add its cost to a model's metrics builder."""
+
+
+active_account: ContextVar[Account | None] = ContextVar("art_active_account", default=None)
+_lock = threading.RLock()
+_handed_over: deque[tuple[Any, list[PaidCall]]] = deque()
+"""Calls of accounts that are gone, with the owner of the account above them."""
+
+
+@attrs.define(eq=False)
+class Account:
+    """Paid calls of one group, or of one gathering. After `settle` they go to its owner at once.
+
+    `above` is the account that gets the calls when nothing refers to this one any more.
+    """
+
+    above: Account | None = None
+    gathering: bool = False
+    owner: Any = None
+    calls: deque[PaidCall] = attrs.field(factory=deque, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        _accounts.add(self)
+        if self.above is not None:
+            weakref.finalize(self, _hand_over, self.above, self.calls)
+
+    def add(self, call: PaidCall) -> None:
+        """Keep a call, or book it when the owner is known."""
+        with _lock:
+            owner = self.owner
+            if owner is None:
+                self.calls.append(call)
+        if owner is not None:
+            call.book(owner)
+
+    def settle(self, owner: Any) -> None:
+        """Book what is here, and what dropped groups of the same gathering left, for an owner.
+        An account has one owner: later ones get nothing.
+        """
+        with _lock:
+            self.owner = self.owner or owner
+        book_all(self.owner, self.take())
+        if self.above is not None and self.above.gathering:
+            self.above.settle(owner)
+
+    def take(self) -> list[PaidCall]:
+        """Remove and return the calls."""
+        with _lock:
+            return _emptied(self.calls)
+
+    def absorb(self, other: Account) -> None:
+        """Take over the calls of another account."""
+        if other is not self:
+            for call in other.take():
+                self.add(call)
+
+    @property
+    def waiting(self) -> bool:
+        """True when it holds calls."""
+        return bool(self.calls)
+
+    # A copy of a trajectory pays nothing a second time; another process pays its own calls.
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[Account], tuple[()]]:
+        return Account, ()
+
+
+_accounts: weakref.WeakSet[Account] = weakref.WeakSet()
+UNOWNED = Account()
+"""Calls outside of any gathering, and those of gatherings that no model logged."""
+_scopes: list[Any] = []
+
+
+def open_account(*, gathering: bool = False) -> Account:
+    """Make an account below the active one."""
+    return Account(active_account.get() or UNOWNED, gathering)
+
+
+@contextmanager
+def charging(account: Account) -> Iterator[None]:
+    """Let paid calls inside the block, and in what it starts, belong to an account."""
+    token = active_account.set(account)
+    try:
+        yield
+    finally:
+        active_account.reset(token)
+
+
+@contextmanager
+def in_scope(payer: T) -> Iterator[T]:
+    """Let threads that began outside of the block know what pays inside it: see `scopes`."""
+    _scopes.append(payer)
+    try:
+        yield payer
+    finally:
+        _scopes.remove(payer)
+
+
+def scopes() -> list[Any]:
+    """Return what pays in the blocks of `in_scope` that are running, anywhere in the process."""
+    return list(_scopes)
+
+
+def book_all(owner: Any, calls: Iterable[PaidCall]) -> None:
+    """Book calls for an owner."""
+    for call in calls:
+        call.book(owner)
+
+
+def flush() -> None:
+    """Book calls of accounts that are gone for the owners that they were handed over to."""
+    while _handed_over:
+        book_all(*_handed_over.popleft())
+
+
+def unsettled() -> list[Account]:
+    """Return the accounts that hold calls, `UNOWNED` among them."""
+    return [account for account in list(_accounts) if account.waiting]
+
+
+def _emptied(calls: deque[PaidCall]) -> list[PaidCall]:
+    # One by one: garbage collection may add calls of an account below at any moment.
+    taken = []
+    while calls:
+        taken.append(calls.popleft())
+    return taken
+
+
+def _hand_over(above: Account, calls: deque[PaidCall]) -> None:
+    """Pass on the calls of an account that is gone. Garbage collection may run this anywhere, so
+    nothing is booked here.
+    """
+    with _lock:
+        left = _emptied(calls)
+        if above.owner is None:
+            above.calls.extend(left)
+        elif left:
+            _handed_over.append((above.owner, left))
+
+
+def forget() -> None:
+    """Drop all calls in a forked process: those until now are the parent's to book."""
+    _lock.release()
+    _handed_over.clear()
+    for account in unsettled():
+        account.calls.clear()
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=forget)

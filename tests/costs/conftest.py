@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+
+import pytest
+
+from art_core.costs import payer
+from art_core.data.account import UNOWNED
+from art_core.metrics import builder
+
+
+@pytest.fixture
+def no_open_models() -> Iterator[None]:
+    """Begin without open models and without paid calls that belong to none."""
+    others = builder.open_builders()
+    builder.default_builders.clear()
+    for said in (payer._say_unowned, payer._say_elsewhere):
+        said.cache_clear()
+    UNOWNED.take()
+    yield
+    UNOWNED.take()
+    builder.default_builders.clear()
+    builder.default_builders.update(others)

@@ -1,0 +1,57 @@
+"""Accounts of paid calls, beside what rollouts and models do with them."""
+
+import art_core as art
+from art_core.data import account
+from art_core.data.account import UNOWNED, Account
+
+
+class Call:
+    def __init__(self):
+        self.owners = []
+
+    def book(self, owner):
+        self.owners.append(owner)
+
+
+def test_an_account_takes_over_the_calls_of_another_and_has_one_owner():
+    first, second, calls = Account(), Account(), [Call(), Call()]
+    for call in calls:
+        first.add(call)
+    first.absorb(first)
+    second.settle("first owner")
+    second.settle("second owner")
+    second.absorb(first)
+    assert [call.owners for call in calls] == [["first owner"]] * 2
+    assert not first.waiting
+
+
+def test_a_group_that_takes_another_account_has_the_calls_of_both():
+    call, more = Call(), Account()
+    more.add(call)
+    group = art.TrajectoryGroup([art.Trajectory()]).paid_by(Account()).paid_by(more)
+    (only,) = group.accounts()
+    assert list(only.calls) == [call]
+    assert art.TrajectoryGroup(group.trajectories).accounts() == [only]
+
+
+def test_an_account_that_is_gone_leaves_its_calls_to_the_one_above():
+    above, call = Account(UNOWNED), Call()
+    Account(above).add(call)
+    assert list(above.calls) == [call]
+    above.settle("owner")
+    late = Call()
+    below = Account(above)
+    below.add(late)
+    del below
+    account.flush()
+    assert (call.owners, late.owners) == (["owner"], ["owner"])
+
+
+def test_calls_are_forgotten_in_a_forked_process():
+    kept = Account()
+    kept.add(Call())
+    account._lock.acquire()  # as before a fork
+    account.forget()
+    assert not kept.waiting
+    assert account._lock.acquire(blocking=False)
+    account._lock.release()
