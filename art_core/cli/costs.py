@@ -157,6 +157,9 @@ def _unpriced(report: CostReport) -> Iterator[Output]:
     if not rows:
         text = f"{counted(calls, 'unpriced call')} {'is' if calls == 1 else 'are'} in no cost above"
     yield Record({"unpriced_calls": calls}, [text] if rows or calls else [])
+    unread = report.unread_receipts
+    text = f"{counted(unread, 'receipt')} can't be read: not among what was bought"
+    yield Record({"unread_receipts": unread}, [text] if unread else [])
 
 
 def _item(receipt: Receipt) -> dict[str, Any]:
@@ -189,11 +192,12 @@ def _item_columns(title: str) -> tuple[Column, ...]:
 def _rates(receipt: Receipt) -> str:
     if receipt.reported:
         return "named by the provider"
-    if "usd_per_hour" in receipt.rates:
-        return f"{receipt.rates['usd_per_hour']:g} an hour"
-    a_million = [(k, v) for k, v in receipt.rates.items() if k.endswith("_per_million")]
+    rates = {name: usd for name, usd in receipt.rates.items() if isinstance(usd, (int, float))}
+    if "usd_per_hour" in rates:
+        return f"{rates['usd_per_hour']:g} an hour"
+    a_million = [(k, v) for k, v in rates.items() if k.endswith("_per_million")]
     text = ", ".join(f"{k.removesuffix('_per_million')} {v:g}" for k, v in a_million) + " a million"
-    search = receipt.rates.get("web_search_per_thousand") if receipt.web_searches else None
+    search = rates.get("web_search_per_thousand") if receipt.web_searches else None
     return text if search is None else f"{text}, {search / 1e3:g} a web search"
 
 

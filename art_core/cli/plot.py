@@ -10,6 +10,7 @@ from typing import Any
 
 from art_core.cli.arguments import add_directory, output_file
 from art_core.cli.reading import read_run
+from art_core.cli.text import counted
 from art_core.errors import ConfigError
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.plugins.commands import Output, Record
@@ -55,7 +56,8 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     runs = [_run(n, base, taxonomy) for n, key in zip(given, is_key, strict=True) if not key]
     if not keys or not runs:
         raise ConfigError(
-            f"nothing to plot: {len(runs)} runs and {len(keys)} metrics in {' '.join(given)!r}",
+            f"nothing to plot: {counted(len(runs), 'run')} and {counted(len(keys), 'metric')} in "
+            f"{' '.join(given)!r}",
             "Name at least one of each: art plot agent-001 reward/mean",
         )
     x = taxonomy.resolve(arguments.x)

@@ -102,5 +102,14 @@ def gpu_receipt(leaf: str, time: GpuTime, usd: float | None, rates: Mapping[str,
 
 
 def receipt_of(stored: Mapping[str, Any]) -> Receipt:
-    """Read a receipt back out of a row."""
-    return Receipt(**stored)
+    """Read a receipt back out of a row; a null stands for the default.
+
+    Raises TypeError for fields that are not known here and for values of other kinds.
+    """
+    receipt = Receipt(**{name: value for name, value in stored.items() if value is not None})
+    numbers = [getattr(receipt, name) for name in _NUMBERS] + [receipt.usd or 0.0]
+    if not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
+        raise TypeError("a receipt's counts and dollars are numbers of at least 0")
+    if not isinstance(receipt.rates, dict):
+        raise TypeError("a receipt's rates are an object")
+    return receipt

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +55,7 @@ def scenario_ids_of(path: Path) -> set[str]:
         for line in file:
             if b'"_scenario_ids"' in line and line.endswith(b"\n"):
                 with suppress(ValueError, KeyError, TypeError):
-                    ids.update(orjson.loads(line)["_scenario_ids"])
+                    ids.update(orjson.loads(line.removeprefix(BOM_UTF8))["_scenario_ids"])
     return ids
 
 

@@ -4,6 +4,7 @@ form.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,9 +62,12 @@ class MetricsRow:
 
     @classmethod
     def from_line(cls, line: bytes) -> MetricsRow:
-        """Read a row back, also one that ART wrote; HistoryError for a line that is not one."""
+        """Read a row back, also one that ART wrote; HistoryError for a line that is not one.
+
+        A byte order mark, which some editors put at a file's start, is passed over.
+        """
         try:
-            record: dict[str, Any] = loads(line)
+            record: dict[str, Any] = loads(line.removeprefix(BOM_UTF8))
             recorded_at = datetime.fromisoformat(record["recorded_at"])
             return cls(
                 seq=record.get("seq", 0),

@@ -7,6 +7,7 @@ go, so that what is worked on stays in the processor's cache.
 from __future__ import annotations
 
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, BinaryIO
@@ -124,7 +125,7 @@ class _Reader:
     def _begin(self, line: bytes) -> tuple[_Shape, tuple[Any, ...] | None]:
         """Return a line's shape, and what it picks; None, and counted, where the line is no row."""
         try:
-            record = loads(line)
+            record = loads(line.removeprefix(BOM_UTF8))
             shape = self._shape_of(tuple(record)) if isinstance(record, dict) else _NO_SHAPE
         except JSONDecodeError:
             shape = _NO_SHAPE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class CostReport:
     steps: dict[int, dict[str, float]] = attrs.field(factory=dict)
     bought: dict[tuple[Any, ...], Receipt] = attrs.field(factory=dict)
     unpriced_calls: float = 0.0
+    unread_receipts: int = 0
     rewards: dict[str, dict[int, float]] = attrs.field(factory=dict)
     trained: set[int] = attrs.field(factory=set)
 
@@ -97,7 +99,9 @@ def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
             if key in metrics:
                 report.rewards.setdefault(key, {})[row.step] = metrics[key]
         report.unpriced_calls += metrics.get("data/step_unpriced_calls", 0.0)
+        report.unread_receipts += len(row.receipts)
         for receipt in receipts(row):
+            report.unread_receipts -= 1
             before = report.bought.get(receipt.kind)
             report.bought[receipt.kind] = before.plus(receipt) if before else receipt
     return report
@@ -121,9 +125,7 @@ def item_name(receipt: Receipt) -> str:
 
 
 def receipts(row: MetricsRow) -> Iterator[Receipt]:
-    """Yield a row's receipts; without those of later releases, with fields not known here."""
+    """Yield a row's receipts; without those that can't be read, such as a later release's."""
     for stored in row.receipts:
-        try:
+        with suppress(TypeError, AttributeError):
             yield receipt_of(stored)
-        except TypeError:
-            continue

@@ -22,8 +22,9 @@ _ROWS_AT_ONCE = 10_000
 def export(history: Path, taxonomy: Taxonomy, form: str, out: Path) -> int:
     """Write a log to a file, whole or not at all, and return how many rows it has.
 
-    CSV and Parquet have a column a key and are blank where a row has none; JSON lines hold the rows
-    with their receipts. Raises ConfigError when Parquet's library is missing, or `out` is the log.
+    CSV and Parquet have one column per key and are blank where a row has none; JSON lines hold the
+    rows with their receipts. Raises ConfigError when Parquet's library is missing, when a row has a
+    value that the format can't hold, and when `out` is the log.
     """
     if out.exists() and out.samefile(history):
         raise ConfigError(f"{out} is the run's own log", "Export it to another file.")
@@ -72,7 +73,13 @@ def _jsonl(rows: Rows, out: Path) -> int:
     count = 0
     with out.open("wb") as file:
         for row in rows():
-            file.write(row.to_line())
+            try:
+                file.write(row.to_line())
+            except TypeError as error:
+                raise ConfigError(
+                    f"the row of step {row.step} is nothing that JSON lines can hold: {error}",
+                    "Export it as csv.",
+                ) from error
             count += 1
     return count
 
@@ -92,10 +99,25 @@ def _parquet(rows: Rows, out: Path) -> int:
     schema = pa.schema([*numbers, *when, *(pa.field(key, pa.float64()) for key in keys)])
     with pq.ParquetWriter(out, schema) as writer:
         for batch in _batches(rows()):
-            records = [dict(zip(ENVELOPE, _envelope(r), strict=True)) | r.metrics for r in batch]
+            records = [dict(zip(ENVELOPE, _typed(r), strict=True)) | r.metrics for r in batch]
             writer.write_table(pa.Table.from_pylist(records, schema=schema))
             count += len(batch)
     return count
+
+
+def _typed(row: MetricsRow) -> list[Any]:
+    """Return a row's envelope; ConfigError where a value is not of its column's type."""
+    for name in ENVELOPE[:3]:
+        value = getattr(row, name)
+        if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
+            raise ConfigError(
+                f"a row of step {row.step} has the {name} {value!r:.40}, and Parquet takes only "
+                "whole numbers of 64 bits",
+                "Export it as csv.",
+            )
+    if not isinstance(row.split, str):
+        raise ConfigError(f"a row of step {row.step} has the split {row.split!r:.40}, not a text")
+    return _envelope(row)
 
 
 def _batches(rows: Iterator[MetricsRow]) -> Iterator[list[MetricsRow]]:

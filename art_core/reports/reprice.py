@@ -66,7 +66,7 @@ class Prices:
 
 def _one_call(receipt: Receipt) -> Receipt:
     """The average call: a model's price may depend on how long one prompt is."""
-    return attrs.evolve(receipt, input_tokens=round(receipt.input_tokens / receipt.calls))
+    return attrs.evolve(receipt, input_tokens=round(receipt.input_tokens / max(receipt.calls, 1)))
 
 
 def read_prices(path: Path, book: PriceBook) -> Prices:

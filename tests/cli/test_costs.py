@@ -157,3 +157,15 @@ def test_a_model_that_is_named_with_its_provider_is_so_named_once(shelf, art_com
     printed = art_command("costs", "a")
     assert "openai/openai" not in printed
     assert "openai/gpt-4.1" in printed and "openai/x/y" in printed
+
+
+def test_a_receipt_with_null_counts_is_shown_and_repriced(shelf, art_command):
+    call = {"leaf": "costs/train/j", "item": "m", "calls": None, "input_tokens": None, "usd": 0.5}
+    odd = {"leaf": "costs/gpu", "item": "card", "device_seconds": 9, "usd": 1.0}
+    rates = {"rates": {"usd_per_hour": "?", "input_per_million": None}}
+    none = {"leaf": "costs/train/j", "item": "n", "calls": 0, "input_tokens": 5}
+    give_receipts(shelf.run("a", STEP), call, odd | rates, none, 7)
+    printed = art_command("costs", "a")
+    assert ["m", "train/j", "1", "0", "0", "0.500000", "a", "million", "-"] in lines(printed)
+    assert printed.splitlines()[-4] == "1 receipt can't be read: not among what was bought"
+    assert ["costs/gpu", "1.000000", "1.000000", "0.0%"] in lines(art_command("reprice", "a"))

@@ -101,3 +101,8 @@ def test_a_price_file_that_is_no_object_is_told(run, art_error, tmp_path):
 def test_a_price_below_nothing_is_refused(run, art_error, price):
     error = art_error("reprice", "a", "--gpu-usd-per-hour", price)
     assert "must be a price of at least 0" in error
+
+
+def test_a_change_that_rounds_to_nothing_has_no_sign(run, art_command):
+    change = art_command("reprice", "a", "--gpu-usd-per-hour", "1.9999999")
+    assert cells(change)[1] == ["costs/gpu", "2.000000", "2.000000", "0.0%"]

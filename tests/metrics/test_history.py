@@ -11,8 +11,10 @@ import pytest
 
 from art_core.errors import HistoryError
 from art_core.metrics import history
-from art_core.metrics.history import HistoryLog, last_row, read_rows
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.history import HistoryLog, last_row, read_rows, scenario_ids_of
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.summary import read_summary
 from waiting import until
 
 
@@ -158,6 +160,7 @@ from pathlib import Path
 from art_core.errors import HistoryError
 from art_core.metrics.history import HistoryLog
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.summary import read_summary
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 log = HistoryLog.open(Path({str(path)!r}))
 def row(seq):
@@ -221,6 +224,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from art_core.metrics.history import HistoryLog
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.summary import read_summary
 log = HistoryLog.open(Path(sys.argv[1]))
 wide = {f"reward/m{i}": 0.5 for i in range(int(sys.argv[2]))}
 given = {"attempt": 1, "split": "train", "recorded_at": datetime.now(UTC), "metrics": wide}
@@ -294,3 +298,17 @@ def test_a_row_counts_as_written_where_no_thread_can_be_started_to_sync_it(log, 
     log.append(row(2))
     log.sync()
     assert seqs(path) == [1, 2]
+
+
+def test_a_byte_order_mark_costs_no_row(tmp_path):
+    log = tmp_path / "history.jsonl"
+    row = (
+        b'{"step":1,"recorded_at":"2026-01-01T00:00:00","_scenario_ids":["a"],"reward/mean":0.5}\n'
+    )
+    log.write_bytes(b"\xef\xbb\xbf" + row)
+    assert [row.step for row, _ in read_rows(log)] == [1]
+    assert last_row(log).metrics == {"reward/mean": 0.5}
+    assert scenario_ids_of(log) == {"a"}
+    log.write_bytes(b"\xef\xbb\xbf" + row + row.replace(b"1", b"2", 1))
+    page = read_summary(log, builtin_taxonomy())
+    assert (page.rows, page.skipped) == (2, 0)

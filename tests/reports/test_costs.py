@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import attrs
+import pytest
+
 from art_core.costs.receipt import Receipt
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.reports.costs import read_costs
@@ -91,3 +94,32 @@ def test_without_trained_steps_there_is_no_cost_of_one(log):
     assert found.per_trained_step(1.0) is None
     log.add(step=1, reward__mean=1.0)
     assert report(log).per_trained_step(1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b'{"leaf":"costs/gpu","item":"card","calls":"many"}',
+        b'{"leaf":"costs/gpu","item":"card","usd":"1"}',
+        b'{"leaf":"costs/gpu","item":"card","input_tokens":-1}',
+        b'{"leaf":"costs/gpu","item":"card","rates":[1]}',
+        b'{"item":"card"}',
+        b"7",
+        b"null",
+    ],
+)
+def test_a_receipt_that_cannot_be_read_is_counted(log, stored):
+    log.raw(b'{"step":1,"recorded_at":"2026-01-01T00:00:00","_receipts":[%b]}\n' % stored)
+    found = report(log)
+    assert (found.bought, found.unread_receipts) == ({}, 1)
+
+
+def test_a_null_in_a_receipt_is_its_default(log):
+    names = [
+        b'"%b":null' % f.name.encode()
+        for f in attrs.fields(Receipt)
+        if f.name not in ("leaf", "item")
+    ]
+    stored = b'{"leaf":"costs/gpu","item":"card",%b}' % b",".join(names)
+    log.raw(b'{"step":1,"recorded_at":"2026-01-01T00:00:00","_receipts":[%b]}\n' % stored)
+    assert report(log).unpriced() == [Receipt(leaf="costs/gpu", item="card")]

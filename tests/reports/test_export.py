@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import re
 
 import pytest
 
@@ -83,3 +84,29 @@ def test_a_file_that_was_there_is_kept_until_the_new_one_is_whole(filled, tmp_pa
         export(filled.path, TAXONOMY, "csv", out)
     assert out.read_text() == "before"
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("step", "1180591620717411303424", "the step 1180591620717411303424, and Parquet takes only"),
+        ("seq", '"first"', "the seq 'first', and Parquet takes only whole numbers"),
+        ("attempt", "1.5", "the attempt 1.5, and Parquet takes"),
+        ("split", "7", "the split 7, not a text"),
+    ],
+)
+def test_a_value_that_parquet_cannot_hold_is_named(log, tmp_path, field, value, problem):
+    log.raw(
+        b'{"step":1,"recorded_at":"2026-01-01T00:00:00","%b":%b}\n'
+        % (field.encode(), value.encode())
+    )
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        export(log.path, TAXONOMY, "parquet", tmp_path / "x.parquet")
+    assert list(tmp_path.glob("*x.parquet*")) == []
+    assert export(log.path, TAXONOMY, "csv", tmp_path / "x.csv") == 1
+
+
+def test_a_step_that_json_lines_cannot_hold_is_named(log, tmp_path):
+    log.raw(b'{"step":%d,"recorded_at":"2026-01-01T00:00:00"}\n' % 2**70)
+    with pytest.raises(ConfigError, match=f"the row of step {2**70} .* Export it as csv"):
+        export(log.path, TAXONOMY, "jsonl", tmp_path / "x.jsonl")
