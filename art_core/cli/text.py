@@ -25,13 +25,16 @@ def signed_percent(change: float) -> str:
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
-def branches(
-    costs: Mapping[str, float], above: str = "", indent: str = ""
-) -> Iterator[tuple[str, str]]:
+def branches(costs: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """Yield (path, the tree's lines before its name) of cost paths, the dearest branch first."""
-    children = [path for path in costs if path.rpartition("/")[0] == above]
-    children.sort(key=lambda path: (-costs[path], path))
-    for path in children:
-        is_last = path == children[-1]
+    children: dict[str, list[str]] = {}
+    for path in sorted(filter(None, costs), key=lambda path: (-costs[path], path)):
+        children.setdefault(path.rpartition("/")[0], []).append(path)
+    # Not recursive: a cost's path may be as deep as its name is long.
+    waiting = [(path, "") for path in reversed(children.get("", []))]
+    while waiting:
+        path, indent = waiting.pop()
+        is_last = path == children[path.rpartition("/")[0]][-1]
         yield path, indent + ("└─ " if is_last else "├─ ")
-        yield from branches(costs, path, indent + ("   " if is_last else "│  "))
+        below = indent + ("   " if is_last else "│  ")
+        waiting += [(child, below) for child in reversed(children.get(path, []))]

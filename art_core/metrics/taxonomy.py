@@ -14,6 +14,7 @@ from art_core.errors import MetricError, unknown
 
 CATALOGUE_VERSION = 1
 _REMEMBERED = 256
+_REMEMBERED_KEYS = 65_536
 Combine = Literal["sum", "mean", "last", "same"]
 Direction = Literal["higher", "lower"]
 _MEASURES = frozenset({"", "1", "USD", "loss", "nats", "norm", "ratio", "reward", "share"})
@@ -70,6 +71,7 @@ class Taxonomy:
     specs: dict[str, MetricSpec]
     aliases: dict[str, str]
     _placed: dict[str, dict[str, str]] = attrs.field(factory=dict, init=False, repr=False)
+    _resolved: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
     _many: dict[tuple[str, tuple[str, ...]], tuple[tuple[str, ...], bool]] = attrs.field(
         factory=dict, init=False, repr=False
     )
@@ -108,6 +110,14 @@ class Taxonomy:
 
     def resolve(self, key: str) -> str:
         """Return the canonical name of a key of an earlier catalogue; others stay."""
+        found = self._resolved.get(key)
+        if found is None:
+            if len(self._resolved) >= _REMEMBERED_KEYS:
+                self._resolved.clear()
+            found = self._resolved[key] = self._resolve(key)
+        return found
+
+    def _resolve(self, key: str) -> str:
         if key in self.aliases:
             return self.aliases[key]
         for old, new in self.aliases.items():

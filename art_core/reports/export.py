@@ -111,8 +111,8 @@ def _typed(row: MetricsRow) -> list[Any]:
         value = getattr(row, name)
         if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
             raise ConfigError(
-                f"a row of step {row.step} has the {name} {value!r:.40}, and Parquet takes only "
-                "whole numbers of 64 bits",
+                f"a row of step {row.step} has the {name} {value!r:.40}, and Parquet takes "
+                "only whole numbers of 64 bits",
                 "Export it as csv.",
             )
     if not isinstance(row.split, str):

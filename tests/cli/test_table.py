@@ -82,6 +82,12 @@ def test_wide_letters_take_two_cells():
     assert first.index("1.00") + 2 == second.index("1.00")
 
 
+def test_a_name_of_wide_letters_is_shortened_to_the_cells_it_has():
+    rows = [{"name": "実験" * 9, "cost/all.best": 1}]
+    (*_, line) = lines(5, rows=rows, columns=COLUMNS[:2])
+    assert line == "実験実験…験実験    1.00"
+
+
 @given(
     st.lists(st.text("ab実/ -", min_size=1, max_size=40), min_size=1, max_size=4),
     st.integers(40, 90),

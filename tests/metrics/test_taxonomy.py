@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from art_core.errors import MetricError
+from art_core.metrics import taxonomy as taxonomy_module
 from art_core.metrics.catalogue import ALIASES, SPECS, builtin_taxonomy
 from art_core.metrics.taxonomy import MetricSpec, Taxonomy, cumulative_key, number, place_all
 
@@ -175,3 +176,10 @@ def test_a_unit_of_a_plugin_that_names_things_makes_a_count():
     taxonomy = builtin_taxonomy().extended([games, mean])
     assert taxonomy.is_count("arena/games")
     assert not taxonomy.is_count("arena/mean_games")
+
+
+def test_names_that_are_remembered_are_bounded(monkeypatch):
+    monkeypatch.setattr(taxonomy_module, "_REMEMBERED_KEYS", 4)
+    taxonomy = Taxonomy({}, {"old/*": "new/*"})
+    assert [taxonomy.resolve(f"old/{n}") for n in range(20)] == [f"new/{n}" for n in range(20)]
+    assert len(taxonomy._resolved) <= 4

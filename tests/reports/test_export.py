@@ -89,7 +89,11 @@ def test_a_file_that_was_there_is_kept_until_the_new_one_is_whole(filled, tmp_pa
 @pytest.mark.parametrize(
     ("field", "value", "problem"),
     [
-        ("step", "1180591620717411303424", "the step 1180591620717411303424, and Parquet takes only"),
+        (
+            "step",
+            "1180591620717411303424",
+            "the step 1180591620717411303424, and Parquet takes only",
+        ),
         ("seq", '"first"', "the seq 'first', and Parquet takes only whole numbers"),
         ("attempt", "1.5", "the attempt 1.5, and Parquet takes"),
         ("split", "7", "the split 7, not a text"),
