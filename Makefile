@@ -1,4 +1,5 @@
 # Needs Python 3.11 or later, with its venv module, and a C compiler. `make help` lists the targets.
+# Without a GPU on Linux: make ... TORCH_INDEX=URL, the index of PyTorch's builds for CPUs, spares gigabytes.
 PYTHON ?= python3
 BIN := .venv/bin
 TRACKERS := $(patsubst %,plugins/%/pyproject.toml,mlflow tensorboard trackio)
@@ -6,9 +7,15 @@ UNSLOTH := plugins/unsloth/pyproject.toml
 TESTED := $(filter-out $(TRACKERS) $(UNSLOTH),$(wildcard plugins/*/pyproject.toml))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
+# An index that has the wanted build of torch, one without CUDA say; the default is pip's own.
+TORCH_INDEX ?=
+export TORCH_INDEX
+LOCK := locks/all.txt
+# Versions are those of the lock, also of what builds our own distributions.
+PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers vllm faults contract lint types check docs bench wheels clean
+.PHONY: help quickstart test trackers vllm faults contract lint types check docs bench wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,29 +56,39 @@ bench: .venv/dev.stamp ## run the benchmarks behind the claims about speed
 wheels: .venv/dev.stamp ## build the distributions and use their wheels in a clean environment
 	$(BIN)/nox -s wheels example
 
+lock: .venv/dev.stamp ## pin everything that make installs; UPGRADE=1 takes the newest versions
+	$(BIN)/nox -s lock $(if $(UPGRADE),-- --upgrade)
+
+oldest: .venv/dev.stamp ## all tests with the lowest versions that our distributions promise
+	$(BIN)/nox -s oldest
+
+newest: .venv/dev.stamp ## all tests with the newest versions; failures grouped by package
+	$(BIN)/nox -s newest
+
 clean: ## remove what was built; runs in .art stay
 	rm -rf .venv .nox dist site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.venv/torch.stamp: constraints.txt
+.venv/torch.stamp: locks/all.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	@echo 'Installing torch into .venv; this takes a minute or two.'
-	$(BIN)/python -m pip install -qq --requirement constraints.txt
+	$(BIN)/python plugins/local/art_local/packages.py --constraint $(LOCK) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+	$(PIP) hatchling editables
 	@touch $@
 
 .venv/run.stamp: .venv/torch.stamp pyproject.toml plugins/local/pyproject.toml
 	@echo 'Installing art-core and the local backend.'
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[openai,endpoint,plot]' --editable ./plugins/local
+	$(PIP) --editable '.[openai,endpoint,plot]' --editable ./plugins/local
 	@touch $@
 
-.venv/dev.stamp: .venv/run.stamp $(TESTED) $(UNSLOTH)
+.venv/dev.stamp: .venv/run.stamp $(TESTED) $(UNSLOTH) locks/unsloth.txt
 	@echo 'Installing what tests and checks need.'
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(TESTED))
+	$(PIP) --editable '.[dev,openai,endpoint,plot]' $(patsubst %/pyproject.toml,--editable ./%,$(TESTED))
 # Alone, since what Unsloth asks for holds transformers back and takes gigabytes; on a CPU it runs without.
-	$(BIN)/python -m pip install -qq --no-deps --editable ./plugins/unsloth 'unsloth>=2026.9' 'unsloth_zoo>=2026.9'
+	$(PIP) --no-deps --editable ./plugins/unsloth --requirement locks/unsloth.txt
 	@touch $@
 
 .venv/trackers.stamp: .venv/dev.stamp $(TRACKERS)
 	@echo 'Installing the trackers.'
-	$(BIN)/python -m pip install -qq --constraint constraints.txt $(patsubst %/pyproject.toml,--editable ./%,$(TRACKERS))
+	$(PIP) $(patsubst %/pyproject.toml,--editable ./%,$(TRACKERS))
 	@touch $@

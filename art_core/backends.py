@@ -134,8 +134,10 @@ class EngineCatalog(Protocol):
     def list(self) -> Iterable[InferenceEngine]:
         """Return the engines known by name."""
 
-    def install(self, name: str) -> InferenceEngine:
-        """Make the engine's environment, whole or not at all, and show progress."""
+    def install(self, name: str, index: str | None = None) -> InferenceEngine:
+        """Make the engine's environment, whole or not at all, and show progress. `index` is the
+        address of a package index to take packages from, None for pip's own.
+        """
 
     def remove(self, name: str) -> Path | None:
         """Delete the engine's environment; return where it lay, None when it was not there."""

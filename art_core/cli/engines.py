@@ -19,6 +19,7 @@ own, so that its requirements never meet the trainer's.
 examples:
   art engines
   art engines install vllm
+  art engines install vllm --index URL    (without a GPU: the index with PyTorch's builds for CPUs)
   art engines remove vllm
 """
 
@@ -37,6 +38,10 @@ def add(commands: Any) -> None:
         action = actions.add_parser(name, help=about, epilog=_HELP)
         if run is not list_engines:
             action.add_argument("name", metavar="NAME", help="the engine, as `art engines` has it")
+        if run is install_engine:
+            action.add_argument(
+                "--index", metavar="URL", help="a package index that has the wanted build of torch"
+            )
         add_backend(action, argparse.SUPPRESS, "the backend whose engine it is")
         action.set_defaults(run=run)
 
@@ -66,7 +71,9 @@ def list_engines(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
 
 def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Install an engine and yield its version and environment."""
-    engine = _knowing(arguments, plugins).install(arguments.name)
+    catalog = _knowing(arguments, plugins)
+    index = {} if arguments.index is None else {"index": arguments.index}
+    engine = catalog.install(arguments.name, **index)
     values = {"engine": engine.name, "version": engine.version, "path": engine.path}
     yield Record(values, [f"{engine.name} {engine.version} in {engine.path}"])
 

@@ -26,8 +26,8 @@ class Garage:
     def list(self):
         return [self._engine(name) for name in self.kept]
 
-    def install(self, name):
-        self.kept[name] = "1.0"
+    def install(self, name, index=None):
+        self.kept[name] = "1.0" if index is None else f"1.0 from {index}"
         return self._engine(name)
 
     def remove(self, name):
@@ -87,3 +87,8 @@ def test_a_backend_may_have_no_engines_to_list(art_error):
     error = art_error("engines", "list", "--backend", "plain", plugins=plugins)
     assert "backend 'plain' has no engines" in error
     assert "the installed backends have no engines" in art_error("engines", plugins=plugins)
+
+
+def test_an_engine_may_come_from_another_package_index(art_command, garages):
+    words = ("engines", "install", "big", "--index", "https://builds.example")
+    assert "1.0 from https://builds.example" in art_command(*words, plugins=garages)

