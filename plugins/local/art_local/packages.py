@@ -32,8 +32,8 @@ class Package(NamedTuple):
 
 
 def planned_downloads(pip: Sequence[str], arguments: Sequence[str]) -> list[Package]:
-    """Return what `pip install` would download for these arguments; nothing if pip cannot resolve
-    them, since the installation itself then reports why.
+    """Return what `pip install` would download for these arguments; nothing if all is installed, or
+    if pip cannot resolve them: the installation itself then reports why.
     """
     command = (*pip, "install", "--dry-run", "--quiet", "--report", "-", *arguments)
     found = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -53,8 +53,8 @@ def size_of(url: str) -> int | None:
     if not url.startswith(("http://", "https://")):
         return 0
     try:
-        request = urllib.request.Request(url, method="HEAD")
-        with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT_S) as answer:
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - http only, see above
+        with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT_S) as answer:  # noqa: S310
             length = answer.headers.get("Content-Length")
     except (OSError, ValueError):
         return None
@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> int:
     wanted = ["--constraint", given.constraint, "torch"]
     wanted += ["--index-url", given.index] if given.index else []
     packages = planned_downloads(pip, wanted)
-    print(f"torch: {size_line(packages) or 'nothing to download'}", flush=True)
+    if packages:
+        print(f"torch: {size_line(packages)}", flush=True)
     if has_cuda(packages) and not given.index:
         print(
             "This is the build for CUDA. On a machine without a GPU, press Ctrl-C and name an "

@@ -1,4 +1,4 @@
-"""What pip is about to download, and why it finds no build, over a small package index of our own."""
+"""The size of a download and the reason of a missing build, over a small package index."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
 STAGE_TIMEOUT_S = 3600.0
 LOCK_TIMEOUT_S = 3600.0
 LOCKS = Path(__file__).parent / "locks"
-"""The versions of everything that comes with vLLM, a file for each variant; `make lock` writes them."""
+"""The versions of all that comes with vLLM, one file for each variant; written by `make lock`."""
 CHECK = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
 
 
@@ -165,7 +165,7 @@ def _build(path: Path, variant: Variant, todo: list[Stage], *, progress: bool) -
 def _print_size(path: Path, stage: Stage) -> None:
     line = size_line(planned_downloads((str(interpreter(path)), "-m", "pip"), stage.downloads))
     if line:
-        print(f"{stage.label}: {line}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{stage.label}: {line}\n")
 
 
 def _lines(stage: Stage) -> Iterator[str]:
