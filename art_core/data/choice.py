@@ -44,6 +44,11 @@ def is_choice(item: MessageOrChoice) -> bool:
     return hasattr(item, "message") and hasattr(item, "finish_reason")
 
 
+def is_cut_off(item: MessageOrChoice) -> bool:
+    """Tell whether an item of a conversation is an answer that `max_tokens` cut off."""
+    return is_choice(item) and bool(_get(item, "finish_reason") == "length")
+
+
 def choice_dict(item: MessageOrChoice) -> dict[str, Any]:
     """Return a choice as plain JSON values, the form in which it is stored."""
     if isinstance(item, Mapping):

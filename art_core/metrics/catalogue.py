@@ -108,8 +108,8 @@ SPECS = (
     _spec("data/step_num_sequences", "sequence", "training sequences", **_SUM),
     _spec(
         "data/step_num_truncated",
-        "conversation",
-        "conversations cut off by the token limit",
+        "attempt",
+        "attempts with an answer that max_tokens cut off",
         **_SUM,
     ),
     _spec(

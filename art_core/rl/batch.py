@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
+from art_core.data.choice import ChoiceTokens, is_cut_off
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError
 from art_core.rl.advantages import has_spread, step_advantages
@@ -47,18 +48,19 @@ def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> Tr
     sequences: list[TokenSequence] = []
     groups = list(groups)
     for group, advantages in zip(groups, _advantages(groups, config), strict=True):
-        if not has_spread(group.rewards):
-            counts["flat_groups"] += 1
-            continue
+        teaches = has_spread(group.rewards)
+        counts["flat_groups"] += not teaches
         for trajectory, advantage in zip(group.trajectories, advantages, strict=True):
-            sequences += _sequences_of(trajectory, advantage, config, counts)
+            conversations = _conversations_of(trajectory, counts)
+            if teaches:
+                sequences += _sequences_of(conversations, advantage, config, counts)
     _say_what_is_missing(groups, sequences, counts)
     return TrainingBatch(
         sequences=tuple(sequences),
         metrics={
             "data/step_trainer_tokens": float(sum(s.num_trainable for s in sequences)),
             "data/step_num_sequences": float(len(sequences)),
-            "data/step_num_truncated": float(counts["truncated"]),
+            "data/step_num_truncated": float(num_cut_off(groups)),
             "data/step_num_biased_choices": float(counts["biased"]),
             "data/prefix_breaks": float(counts["prefix_breaks"]),
         },
@@ -88,24 +90,44 @@ def _advantages(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[
     return advantages
 
 
-def _sequences_of(
-    trajectory: Trajectory, advantage: float, config: TrainConfig, counts: Counter[str]
-) -> Sequence[TokenSequence]:
-    found: list[TokenSequence] = []
+def num_cut_off(groups: Iterable[TrajectoryGroup]) -> int:
+    """Count the attempts with an answer that `max_tokens` cut off."""
+    return sum(
+        any(is_cut_off(i) for h in trajectory.histories() for i in h.messages_and_choices)
+        for group in groups
+        for trajectory in group.trajectories
+    )
+
+
+def _conversations_of(
+    trajectory: Trajectory, counts: Counter[str]
+) -> Sequence[Sequence[ChoiceTokens]]:
+    """Return the turns of each conversation that has engine tokens throughout; count the others."""
+    found: list[Sequence[ChoiceTokens]] = []
     for history in trajectory.histories():
         turns, missing = turns_of(history)
         counts["choices"] += len(turns) + missing
         counts["conversations"] += bool(turns or missing)
+        counts["without_tokens"] += missing
         if missing:
-            counts["without_tokens"] += missing
             counts["left_out"] += 1
-            continue
+        else:
+            found.append(turns)
+    return found
+
+
+def _sequences_of(
+    conversations: Iterable[Sequence[ChoiceTokens]],
+    advantage: float,
+    config: TrainConfig,
+    counts: Counter[str],
+) -> Sequence[TokenSequence]:
+    found: list[TokenSequence] = []
+    for turns in conversations:
         merged = merge_turns(turns)
         counts["prefix_breaks"] += merged.prefix_breaks
-        if any(turn.truncated for turn in turns):
-            counts["truncated"] += 1
-            if config.mask_truncated:
-                continue
+        if config.mask_truncated and any(turn.truncated for turn in turns):
+            continue
         counts["biased"] += sum(turn.biased for turn in turns)
         found += [s for s in merged.sequences if s.num_trainable]
     of_trajectory = sum(s.num_trainable for s in found)
@@ -120,18 +142,20 @@ def _sequences_of(
     ]
 
 
+REMEDY = (
+    "Rollouts must call the model through model.openai_client(), which asks the endpoint "
+    "for token ids, and append completion.choices[0] itself to the trajectory. What another "
+    "client or a framework says, model.recording(trajectory) puts there."
+)
+
+
 def _say_what_is_missing(
     groups: Sequence[TrajectoryGroup], sequences: Sequence[TokenSequence], counts: Counter[str]
 ) -> None:
-    remedy = (
-        "Rollouts must call the model through model.openai_client(), which asks the endpoint "
-        "for token ids, and append completion.choices[0] itself to the trajectory. What another "
-        "client or a framework says, model.recording(trajectory) puts there."
-    )
-    missing = counts["without_tokens"]
-    if missing and not sequences and missing == counts["choices"]:
+    missing, flat = counts["without_tokens"], counts["flat_groups"]
+    if missing and flat < len(groups) and missing == counts["choices"]:
         raise ConfigError(
-            f"none of the {missing} choices carries engine token ids and log-probs", remedy
+            f"none of the {missing} choices carries engine token ids and log-probs", REMEDY
         )
     if missing:
         log.warning(
@@ -141,7 +165,7 @@ def _say_what_is_missing(
             counts["choices"],
             counts["left_out"],
             counts["conversations"],
-            remedy,
+            REMEDY,
         )
     if counts["biased"]:
         log.warning(
@@ -150,19 +174,28 @@ def _say_what_is_missing(
             "Sample what is trained at temperature=1 and top_p=1.",
             counts["biased"],
         )
-    if not counts["choices"] and counts["flat_groups"] < len(groups):
-        log.warning(
-            "nothing to train on: the conversations hold messages, and no choice of the model. %s "
-            "The step advances, the weights stay.",
-            remedy,
+    if not sequences:
+        reasons = "; ".join(_reasons(groups, counts)) or "no groups were given"
+        log.warning("nothing to train on: %s. The step advances, the weights stay.", reasons)
+
+
+def _reasons(groups: Sequence[TrajectoryGroup], counts: Counter[str]) -> Iterator[str]:
+    """Say why nothing is left to train on; every count is over all that was submitted."""
+    failed, flat = sum(len(group.failures) for group in groups), counts["flat_groups"]
+    attempts, cut = failed + sum(map(len, groups)), num_cut_off(groups)
+    if attempts > failed and not counts["choices"]:
+        yield f"the conversations hold messages, and no choice of the model ({REMEDY[:-1]})"
+    if failed:
+        yield f"{failed} of {attempts} attempts failed"
+    if cut:
+        yield (
+            f"{cut} of {attempts} attempts were cut off at max_tokens (raise max_tokens; "
+            "train(..., mask_truncated=False) trains them all the same)"
         )
-    elif not sequences:
-        log.warning(
-            "nothing to train on: %d groups, of which %d without spread in their rewards; "
-            "%d conversations cut off by the token limit, %d with a choice without token ids. The "
-            "step advances, the weights stay.",
-            len(groups),
-            counts["flat_groups"],
-            counts["truncated"],
-            counts["left_out"],
+    if flat:
+        yield f"{flat} of {len(groups)} groups are without spread in their rewards"
+    if counts["left_out"]:
+        yield (
+            f"{counts['left_out']} of {counts['conversations']} conversations hold a choice "
+            "without token ids"
         )

@@ -76,8 +76,9 @@ def test_a_step_without_spread_says_so_and_is_empty(caplog):
     made = batch([attempt(1.0, choice([1], [2]))] * 2, [attempt(0.5)])
     assert made.empty
     assert made.metrics["data/step_trainer_tokens"] == 0.0
-    assert "nothing to train on: 2 groups, of which 2 without spread" in caplog.text
+    assert "nothing to train on: 2 of 2 groups are without spread in their rewards." in caplog.text
     assert batch().empty
+    assert "nothing to train on: no groups were given." in caplog.text
 
 
 def test_a_conversation_cut_off_by_the_token_limit_teaches_nothing_unless_asked(caplog):
@@ -96,7 +97,31 @@ def test_a_conversation_cut_off_by_the_token_limit_teaches_nothing_unless_asked(
 def test_a_step_of_which_all_was_cut_off_is_said(caplog):
     group = [attempt(r, choice([1], [2], "length")) for r in (0.0, 1.0)]
     assert batch(group).empty
-    assert "2 conversations cut off by the token limit" in caplog.text
+    assert "nothing to train on: 2 of 2 attempts were cut off at max_tokens (raise" in caplog.text
+    assert "without spread" not in caplog.text
+
+
+def test_the_reasons_count_everything_that_was_submitted(caplog):
+    """Also attempts of groups whose rewards are all equal, and attempts that failed."""
+    flat = [attempt(0.0, choice([1], [2], "length"), FOREIGN | {"finish_reason": "length"})] * 3
+    aside = art.History(messages_and_choices=[choice([9], [8], "length")])
+    other = [attempt(1.0, choice([1], [2]), additional_histories=[aside]), ValueError("no")]
+    made = batch(flat, other)
+    assert made.empty
+    assert made.metrics["data/step_num_truncated"] == 4.0
+    for reason in (
+        "1 of 5 attempts failed",
+        "4 of 5 attempts were cut off at max_tokens",
+        "2 of 2 groups are without spread in their rewards",
+        "3 of 5 conversations hold a choice without token ids.",
+    ):
+        assert reason in caplog.text
+    assert "3 of 8 choices carry no engine token ids" in caplog.text
+
+
+def test_flat_groups_without_any_tokens_say_so_and_do_not_end_the_run(caplog):
+    assert batch([attempt(1.0, FOREIGN)] * 2).empty
+    assert "2 of 2 choices carry no engine token ids" in caplog.text
 
 
 def test_an_answer_of_no_tokens_trains_nothing():
@@ -117,7 +142,7 @@ def test_a_step_of_which_every_conversation_lacks_tokens_somewhere_says_so(caplo
     assert batch([attempt(r, *turns) for r in (0.0, 1.0)]).empty
     assert "2 of 4 choices carry no engine token ids" in caplog.text
     assert "2 of 2 are left out" in caplog.text
-    assert "2 with a choice without token ids" in caplog.text
+    assert "2 of 2 conversations hold a choice without token ids" in caplog.text
 
 
 def test_a_step_in_which_no_choice_has_engine_tokens_is_an_error():
@@ -128,7 +153,7 @@ def test_a_step_in_which_no_choice_has_engine_tokens_is_an_error():
 def test_messages_in_the_place_of_choices_train_nothing_and_are_said(caplog):
     said = {"role": "assistant", "content": "yes"}
     assert batch([attempt(0.0, said), attempt(1.0, said)]).empty
-    assert "hold messages, and no choice of the model. Rollouts must call" in caplog.text
+    assert "hold messages, and no choice of the model (Rollouts must call" in caplog.text
     assert "without spread" not in caplog.text
 
 

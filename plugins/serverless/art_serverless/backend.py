@@ -21,7 +21,7 @@ from art_core import (
     TrainResult,
     TrajectoryGroup,
 )
-from art_core.rl.batch import training_batch
+from art_core.rl.batch import num_cut_off, training_batch
 from art_core.rl.options import cap, check_options, not_negative, optional
 from art_core.rl.presets import PRESETS
 from art_serverless.account import service_key, service_url
@@ -183,13 +183,15 @@ def _counted(
 ) -> dict[str, float]:
     """Check the options, and count what can be counted here, for services that do not.
 
-    A loss that only the service knows is for the service to check; groups without token ids can't
-    be counted. Raises ConfigError for options that are wrong anywhere.
+    A loss that only the service knows is for the service to check. Of groups without token ids only
+    the attempts that were cut off are counted. Raises ConfigError for options that are wrong
+    anywhere.
     """
+    cut_off = {"data/step_num_truncated": float(num_cut_off(groups))}
     if options.get("loss_fn", "cispo") not in {*PRESETS, *losses}:
-        return {}
+        return cut_off
     config = TrainConfig.of(losses, **options)
     try:
         return training_batch(groups, config).metrics
     except ConfigError:
-        return {}
+        return cut_off
