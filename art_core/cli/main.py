@@ -21,6 +21,7 @@ from art_core.cli import (
     plot,
     plugins,
     reprice,
+    rm,
     runs,
     show,
     sync,
@@ -57,6 +58,7 @@ _COMMANDS = (
     export,
     sync,
     reprice,
+    rm,
     new,
 )
 

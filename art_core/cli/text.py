@@ -19,6 +19,15 @@ def counted(number: float, noun: str) -> str:
     return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
 
 
+def sized(count: float) -> str:
+    """Return a number of bytes in the unit that fits."""
+    units = ["TB", "GB", "MB", "kB"]
+    unit = ""
+    while count >= 1000 and units:
+        count, unit = count / 1000, units.pop()
+    return f"{count:,.3g} {unit}" if unit else counted(count, "byte")
+
+
 def signed_percent(change: float) -> str:
     """Format a change in per cent with its sign; one that rounds to nothing is 0.0%."""
     text = format(change, "+.1%")

@@ -119,6 +119,7 @@ CALLS = {
     "export": [["a", "--out", "x.csv"]],
     "reprice": [["a"]],
     "sync": [["a", "--sink", "loud"]],
+    "rm": [["a", "--yes"]],
     "new sink": [["x"]],
     "new backend": [["x"]],
     "rate": [["H200"]],

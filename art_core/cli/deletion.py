@@ -1,0 +1,118 @@
+"""Deleting a run's directory: what it holds, whether it is in use, and that nothing else goes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import attrs
+
+from art_core.errors import ConfigError
+from art_core.rundir import FoundRun, find_run
+
+
+@attrs.frozen
+class Holdings:
+    """What a run's directory holds: bytes that its deletion frees, and checkpoints."""
+
+    bytes: int
+    checkpoints: int
+
+
+def deletable_run(asked: str, base_path: Path) -> FoundRun:
+    """Return the run to delete; ConfigError where its directory is a link or not that of a run.
+
+    A run that was found by name lies below `base_path`, links resolved; one that was named by its
+    directory may lie elsewhere.
+    """
+    run = find_run(asked, base_path)
+    path = run.path.resolve()
+    # `find_run` resolves a directory and keeps the path that a name stands for.
+    by_name = run.path != path or not os.path.lexists(Path(asked) / "history.jsonl")
+    if run.path.is_symlink() or (not by_name and Path(asked).is_symlink()):
+        raise ConfigError(
+            f"{asked} is a symbolic link to {path}", "Give that directory, or remove the link."
+        )
+    if path.parent.name != "models":
+        raise ConfigError(
+            f"{path} is no run's directory, such as DIR/<project>/models/<name>",
+            "Remove it by hand.",
+        )
+    if by_name and not path.is_relative_to(base_path.resolve()):
+        raise ConfigError(
+            f"{run.name} lies outside of {base_path}, in {path}", "Give that directory."
+        )
+    return run
+
+
+def holdings(path: Path) -> Holdings:
+    """Return what a directory holds. A file that has another name elsewhere frees nothing."""
+    links: dict[tuple[int, int], int] = {}
+    freed = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            found = os.lstat(os.path.join(folder, name))  # noqa: PTH118
+            inode = found.st_dev, found.st_ino
+            links[inode] = links.get(inode, 0) + 1
+            freed += found.st_size if links[inode] == found.st_nlink else 0
+    checkpoints = [entry for entry in _entries(path / "checkpoints") if entry.is_dir()]
+    return Holdings(freed, len(checkpoints))
+
+
+def delete_run(run: FoundRun) -> None:
+    """Delete a run's directory; ConfigError while a process trains it or delivers its rows.
+
+    The log goes last, so that a deletion that was interrupted leaves a run to delete again.
+    Symbolic links are removed and not followed.
+    """
+    with _held(run):
+        log = run.history
+        for entry in _entries(run.path):
+            if entry != log:
+                _remove(entry)
+        _remove(log)
+        run.path.rmdir()
+
+
+@contextmanager
+def _held(run: FoundRun) -> Iterator[None]:
+    """Hold the run's log, and the cursors of its sinks, which no process may hold."""
+    locks = [run.history, *sorted(run.path.glob("**/*.lock"))]
+    with ExitStack() as held:
+        for path in locks:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                held.callback(os.close, fd)
+                if stat.S_ISREG(os.fstat(fd).st_mode) and _taken(fd):
+                    raise ConfigError(
+                        f"{run.name} is in use: a process holds {path.name}",
+                        "Stop the trainer or `art sync` first.",
+                    )
+        yield
+
+
+def _taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
