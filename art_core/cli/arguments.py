@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from art_core.cli.completion import completed, run_names
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a wrong argument in one line, from the command that it was given to."""
@@ -50,7 +52,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add RUN and `--dir`."""
-    parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
+    name = parser.add_argument(
+        "name", metavar="RUN", help="a run's name, project/name or directory"
+    )
+    completed(name, run_names)
     add_directory(parser)
 
 

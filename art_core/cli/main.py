@@ -11,6 +11,7 @@ from typing import Any
 
 from art_core import __version__
 from art_core.cli import (
+    completion,
     costs,
     engines,
     export,
@@ -60,6 +61,7 @@ _COMMANDS = (
     reprice,
     rm,
     new,
+    completion,
 )
 
 
@@ -100,6 +102,7 @@ def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
     try:
         host = host or installed_plugins()
         top = parser(host)
+        completion.complete(top)
         arguments = top.parse_args(argv)
         if not hasattr(arguments, "run"):
             top.print_help()

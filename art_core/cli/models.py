@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.backends import ModelCatalog
+from art_core.cli.completion import backend_names, completed
 from art_core.errors import ConfigError
 from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
@@ -37,7 +38,8 @@ def add(commands: Any) -> None:
 
 def add_backend(parser: argparse.ArgumentParser, default: str | None, about: str) -> None:
     """Add `--backend`; before an action or after it, the one that was given counts."""
-    parser.add_argument("--backend", metavar="NAME", default=default, help=about)
+    backend = parser.add_argument("--backend", metavar="NAME", default=default, help=about)
+    completed(backend, backend_names)
 
 
 def list_models(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:

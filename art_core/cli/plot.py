@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from art_core.cli.arguments import add_directory, output_file
+from art_core.cli.completion import completed, metric_keys, run_names
 from art_core.cli.reading import read_run
 from art_core.cli.text import counted
 from art_core.errors import ConfigError
@@ -39,8 +40,12 @@ def add(commands: Any) -> None:
         help="plot metrics of runs over steps, dollars or any metric",
         epilog=_HELP,
     )
-    parser.add_argument("names", metavar="RUN... KEY...", nargs="+", help="runs, then metrics")
-    parser.add_argument("--x", metavar="KEY", default=STEP, help="what the x axis is (step)")
+    names = parser.add_argument(
+        "names", metavar="RUN... KEY...", nargs="+", help="runs, then metrics"
+    )
+    completed(names, lambda **asked: run_names(**asked) + metric_keys())
+    x = parser.add_argument("--x", metavar="KEY", default=STEP, help="what the x axis is (step)")
+    completed(x, metric_keys)
     parser.add_argument("--out", metavar="FILE", type=output_file, help="a .png, .svg or .pdf")
     add_directory(parser)
     parser.set_defaults(run=plot)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from art_core.backends import BackendSpec, creator
+from art_core.cli.completion import backend_names, completed
 from art_core.plugins.checks import options_of
 from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
@@ -49,7 +50,10 @@ def add(commands: Any) -> None:
     backends = command(
         "backends", "list backends that can be chosen by name", _BACKENDS_HELP, list_backends
     )
-    backends.add_argument("name", metavar="NAME", nargs="?", help="show this backend's options")
+    name = backends.add_argument(
+        "name", metavar="NAME", nargs="?", help="show this backend's options"
+    )
+    completed(name, backend_names)
     command("sinks", "list sinks that rows can be sent to", _SINKS_HELP, list_sinks)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from art_core.cli.arguments import add_directory
+from art_core.cli.completion import completed, run_names
 from art_core.cli.deletion import deletable_run, delete_run, holdings
 from art_core.cli.text import counted, sized
 from art_core.errors import ConfigError
@@ -32,9 +33,10 @@ examples:
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("rm", help="delete runs with their checkpoints", epilog=_HELP)
-    parser.add_argument(
+    names = parser.add_argument(
         "names", metavar="RUN", nargs="+", help="a run's name, project/name or directory"
     )
+    completed(names, run_names)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     add_directory(parser)
     parser.set_defaults(run=remove_runs)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.cli.arguments import add_run
+from art_core.cli.completion import completed, sink_names
 from art_core.cli.text import counted
 from art_core.errors import ConfigError, SinkError
 from art_core.plugins.commands import Output, Record
@@ -34,7 +35,10 @@ def add(commands: Any) -> None:
         epilog=_HELP,
     )
     add_run(parser)
-    parser.add_argument("--sink", metavar="NAME", required=True, help="a sink that is installed")
+    sink = parser.add_argument(
+        "--sink", metavar="NAME", required=True, help="a sink that is installed"
+    )
+    completed(sink, sink_names)
     parser.add_argument(
         "--timeout", metavar="S", type=float, default=300.0, help="seconds to try (300)"
     )

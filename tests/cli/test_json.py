@@ -119,6 +119,7 @@ CALLS = {
     "export": [["a", "--out", "x.csv"]],
     "reprice": [["a"]],
     "sync": [["a", "--sink", "loud"]],
+    "completion": [["bash"]],
     "rm": [["a", "--yes"]],
     "new sink": [["x"]],
     "new backend": [["x"]],
