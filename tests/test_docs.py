@@ -152,6 +152,16 @@ def test_every_option_of_a_step_is_told():
     assert [f.name for f in attrs.fields(art.TrainConfig) if f"`{f.name}" not in page] == []
 
 
+def test_every_parameter_and_method_of_what_users_begin_with_is_told():
+    pages = "\n".join(page.read_text() for page in (ROOT / "README.md", *DOCS.glob("*.md")))
+    models = (art.Model, art.TrainableModel)
+    begun_with = (*models, art.TrajectoryGroup, art.gather_trajectory_groups)
+    names = {name for thing in begun_with for name in inspect.signature(thing).parameters}
+    names |= {name for model in models for name in dir(model)}
+    public = {name for name in names if not name.startswith("_")}
+    assert {name for name in public if not re.search(rf"\b{name}\b", pages)} == set()
+
+
 def test_every_method_of_the_metrics_builder_is_told():
     page = (DOCS / "metrics.md").read_text()
     methods = [
