@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from art_core.costs.usage import GpuTime
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.errors import ConfigError
 from art_core.model import Model, ready_groups
+from art_core.plugins.checks import option_names
 from art_core.run import CLOSE_SECONDS
 from art_core.sinks.delivery import DeliveryReport
 
@@ -131,7 +133,16 @@ class TrainableModel(Model):
         The price is the one in `time`, else a plugin's. Returns US dollars, or None, which is said
         once, when there is no price.
         """
-        return self.metrics_builder().add_gpu_time(time)
+        return self.metrics_builder().add_gpu_time(time, remedy=self._price_remedy())
+
+    def _price_remedy(self) -> str:
+        """Return how a device gets a price: by the backend's option, where it has one."""
+        if "gpu_cost_per_hour_usd" in option_names(type(self.backend)):
+            return "Give the backend gpu_cost_per_hour_usd=..."
+        return (
+            "A price book prices it, a plugin with the hook art_gpu_rate; what this run cost "
+            f"computes: art reprice {shlex.quote(str(self.run_dir))} --gpu-usd-per-hour USD"
+        )
 
     async def checkpoints(self) -> Sequence[Checkpoint]:
         """Return the checkpoints that the backend keeps, oldest first."""

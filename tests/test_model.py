@@ -3,6 +3,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import attrs
 import numpy as np
 import orjson
 import pytest
@@ -273,6 +274,27 @@ async def test_devices_held_are_charged_at_the_given_or_a_known_price_else_said_
     assert model.charge(art.GpuTime(device="toaster", seconds=10)) is None
     assert caplog.text.count("no price is known for device 'toaster'") == 1
     assert (await model.log()).metrics["costs/gpu"] == 2.0
+
+
+@attrs.define
+class Unpriced:
+    """A backend that takes no price of its own."""
+
+    backend: EchoBackend
+
+    def __getattr__(self, name):
+        return getattr(self.backend, name)
+
+
+async def test_a_remedy_names_only_an_option_that_the_backend_has(make, caplog):
+    toaster = art.GpuTime(device="toaster", seconds=10)
+    make(backend=EchoBackend()).charge(toaster)
+    assert caplog.text.endswith("Give the backend gpu_cost_per_hour_usd=...\n")
+    caplog.clear()
+    model = make(name="other", backend=Unpriced(EchoBackend()))
+    model.charge(toaster)
+    assert "gpu_cost_per_hour_usd" not in caplog.text
+    assert f"art reprice {model.run_dir} --gpu-usd-per-hour USD" in caplog.text
 
 
 async def test_the_best_and_the_newest_checkpoint_are_kept(make):

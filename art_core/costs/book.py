@@ -155,9 +155,11 @@ class PriceBook:
         """US dollars of a call, None when unpriced; see `quote`."""
         return self.quote(provider, model, usage, explicit)[0]
 
-    def quote_gpu(self, time: GpuTime) -> tuple[float | None, dict[str, Any]]:
-        """US dollars of devices held, and `usd_per_hour` of one with its `source`; (None, {}), said
-        once, without.
+    def quote_gpu(
+        self, time: GpuTime, remedy: str | None = None
+    ) -> tuple[float | None, dict[str, Any]]:
+        """Return US dollars of devices held, and `usd_per_hour` of one with its `source`. Without a
+        price it is (None, {}), and a warning, once, names the remedy.
 
         The price given with the time wins over the plugins'.
         """
@@ -165,9 +167,9 @@ class PriceBook:
         if rate is None and (rate := self.plugins.gpu_rate(time.device)) is not None:
             source = source_of(time.device, rate)
         if rate is None:
+            remedy = remedy or "Give it with the time: usd_per_hour=..."
             self.say_once(
-                f"no price is known for device {time.device!r}: rows have no costs/gpu. "
-                "Give the backend gpu_cost_per_hour_usd=..."
+                f"no price is known for device {time.device!r}: rows have no costs/gpu. {remedy}"
             )
             return None, {}
         return price_gpu(time, rate), {"usd_per_hour": rate, "source": source}

@@ -148,9 +148,12 @@ class MetricsBuilder:
             self.ledger.add_receipt(token_receipt(leaf, provider, model_name, usage, usd, rates))
         return usd
 
-    def add_gpu_time(self, time: GpuTime) -> float | None:
-        """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced."""
-        usd, rates = self.prices.quote_gpu(time)
+    def add_gpu_time(self, time: GpuTime, *, remedy: str | None = None) -> float | None:
+        """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced.
+
+        `remedy` ends the warning about a device without a price.
+        """
+        usd, rates = self.prices.quote_gpu(time, remedy)
         with self.ledger.one_row():
             leaf = self.ledger.paid_leaf("gpu")
             if usd is not None:

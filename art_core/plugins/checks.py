@@ -102,6 +102,14 @@ def options_of(create: Callable[..., Any]) -> list[inspect.Parameter]:
     return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
+def option_names(create: Callable[..., Any]) -> set[str]:
+    """Return the names of the options that `create` takes; none where it does not name them."""
+    try:
+        return {parameter.name for parameter in options_of(create)}
+    except (TypeError, ValueError):
+        return set()  # written in C
+
+
 def accepted_options(create: Callable[..., Any], options: Iterable[str], kind: str) -> None:
     """Raise ConfigError for options that `create` does not take, and for those that it misses."""
     given, named = set(options), options_of(create)

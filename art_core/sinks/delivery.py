@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shlex
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -262,7 +263,7 @@ def _say(report: DeliveryReport, run_dir: Path) -> None:
             report.sink,
             report.undelivered,
             report.error,
-            run_dir,
+            shlex.quote(str(run_dir)),
             report.sink,
         )
     elif report.error:
