@@ -98,6 +98,7 @@ class AppHost:
             app,
             log_level="error",
             access_log=False,
+            ws="none",  # there are none, and loading their library may print its warnings
             lifespan="on",
             timeout_graceful_shutdown=1,
             # Clients keep connections through a training step; closing under them loses a request.

@@ -95,6 +95,7 @@ async def run(
         http="h11",  # httptools holds headers of any length, before a key was seen
         log_level="warning",
         access_log=False,
+        ws="none",
         lifespan="off",
         timeout_graceful_shutdown=5,
         timeout_keep_alive=3600,
