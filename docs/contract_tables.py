@@ -6,18 +6,24 @@ import importlib
 import sys
 from pathlib import Path
 
+from art_core.testing.backend import BackendContract, LearningContract
 from art_core.testing.sink import SinkContract
 from art_core.testing.statements import Contract
 
 TESTS = Path(__file__).parent.parent / "tests" / "testing"
-CONTRACTS: dict[str, type[Contract]] = {"sink": SinkContract}
+CONTRACTS: dict[str, type[Contract]] = {
+    "backend": BackendContract,
+    "learning": LearningContract,
+    "sink": SinkContract,
+}
 
 
 def settings_table(kind: str) -> str:
     """Return a Markdown table of a contract's settings."""
     contract = CONTRACTS[kind]
     lines = ["| setting | default | meaning |", "|---|---|---|"]
-    for setting in contract.settings:
+    inherited = BackendContract.settings if kind == "learning" else ()
+    for setting in contract.settings[len(inherited) :]:
         default = contract.default(setting.name)
         lines.append(f"| `{setting.name}` | `{default!r}` | {setting.meaning} |")
     return "\n".join(lines)

@@ -1,12 +1,14 @@
-"""A backend that trains nothing: it advances steps, keeps checkpoints and serves an echo.
+"""A backend whose weights are one number: it advances steps, keeps checkpoints and serves an echo.
 
-The smallest whole backend, to read before writing one and to test what stands around backends.
+The smallest whole backend: an example for authors of backends, and a stand-in for tests.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +20,9 @@ from art_core.costs.usage import GpuTime
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.errors import BackendError
 from art_core.files import replace_json
-from art_core.rl.batch import training_batch
+from art_core.rl.batch import TrainingBatch, training_batch
 from art_core.rl.config import TrainConfig
-from art_core.testing.echo_server import EchoServer, Reply
+from art_core.testing.echo_server import LOGPROB, EchoServer, Reply
 
 if TYPE_CHECKING:
     from art_core.trainable import TrainableModel
@@ -34,8 +36,10 @@ def last_message(messages: Sequence[dict[str, Any]], step: int) -> str:
 
 @attrs.define(kw_only=True, eq=False)
 class EchoBackend:
-    """Answers with `reply(messages, step)`, by default the last message; a device-hour costs what
-    is said.
+    """Answers with `reply(messages, step)`, by default the last message.
+
+    A step that has something to learn from changes the weights, a number from 0 to 1; the log-prob
+    of every token is `LOGPROB` minus that number. A device-hour costs `gpu_cost_per_hour_usd`.
     """
 
     reply: Reply = last_message
@@ -45,13 +49,9 @@ class EchoBackend:
 
     async def register(self, model: TrainableModel) -> Endpoint:
         """Take up the model at its last checkpoint, and serve it."""
-        folder = model.run_dir / "checkpoints"
-        kept = sorted(int(path.parent.name) for path in folder.glob("*/manifest.json"))
-        self._held[model.name] = _Weights(
-            base=model.base_model, folder=folder, step=kept[-1] if kept else 0, kept=kept
-        )
+        self._held[model.name] = _Weights.load(model.base_model, model.run_dir / "checkpoints")
         if self._server is None:
-            self._server = EchoServer.start(self, self.reply)
+            self._server = EchoServer.start(self, self.reply, self.logprob_of)
         return Endpoint(base_url=self._server.url, api_key="echo", model_name=model.name)
 
     async def unregister(self, model: TrainableModel) -> None:
@@ -61,11 +61,11 @@ class EchoBackend:
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:
-        """Make the batch, change nothing, advance the step."""
+        """Make the batch, change the weights if it is not empty, advance the step."""
         weights, config = self._weights(model), TrainConfig.of(model.plugins.losses(), **options)
         start = time.monotonic()
         batch = training_batch(groups, config)
-        weights.step += 1
+        weights.learn(batch)
         checkpoint = weights.save() if config.save_checkpoint else None
         seconds = time.monotonic() - start
         model.charge(
@@ -113,6 +113,13 @@ class EchoBackend:
                 return steps[name]
         return None
 
+    def logprob_of(self, name: str) -> float:
+        """Return the log-prob of each token of a model name's answers; it shows the weights."""
+        for held, weights in self._held.items():
+            if name in weights.names(held):
+                return LOGPROB - weights.values.get(self.step_of(name) or 0, 0.0)
+        return LOGPROB
+
     def _weights(self, model: TrainableModel) -> _Weights:
         if model.name not in self._held:
             raise BackendError(
@@ -128,6 +135,24 @@ class _Weights:
     folder: Path
     step: int
     kept: list[int]
+    values: dict[int, float]
+    """The number of each step that is served; 0 is the base model's."""
+
+    @classmethod
+    def load(cls, base: str, folder: Path) -> _Weights:
+        manifests = (json.loads(path.read_bytes()) for path in folder.glob("*/manifest.json"))
+        values = {each["step"]: each.get("weights", 0.0) for each in manifests}
+        kept = sorted(values)
+        step = kept[-1] if kept else 0
+        return cls(base=base, folder=folder, step=step, kept=kept, values={0: 0.0, **values})
+
+    def learn(self, batch: TrainingBatch) -> None:
+        value = self.values[self.step]
+        if not batch.empty:
+            seen = repr([value, *((s.token_ids, s.advantage) for s in batch.sequences)])
+            value = zlib.crc32(seen.encode()) / 2**32
+        self.step += 1
+        self.values[self.step] = value
 
     def names(self, name: str) -> dict[str, int]:
         steps = {f"{name}@{step}": step for step in sorted({0, *self.kept, self.step})}
@@ -138,7 +163,8 @@ class _Weights:
 
     def save(self) -> Path:
         path = self.path(self.step)
-        replace_json(path / "manifest.json", {"step": self.step})
+        manifest = {"step": self.step, "weights": self.values[self.step]}
+        replace_json(path / "manifest.json", manifest)
         self.kept.append(self.step)
         return path
 

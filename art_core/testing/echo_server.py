@@ -15,12 +15,16 @@ import attrs
 import orjson
 
 LOGPROB = -0.5
-"""What every sampled token has as its log-probability."""
+"""The log-probability of every sampled token with the weights of step 0."""
+_STEPS_APART = 100
 _END = b"\n"
 _MANY_TOKENS = 1 << 20
 
 Reply = Callable[[Sequence[dict[str, Any]], int], str]
-"""What the model answers to messages, with the weights of a step."""
+"""Returns the answer to messages, with the weights of a step."""
+
+Logprob = Callable[[str], float]
+"""Returns the log-probability of every token of a model name's answers."""
 
 
 class Names(Protocol):
@@ -47,12 +51,22 @@ class EchoServer:
     _server: ThreadingHTTPServer
 
     @classmethod
-    def start(cls, served: Names, reply: Reply) -> EchoServer:
-        """Listen on a free port of the loopback interface."""
+    def start(cls, served: Names, reply: Reply, logprob: Logprob | None = None) -> EchoServer:
+        """Listen on a free port of the loopback interface.
+
+        By default the log-probs depend on the step, so that answers show which weights were asked.
+        """
+
+        def logprob_of_step(name: str) -> float:
+            step = served.step_of(name) or 0
+            return LOGPROB - (step % _STEPS_APART) / _STEPS_APART
+
+        shown = logprob or logprob_of_step
 
         class Handler(_Handler):
             names = served
             answer = staticmethod(reply)
+            logprob = staticmethod(shown)
 
         server = _Listener(("127.0.0.1", 0), Handler)
         poll_s = 0.02
@@ -72,6 +86,7 @@ class _Listener(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     names: Names
     answer: Reply
+    logprob: Logprob
 
     def do_GET(self) -> None:
         if self.path.rstrip("/") != "/v1/models":
@@ -96,7 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, f"no model {name!r}; served: {', '.join(self.names.names())}")
         if not isinstance(request.get("n") or 1, int):
             return self._refuse(400, f"n must be a count, got {request['n']!r}")
-        completion = _completion(request, prompt, step, self.answer(messages, step))
+        answer, logprob = self.answer(messages, step), self.logprob(name)
+        completion = _completion(request, prompt, step, answer, logprob)
         return self._stream(completion) if request.get("stream") else self._json(200, completion)
 
     def _stream(self, completion: dict[str, Any]) -> None:
@@ -125,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _completion(
-    request: dict[str, Any], prompt: list[int], step: int, answer: str
+    request: dict[str, Any], prompt: list[int], step: int, answer: str, logprob: float
 ) -> dict[str, Any]:
     limit = request.get("max_completion_tokens") or request.get("max_tokens") or _MANY_TOKENS
     whole = answer.encode() + _END
@@ -138,7 +154,7 @@ def _completion(
         "logprobs": None,
     }
     if request.get("logprobs"):
-        choice["logprobs"] = {"content": [_logprob(token) for token in sampled]}
+        choice["logprobs"] = {"content": [_entry(token, logprob) for token in sampled]}
     response: dict[str, Any] = {
         "id": "echo",
         "object": "chat.completion",
@@ -160,6 +176,6 @@ def _completion(
     return response
 
 
-def _logprob(token: int) -> dict[str, Any]:
+def _entry(token: int, logprob: float) -> dict[str, Any]:
     text = chr(token)
-    return {"token": text, "bytes": [token], "logprob": LOGPROB, "top_logprobs": []}
+    return {"token": text, "bytes": [token], "logprob": logprob, "top_logprobs": []}

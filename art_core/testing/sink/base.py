@@ -57,7 +57,7 @@ def some_rows(count: int, first: int = 1) -> list[MetricsRow]:
 class SinkKit(Contract):
     """The fixtures and settings of `SinkContract`, and its comparison."""
 
-    settings: ClassVar = (
+    settings: ClassVar[tuple[Setting, ...]] = (
         Setting(
             "cannot_be_read_back",
             "the destination can't be read from a test. Rows are written, and the tests that "

@@ -186,8 +186,11 @@ class _Sampling:
         while len(sampled) < sampling_params.max_tokens:
             out = model(input_ids=torch.tensor([[*ids, *sampled]]), use_cache=False)
             logits = out.logits[0, -1].float()
-            drawn = (logits / sampling_params.temperature).softmax(-1)
-            token = int(torch.multinomial(drawn, 1, generator=generator))
+            if sampling_params.temperature:
+                drawn = (logits / sampling_params.temperature).softmax(-1)
+                token = int(torch.multinomial(drawn, 1, generator=generator))
+            else:
+                token = int(logits.argmax())
             sampled.append(token)
             all_V = logits.log_softmax(-1)
             logprobs.append(float(all_V[token]))

@@ -1,0 +1,169 @@
+"""What the contract's tests share: fixtures, settings, questions to a model, gathered groups."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from art_core.backends import Backend, TrainResult
+from art_core.data.choice import ChoiceTokens, tokens_of
+from art_core.data.gather import gather_trajectory_groups
+from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.plugins.hookspecs import hookimpl
+from art_core.plugins.host import Plugins
+from art_core.testing.statements import Contract, Setting
+from art_core.trainable import TrainableModel
+
+MakeBackend = Callable[[], Backend]
+MakeModel = Callable[[], TrainableModel]
+MakeGroups = Callable[[TrainableModel, Sequence[float]], Awaitable[list[TrajectoryGroup]]]
+QUESTION = {"role": "user", "content": "Say yes or no."}
+MAX_TOKENS = 8
+
+
+class PricesEveryDevice:
+    """A plugin: one dollar per hour, so that every charge is in the log."""
+
+    @hookimpl
+    def art_gpu_rate(self, device: str) -> float:
+        """One dollar."""
+        del device
+        return 1.0
+
+
+def plugins_with_prices() -> Plugins:
+    """Return the installed plugins, and one that prices every device."""
+    plugins = Plugins.discover()
+    plugins.register(PricesEveryDevice(), "contract prices")
+    return plugins
+
+
+async def ask(model: TrainableModel, step: int | None = None, **more: Any) -> Any:
+    """Return the model's answer to a question, as the client gives it."""
+    request: dict[str, Any] = {"messages": [QUESTION], "max_tokens": MAX_TOKENS, **more}
+    completion = await model.openai_client().chat.completions.create(
+        model=model.get_inference_name(step), **request
+    )
+    return completion.choices[0]
+
+
+async def tokens(model: TrainableModel, step: int | None = None) -> ChoiceTokens:
+    """Return the engine's tokens of an answer."""
+    found = tokens_of(await ask(model, step))
+    assert found is not None, "choices carry prompt_token_ids, token_ids and logprobs"
+    return found
+
+
+async def version(model: TrainableModel, step: int | None = None) -> int | None:
+    """Return the step of the weights that answer, as the endpoint gives it."""
+    found: int | None = getattr(await ask(model, step), "policy_version", None)
+    return found
+
+
+async def attempts(model: TrainableModel, rewards: Sequence[float]) -> list[TrajectoryGroup]:
+    """Return one gathered group of answers with these rewards."""
+
+    async def rollout(reward: float) -> Trajectory:
+        return Trajectory(messages_and_choices=[QUESTION, await ask(model)], reward=reward)
+
+    group = TrajectoryGroup(rollout(reward) for reward in rewards)
+    return await gather_trajectory_groups([group], pbar_desc=None, max_exceptions=0)
+
+
+@asynccontextmanager
+async def registered(make_backend: MakeBackend, make_model: MakeModel) -> AsyncIterator[Any]:
+    """Yield a new backend, and a model that it serves; close both."""
+    backend, model = make_backend(), make_model()
+    try:
+        await model.register(backend)
+        yield backend, model
+    finally:
+        await model.close()
+        await backend.close()
+
+
+@pytest.mark.asyncio
+class BackendKit(Contract):
+    """The fixtures and settings of `BackendContract`."""
+
+    settings: ClassVar[tuple[Setting, ...]] = (
+        Setting("base_model", "the base model's name or path, as the backend takes it"),
+        Setting("train_options", "the options of every training step in a test"),
+        Setting("charged", "the key in the row under which the cost of a step is booked"),
+        Setting(
+            "logprob_tolerance",
+            "by how much log-probs of the same token and the same weights may differ; between "
+            "different weights, some must differ by more. For an engine that computes in "
+            "bfloat16: about `0.05`",
+        ),
+        Setting(
+            "cannot_give_logprobs",
+            "the endpoint answers without token ids and log-probs",
+            "token ids and log-probs were not compared",
+        ),
+        Setting(
+            "weights_cannot_be_seen",
+            "greedy answers and log-probs do not show which weights answered, or are not always "
+            "the same. The tests that compare weights are skipped",
+            "no test saw which weights answered",
+        ),
+        Setting(
+            "settle_s",
+            "for how many seconds a test waits for a cancelled step that goes on by mistake",
+        ),
+    )
+    base_model: ClassVar[str] = "base"
+    train_options: ClassVar[dict[str, Any]] = {"mask_truncated": False}
+    charged: ClassVar[str] = "costs/gpu"
+    logprob_tolerance: ClassVar[float] = 1e-4
+    cannot_give_logprobs: ClassVar[bool] = False
+    weights_cannot_be_seen: ClassVar[bool] = False
+    settle_s: ClassVar[float] = 0.2
+
+    @pytest.fixture
+    def make_backend(self) -> MakeBackend:
+        """Return the backend's class, or a function that makes one."""
+        raise AssertionError("give the fixture make_backend")
+
+    @pytest.fixture
+    def make_model(self, tmp_path: Path) -> MakeModel:
+        """Return a function that opens the same run again and again."""
+        return lambda: TrainableModel(
+            name="agent",
+            project="contract",
+            base_model=self.base_model,
+            base_path=tmp_path,
+            sinks=[],
+            plugins=plugins_with_prices(),
+        )
+
+    def another(self, model: TrainableModel) -> TrainableModel:
+        """Return a second model beside one."""
+        return TrainableModel(
+            name=f"{model.name}-2",
+            project=model.project,
+            base_model=model.base_model,
+            base_path=model.base_path,
+            sinks=[],
+            plugins=model.plugins,
+        )
+
+    @pytest.fixture
+    def make_groups(self) -> MakeGroups:
+        """Return a function that gathers a group with the given rewards."""
+        return attempts
+
+    async def trained(
+        self,
+        model: TrainableModel,
+        make_groups: MakeGroups,
+        rewards: Sequence[float] = (0.0, 1.0),
+        **options: Any,
+    ) -> TrainResult:
+        """Gather a group with these rewards and train on it, with the contract's options."""
+        groups = await make_groups(model, rewards)
+        return await model.train(groups, **{**self.train_options, **options})
