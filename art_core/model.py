@@ -22,6 +22,7 @@ from art_core.costs.payer import settle, settle_rest
 from art_core.data.store import append_groups, move_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, HistoryError
+from art_core.exits import status_of
 from art_core.files import read_json, replace_json
 from art_core.metrics.builder import (
     MetricsBuilder,
@@ -264,7 +265,7 @@ class Model:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close(status="failed" if error else "finished", error=error)
+        await self.close(status=status_of(error), error=error)
 
 
 def ready_groups(items: Iterable[Trajectory] | Iterable[TrajectoryGroup]) -> list[TrajectoryGroup]:

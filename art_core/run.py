@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from art_core import exits
 from art_core.costs.book import PriceBook
 from art_core.costs.payer import settle_rest
 from art_core.data.trajectory import TrajectoryGroup
@@ -38,7 +38,7 @@ from art_core.sinks.protocol import RunInfo, SinkSpec
 
 log = logging.getLogger("art_core")
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = exits.CLOSE_SECONDS
 
 
 @attrs.define(eq=False, repr=False)
@@ -106,8 +106,13 @@ class Run:
         history.after_sync = run.summary.now_and_then
         ledger.learn(totals)
         say_status(info.run_dir, "running", info.attempt)
-        atexit.register(run._close_at_exit)
+        exits.program.opened(run)
         return run
+
+    @property
+    def name(self) -> str:
+        """`<project>/<model>`."""
+        return f"{self.info.project}/{self.info.name}"
 
     @property
     def last_step(self) -> int:
@@ -267,7 +272,6 @@ class Run:
         if self._closed:
             return {}
         self._closed = True
-        atexit.unregister(self._close_at_exit)
         if self.history.forked:
             return {}
         try:
@@ -275,17 +279,18 @@ class Run:
                 self.record(split, self.last_step)
         finally:
             self.ledger.close()
-            reason = reason_of(error) if error else None
+            reason = reason_of(error) if error and status != "finished" else None
             reports = self.delivery.close(timeout, status, reason)
             say_status(self.info.run_dir, status, self.info.attempt, reason)
             self.summary.close()
             self.history.close()
+            exits.program.closed(self, status)
         return reports
 
-    def _close_at_exit(self) -> None:
-        error = getattr(sys, "last_value", None)
+    def close_at_exit(self, status: str, timeout: float, error: BaseException | None) -> None:
+        """Close the run when the program ends: calls that no run has paid are booked here."""
         settle_rest(MetricsBuilder(self.ledger, self.prices))
-        self.close("failed" if error else "finished", error=error)
+        self.close(status, timeout, error)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -72,5 +72,7 @@ if __name__ == "__main__":
     args = parser.parse_args()
     try:
         asyncio.run(main(art.backend(args.backend), args.steps, args.name))
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; type it again to resume\n")
     except art.ArtError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

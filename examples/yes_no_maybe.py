@@ -105,5 +105,7 @@ if __name__ == "__main__":
     try:
         backend = art.backend(args.backend, **(options if on_this_machine else {}))
         asyncio.run(main(backend, args.steps, args.name, args.base_model))
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; type it again to resume\n")
     except art.ArtError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import art_core as art
 from art_core.metrics.history import read_rows
+from art_core.rundir import FoundRun
 from art_core.testing.echo import EchoBackend
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -78,3 +80,26 @@ def test_an_example_says_in_one_line_what_is_wrong(name, monkeypatch, capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{name}: no backend 'nope'; installed: ")
+
+
+def test_ctrl_c_ends_an_example_in_one_line_and_its_run_as_interrupted(
+    monkeypatch, tmp_path, capsys
+):
+    presses = [signal.SIGINT]
+
+    def reply(messages, step):
+        if presses:
+            signal.raise_signal(presses.pop())
+        return "yes"
+
+    monkeypatch.setenv("ART_DIR", str(tmp_path))
+    monkeypatch.setenv("ART_SINKS", "")
+    monkeypatch.setattr(art, "backend", lambda _: EchoBackend(reply=reply))
+    monkeypatch.setattr(sys, "argv", ["dice_agent.py", "--backend", "echo"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / "dice_agent.py"), run_name="__main__")
+    assert ended.value.code == 130
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1] == "dice_agent.py: interrupted; type it again to resume"
+    assert "Traceback" not in error
+    assert FoundRun(tmp_path / "dice" / "models" / "dice-001").status() == "interrupted"

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 import art_core as art
+from art_core import exits
 from art_core import run as runs
 from art_core.errors import ConfigError, HistoryError, MetricError
 from art_core.metrics.catalogue import builtin_taxonomy
@@ -346,9 +347,11 @@ def test_a_run_that_cannot_write_what_waits_still_drains_its_sinks(make, monkeyp
 
 def test_an_exit_closes_what_was_left_open_and_a_child_leaves_it_alone(make):
     run = make().run
-    run._close_at_exit()
-    assert run._closed
+    run.close_at_exit("failed", 1.0, ValueError("boo"))
+    stored = orjson.loads((run.info.run_dir / "status.json").read_bytes())
+    assert (stored["status"], stored["reason"]) == ("failed", "ValueError: boo")
     child = make("other").run
+    exits.program.closed(child, "running")
     child.history._pid = -1
     assert child.close() == {}
     status = orjson.loads((child.info.run_dir / "status.json").read_bytes())

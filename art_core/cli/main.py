@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
         # Whoever read us has seen enough; the interpreter must not flush into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
+        print("art: interrupted", file=sys.stderr)
         return 130
     except (ArtError, OSError) as error:
         print(f"art: {' '.join(_said(error).split())}", file=sys.stderr)

@@ -17,9 +17,9 @@ from art_core.rundir import checked_name
 class RunInfo:
     """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the
     run's openings. `status` is "running" while rows come; in `Sink.close` it is what the run ended
-    as: "finished", "failed", or what `model.close(status=)` said; `reason` is then why it failed,
-    where that is known: an exception's type and message, without secrets. `sink` is the name of the
-    sink that gets this description.
+    as: "finished", "failed", "interrupted", or what `model.close(status=)` gave. `reason` is why it
+    failed, where that is known: an exception's type and message, without secrets. `sink` is the
+    name of the sink that gets this description.
     """
 
     project: str

@@ -114,12 +114,13 @@ def test_a_file_that_may_not_be_read_is_one_line_too(shelf, art_error):
     assert art_error("show", "odd") == f"art: {log}: Is a directory\n"
 
 
-def test_an_interrupt_ends_quietly(monkeypatch, art_error):
+def test_an_interrupt_ends_in_one_line(capsys):
     class Host(art.Plugins):
         def taxonomy(self) -> None:
             raise KeyboardInterrupt
 
     assert door.main(["metrics"], Host()) == 130
+    assert capsys.readouterr().err == "art: interrupted\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(shelf, monkeypatch):

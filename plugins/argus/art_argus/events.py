@@ -68,7 +68,7 @@ def _batch_time_ms(metrics: Mapping[str, float]) -> float:
 
 def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event]:
     """Return what closes a run that ended, with its last metrics; nothing for one that did not."""
-    if run.status not in ("finished", "failed", "killed"):
+    if run.status not in ("finished", "failed", "interrupted", "killed"):
         return []
     at = summary.last_at or now
     key = f"{summary.seq}/{_stamp(at)}/{run.status}"
@@ -81,7 +81,7 @@ def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event
             _event(job, "job_done", at, done | metrics | elapsed, key),
             _event(job, "batch_done", at, {"n_done": 1, "n_failed": 0} | total, key),
         ]
-    told = "the run failed" if run.status == "failed" else "the run was killed"
+    told = "the run failed" if run.status == "failed" else f"the run was {run.status}"
     reason = run.reason or told
     why = {"reason": reason, "error": reason}
     return [

@@ -16,7 +16,7 @@ from art_mlflow.keys import LONGEST, to_mlflow
 
 _BATCH, _PARAMS = 1_000, 100
 _LONGEST_VALUE = 6_000
-_ENDS = {"finished": "FINISHED", "killed": "KILLED"}
+_ENDS = {"finished": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
 @attrs.define(eq=False)

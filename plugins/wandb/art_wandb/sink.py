@@ -22,6 +22,8 @@ from art_wandb.table import COLUMNS, table_rows
 
 log = logging.getLogger("art_core")
 
+_EXIT_CODES = {"finished": 0, "running": 0, "interrupted": 255}  # 255 is "killed" at W&B
+
 
 @attrs.define(eq=False)
 class WandbSink:
@@ -70,7 +72,7 @@ class WandbSink:
             self._log(rows, rows[-1].seq)
         assert self._run is not None
         with self._guarded():
-            finish(self._run, exit_code=0 if run.status in {"finished", "running"} else 1)
+            finish(self._run, exit_code=_EXIT_CODES.get(run.status, 1))
         if self._begun:
             keep_durable_seq(run, self._sent)
 

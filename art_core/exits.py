@@ -1,0 +1,208 @@
+"""The end of the program: runs that it left open are closed, with the status that its end gives.
+
+Runs are closed before Python ends its threads. Later, a sink could not import a library that starts
+a pool of threads, and could not use one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import dis
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Protocol
+
+import attrs
+
+log = logging.getLogger("art_core")
+
+CLOSE_SECONDS = 10.0
+TERMINATED = 128 + signal.SIGTERM
+_POOL = str(Path("concurrent", "futures", "thread.py"))
+
+Exit = Callable[[Any], NoReturn]
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
+
+
+class OpenRun(Protocol):
+    """What the end of a program needs of a run."""
+
+    @property
+    def name(self) -> str:
+        """`<project>/<model>`."""
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last row."""
+
+    def close_at_exit(self, status: str, timeout: float, error: BaseException | None) -> None:
+        """Close the run; a second call does nothing."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived."""
+
+
+def status_of(error: BaseException | None) -> str:
+    """Return the status of a run that ends with an exception, or with None."""
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError | Terminated):
+        return "interrupted"
+    if isinstance(error, SystemExit):
+        return "failed" if error.code else "finished"
+    return "finished" if error is None else "failed"
+
+
+@attrs.define(eq=False)
+class ProgramEnd:
+    """Knows the program's open runs and how the program ends. `interrupted` holds the last step of
+    runs that are closed.
+    """
+
+    pid: int | None = None
+    runs: list[OpenRun] = attrs.field(factory=list)
+    interrupted: dict[str, int] = attrs.field(factory=dict)
+    main_frame: FrameType | None = None
+    exit: SystemExit | None = None
+
+    def opened(self, run: OpenRun) -> None:
+        """Close a run when the program ends, unless it is closed before."""
+        if self.pid != os.getpid():
+            self._watch(first=self.pid is None)
+        self.interrupted.pop(run.name, None)
+        self.runs.append(run)
+
+    def closed(self, run: OpenRun, status: str) -> None:
+        """Take note that a run is closed."""
+        if run in self.runs:
+            self.runs.remove(run)
+        if status == "interrupted":
+            self.interrupted[run.name] = run.last_step
+
+    def ending(self) -> BaseException | None:
+        """Return the exception that ends the program; None when it comes to its end."""
+        frame = self.main_frame
+        if frame is None or hasattr(sys, "ps1"):
+            return None  # a person ends a session; an earlier error is not its end
+        if dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN"):
+            return None
+        last = getattr(sys, "last_value", None)
+        trace = getattr(last, "__traceback__", None)
+        return last if trace is not None and trace.tb_frame is frame else self.exit
+
+    def before_shutdown(self) -> None:
+        """Close the runs as soon as no thread may log rows any more. Threads that go on for
+        `CLOSE_SECONDS` keep them open.
+        """
+        if self.pid != os.getpid() or not self.runs:
+            return
+        deadline = time.monotonic() + CLOSE_SECONDS
+        with suppress(KeyboardInterrupt):
+            while others_work() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        if not others_work():
+            self.close()
+
+    def close(self) -> None:
+        """Close the runs within `CLOSE_SECONDS` together; a second Ctrl-C ends the waiting."""
+        if self.pid != os.getpid():
+            return  # a forked process: the runs belong to its parent
+        deadline = time.monotonic() + CLOSE_SECONDS
+        error = self.ending()
+        for run in list(self.runs):
+            try:
+                run.close_at_exit(status_of(error), max(0.0, deadline - time.monotonic()), error)
+            except KeyboardInterrupt:
+                deadline = 0.0
+            except Exception as failure:
+                log.warning("%s could not be closed: %s", run.name, failure)
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """End the program as Ctrl-C does, on SIGTERM; a second signal ends it at once."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.pid != os.getpid():
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self.exit = Terminated(TERMINATED)
+        raise self.exit
+
+    def noting_exit(self, exit_: Exit) -> Exit:
+        """Return `sys.exit` so that its status is known afterwards."""
+
+        @functools.wraps(exit_)
+        def noting(status: Any = None, /) -> NoReturn:
+            if threading.current_thread() is threading.main_thread():
+                self.exit = SystemExit(status)
+            exit_(status)
+
+        return noting
+
+    def brief(self, hook: ExceptHook) -> ExceptHook:
+        """Return an excepthook that answers Ctrl-C with one line per run, not with a traceback."""
+
+        @functools.wraps(hook)
+        def brief(
+            kind: type[BaseException], error: BaseException, trace: TracebackType | None
+        ) -> None:
+            steps = self.interrupted | {run.name: run.last_step for run in self.runs}
+            if not steps or not issubclass(kind, KeyboardInterrupt):
+                hook(kind, error, trace)
+                return
+            for name, step in steps.items():
+                log.warning("interrupted: %s is kept at step %d; start again to resume", name, step)
+
+        return brief
+
+    def _watch(self, *, first: bool) -> None:
+        self.pid, self.main_frame, self.exit = os.getpid(), _outermost_frame(), None
+        self.runs, self.interrupted = [], {}
+        if first:
+            sys.exit = self.noting_exit(sys.exit)  # type: ignore[assignment]
+            sys.excepthook = self.brief(sys.excepthook)
+            # No public hook runs before threads, and what needs them, are shut down.
+            threading._shutdown = _first(self.before_shutdown, threading._shutdown)  # type: ignore[attr-defined] # noqa: SLF001
+            atexit.register(self.close)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self.terminate)
+
+
+program = ProgramEnd()
+
+
+def others_work() -> bool:
+    """Return whether a thread that Python waits for is busy, and may log rows yet."""
+    frames = sys._current_frames()  # noqa: SLF001
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if thread.daemon or thread is threading.current_thread() or frame is None:
+            continue
+        # A thread of a pool that waits for work is in the pool's own code.
+        if not frame.f_code.co_filename.endswith(_POOL):
+            return True
+    return False
+
+
+def _first(before: Callable[[], None], then: Callable[[], None]) -> Callable[[], None]:
+    @functools.wraps(then)
+    def both() -> None:
+        before()
+        then()
+
+    return both
+
+
+def _outermost_frame() -> FrameType | None:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
