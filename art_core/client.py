@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from art_core.backends import Endpoint
+from art_core.costs.metered import READABLE, ModelMeter
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.errors import ConfigError
 from art_core.metrics.builder import active_builder
@@ -24,18 +25,28 @@ _STEP_OF_A_NAME = re.compile(r".(?:@|:step)(\d+)$", re.ASCII)
 
 
 def openai_client(
-    endpoint: Endpoint, *, trainable: bool, timeout: float = REQUEST_TIMEOUT_S
+    endpoint: Endpoint,
+    *,
+    trainable: bool,
+    timeout: float = REQUEST_TIMEOUT_S,
+    meter: ModelMeter | None = None,
 ) -> AsyncOpenAI:
     """Make an `AsyncOpenAI` client of an endpoint; ConfigError when openai is not installed.
 
     With `trainable`, chat completions ask for log-probs and token ids, and each choice gets
-    `prompt_token_ids`, `token_ids` and the `policy_version` of the weights that made it.
+    `prompt_token_ids`, `token_ids` and the `policy_version` of the weights that made it. A `meter`
+    sees every answer, for its cost.
     """
     make = _trainable_client() if trainable else openai_package().AsyncOpenAI
     options: dict[str, Any] = {"timeout": timeout}
+    http: dict[str, Any] = {}
     if LOOPBACK.match(endpoint.base_url):
-        transport = _pooled_transport()()
-        options["http_client"] = openai_package().DefaultAsyncHttpxClient(transport=transport)
+        http["transport"] = _pooled_transport()()
+    if meter is not None:
+        http["event_hooks"] = {"response": [meter.see]}
+        options["default_headers"] = {"Accept-Encoding": READABLE}
+    if http:
+        options["http_client"] = openai_package().DefaultAsyncHttpxClient(**http)
     client: AsyncOpenAI = make(base_url=endpoint.base_url, api_key=endpoint.api_key, **options)
     return client
 

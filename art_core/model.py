@@ -18,6 +18,7 @@ import attrs
 from art_core.backends import Endpoint
 from art_core.client import openai_client
 from art_core.costs.book import PriceBook
+from art_core.costs.metered import ModelMeter
 from art_core.costs.payer import settle, settle_rest
 from art_core.data.store import append_groups, move_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
@@ -143,8 +144,19 @@ class Model:
         """Return an OpenAI client of the endpoint, one for each event loop; call it inside one."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            self._clients[loop] = openai_client(self.endpoint(), trainable=self._trainable)
+            self._clients[loop] = openai_client(
+                self.endpoint(), trainable=self._trainable, meter=self._meter()
+            )
         return self._clients[loop]
+
+    def _meter(self) -> ModelMeter | None:
+        """Return what counts the model's own tokens; None for a trained model, whose backend
+        reports what it used.
+        """
+        if self._trainable:
+            return None
+        served = self.endpoint()
+        return ModelMeter(served.base_url, served.model_name, self.metrics_builder("eval"))
 
     @contextmanager
     def recording(
@@ -160,7 +172,9 @@ class Model:
         """
         with self._lock:
             if self._recorder is None:
-                self._recorder = Recorder(self.endpoint(), trainable=self._trainable).start()
+                self._recorder = Recorder(
+                    self.endpoint(), trainable=self._trainable, meter=self._meter()
+                ).start()
         builder = active_builder.get()
         recording = Recording(
             trajectory=trajectory,

@@ -28,6 +28,19 @@ def _library() -> Any:
     return genai_prices
 
 
+@cache
+def provider_at(base_url: str) -> str | None:
+    """Return the provider whose API is at an address; None for one that the book does not know."""
+    library = _library()
+    if library is None:
+        return None
+    try:
+        found = library.data_snapshot.get_snapshot().find_provider(None, None, base_url)
+    except LookupError:
+        return None
+    return str(found.id)
+
+
 def book_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
     """Return the book's rates for a call; None for a model that it can't price.
 

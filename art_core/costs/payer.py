@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import attrs
 
 from art_core.costs.book import PriceBook
+from art_core.costs.nested import calls_inside
 from art_core.costs.rates import TokenRates
 from art_core.costs.usage import TokenUsage
 from art_core.data.account import (
@@ -28,6 +29,7 @@ from art_core.data.account import (
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.metrics.builder import MetricsBuilder, active_builder, open_builders
 from art_core.plugins.host import installed_plugins
+from art_core.threads import carry_into_threads
 
 log = logging.getLogger("art_core")
 
@@ -110,6 +112,11 @@ class PendingPayer:
 
 
 Payer = MetricsBuilder | PendingPayer
+
+
+def carry_payers() -> None:
+    """Let threads know what pays where they are started."""
+    carry_into_threads(active_builder, active_account, calls_inside)
 
 
 def payer_of(

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import attrs
 
+from art_core.costs.nested import CallsInside
 from art_core.costs.usage import COUNTS, TokenUsage, field, read_usage
 
 log = logging.getLogger("art_core")
@@ -85,18 +86,21 @@ class TrackedStream:
     """A stream of chunks, sync or async, that calls `finished(usage)` once, when it is over.
 
     `tokens` reads the usage of a response, `cost` the US dollars that it says itself; both are
-    asked of each chunk, and answer None where it says nothing.
+    asked of each chunk, and answer None where it says nothing. `inside` collects paid calls that
+    are made while it is read: a generator's body runs then.
     """
 
     stream: Any
     finished: Callable[[TokenUsage], None]
     tokens: Reading = attrs.field(default=read_usage, converter=Reading)
     cost: Reading = attrs.field(default=lambda _: None, converter=Reading)
+    inside: CallsInside = attrs.field(factory=CallsInside)
     _usage: TokenUsage = attrs.field(factory=TokenUsage)
     _usd: float | None = None
     _done: bool = False
 
-    def _see(self, chunk: Any) -> Any:
+    def see(self, chunk: Any) -> Any:
+        """Read a chunk and return it."""
         try:
             usage = self.tokens.of(chunk) or answered_so_far(chunk)
             usd = self.cost.of(chunk)
@@ -109,7 +113,8 @@ class TrackedStream:
         self._usd = self._usd if usd is None else usd
         return chunk
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Report the usage of the chunks until now, once."""
         if not self._done:
             self._done = True
             self.tokens.tell()
@@ -122,9 +127,11 @@ class TrackedStream:
 
     def __next__(self) -> Any:
         try:
-            return self._see(next(self.stream))
+            with self.inside.entered():
+                chunk = next(self.stream)
+            return self.see(chunk)
         except BaseException:
-            self._finish()
+            self.finish()
             raise
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -132,9 +139,11 @@ class TrackedStream:
 
     async def __anext__(self) -> Any:
         try:
-            return self._see(await anext(self.stream))
+            with self.inside.entered():
+                chunk = await anext(self.stream)
+            return self.see(chunk)
         except BaseException:
-            self._finish()
+            self.finish()
             raise
 
     def __enter__(self) -> Self:
@@ -142,7 +151,7 @@ class TrackedStream:
         return self
 
     def __exit__(self, *error: object) -> Any:
-        self._finish()
+        self.finish()
         return self.stream.__exit__(*error)
 
     async def __aenter__(self) -> Self:
@@ -150,11 +159,11 @@ class TrackedStream:
         return self
 
     async def __aexit__(self, *error: object) -> Any:
-        self._finish()
+        self.finish()
         return await self.stream.__aexit__(*error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def __del__(self) -> None:
-        self._finish()
+        self.finish()

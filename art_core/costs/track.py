@@ -5,23 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
 
 from art_core.costs.book import rates_of
-from art_core.costs.payer import Payer, payer_of
+from art_core.costs.nested import CallsInside, calls_inside
+from art_core.costs.payer import Payer, carry_payers, payer_of
 from art_core.costs.rates import TokenRates
 from art_core.costs.stream import TrackedStream, is_stream
 from art_core.costs.usage import TokenUsage
-from art_core.data.account import active_account
 from art_core.errors import ConfigError
-from art_core.metrics.builder import active_builder
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.threads import carry_into_threads
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")
@@ -54,7 +51,7 @@ def track_api_cost(
             raise ConfigError(f"track_api_cost needs {name}, got {value!r}")
     builtin_taxonomy().place(f"costs/train/{source}", "train")
     explicit = rates_of(per_million, source="explicit") if per_million else None
-    carry_into_threads(active_builder, active_account, _counted)
+    carry_payers()
     meter = _Meter(source, provider, model_name, response_getter, explicit)
     return cast("Callable[[Callable[P, R]], Callable[P, R]]", meter.wrap)
 
@@ -81,13 +78,13 @@ class _Meter:
 
         @functools.wraps(function)
         def tracked(*args: Any, **kwargs: Any) -> Any:
-            payer = self._before()
-            with self._calls_inside(payer) as counted:
+            payer, inside = self._before(), CallsInside()
+            with self._calling(payer, inside):
                 result = function(*args, **kwargs)
             if isinstance(result, Coroutine):
                 # Such as a method of AsyncOpenAI, which looks at its arguments before it is async.
-                return self._awaited(payer, result)
-            return self._after(payer, result, counted)
+                return self._awaited(payer, result, inside)
+            return self._after(payer, result, inside)
 
         return tracked
 
@@ -108,10 +105,13 @@ class _Meter:
 
         return tracked_async
 
-    async def _awaited(self, payer: Payer, call: Coroutine[Any, Any, Any]) -> Any:
-        with self._calls_inside(payer) as counted:
+    async def _awaited(
+        self, payer: Payer, call: Awaitable[Any], inside: CallsInside | None = None
+    ) -> Any:
+        inside = inside or CallsInside()
+        with self._calling(payer, inside):
             result = await call
-        return self._after(payer, result, counted)
+        return self._after(payer, result, inside)
 
     def _before(self) -> Payer:
         payer = payer_of(self.source, self.provider, self.model)
@@ -119,52 +119,58 @@ class _Meter:
             payer.prices.require(self.provider, self.model)
         return payer
 
-    def _after(self, payer: Payer, result: Any, counted: Sequence[Any] = ()) -> Any:
+    def _after(self, payer: Payer, result: Any, inside: CallsInside | None = None) -> Any:
+        inside = inside or CallsInside()
         if isinstance(result, TrackedStream):
+            inside.end()
             return result
         if self.getter is None and is_stream(result):
-            own = hasattr(result, "__next__") or hasattr(result, "__anext__")
-            stream = result if own else aiter(result)
-            return TrackedStream(
-                stream,
-                lambda usage: self._add(payer, lambda: usage),
-                tokens=lambda part: payer.prices.tokens(part, self.provider),
-                cost=lambda part: payer.prices.extracted(part, self.provider),
-            )
+            return self._stream(payer, result, inside)
         response_of = self.getter or _itself
-        self._add(payer, lambda: self._usage(payer, response_of(result), counted))
+        self._add(payer, lambda: self._usage(payer, response_of(result), inside))
+        inside.end()
         return result
 
+    def _stream(self, payer: Payer, result: Any, inside: CallsInside) -> TrackedStream:
+        def finished(usage: TokenUsage) -> None:
+            self._add(payer, lambda: inside.pays_for(usage))
+            inside.end()
+
+        inside.streams = True
+        own = hasattr(result, "__next__") or hasattr(result, "__anext__")
+        return TrackedStream(
+            result if own else aiter(result),
+            finished,
+            tokens=lambda part: payer.prices.tokens(part, self.provider),
+            cost=lambda part: payer.prices.extracted(part, self.provider),
+            inside=inside,
+        )
+
     @contextmanager
-    def _calls_inside(self, payer: Payer) -> Iterator[list[Any]]:
-        """Collect the responses that tracked calls inside the block count, in tasks and threads
-        that it begins, too: a function that hands on the response of another is not paid twice.
+    def _calling(self, payer: Payer, inside: CallsInside) -> Iterator[None]:
+        """Collect what is paid inside the block.
 
         Of a call that was answered and then failed, as OpenAI's `parse` does at a cut answer, the
         error tells the `completion` that was paid.
         """
-        counted: list[Any] = []
-        token = _counted.set(counted)
-        paid = None
         try:
-            yield counted
-        except Exception as error:
+            with inside.entered():
+                yield
+        except BaseException as error:
             paid = getattr(error, "completion", None)
-            raise
-        finally:
-            with suppress(ValueError):  # of a call that is dropped unfinished, in another context
-                _counted.reset(token)
             if paid is not None:
-                self._add(payer, lambda: self._usage(payer, paid, counted))
+                self._add(payer, lambda: self._usage(payer, paid, inside))
+            inside.end()
+            raise
 
-    def _usage(self, payer: Payer, response: Any, counted: Sequence[Any]) -> TokenUsage | None:
+    def _usage(self, payer: Payer, response: Any, inside: CallsInside) -> TokenUsage | None:
         """Return what a response used; None for one that a tracked call inside has counted."""
-        outer = _counted.get()
-        if outer is not None:
-            outer.append(response)
-        if any(response is one for one in counted):
+        around = calls_inside.get()
+        if around is not None:
+            around.responses.append(response)
+        if any(response is one for one in inside.responses):
             return None
-        return payer.prices.usage(response, self.provider)
+        return inside.pays_for(payer.prices.usage(response, self.provider))
 
     def _add(self, payer: Payer, usage: Callable[[], TokenUsage | None]) -> None:
         names = {"provider": self.provider, "model_name": self.model}
@@ -177,9 +183,6 @@ class _Meter:
                 "the cost of a call of %r could not be read; the call's result is kept", self.source
             )
             payer.add_unpriced()
-
-
-_counted: ContextVar[list[Any] | None] = ContextVar("art_counted_responses", default=None)
 
 
 def _itself(result: Any) -> Any:

@@ -98,9 +98,6 @@ class Account:
         return bool(self.calls)
 
     # A copy of a trajectory pays nothing a second time; another process pays its own calls.
-    def __copy__(self) -> Self:
-        return self
-
     def __deepcopy__(self, memo: object) -> Self:
         return self
 

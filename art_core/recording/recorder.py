@@ -12,9 +12,11 @@ import attrs
 
 from art_core.backends import Endpoint
 from art_core.client import keep_tokens, openai_package
+from art_core.costs.metered import ModelMeter
 from art_core.data.trajectory import Trajectory
 from art_core.endpoint.host import AppHost
 from art_core.recording.conversation import add_choice
+from art_core.threads import Values, present
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -29,6 +31,7 @@ class Recording:
     trajectory: Trajectory
     context: str = ""
     unconstrained: bool = False
+    payers: Values = attrs.field(factory=present, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _ended: bool = attrs.field(default=False, init=False)
 
@@ -52,9 +55,12 @@ class Recorder(AppHost):
     ask for token ids and log-probs too.
     """
 
-    def __init__(self, served: Endpoint, *, trainable: bool) -> None:
+    def __init__(
+        self, served: Endpoint, *, trainable: bool, meter: ModelMeter | None = None
+    ) -> None:
         self._served = served
         self._trainable = trainable
+        self._meter = meter
         self._recordings: dict[str, Recording] = {}
         super().__init__(self._app)
 
@@ -73,4 +79,6 @@ class Recorder(AppHost):
         openai_package()
         from art_core.recording.relay import create_relay
 
-        return create_relay(self._served, self._recordings, trainable=self._trainable)
+        return create_relay(
+            self._served, self._recordings, trainable=self._trainable, meter=self._meter
+        )

@@ -5,7 +5,7 @@ it only to serve.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import openai  # noqa: TID253
@@ -18,11 +18,13 @@ from starlette.routing import Route  # noqa: TID253
 
 from art_core.backends import Endpoint
 from art_core.client import openai_client
+from art_core.costs.metered import ModelMeter
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.http import bearer_key, guarded, json_body, only, unless_gone
 from art_core.recording.recorder import Recording
 from art_core.recording.stream import joined
+from art_core.threads import having
 
 CHAT = "/v1/chat/completions"
 TOKENS = {"logprobs": True, "return_token_ids": True}
@@ -30,10 +32,14 @@ FORCING = ("response_format", "parallel_tool_calls", "tool_choice")
 
 
 def create_relay(
-    served: Endpoint, recordings: Mapping[str, Recording], *, trainable: bool
+    served: Endpoint,
+    recordings: Mapping[str, Recording],
+    *,
+    trainable: bool,
+    meter: ModelMeter | None = None,
 ) -> Starlette:
     """Make the application; a request's key says which of the recordings it belongs to."""
-    relay = _Relay(served, recordings, TOKENS if trainable else {})
+    relay = _Relay(served, recordings, TOKENS if trainable else {}, meter)
     return Starlette(
         routes=[Route(CHAT, guarded(relay.chat_completions), methods=["POST"])],
         exception_handlers={HTTPException: only(CHAT)},
@@ -45,15 +51,21 @@ class _Relay:
     _client: openai.AsyncOpenAI
 
     def __init__(
-        self, served: Endpoint, recordings: Mapping[str, Recording], tokens: dict[str, bool]
+        self,
+        served: Endpoint,
+        recordings: Mapping[str, Recording],
+        tokens: dict[str, bool],
+        meter: ModelMeter | None,
     ) -> None:
         self._served = served
+        self._meter = meter
         self._tokens = tokens
         self._recordings = recordings
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        async with openai_client(self._served, trainable=False) as client:
+        made = openai_client(self._served, trainable=False, meter=self._meter)
+        async with made as client:
             # Whoever asks tries again, if it wants to.
             self._client = client.with_options(max_retries=0)
             yield
@@ -105,16 +117,19 @@ class _Relay:
                     recording.add(request, joined(chunks))
                 yield part
 
-    def _asked(
-        self, recording: Recording, request: dict[str, Any]
-    ) -> AbstractAsyncContextManager[Any]:
+    @asynccontextmanager
+    async def _asked(self, recording: Recording, request: dict[str, Any]) -> AsyncIterator[Any]:
         context = {CONTEXT_HEADER: recording.context} if recording.context else {}
-        return self._client.chat.completions.with_streaming_response.create(
+        asking = self._client.chat.completions.with_streaming_response.create(
             model=request.get("model", ""),
             messages=request.get("messages", []),
             extra_body=(_freed(request) if recording.unconstrained else request) | self._tokens,
             extra_headers=context,
         )
+        async with AsyncExitStack() as stack:
+            with having(recording.payers):
+                answer = await stack.enter_async_context(asking)
+            yield answer
 
 
 def _chunks(lines: list[bytes]) -> list[dict[str, Any]]:
