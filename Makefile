@@ -15,7 +15,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers vllm faults contract lint types check docs bench wheels lock oldest newest clean
+.PHONY: help quickstart test trackers client vllm faults contract lint types check docs bench wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ trackers: .venv/trackers.stamp ## the sinks for MLflow, TensorBoard and Trackio,
 
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it
 	$(BIN)/nox -s vllm
+
+client: .venv/dev.stamp ## train on art serve with the published client of ART (openpipe-art)
+	$(BIN)/nox -s client
 
 faults: .venv/dev.stamp ## kills, crashes and clocks in full numbers: 1,000 kill -9
 	$(BIN)/nox -s faults

@@ -244,6 +244,18 @@ def trackers(session: nox.Session) -> None:
 
 
 @nox.session
+def client(session: nox.Session) -> None:
+    """Train on `art serve` with the published client of ART, in an environment of its own."""
+    place = Path(session.create_tmp()).resolve() / "client"
+    venv.create(place, with_pip=True)
+    python = str(place / "bin" / "python")
+    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
+    session.run(*pip, "openpipe-art==0.5.18", "openai<3", "wandb", "python-dotenv", external=True)
+    test = "plugins/serverless/tests/test_published_client.py"
+    _run(session, "python", "-m", "pytest", "-q", test, ART_PUBLISHED_CLIENT=python)
+
+
+@nox.session
 def contract(session: nox.Session) -> None:
     """Run every backend's contract tests and write into the docs what each does."""
     files = []

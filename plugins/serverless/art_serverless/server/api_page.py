@@ -63,7 +63,9 @@ OPERATIONS = (
     Operation(
         "POST",
         JOBS,
-        "run a training step; the header Idempotency-Key names the request",
+        "run a training step; the header Idempotency-Key names the request. Choices "
+        "are as chat completions answered them, after the same messages, or hold "
+        "prompt_token_ids, token_ids and logprobs.content",
         {"model_id": TEXT, "trajectory_groups": "array", "experimental_config": OBJECT},
         answer="{id}",
     ),

@@ -1,8 +1,14 @@
-"""Chat completions: a request goes on to the backend's own endpoint, and its answer comes back."""
+"""Chat completions: a request goes on to the backend's own endpoint, and its answer comes back.
+
+The tokens of the answer are remembered, so that choices without them can be trained on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -15,8 +21,10 @@ from art_core import TrainableModel
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_serverless.protocol import InferenceName
 from art_serverless.server.errors import RefusedError
+from art_serverless.server.sampled import SampledAnswers
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredModel
+from art_serverless.server.token_fields import TokenFields
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -26,6 +34,7 @@ class Inference:
     store: Store
     seats: Seats
     timeout_s: float
+    sampled: SampledAnswers = attrs.field(factory=SampledAnswers)
     _client: httpx2.AsyncClient | None = None
 
     async def chat(self, body: bytes, context: str = "") -> Response:
@@ -38,14 +47,26 @@ class Inference:
         if not isinstance(asked, str):
             raise RefusedError(400, f"model must be a string, got {asked!r:.80}")
         stored, step = self.named(asked)
+        fields = TokenFields.of(request)
+        if fields.all or not isinstance(request.get("messages"), list):
+            keep = None
+        else:
+            keep = partial(self.sampled.remember, stored.id, request["messages"])
+            request = fields.asking(request)
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(self.seats.using(stored))
             answer = await self._sent(model, request, step, context)
             stack.push_async_callback(answer.aclose)
             kind = answer.headers.get("content-type", "application/json")
-            if not kind.startswith("text/event-stream"):
-                return Response(await answer.aread(), answer.status_code, media_type=kind)
-            return _Stream(answer, kind, stack.pop_all())
+            if kind.startswith("text/event-stream"):
+                cut = fields.cut_stream(answer.aiter_lines(), keep) if keep else answer.aiter_raw()
+                return _Stream(cut, answer.status_code, kind, stack.pop_all())
+            content = await answer.aread()
+            if keep and answer.status_code == HTTPStatus.OK:
+                completion = orjson.loads(content)
+                keep(completion)
+                content = orjson.dumps(fields.cut(completion))
+            return Response(content, answer.status_code, media_type=kind)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -93,8 +114,10 @@ class Inference:
 class _Stream(StreamingResponse):
     """Passes events on; what is held for them is let go however that ends, or never begins."""
 
-    def __init__(self, answer: httpx2.Response, kind: str, held: AsyncExitStack) -> None:
-        super().__init__(answer.aiter_raw(), answer.status_code, media_type=kind)
+    def __init__(
+        self, events: AsyncIterator[bytes], status: int, kind: str, held: AsyncExitStack
+    ) -> None:
+        super().__init__(events, status, media_type=kind)
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -37,7 +37,7 @@ from art_serverless.server.keys import Keys
 from art_serverless.server.monitor import Monitor
 from art_serverless.server.names import checked_address, checked_base_model
 from art_serverless.server.seats import Seats
-from art_serverless.server.store import Store, StoredModel
+from art_serverless.server.store import Store, StoredModel, digest_of
 from art_serverless.server.work import Work
 from art_serverless.wire import groups_of
 
@@ -120,6 +120,7 @@ class Routes:
             raise RefusedError(409, f"{stored.address.uri} is being trained; delete it afterwards")
         await self._seats.remove(stored)
         self._store.delete_model(stored.id)
+        self._server.inference.sampled.forget(stored.id)
         return Response(status_code=204)
 
     async def log(self, http: Request) -> Response:
@@ -171,13 +172,25 @@ class Routes:
         groups = given.get("trajectory_groups")
         await asyncio.to_thread(groups_of, groups)
         key = http.headers.get("idempotency-key") or None
-        kept = await asyncio.to_thread(orjson.dumps, groups)
-        job = await asyncio.to_thread(self._store.add_job, stored.id, options, kept, key)
-        if job is not None:
+        digest, kept, problem = await asyncio.to_thread(self._taken, stored.id, options, groups)
+        job = await asyncio.to_thread(self._store.add_job, stored.id, options, kept, key, digest)
+        if job is not None and problem:
+            self._store.end(job.id, "failed", [("training_failed", {"error_message": problem})])
+        elif job is not None:
             self._work.add(job)
         elif (job := self._store.job_of(stored.id, str(key))) is None:
             raise RefusedError(404, f"{stored.address.uri} was deleted")
         return answer({"id": job.id})
+
+    def _taken(
+        self, model_id: str, options: Mapping[str, Any], groups: Any
+    ) -> tuple[str, bytes, str | None]:
+        """Return the digest of a job's request, its groups with the tokens of sampled choices, and
+        why these can't be trained on.
+        """
+        filled = self._server.inference.sampled.filled(model_id, groups)
+        digest = digest_of(options, orjson.dumps(groups))
+        return digest, orjson.dumps(filled.groups), filled.problem()
 
     async def find_jobs(self, http: Request) -> Response:
         """Find a model's job by its idempotency key."""

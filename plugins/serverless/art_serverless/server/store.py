@@ -108,13 +108,19 @@ class Store:
             db.execute("delete from models where id = ?", (model_id,))
 
     def add_job(
-        self, model_id: str, config: Mapping[str, Any], groups: bytes, key: str | None
+        self,
+        model_id: str,
+        config: Mapping[str, Any],
+        groups: bytes,
+        key: str | None,
+        digest: str = "",
     ) -> StoredJob | None:
         """Keep a job and its groups; None when a request of that key made it already.
 
-        Raises RefusedError 422 for a key that made a job of other groups or another config.
+        `digest` is that of the request, by default of these groups. Raises RefusedError 422 for a
+        key that made a job of other groups or another config.
         """
-        digest = _digest(config, groups)
+        digest = digest or digest_of(config, groups)
         if self._has_made(model_id, key, digest):
             return None
         job = StoredJob(
@@ -248,7 +254,8 @@ def _tell(db: sqlite3.Connection, job_id: str, kind: str, data: Mapping[str, Any
     )
 
 
-def _digest(config: Mapping[str, Any], groups: bytes) -> str:
+def digest_of(config: Mapping[str, Any], groups: bytes) -> str:
+    """Return the digest of a job's request: its options and groups as they were sent."""
     digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode())
     digest.update(groups)
     return digest.hexdigest()
