@@ -32,7 +32,8 @@ def run_its_tests(tmp_path: Path) -> Callable[[Path, str], str]:
         info = tmp_path / "installed" / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
-        entries = [f"{k} = {v}" for k, v in project["entry-points"]["art_core"].items()]
+        plugins = project.get("entry-points", {}).get("art_core", {})
+        entries = [f"{name} = {module}" for name, module in plugins.items()]
         (info / "entry_points.txt").write_text("\n".join(["[art_core]", *entries]))
         path = os.pathsep.join([str(folder), str(info.parent), str(ROOT)])
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]

@@ -1,10 +1,12 @@
-"""`art new sink NAME`, `art new backend NAME`: a distribution to start from, whose tests pass."""
+"""`art new KIND NAME`: a distribution to start from, whose tests pass."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import keyword
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,36 +19,57 @@ from art_core.plugins.commands import Output, Record
 from art_core.plugins.host import Plugins
 
 _HELP = """\
-Writes a folder with a pyproject.toml, a plugin and its tests, which run the contract that every
-sink or backend keeps to. Nothing is overwritten.
+Writes a folder with a pyproject.toml, code and tests that pass, to start from. The tests of a
+plugin run the contract that all plugins of its kind keep. Nothing is overwritten.
 
 examples:
+  art new agent tic-tac-toe              an agent, its scenarios and the loop that trains it
   art new sink clickhouse
   art new backend cluster --into plugins
+  art new price-book acme
+  art new loss gentle
+  art new command rate
 """
+_KINDS = {
+    "agent": "an agent project: scenarios, rollout, training",
+    "sink": "a sink",
+    "backend": "a backend",
+    "price-book": "a price book",
+    "loss": "a loss",
+    "command": "a command of `art`",
+}
+_PREFIXES = {"price-book": "art-prices-", "agent": ""}
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_LONGEST_NAME = 40
+_LONGEST_NAME = 30
 _SUFFIX = ".tmpl"
 
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    group = commands.add_parser("new", help="write a plugin to start from", epilog=_HELP)
+    group = commands.add_parser(
+        "new", help="write an agent project or a plugin to start from", epilog=_HELP
+    )
     kinds = group.add_subparsers(metavar="KIND", required=True)
-    for kind in ("sink", "backend"):
-        parser = kinds.add_parser(kind, help=f"a {kind}", epilog=_HELP)
+    for kind, about in _KINDS.items():
+        parser = kinds.add_parser(kind, help=about, epilog=_HELP)
         parser.add_argument("name", metavar="NAME", help=f"what the {kind} is called")
         parser.add_argument(
             "--into", metavar="PATH", type=Path, default=Path(), help="where the folder is put"
         )
-        parser.set_defaults(run=write_plugin, kind=kind)
+        # All commands, when it runs: also those that are added after this one.
+        parser.set_defaults(run=write_project, kind=kind, commands=commands.choices)
 
 
-def write_plugin(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+def write_project(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Write the distribution; yield its files and what to do next."""
     kind, name = arguments.kind, arguments.name
-    offers = plugins.sinks() if kind == "sink" else plugins.backends()
-    checked(kind, name, offers)
+    offers: dict[str, Collection[str]] = {
+        "sink": plugins.sinks(),
+        "backend": plugins.backends(),
+        "loss": plugins.losses(),
+        "command": arguments.commands,
+    }
+    checked(kind, name, offers.get(kind, ()))
     words = words_of(kind, name)
     target = arguments.into / words["distribution"]
     if target.exists():
@@ -60,8 +83,8 @@ def write_plugin(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
     yield Record({"files": paths, "next": after}, [*map(str, paths), "", f"next: {after}"])
 
 
-def checked(kind: str, name: str, offers: Mapping[str, object]) -> None:
-    """Raise ConfigError for a name that can't be a plugin's, or that another plugin has."""
+def checked(kind: str, name: str, offers: Collection[str]) -> None:
+    """Raise ConfigError for a name that can't be a plugin's, or that is taken."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ConfigError(
             f"{name!r:.80} can't be the name of a {kind}",
@@ -73,11 +96,17 @@ def checked(kind: str, name: str, offers: Mapping[str, object]) -> None:
             f"a {kind} {name!r} is installed already; there are: {', '.join(sorted(offers))}",
             "Choose another name.",
         )
+    module = words_of(kind, name)["module"]
+    if keyword.iskeyword(module) or (kind == "agent" and importlib.util.find_spec(module)):
+        raise ConfigError(
+            f"{module!r} can't be the name of a package: Python has something of that name",
+            "Choose another name.",
+        )
 
 
 def words_of(kind: str, name: str) -> dict[str, str]:
-    """Return what the templates' words stand for."""
-    distribution = f"art-{kind}-{name}"
+    """Return the values of the templates' words."""
+    distribution = _PREFIXES.get(kind, f"art-{kind}-") + name
     return {
         "name": name,
         "distribution": distribution,
@@ -88,7 +117,7 @@ def words_of(kind: str, name: str) -> dict[str, str]:
 
 
 def rendered(kind: str, words: Mapping[str, str]) -> dict[Path, str]:
-    """Return the files of a new plugin: path inside its folder, and text."""
+    """Return the files of a new project: path inside its folder, and text."""
     found = _templates(files("art_core.cli") / "templates" / kind, Path())
     return {
         Path(*(words["module"] if part == "module" else part for part in path.parts)): Template(

@@ -17,6 +17,7 @@ import pytest
 import art_core as art
 from art_core.cli.arguments import Parser
 from art_core.cli.main import main, parser
+from art_core.cli.new import _KINDS as KINDS
 from art_core.cli.output import plain
 
 ROW = {
@@ -121,8 +122,7 @@ CALLS = {
     "sync": [["a", "--sink", "loud"]],
     "completion": [["bash"]],
     "rm": [["a", "--yes"]],
-    "new sink": [["x"]],
-    "new backend": [["x"]],
+    **{f"new {kind}": [["some-x"]] for kind in KINDS},
     "rate": [["H200"]],
     "hello": [[]],
     "mine": [[]],
