@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from art_core.costs.amounts import number_or_none
 from art_core.costs.gpus import source_of
 from art_core.costs.rates import TokenRates, price, price_gpu
 from art_core.costs.usage import GpuTime, TokenUsage, read_usage
@@ -106,11 +107,8 @@ class PriceBook:
         """Return a usage without a cost that can't be one, not finite or negative; said once."""
         if usage.cost_usd is None:
             return usage
-        try:
-            usd = float(usage.cost_usd)
-        except (TypeError, ValueError):
-            usd = -1.0
-        if 0 <= usd < float("inf"):
+        usd = number_or_none(usage.cost_usd)
+        if usd is not None and usd >= 0:
             return attrs.evolve(usage, cost_usd=usd)
         self.say_once(f"{provider!r} says that a call cost {usage.cost_usd!r} US dollars: unused")
         return attrs.evolve(usage, cost_usd=None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from art_core.costs.usage import GpuTime, TokenUsage, price_or_none
+from art_core.costs.amounts import to_price, to_price_or_none
+from art_core.costs.usage import GpuTime, TokenUsage
 
 
 @attrs.frozen(kw_only=True)
@@ -17,13 +18,13 @@ class TokenRates:
     the provider makes cost US dollars per thousand.
     """
 
-    input_per_million: float = attrs.field(validator=price_or_none)
-    output_per_million: float = attrs.field(validator=price_or_none)
-    cache_read_per_million: float | None = attrs.field(default=None, validator=price_or_none)
-    cache_write_per_million: float | None = attrs.field(default=None, validator=price_or_none)
-    cache_write_1h_per_million: float | None = attrs.field(default=None, validator=price_or_none)
-    train_per_million: float | None = attrs.field(default=None, validator=price_or_none)
-    web_search_per_thousand: float | None = attrs.field(default=None, validator=price_or_none)
+    input_per_million: float = attrs.field(converter=to_price)
+    output_per_million: float = attrs.field(converter=to_price)
+    cache_read_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
+    cache_write_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
+    cache_write_1h_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
+    train_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
+    web_search_per_thousand: float | None = attrs.field(default=None, converter=to_price_or_none)
     source: str = "explicit"
 
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from art_core.costs.amounts import text_of
 from art_core.costs.rates import TokenRates
 from art_core.costs.usage import COUNTS, GpuTime, TokenUsage
 
@@ -23,9 +24,9 @@ class Receipt:
     """
 
     leaf: str
-    item: str
-    provider: str = ""
-    tier: str | None = None
+    item: str = attrs.field(converter=text_of)
+    provider: str = attrs.field(default="", converter=text_of)
+    tier: str | None = attrs.field(default=None, converter=attrs.converters.optional(text_of))
     calls: int = 1
     input_tokens: int = 0
     output_tokens: int = 0

@@ -10,6 +10,7 @@ import attrs
 
 from art_core.costs.nested import CallsInside
 from art_core.costs.usage import COUNTS, TokenUsage, field, read_usage
+from art_core.errors import ConfigError
 
 log = logging.getLogger("art_core")
 
@@ -34,7 +35,10 @@ def parts_of(chunk: Any) -> Iterator[Any]:
 def answered_so_far(chunk: Any) -> TokenUsage | None:
     """Read the answer's tokens in a later event of Anthropic, which leaves the prompt's out."""
     count = field(chunk, "usage", "output_tokens")
-    return TokenUsage(output_tokens=count) if isinstance(count, int) and count >= 0 else None
+    try:
+        return None if count is None else TokenUsage(output_tokens=count)
+    except ConfigError:
+        return None
 
 
 def later(before: TokenUsage, after: TokenUsage) -> TokenUsage:

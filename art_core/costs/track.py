@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
@@ -36,7 +38,8 @@ def track_api_cost(
     """Add what each call of the function costs to `costs/<context>/<source>`.
 
     The function, sync or async, returns a provider's response with its token usage, something from
-    which `response_getter` gets it, or a stream of chunks; it may be a generator of chunks, too.
+    which `response_getter` gets it, a stream of chunks, or a task or future of one of these; it may
+    be a generator of chunks, too.
     The context is that of the active metrics builder. Without one, the cost of a rollout goes to
     the run of the model that logs its group or trains on it, and any other to the only open model.
     While there is none, or several, such a cost is kept, with a warning.
@@ -84,6 +87,11 @@ class _Meter:
             if isinstance(result, Coroutine):
                 # Such as a method of AsyncOpenAI, which looks at its arguments before it is async.
                 return self._awaited(payer, result, inside)
+            if isinstance(result, asyncio.Future):
+                return result.get_loop().create_task(self._awaited(payer, result, inside))
+            if isinstance(result, concurrent.futures.Future):
+                result.add_done_callback(self._counts_future(payer, inside))
+                return result
             return self._after(payer, result, inside)
 
         return tracked
@@ -112,6 +120,19 @@ class _Meter:
         with self._calling(payer, inside):
             result = await call
         return self._after(payer, result, inside)
+
+    def _counts_future(
+        self, payer: Payer, inside: CallsInside
+    ) -> Callable[[concurrent.futures.Future[Any]], None]:
+        around = calls_inside.get() or CallsInside()
+
+        def done(future: concurrent.futures.Future[Any]) -> None:
+            with suppress(Exception, concurrent.futures.CancelledError), around.entered():
+                with self._calling(payer, inside):
+                    result = future.result()
+                self._after(payer, result, inside)
+
+        return done
 
     def _before(self) -> Payer:
         payer = payer_of(self.source, self.provider, self.model)
@@ -178,6 +199,12 @@ class _Meter:
             used = usage()
             if used is not None:
                 payer.add_usage(self.source, used, **names, rates=self.explicit)
+        except ConfigError as error:
+            payer.prices.say_once(
+                f"the cost of calls of {self.source!r} could not be read: {error}. "
+                "They are counted as unpriced; the call's result is kept"
+            )
+            payer.add_unpriced()
         except Exception:
             log.exception(
                 "the cost of a call of %r could not be read; the call's result is kept", self.source

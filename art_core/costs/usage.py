@@ -7,18 +7,7 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import ConfigError
-
-
-def _not_negative(_: Any, attribute: attrs.Attribute[Any], value: float) -> None:
-    if not value >= 0:
-        raise ConfigError(f"{attribute.name} can't be negative, got {value!r}")
-
-
-def price_or_none(_: Any, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    """Raise ConfigError for a price that is negative or not finite."""
-    if value is not None and not 0 <= value < float("inf"):
-        raise ConfigError(f"{attribute.name} must be a price of at least 0, got {value!r}")
+from art_core.costs.amounts import count_of, number_or_none, to_count, to_price_or_none, to_seconds
 
 
 @attrs.frozen(kw_only=True)
@@ -29,16 +18,17 @@ class TokenUsage:
     `train_tokens` are what a hosted training service trained on, beside prompt and answer.
     `web_searches` are those that the provider made and bills by the search.
     `service_tier` is what the provider says it served ("flex", "priority", "batch"). `cost_usd` is
-    what the provider itself said the call cost, and wins over any price.
+    what the provider itself said the call cost, and wins over any price. Counts may be numbers of
+    NumPy or torch; ConfigError names one that is no count.
     """
 
-    input_tokens: int = attrs.field(default=0, validator=_not_negative)
-    output_tokens: int = attrs.field(default=0, validator=_not_negative)
-    cache_read_tokens: int = attrs.field(default=0, validator=_not_negative)
-    cache_write_tokens: int = attrs.field(default=0, validator=_not_negative)
-    cache_write_1h_tokens: int = attrs.field(default=0, validator=_not_negative)
-    train_tokens: int = attrs.field(default=0, validator=_not_negative)
-    web_searches: int = attrs.field(default=0, validator=_not_negative)
+    input_tokens: int = attrs.field(default=0, converter=to_count)
+    output_tokens: int = attrs.field(default=0, converter=to_count)
+    cache_read_tokens: int = attrs.field(default=0, converter=to_count)
+    cache_write_tokens: int = attrs.field(default=0, converter=to_count)
+    cache_write_1h_tokens: int = attrs.field(default=0, converter=to_count)
+    train_tokens: int = attrs.field(default=0, converter=to_count)
+    web_searches: int = attrs.field(default=0, converter=to_count)
     service_tier: str | None = None
     cost_usd: float | None = None
 
@@ -61,9 +51,9 @@ class GpuTime:
     """
 
     device: str
-    seconds: float = attrs.field(validator=_not_negative)
-    count: int = attrs.field(default=1, validator=_not_negative)
-    usd_per_hour: float | None = attrs.field(default=None, validator=price_or_none)
+    seconds: float = attrs.field(converter=to_seconds)
+    count: int = attrs.field(default=1, converter=to_count)
+    usd_per_hour: float | None = attrs.field(default=None, converter=to_price_or_none)
 
 
 def field(value: Any, *path: str) -> Any:
@@ -94,25 +84,32 @@ def read_usage(response: Any) -> TokenUsage | None:
     return None if usage is None else _gemini(usage)
 
 
+def _count(usage: Any, *path: str) -> int:
+    """Read a count, also one given as text; 0 where it is missing, ConfigError for what is none."""
+    value = field(usage, *path)
+    return 0 if value is None else count_of(path[-1], value)
+
+
 def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
-    prompt, answer = field(usage, "prompt_tokens"), field(usage, "completion_tokens") or 0
+    prompt, answer = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     details = field(usage, "prompt_tokens_details")
-    read = field(details, "cached_tokens") or field(usage, "cached_tokens") or 0  # else Moonshot
+    read = _count(details, "cached_tokens") or _count(usage, "cached_tokens")  # else Moonshot
     # LiteLLM says what Anthropic's cache took beside the details, and how long it stays in them.
-    written = field(details, "cache_write_tokens") or field(usage, "cache_creation_input_tokens")
-    hour = field(details, "cache_creation_token_details", "ephemeral_1h_input_tokens")
+    written = _count(details, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens")
     # xAI, and Gemini where it speaks OpenAI's form, leave thoughts out of the answer: the total has
     # them. Where a cache was used, it may be the cache that the total has more.
-    beside = (field(usage, "total_tokens") or 0) - prompt - answer
-    thought = field(usage, "completion_tokens_details", "reasoning_tokens")
+    beside = _count(usage, "total_tokens") - prompt - answer
+    thought = _count(usage, "completion_tokens_details", "reasoning_tokens")
     if beside > 0 and (beside == thought or not (read or written)):
         answer += beside
     return TokenUsage(
         input_tokens=prompt,
         output_tokens=answer,
         cache_read_tokens=read,
-        cache_write_tokens=written or 0,
-        cache_write_1h_tokens=hour or 0,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=_count(
+            details, "cache_creation_token_details", "ephemeral_1h_input_tokens"
+        ),
         web_searches=_web_searches(usage),
         service_tier=tier,
         cost_usd=_said_cost(usage),
@@ -121,18 +118,18 @@ def _openai_chat(usage: Any, tier: str | None) -> TokenUsage:
 
 def _anthropic_or_responses(usage: Any, tier: str | None) -> TokenUsage:
     details = field(usage, "input_tokens_details")
-    read = field(usage, "cache_read_input_tokens") or 0
-    written = field(usage, "cache_creation_input_tokens") or 0
-    hour = field(usage, "cache_creation", "ephemeral_1h_input_tokens")
+    read = _count(usage, "cache_read_input_tokens")
+    written = _count(usage, "cache_creation_input_tokens")
+    hour = _count(usage, "cache_creation", "ephemeral_1h_input_tokens")
     # Pydantic AI has names of its own for what Responses has in its details.
-    read_inside = field(details, "cached_tokens") or field(usage, "cache_read_tokens")
-    written_inside = field(details, "cache_write_tokens") or field(usage, "cache_write_tokens")
+    read_inside = _count(details, "cached_tokens") or _count(usage, "cache_read_tokens")
+    written_inside = _count(details, "cache_write_tokens") or _count(usage, "cache_write_tokens")
     return TokenUsage(
-        input_tokens=field(usage, "input_tokens") + read + written,
-        output_tokens=field(usage, "output_tokens") or 0,
-        cache_read_tokens=read + (read_inside or 0),
-        cache_write_tokens=written + (written_inside or 0),
-        cache_write_1h_tokens=hour or field(usage, "cache_write_1h_tokens") or 0,
+        input_tokens=_count(usage, "input_tokens") + read + written,
+        output_tokens=_count(usage, "output_tokens"),
+        cache_read_tokens=read + read_inside,
+        cache_write_tokens=written + written_inside,
+        cache_write_1h_tokens=hour or _count(usage, "cache_write_1h_tokens"),
         web_searches=_web_searches(usage),
         service_tier=tier,
         cost_usd=_said_cost(usage),
@@ -141,34 +138,35 @@ def _anthropic_or_responses(usage: Any, tier: str | None) -> TokenUsage:
 
 def _web_searches(usage: Any) -> int:
     """Return what Anthropic says, itself or through LiteLLM."""
-    return field(usage, "server_tool_use", "web_search_requests") or 0
+    return _count(usage, "server_tool_use", "web_search_requests")
 
 
 def _said_cost(usage: Any) -> Any:
     """Return the US dollars that a provider says: OpenRouter's `cost`, Perplexity's `total_cost` in
     it, xAI's ticks.
     """
-    ticks = field(usage, "cost_in_usd_ticks")
+    ticks = number_or_none(field(usage, "cost_in_usd_ticks"))
     if ticks is not None:
         return ticks / 1e10
     cost = field(usage, "cost")
     if field(usage, "is_byok") is True:
         # OpenRouter's fee for a key of your own; the key's owner pays for the call itself.
-        return (cost or 0.0) + (field(usage, "cost_details", "upstream_inference_cost") or 0.0)
+        upstream = field(usage, "cost_details", "upstream_inference_cost")
+        return (number_or_none(cost) or 0.0) + (number_or_none(upstream) or 0.0)
     total = field(cost, "total_cost")
     return cost if total is None else total
 
 
 def _langchain(usage: Any, tier: str | None) -> TokenUsage:
     details = field(usage, "input_token_details") or {}
-    hour = details.get("ephemeral_1h_input_tokens") or 0
-    written = hour + (details.get("ephemeral_5m_input_tokens") or 0)
+    hour = _count(details, "ephemeral_1h_input_tokens")
+    written = hour + _count(details, "ephemeral_5m_input_tokens")
     return TokenUsage(
-        input_tokens=field(usage, "input_tokens"),
-        output_tokens=field(usage, "output_tokens") or 0,
+        input_tokens=_count(usage, "input_tokens"),
+        output_tokens=_count(usage, "output_tokens"),
         # `flex_cache_read` in that tier
-        cache_read_tokens=sum(n or 0 for k, n in details.items() if k.endswith("cache_read")),
-        cache_write_tokens=max(details.get("cache_creation") or 0, written),
+        cache_read_tokens=sum(_count(details, k) for k in details if k.endswith("cache_read")),
+        cache_write_tokens=max(_count(details, "cache_creation"), written),
         cache_write_1h_tokens=hour,
         service_tier=tier,
     )
@@ -176,7 +174,7 @@ def _langchain(usage: Any, tier: str | None) -> TokenUsage:
 
 def _gemini(usage: Any) -> TokenUsage:
     def read(snake: str, camel: str) -> int:
-        return field(usage, snake) or field(usage, camel) or 0
+        return _count(usage, snake) or _count(usage, camel)
 
     return TokenUsage(
         input_tokens=read("prompt_token_count", "promptTokenCount")

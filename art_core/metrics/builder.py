@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 import attrs
 
+from art_core.costs.amounts import text_of
 from art_core.costs.book import PriceBook
 from art_core.costs.rates import TokenRates
 from art_core.costs.receipt import gpu_receipt, token_receipt
@@ -77,7 +78,7 @@ class MetricsBuilder:
 
     def add_cost(self, path: str, usd: float) -> None:
         """Add US dollars to a cost leaf: `train/llm_judge` means `costs/train/llm_judge`."""
-        value = number(path, usd)
+        value = number(path if path.startswith("costs/") else f"costs/{path}", usd)
         if value < 0:
             raise MetricError(f"a cost can't be negative: {path!r} {usd!r}")
         self.ledger.add_cost(self.context, path, value)
@@ -99,7 +100,7 @@ class MetricsBuilder:
         self._add_given(
             "data/", step_num_scenarios=step_num_scenarios, step_actor_tokens=step_actor_tokens
         )
-        self.ledger.add_scenarios(str(i) for i in scenario_ids)
+        self.ledger.add_scenarios(text_of(i) for i in scenario_ids)
 
     def add_user_timing(
         self,

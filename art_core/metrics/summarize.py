@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from art_core.costs.amounts import text_of
 from art_core.data.choice import is_choice, tokens_of
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import MetricError
@@ -118,7 +119,9 @@ def scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
     metadata = [group.metadata for group in groups] + [
         t.metadata for g in groups for t in g.trajectories
     ]
-    return frozenset(str(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None)
+    return frozenset(
+        text_of(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None
+    )
 
 
 def own_key(name: str, split: str, taxonomy: Taxonomy, kind: str = "") -> str:

@@ -242,8 +242,12 @@ def cumulative_key(key: str) -> str:
 
 def number(name: str, value: Any) -> float:
     """Return a metric's value as a float; MetricError for what is not a number."""
+    if type(value) is float:
+        return value
     if value is None or isinstance(value, (str, bytes, bytearray)):
         raise MetricError(f"metric {name!r} must be a number, got {value!r}")
+    if name.startswith("costs/") and type(value).__name__ in {"bool", "bool_"}:
+        raise MetricError(f"cost {name!r} must be a number of US dollars, got {value!r}")
     try:
         return float(value)
     except OverflowError:

@@ -77,7 +77,7 @@ def test_a_chunk_whose_usage_makes_no_sense_does_not_break_the_stream(caplog):
     assert "no chunk of a stream could be read" in caplog.text
 
 
-@pytest.mark.parametrize("odd", [None, "3", -1, 0.5])
+@pytest.mark.parametrize("odd", [None, "three", -1, 0.5])
 def test_an_answers_tokens_are_a_count_or_nothing(odd):
     assert answered_so_far({"usage": {"output_tokens": 3}}) == TokenUsage(output_tokens=3)
     assert answered_so_far({"usage": {"output_tokens": odd}}) is None

@@ -1,7 +1,7 @@
 import asyncio
 import contextvars
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -347,3 +347,59 @@ def test_a_call_may_be_made_while_another_thread_opens_models(no_open_models, mo
     for each in offered:
         builder.withdraw_default(each)
     assert builder.open_builders() == []
+
+
+async def test_a_task_and_the_futures_of_threads_are_priced_when_they_are_done(model):
+    async def call():
+        return RESPONSE
+
+    async def fails():
+        raise CutError
+
+    create_task = asyncio.get_running_loop().create_task
+    with ThreadPoolExecutor(1) as pool, model.metrics_builder("train").activate_context():
+        assert await tracked(lambda: create_task(call()), **PRICES)() is RESPONSE
+        submitted = tracked(tracked(lambda: pool.submit(dict, RESPONSE), **PRICES), **PRICES)()
+        assert submitted.result() == RESPONSE
+        in_a_loop = tracked(
+            lambda: asyncio.get_running_loop().run_in_executor(pool, dict, RESPONSE), **PRICES
+        )
+        assert await in_a_loop() == RESPONSE
+        handed_on = tracked(lambda: create_task(tracked(call, **PRICES)()), **PRICES)
+        assert await handed_on() is RESPONSE
+        with pytest.raises(CutError):
+            await tracked(lambda: create_task(fails()), **PRICES)()
+        pool.submit(int).result()  # what was done before has been counted
+    metrics = (await model.log(split="train")).metrics
+    assert metrics["costs/all"] == 10.0
+    assert "data/step_unpriced_calls" not in metrics
+    await model.close()
+
+
+async def test_a_future_of_a_thread_that_fails_or_is_cancelled_costs_nothing(model, caplog):
+    def fails():
+        raise ValueError
+
+    with ThreadPoolExecutor(1) as pool, model.metrics_builder("train").activate_context():
+        with pytest.raises(ValueError):
+            tracked(lambda: pool.submit(fails), **PRICES)().result()
+        cancelled = Future()
+        assert tracked(lambda: cancelled, **PRICES)() is cancelled
+        assert cancelled.cancel()
+    assert "costs/all" not in (await model.log(split="train")).metrics
+    assert not caplog.text
+    await model.close()
+
+
+async def test_counts_that_are_none_are_named_once_without_a_traceback(model, caplog):
+    odd = tracked(lambda: {"usage": {"prompt_tokens": "many"}}, **PRICES)
+    text = tracked(lambda: {"usage": {"prompt_tokens": "1000000", "cost": True}}, **PRICES)
+    with model.metrics_builder("train").activate_context():
+        odd(), odd(), text()
+    metrics = (await model.log(split="train")).metrics
+    assert metrics["data/step_unpriced_calls"] == 2.0
+    assert metrics["costs/all"] == 1.0
+    assert caplog.text.count("prompt_tokens must be a whole number, got 'many'") == 1
+    assert "'acme' says that a call cost True US dollars: unused" in caplog.text
+    assert "Traceback" not in caplog.text
+    await model.close()
