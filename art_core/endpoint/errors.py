@@ -10,6 +10,7 @@ from art_core.errors import ArtError
 
 Code = Literal[
     "body_too_large",
+    "conflict",
     "context_length_exceeded",
     "engine_error",
     "engine_timeout",
@@ -19,10 +20,20 @@ Code = Literal[
     "invalid_value",
     "model_not_found",
     "not_found",
+    "not_supported",
     "unknown_parameter",
     "unsupported_parameter",
 ]
 
+
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+    503: "service_unavailable",
+}
 
 UNCONSTRAINED = (
     "Ask for it in the messages, and let the reward miss what is otherwise; "
@@ -52,12 +63,8 @@ class RequestError(ArtError):
     def body(self) -> dict[str, Any]:
         """The error as JSON values, in OpenAI's shape."""
         status, message, param, code = self.args
-        kind = {
-            401: "authentication_error",
-            404: "not_found_error",
-            503: "service_unavailable",
-        }.get(status)
-        kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
+        default = "server_error" if status >= 500 else "invalid_request_error"
+        kind = _KINDS.get(status, default)
         return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -88,10 +88,15 @@ async def _disconnected(http: Request) -> None:
 
 def only(*routes: str) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Return the handler of requests to other routes than an application has: it names these."""
+    return elsewhere(f"this endpoint has {', '.join(routes)}")
+
+
+def elsewhere(hint: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return the handler of requests to other routes than an application has, with a hint."""
 
     async def refuse(http: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        reason = f"{error.detail}; this endpoint has {', '.join(routes)}"
+        reason = f"{error.detail}; {hint}"
         if http.url.path.endswith("/responses"):
             reason += ". Have your client use chat completions instead of the Responses API"
         body = RequestError(error.status_code, reason, None, "not_found").body()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import orjson
 import pytest
 
 from art_core.testing.echo import EchoBackend
@@ -155,7 +154,7 @@ async def test_a_stream_whose_client_is_gone_before_it_begins_holds_nothing(held
     store, seats, _, stored = held
     inference = Inference(store=store, seats=seats, timeout_s=10.0)
     question = {"model": "agent", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    response = await inference.chat(orjson.dumps(question))
+    response = await inference.chat(question)
     assert seats._seats[stored.id].users == 1
 
     async def send(message):

@@ -132,7 +132,7 @@ def test_a_server_with_a_list_of_base_models_tells_it(serving):
     ("body", "status", "said"),
     [
         (b"{", 400, "not JSON"),
-        (b"[]", 400, "must be an object"),
+        (b"[]", 400, "must be a JSON object"),
         (b'{"x": "' + b"y" * 200_000 + b'"}', 413, "larger than 100000 bytes"),
         (b"{}", 404, "no model"),
     ],
@@ -189,6 +189,48 @@ def test_what_is_not_there_is_not_found(ask):
     assert asked.status_code == 404
     assert "served: none" in message(asked)
     assert ask("POST", "/preview/sft-training-jobs", json={}).status_code == 501
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "expected"),
+    [
+        (
+            "POST",
+            MODELS,
+            {**MODEL, "name": "../x"},
+            ("invalid_request_error", "name", "invalid_value"),
+        ),
+        ("POST", JOBS, {"model_id": "none"}, ("not_found_error", "model_id", "model_not_found")),
+        (
+            "POST",
+            "/chat/completions",
+            {"model": "nobody"},
+            ("not_found_error", "model", "model_not_found"),
+        ),
+        (
+            "POST",
+            "/chat/completions",
+            {"model": 5},
+            ("invalid_request_error", "model", "invalid_value"),
+        ),
+        ("GET", f"{JOBS}/none/events", None, ("not_found_error", None, "not_found")),
+        ("POST", "/preview/sft-training-jobs", {}, ("server_error", None, "not_supported")),
+    ],
+)
+def test_errors_have_the_endpoints_shape(ask, method, path, body, expected):
+    error = ask(method, path, json=body).json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"], error["code"]) == expected
+
+
+def test_the_responses_api_is_refused_with_a_hint(ask):
+    answer = ask("POST", "/responses", json={"model": "agent", "input": "hi"})
+    assert answer.status_code == 404
+    assert "Have your client use chat completions instead" in message(answer)
+    client = openai.OpenAI(base_url=ask.server.url, api_key=KEY)
+    with pytest.raises(openai.NotFoundError, match="chat completions instead") as caught:
+        client.responses.create(model="agent", input="hi")
+    assert caught.value.code == "not_found"
 
 
 def test_one_name_in_two_projects_must_be_said_whole(ask):

@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from art_core.endpoint.http import elsewhere
 from art_serverless.protocol import (
     JOBS,
     MODELS,
     SFT_JOBS,
 )
 from art_serverless.server.http import (
-    http_error,
     refusal,
     refused,
 )
@@ -55,9 +55,8 @@ def create_app(server: Server) -> Starlette:
         Route("/docs", routes.docs, methods=["GET"]),
     ]
     metrics = Route("/metrics", _guarded(routes.metrics, server, "GET /metrics"), methods=["GET"])
-    return Starlette(
-        routes=[*guarded, metrics, *open_to_all], exception_handlers={HTTPException: http_error}
-    )
+    handlers = {HTTPException: elsewhere("see /docs for what there is")}
+    return Starlette(routes=[*guarded, metrics, *open_to_all], exception_handlers=handlers)
 
 
 def _guarded(handler: Handler, server: Server, name: str) -> Handler:

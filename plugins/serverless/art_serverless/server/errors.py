@@ -1,36 +1,29 @@
-"""What goes wrong at the server, as `{"error": {message, type}}` with a status."""
+"""Errors of the server, in the endpoint's shape: `{"error": {message, type, param, code}}`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Final
 
-from art_core import ArtError
+from art_core.endpoint.errors import Code, RequestError
 
-_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    409: "conflict_error",
+_CODES: Final[Mapping[int, Code]] = {
+    401: "invalid_api_key",
+    404: "not_found",
+    409: "conflict",
     413: "body_too_large",
-    429: "rate_limit_error",
+    500: "internal_error",
+    501: "not_supported",
+    503: "engine_error",
 }
 
 
-class RefusedError(ArtError):
-    """A request that is answered with a status and a message."""
+class RefusedError(RequestError):
+    """A request that is answered with a status, a message and the parameter at fault; the code is
+    that of the status, unless given.
+    """
 
-    def __init__(self, status: int, message: str) -> None:
-        Exception.__init__(self, status, message)
-
-    def __str__(self) -> str:
-        return str(self.args[1])
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return int(self.args[0])
-
-    def body(self) -> dict[str, Any]:
-        """The error as the protocol has it."""
-        default = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": str(self), "type": _KINDS.get(self.status, default)}}
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: Code | None = None
+    ) -> None:
+        super().__init__(status, message, param, code or _CODES.get(status, "invalid_value"))

@@ -1,4 +1,4 @@
-"""What the routes have in common: bodies, numbers, pages and errors."""
+"""Shared by the routes: numbers of a query, pages and errors."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import logging
 import math
 from typing import Any
 
-import orjson
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from art_core import ArtError, BackendError, ConfigError, MetricError
+from art_core.endpoint.errors import RequestError
+from art_core.endpoint.http import json_response
 from art_serverless.protocol import MOST_ITEMS
 from art_serverless.server.errors import RefusedError
 
 log = logging.getLogger("art_serverless")
 
 
-def refusal(error: Exception) -> RefusedError:
-    """Return what an error means to who asked."""
-    if isinstance(error, RefusedError):
+def refusal(error: Exception) -> RequestError:
+    """Return the answer that an error becomes."""
+    if isinstance(error, RequestError):
         return error
     for kinds, status in (
         ((ConfigError, MetricError), 422),
@@ -33,27 +33,6 @@ def refusal(error: Exception) -> RefusedError:
     return RefusedError(500, f"{type(error).__name__}: {error}")
 
 
-async def body_of(http: Request, limit: int) -> bytes:
-    """Read a request's body; RefusedError 413 when it is larger than `limit` bytes."""
-    body = bytearray()
-    async for part in http.stream():
-        body += part
-        if len(body) > limit:
-            raise RefusedError(413, f"the body is larger than {limit} bytes")
-    return bytes(body)
-
-
-def parsed(body: bytes) -> dict[str, Any]:
-    """Return a body as an object; RefusedError 400 for anything else."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RefusedError(400, f"the body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise RefusedError(400, f"the body must be an object, got {type(value).__name__}")
-    return value
-
-
 def number(http: Request, name: str, low: float, high: float) -> float:
     """Return a number of the query, kept between two bounds; the lower one when it is missing."""
     text = http.query_params.get(name)
@@ -62,7 +41,7 @@ def number(http: Request, name: str, low: float, high: float) -> float:
     try:
         return min(max(float(text), low), high) if math.isfinite(float(text)) else low
     except ValueError:
-        raise RefusedError(422, f"{name} must be a number, got {text!r:.80}") from None
+        raise RefusedError(422, f"{name} must be a number, got {text!r:.80}", name) from None
 
 
 def limit_of(http: Request) -> int:
@@ -73,20 +52,9 @@ def limit_of(http: Request) -> int:
 def page_of(items: list[dict[str, Any]], limit: int) -> Response:
     """Return the first items as a page that says whether there are more."""
     shown = items[:limit]
-    return answer({"data": shown, "has_more": len(items) > len(shown)})
+    return json_response({"data": shown, "has_more": len(items) > len(shown)})
 
 
-def refused(error: RefusedError) -> Response:
+def refused(error: RequestError) -> Response:
     """Return an error as a response."""
-    return answer(error.body(), error.status)
-
-
-async def http_error(_: Request, error: Exception) -> Response:
-    """Answer what Starlette refuses by itself."""
-    assert isinstance(error, HTTPException)
-    return refused(RefusedError(error.status_code, f"{error.detail}; see /docs for what there is"))
-
-
-def answer(value: Any, status: int = 200) -> Response:
-    """Return a value as a JSON response."""
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
+    return json_response(error.body(), error.status)

@@ -37,15 +37,11 @@ class Inference:
     sampled: SampledAnswers = attrs.field(factory=SampledAnswers)
     _client: httpx2.AsyncClient | None = None
 
-    async def chat(self, body: bytes, context: str = "") -> Response:
+    async def chat(self, request: dict[str, Any], context: str = "") -> Response:
         """Answer `POST /chat/completions`, streamed or whole; `context` says what its costs are."""
-        try:
-            request = orjson.loads(body)
-            asked = request["model"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise RefusedError(400, f"not a chat completion request: {error!r}") from None
+        asked = request.get("model")
         if not isinstance(asked, str):
-            raise RefusedError(400, f"model must be a string, got {asked!r:.80}")
+            raise RefusedError(400, f"model must be a string, got {asked!r:.80}", "model")
         stored, step = self.named(asked)
         fields = TokenFields.of(request)
         if fields.all or not isinstance(request.get("messages"), list):
@@ -79,10 +75,11 @@ class Inference:
         found = self.store.models_called(name.name, name.entity, name.project)
         if not found:
             served = ", ".join(m.address.uri for m in self.store.models()) or "none"
-            raise RefusedError(404, f"no model {asked!r:.200}; served: {served}"[:2000])
+            said = f"no model {asked!r:.200}; served: {served}"[:2000]
+            raise RefusedError(404, said, "model", "model_not_found")
         if len(found) > 1:
             several = ", ".join(m.address.uri for m in found)
-            raise RefusedError(409, f"{asked!r} may mean any of {several}; say which")
+            raise RefusedError(409, f"{asked!r} may mean any of {several}; say which", "model")
         return found[0], name.step
 
     async def _sent(

@@ -24,7 +24,9 @@ def checked_address(given: Mapping[str, Any]) -> Address:
     entity = _name("entity", given.get("entity") or ENTITY)
     if entity.lower().startswith(OWN_FILES):
         raise RefusedError(
-            422, f"entity can't begin with {OWN_FILES!r}, as the server's own files do: {entity!r}"
+            422,
+            f"entity can't begin with {OWN_FILES!r}, as the server's own files do: {entity!r}",
+            "entity",
         )
     return Address(
         entity=entity,
@@ -40,6 +42,7 @@ def _name(field: str, value: Any) -> str:
         422,
         f"{field} must be letters, digits, '.', '-' and '_', beginning with a letter or digit, "
         f"at most 128 of them; got {value!r:.200}",
+        field,
     )
 
 
@@ -49,9 +52,11 @@ def checked_base_model(given: Mapping[str, Any], known: Mapping[str, str]) -> st
     if isinstance(value, str) and value in known:
         return value
     if known:
-        raise RefusedError(422, unknown("base model", str(value)[:200], known))
+        raise RefusedError(422, unknown("base model", str(value)[:200], known), "base_model")
     if isinstance(value, str) and _BASE_MODEL.fullmatch(value) and ".." not in value:
         return value
     raise RefusedError(
-        422, f"base_model must be a name such as 'Qwen/Qwen3-0.6B', no path; got {value!r:.200}"
+        422,
+        f"base_model must be a name such as 'Qwen/Qwen3-0.6B', no path; got {value!r:.200}",
+        "base_model",
     )

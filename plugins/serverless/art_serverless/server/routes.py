@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from art_core import LossSpec
 from art_core.endpoint.engine import CONTEXT_HEADER
+from art_core.endpoint.http import json_body, json_response
 from art_core.errors import unknown
 from art_serverless.protocol import (
     LONGEST_WAIT_S,
@@ -25,12 +26,9 @@ from art_serverless.protocol import (
 from art_serverless.server.api_page import openapi, page
 from art_serverless.server.errors import RefusedError
 from art_serverless.server.http import (
-    answer,
-    body_of,
     limit_of,
     number,
     page_of,
-    parsed,
 )
 from art_serverless.server.inference import Inference
 from art_serverless.server.keys import Keys
@@ -40,8 +38,6 @@ from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredModel, digest_of
 from art_serverless.server.work import Work
 from art_serverless.wire import groups_of
-
-CHAT_BYTES = 16 << 20
 
 
 @attrs.frozen(kw_only=True)
@@ -67,11 +63,11 @@ class Routes:
 
     async def health(self, _: Request) -> Response:
         """Say that the server is there."""
-        return answer({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def openapi(self, _: Request) -> Response:
         """Answer with the API as OpenAPI."""
-        return answer(openapi())
+        return json_response(openapi())
 
     async def docs(self, _: Request) -> Response:
         """Answer with the API as a page to read."""
@@ -89,16 +85,17 @@ class Routes:
         base_model = checked_base_model(given, self._seats.base_models)
         found = self._store.models_called(address.name, address.entity, address.project)
         if found and not given.get("return_existing"):
-            raise RefusedError(409, f"model {address.uri} exists; ask with return_existing")
+            raise RefusedError(409, f"model {address.uri} exists; ask with return_existing", "name")
         if found and found[0].base_model != base_model:
             raise RefusedError(
                 409,
                 f"model {address.uri} has base model {found[0].base_model!r}, not {base_model!r}",
+                "base_model",
             )
         if not found:
-            return answer(attrs.asdict(await self._registered(address, base_model)))
+            return json_response(attrs.asdict(await self._registered(address, base_model)))
         async with self._seats.using(found[0]):  # who registers is ready to wait until it is loaded
-            return answer(attrs.asdict(found[0]))
+            return json_response(attrs.asdict(found[0]))
 
     async def _registered(self, address: Address, base_model: str) -> StoredModel:
         try:
@@ -152,22 +149,22 @@ class Routes:
         stored = self._model(http)
         steps = (await self._object(http)).get("steps")
         if not isinstance(steps, list) or not all(type(step) is int for step in steps):
-            raise RefusedError(422, f"steps must be a list of whole numbers, got {steps!r:.200}")
+            said = f"steps must be a list of whole numbers, got {steps!r:.200}"
+            raise RefusedError(422, said, "steps")
         async with self._seats.using(stored) as model:
             existing = [c.step for c in await model.checkpoints()]
             keep = set(existing) - set(steps)
             gone = await self._seats.backend.delete_checkpoints(model, keep)
         missing = [step for step in steps if step not in gone]
-        return answer({"deleted_count": len(gone), "not_found_steps": missing})
+        return json_response({"deleted_count": len(gone), "not_found_steps": missing})
 
     async def submit(self, http: Request) -> Response:
         """Accept a training job, once a key: what is accepted is on the disk."""
-        body = await body_of(http, self._server.max_body_bytes)
-        given = parsed(body)
+        given = await self._object(http)
         stored = self._known_model(given.get("model_id"))
         config = given.get("experimental_config", {})
         if not isinstance(config, dict | None):
-            raise RefusedError(422, "experimental_config must be an object")
+            raise RefusedError(422, "experimental_config must be an object", "experimental_config")
         options = train_config(config or {}, self._server.losses)
         groups = given.get("trajectory_groups")
         await asyncio.to_thread(groups_of, groups)
@@ -180,7 +177,7 @@ class Routes:
             self._work.add(job)
         elif (job := self._store.job_of(stored.id, str(key))) is None:
             raise RefusedError(404, f"{stored.address.uri} was deleted")
-        return answer({"id": job.id})
+        return json_response({"id": job.id})
 
     def _taken(
         self, model_id: str, options: Mapping[str, Any], groups: Any
@@ -224,20 +221,20 @@ class Routes:
     async def names(self, _: Request) -> Response:
         """List the models, as OpenAI does."""
         entries = [_openai_model(stored) for stored in self._store.models()]
-        return answer({"object": "list", "data": entries})
+        return json_response({"object": "list", "data": entries})
 
     async def name(self, http: Request) -> Response:
         """Answer for one model, as OpenAI does."""
         stored, _ = self._server.inference.named(http.path_params["name"])
-        return answer(_openai_model(stored))
+        return json_response(_openai_model(stored))
 
     async def chat(self, http: Request) -> Response:
         """Pass a chat completion on to the model's own endpoint."""
         context = http.headers.get(CONTEXT_HEADER, "")
-        return await self._server.inference.chat(await body_of(http, CHAT_BYTES), context)
+        return await self._server.inference.chat(await json_body(http), context)
 
     async def _object(self, http: Request) -> dict[str, Any]:
-        return parsed(await body_of(http, self._server.max_body_bytes))
+        return await json_body(http, self._server.max_body_bytes)
 
     def _model(self, http: Request) -> StoredModel:
         return self._known_model(http.path_params["model_id"])
@@ -245,9 +242,8 @@ class Routes:
     def _known_model(self, model_id: Any) -> StoredModel:
         stored = self._store.model(model_id) if isinstance(model_id, str) else None
         if stored is None:
-            raise RefusedError(
-                404, unknown("model", str(model_id), [m.id for m in self._store.models()])
-            )
+            said = unknown("model", str(model_id), [m.id for m in self._store.models()])
+            raise RefusedError(404, said, "model_id", "model_not_found")
         return stored
 
 
