@@ -23,7 +23,7 @@ from art_core.metrics.history import HistoryLog
 from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.samples import added
+from art_core.metrics.samples import added, set_aside
 from art_core.metrics.seen import Seen
 from art_core.metrics.summarize import count, scenario_ids, summarize
 from art_core.metrics.summary_keeper import SummaryKeeper
@@ -179,19 +179,18 @@ class Run:
     ) -> tuple[Mapping[str, float], tuple[str, ...], dict[str, float]]:
         """Return the row's leaves, their keys, and apart the values that are not finite."""
         given, keys = place_all(self.taxonomy, metrics, split)
-        leaves = given
-        odd: dict[str, float] = {}
+        leaves, odd = set_aside(given)
         if taken is not NOTHING:
-            buffered, odd = self.ledger.combined(taken)
-            leaves = added(buffered, leaves, self.taxonomy)
+            buffered, odd_waiting = self.ledger.combined(taken)
+            leaves, odd = added(buffered, leaves, self.taxonomy), odd_waiting | odd
         if groups:
             averages, _ = place_all(self.taxonomy, summarize(groups, split, self.taxonomy), split)
             leaves = {**count(fresh, split, self.taxonomy), **averages, **leaves}
         if split == "train" and "time/step_wall_s" not in leaves:
             leaves = {**leaves, "time/step_wall_s": time.monotonic() - self._last_train_row}
-        if not math.isfinite(sum(leaves.values())):
-            odd = odd | {k: v for k, v in leaves.items() if not math.isfinite(v)}
-            leaves = {k: v for k, v in leaves.items() if math.isfinite(v)}
+        leaves, odd_sums = set_aside(leaves)
+        if odd_sums:
+            odd = odd | odd_sums
         return leaves, keys if leaves is given else tuple(leaves), odd
 
     def _reckon(

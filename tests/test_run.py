@@ -100,6 +100,26 @@ def test_values_that_are_not_finite_are_set_aside_and_said(make, caplog):
     orjson.loads(row.to_line())
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), 10**400])
+def test_a_given_value_that_is_not_finite_takes_nothing_that_waits_with_it(make, odd):
+    run = make().run
+    waiting = {"costs/train/judge": 1.25, "time/step_actor_s": 30.0, "loss/entropy": 2.0}
+    for key, value in waiting.items():
+        run.ledger.add("", key, value)
+    row = run.record("train", 1, metrics=dict.fromkeys(waiting, odd))
+    assert {key: row.metrics[key] for key in waiting} == waiting
+    assert row.nonfinite == dict.fromkeys(waiting, "nan" if odd != odd else "inf")
+    later = run.record("train", 2).metrics
+    assert (later["costs/cum/all"], later["time/cum/actor_s"]) == (1.25, 30.0)
+
+
+def test_sums_beyond_a_float_are_set_aside(make):
+    run = make().run
+    run.ledger.add("", "time/step_actor_s", 1e308)
+    row = run.record("train", 1, metrics={"time/step_actor_s": 1e308})
+    assert row.nonfinite == {"time/step_actor_s": "inf"}
+
+
 def test_a_bad_metric_writes_nothing_and_loses_nothing(make):
     run = make().run
     run.ledger.add("", "costs/gpu", 0.5)

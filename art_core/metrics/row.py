@@ -4,16 +4,22 @@ form.
 
 from __future__ import annotations
 
+import logging
+import math
 from codecs import BOM_UTF8
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-from orjson import OPT_APPEND_NEWLINE, dumps, loads
+from orjson import OPT_APPEND_NEWLINE, JSONEncodeError, dumps, loads
 
 from art_core.errors import HistoryError
 
+log = logging.getLogger("art_core")
+
 SCHEMA = 1
+_INT_LIMIT = 1 << 63
 
 
 # A dict class whose fields have an order: frozen ones of these are made in half the time.
@@ -39,26 +45,26 @@ class MetricsRow:
 
     def to_line(self) -> bytes:
         """Return the row as one line of strict JSON; metric keys stand beside the envelope's, as in
-        ART's files.
+        ART's files. Values that JSON can't hold are converted or dropped, with a warning.
         """
-        envelope: dict[str, Any] = {
-            "schema": SCHEMA,
-            "seq": self.seq,
-            "attempt": self.attempt,
-            "step": self.step,
-            "split": self.split,
-            "recorded_at": self.recorded_at,
-        }
-        if self.nonfinite:
-            envelope["_nonfinite"] = self.nonfinite
-        if self.scenario_ids:
-            envelope["_scenario_ids"] = self.scenario_ids
-        if self.receipts:
-            envelope["_receipts"] = self.receipts
-        if not self.metrics:
-            return dumps(envelope, option=OPT_APPEND_NEWLINE)
-        metrics = dumps(self.metrics, option=OPT_APPEND_NEWLINE)
-        return b"%b,%b" % (dumps(envelope)[:-1], metrics[1:])
+        try:
+            return _line(self)
+        except JSONEncodeError as error:
+            log.warning(
+                "step %d: a part of the row can't be written as it is (%s): converted, or left out",
+                self.step,
+                error,
+            )
+            return _line(
+                attrs.evolve(
+                    self,
+                    split=plain(self.split),
+                    metrics=plain(self.metrics),
+                    nonfinite=plain(self.nonfinite),
+                    scenario_ids=tuple(map(plain, self.scenario_ids)),
+                    receipts=tuple(map(plain, self.receipts)),
+                )
+            )
 
     @classmethod
     def from_line(cls, line: bytes) -> MetricsRow:
@@ -86,3 +92,44 @@ class MetricsRow:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HistoryError(f"not a row of metrics: {line[:80]!r} ({error})") from error
+
+
+def _line(row: MetricsRow) -> bytes:
+    envelope: dict[str, Any] = {
+        "schema": SCHEMA,
+        "seq": row.seq,
+        "attempt": row.attempt,
+        "step": row.step,
+        "split": row.split,
+        "recorded_at": row.recorded_at,
+    }
+    if row.nonfinite:
+        envelope["_nonfinite"] = row.nonfinite
+    if row.scenario_ids:
+        envelope["_scenario_ids"] = row.scenario_ids
+    if row.receipts:
+        envelope["_receipts"] = row.receipts
+    if not row.metrics:
+        return dumps(envelope, option=OPT_APPEND_NEWLINE)
+    metrics = dumps(row.metrics, option=OPT_APPEND_NEWLINE)
+    return b"%b,%b" % (dumps(envelope)[:-1], metrics[1:])
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: text as UTF-8, numbers of any type as floats or ints of
+    64 bits. Parts that can't be converted are dropped: null in a list, no key in an object.
+    """
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        parts = {plain(str(key)): plain(item) for key, item in value.items()}
+        return {key: item for key, item in parts.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, int) and abs(value) < _INT_LIMIT:
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None

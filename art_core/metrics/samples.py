@@ -36,6 +36,14 @@ def folded(values: list[float]) -> list[float]:
     return [total([v for v in values if math.isfinite(v)]), *odd[:1]]
 
 
+def set_aside(values: Mapping[str, float]) -> tuple[Mapping[str, float], dict[str, float]]:
+    """Return the finite values, and apart the others; the same mapping when all are finite."""
+    if math.isfinite(sum(values.values())):
+        return values, {}
+    odd = {key: value for key, value in values.items() if not math.isfinite(value)}
+    return {key: value for key, value in values.items() if key not in odd}, odd
+
+
 def added(
     buffered: Mapping[str, float], given: Mapping[str, float], taxonomy: Taxonomy
 ) -> dict[str, float]:

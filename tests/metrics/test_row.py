@@ -1,5 +1,8 @@
+import math
 from datetime import UTC, datetime
+from decimal import Decimal
 
+import attrs
 import orjson
 import pytest
 
@@ -55,3 +58,35 @@ def test_a_row_that_the_art_reference_wrote_is_read():
 def test_a_line_that_is_no_row_is_an_error(line):
     with pytest.raises(HistoryError, match="not a row of metrics"):
         MetricsRow.from_line(line)
+
+
+def test_parts_that_json_cannot_hold_are_converted_or_dropped_and_the_rest_is_written(caplog):
+    odd = attrs.evolve(
+        ROW,
+        scenario_ids=("s-\ud800", "b"),
+        receipts=(
+            {
+                "leaf": "costs/train/judge",
+                "usd": 1.25,
+                "calls": True,
+                "input_tokens": 2**70,
+                "output_tokens": Decimal(5),
+                "device_seconds": 10**400,
+                "rates": {"source": "list \udfff", "as_of": object(), "steps": [1, math.nan]},
+            },
+        ),
+    )
+    stored = orjson.loads(odd.to_line())
+    assert stored["costs/all"] == 0.1
+    assert stored["_scenario_ids"] == ["s-\\ud800", "b"]
+    assert stored["_receipts"] == [
+        {
+            "leaf": "costs/train/judge",
+            "usd": 1.25,
+            "calls": True,
+            "input_tokens": 2.0**70,
+            "output_tokens": 5.0,
+            "rates": {"source": "list \\udfff", "steps": [1, None]},
+        }
+    ]
+    assert caplog.text.count("a part of the row can't be written as it is") == 1
