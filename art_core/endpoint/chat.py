@@ -13,6 +13,7 @@ import attrs
 from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, ServedModel
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.request import ChatRequest
+from art_core.endpoint.template_check import TemplateCheck
 from art_core.endpoint.transcripts import Transcripts
 from art_core.errors import unknown
 
@@ -44,11 +45,15 @@ def unknown_model(name: str, models: ModelNames) -> RequestError:
     return RequestError(404, told, "model", "model_not_found")
 
 
-def prepare(request: ChatRequest, served: ServedModel, transcripts: Transcripts) -> Prepared:
-    """Render the prompt and see that it fits. `max_tokens` is cut to what is left of the
-    context.
+def prepare(
+    request: ChatRequest, served: ServedModel, transcripts: Transcripts, check: TemplateCheck
+) -> Prepared:
+    """Render the prompt and see that it fits. `max_tokens` is cut to what is left of the context.
+
+    `check` warns about parts of the request that are not in the prompt.
     """
     prompt_text, prompt_ids = prompt_tokens(request, served.tokenizer, transcripts)
+    check.look(request, served.tokenizer, served.name)
     context = served.engine.context_length
     if len(prompt_ids) >= context:
         raise RequestError(

@@ -31,6 +31,7 @@ from art_core.endpoint.http import (
 from art_core.endpoint.request import chat_request
 from art_core.endpoint.response import chunks, completion
 from art_core.endpoint.sampling import sample
+from art_core.endpoint.template_check import TemplateCheck
 from art_core.endpoint.transcripts import MAX_IDS, Transcripts
 
 ROUTES = ("/v1/chat/completions", "/v1/models", "/health")
@@ -72,6 +73,7 @@ class _Routes:
         self._timeout_s = request_timeout_s
         self._max_body_bytes = max_body_bytes
         self._transcripts = transcripts
+        self._check = TemplateCheck()
 
     async def health(self, _: Request) -> Response:
         return json_response({"status": "ok"})
@@ -98,7 +100,7 @@ class _Routes:
                 f"the weights of {request.model!r} were not loaded within {self._timeout_s:g} s"
             )
             raise RequestError(503, reason, "model", "engine_timeout") from None
-        prepared = prepare(request, served, self._transcripts)
+        prepared = prepare(request, served, self._transcripts, self._check)
         if not request.stream:
             return await self._whole(http, prepared)
         events = self._events(prepared)
