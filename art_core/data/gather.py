@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import attrs
 
 from art_core.data.account import Account, charging, in_scope, open_account
 from art_core.data.outcome import Outcome, outcome
-from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
+from art_core.data.pool import widen_thread_pool
+from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup, text_of
 from art_core.errors import ConfigError, RolloutError
 from art_core.progress import progress_bar
 
+_UNBEGUN = inspect.CORO_CREATED
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
 
 
@@ -25,6 +29,7 @@ async def gather_trajectory_groups(
     pbar_desc: str | None = "gather",
     max_exceptions: int | float | None = None,
     timeout: float | None = None,
+    max_concurrent: int | None = None,
     after_each: AfterEach | None = None,
 ) -> list[TrajectoryGroup]:
     """Run the pending rollouts of all groups concurrently and return the groups, in order.
@@ -39,14 +44,19 @@ async def gather_trajectory_groups(
     a warning. `pbar_desc=None` shows no progress bar. Raises ConfigError for a limit that is no
     number of at least 0.
 
+    At most `max_concurrent` rollouts run at the same time; `timeout` counts from the start of each.
+    A coroutine that raises instead of returning a group gives a group with that one failure.
+
     Without an active metrics builder, paid calls of rollouts and of `after_each` belong to their
     group: the model that logs it, or trains on it, books them.
     """
-    timeout = _seconds(timeout)
+    timeout, slots = _seconds(timeout), _slots(max_concurrent)
+    widen_thread_pool()
     with in_scope(open_account(gathering=True)) as account:
         started = await _started(groups, account)
         total = sum(len(g.pending) for g in started)
-        tally = _Tally(total=total, limit=_limit(max_exceptions, total), bar=_bar(pbar_desc, total))
+        limit, bar = _limit(max_exceptions, total), _bar(pbar_desc, total)
+        tally = _Tally(total=total, limit=limit, bar=bar, slots=slots)
         finishing = (_finish_group(g, timeout, after_each, tally) for g in started)
         tasks = [asyncio.ensure_future(group) for group in finishing]
         try:
@@ -69,6 +79,7 @@ async def gather_trajectories(
     pbar_desc: str | None = "gather",
     max_exceptions: int | float | None = None,
     timeout: float | None = None,
+    max_concurrent: int | None = None,
 ) -> list[Trajectory]:
     """Run rollouts concurrently and return the trajectories of those that did not fail, in
     order.
@@ -78,6 +89,7 @@ async def gather_trajectories(
         "pbar_desc": pbar_desc,
         "max_exceptions": max_exceptions,
         "timeout": timeout,
+        "max_concurrent": max_concurrent,
     }
     (finished,) = await gather_trajectory_groups([group], **options)
     return list(finished)
@@ -85,6 +97,7 @@ async def gather_trajectories(
 
 async def run_group(group: TrajectoryGroup) -> TrajectoryGroup:
     """Run a group's pending rollouts, without a progress bar or a limit on failures."""
+    widen_thread_pool()
     tally = _Tally(total=len(group.pending), limit=math.inf, bar=_bar(None, 0))
     return await _run_rollouts(_charged(group, open_account()), None, tally)
 
@@ -99,6 +112,7 @@ class _Tally:
     total: int
     limit: float
     bar: Any
+    slots: AbstractAsyncContextManager[Any] = attrs.field(factory=nullcontext)
     failed: int = 0
     first: RolloutFailure | None = None
     reward_sum: float = 0.0
@@ -162,6 +176,18 @@ def _seconds(timeout: float | None) -> float | None:
     return seconds
 
 
+def _slots(max_concurrent: int | None) -> AbstractAsyncContextManager[Any]:
+    """Return what a rollout enters before it begins: it waits there for others to end."""
+    if max_concurrent is None:
+        return nullcontext()
+    fits = isinstance(max_concurrent, int) and not isinstance(max_concurrent, bool)
+    if not fits or max_concurrent < 1:
+        raise ConfigError(
+            f"max_concurrent must be a whole number of at least 1, or None, got {max_concurrent!r}"
+        )
+    return asyncio.Semaphore(max_concurrent)
+
+
 class _NoBar:
     n = 0
 
@@ -202,13 +228,37 @@ async def _made(
     if isinstance(item, Awaitable) and not isinstance(item, TrajectoryGroup):
         above = Account(above, gathering=True)
         with charging(above):
-            group = await item
+            group = await _group_or_failure(item)
     if not isinstance(group, TrajectoryGroup):
         raise ConfigError(
             f"gather_trajectory_groups takes trajectory groups, not {type(group).__name__}",
             "Give art.TrajectoryGroup(rollout(...) for ...), or coroutines that return one.",
         )
     return _charged(group, Account(above))
+
+
+async def _group_or_failure(making: Awaitable[TrajectoryGroup]) -> TrajectoryGroup:
+    try:
+        return await making
+    except BaseException as error:
+        if _ends_the_gathering(error):
+            raise
+        return TrajectoryGroup([_failing(error)])
+
+
+async def _failing(error: BaseException) -> Trajectory:
+    raise error
+
+
+def _ends_the_gathering(error: BaseException) -> bool:
+    """Return whether an exception is none of a rollout: one that ends the program, or a
+    cancellation of the gathering.
+    """
+    task = asyncio.current_task()
+    cancelled = task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | SystemExit) or (
+        cancelled and isinstance(error, asyncio.CancelledError)
+    )
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Future[Any]]) -> None:
@@ -233,9 +283,11 @@ async def _finish_group(
             kept: Any = await after_each(finished)
         if kept is not None and not isinstance(kept, TrajectoryGroup):
             raise TypeError(f"it returned {type(kept).__name__}, not a TrajectoryGroup or None")
-    except Exception as error:
+    except BaseException as error:
+        if _ends_the_gathering(error):
+            raise
         raise RolloutError(
-            f"after_each failed ({type(error).__name__}: {error})",
+            f"after_each failed ({type(error).__name__}: {text_of(error)})",
             "Mend it; the groups of this error hold every rollout that was finished.",
         ) from error
     return None if kept is None else kept.paid_by(group.account)
@@ -245,15 +297,28 @@ async def _run_rollouts(
     group: TrajectoryGroup, timeout: float | None, tally: _Tally
 ) -> TrajectoryGroup:
     async def one(rollout: Awaitable[Trajectory]) -> Outcome:
-        result = await outcome(rollout, timeout)
+        async with tally.slots:
+            result = await outcome(rollout, timeout)
         tally.add(group, result)
         return result
 
     assert group.account is not None
     with charging(group.account):
         tasks = [asyncio.ensure_future(one(rollout)) for rollout in group.pending]
-    await _all_or_first_error(tasks)
+    try:
+        await _all_or_first_error(tasks)
+    finally:
+        _drop_waiting(group.pending)
     return _with_outcomes(group, [task.result() for task in tasks])
+
+
+def _drop_waiting(rollouts: Iterable[Any]) -> None:
+    """End rollouts that were waiting for others when the gathering ended."""
+    for rollout in rollouts:
+        if isinstance(rollout, asyncio.Future):
+            rollout.cancel()
+        elif inspect.iscoroutine(rollout) and inspect.getcoroutinestate(rollout) == _UNBEGUN:
+            rollout.close()  # else Python warns that it was never awaited
 
 
 def _with_outcomes(group: TrajectoryGroup, outcomes: Sequence[Outcome]) -> TrajectoryGroup:

@@ -11,7 +11,6 @@ from typing import Any
 
 from art_core.data.choice import is_choice, message_dict, tokens_of
 from art_core.data.trajectory import RolloutFailure, Trajectory
-from art_core.errors import ConfigError
 
 log = logging.getLogger("art_core")
 
@@ -42,9 +41,14 @@ async def outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outc
         )
     try:
         result = task.result()
-    except (Exception, asyncio.CancelledError) as error:
+    except BaseException as error:
+        # Some are no Exception: pytest.fail's, a panic of Rust code. Those that end the program
+        # stop the event loop before they could come here.
         return RolloutFailure.of(error)
-    return _accepted(result, started)
+    try:
+        return _accepted(result, started)
+    except Exception as error:  # an object of the user's that fails when it is looked at
+        return RolloutFailure.of(error, "wrong_type")
 
 
 async def _stop(task: asyncio.Future[Any]) -> None:
@@ -68,15 +72,12 @@ def _accepted(result: Any, started: datetime) -> Outcome:
     if not isinstance(result, Trajectory):
         text = f"the rollout returned {type(result).__name__}, not a Trajectory"
         return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
-    try:
-        for history in result.histories():
-            for item in history.messages_and_choices:
-                _ = is_choice(item) or message_dict(item)
-    except ConfigError as error:
-        return RolloutFailure.of(error, "wrong_type")
+    for history in result.histories():
+        for item in history.messages_and_choices:
+            _ = is_choice(item) or message_dict(item)
     try:
         result.reward = float(result.reward)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except Exception:
         result.reward = math.nan
     if not math.isfinite(result.reward):
         text = "the reward is not a finite number"

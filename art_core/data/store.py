@@ -15,6 +15,7 @@ import attrs
 import orjson
 
 from art_core.data.choice import choice_dict, is_choice, message_dict
+from art_core.data.prompts import restore_prompts, shorten_prompts
 from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.errors import HistoryError
 from art_core.files import json_line
@@ -77,7 +78,20 @@ def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -
 
 
 def _lines(groups: Iterable[TrajectoryGroup], *, tokens: bool = True) -> bytes:
-    return b"".join(json_line(group_dict(g, tokens=tokens)) for g in groups)
+    return b"".join(json_line(_line_dict(g, tokens=tokens)) for g in groups)
+
+
+def _line_dict(group: TrajectoryGroup, *, tokens: bool) -> dict[str, Any]:
+    stored = group_dict(group, tokens=tokens)
+    for trajectory in stored["trajectories"]:
+        shorten_prompts(_items(trajectory))
+    return stored
+
+
+def _items(stored: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the items of each conversation of a stored trajectory, the main one first."""
+    histories = (stored, *stored["additional_histories"])
+    return [history.get("messages_and_choices", []) for history in histories]
 
 
 def _ends_with(fd: int, size: int, data: bytes) -> bool:
@@ -109,7 +123,7 @@ def _history_dict(history: History, *, tokens: bool) -> dict[str, Any]:
 
 
 def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]:
-    """Return a group as JSON values: what a line of the file holds."""
+    """Return a group as JSON values: a line of the file has them, with shorter prompts."""
     return {
         "trajectories": [_trajectory_dict(t, tokens=tokens) for t in group.trajectories],
         "failures": [attrs.asdict(f) for f in group.failures],
@@ -139,10 +153,15 @@ def group_of(stored: Mapping[str, Any]) -> TrajectoryGroup:
 
 def _trajectory_of(stored: dict[str, Any]) -> Trajectory:
     ended = stored["end_time"]
+    main, *others = restore_prompts(_items(stored))
+    histories = zip(stored["additional_histories"], others, strict=True)
     return Trajectory(
         **stored
         | {
-            "additional_histories": [History(**h) for h in stored["additional_histories"]],
+            "messages_and_choices": main,
+            "additional_histories": [
+                History(**h | {"messages_and_choices": items}) for h, items in histories
+            ],
             "start_time": datetime.fromisoformat(stored["start_time"]),
             "end_time": None if ended is None else datetime.fromisoformat(ended),
         }

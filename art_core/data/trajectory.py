@@ -117,14 +117,32 @@ class RolloutFailure:
 
     @classmethod
     def of(cls, error: BaseException, reason: FailureReason = "raised") -> RolloutFailure:
-        """Describe an exception."""
-        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        """Describe an exception, also one whose text cannot be made."""
         return cls(
-            reason=reason, type=type(error).__name__, message=str(error), traceback="".join(lines)
+            reason=reason,
+            type=type(error).__name__,
+            message=text_of(error),
+            traceback=_traceback_of(error),
         )
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
+
+
+def text_of(error: BaseException) -> str:
+    """Return an exception's message. One whose message cannot be made is described by why not."""
+    try:
+        return str(error)
+    except Exception as odd:
+        return f"<no message: its __str__ raised {type(odd).__name__}>"
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as odd:
+        place = "".join(traceback.format_tb(error.__traceback__))
+        return f"{place}{type(error).__name__} <not shown: {type(odd).__name__}>\n"
 
 
 def _failure(error: BaseException | RolloutFailure) -> RolloutFailure:
@@ -230,7 +248,7 @@ class TrajectoryGroup:
         return list(dict.fromkeys(account for account in carried if account is not None))
 
     def to_dict(self, *, tokens: bool = True) -> dict[str, Any]:
-        """Return the group as plain values, as a line of the trajectory files holds it.
+        """Return the group as plain values.
 
         `tokens=False` leaves out token ids and log-probs, most of the bytes.
         """
@@ -240,7 +258,9 @@ class TrajectoryGroup:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> TrajectoryGroup:
-        """Rebuild a group from `to_dict`'s values; ConfigError says which of them does not fit."""
+        """Rebuild a group from `to_dict`'s values, or from a line of the trajectory files.
+        ConfigError says which value does not fit.
+        """
         from art_core.data.store import group_of
 
         try:

@@ -87,6 +87,143 @@ async def test_a_rollout_that_raises_is_data_with_its_traceback():
     assert "in broken" in failure.traceback
 
 
+class HalfMadeError(Exception):
+    def __str__(self):
+        return f"status {self.status}"
+
+    __repr__ = __str__
+
+
+class Panic(BaseException):
+    """What code in Rust raises; pytest.fail raises one too."""
+
+
+class UntilShown(BaseException):
+    """Its traceback cannot be made either."""
+
+    @property
+    def __cause__(self):
+        raise RuntimeError("no cause")
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (HalfMadeError(), "<no message: its __str__ raised AttributeError>"),
+        (Panic("at the core"), "at the core"),
+        (UntilShown("half"), "half"),
+        (GeneratorExit(), ""),
+        (ExceptionGroup("two", [HalfMadeError(), ValueError()]), "two (2 sub-exceptions)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_an_odd_exception_is_data_and_costs_no_other_attempt(odd, message):
+    async def raises():
+        raise odd
+
+    failure = await only_failure(raises())
+    assert (failure.type, failure.message) == (type(odd).__name__, message)
+    assert "in raises" in failure.traceback
+
+
+async def test_an_odd_exception_of_the_judge_loses_no_rollout():
+    async def judge(_):
+        raise odd
+
+    for odd in (HalfMadeError(), Panic(), asyncio.CancelledError()):
+        text = f"after_each failed .{type(odd).__name__}"
+        with pytest.raises(RolloutError, match=text) as caught:
+            await gather(art.TrajectoryGroup([rollout(2.0)]), after_each=judge)
+        assert [g.rewards for g in caught.value.groups] == [[2.0]]
+
+
+def test_a_rollout_that_ends_the_program_ends_it():
+    async def exits():
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(gather(art.TrajectoryGroup([exits()])))
+
+
+def test_a_judge_that_ends_the_program_ends_it():
+    async def judge(_):
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(gather(art.TrajectoryGroup([art.Trajectory()]), after_each=judge))
+
+
+async def test_a_coroutine_that_raises_instead_of_making_a_group_is_a_group_with_a_failure():
+    good, bad = await gather(art.TrajectoryGroup([rollout(1.0)]), broken("no scenario"))
+    assert (good.rewards, bad.rewards) == ([1.0], [])
+    assert [str(failure) for failure in bad.failures] == ["ValueError: no scenario"]
+    with pytest.raises(RolloutError, match="all 2 rollouts failed; the first: ValueError: a"):
+        await gather(broken("a"), broken("b"))
+
+
+def test_making_a_group_may_end_the_program():
+    async def exits():
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        asyncio.run(gather(exits()))
+
+
+class Untouchable:
+    def __getattr__(self, name):
+        raise RuntimeError(f"{name} is not here")
+
+    __float__ = None
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (art.Trajectory(messages_and_choices=[Untouchable()]), "wrong_type"),
+        (art.Trajectory(messages_and_choices=None), "wrong_type"),
+        (art.Trajectory(additional_histories=[[]]), "wrong_type"),
+        (art.Trajectory(reward=Untouchable()), "bad_reward"),
+    ],
+    ids=["item", "no conversation", "no history", "reward"],
+)
+async def test_a_trajectory_that_cannot_be_looked_at_is_data(result, reason):
+    failure = await only_failure(returning(result))
+    assert failure.reason == reason
+
+
+async def test_at_most_so_many_rollouts_run_at_the_same_time_and_their_timeouts_begin_with_them():
+    running, most = 0, 0
+
+    async def counted():
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return art.Trajectory()
+
+    groups = [art.TrajectoryGroup(counted() for _ in range(10)) for _ in range(3)]
+    done = await gather(*groups, max_concurrent=4, timeout=5.0)
+    assert most == 4
+    assert [len(group) for group in done] == [10] * 3
+    assert len(await art.gather_trajectories([counted()], pbar_desc=None, max_concurrent=1)) == 1
+
+
+@pytest.mark.parametrize("odd", [0, -1, 2.0, True, "4"])
+async def test_a_limit_on_rollouts_that_is_no_count_is_refused(odd):
+    with pytest.raises(ConfigError, match="max_concurrent must be a whole number of at least 1"):
+        await gather(max_concurrent=odd)
+
+
+async def test_an_early_end_ends_rollouts_that_were_waiting_too():
+    task = asyncio.ensure_future(rollout(after=60.0))
+    waiting = art.TrajectoryGroup([broken(), rollout(), rollout(), rollout(), task])
+    with pytest.raises(RolloutError, match="max_exceptions"):
+        await gather(waiting, max_concurrent=1, max_exceptions=0)
+    await asyncio.wait((task,), timeout=1.0)
+    assert task.cancelled()
+
+
 async def test_a_rollout_that_takes_too_long_is_data():
     failure = await only_failure(rollout(1.0, 60.0), timeout=0.05)
     assert (failure.reason, failure.type) == ("timeout", "TimeoutError")
