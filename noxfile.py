@@ -97,7 +97,8 @@ def test(session: nox.Session) -> None:
     _run(session, "coverage", "run", "-m", "pytest", "tests")
     _run(session, "coverage", "report")
     tested = [f"plugins/{path.name}/tests" for path in PLUGINS if path.name not in TRACKERS]
-    _run(session, "python", "-m", "pytest", *tested)
+    # `nox -s vllm` runs those of vLLM, also where it is installed.
+    _run(session, "python", "-m", "pytest", "-m", "not vllm", *tested)
 
 
 UNIVERSAL = ("--universal", "--python-version", "3.11")
@@ -215,7 +216,9 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
 @nox.session
 def faults(session: nox.Session) -> None:
     """Run the fault suite in full numbers."""
-    _run(session, "python", "-m", "pytest", "-q", "tests/faults", FAULT_TRIALS="1000")
+    _run(
+        session, "python", "-m", "pytest", "-q", "tests/faults", "tests/tokens", FAULT_TRIALS="1000"
+    )
 
 
 @nox.session

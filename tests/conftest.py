@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,15 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ART_")]:
         if name != "ART_ENGINES":  # see the conftest of all tests
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def threads_in_turn() -> Iterator[None]:
+    """Let threads take turns after a few instructions: a race shows itself within fewer of them."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
 
 
 @pytest.fixture

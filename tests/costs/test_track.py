@@ -1,12 +1,13 @@
 import asyncio
 import contextvars
 import functools
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from weakref import WeakSet
 
 import pytest
 
 import art_core as art
-from art_core.costs.book import PriceBook
 from art_core.errors import ConfigError, MetricError, PricingError
 from art_core.metrics import builder
 
@@ -335,18 +336,22 @@ def test_a_source_that_is_no_path_of_a_cost_is_refused_before_any_call(source):
         art.track_api_cost(source=source, provider="acme", model_name="judge")
 
 
-def test_a_call_may_be_made_while_another_thread_opens_models(no_open_models, monkeypatch):
-    calls = tracked(lambda: "verdict", **PRICES)
-    prices = PriceBook(art.Plugins())
-    prices.register("acme/judge", **PRICES)
-    offered = [builder.MetricsBuilder(None, prices) for _ in range(20_000)]
-    with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(lambda: [builder.offer_default(each) for each in offered])
-        while not opening.done():
-            assert calls() == "verdict"
-    for each in offered:
-        builder.withdraw_default(each)
-    assert builder.open_builders() == []
+def test_a_call_may_be_made_while_another_thread_opens_a_model(no_open_models, monkeypatch):
+    first, second = (builder.MetricsBuilder(None, None) for _ in range(2))
+    other = threading.Thread(target=builder.offer_default, args=[second])
+
+    class Open(WeakSet):
+        def __iter__(self):
+            for each in super().__iter__():
+                if other.ident is None:
+                    other.start()
+                    other.join(0.05)  # it waits until the models are looked through
+                yield each
+
+    monkeypatch.setattr(builder, "default_builders", Open([first]))
+    assert builder.open_builders() == [first]
+    other.join()
+    assert set(builder.open_builders()) == {first, second}
 
 
 async def test_a_task_and_the_futures_of_threads_are_priced_when_they_are_done(model):

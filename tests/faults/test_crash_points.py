@@ -14,11 +14,13 @@ import pytest
 TRAIN = '''
 import asyncio, importlib, json, os, sys
 import art_core as art
+import art_core.plugins.builtin, art_core.testing.echo, art_core.trainable
 kind, base, points = sys.argv[1], sys.argv[2], sys.argv[3]
 if kind == "local":
     import torch
     from art_local.testing.tiny import save_tiny_model
     import art_local.backend, art_local.resident, art_local.training.policy
+    import huggingface_hub.hf_file_system, peft, starlette.applications, torch._dynamo, uvicorn
     torch.set_num_threads(1)
     options = dict(device="cpu", dtype="float32", lora_rank=4, lora_alpha=8, progress=False)
     base_model = str(save_tiny_model(__import__("pathlib").Path(base) / "tiny"))
@@ -113,6 +115,8 @@ def die(n):
     print(json.dumps([n, code, told, resume, start]), flush=True)
     return code
 
+# what each fork needs is loaded once, here
+art.TrainableModel(name="m", project="p", base_model="b", base_path=base, sinks=[])
 if points == "all":
     n = 1
     while die(n) == 9:

@@ -182,7 +182,7 @@ def leaves_only(paths):
 trees = st.lists(paths, unique=True, max_size=6).map(lambda some: ["gpu", *leaves_only(some)])
 
 
-@settings(max_examples=int(os.environ.get("FAULT_TRIALS") or 40) // 2, deadline=None)
+@settings(max_examples=int(os.environ.get("FAULT_TRIALS") or 40) // 2)
 @given(data=st.data())
 def test_sums_are_right_for_any_tree_any_steps_and_any_points_of_resuming(tmp_path_factory, data):
     base, tree = tmp_path_factory.mktemp("run"), data.draw(trees)

@@ -159,6 +159,7 @@ def test_device_time_is_booked_beside_costs_below_the_device(build, ledger):
     assert flush(ledger) == {"costs/gpu/idle": 1.0, "costs/gpu/other": 2.0}
 
 
+@pytest.mark.usefixtures("threads_in_turn")
 def test_a_cost_and_its_receipt_stand_in_one_row(build, ledger):
     build().register_model_pricing("m", prompt_per_million=1.0, completion_per_million=1.0)
     usage = TokenUsage(input_tokens=1_000_000)
@@ -169,7 +170,7 @@ def test_a_cost_and_its_receipt_stand_in_one_row(build, ledger):
             rows.append(ledger.take("train"))
 
     def buy():
-        for _ in range(2_000):
+        for _ in range(500):
             build("train").add_usage("judge", usage, provider="acme", model_name="m")
 
     with ThreadPoolExecutor(5) as pool:
@@ -179,7 +180,7 @@ def test_a_cost_and_its_receipt_stand_in_one_row(build, ledger):
         done.set()
     rows.append(ledger.take("train"))
     booked = [sum(ledger.combined(row)[0].values()) for row in rows]
-    assert sum(booked) == 6_000.0
+    assert sum(booked) == 1_500.0
     assert booked == [sum(receipt.usd for receipt in row.receipts) for row in rows]
 
 
@@ -335,9 +336,10 @@ def test_what_was_taken_can_be_restored_before_what_came_since(build, ledger):
     assert again.scenario_ids == {"a"}
 
 
+@pytest.mark.usefixtures("threads_in_turn")
 def test_sixteen_threads_add_the_exact_total(build, ledger):
     def spend():
-        for _ in range(10_000):
+        for _ in range(1_000):
             build("train").add_cost("train/judge", 0.001)
 
     threads = [threading.Thread(target=spend) for _ in range(16)]
@@ -345,7 +347,7 @@ def test_sixteen_threads_add_the_exact_total(build, ledger):
         thread.start()
     for thread in threads:
         thread.join()
-    assert flush(ledger)["costs/train/judge"] == pytest.approx(160.0, abs=1e-9)
+    assert flush(ledger)["costs/train/judge"] == pytest.approx(16.0, abs=1e-9)
 
 
 def test_many_samples_are_folded_without_losing_any(build, ledger):

@@ -5,7 +5,7 @@ import math
 import attrs
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from art_core.metrics import summary as summaries
@@ -280,7 +280,6 @@ rows = st.tuples(
 )
 
 
-@settings(deadline=None)  # it writes files, which takes its time on a busy machine
 @given(
     attempts=st.lists(st.tuples(st.integers(0, 6), st.lists(rows, max_size=6)), max_size=4),
     cut=st.integers(0, 24),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import art_core as art
@@ -237,7 +237,6 @@ def lines_of(attempts):
                 ).to_line()
 
 
-@settings(deadline=None)
 @given(
     attempts=attempts,
     asked=st.dictionaries(st.sampled_from(KEYS), st.booleans()),

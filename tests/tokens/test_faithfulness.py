@@ -4,6 +4,8 @@ templates.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from conversations import (
     TOOLS,
@@ -230,7 +232,7 @@ def scripts(draw):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=int(os.environ.get("FAULT_TRIALS") or 12) // 2)
 @given(script=scripts(), compact=st.booleans())
 def test_whatever_is_said_false_merges_are_zero(stage, forgetful, name, script, compact):
     """And a prefix breaks exactly where the template wrote the history anew."""
