@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import pytest
 import art_core as art
 from art_core.errors import EngineError
 from art_core.metrics.history import read_rows
+from art_local import clock
 from art_local.servers import Servers
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
@@ -43,18 +43,24 @@ def endpoints():
     return sum(t.name == "art-endpoint" for t in threading.enumerate())
 
 
-async def test_time_in_which_no_model_is_held_costs_nothing(backend, make_model):
+@pytest.fixture
+def ticks(monkeypatch):
+    """The clock by which devices are charged."""
+    made = SimpleNamespace(now=100.0, monotonic=lambda: made.now)
+    monkeypatch.setattr(clock, "time", made)
+    return made
+
+
+async def test_time_in_which_no_model_is_held_costs_nothing(backend, make_model, ticks):
     first, second = make_model("first"), make_model("second")
-    await first.register(backend)
-    await backend.unregister(first)
-    began = time.monotonic()
-    await asyncio.sleep(1.0)
-    await second.register(backend)
-    await backend.unregister(second)
-    held_s = time.monotonic() - began - 1.0
+    for model, seconds in ((first, 1.0), (second, 2.0)):
+        await model.register(backend)
+        ticks.now += seconds
+        await backend.unregister(model)
+        ticks.now += 50.0
     row = await second.log(metrics={"x": 1.0}, split="train", step=0)
     # 3,600 dollars an hour are one a second
-    assert 0 < row.metrics["costs/cum/gpu"] <= held_s
+    assert row.metrics["costs/cum/gpu"] == 2.0
     await first.close()
     await second.close()
 
@@ -115,7 +121,7 @@ async def test_an_unregistering_that_was_cancelled_stops_serving_all_the_same(ma
 
 
 async def test_a_step_that_was_cancelled_counts_and_its_costs_stand_in_the_next_row(
-    backend, make_model, monkeypatch
+    backend, make_model, monkeypatch, ticks
 ):
     model = make_model("tiny")
     await model.register(backend)
@@ -125,7 +131,7 @@ async def test_a_step_that_was_cancelled_counts_and_its_costs_stand_in_the_next_
     def slowly(*args, **options):
         begun.set()
         go_on.wait(60)
-        time.sleep(1.0)
+        ticks.now += 2.0
         return step(*args, **options)
 
     monkeypatch.setattr(resident.trainer, "step", slowly)
@@ -140,7 +146,7 @@ async def test_a_step_that_was_cancelled_counts_and_its_costs_stand_in_the_next_
     rows = [row for row, *_ in read_rows(model.run_dir / "history.jsonl")]
     assert [row.step for row in rows] == [2]
     # 3,600 dollars an hour are one a second
-    assert rows[0].metrics["costs/gpu"] >= 1.0
+    assert rows[0].metrics["costs/gpu"] == 2.0
     assert [c.step for c in await model.checkpoints()] == [1, 2]
     await model.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
+import threading
 
 import pytest
 
@@ -22,7 +22,14 @@ def _own_caches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def offline(monkeypatch):
+    """Without the hub; asking for it all the same is an error."""
+
+    def asked(*_, **__):
+        raise AssertionError("the network was asked")
+
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("socket.getaddrinfo", asked)
+    monkeypatch.setattr("socket.socket.connect", asked)
 
 
 def test_a_local_directory_is_used_as_it_is(tiny_directory):
@@ -74,12 +81,10 @@ def test_a_name_that_is_neither_directory_nor_hub_id_says_what_to_give(name):
 
 @pytest.mark.usefixtures("offline")
 def test_a_hub_model_that_is_not_here_while_offline_says_what_to_do():
-    started = time.monotonic()
     with pytest.raises(
         BackendError, match=f"'org/some-model' is not on this machine.*use '{SMOL}'"
     ):
         resolve_base_model("org/some-model")
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.usefixtures("offline")
@@ -102,14 +107,15 @@ def test_a_whole_copy_in_the_hubs_cache_is_found_first(tiny_directory, tmp_path)
 
 
 def test_a_hub_that_does_not_answer_is_given_up_in_time(monkeypatch):
+    free = threading.Event()
+
     def hangs(*_, **__):
-        time.sleep(3)
+        free.wait()
         raise TimeoutError
 
     monkeypatch.setattr("urllib.request.urlopen", hangs)
-    started = time.monotonic()
-    assert hub_answers(timeout_s=0.2) is False
-    assert time.monotonic() - started < 2
+    assert hub_answers(timeout_s=0.05) is False
+    free.set()
 
 
 def test_a_package_that_cannot_be_downloaded_says_why(monkeypatch):

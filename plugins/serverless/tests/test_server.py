@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import subprocess
 import threading
-import time
 
 import httpx2
 import openai
@@ -20,6 +19,7 @@ from art_serverless.server.groups import GroupFiles
 from art_serverless.server.keys import Keys, server_keys
 from art_serverless.server.settings import options_of
 from art_serverless.server.store import Store
+from waiting import until
 
 KEY = "a key of the tests"
 MODEL = {"project": "demo", "name": "agent", "base_model": "base"}
@@ -390,7 +390,7 @@ def test_what_fails_inside_the_server_is_in_its_own_log(ask, caplog, monkeypatch
     assert "in checkpoints" in caplog.text
 
 
-def test_a_thousand_requests_at_once_are_answered(ask):
+def test_a_hundred_clients_that_ask_at_once_are_answered(ask):
     register(ask)
     given = {"model": "agent", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -398,7 +398,7 @@ def test_a_thousand_requests_at_once_are_answered(ask):
         return ask("POST", "/chat/completions", json=given).status_code
 
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
-        statuses = list(pool.map(once, range(1000)))
+        statuses = list(pool.map(once, range(300)))
     assert set(statuses) == {200}
 
 
@@ -432,10 +432,7 @@ def test_a_model_that_nobody_uses_sleeps_and_wakes_when_asked(serving):
         http.post(server.url + MODELS, json=MODEL)
         for _ in range(2):
             assert http.post(server.url + "/chat/completions", json=given).status_code == 200
-            deadline = time.monotonic() + 20
-            while "art_models_awake 0.0" not in http.get(server.root + "/metrics").text:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(lambda: "art_models_awake 0.0" in http.get(server.root + "/metrics").text)
 
 
 def test_a_key_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):

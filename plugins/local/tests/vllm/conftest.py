@@ -35,9 +35,12 @@ def start(settings, tmp_path, monkeypatch):
     """Starts engines over the fake server; `engine.server` is the newest process of it."""
     engines = []
 
-    def made(*, wait=True, patience=None, sleeps=False, token_s=0.0, mute=-1, **options):
+    def made(
+        *, wait=True, patience=None, sleeps=False, token_s=0.0, mute=-1, together=0, **options
+    ):
         monkeypatch.setenv("FAKE_TOKEN_S", str(token_s))
         monkeypatch.setenv("FAKE_MUTE", str(mute))
+        monkeypatch.setenv("FAKE_TOGETHER", str(together))
         # a CUDA device that is not there: the fake needs none
         device = "cuda:0" if sleeps else "cpu"
 

@@ -4,7 +4,8 @@ made-up tokens, and refuses what vLLM's documentation does not allow.
     python fake_vllm.py --model DIR --port N ...      # with the arguments of vLLM's server
 
 Settings from the environment: FAKE_TOKEN_S (seconds a token), FAKE_DIES (a status to end with at
-once), FAKE_MUTE (tokens after which nothing more comes), FAKE_START_S (seconds before it listens).
+once), FAKE_MUTE (tokens after which nothing more comes), FAKE_START_S (seconds before it listens),
+FAKE_TOGETHER (requests that must run at once before any of them gets a token).
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class FakeVllm:
     key: str
     token_s: float
     mute_after: int
+    together: int
+    all_run: asyncio.Event = attrs.field(factory=asyncio.Event)
     adapters: dict[str, str] = attrs.field(factory=dict)
     running: int = 0
     generated: int = 0
@@ -172,6 +175,10 @@ class FakeVllm:
         self.prompted += len(body["prompt"])
         ended = False
         try:
+            if self.running >= self.together:
+                self.all_run.set()
+            if body["max_tokens"] > 1:  # the first request after the start asks for one
+                await self.all_run.wait()
             for index in range(body["max_tokens"]):
                 if index == self.mute_after:
                     await asyncio.sleep(3600)
@@ -268,6 +275,7 @@ if __name__ == "__main__":
         os.environ["VLLM_API_KEY"],
         float(os.environ.get("FAKE_TOKEN_S", "0")),
         int(os.environ.get("FAKE_MUTE", "-1")),
+        int(os.environ.get("FAKE_TOGETHER", "0")),
     )
     print(f"serving {given.model} on {given.port}", flush=True)
     uvicorn.run(fake.app(), host=given.host, port=given.port, log_level="warning")

@@ -6,20 +6,19 @@ import asyncio
 import os
 import shutil
 import signal
-import time
 
 import pytest
 from vllm_helpers import adapter, gone, sampled, state
 
 from art_core.errors import EngineError
+from waiting import until_async
 
 
 async def failing(engine, **options):
-    """The reason and the seconds after which a request failed."""
-    began = time.monotonic()
+    """The reason why a request failed."""
     with pytest.raises(EngineError) as caught:
         await sampled(engine, **options)
-    return str(caught.value), time.monotonic() - began
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -28,12 +27,11 @@ async def test_a_killed_server_fails_its_requests_and_comes_back_with_its_adapte
     await asyncio.to_thread(engine.publish, "m@1", adapter())
     pid = state(engine)["pid"]
     running = [asyncio.create_task(failing(engine, max_tokens=50, stream=stream)) for _ in range(5)]
-    await asyncio.sleep(0.4)
+    await until_async(lambda: state(engine)["running"] == 5)
     os.kill(pid, signal.SIGKILL)
-    for reason, seconds in await asyncio.gather(*running):
+    for reason in await asyncio.gather(*running):
         assert "vLLM's server failed: it ended with status 9" in reason
         assert "the end of " in reason
-        assert seconds < 8
     assert [t.logprob for t in await sampled(engine, adapter_name="m@1")] == [-0.25] * 4
     assert state(engine)["pid"] != pid
     assert engine.step_metrics()["throughput/engine_restarts"] == 1.0
@@ -43,28 +41,23 @@ async def test_a_server_that_does_not_answer_is_killed_and_started_again(start):
     engine = start(token_s=0.1, patience={"answer_s": 1.0})
     pid = state(engine)["pid"]
     running = asyncio.create_task(failing(engine, max_tokens=50))
-    await asyncio.sleep(0.4)
+    await until_async(lambda: state(engine)["running"] == 1)
     os.kill(pid, signal.SIGSTOP)
-    reason, seconds = await running
-    assert "it did not answer within 1 s" in reason
-    assert seconds < 10
+    assert "it did not answer within 1 s" in await running
     assert len(await sampled(engine)) == 4
     assert gone(pid)
 
 
 async def test_a_server_that_answers_but_makes_no_tokens_is_killed(start):
     engine = start(mute=2, patience={"stall_s": 2.0})
-    reason, seconds = await failing(engine, max_tokens=9)
-    assert "1 requests ran for 2 s without a token" in reason
-    assert seconds < 12
+    assert "1 requests ran for 2 s without a token" in await failing(engine, max_tokens=9)
     assert len(await sampled(engine, max_tokens=2)) == 2
 
 
 async def test_a_request_has_a_timeout_of_its_own(start):
     engine = start(mute=2, request_timeout_s=1.0)
-    reason, seconds = await failing(engine, max_tokens=9, stream=True)
+    reason = await failing(engine, max_tokens=9, stream=True)
     assert "no token from vLLM within 1 s after 2 tokens" in reason
-    assert seconds < 3
 
 
 def test_a_server_that_does_not_start_says_so_with_the_end_of_its_log(start, monkeypatch):
@@ -76,11 +69,9 @@ def test_a_server_that_does_not_start_says_so_with_the_end_of_its_log(start, mon
 
 
 def test_a_server_that_starts_too_slowly_is_given_up(start, monkeypatch):
-    monkeypatch.setenv("FAKE_START_S", "60")
-    began = time.monotonic()
+    monkeypatch.setenv("FAKE_START_S", "1e6")
     with pytest.raises(EngineError, match="it did not start within 0.5 s"):
         start(patience={"start_s": 0.5})
-    assert time.monotonic() - began < 10
 
 
 async def test_after_too_many_failures_the_engine_ends_and_says_why(start, monkeypatch):
@@ -88,9 +79,9 @@ async def test_after_too_many_failures_the_engine_ends_and_says_why(start, monke
     monkeypatch.setenv("FAKE_DIES", "4")
     os.kill(state(engine)["pid"], signal.SIGKILL)
     await asyncio.sleep(0.1)
-    reason, seconds = await failing(engine, max_tokens=50)
-    while "is not started again" not in reason and seconds < 30:
-        reason, seconds = await failing(engine)
+    reason = await failing(engine, max_tokens=50)
+    while "is not started again" not in reason:
+        reason = await failing(engine)
     assert "ended with status 4" in reason
     assert "It failed 3 times in a row" in reason
     with pytest.raises(EngineError, match="is not started again"):
@@ -106,9 +97,7 @@ async def test_a_server_whose_adapters_were_deleted_ends_and_says_which_director
     await asyncio.to_thread(engine.publish, "m@1", adapter())
     shutil.rmtree(tmp_path / "run" / "serving")
     os.kill(state(engine)["pid"], signal.SIGKILL)
-    began = time.monotonic()
-    while not engine.ended and time.monotonic() - began < 30:
-        await asyncio.sleep(0.1)
+    await until_async(lambda: engine.ended)
     with pytest.raises(EngineError) as caught:
         engine.check()
     place = tmp_path / "run" / "serving" / "000001-m@1"

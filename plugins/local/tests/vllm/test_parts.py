@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from vllm_helpers import gone
@@ -19,6 +18,7 @@ from art_local.vllm.command import arguments, environment
 from art_local.vllm.gauges import StepGauges, read_page
 from art_local.vllm.log_end import log_end
 from art_local.vllm.process import ServerProcess, free_port
+from waiting import until
 
 PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -168,10 +168,7 @@ SERVER = (
 
 
 def server_and_child(log_file):
-    until = time.monotonic() + 20
-    while "child" not in (log_file.read_text() if log_file.exists() else ""):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: log_file.exists() and log_file.read_text().endswith("\n"))
     return int(log_file.read_text().split()[-1])
 
 
@@ -183,9 +180,7 @@ def test_a_server_takes_its_children_along(tmp_path, way):
     assert process.ended is None
     if way == "killed from outside":
         os.kill(process.group, signal.SIGKILL)
-        until = time.monotonic() + 10
-        while process.ended is None and time.monotonic() < until:
-            time.sleep(0.05)
+        until(lambda: process.ended is not None)
         assert process.ended == "it ended with status 9"
     getattr(process, "kill" if way == "kill" else "stop")()
     assert gone(process.group)
@@ -211,9 +206,7 @@ def test_a_server_whose_guard_is_killed_is_ended_all_the_same(tmp_path):
     process = ServerProcess.start([sys.executable, "-c", SERVER], os.environ, tmp_path / "log")
     child = server_and_child(tmp_path / "log")
     process._guard.kill()
-    until = time.monotonic() + 10
-    while process.ended is None and time.monotonic() < until:
-        time.sleep(0.05)
+    until(lambda: process.ended is not None)
     assert process.ended == "its guard was killed"
     process.kill()
     assert gone(child)

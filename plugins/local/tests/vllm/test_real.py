@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import openai
@@ -154,14 +153,13 @@ async def long_seed(model):
 
 
 async def failing(model, **options):
-    """Why a request fails whose client does not try again, and after how many seconds."""
-    began = time.monotonic()
+    """Why a request fails whose client does not try again."""
     client = model.openai_client().with_options(max_retries=0)
     with pytest.raises(openai.InternalServerError) as caught:
         await client.chat.completions.create(
             model=model.get_inference_name(), messages=QUESTION, max_tokens=400, **options
         )
-    return str(caught.value), time.monotonic() - began
+    return str(caught.value)
 
 
 @pytest.mark.slow
@@ -172,9 +170,7 @@ async def test_a_server_that_is_killed_in_mid_rollout_fails_requests_and_the_ste
     single = asyncio.create_task(failing(model, seed=seed))
     await asyncio.sleep(0.3)
     os.kill(pids[0], signal.SIGKILL)
-    reason, seconds = await single
-    assert "vLLM's server failed: it ended with status 9" in reason
-    assert seconds < 20
+    assert "vLLM's server failed: it ended with status 9" in await single
     # the client of a rollout tries again, and finds the next server
     result = await model.train(await rollouts, **LEARN)
     assert result.step == before + 1
@@ -190,7 +186,5 @@ async def test_a_core_that_hangs_is_found_and_replaced(model):
     await asyncio.sleep(0.3)
     for pid in pids[1:]:
         os.kill(pid, signal.SIGSTOP)  # the server's front still answers
-    reason, seconds = await single
-    assert f"requests ran for {STALL_S:g} s without a token" in reason
-    assert seconds < STALL_S + 20
+    assert f"requests ran for {STALL_S:g} s without a token" in await single
     assert logprobs(await ask(model))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
-from pathlib import Path
 
 from art_core.endpoint.engine import Sampling
 from art_local.engine.local import StepWeights
 from art_local.vllm.engine import ModelFacts
+from waiting import alive, until
 
 FACTS = ModelFacts(context_length=64, vocabulary=256, ends=(200,))
-QUICK = {"start_s": 20.0, "load_s": 5.0, "sleep_s": 5.0, "backoff_s": 0.1, "restarts": 2}
+QUICK = {"start_s": 60.0, "load_s": 30.0, "sleep_s": 30.0, "backoff_s": 0.1, "restarts": 2}
 
 
 def adapter(rank=4):
@@ -35,14 +34,7 @@ async def sampled(engine, prompt=(10,), adapter_name="base", **sampling):
     return [token async for token in engine.generate(prompt, given, adapter_name)]
 
 
-def gone(pid, within_s=10.0):
-    """Whether a process ends, or is a zombie, in time."""
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.05)
-    return False
+def gone(pid):
+    """Wait until a process has ended, or is a zombie; True then."""
+    until(lambda: not alive(pid))
+    return True
