@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
@@ -76,8 +77,10 @@ class Model:
         factory=WeakKeyDictionary, init=False, repr=False
     )
     _recorder: Recorder | None = attrs.field(default=None, init=False, repr=False)
+    _owner: str = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        self._owner = f"{type(self).__name__} made at {_place_of_caller()}"
         checked_name("project", self.project)
         checked_name("model", self.name)
         self._ledger = Ledger(self.plugins.taxonomy())
@@ -104,8 +107,14 @@ class Model:
 
     @property
     def run(self) -> Run:
-        """The open run; opened on first use."""
+        """The open run; opened on first use. HistoryError when a newer model object has it."""
         with self._lock:
+            if self._run is not None and self._run.heir is not None:
+                raise HistoryError(
+                    f"the run {self._run.name} belongs to a newer model object, the "
+                    f"{self._run.current().owner}",
+                    f"Use that one: this {self._owner} lost the run when it was opened.",
+                )
             if self._run is None:
                 info = RunInfo(
                     project=self.project,
@@ -115,7 +124,7 @@ class Model:
                     config=self.config,
                 )
                 self._run = Run.open(
-                    info, self._sink_specs, self.plugins, self._ledger, self._prices
+                    info, self._sink_specs, self.plugins, self._ledger, self._prices, self._owner
                 )
             return self._run
 
@@ -232,9 +241,11 @@ class Model:
         self._stored[split] = which
         append_groups(trajectory_file(self.run.info.run_dir, split, step), groups, again=again)
 
-    def _move(self, split: str, step: int, to: int, groups: Sequence[TrajectoryGroup]) -> None:
+    def _move(
+        self, run_dir: Path, split: str, step: int, to: int, groups: Sequence[TrajectoryGroup]
+    ) -> None:
         """Move groups that were stored under one step to another."""
-        source, target = (trajectory_file(self.run.info.run_dir, split, s) for s in (step, to))
+        source, target = (trajectory_file(run_dir, split, s) for s in (step, to))
         try:
             move_groups(groups, source, target)
         except HistoryError as error:
@@ -268,6 +279,8 @@ class Model:
         await self._close_clients()
         if self._run is None and not self._ledger.waiting:
             return {}
+        if self._run is not None and self._run.heir is not None:
+            return {}  # a newer object closes the run
         return await asyncio.to_thread(self.run.close, status, timeout, error)
 
     async def __aenter__(self) -> Self:
@@ -280,6 +293,19 @@ class Model:
         trace: TracebackType | None,
     ) -> None:
         await self.close(status=status_of(error), error=error)
+
+
+def _place_of_caller() -> str:
+    """Return file and line of the code that made the model."""
+    frame = sys._getframe(1)  # noqa: SLF001
+    while frame.f_back is not None and _is_ours(frame):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_ours(frame: FrameType) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    return name.startswith("art_core.") or frame.f_code.co_filename.startswith("<attrs generated")
 
 
 def ready_groups(items: Iterable[Trajectory] | Iterable[TrajectoryGroup]) -> list[TrajectoryGroup]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,9 +19,10 @@ from art_core import exits
 from art_core.costs.book import PriceBook
 from art_core.costs.payer import settle_rest
 from art_core.data.trajectory import TrajectoryGroup
+from art_core.errors import HistoryError
 from art_core.files import sweep_leftovers
-from art_core.metrics.builder import MetricsBuilder
-from art_core.metrics.history import HistoryLog
+from art_core.metrics.builder import MetricsBuilder, open_builders, withdraw_default
+from art_core.metrics.history import HistoryLog, file_identity
 from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
@@ -32,13 +35,44 @@ from art_core.metrics.taxonomy import Taxonomy, place_all
 from art_core.plugins.host import Plugins
 from art_core.reason import reason_of
 from art_core.rundir import checked_step, describe_model, say_status
-from art_core.sinks.delivery import Delivery, DeliveryReport
+from art_core.sinks.delivery import Delivery, DeliveryReport, Follower
 from art_core.sinks.options import keep_options
 from art_core.sinks.protocol import RunInfo, SinkSpec
 
 log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = exits.CLOSE_SECONDS
+
+
+_opening = threading.RLock()
+_open_runs: dict[tuple[int, int], Run] = {}
+"""The open runs of this process, by the identity of their logs."""
+
+
+def _open_run(path: Path) -> Run | None:
+    """Return the run of this process that has a log open, by whatever path it was opened."""
+    try:
+        return _open_runs.get(file_identity(path.stat()))
+    except OSError:
+        return None
+
+
+def _leave_to_the_parent() -> None:
+    """Forget the open runs in a forked process, and a lock that another thread held."""
+    global _opening  # noqa: PLW0603
+    _opening = threading.RLock()
+    _open_runs.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+@attrs.frozen(eq=False)
+class Registered:
+    """A backend that the run's model is registered at; `owned` when the model made it."""
+
+    backend: Any
+    owned: bool
 
 
 @attrs.define(eq=False, repr=False)
@@ -63,6 +97,10 @@ class Run:
     _last_train_row: float = attrs.field(factory=time.monotonic)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
     _closed: bool = False
+    owner: str = "another object"
+    heir: Run | None = None
+    backend: Registered | None = None
+    inherited: Registered | None = None
 
     @classmethod
     def open(
@@ -72,42 +110,95 @@ class Run:
         plugins: Plugins,
         ledger: Ledger,
         prices: PriceBook,
+        owner: str = "another object",
     ) -> Run:
-        """Open a run's directory, at its last row if it has one, and start its sinks.
+        """Open a run's directory, at its last row if it has one, and start its sinks. A run that is
+        open in this process is taken over from the object that has it. `owner` names the new one.
 
-        Raises HistoryError when the directory is in use or can't be written, ConfigError when
-        `info.config` holds what JSON can't.
+        Raises HistoryError when another process has the run, or the directory can't be written;
+        ConfigError when `info.config` holds what JSON can't.
         """
-        history = HistoryLog.open(info.run_dir / "history.jsonl")
-        try:
-            sweep_leftovers(info.run_dir, info.run_dir / "sinks")
-            describe_model(info.run_dir, info.project, info.name, info.base_model, info.config)
-            keep_options(info.run_dir, sinks, plugins.sinks)
-        except BaseException:
-            history.close()
-            raise
-        last, state = history.last, state_of(history, ledger.taxonomy)
-        totals = totals_of(state)
-        info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
-        run = cls(
-            info=info,
-            taxonomy=ledger.taxonomy,
-            plugins=plugins,
-            ledger=ledger,
-            prices=prices,
-            history=history,
-            delivery=Delivery.start(sinks, info, history.path, last.seq if last else 0),
-            tally=Tally(ledger.taxonomy, totals),
-            seen=Seen(history.path, UNIQUE_SCENARIOS in totals),
-            summary=SummaryKeeper(history, ledger.taxonomy),
-            derives=plugins.derives,
-            earlier_clock=state.get("time/wall_clock_sec", 0.0),
-        )
-        history.after_sync = run.summary.now_and_then
-        ledger.learn(totals)
+        path = info.run_dir / "history.jsonl"
+        with _opening:
+            before = _open_run(path)
+            history = before.history if before else HistoryLog.open(path)
+            followers: Sequence[Follower] = ()
+            try:
+                sweep_leftovers(info.run_dir, info.run_dir / "sinks")
+                describe_model(info.run_dir, info.project, info.name, info.base_model, info.config)
+                keep_options(info.run_dir, sinks, plugins.sinks)
+                if before:
+                    history, followers = before.hand_over(ledger, owner)
+                last, state = history.last, state_of(history, ledger.taxonomy)
+                info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
+                newest = last.seq if last else 0
+                delivery = Delivery.start(sinks, info, path, newest, followers)
+            except BaseException:
+                if before is None or before.history is not history:
+                    history.close()
+                raise
+            totals = totals_of(state)
+            run = cls(
+                info=info,
+                taxonomy=ledger.taxonomy,
+                plugins=plugins,
+                ledger=ledger,
+                prices=prices,
+                history=history,
+                delivery=delivery,
+                tally=Tally(ledger.taxonomy, totals),
+                seen=before.seen if before else Seen(path, UNIQUE_SCENARIOS in totals),
+                summary=SummaryKeeper(history, ledger.taxonomy),
+                derives=plugins.derives,
+                earlier_clock=state.get("time/wall_clock_sec", 0.0),
+                owner=owner,
+            )
+            history.after_sync = run.summary.now_and_then
+            ledger.learn(totals)
+            _open_runs[history.identity] = run
+            if before:
+                before.heir = run
+                run.inherited = before.backend or before.inherited
         say_status(info.run_dir, "running", info.attempt)
         exits.program.opened(run)
         return run
+
+    def hand_over(self, ledger: Ledger, owner: str) -> tuple[HistoryLog, Sequence[Follower]]:
+        """Write what waits, and give the log and the sinks to another object of this process.
+
+        The followers of the sinks deliver what is in the log and end; the new ones go on from their
+        cursors. What is added to this run's builder later goes to `ledger`.
+        """
+        log.warning(
+            "%s: the %s takes the run over from the %s, at step %d",
+            self.name,
+            owner,
+            self.owner,
+            self.last_step,
+        )
+        self._record_rest()
+        with self._lock:
+            if self._closed:
+                raise HistoryError(
+                    f"the run {self.name} is just being closed by the {self.owner}", "Try again."
+                )
+            history = self.history.hand_over(
+                f"belongs to another object now, the {owner}", "Log with that one."
+            )
+            self._closed = True
+            del _open_runs[history.identity]
+            followers = self.delivery.hand_over(CLOSE_SECONDS, history.size)
+            self.ledger.hand_over(ledger)
+        self.summary.stop()
+        for builder in open_builders():
+            if builder.ledger is self.ledger:
+                withdraw_default(builder)
+        exits.program.closed(self, "running")
+        return history, followers
+
+    def current(self) -> Run:
+        """Return this run, or the one of the object that has taken it over."""
+        return self.heir.current() if self.heir else self
 
     @property
     def name(self) -> str:
@@ -268,14 +359,15 @@ class Run:
         """Write what still waits, drain the sinks within `timeout` seconds, say the status, and of
         an error the reason; free the directory.
         """
-        if self._closed:
-            return {}
-        self._closed = True
+        with self._lock:
+            if self._closed:
+                return {}
+            self._closed = True
         if self.history.forked:
             return {}
+        identity = self.history.identity
         try:
-            for split in self.ledger.splits():
-                self.record(split, self.last_step)
+            self._record_rest()
         finally:
             self.ledger.close()
             reason = reason_of(error) if error and status != "finished" else None
@@ -284,7 +376,13 @@ class Run:
             self.summary.close()
             self.history.close()
             exits.program.closed(self, status)
+            if _open_runs.get(identity) is self:
+                del _open_runs[identity]
         return reports
+
+    def _record_rest(self) -> None:
+        for split in self.ledger.splits():
+            self.record(split, self.last_step)
 
     def close_at_exit(self, status: str, timeout: float, error: BaseException | None) -> None:
         """Close the run when the program ends: calls that no run has paid are booked here."""

@@ -18,7 +18,7 @@ from art_core.data.trajectory import TrajectoryGroup
 from art_core.errors import ConfigError
 from art_core.model import Model, ready_groups
 from art_core.plugins.checks import option_names
-from art_core.run import CLOSE_SECONDS
+from art_core.run import CLOSE_SECONDS, Registered
 from art_core.sinks.delivery import DeliveryReport
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class TrainableModel(Model):
         if isinstance(chosen, str):
             chosen = make_backend(chosen)
         try:
-            _ = self.run
+            before = await self._leave_inherited(chosen) or before
             self._endpoint = await chosen.register(self)
         except BaseException:
             if new:
@@ -69,10 +69,26 @@ class TrainableModel(Model):
             raise
         self.backend = chosen
         self._made = chosen if new or chosen is before else None
+        self.run.backend = Registered(chosen, self._made is chosen)
         if before is not None and before is not chosen:
             await before.close()
         await self._close_clients()
         self._clients.clear()
+
+    async def _leave_inherited(self, chosen: Backend) -> Backend | None:
+        """Free what an older object of this run holds at another backend. Return the chosen backend
+        if that object made it.
+        """
+        inherited, self.run.inherited = self.run.inherited, None
+        if inherited is None:
+            return None
+        if inherited.backend is chosen:
+            return chosen if inherited.owned else None
+        if inherited.owned:
+            await inherited.backend.close()
+        else:
+            await inherited.backend.unregister(self)
+        return None
 
     async def _ready_backend(self) -> Backend:
         if self._endpoint is None:
@@ -117,15 +133,24 @@ class TrainableModel(Model):
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
-        self.run.check("train", groups)
+        run = self.run
+        run.check("train", groups)
         expected = await backend.step(self) + 1
         self._store("train", expected, groups)
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)
-        self.run.record("train", result.step, groups=groups, metrics=result.metrics)
+        # A newer object may have taken the run over; the step is trained, and gets its row.
+        run.current().record("train", result.step, groups=groups, metrics=result.metrics)
         if result.step != expected:
-            self._move("train", expected, result.step, groups)
+            self._move(run.info.run_dir, "train", expected, result.step, groups)
         return result
+
+    def _backend_is_handed_over(self) -> bool:
+        """Return whether a newer object of this run has the backend that this one made."""
+        if self._run is None or self._run.heir is None:
+            return False
+        newer = self._run.current().backend
+        return newer is not None and newer.backend is self._made
 
     def charge(self, time: GpuTime) -> float | None:
         """Add the cost of devices held to the next row's `costs/gpu`; backends call this.
@@ -169,7 +194,7 @@ class TrainableModel(Model):
     ) -> Mapping[str, DeliveryReport]:
         """Close the backend if this model made it, then as `Model.close`."""
         try:
-            if self._made is not None:
+            if self._made is not None and not self._backend_is_handed_over():
                 await self._made.close()
         finally:
             reports = await super().close(timeout, status=status, error=error)

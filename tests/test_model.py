@@ -1,4 +1,5 @@
 import asyncio
+import fcntl
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -260,11 +261,14 @@ async def test_a_trajectorys_metric_that_no_row_could_hold_ends_no_paid_step(mak
     assert not (model.run_dir / "trajectories").exists()
 
 
-async def test_a_run_in_use_is_a_clear_error(make):
-    first = make()
-    await first.log()
-    with pytest.raises(HistoryError, match="in use by another"):
-        await make().log()
+async def test_a_run_that_another_process_has_is_a_clear_error(make):
+    model = make()
+    model.run_dir.mkdir(parents=True)
+    with (model.run_dir / "history.jsonl").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process does
+        with pytest.raises(HistoryError, match="in use by another process"):
+            await model.log()
+    await model.log()
 
 
 async def test_devices_held_are_charged_at_the_given_or_a_known_price_else_said_once(make, caplog):

@@ -115,8 +115,8 @@ class HistoryLog:
         if not _locked(fd):
             os.close(fd)
             raise HistoryError(
-                f"the run in {path.parent} is in use by another process or model",
-                "Close that one, or give this model another name.",
+                f"the run in {path.parent} is in use by another process",
+                "End that one, or give this model another name.",
             )
         try:
             _repair(fd, path)
@@ -182,6 +182,24 @@ class HistoryLog:
                 os.close(self._fd)
                 self._fd, self._unusable = -1, ("is closed", "Log before model.close().")
 
+    def hand_over(self, problem: str, remedy: str) -> HistoryLog:
+        """Return the log for another object, locked without a gap. This one refuses rows from here
+        on, with `problem` and `remedy`.
+        """
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            os.fdatasync(self._fd)
+            other = HistoryLog(self.path, self.last, self._fd, self._size)
+            self._fd, self._unusable = -1, (problem, remedy)
+        return other
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The file's device and number: one file has one, by whatever path it was opened."""
+        return file_identity(os.fstat(self._fd))
+
     @property
     def size(self) -> int:
         """Bytes of the log."""
@@ -216,6 +234,11 @@ class HistoryLog:
         except RuntimeError:
             # No thread is left, or the interpreter ends: the row is there, and `close` syncs it.
             self._timer = None
+
+
+def file_identity(found: os.stat_result) -> tuple[int, int]:
+    """Return a file's device and number."""
+    return found.st_dev, found.st_ino
 
 
 def _locked(fd: int) -> bool:

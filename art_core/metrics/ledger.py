@@ -56,6 +56,7 @@ class Ledger:
     _booked_at: dict[str, str] = attrs.field(factory=dict)
     _ended: tuple[str, str] | None = None
     _said_late: bool = False
+    _heir: Ledger | None = None
     _lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -63,7 +64,15 @@ class Ledger:
 
     def one_row(self) -> AbstractContextManager[object]:
         """Hold off rows in the block: what is added there stands in one."""
-        return self._lock
+        return self._heir.one_row() if self._heir else self._lock
+
+    def hand_over(self, heir: Ledger) -> None:
+        """Give what waits to another ledger of the same run, and what is added later."""
+        with self._lock:
+            self._heir = heir
+            samples, receipts, ids = self._samples, self._receipts, self._scenario_ids
+            self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
+        heir.restore(Taken(samples, tuple(receipts.values()), frozenset(ids)))
 
     def learn(self, totals: Totals) -> None:
         """Learn the cost leaves of a run's log, which is open: a new one can't conflict with them.
@@ -107,6 +116,8 @@ class Ledger:
         """Return where money that is spent already is booked: at its path's key, else, said once,
         at a leaf that fits beside those that there are. MetricError for what is no path of a cost.
         """
+        if self._heir:
+            return self._heir.paid_leaf(path)
         leaf = self._cost_key(path)
         with self._lock:
             place = fitting(leaf, self._leaves, self._parents)
@@ -120,6 +131,8 @@ class Ledger:
 
     def cost_leaf(self, path: str) -> str:
         """Return the key of a cost path; MetricError when it conflicts with a leaf or a parent."""
+        if self._heir:
+            return self._heir.cost_leaf(path)
         key = self._paths.get(path)
         if key is None:
             key = self._cost_key(path)
@@ -140,6 +153,9 @@ class Ledger:
 
     def add(self, context: str, key: str, value: float) -> None:
         """Add one sample; MetricError for one that differs where all must be the same."""
+        if self._heir:
+            self._heir.add(context, key, value)
+            return
         with self._lock:
             try:
                 values = self._samples[context][key]
@@ -191,6 +207,9 @@ class Ledger:
 
     def add_receipt(self, receipt: Receipt) -> None:
         """Keep what a cost was paid for."""
+        if self._heir:
+            self._heir.add_receipt(receipt)
+            return
         with self._lock:
             before = self._receipts.get(receipt.kind)
             self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
@@ -198,6 +217,9 @@ class Ledger:
 
     def add_scenarios(self, ids: Iterable[str]) -> None:
         """Remember scenario ids for the next train row."""
+        if self._heir:
+            self._heir.add_scenarios(ids)
+            return
         with self._lock:
             self._scenario_ids.update(ids)
             self.waiting = True
@@ -246,6 +268,9 @@ class Ledger:
 
     def restore(self, taken: Taken) -> None:
         """Put back what a row that was not written had taken."""
+        if self._heir:
+            self._heir.restore(taken)
+            return
         with self._lock:
             for context, samples in taken.samples.items():
                 buffer = self._samples.setdefault(context, {})
@@ -254,7 +279,7 @@ class Ledger:
             for receipt in taken.receipts:
                 self.add_receipt(receipt)
             self._scenario_ids |= taken.scenario_ids
-            self.waiting = self.waiting or taken is not NOTHING
+            self.waiting = self.waiting or taken != NOTHING
 
     def combined(self, taken: Taken) -> tuple[dict[str, float], dict[str, float]]:
         """Combine the samples of each key as its spec says; apart, those that are not finite."""

@@ -38,6 +38,10 @@ class SummaryKeeper:
             finally:
                 self.lock.release()
 
+    def stop(self) -> None:
+        """Make it no more."""
+        self._closed = True
+
     def close(self) -> None:
         """Make it a last time."""
         self._closed = True

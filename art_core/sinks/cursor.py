@@ -5,6 +5,7 @@ batch.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 from pathlib import Path
 
@@ -66,8 +67,10 @@ def lock_cursor(path: Path) -> int:
     return fd
 
 
-def rows_after(history: Path, cursor: Cursor) -> tuple[list[MetricsRow], Cursor]:
-    """Return the next rows, 500 at most, and the cursor after them.
+def rows_after(
+    history: Path, cursor: Cursor, until: float = math.inf
+) -> tuple[list[MetricsRow], Cursor]:
+    """Return the next rows, 500 at most, and the cursor after them; none from offset `until` on.
 
     A log shorter than the cursor is another one, or lost its end with the machine: it is read anew.
     """
@@ -75,6 +78,8 @@ def rows_after(history: Path, cursor: Cursor) -> tuple[list[MetricsRow], Cursor]
         cursor = Cursor()
     rows: list[MetricsRow] = []
     for row, offset in read_rows(history, cursor.offset):
+        if offset > until:
+            break
         rows.append(row)
         cursor = Cursor(offset=offset, seq=row.seq)
         if len(rows) == BATCH:

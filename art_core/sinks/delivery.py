@@ -5,6 +5,7 @@ failures.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import shlex
@@ -62,6 +63,7 @@ class Follower:
     run: RunInfo
     history: Path
     newest: int = 0
+    predecessor: Follower | None = None
     cursor: Cursor = attrs.field(init=False)
     error: str | None = None
     _failures: int = 0
@@ -72,7 +74,8 @@ class Follower:
     _hopeless: bool = False
     _news: threading.Event = attrs.field(factory=threading.Event)
     _closing: threading.Event = attrs.field(factory=threading.Event)
-    _deadline: float = float("inf")
+    _deadline: float = math.inf
+    _until: float = math.inf
     _thread: threading.Thread = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -95,13 +98,20 @@ class Follower:
         self.newest = newest
         self._news.set()
 
-    def close(self, deadline: float, status: str = "finished", reason: str | None = None) -> None:
+    def close(
+        self,
+        deadline: float,
+        status: str = "finished",
+        reason: str | None = None,
+        until: float = math.inf,
+    ) -> None:
         """Ask to finish by a `time.monotonic()`; `join` waits for it. The sink's close is told the
-        run's status, and the reason of a failure.
+        run's status, and the reason of a failure. Rows from offset `until` on are for a successor.
         """
-        self._deadline = deadline
+        self._deadline, self._until = deadline, until
         self.run = attrs.evolve(self.run, status=status, reason=reason)
-        self._hopeless = self._failures >= BREAK_AFTER
+        # A successor tries again, and from the same cursor.
+        self._hopeless = self._failures >= BREAK_AFTER or until < math.inf
         self._closing.set()
         self._news.set()
 
@@ -110,9 +120,13 @@ class Follower:
         """True until `close` has done its work, or given up."""
         return self._thread.is_alive()
 
+    def wait(self) -> None:
+        """Wait until `close` has done its work, or its deadline is past."""
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+
     def join(self) -> DeliveryReport:
         """Wait until the rest is delivered or the deadline is past, and tell what is missing."""
-        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        self.wait()
         error = self.error
         if self.at_work and error is None:
             error = "did not finish in time"
@@ -131,6 +145,9 @@ class Follower:
             return max(0, self.newest - self.cursor.seq)
 
     def _follow(self) -> None:
+        if self.predecessor is not None:
+            self.predecessor.wait()
+            self.predecessor = None
         try:
             self._follow_on()
         finally:
@@ -161,7 +178,7 @@ class Follower:
             self._sink.open(self._opened_as)
             self.opened = True
         while True:
-            rows, cursor = rows_after(self.history, self.cursor)
+            rows, cursor = rows_after(self.history, self.cursor, self._until)
             if not rows:
                 break
             self._sink.write(rows)
@@ -220,10 +237,25 @@ class Delivery:
 
     @classmethod
     def start(
-        cls, specs: Iterable[SinkSpec], run: RunInfo, history: Path, newest: int = 0
+        cls,
+        specs: Iterable[SinkSpec],
+        run: RunInfo,
+        history: Path,
+        newest: int = 0,
+        after: Iterable[Follower] = (),
     ) -> Delivery:
-        """Start a follower for each sink; `newest` is the `seq` of the log's last row."""
-        return cls([Follower(spec, run, history, newest) for spec in specs])
+        """Start a follower for each sink; `newest` is the `seq` of the log's last row. One whose
+        sink has a follower in `after` begins when that one has ended.
+        """
+        before = {follower.spec.name: follower for follower in after}
+        return cls([Follower(s, run, history, newest, before.get(s.name)) for s in specs])
+
+    def hand_over(self, timeout: float, until: int) -> list[Follower]:
+        """Have the followers deliver the rows before offset `until` and end; return them."""
+        for follower in self.followers:
+            follower.close(time.monotonic() + timeout, "running", until=until)
+        followers, self.followers = self.followers, []
+        return followers
 
     def wake(self, newest: int) -> None:
         """Take note that rows were appended, up to the one with the `seq` `newest`."""
