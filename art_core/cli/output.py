@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import numbers
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,9 +15,12 @@ from functools import singledispatch
 from typing import Any
 
 import attrs
+import orjson
 
 from art_core.cli.table import table_lines
 from art_core.plugins.commands import Output, Record, Table
+
+_BITS_63 = 1 << 63
 
 
 def print_text(parts: Iterable[Output]) -> None:
@@ -42,8 +46,11 @@ def print_json(parts: Iterable[Output]) -> None:
     """
     with contextlib.redirect_stdout(sys.stderr):
         document = _document(parts)
-    # ASCII, so that every terminal and pipe takes it as it is.
-    print(json.dumps(plain(document), indent=2, allow_nan=False))
+    text = orjson.dumps(plain(document), option=orjson.OPT_INDENT_2).decode()
+    if not text.isascii():
+        # In ASCII every terminal and pipe takes it as it is.
+        text = re.sub("[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+    print(text)
     sys.stdout.flush()
 
 
@@ -63,12 +70,21 @@ def _document(parts: Iterable[Output]) -> dict[str, Any]:
 
 @singledispatch
 def plain(value: Any) -> Any:
-    """Return a value as strict JSON has it: numbers that are not finite are null, times ISO 8601,
+    """Return a value as orjson takes it: numbers that are not finite are null, times ISO 8601,
     values that JSON does not know their text.
     """
     if attrs.has(type(value)):
         return plain(attrs.asdict(value, recurse=False))
     return [plain(item) for item in value] if isinstance(value, Iterable) else plain(str(value))
+
+
+@plain.register
+def _list(value: list) -> list[Any]:  # type: ignore[type-arg]
+    # A long curve is taken as it is: orjson writes null for what is not finite.
+    kinds = set(map(type, value))
+    if kinds == {float} or (kinds == {int} and -_BITS_63 <= min(value) <= max(value) < _BITS_63):
+        return value
+    return [plain(item) for item in value]
 
 
 @plain.register(bool)
@@ -84,8 +100,10 @@ def _text(value: str) -> str:
 
 
 @plain.register
-def _whole(value: numbers.Integral) -> int:
-    return int(value)
+def _whole(value: numbers.Integral) -> Any:
+    whole = int(value)
+    # orjson writes whole numbers of 64 bits.
+    return whole if -_BITS_63 <= whole < _BITS_63 else orjson.Fragment(str(whole))
 
 
 @plain.register

@@ -18,7 +18,7 @@ import art_core as art
 from art_core.cli.arguments import Parser
 from art_core.cli.main import main, parser
 from art_core.cli.new import _KINDS as KINDS
-from art_core.cli.output import plain
+from art_core.cli.output import print_json
 
 ROW = {
     "reward/mean": 1 / 3,
@@ -287,20 +287,31 @@ class Point:
     at: Path
 
 
-def test_any_value_becomes_strict_json():
+def test_any_value_becomes_strict_json(capsys):
     value = {
         1: [math.nan, -math.inf, True, None, 2**70],
+        "floats": [0.5, math.nan],
+        "steps": [1, 2],
+        "far": [1, -(2**64)],
         "point": Point(0.5, Path("/a")),
         "third": Fraction(1, 4),
+        "real": math.inf,
         "name": os.fsdecode(b"odd-\xff"),
-        "type": int,
+        "dörf 🎨": int,
         "set": {3},
     }
-    assert strict(json.dumps(plain(value), allow_nan=False)) == {
+    print_json([art.Record(value)])
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert strict(printed) == {
         "1": [None, None, True, None, 2**70],
+        "floats": [0.5, None],
+        "steps": [1, 2],
+        "far": [1, -(2**64)],
         "point": {"x": 0.5, "at": "/a"},
         "third": 0.25,
+        "real": None,
         "name": "odd-\\udcff",
-        "type": "<class 'int'>",
+        "dörf 🎨": "<class 'int'>",
         "set": [3],
     }
