@@ -65,7 +65,7 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         "--dir",
         type=directory,
         metavar="PATH",
-        help="where the runs lie (default: $ART_DIR, else .art)",
+        help="the directory of the runs (default: $ART_DIR, else .art)",
     )
 
 

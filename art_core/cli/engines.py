@@ -23,6 +23,8 @@ examples:
   art engines remove vllm
 """
 
+_NONE = "the installed backends have no engines to list; see `art backends`"
+
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
@@ -56,7 +58,7 @@ def list_engines(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
             "path": engine.path,
             "summary": engine.summary,
         }
-        for name, catalog in _catalogs(plugins, arguments.backend).items()
+        for name, catalog in _catalogs(plugins, arguments.backend, needed=False).items()
         for engine in catalog.list()
     ]
     columns = (
@@ -66,7 +68,7 @@ def list_engines(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
         Column(key="path", form=str, missing=""),
         Column(key="summary", wrap=True, rank=1),
     )
-    yield Table(name="engines", rows=rows, columns=columns, empty="no engine is known by name")
+    yield Table(name="engines", rows=rows, columns=columns, empty=_NONE)
 
 
 def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
@@ -79,7 +81,7 @@ def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[
 
 
 def remove_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Remove an engine and yield where it lay."""
+    """Remove an engine and yield where it was."""
     path = _knowing(arguments, plugins).remove(arguments.name)
     text = f"{arguments.name} was not installed" if path is None else f"removed {path}"
     yield Record({"engine": arguments.name, "removed": path}, [text])
@@ -99,10 +101,12 @@ def _knowing(arguments: argparse.Namespace, plugins: Plugins) -> EngineCatalog:
     return catalogs[having[0]]
 
 
-def _catalogs(plugins: Plugins, backend: str | None) -> dict[str, EngineCatalog]:
+def _catalogs(
+    plugins: Plugins, backend: str | None, *, needed: bool = True
+) -> dict[str, EngineCatalog]:
     specs = [plugins.backend(backend)] if backend else list(plugins.backends().values())
     catalogs = {spec.name: spec.engines() for spec in specs if spec.engines is not None}
-    if not catalogs:
+    if not catalogs and (backend or needed):
         asked = f"backend {backend!r} has" if backend else "the installed backends have"
         raise ConfigError(f"{asked} no engines to list", "See `art backends`.")
     return catalogs

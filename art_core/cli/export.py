@@ -14,11 +14,11 @@ from art_core.reports.export import FORMATS, export
 from art_core.rundir import find_run, runs_path
 
 _HELP = """\
-csv and parquet have a line a row and a column a key, blank where the row has none; jsonl keeps the
-rows as they are, with their receipts. Former names of metrics become today's. Without --format the
-file's ending says it. Parquet needs: pip install 'art-core[parquet]'. It keeps the types; of the
-other two polars guesses them by the first 100 rows, so that a key which comes later needs
-pl.read_csv(FILE, infer_schema_length=None).
+csv and parquet have one line per row and one column per key, blank where the row has no value;
+jsonl keeps the rows as they are, with their receipts. Former names of metrics become today's.
+Without --format the file's ending decides. Parquet needs: pip install 'art-core[parquet]'. It keeps
+the types; polars guesses those of the other two by the first 100 rows, so that a key which comes
+later needs pl.read_csv(FILE, infer_schema_length=None).
 
 examples:
   art export agent-001 --out rows.csv

@@ -23,8 +23,8 @@ from art_core.rundir import find_runs, read_problem, runs_path
 log = logging.getLogger("art_core")
 
 _HELP = """\
-DIR, or --dir, is where runs lie: several may be given; by default $ART_DIR, else .art. A column is
-a metric's key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says
+DIR, or --dir, is a directory of runs; several may be given (default: $ART_DIR, else .art). A column
+is a metric's key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says
 which values are better; where it does not, the higher. Sums over the run and clocks have no best.
 Also columns: step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). A
 summary is kept beside each log, so that only what is new is read; a long log that has none is
@@ -48,7 +48,7 @@ _COLUMNS = (
     "costs/cum/all",
     board.PER_DOLLAR,
 )
-_WHERE = "a run lies in DIR/<project>/models/<name>"
+_WHERE = "a run is in DIR/<project>/models/<name>"
 _ENDED = ("finished", "interrupted")
 _STATUSES = (*_ENDED, "running", "failed", "killed", "unknown", "all")
 
@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
         help="rank runs by any metric; as a table, a matrix or CSV",
         epilog=_HELP,
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="where the runs lie")
+    parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="a directory of runs")
     parser.add_argument(
         "--dir",
         metavar="PATH",
@@ -166,7 +166,7 @@ def _places(
 
 
 def _column(asked: str, places: Sequence[Place], taxonomy: Taxonomy) -> str:
-    # The default is not the user's mistake: evaluations alone have no train reward.
+    # The default is not the user's mistake: runs with only evaluations have no train reward.
     return asked if asked == board.REWARD else board.column(asked, places, taxonomy)
 
 

@@ -44,7 +44,7 @@ examples:
   art runs --json              any command's answer as JSON, for programs
   art COMMAND --help           more about a command
 
-environment: ART_DIR (where runs lie), ART_BACKEND, ART_SINKS, ART_BLOCK, ART_STRICT
+environment: ART_DIR (directory of the runs), ART_BACKEND, ART_SINKS, ART_BLOCK, ART_STRICT
 """
 _COMMANDS = (
     plugins,

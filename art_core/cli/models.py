@@ -20,6 +20,8 @@ examples:
   art models pull HuggingFaceTB/SmolLM2-135M-Instruct --backend local
 """
 
+_NONE = "the installed backends have no models to list; see `art backends`"
+
 
 def add(commands: Any) -> None:
     """Add both commands to the parser."""
@@ -43,10 +45,10 @@ def add_backend(parser: argparse.ArgumentParser, default: str | None, about: str
 
 
 def list_models(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield the table of models: backend, name, where it lies."""
+    """Yield the table of models: backend, name, path."""
     rows = [
         {"backend": name, "model": model.name, "path": model.path, "summary": model.summary}
-        for name, catalog in _catalogs(plugins, arguments.backend).items()
+        for name, catalog in _catalogs(plugins, arguments.backend, needed=False).items()
         for model in catalog.list()
     ]
     columns = (
@@ -55,7 +57,7 @@ def list_models(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
         Column(key="path", form=str, missing="not here"),
         Column(key="summary", wrap=True, rank=1),
     )
-    yield Table(name="models", rows=rows, columns=columns, empty="no base model is known by name")
+    yield Table(name="models", rows=rows, columns=columns, empty=_NONE)
 
 
 def pull_model(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
@@ -72,10 +74,12 @@ def pull_model(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outp
     yield Record({"model": arguments.name, "path": path}, [str(path)])
 
 
-def _catalogs(plugins: Plugins, backend: str | None) -> dict[str, ModelCatalog]:
+def _catalogs(
+    plugins: Plugins, backend: str | None, *, needed: bool = True
+) -> dict[str, ModelCatalog]:
     specs = [plugins.backend(backend)] if backend else list(plugins.backends().values())
     catalogs = {spec.name: spec.models() for spec in specs if spec.models is not None}
-    if not catalogs:
+    if not catalogs and (backend or needed):
         asked = f"backend {backend!r} has" if backend else "the installed backends have"
         raise ConfigError(f"{asked} no models to list", "See `art backends`.")
     return catalogs

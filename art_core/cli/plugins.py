@@ -29,7 +29,7 @@ examples:
   art backends local           the options of art.backend("local", ...)
 """
 _SINKS_HELP = """\
-A model's rows go to every sink that says "yes" below, unless the model or ART_SINKS names others:
+A model's rows go to every sink with "yes" in its row, unless the model or ART_SINKS names others:
 TrainableModel(sinks=["console"]), ART_SINKS=console,wandb, or ART_SINKS= for none.
 
 examples:

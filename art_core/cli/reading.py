@@ -1,4 +1,4 @@
-"""A run's log as the commands see it: canonical names, a value a step, the newest totals."""
+"""A run's log as the commands read it: canonical names, one value per step, the newest totals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALL_COSTS = "costs/cum/all"
 
 @attrs.define
 class Reading:
-    """What a whole log says: `curves` maps a key to {step: value}; a later row of a step replaces.
+    """A whole log: `curves` maps a key to {step: value}; a later row of a step replaces.
 
     `totals` holds the newest value of each cumulative key: rows that ART wrote leave some out.
     `spent` is what each step cost in US dollars, over all its rows, splits and attempts; `trained`

@@ -62,7 +62,7 @@ def list_runs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
         name="runs",
         rows=[_row(run, taxonomy, problems) for run in find_runs(base)],
         columns=_COLUMNS,
-        empty=f"no runs in {base}; --dir or ART_DIR says where they lie",
+        empty=f"no runs in {base}; --dir or ART_DIR names their directory",
     )
     yield Record({"problems": problems}, problem_lines(problems))
 

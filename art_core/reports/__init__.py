@@ -1,1 +1,1 @@
-"""What a log says when it is read back: summaries, leaderboards, cost reports, exports."""
+"""Reports on logs that are read back: leaderboards, costs, curves, exports."""

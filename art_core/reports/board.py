@@ -1,4 +1,4 @@
-"""The leaderboard: a row a run, a column for the newest and the best value of every key."""
+"""The leaderboard: one row per run, columns for the newest and the best value of every key."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def columns(places: Iterable[Place]) -> list[str]:
 
 
 def wide(places: Sequence[Place]) -> Iterator[str]:
-    """Yield CSV lines: a line a run, every column, at full precision; blank where missing."""
+    """Yield CSV lines: one per run, with every column, at full precision; blank where missing."""
     names = columns(places)
     facts = list(places[0].facts) if places else []
     yield _csv([*facts, *names])
@@ -130,7 +130,7 @@ def wide(places: Sequence[Place]) -> Iterator[str]:
 
 
 def long(places: Sequence[Place]) -> Iterator[str]:
-    """Yield CSV lines: a line a run and key, with its first, newest and best value."""
+    """Yield CSV lines: one per run and key, with its first, newest and best value."""
     yield _csv(["run", "project", "model", "status", "key", "first", "last", "best", "best_step"])
     for one in places:
         who = [one.facts[name] for name in ("run", "project", "model", "status")]

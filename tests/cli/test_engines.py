@@ -82,11 +82,12 @@ def test_an_engine_of_several_backends_asks_for_one(art_command, art_error, gara
     assert (garages["far"].kept["fast"], garages["near"].kept["fast"]) == ("1.0", None)
 
 
-def test_a_backend_may_have_no_engines_to_list(art_error):
+def test_a_backend_may_have_no_engines_to_list(art_command, art_error):
     plugins = {"plain": Garage("plain", None)}
     error = art_error("engines", "list", "--backend", "plain", plugins=plugins)
     assert "backend 'plain' has no engines" in error
-    assert "the installed backends have no engines" in art_error("engines", plugins=plugins)
+    assert "the installed backends have no engines" in art_command("engines", plugins=plugins)
+    assert "no engines to list" in art_error("engines", "install", "x", plugins=plugins)
 
 
 def test_an_engine_may_come_from_another_package_index(art_command, garages):

@@ -199,7 +199,9 @@ def break_(parse_args):
     return parsed
 
 
-@pytest.mark.parametrize("command", ["runs", "leaderboard", "plugins", "backends", "sinks"])
+@pytest.mark.parametrize(
+    "command", ["runs", "leaderboard", "plugins", "backends", "sinks", "models", "engines"]
+)
 def test_no_rows_are_an_empty_list(tmp_path, monkeypatch, capsys, command):
     monkeypatch.setenv("ART_DIR", str(tmp_path))
     assert main([command, "--json"], art.Plugins()) == 0

@@ -82,7 +82,7 @@ def test_several_directories_are_one_board(three, art_command, tmp_path):
 
 def test_a_directory_without_runs_and_one_that_is_not_there(shelf, art_command, art_error):
     shelf.path.mkdir()
-    where = "a run lies in DIR/<project>/models/<name>"
+    where = "a run is in DIR/<project>/models/<name>"
     assert art_command("leaderboard") == f"no finished runs in {shelf.path}; {where}\n"
     assert art_command("leaderboard", "--status", "all") == f"no runs in {shelf.path}; {where}\n"
     assert "no directory /nowhere" in art_error("leaderboard", "/nowhere")

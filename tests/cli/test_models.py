@@ -72,12 +72,13 @@ def test_a_model_that_several_could_pull_asks_for_one(art_error, shops):
     assert "--backend" in error
 
 
-def test_a_backend_may_have_no_models_to_list(art_error):
+def test_a_backend_may_have_no_models_to_list(art_command, art_error):
     plugins = {"plain": Shop("plain", None)}
     assert "backend 'plain' has no models" in art_error(
         "models", "list", "--backend", "plain", plugins=plugins
     )
-    assert "the installed backends have no models" in art_error("models", "list", plugins=plugins)
+    assert "the installed backends have no models" in art_command("models", "list", plugins=plugins)
+    assert "no models to list" in art_error("models", "pull", "x", plugins=plugins)
 
 
 def test_an_unknown_backend_names_those_that_exist(art_error, shops):

@@ -76,4 +76,4 @@ def test_another_directory_can_be_asked_for(shelf, art_command, tmp_path):
     shelf.run("a", FIRST)
     (tmp_path / "else").mkdir()
     printed = art_command("runs", "--dir", str(tmp_path / "else"))
-    assert printed == f"no runs in {tmp_path}/else; --dir or ART_DIR says where they lie\n"
+    assert printed == f"no runs in {tmp_path}/else; --dir or ART_DIR names their directory\n"
