@@ -155,8 +155,9 @@ class TrainableModel(Model):
     def charge(self, time: GpuTime) -> float | None:
         """Add the cost of devices held to the next row's `costs/gpu`; backends call this.
 
-        The price is the one in `time`, else a plugin's. Returns US dollars, or None, which is said
-        once, when there is no price.
+        The price is the one in `time`, else a plugin's. Returns US dollars, or None, with one
+        warning, when there is no price. A time of 0 seconds only looks for the price: a backend
+        charges it in `register`, so that the warning comes before the first rollout.
         """
         return self.metrics_builder().add_gpu_time(time, remedy=self._price_remedy())
 

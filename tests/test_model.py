@@ -280,6 +280,16 @@ async def test_devices_held_are_charged_at_the_given_or_a_known_price_else_said_
     assert (await model.log()).metrics["costs/gpu"] == 2.0
 
 
+async def test_a_backend_finds_a_missing_price_before_it_holds_a_device_for_any_time(make, caplog):
+    model = make()
+    assert model.charge(art.GpuTime(device="x", seconds=0, usd_per_hour=2.0)) == 0.0
+    assert model.charge(art.GpuTime(device="toaster", seconds=0)) is None
+    assert "no price is known for device 'toaster'" in caplog.text
+    row = await model.log()
+    assert "costs/gpu" not in row.metrics
+    assert row.receipts == ()
+
+
 @attrs.define
 class Unpriced:
     """A backend that takes no price of its own."""

@@ -5,14 +5,12 @@ numbers, everything else is refused by its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
 from art_core.errors import ConfigError
 
-T = TypeVar("T")
 MAX_COUNT = 2**53
 """The largest count: up to there a float, and JSON, hold every whole number."""
 
@@ -72,18 +70,33 @@ def _shown(value: Any) -> str:
     return f"{value!r:.80}"
 
 
-def _price_or_none(name: str, value: Any) -> float | None:
-    return None if value is None else price_of(name, value)
+def as_count(value: Any) -> int:
+    """Return a count as an int, and what is none as it is: `check_count` names its field."""
+    number = None if type(value) is int else number_or_none(value)
+    return value if number is None or not number.is_integer() else int(number)
 
 
-def _converter(convert: Callable[[str, Any], T]) -> Any:
-    def of_field(value: Any, field: attrs.Attribute[Any]) -> T:
-        return convert(field.name, value)
+def as_number(value: Any) -> float:
+    """Return a number as a float, and what is none as it is, text among it."""
+    number = None if isinstance(value, (str, bytes)) else number_or_none(value)
+    return value if number is None else number
 
-    return attrs.Converter(of_field, takes_field=True)
+
+def as_number_or_none(value: Any) -> float | None:
+    """As `as_number`; None stays."""
+    return None if value is None else as_number(value)
 
 
-to_count = _converter(count_of)
-to_price = _converter(price_of)
-to_price_or_none = _converter(_price_or_none)
-to_seconds = _converter(seconds_of)
+def check_count(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Raise what `count_of` raises, for a field."""
+    count_of(attribute.name, value)
+
+
+def check_price(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Raise what `price_of` raises, for a field."""
+    price_of(attribute.name, value)
+
+
+def check_seconds(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Raise what `seconds_of` raises, for a field."""
+    seconds_of(attribute.name, value)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import attrs
+from attrs.validators import optional
 
-from art_core.costs.amounts import to_price, to_price_or_none
+from art_core.costs.amounts import as_number, as_number_or_none, check_price
 from art_core.costs.usage import GpuTime, TokenUsage
 
 
@@ -18,13 +19,23 @@ class TokenRates:
     the provider makes cost US dollars per thousand.
     """
 
-    input_per_million: float = attrs.field(converter=to_price)
-    output_per_million: float = attrs.field(converter=to_price)
-    cache_read_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
-    cache_write_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
-    cache_write_1h_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
-    train_per_million: float | None = attrs.field(default=None, converter=to_price_or_none)
-    web_search_per_thousand: float | None = attrs.field(default=None, converter=to_price_or_none)
+    input_per_million: float = attrs.field(converter=as_number, validator=check_price)
+    output_per_million: float = attrs.field(converter=as_number, validator=check_price)
+    cache_read_per_million: float | None = attrs.field(
+        default=None, converter=as_number_or_none, validator=optional(check_price)
+    )
+    cache_write_per_million: float | None = attrs.field(
+        default=None, converter=as_number_or_none, validator=optional(check_price)
+    )
+    cache_write_1h_per_million: float | None = attrs.field(
+        default=None, converter=as_number_or_none, validator=optional(check_price)
+    )
+    train_per_million: float | None = attrs.field(
+        default=None, converter=as_number_or_none, validator=optional(check_price)
+    )
+    web_search_per_thousand: float | None = attrs.field(
+        default=None, converter=as_number_or_none, validator=optional(check_price)
+    )
     source: str = "explicit"
 
     @classmethod

@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from attrs.validators import optional
 
-from art_core.costs.amounts import count_of, number_or_none, to_count, to_price_or_none, to_seconds
+from art_core.costs.amounts import (
+    as_count,
+    as_number,
+    as_number_or_none,
+    check_count,
+    check_price,
+    check_seconds,
+    count_of,
+    number_or_none,
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -22,13 +32,13 @@ class TokenUsage:
     NumPy or torch; ConfigError names one that is no count.
     """
 
-    input_tokens: int = attrs.field(default=0, converter=to_count)
-    output_tokens: int = attrs.field(default=0, converter=to_count)
-    cache_read_tokens: int = attrs.field(default=0, converter=to_count)
-    cache_write_tokens: int = attrs.field(default=0, converter=to_count)
-    cache_write_1h_tokens: int = attrs.field(default=0, converter=to_count)
-    train_tokens: int = attrs.field(default=0, converter=to_count)
-    web_searches: int = attrs.field(default=0, converter=to_count)
+    input_tokens: int = attrs.field(default=0, converter=as_count, validator=check_count)
+    output_tokens: int = attrs.field(default=0, converter=as_count, validator=check_count)
+    cache_read_tokens: int = attrs.field(default=0, converter=as_count, validator=check_count)
+    cache_write_tokens: int = attrs.field(default=0, converter=as_count, validator=check_count)
+    cache_write_1h_tokens: int = attrs.field(default=0, converter=as_count, validator=check_count)
+    train_tokens: int = attrs.field(default=0, converter=as_count, validator=check_count)
+    web_searches: int = attrs.field(default=0, converter=as_count, validator=check_count)
     service_tier: str | None = None
     cost_usd: float | None = None
 
@@ -51,9 +61,11 @@ class GpuTime:
     """
 
     device: str
-    seconds: float = attrs.field(converter=to_seconds)
-    count: int = attrs.field(default=1, converter=to_count)
-    usd_per_hour: float | None = attrs.field(default=None, converter=to_price_or_none)
+    seconds: float = attrs.field(converter=as_number, validator=check_seconds)
+    count: int = attrs.field(default=1, converter=as_count, validator=check_count)
+    usd_per_hour: float | None = attrs.field(
+        default=None, converter=as_number_or_none, validator=optional(check_price)
+    )
 
 
 def field(value: Any, *path: str) -> Any:

@@ -152,9 +152,12 @@ class MetricsBuilder:
     def add_gpu_time(self, time: GpuTime, *, remedy: str | None = None) -> float | None:
         """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced.
 
-        `remedy` ends the warning about a device without a price.
+        `remedy` ends the warning about a device without a price. Without any seconds nothing is
+        added.
         """
         usd, rates = self.prices.quote_gpu(time, remedy)
+        if not time.seconds:
+            return usd
         with self.ledger.one_row():
             leaf = self.ledger.paid_leaf("gpu")
             if usd is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from art_core.costs.amounts import price_of
 from art_core.errors import ConfigError, unknown
 
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -37,6 +38,11 @@ def not_negative(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     """Take a finite number of at least 0."""
     if not _is_number(value) or not 0 <= value < math.inf:
         raise ConfigError(f"{attribute.name} must be a finite number of at least 0, got {value!r}")
+
+
+def price(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Take a price: a finite number of any kind, of at least 0."""
+    price_of(attribute.name, value)
 
 
 def cap(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:

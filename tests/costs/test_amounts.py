@@ -40,10 +40,14 @@ def test_prices_of_any_kind_become_floats():
     assert (time.seconds, time.count, time.usd_per_hour) == (10.0, 2, 3.0)
 
 
-@pytest.mark.parametrize("odd", [True, "0.4", -1, Decimal("NaN"), math.inf, Matrix(), [1.0]])
+@pytest.mark.parametrize("odd", [True, "0.4", None, -1, Decimal("NaN"), math.inf, Matrix(), [1.0]])
 def test_what_is_no_price_is_refused_by_its_name(odd):
     with pytest.raises(ConfigError, match="output_per_million must be a price of at least 0, got"):
         art.TokenRates(input_per_million=1.0, output_per_million=odd)
+
+
+@pytest.mark.parametrize("odd", [True, "3", -1, math.inf])
+def test_what_is_no_price_of_a_device_is_refused(odd):
     with pytest.raises(ConfigError, match="usd_per_hour must be a price"):
         art.GpuTime(device="H200", seconds=1.0, usd_per_hour=odd)
 

@@ -16,7 +16,7 @@ import torch  # noqa: TID253
 from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
 from art_core.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
-from art_core.rl.options import cap, check_options, count, not_negative, optional
+from art_core.rl.options import cap, check_options, count, optional, price
 from art_local.clock import Clock
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
@@ -89,7 +89,7 @@ class LocalBackend:
         )
         check_options(optional(count), context_length=context_length)
         check_options(cap, request_timeout_s=request_timeout_s)
-        check_options(optional(not_negative), gpu_cost_per_hour_usd=gpu_cost_per_hour_usd)
+        check_options(optional(price), gpu_cost_per_hour_usd=gpu_cost_per_hour_usd)
         self.placement = placement(device, dtype)
         self._choice = choose(
             engine,
@@ -125,9 +125,9 @@ class LocalBackend:
     async def register(self, model: TrainableModel) -> Endpoint:
         """Load the model at its last whole checkpoint, or fresh, and serve it.
 
-        A model that is registered already keeps its endpoint. Raises ConfigError for a base model
-        that can't be used or a checkpoint that does not fit, BackendError when something could not
-        be fetched.
+        A model that is registered already keeps its endpoint. A device without a known price is
+        reported here, before any rollout. Raises ConfigError for a base model that can't be used or
+        a checkpoint that does not fit, BackendError when something could not be fetched.
         """
         self._check_open()
         key = model.run_dir.resolve()
@@ -139,7 +139,10 @@ class LocalBackend:
             self._seats[key] = seat
             return seat.endpoint
 
-        return await self._on_worker(seated)
+        endpoint = await self._on_worker(seated)
+        for held in self._held(seconds=0.0):
+            model.charge(held)
+        return endpoint
 
     async def unregister(self, model: TrainableModel) -> None:
         """Stop serving the model and free what it holds, after the step under way; `register`
@@ -276,13 +279,17 @@ class LocalBackend:
             raise
 
     def _charge(self, model: TrainableModel) -> None:
-        seconds = self._clock.take()
+        for held in self._held(self._clock.take()):
+            model.charge(held)
+
+    def _held(self, seconds: float) -> list[GpuTime]:
+        """Return what is charged for a time; a CPU is not, unless the user gave a price."""
         price = self.gpu_cost_per_hour_usd
-        for held in held_devices(self.placement, self._choice):
-            if held.device.type != "cpu" or price is not None:
-                model.charge(
-                    GpuTime(device=held.device_name, count=1, seconds=seconds, usd_per_hour=price)
-                )
+        return [
+            GpuTime(device=held.device_name, count=1, seconds=seconds, usd_per_hour=price)
+            for held in held_devices(self.placement, self._choice)
+            if held.device.type != "cpu" or price is not None
+        ]
 
 
 def _closed_error() -> BackendError:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from decimal import Decimal
 
+import attrs
 import openai
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import art_core as art
+from art_local.placement import placement
 
 QUESTION = [{"role": "user", "content": "go"}]
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
@@ -241,8 +245,18 @@ async def test_device_time_is_charged_also_when_a_step_fails(registered, sequenc
     assert all(seconds > 0 for seconds in charged)
 
 
+async def test_a_device_without_a_price_is_reported_when_a_model_is_registered(
+    registered, monkeypatch, caplog
+):
+    held = attrs.evolve(placement("cpu"), device=torch.device("cuda"), device_name="Toaster 9")
+    monkeypatch.setattr("art_local.backend.held_devices", lambda *_: [held])
+    model, _ = await registered()
+    assert caplog.text.count("no price is known for device 'Toaster 9'") == 1
+    assert "costs/gpu" not in (await model.log()).metrics
+
+
 async def test_an_explicit_price_gives_costs_on_a_cpu_too(registered):
-    model, _ = await registered(gpu_cost_per_hour_usd=3600.0)
+    model, _ = await registered(gpu_cost_per_hour_usd=Decimal(3600))
     await model.train(await some_groups(model), **LEARN)
     row = await model.log(metrics={"x": 1.0}, split="train")
     assert row.metrics["costs/cum/gpu"] > 0

@@ -22,7 +22,7 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_core.rl.batch import num_cut_off, training_batch
-from art_core.rl.options import cap, check_options, not_negative, optional
+from art_core.rl.options import cap, check_options, optional, price
 from art_core.rl.presets import PRESETS
 from art_serverless.account import service_key, service_url
 from art_serverless.api import Api
@@ -68,7 +68,7 @@ class ServerlessBackend:
             register_timeout_s=register_timeout_s,
             stall_timeout_s=stall_timeout_s,
         )
-        check_options(optional(not_negative), cost_per_hour_usd=cost_per_hour_usd)
+        check_options(optional(price), cost_per_hour_usd=cost_per_hour_usd)
         self._api = Api(
             base_url=url, api_key=service_key(url, api_key), timeout_s=request_timeout_s
         )

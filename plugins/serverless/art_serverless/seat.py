@@ -127,7 +127,13 @@ class Seat:
         if price is not None:
             model.charge(GpuTime(device="serverless", seconds=seconds, usd_per_hour=price))
             return
-        for path, usd in costs_of(job).items():
+        costs = costs_of(job)
+        if not costs:
+            model.metrics_builder().prices.say_once(
+                "the service does not report what a job costs: rows have no cost of training. Give "
+                "the backend cost_per_hour_usd=..."
+            )
+        for path, usd in costs.items():
             try:
                 model.metrics_builder("train").add_cost(path, usd)
             except MetricError as error:

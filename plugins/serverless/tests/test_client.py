@@ -333,6 +333,19 @@ async def test_a_number_that_json_cannot_hold_is_refused_and_not_made_the_defaul
     await backend.close()
 
 
+async def test_a_service_that_reports_no_cost_is_said_once(
+    serving, connect, make_model, monkeypatch, caplog
+):
+    monkeypatch.setattr("art_serverless.seat.costs_of", lambda job: {})
+    backend, model = connect(serving()), make_model()
+    await model.register(backend)
+    for _ in range(2):
+        await model.train(await attempts(model, (0.0, 1.0)), mask_truncated=False)
+    assert caplog.text.count("the service does not report what a job costs") == 1
+    await model.close()
+    await backend.close()
+
+
 async def test_an_hour_has_its_price(serving, connect, make_model):
     backend, model = connect(serving(), cost_per_hour_usd=3600.0), make_model()
     await model.register(backend)

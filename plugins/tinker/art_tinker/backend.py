@@ -21,7 +21,7 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_core.endpoint.host import EndpointHost
-from art_core.rl.options import cap, check_options, count, not_negative, optional
+from art_core.rl.options import cap, check_options, count, optional, price
 from art_tinker.clients import SeatOptions
 from art_tinker.costs import Meter
 from art_tinker.sdk import Connection, tinker
@@ -85,7 +85,7 @@ class TinkerBackend:
     ) -> None:
         check_options(count, lora_rank=lora_rank)
         check_options(optional(count), context_length=context_length)
-        check_options(optional(not_negative), cached_prefill_per_million=cached_prefill_per_million)
+        check_options(optional(price), cached_prefill_per_million=cached_prefill_per_million)
         check_options(
             cap,
             connect_timeout_s=connect_timeout_s,
@@ -180,6 +180,7 @@ class TinkerBackend:
             await asyncio.wait({starting})
             await self._leave(served)
             raise
+        seat.meter.check_price()
         log.info(
             "model %r on Tinker, %s, LoRA rank %d, %s; served at %s",
             model.name,

@@ -41,6 +41,11 @@ class Meter:
         if tokens:
             self._add("train", "tinker_train", TokenUsage(train_tokens=tokens))
 
+    def check_price(self) -> None:
+        """Warn, once, if the model's tokens have no price: before any is used."""
+        used = TokenUsage(input_tokens=1, output_tokens=1, train_tokens=1)
+        self.model.metrics_builder().prices.price(PROVIDER, self.model.base_model, used)
+
     def _add(self, context: str, source: str, usage: TokenUsage) -> None:
         self.model.metrics_builder(context).add_usage(
             source, usage, provider=PROVIDER, model_name=self.model.base_model

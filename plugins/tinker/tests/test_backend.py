@@ -208,6 +208,18 @@ async def test_evaluations_are_booked_apart_and_have_a_session_of_their_own(runn
     assert {session["art_run_id"] for session in account.sessions} == {kept["run_id"]}
 
 
+async def test_a_base_model_without_a_price_is_reported_when_it_is_registered(
+    account, make_model, caplog
+):
+    account.models["tiny/other"] = 512
+    backend, model = art.backend("tinker"), make_model(base_model="tiny/other")
+    await model.register(backend)
+    assert caplog.text.count("unpriced: calls to 'tiny/other' of 'tinker'") == 1
+    assert "data/step_unpriced_calls" not in (await model.log()).metrics
+    await model.close()
+    await backend.close()
+
+
 async def test_cached_prefill_without_a_price_is_unpriced_never_free(running, account, caplog):
     _, model = running
     account.cached = 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -48,9 +49,10 @@ class Options:
 
     def values(self) -> dict[str, Any]:
         """Return them as JSON has them; paths are text."""
-        return attrs.asdict(
-            self,
-            value_serializer=lambda _, __, value: (
-                os.fspath(value) if isinstance(value, os.PathLike) else value
-            ),
-        )
+        return attrs.asdict(self, value_serializer=lambda _, __, value: _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return float(value) if isinstance(value, Decimal) else value

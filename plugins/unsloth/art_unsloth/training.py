@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -76,9 +75,7 @@ class UnslothLocal(LocalBackend):
 
     def charged_devices(self) -> list[GpuTime]:
         """Return the devices that models are charged for, with their prices, held for no time."""
-        held: list[GpuTime] = []
-        self._charge(SimpleNamespace(charge=held.append))  # type: ignore[arg-type]
-        return [attrs.evolve(device, seconds=0.0) for device in held]
+        return self._held(seconds=0.0)
 
 
 def _engine(asked: str, *, on_cuda: bool, fast: bool | None, here: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
+from decimal import Decimal
 from pathlib import Path
 
 import attrs
@@ -56,8 +57,10 @@ def test_a_key_of_an_engine_is_not_shown():
 
 
 def test_options_travel_as_plain_values():
-    given = Options(engine_args={"download_dir": Path("/models"), "max_num_seqs": 8})
-    assert given.values()["engine_args"] == {"download_dir": "/models", "max_num_seqs": 8}
+    engine_args = {"download_dir": Path("/models"), "max_num_seqs": 8}
+    values = Options(engine_args=engine_args, gpu_cost_per_hour_usd=Decimal("2.5")).values()
+    assert values["engine_args"] == {"download_dir": "/models", "max_num_seqs": 8}
+    assert type(values["gpu_cost_per_hour_usd"]) is float
 
 
 async def test_an_option_without_a_limit_is_still_without_one_in_the_worker():
