@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.amounts import text_of
+from art_core.costs.amounts import count_of, price_of, seconds_of, text_of
 from art_core.costs.rates import TokenRates
 from art_core.costs.usage import COUNTS, GpuTime, TokenUsage
+from art_core.errors import ConfigError
 
 
 @attrs.frozen(kw_only=True)
@@ -108,9 +109,12 @@ def receipt_of(stored: Mapping[str, Any]) -> Receipt:
     Raises TypeError for fields that are not known here and for values of other kinds.
     """
     receipt = Receipt(**{name: value for name, value in stored.items() if value is not None})
-    numbers = [getattr(receipt, name) for name in _NUMBERS] + [receipt.usd or 0.0]
-    if not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
-        raise TypeError("a receipt's counts and dollars are numbers of at least 0")
-    if not isinstance(receipt.rates, dict):
-        raise TypeError("a receipt's rates are an object")
-    return receipt
+    if not isinstance(receipt.rates, dict) or not isinstance(receipt.leaf, str):
+        raise TypeError("a receipt's rates are an object, and its leaf is a text")
+    try:
+        counts = {name: count_of(name, getattr(receipt, name)) for name in ("calls", *COUNTS)}
+        seconds = seconds_of("device_seconds", receipt.device_seconds)
+        usd = None if receipt.usd is None else price_of("usd", receipt.usd)
+    except ConfigError as error:
+        raise TypeError(str(error)) from error
+    return attrs.evolve(receipt, **counts, device_seconds=seconds, usd=usd)
