@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 from art_core.testing.backend import BackendContract, LearningContract
+from art_core.testing.plugin import PluginContract
+from art_core.testing.pricing import PricingContract
+from art_core.testing.rollup import RollupContract
 from art_core.testing.sink import SinkContract
 from art_core.testing.statements import Contract
 
@@ -14,6 +17,9 @@ TESTS = Path(__file__).parent.parent / "tests" / "testing"
 CONTRACTS: dict[str, type[Contract]] = {
     "backend": BackendContract,
     "learning": LearningContract,
+    "plugin": PluginContract,
+    "price": PricingContract,
+    "rollup": RollupContract,
     "sink": SinkContract,
 }
 

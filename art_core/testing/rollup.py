@@ -1,11 +1,11 @@
-"""What every derived metric does. Subclass `RollupContract` and give `plugin` and `examples`."""
+"""The contract of derived metrics. Subclass `RollupContract`; give `plugin` and `examples`."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -15,10 +15,11 @@ import pytest
 from art_core.metrics.taxonomy import SPLITS
 from art_core.model import Model
 from art_core.plugins.host import Plugins
+from art_core.testing.statements import Contract, Setting
 
 Metrics = Mapping[str, float]
 Example = tuple[str, Metrics, Metrics, Metrics]
-"""Split, a row's leaves, the run's totals, and what is derived from them by hand."""
+"""Split, a row's leaves, the run's totals, and the derived metrics, worked out by hand."""
 
 LEAVES: Metrics = {
     "reward/mean": 0.5,
@@ -31,12 +32,18 @@ TOTALS: Metrics = {"costs/cum/all": 2.0, "costs/cum/gpu": 2.0, "time/cum/trainer
 LONGEST_CALL_S = 1e-3
 
 
-class RollupContract:
-    """Fixture to give: `plugin`, the module or object with `art_rollup`.
-
-    `examples` are golden cases: (split, leaves, totals, what is derived), worked out by hand.
+class RollupContract(Contract):
+    """The tests of a derived metric. Fixture to give: `plugin`, the module or object with
+    `art_rollup`.
     """
 
+    settings: ClassVar[tuple[Setting, ...]] = (
+        Setting(
+            "examples",
+            "worked out by hand: split, leaves of a row, totals of the run, and the metrics that "
+            "are derived from them; one of them derives something",
+        ),
+    )
     examples: ClassVar[Sequence[Example]] = ()
 
     @pytest.fixture
@@ -46,7 +53,7 @@ class RollupContract:
 
     @pytest.fixture
     def plugins(self, plugin: object) -> Plugins:
-        """Return a host that holds this plugin alone, and raises what is broken."""
+        """Return a host that holds only this plugin, and raises what is broken."""
         plugins = Plugins(strict=True)
         plugins.register(plugin, "contract")
         return plugins
@@ -58,59 +65,80 @@ class RollupContract:
         given = [(split, leaves, totals) for split, leaves, totals, _ in self.examples]
         return given + [(split, *pair) for split in SPLITS for pair in tried]
 
-    def test_it_has_the_hook_and_an_example_to_prove_it(self, plugins: Plugins) -> None:
-        """The hook is spelt as the core spells it, and `examples` is given."""
+    def test_it_has_the_hook(self, plugins: Plugins) -> None:
+        """`art_rollup`, as the core calls it."""
         assert plugins.derives
-        assert self.examples
 
-    def test_it_derives_what_the_examples_say(self, plugins: Plugins) -> None:
+    def test_an_example_derives_something(self) -> None:
+        """Else no value would be tested."""
+        if not any(wanted for *_, wanted in self.examples):
+            pytest.fail("no value is tested: give `examples`, one of which derives a metric")
+
+    def test_it_derives_the_values_of_the_examples(self, plugins: Plugins) -> None:
         """These metrics, with these values, and no others."""
         for split, leaves, totals, wanted in self.examples:
             assert plugins.rollup(leaves, totals, split, ()) == pytest.approx(dict(wanted))
 
-    def test_rows_of_every_kind_are_answered_and_left_as_they_are(self, plugins: Plugins) -> None:
-        """Empty rows, rows of zeros, every split: nothing raises, and no input is changed."""
+    def test_rows_of_every_kind_are_answered(self, plugins: Plugins) -> None:
+        """Empty rows, rows of zeros, every split: nothing raises."""
+        for split, leaves, totals in self.inputs():
+            plugins.rollup(leaves, totals, split, ())
+
+    def test_rows_are_left_as_they_are(self, plugins: Plugins) -> None:
+        """Other plugins get the same leaves and totals."""
         for split, leaves, totals in self.inputs():
             given = dict(leaves), dict(totals)
             plugins.rollup(*given, split, ())
             assert given == (leaves, totals)
 
     def test_it_only_reads(self, plugins: Plugins) -> None:
-        """Other plugins see the same input: it may be one that can't be written."""
+        """The leaves and totals may be mappings that can't be written."""
         for split, leaves, totals in self.inputs():
             plugins.rollup(
                 MappingProxyType(dict(leaves)), MappingProxyType(dict(totals)), split, ()
             )
 
     def test_the_same_row_has_the_same_answer(self, plugins: Plugins) -> None:
-        """A row derived again, in a resumed run or another process, is the same row."""
-        for split, leaves, totals in self.inputs():
-            first, second = (plugins.rollup(leaves, totals, split, ()) for _ in range(2))
-            assert first == second
+        """A row derived again, after other rows or in another process, is the same row."""
+        rows = self.inputs()
+        forth = [plugins.rollup(leaves, totals, split, ()) for split, leaves, totals in rows]
+        back = [
+            plugins.rollup(_reversed(leaves), _reversed(totals), split, ())
+            for split, leaves, totals in reversed(rows)
+        ]
+        assert forth == back[::-1]
 
-    def test_its_metrics_are_new_finite_and_have_a_section(
-        self, plugins: Plugins, plugin: Any
-    ) -> None:
-        """What the core or the user measured stays; a section of its own comes with
-        `art_metrics`.
-        """
-        taxonomy = plugins.taxonomy()
-        for split, leaves, totals in self.inputs():
-            given = {"leaves": leaves, "totals": totals, "split": split}
-            derived = _answer(plugin, given)
-            assert not derived.keys() & (leaves.keys() | totals.keys())
+    def test_its_metrics_are_new(self, plugin: Any) -> None:
+        """Measured metrics stay as they are."""
+        for given, derived in self._answers(plugin):
+            assert not derived.keys() & (given["leaves"].keys() | given["totals"].keys())
+
+    def test_its_metrics_are_finite(self, plugin: Any) -> None:
+        """Also for rows of zeros."""
+        for given, derived in self._answers(plugin):
             for key, value in derived.items():
-                assert taxonomy.place(key, split)
-                assert math.isfinite(value), f"{key} is {value} for {dict(leaves)}"
+                assert math.isfinite(value), f"{key} is {value} for {dict(given['leaves'])}"
+
+    def test_its_metrics_have_a_section(self, plugins: Plugins, plugin: Any) -> None:
+        """One of the catalogue, or a new one that comes with `art_metrics`."""
+        taxonomy = plugins.taxonomy()
+        for given, derived in self._answers(plugin):
+            for key in derived:
+                assert taxonomy.place(key, given["split"])
+
+    def test_its_metrics_are_neither_costs_nor_totals(self, plugin: Any) -> None:
+        """`costs/` has the dollars that were paid, and `/cum/` what the core adds up."""
+        for _, derived in self._answers(plugin):
+            assert [key for key in derived if key.startswith("costs/") or "/cum/" in key] == []
 
     def test_it_takes_less_than_a_millisecond(self, plugins: Plugins) -> None:
-        """It stands between the step and its row."""
+        """The row waits for it. The fastest of 25 calls counts."""
         for split, leaves, totals, _ in self.examples:
             times = [_seconds(plugins, leaves, totals, split) for _ in range(25)]
             assert min(times) < LONGEST_CALL_S  # a busy machine makes some of them longer
 
-    def test_its_metrics_stand_in_the_rows(self, plugins: Plugins, tmp_path: Path) -> None:
-        """What is derived of a row and of the run's totals after it is written beside them."""
+    def test_its_metrics_are_in_the_rows_of_a_run(self, plugins: Plugins, tmp_path: Path) -> None:
+        """They are derived from the row and from the run's totals after it."""
         for number, (split, leaves, _, _) in enumerate(self.examples):
             model = Model(
                 name=f"run-{number}", project="p", base_path=tmp_path, sinks=[], plugins=plugins
@@ -120,11 +148,16 @@ class RollupContract:
             totals = {key: value for key, value in row.metrics.items() if "/cum/" in key}
             assert plugins.rollup(leaves, totals, split, leaves).keys() <= row.metrics.keys()
 
+    def _answers(self, plugin: Any) -> Iterator[tuple[dict[str, Any], Metrics]]:
+        """Yield the arguments and the plugin's own answer, before the core looks at it."""
+        wanted = inspect.signature(plugin.art_rollup).parameters
+        for split, leaves, totals in self.inputs():
+            given = {"leaves": leaves, "totals": totals, "split": split}
+            yield given, plugin.art_rollup(**{name: given[name] for name in wanted}) or {}
 
-def _answer(plugin: Any, given: Mapping[str, Any]) -> Metrics:
-    wanted = inspect.signature(plugin.art_rollup).parameters
-    answer: Metrics | None = plugin.art_rollup(**{name: given[name] for name in wanted})
-    return answer or {}
+
+def _reversed(metrics: Metrics) -> Metrics:
+    return dict(list(metrics.items())[::-1])
 
 
 def _seconds(plugins: Plugins, leaves: Metrics, totals: Metrics, split: str) -> float:

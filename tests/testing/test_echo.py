@@ -7,6 +7,7 @@ from art_core.errors import BackendError
 from art_core.rl.sequences import merge_turns, turns_of
 from art_core.testing.backend import BackendContract
 from art_core.testing.echo import EchoBackend, echo_spec
+from art_core.testing.echo_server import EchoServer
 
 
 class TestEcho(BackendContract):
@@ -165,6 +166,48 @@ async def test_one_backend_holds_several_models(model, tmp_path):
     assert (await ask(other, "hi", model="other")).choices[0].message.content == "hi"
     assert model.backend.names() == ["agent", "agent@0", "base", "other", "other@0"]
     await other.close()
+
+
+class TwoSteps:
+    """A server's names: the step is in the name."""
+
+    def names(self):
+        return ["m@0", "m@7"]
+
+    def step_of(self, name):
+        return int(name.partition("@")[2])
+
+
+async def test_log_probs_of_a_server_without_weights_depend_on_the_step():
+    server = EchoServer.start(TwoSteps(), lambda messages, step: "hi")
+    async with httpx.AsyncClient() as client:
+        for name, logprob in (("m@0", -0.5), ("m@7", -0.57)):
+            body = {"model": name, "messages": [{"role": "user"}], "logprobs": True}
+            answer = await client.post(f"{server.url}/chat/completions", json=body)
+            entry = answer.json()["choices"][0]["logprobs"]["content"][0]
+            assert entry["logprob"] == pytest.approx(logprob)
+    server.close()
+
+
+async def test_log_probs_show_weights_that_checkpoints_keep(model):
+    async def logprob(trained, name):
+        (choice,) = (await ask(trained, "hi", model=name)).choices
+        return choice.logprobs.content[0].logprob
+
+    async def rollout(reward):
+        (choice,) = (await ask(model, "hi")).choices
+        message = {"role": "user", "content": "hi"}
+        return art.Trajectory(messages_and_choices=[message, choice], reward=reward)
+
+    for rewards in ((0.0, 1.0), (1.0, 1.0)):
+        group = art.TrajectoryGroup(rollout(reward) for reward in rewards)
+        await model.train(await art.gather_trajectory_groups([group], pbar_desc=None))
+    before = [await logprob(model, name) for name in ("agent@0", "agent@1", "agent@2")]
+    assert before[0] == -0.5 > before[1] == before[2]
+    await model.register(EchoBackend())
+    again = [await logprob(model, name) for name in ("agent@0", "agent@1", "agent@2")]
+    assert again == before
+    await model.backend.close()
 
 
 def test_the_spec_makes_the_backend():

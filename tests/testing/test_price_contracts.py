@@ -1,8 +1,7 @@
-"""The contracts of price books and derived metrics hold for ours, and fail for what breaks them."""
+"""The contracts of price books and derived metrics: our own prices, and what authors must give."""
 
-import itertools
-import math
-import socket
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,55 +11,15 @@ from art_core.plugins import builtin
 from art_core.testing.pricing import PricingContract
 from art_core.testing.rollup import RollupContract
 
-PER_MILLION = {"input_per_million": 2.0, "output_per_million": 8.0, "source": "house prices"}
-
-
-class HouseBook:
-    """Prices one house's model, reads its responses, rents one device."""
-
-    @art.hookimpl
-    def art_usage(self, response, provider):
-        if provider != "house" or not isinstance(response, dict) or "words" not in response:
-            return None
-        return art.TokenUsage(input_tokens=response["words"], output_tokens=response["said"])
-
-    @art.hookimpl
-    def art_token_rates(self, provider, model):
-        known = (provider, model) == ("house", "butler")
-        return art.TokenRates(**PER_MILLION) if known else None
-
-    @art.hookimpl
-    def art_gpu_rate(self, device):
-        return 0.5 if device == "attic" else None
-
-
-class RewardPerDollar:
-    """Derives one metric from a row and the run's totals."""
-
-    @art.hookimpl
-    def art_rollup(self, leaves, totals, split):
-        spent = totals.get("costs/cum/all", 0.0)
-        if split != "train" or "reward/mean" not in leaves or spent <= 0:
-            return None
-        return {"reward/per_dollar": leaves["reward/mean"] / spent}
-
-
-class TestHouseBook(PricingContract):
-    priced = (("house", "butler"),)
-    devices = ("attic",)
-    # 1,000 words at $2 and 500 at $8 a million.
-    bills = (("house", "butler", {"words": 1000, "said": 500}, 0.006),)
-
-    @pytest.fixture
-    def plugin(self):
-        return HouseBook()
+sys.path.append(str(Path(__file__).parent))
+from mutants.prices import METER, RightBook
 
 
 class TestOurOwnPrices(PricingContract):
     priced = (("openai", "gpt-4.1"), ("anthropic", "claude-sonnet-4-5"))
     devices = ("H200",)
-    # gpt-4.1: 40k fresh at $2, 60k cached at $0.50, 2k out at $8 a million.
     bills = (
+        # 40k fresh at $2, 60k cached at $0.50, 2k out at $8 a million.
         (
             "openai",
             "gpt-4.1",
@@ -73,26 +32,45 @@ class TestOurOwnPrices(PricingContract):
             },
             0.126,
         ),
+        # 1,000 in at $3.50 and 100 out at $14 a million.
+        (
+            "openai",
+            "gpt-4.1",
+            {
+                "service_tier": "priority",
+                "usage": {"prompt_tokens": 1_000, "completion_tokens": 100},
+            },
+            0.0049,
+        ),
+        # Half of 1,000 in at $3 and 100 out at $15 a million.
+        (
+            "anthropic",
+            "claude-sonnet-4-5",
+            {"usage": {"input_tokens": 1_000, "output_tokens": 100, "service_tier": "batch"}},
+            0.00225,
+        ),
+        # 10k fresh at $3, 20k read at $0.30, 5k written at $3.75 and 3k for an hour at $6, 1k out
+        # at $15 a million; two searches at $10 a thousand.
+        (
+            "anthropic",
+            "claude-sonnet-4-5",
+            {
+                "usage": {
+                    "input_tokens": 10_000,
+                    "cache_read_input_tokens": 20_000,
+                    "cache_creation_input_tokens": 8_000,
+                    "cache_creation": {"ephemeral_1h_input_tokens": 3_000},
+                    "output_tokens": 1_000,
+                    "server_tool_use": {"web_search_requests": 2},
+                }
+            },
+            0.10775,
+        ),
     )
 
     @pytest.fixture
     def plugin(self):
         return builtin
-
-
-TWO_DOLLARS = {"reward/per_dollar": 0.25}
-
-
-class TestRewardPerDollar(RollupContract):
-    examples = (
-        ("train", {"reward/mean": 0.5, "costs/gpu": 0.25}, {"costs/cum/all": 2.0}, TWO_DOLLARS),
-        ("train", {"reward/mean": 0.5}, {}, {}),
-        ("val", {"val/reward": 0.5}, {"costs/cum/all": 2.0}, {}),
-    )
-
-    @pytest.fixture
-    def plugin(self):
-        return RewardPerDollar()
 
 
 def host(**hooks):
@@ -103,156 +81,94 @@ def host(**hooks):
     return SimpleNamespace(plugins=plugins, plugin=plugin)
 
 
-def prices(contract_test, hooks, *more, **cases):
+RATES = art.TokenRates(input_per_million=2.0, output_per_million=8.0, source="house prices")
+READS = {"art_usage": lambda response, provider: RightBook().usage(response, provider)}
+PRICES = {"art_token_rates": lambda provider, model: RATES if provider == "house" else None}
+RENTS = {"art_gpu_rate": lambda: 1.0}
+BUTLER = ("house", "butler")
+BILL = (*BUTLER, {"meter": METER}, 0.028)
+
+
+def examples(hooks, **given):
     contract = PricingContract()
-    cases = {"priced": [("p", "m")], "devices": ["d"], "bills": ()} | cases
-    for name, value in cases.items():
+    for name, value in given.items():
         setattr(contract, name, value)
-    getattr(contract, contract_test)(host(**hooks).plugins, *more)
-
-
-NUMBERS = itertools.count(1)
-RATES = art.TokenRates(**PER_MILLION)
-FREE = art.TokenRates(input_per_million=0, output_per_million=0, source="s")
-NAMELESS = art.TokenRates(input_per_million=1, output_per_million=1)
-
-
-def no_sinks():
-    return []
-
-
-def connects(provider, model):
-    with socket.socket() as one:
-        one.connect(("127.0.0.1", 9))
+    contract.test_every_hook_has_an_example(host(**hooks).plugins)
 
 
 @pytest.mark.parametrize(
-    ("broken", "hooks"),
+    ("hooks", "given", "asked"),
     [
-        ("test_it_has_a_hook_that_prices_and_a_case_to_prove_it", {"art_sinks": no_sinks}),
-        ("test_a_price_says_where_it_is_from", {"art_token_rates": lambda: NAMELESS}),
-        ("test_a_price_says_where_it_is_from", {"art_token_rates": lambda: None}),
-        (
-            "test_a_price_is_known_before_the_call_is_made",
-            {"art_token_rates": lambda usage: usage and RATES},
-        ),
-        ("test_a_priced_model_is_not_free", {"art_token_rates": lambda: FREE}),
-        ("test_what_it_does_not_know_is_left_to_the_next_book", {"art_token_rates": lambda: FREE}),
-        (
-            "test_what_it_does_not_know_is_left_to_the_next_book",
-            {"art_token_rates": lambda provider: RATES if provider == "p" else None},
-        ),
-        ("test_what_it_does_not_know_is_left_to_the_next_book", {"art_gpu_rate": lambda: 0.0}),
-        ("test_a_device_hour_has_a_price", {"art_gpu_rate": lambda: 0.0}),
-        ("test_what_is_no_response_has_no_usage", {"art_usage": lambda: art.TokenUsage()}),
-        (
-            "test_the_same_question_has_the_same_answer",
-            {"art_gpu_rate": lambda: next(NUMBERS)},
-        ),
+        (RENTS, {}, "give `devices`"),
+        (PRICES, {}, "give `priced`"),
+        (PRICES, {"priced": [("other", "model")]}, "give `priced`"),
+        (PRICES, {"priced": [BUTLER]}, "give `bills`, or state has_no_bills = True"),
+        (PRICES, {"bills": [("other", "model", {}, 1.0)]}, "give `priced`"),
+        (READS, {}, "art_usage reads no response of `bills`"),
+        (PRICES | READS, {"bills": [(*BUTLER, {}, 0.0)]}, "art_usage reads no response"),
     ],
 )
-def test_a_price_book_that_breaks_its_contract_is_found_out(broken, hooks):
-    with pytest.raises(AssertionError):
-        prices(broken, hooks)
-
-
-def test_a_price_book_that_proves_nothing_is_found_out():
-    given = "test_it_has_a_hook_that_prices_and_a_case_to_prove_it"
-    prices(given, {"art_gpu_rate": lambda: 1.0})
-    with pytest.raises(AssertionError):
-        prices(given, {"art_gpu_rate": lambda: 1.0}, devices=(), priced=())
-
-
-def test_a_price_book_that_asks_the_network_is_found_out(monkeypatch):
-    with pytest.raises(art.PluginError, match="must not open a connection"):
-        prices("test_it_asks_no_network", {"art_token_rates": connects}, monkeypatch)
-
-
-def test_a_price_book_that_fails_at_a_chunk_of_its_provider_is_found_out():
-    def read(response, provider):
-        return art.TokenUsage(output_tokens=response["words"]) if provider == "p" else None
-
-    with pytest.raises(art.PluginError, match="is broken"):
-        prices("test_what_is_no_response_has_no_usage", {"art_usage": read})
-
-
-def test_a_bill_that_does_not_add_up_is_found_out(tmp_path):
-    bill = ("p", "m", {"usage": {"prompt_tokens": 10, "completion_tokens": 0}}, 0.25)
-    with pytest.raises(AssertionError):
-        prices(
-            "test_a_response_costs_what_the_bill_says",
-            {"art_token_rates": lambda: RATES},
-            tmp_path,
-            bills=[bill],
-        )
-
-
-def writes(leaves):
-    leaves["reward/mine"] = 1.0
+def test_a_hook_without_an_example_fails(hooks, given, asked):
+    with pytest.raises(pytest.fail.Exception, match=asked):
+        examples(hooks, **given)
 
 
 @pytest.mark.parametrize(
-    ("broken", "rollup"),
+    ("hooks", "given"),
     [
-        ("test_it_derives_what_the_examples_say", lambda: {"train/x": 2.0}),
-        ("test_rows_of_every_kind_are_answered_and_left_as_they_are", writes),
-        (
-            "test_rows_of_every_kind_are_answered_and_left_as_they_are",
-            lambda leaves: {"train/x": leaves["reward/mean"]},
-        ),
-        ("test_it_only_reads", writes),
-        (
-            "test_the_same_row_has_the_same_answer",
-            lambda: {"train/x": next(NUMBERS)},
-        ),
-        (
-            "test_its_metrics_are_new_finite_and_have_a_section",
-            lambda leaves: {"reward/mean": 1.0},
-        ),
-        ("test_its_metrics_are_new_finite_and_have_a_section", lambda: {"nosection/x": 1.0}),
-        ("test_its_metrics_are_new_finite_and_have_a_section", lambda: {"train/x": math.inf}),
+        (RENTS, {"devices": ["attic"]}),
+        (PRICES, {"priced": [BUTLER], "has_no_bills": True}),
+        (PRICES, {"bills": [BILL]}),
+        (READS | PRICES, {"bills": [BILL]}),
+        (READS, {"has_no_bills": True}),
     ],
 )
-def test_a_rollup_that_breaks_its_contract_is_found_out(broken, rollup):
-    given, contract = host(art_rollup=rollup), RollupContract()
-    contract.examples = [("train", {"reward/mean": 0.5}, {}, {"train/x": 1.0})]
-    more = [given.plugin] if "section" in broken else []
-    with pytest.raises((AssertionError, art.ArtError)):
-        getattr(contract, broken)(given.plugins, *more)
+def test_examples_or_a_statement_are_enough(hooks, given):
+    examples(hooks, **given)
 
 
-def test_a_rollup_without_examples_or_a_hook_is_found_out():
-    contract, derives = RollupContract(), host(art_rollup=lambda: {"train/x": 1.0}).plugins
+def test_kinds_of_tokens_without_a_bill_are_stated():
+    cached = art.TokenRates(input_per_million=2, output_per_million=8, cache_read_per_million=1)
+    contract, book = PricingContract(), host(art_token_rates=lambda: cached).plugins
+    contract.priced = [BUTLER]
+    with pytest.raises(pytest.fail.Exception, match="no bill has cache_read_tokens"):
+        contract.test_every_kind_of_token_with_a_price_is_in_a_bill(book)
+    contract.kinds_without_bill = ["cache_read_tokens"]
+    contract.test_every_kind_of_token_with_a_price_is_in_a_bill(book)
+    contract.kinds_without_bill, contract.has_no_bills = (), True
+    contract.test_every_kind_of_token_with_a_price_is_in_a_bill(book)
+
+
+def test_a_book_that_prices_any_provider_is_stated():
+    contract, book = PricingContract(), host(art_token_rates=lambda: RATES).plugins
+    contract.priced = [BUTLER]
     with pytest.raises(AssertionError):
-        contract.test_it_has_the_hook_and_an_example_to_prove_it(derives)
-    contract.examples = [("train", {}, {}, {})]
-    contract.test_it_has_the_hook_and_an_example_to_prove_it(derives)
-    with pytest.raises(AssertionError):
-        contract.test_it_has_the_hook_and_an_example_to_prove_it(art.Plugins())
+        contract.test_an_unknown_provider_is_left_to_the_next_book(book)
+    contract.prices_any_provider = True
+    with pytest.raises(pytest.skip.Exception, match="prices_any_provider is stated"):
+        contract.test_an_unknown_provider_is_left_to_the_next_book(book)
 
 
-def test_a_slow_rollup_is_found_out(monkeypatch):
+def test_a_rollup_without_an_example_that_derives_something_fails():
     contract = RollupContract()
-    contract.examples = [("train", {}, {}, {})]
-    given = host(art_rollup=lambda: None).plugins
-    contract.test_it_takes_less_than_a_millisecond(given)
-    monkeypatch.setattr("art_core.testing.rollup.LONGEST_CALL_S", 0.0)
-    with pytest.raises(AssertionError):
-        contract.test_it_takes_less_than_a_millisecond(given)
+    for given in ((), [("train", {}, {}, {})]):
+        contract.examples = given
+        with pytest.raises(pytest.fail.Exception, match="give `examples`"):
+            contract.test_an_example_derives_something()
 
 
-def test_a_metric_that_does_not_reach_the_rows_is_found_out(tmp_path, monkeypatch):
+def test_a_metric_that_does_not_reach_the_rows_is_found(tmp_path, monkeypatch):
     contract = RollupContract()
     contract.examples = [("train", {"reward/mean": 0.5}, {}, {})]
     given = host(art_rollup=lambda: {"train/x": 1.0}).plugins
-    contract.test_its_metrics_stand_in_the_rows(given, tmp_path / "one")
+    contract.test_its_metrics_are_in_the_rows_of_a_run(given, tmp_path / "one")
     monkeypatch.setattr(art.Plugins, "derives", False)
     with pytest.raises(AssertionError):
-        contract.test_its_metrics_stand_in_the_rows(given, tmp_path / "two")
+        contract.test_its_metrics_are_in_the_rows_of_a_run(given, tmp_path / "two")
 
 
 @pytest.mark.parametrize("contract", [PricingContract, RollupContract])
-def test_a_contract_says_which_fixture_is_missing(contract):
+def test_a_contract_names_the_fixture_that_is_missing(contract):
     given = contract.plugin
     with pytest.raises(AssertionError, match="give the fixture plugin"):
         getattr(given, "__wrapped__", given)(contract())
