@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import attrs
 import pytest
@@ -13,6 +12,7 @@ from art_argus import argus_sink, stop_requested
 from art_argus.client import ArgusClient
 from art_argus.sink import ArgusSink
 from art_core.cli.main import main
+from waiting import until
 
 LOG_AND_DIE = """
 import asyncio, os, sys
@@ -29,13 +29,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def until(true, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert true()
 
 
 @pytest.fixture

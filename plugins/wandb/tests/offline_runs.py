@@ -1,15 +1,16 @@
-"""Reads offline W&B runs back with wandb's own tool."""
+"""Reads offline W&B runs back with what `wandb leet inspect` calls: its start takes no import."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sysconfig
 import time
 from collections import defaultdict
 from pathlib import Path
 
-WANDB = Path(sysconfig.get_path("scripts")) / "wandb"
+import wandb
+
+CORE = Path(wandb.__file__).parent / "bin" / "wandb-core"
 OURS = ("training_step", "seq", "attempt", "split")
 
 
@@ -21,7 +22,8 @@ def files(run_dir):
 
 def inspected(file, *options):
     """What wandb's own tool says of a run's file."""
-    command = [str(WANDB), "leet", "inspect", "--json", *options, str(file)]
+    place = ["--run-file", str(file), str(file.parent.parent)]
+    command = [str(CORE), "leet", "inspect", "--no-observability", "--json", *options, *place]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
