@@ -58,6 +58,8 @@ def _run(session: nox.Session, *command: str, **env: str) -> None:
     tool, *arguments = command
     scripts = Path(sysconfig.get_path("scripts"))
     program = sys.executable if tool == "python" else str(scripts / tool)
+    # Tests start many processes: modules are compiled once, whatever the caller's setting.
+    env = {"PYTHONDONTWRITEBYTECODE": "", **env}
     session.run(program, *arguments, env=env, external=True)
 
 

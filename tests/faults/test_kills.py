@@ -18,6 +18,7 @@ KILLS = """
 import os, random, signal, sys, time
 import art_core as art
 base, trials = sys.argv[1], int(sys.argv[2])
+art.Model(name="m", project="p", base_path=base, sinks=[])  # loads what each fork needs, once
 random.seed(7)
 for trial in range(trials):
     out, into = os.pipe()
@@ -68,6 +69,7 @@ import os, random, signal, sys, time
 import art_core as art
 from art_core.metrics.row import MetricsRow
 base, trials, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+art.Model(name="m", project="p", base_path=base, sinks=[])  # loads what each fork needs, once
 random.seed(seed)
 wide = {f"train/{'x' * 5_000}{n}": 0.5 for n in range(200)}
 for trial in range(trials):
