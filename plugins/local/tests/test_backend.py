@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import art_core as art
 from art_local.placement import placement
+from waiting import until_async
 
 QUESTION = [{"role": "user", "content": "go"}]
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
@@ -133,11 +134,12 @@ async def test_an_unknown_name_is_answered_404_in_openais_shape(registered):
 
 
 async def test_requests_under_way_stay_on_the_weights_they_began_with(registered):
-    model, _ = await registered()
+    model, backend = await registered()
+    (seat,) = backend._seats.values()
     wanted = await ask(model, max_tokens=200)
     groups = await some_groups(model)
     running = asyncio.create_task(ask(model, max_tokens=200))
-    await asyncio.sleep(0.05)
+    await until_async(lambda: seat.resident.engine._worker._batches)
     await model.train(groups, **LEARN)
     found = await running
     assert found.choices[0].policy_version == 0

@@ -22,6 +22,7 @@ from art_serverless.journal import Journal, Pending
 from art_serverless.protocol import Address
 from art_serverless.server.store import Store
 from art_serverless.server.work import MOST_BEGUN
+from waiting import until_async
 
 OPTIONS = {"mask_truncated": False}
 
@@ -357,7 +358,7 @@ async def test_a_server_that_dies_in_mid_job_runs_it_after_its_restart(
     await backend._api.submit(pending.model_id, groups, OPTIONS, key=pending.key)
     await asyncio.sleep(0.3)
     process.send_signal(how)
-    assert process.wait(20) == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+    assert process.wait(60) == (-signal.SIGKILL if how == signal.SIGKILL else 0)
     await closed(backend, model)
     process, url = slow_server()
     healthy(url)
@@ -451,7 +452,7 @@ async def test_a_server_that_dies_while_a_client_waits_ends_the_step_with_a_reas
     backend, model = await ready(url, connect, make_model)
     groups = await attempts(model, (0.0, 1.0))
     step = asyncio.create_task(model.train(groups, **OPTIONS))
-    await asyncio.sleep(0.4)
+    await until_async(lambda: (sent := Journal(model.run_dir).read()) and sent.job_id)
     process.kill()
     with pytest.raises(BackendError, match="cannot reach"):
         await step

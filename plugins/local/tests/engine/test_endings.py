@@ -11,6 +11,7 @@ from art_core.endpoint.engine import Sampling
 from art_core.errors import EngineError
 from art_local.engine import TransformersEngine
 from art_local.engine.batch import Batch
+from waiting import until_async
 
 pytestmark = pytest.mark.torch
 
@@ -21,8 +22,7 @@ async def test_closing_the_stream_cancels_the_request_and_frees_its_row(engine) 
     await anext(stream)
     await stream.aclose()
     assert len(await other) == 24
-    await asyncio.sleep(0.2)
-    assert engine._worker._batches == {}
+    await until_async(lambda: engine._worker._batches == {})
 
 
 async def test_a_failing_step_fails_its_requests_with_the_reason_and_the_engine_goes_on(
