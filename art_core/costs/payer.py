@@ -9,7 +9,7 @@ import atexit
 import functools
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import attrs
 
@@ -107,8 +107,10 @@ class PendingPayer:
         self._add(PendingCall(source=self.source, prices=self.prices))
 
     def _add(self, call: PendingCall) -> None:
-        several = len(open_builders()) > 1
-        self.account.add(attrs.evolve(call, several=several) if several else call)
+        models = len(open_builders())
+        if self.account is UNOWNED and models != 1:
+            _say_unowned(self.source, several=models > 1)
+        self.account.add(attrs.evolve(call, several=models > 1))
 
 
 Payer = MetricsBuilder | PendingPayer
@@ -126,32 +128,32 @@ def payer_of(
 
     The active builder comes first, then the group that is gathered, then, in a thread that began
     before, the only builder or gathering that is active anywhere. Then `own`, the builder of the
-    model that is called, or the only open model. Without any of them the call is kept, which is
-    said once a source.
+    model that is called. Any other call is kept for the only open model; while there is none, or
+    several, that is said once a source.
     """
     builder, account = active_builder.get(), active_account.get()
     if builder is None and account is None and _in_a_foreign_thread():
         builder, account = _only_scope(source)
     if builder is not None:
         return builder
-    models = open_builders()
-    if account is None:
-        only = own or (models[0] if len(models) == 1 else None)
-        if only is not None:
-            return only
-        _say_unowned(source, several=len(models) > 1)
-    books = [b.prices for b in models] or [PriceBook(installed_plugins())]
+    if account is None and own is not None:
+        return own
+    books = [b.prices for b in open_builders()] or [PriceBook(installed_plugins())]
     known = (book for book in books if book.can_price(provider, model_name))
     return PendingPayer(source, account or UNOWNED, next(known, books[0]))
 
 
-def settle(groups: Iterable[TrajectoryGroup], builder: MetricsBuilder) -> None:
-    """Book the paid calls of groups that a model logs or trains on, and what else is its own."""
+def settle(groups: Sequence[TrajectoryGroup], builder: MetricsBuilder) -> None:
+    """Book the paid calls of groups that a model logs or trains on.
+
+    The only open model books calls outside of a gathering too: in the context of the groups, or as
+    training in a row without groups.
+    """
     for group in groups:
         for account in group.accounts():
             account.settle(builder)
     if _only_open(builder):
-        book_all(builder, UNOWNED.take())
+        book_all(builder if groups else attrs.evolve(builder, context="train"), UNOWNED.take())
     flush()
 
 

@@ -78,7 +78,9 @@ class MetricsBuilder:
 
     def add_cost(self, path: str, usd: float) -> None:
         """Add US dollars to a cost leaf: `train/llm_judge` means `costs/train/llm_judge`."""
-        value = number(path if path.startswith("costs/") else f"costs/{path}", usd)
+        if type(usd).__name__ in {"bool", "bool_"}:
+            raise MetricError(f"cost {path!r} must be a number of US dollars, got {usd!r}")
+        value = number(path, usd)
         if value < 0:
             raise MetricError(f"a cost can't be negative: {path!r} {usd!r}")
         self.ledger.add_cost(self.context, path, value)

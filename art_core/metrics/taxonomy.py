@@ -246,8 +246,6 @@ def number(name: str, value: Any) -> float:
         return value
     if value is None or isinstance(value, (str, bytes, bytearray)):
         raise MetricError(f"metric {name!r} must be a number, got {value!r}")
-    if name.startswith("costs/") and type(value).__name__ in {"bool", "bool_"}:
-        raise MetricError(f"cost {name!r} must be a number of US dollars, got {value!r}")
     try:
         return float(value)
     except OverflowError:

@@ -91,12 +91,6 @@ def test_a_bool_is_no_amount_and_no_cost(tmp_path):
         model.metrics_builder().add_cost(path, Decimal("0.25"))
 
 
-async def test_a_cost_in_a_row_is_no_bool_either(tmp_path):
-    async with art.Model(name="m", project="p", base_path=tmp_path, sinks=[]) as model:
-        with pytest.raises(MetricError, match="US dollars"):
-            await model.log(metrics={"costs/train/judge": True})
-
-
 async def test_names_that_are_not_utf8_stop_no_row(tmp_path):
     async with art.Model(name="m", project="p", base_path=tmp_path, sinks=[]) as model:
         builder = model.metrics_builder("train")

@@ -258,7 +258,7 @@ async def test_a_cancelled_gathering_is_paid_by_the_only_open_model(opened):
     del task
     await asyncio.sleep(0)
     gc.collect()
-    assert costs(await model.log()) == eval_costs(1.0)
+    assert costs(await model.log())["costs/train/judge"] == 1.0
 
 
 async def test_what_is_never_logged_is_paid_when_the_only_model_is_closed(opened, caplog):
@@ -325,7 +325,19 @@ async def test_calls_without_a_model_are_paid_by_the_next_and_said_once(opened, 
     judge()
     judge()
     assert caplog.text.count("and no model is open") == 1
-    assert costs(await opened("one").log()) == eval_costs(2.0)
+    assert costs(await opened("one").log())["costs/train/judge"] == 2.0
+
+
+async def test_a_call_outside_of_a_gathering_has_the_context_of_the_next_groups(opened, caplog):
+    model = opened("one")
+    trajectories = [await rollout(), await rollout()]
+    assert costs(await model.log(trajectories)) == eval_costs(2.0)
+    judge()
+    assert costs(await model.log(metrics={"x": 1.0}))["costs/train/judge"] == 1.0
+    judge()
+    await model.close()
+    assert model.run.history.last.metrics["costs/cum/train/judge"] == 2.0
+    assert not caplog.text
 
 
 async def test_calls_that_cannot_be_read_are_counted_with_their_group(opened, caplog):

@@ -71,13 +71,14 @@ async def test_a_number_of_any_kind_is_logged_as_the_float_that_it_is(
 ):
     value, wanted = NUMBERS[kind]
     model = model_in(tmp_path)
-    if wanted >= 0:
+    paid = wanted if wanted >= 0 and "bool" not in kind else 0.0
+    if paid:
         model.metrics_builder("train").add_cost("train/judge", value)
     await model.log(metrics={"loss/train": value, "costs/gpu": 0.25}, split="train", step=1)
     await model.close()
     (row,) = assert_right(model.run_dir, [1])
     assert row.metrics["loss/train"] == wanted
-    assert row.metrics["costs/all"] == 0.25 + max(0.0, wanted)
+    assert row.metrics["costs/all"] == 0.25 + paid
     assert b'"loss/train":' in (model.run_dir / "history.jsonl").read_bytes()
 
 
