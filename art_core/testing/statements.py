@@ -28,7 +28,7 @@ class Setting:
     consequence: str = ""
 
 
-@attrs.define
+@attrs.define(eq=False)  # pytest keeps its plugins in a set
 class Report:
     """A pytest plugin that prints the statements of all contracts of a session."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tinker
 
 import art_core as art
 from art_core.testing.backend import plugins_with_prices
@@ -24,7 +25,8 @@ def account(tiny_directory, monkeypatch):
 
     account = FakeTinker(tiny_directory)
     monkeypatch.setattr("tinker.ServiceClient", account.service)
-    monkeypatch.setattr("tinker.RestClient", account.rest)
+    if hasattr(tinker, "RestClient"):
+        monkeypatch.setattr("tinker.RestClient", account.rest)
     monkeypatch.setenv("TINKER_API_KEY", "tml-a-key-of-the-tests")
     return account
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import math
@@ -14,6 +15,13 @@ import art_core as art
 from art_core.endpoint.host import EndpointHost
 
 PROMPT = "ab"
+service_ends = pytest.mark.skipif(
+    not hasattr(tinker.ServiceClient, "close"), reason="this SDK cannot end a session"
+)
+gives_alternatives = pytest.mark.skipif(
+    "topk_logprobs" not in inspect.signature(tinker.SamplingClient.sample).parameters,
+    reason="this SDK gives no alternatives to a sampled token",
+)
 
 
 async def ask(model, messages=PROMPT, step=None, **options):
@@ -341,6 +349,7 @@ async def test_an_unknown_base_model_names_those_of_the_service(account, make_mo
         await make_model(base_model="tiny/bass").register(art.backend("tinker"))
 
 
+@service_ends
 @pytest.mark.parametrize(
     "call", ["get_server_capabilities", "create_lora_training_client", "create_sampling_client"]
 )
@@ -358,6 +367,7 @@ async def test_a_session_is_ended_when_the_model_can_not_be_registered(
     assert len(account.sessions) == account.calls.count("close") == 1
 
 
+@service_ends
 async def test_a_model_that_is_registered_while_it_is_being_left_begins_after_its_last_step(
     running, account
 ):
@@ -376,6 +386,7 @@ async def test_a_model_that_is_registered_while_it_is_being_left_begins_after_it
     assert account.calls.index("close") < again
 
 
+@service_ends
 async def test_a_backend_that_is_closed_while_a_model_registers_leaves_no_session(
     account, make_model
 ):
@@ -487,6 +498,7 @@ async def test_an_answer_that_nobody_waits_for_is_charged_all_the_same(running, 
     assert row.metrics["costs/train/tinker_sample"] > 0
 
 
+@service_ends
 async def test_what_is_sampled_while_serving_ends_is_charged_all_the_same(running, account):
     backend, model = running
     account.delay_s["sample"] = 3.0  # longer than the endpoint takes to stop
@@ -501,6 +513,7 @@ async def test_what_is_sampled_while_serving_ends_is_charged_all_the_same(runnin
     await asyncio.gather(asking, return_exceptions=True)
 
 
+@gives_alternatives
 async def test_alternatives_to_what_was_sampled_are_told_where_they_are_asked_for(running):
     _, model = running
     plain, told = await ask(model, seed=1), await ask(model, seed=1, logprobs=True, top_logprobs=2)

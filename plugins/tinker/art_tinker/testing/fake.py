@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import tinker
 import torch
 import transformers
-from tinker import RestClient, SamplingClient, ServiceClient, TrainingClient, types
+from tinker import SamplingClient, ServiceClient, TrainingClient, types
 
 States = dict[str, torch.Tensor]
 BASE = "tiny/base"
@@ -39,7 +40,7 @@ class _State:
 @attrs.define(eq=False)
 class FakeTinker:
     """One account at the service. Replace `tinker.ServiceClient` with `service`, and
-    `tinker.RestClient` with `rest`.
+    `tinker.RestClient` with `rest` where the SDK has it.
 
     `sessions` are the tags of the sessions begun, `calls` the names of what was asked. `fail` maps
     a call's name to the exception that its future gets; `delay_s` to how long it takes. A prompt
@@ -73,7 +74,7 @@ class FakeTinker:
 
     def rest(self, **options: Any) -> _Rest:
         """Ask without a session: replaces `tinker.RestClient`."""
-        inspect.signature(RestClient).bind(**options)
+        inspect.signature(tinker.RestClient).bind(**options)
         return _Rest(self)
 
     def submit(self, name: str, work: Callable[[], Any]) -> Future[Any]:
@@ -130,6 +131,12 @@ class _Service:
 
         return self.account.submit("create_sampling_client", made)
 
+    def create_rest_client(self) -> _Rest:
+        return _Rest(self.account)
+
+    def get_server_capabilities(self) -> Future[Any]:
+        return self.create_rest_client().get_server_capabilities()
+
     def close(self, status: str) -> Future[None]:
         _like(ServiceClient, "close", status)
         return self.account.submit("close", lambda: None)
@@ -156,7 +163,8 @@ class _Rest:
         return self.account.submit("get_server_capabilities", lambda: answer)
 
     def delete_checkpoint_from_tinker_path(self, path: str) -> Future[Any]:
-        _like(RestClient, "delete_checkpoint_from_tinker_path", path)
+        if hasattr(tinker, "RestClient"):  # an older SDK has it of a session only
+            _like(tinker.RestClient, "delete_checkpoint_from_tinker_path", path)
         return self.account.submit("delete_checkpoint", lambda: self.account.states.pop(path))
 
 
