@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import builtins
 import dis
 import functools
 import logging
@@ -30,7 +31,7 @@ CLOSE_SECONDS = 10.0
 TERMINATED = 128 + signal.SIGTERM
 _POOL = str(Path("concurrent", "futures", "thread.py"))
 
-Exit = Callable[[Any], NoReturn]
+Exit = Callable[..., NoReturn]
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
 
 
@@ -74,10 +75,14 @@ class ProgramEnd:
     main_frame: FrameType | None = None
     exit: SystemExit | None = None
 
+    def watch(self) -> None:
+        """Begin to watch the end of this process, unless that has been done."""
+        if self.pid != os.getpid():
+            self._begin(first=self.pid is None)
+
     def opened(self, run: OpenRun) -> None:
         """Close a run when the program ends, unless it is closed before."""
-        if self.pid != os.getpid():
-            self._watch(first=self.pid is None)
+        self.watch()
         self.interrupted.pop(run.name, None)
         self.runs.append(run)
 
@@ -135,21 +140,21 @@ class ProgramEnd:
         self.exit = Terminated(TERMINATED)
         raise self.exit
 
-    def noting_exit(self, exit_: Exit) -> Exit:
-        """Return `sys.exit` so that its status is known afterwards."""
+    def noting_exit(self, exit_: Exit, place: int = 0) -> Exit:
+        """Return `sys.exit` so that its status, the argument at a place, is known afterwards."""
 
-        @functools.wraps(exit_)
-        def noting(status: Any = None, /) -> NoReturn:
+        @functools.wraps(exit_, assigned=())
+        def noting(*given: Any, **named: Any) -> NoReturn:
             if threading.current_thread() is threading.main_thread():
-                self.exit = SystemExit(status)
-            exit_(status)
+                self.exit = SystemExit(*given[place:], *named.values())
+            exit_(*given, **named)
 
         return noting
 
     def brief(self, hook: ExceptHook) -> ExceptHook:
         """Return an excepthook that answers Ctrl-C with one line per run, not with a traceback."""
 
-        @functools.wraps(hook)
+        @functools.wraps(hook, assigned=())
         def brief(
             kind: type[BaseException], error: BaseException, trace: TracebackType | None
         ) -> None:
@@ -162,11 +167,14 @@ class ProgramEnd:
 
         return brief
 
-    def _watch(self, *, first: bool) -> None:
+    def _begin(self, *, first: bool) -> None:
         self.pid, self.main_frame, self.exit = os.getpid(), _outermost_frame(), None
         self.runs, self.interrupted = [], {}
         if first:
-            sys.exit = self.noting_exit(sys.exit)  # type: ignore[assignment]
+            sys.exit = self.noting_exit(sys.exit)
+            if hasattr(builtins, "exit"):  # `exit(3)`; it is not there under `python -S`
+                quitter: Any = type(builtins.exit)
+                quitter.__call__ = self.noting_exit(quitter.__call__, place=1)
             sys.excepthook = self.brief(sys.excepthook)
             # No public hook runs before threads, and what needs them, are shut down.
             threading._shutdown = _first(self.before_shutdown, threading._shutdown)  # type: ignore[attr-defined] # noqa: SLF001
@@ -193,7 +201,7 @@ def others_work() -> bool:
 
 
 def _first(before: Callable[[], None], then: Callable[[], None]) -> Callable[[], None]:
-    @functools.wraps(then)
+    @functools.wraps(then, assigned=())
     def both() -> None:
         before()
         then()

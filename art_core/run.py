@@ -119,6 +119,7 @@ class Run:
         ConfigError when `info.config` holds what JSON can't.
         """
         path = info.run_dir / "history.jsonl"
+        exits.program.watch()  # before sinks import libraries with hooks of their own
         with _opening:
             before = _open_run(path)
             history = before.history if before else HistoryLog.open(path)
@@ -370,7 +371,8 @@ class Run:
             self._record_rest()
         finally:
             self.ledger.close()
-            reason = reason_of(error) if error and status != "finished" else None
+            told = status not in ("finished", "interrupted")
+            reason = reason_of(error) if error and told else None
             reports = self.delivery.close(timeout, status, reason)
             say_status(self.info.run_dir, status, self.info.attempt, reason)
             self.summary.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 import signal
 import subprocess
@@ -89,12 +90,13 @@ threading.Thread(target=late).start()
         ("pass", "finished", None),
         ("sys.exit(0)", "finished", None),
         ("sys.exit(3)", "failed", "SystemExit: 3"),
+        ("exit(3)", "failed", "SystemExit: 3"),
         ("try:\n sys.exit(3)\nexcept SystemExit:\n pass", "finished", None),
         ("asyncio.run(inside('sys.exit()'))", "finished", None),
         ("asyncio.run(inside('raise SystemExit(\"no\")'))", "failed", "SystemExit: no"),
         ("asyncio.run(inside('1/0'))", "failed", "ZeroDivisionError: division by zero"),
         ("1/0", "failed", "ZeroDivisionError: division by zero"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "interrupted", "Terminated: 143"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "interrupted", None),
         (THREAD, "finished", None),
     ],
 )
@@ -149,7 +151,8 @@ class Run:
 @pytest.fixture
 def program(monkeypatch):
     """A program that is watched; what it changes in Python is as before afterwards."""
-    for place, name in ((sys, "exit"), (sys, "excepthook"), (threading, "_shutdown")):
+    changed = [(sys, "exit"), (sys, "excepthook"), (threading, "_shutdown")]
+    for place, name in [*changed, (type(builtins.exit), "__call__")]:
         monkeypatch.setattr(place, name, getattr(place, name))
     monkeypatch.setattr(exits.atexit, "register", lambda function: None)
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -249,6 +252,16 @@ def test_the_status_of_an_exit_is_noted_on_the_main_thread_only(program):
     with pytest.raises(SystemExit):
         sys.exit(3)
     assert program.exit.code == 3
+    for given, named in (((), {}), ((4,), {}), ((), {"code": 5})):
+        with pytest.raises(SystemExit):
+            type(builtins.exit).__call__(SimpleNamespace(), *given, **named)
+        assert program.exit.code == (given[0] if given else named.get("code"))
+
+
+def test_python_without_the_module_site_has_no_exit_to_note(program, monkeypatch):
+    monkeypatch.delattr(builtins, "exit")
+    program.opened(Run())
+    assert len(program.runs) == 1
 
 
 def test_ctrl_c_is_a_line_for_each_run_and_other_errors_are_shown_as_before(program, caplog):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import requests
@@ -33,30 +36,50 @@ def open_run(run: RunInfo, options: Options) -> wandb.Run:
     own_id = run_id(run)
     if own_id in _open:
         _finish_quietly(_open[own_id])
-    _reach(mode, options.init_timeout_s)
-    try:
-        opened = wandb.init(
-            project=options.project or run.project,
-            entity=options.entity,
-            name=run.name,
-            id=own_id,
-            resume="allow",
-            reinit="create_new",
-            mode=mode,
-            group=options.group,
-            job_type=options.job_type,
-            tags=options.tags,
-            notes=options.notes,
-            dir=options.dir or os.environ.get("WANDB_DIR") or run.run_dir,
-            config=config_of(run),
-            allow_val_change=True,
-            settings=_settings(options),
-        )
-    except Exception:
-        _forget_failed_run()
-        raise
+    with _pythons_hooks():
+        _reach(mode, options.init_timeout_s)
+        try:
+            opened = _init(run, options, own_id, mode)
+        except Exception:
+            _forget_failed_run()
+            raise
     _open[own_id] = opened
     return opened
+
+
+def _init(run: RunInfo, options: Options, own_id: str, mode: Any) -> wandb.Run:
+    return wandb.init(
+        project=options.project or run.project,
+        entity=options.entity,
+        name=run.name,
+        id=own_id,
+        resume="allow",
+        reinit="create_new",
+        mode=mode,
+        group=options.group,
+        job_type=options.job_type,
+        tags=options.tags,
+        notes=options.notes,
+        dir=options.dir or os.environ.get("WANDB_DIR") or run.run_dir,
+        config=config_of(run),
+        allow_val_change=True,
+        settings=_settings(options),
+    )
+
+
+@contextmanager
+def _pythons_hooks() -> Iterator[None]:
+    """Keep `sys.exit` and `sys.excepthook`, which wandb replaces to learn how a program ends: the
+    sink's `close` is given that, and Ctrl-C is to print one line.
+    """
+    exit_, hook = sys.exit, sys.excepthook
+    try:
+        yield
+    finally:
+        if sys.exit.__module__.startswith("wandb"):
+            sys.exit = exit_
+        if sys.excepthook.__module__.startswith("wandb"):
+            sys.excepthook = hook
 
 
 def finish(run: wandb.Run, exit_code: int) -> None:

@@ -75,6 +75,15 @@ async def test_a_run_is_kept_offline_key_by_key_when_there_is_no_account(tmp_pat
     assert len(said) == 1 and "no WANDB_API_KEY" in said[0] and str(one.run_dir) in said[0]
 
 
+async def test_wandb_leaves_the_end_of_the_program_to_others(tmp_path):
+    before = sys.exit, sys.excepthook
+    traced = model(tmp_path)
+    await traced.log(metrics={"reward/mean": 0.5}, split="train", step=1)
+    await traced.close()
+    for hook, now in zip(before, (sys.exit, sys.excepthook), strict=True):
+        assert now is hook or not now.__module__.startswith("wandb")
+
+
 async def test_every_section_is_drawn_over_the_training_step(tmp_path):
     @art.hookimpl
     def art_metrics():
