@@ -4,7 +4,6 @@ model.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import functools
 import logging
@@ -128,33 +127,46 @@ def payer_of(
 
     The active builder comes first, then the group that is gathered, then, in a thread that began
     before, the only builder or gathering that is active anywhere. Then `own`, the builder of the
-    model that is called. Any other call is kept for the only open model; while there is none, or
-    several, that is said once a source.
+    model that is called. Any other call is kept for the next model that logs groups; unless that is
+    the only open one, a warning says so, once a source.
     """
     builder, account = active_builder.get(), active_account.get()
-    if builder is None and account is None and _in_a_foreign_thread():
+    if builder is None and account is None:
         builder, account = _only_scope(source)
     if builder is not None:
         return builder
     if account is None and own is not None:
         return own
+    return PendingPayer(source, account or UNOWNED, book_for(provider, model_name))
+
+
+def book_for(provider: str, model_name: str) -> PriceBook:
+    """Return the price book of an open model that can price a call, else any."""
     books = [b.prices for b in open_builders()] or [PriceBook(installed_plugins())]
-    known = (book for book in books if book.can_price(provider, model_name))
-    return PendingPayer(source, account or UNOWNED, next(known, books[0]))
+    return next((book for book in books if book.can_price(provider, model_name)), books[0])
 
 
 def settle(groups: Sequence[TrajectoryGroup], builder: MetricsBuilder) -> None:
     """Book the paid calls of groups that a model logs or trains on.
 
-    The only open model books calls outside of a gathering too: in the context of the groups, or as
-    training in a row without groups.
+    Calls outside of a gathering are booked too, in the context of the groups. In a row without
+    groups only the only open model books them, as training.
     """
     for group in groups:
         for account in group.accounts():
             account.settle(builder)
-    if _only_open(builder):
-        book_all(builder if groups else attrs.evolve(builder, context="train"), UNOWNED.take())
+    if groups:
+        _book_unowned(builder)
+    elif _only_open(builder):
+        _book_unowned(attrs.evolve(builder, context="train"))
     flush()
+
+
+def _book_unowned(builder: MetricsBuilder) -> None:
+    calls = UNOWNED.take()
+    for source in {call.source for call in calls if call.several}:
+        _say_guessed(source)
+    book_all(builder, calls)
 
 
 def settle_rest(builder: MetricsBuilder) -> None:
@@ -197,17 +209,9 @@ def _only_open(builder: MetricsBuilder) -> bool:
     return all(other.ledger is builder.ledger for other in open_builders())
 
 
-def _in_a_foreign_thread() -> bool:
-    if threading.current_thread() is threading.main_thread():
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return True
-    return False
-
-
 def _only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
+    if threading.current_thread() is threading.main_thread():
+        return None, None
     active = scopes()
     builders = {(id(s.ledger), s.context): s for s in active if isinstance(s, MetricsBuilder)}
     accounts = {id(s): s for s in active if isinstance(s, Account)}
@@ -229,12 +233,21 @@ def _say_elsewhere(source: str) -> None:
 
 
 @functools.cache
+def _say_guessed(source: str) -> None:
+    log.warning(
+        "calls of %r belong to no group that was logged, and several models were open: the model "
+        "that logged groups next has their cost.",
+        source,
+    )
+
+
+@functools.cache
 def _say_unowned(source: str, *, several: bool) -> None:
     reason = "several models are open" if several else "no model is open"
     log.warning(
         "calls of %r run without an active metrics builder, outside of a gathering, and %s: their "
-        "cost is kept, and goes to the run of the only open model, once there is one. "
-        "Wrap them in `with model.metrics_builder('train').activate_context():`.",
+        "cost is kept, and goes to the run of the next model that logs groups. Wrap them in "
+        "`with model.metrics_builder('train').activate_context():`.",
         source,
         reason,
     )

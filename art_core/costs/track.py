@@ -15,11 +15,13 @@ import attrs
 
 from art_core.costs.book import rates_of
 from art_core.costs.nested import CallsInside, calls_inside
-from art_core.costs.payer import Payer, carry_payers, payer_of
+from art_core.costs.payer import Payer, book_for, carry_payers, payer_of
 from art_core.costs.rates import TokenRates
 from art_core.costs.stream import TrackedStream, is_stream
 from art_core.costs.usage import TokenUsage
+from art_core.data.account import before_gatherings
 from art_core.errors import ConfigError
+from art_core.metrics.builder import active_builder
 from art_core.metrics.catalogue import builtin_taxonomy
 
 log = logging.getLogger("art_core")
@@ -56,6 +58,9 @@ def track_api_cost(
     explicit = rates_of(per_million, source="explicit") if per_million else None
     carry_payers()
     meter = _Meter(source, provider, model_name, response_getter, explicit)
+    if explicit is None:
+        _unchecked.append(meter)
+        before_gatherings(_check_prices)
     return cast("Callable[[Callable[P, R]], Callable[P, R]]", meter.wrap)
 
 
@@ -210,6 +215,24 @@ class _Meter:
                 "the cost of a call of %r could not be read; the call's result is kept", self.source
             )
             payer.add_unpriced()
+
+
+_unchecked: list[_Meter] = []
+
+
+def _check_prices() -> None:
+    """Warn of prices that are missing before rollouts sample anything: their calls would raise."""
+    while _unchecked:
+        meter = _unchecked.pop()
+        builder = active_builder.get()
+        prices = builder.prices if builder else book_for(meter.provider, meter.model)
+        if not prices.can_price(meter.provider, meter.model):
+            prices.say_once(
+                f"no price is known for model {meter.model!r} of provider {meter.provider!r}: "
+                f"calls of {meter.source!r} will raise PricingError before they are made. Register one: "
+                "model.metrics_builder().register_model_pricing"
+                f"({meter.model!r}, prompt_per_million=..., completion_per_million=...)."
+            )
 
 
 def _itself(result: Any) -> Any:

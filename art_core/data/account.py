@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, Self, TypeVar
@@ -108,12 +108,13 @@ class Account:
 _accounts: weakref.WeakSet[Account] = weakref.WeakSet()
 UNOWNED = Account()
 """Calls outside of any gathering, and those of gatherings that no model logged."""
-_scopes: list[Any] = []
+_scopes: list[tuple[int, Any]] = []
+_checks: list[Callable[[], None]] = []
 
 
-def open_account(*, gathering: bool = False) -> Account:
+def open_account() -> Account:
     """Make an account below the active one."""
-    return Account(active_account.get() or UNOWNED, gathering)
+    return Account(active_account.get() or UNOWNED)
 
 
 @contextmanager
@@ -129,16 +130,30 @@ def charging(account: Account) -> Iterator[None]:
 @contextmanager
 def in_scope(payer: T) -> Iterator[T]:
     """Let threads that began outside of the block know what pays inside it: see `scopes`."""
-    _scopes.append(payer)
+    entered = (threading.get_ident(), payer)
+    _scopes.append(entered)
     try:
         yield payer
     finally:
-        _scopes.remove(payer)
+        _scopes.remove(entered)
 
 
 def scopes() -> list[Any]:
-    """Return what pays in the blocks of `in_scope` that are running, anywhere in the process."""
-    return list(_scopes)
+    """Return what pays in the blocks of `in_scope` that are running in other threads."""
+    return [payer for thread, payer in list(_scopes) if thread != threading.get_ident()]
+
+
+def before_gatherings(check: Callable[[], None]) -> None:
+    """Call a function whenever a gathering begins."""
+    if check not in _checks:
+        _checks.append(check)
+
+
+def begin_gathering() -> Account:
+    """Return the account of a gathering that begins."""
+    for check in _checks:
+        check()
+    return Account(active_account.get() or UNOWNED, gathering=True)
 
 
 def book_all(owner: Any, calls: Iterable[PaidCall]) -> None:

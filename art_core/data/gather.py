@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from art_core.data.account import Account, charging, in_scope, open_account
+from art_core.data.account import Account, begin_gathering, charging, in_scope, open_account
 from art_core.data.outcome import Outcome, outcome
 from art_core.data.pool import widen_thread_pool
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup, text_of
@@ -52,7 +52,7 @@ async def gather_trajectory_groups(
     """
     timeout, slots = _seconds(timeout), _slots(max_concurrent)
     widen_thread_pool()
-    with in_scope(open_account(gathering=True)) as account:
+    with in_scope(begin_gathering()) as account:
         started = await _started(groups, account)
         total = sum(len(g.pending) for g in started)
         limit, bar = _limit(max_exceptions, total), _bar(pbar_desc, total)

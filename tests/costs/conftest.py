@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from art_core.costs import payer
+from art_core.costs import payer, track
 from art_core.data.account import UNOWNED
 from art_core.metrics import builder
 
@@ -12,9 +12,10 @@ def no_open_models() -> Iterator[None]:
     """Begin without open models and without paid calls that belong to none."""
     others = builder.open_builders()
     builder.default_builders.clear()
-    for said in (payer._say_unowned, payer._say_elsewhere):
+    for said in (payer._say_unowned, payer._say_elsewhere, payer._say_guessed):
         said.cache_clear()
     UNOWNED.take()
+    track._unchecked.clear()
     yield
     UNOWNED.take()
     builder.default_builders.clear()

@@ -9,6 +9,7 @@ import pytest
 import art_core as art
 from art_core.costs.amounts import MAX_COUNT, number_or_none, text_of
 from art_core.errors import ConfigError, MetricError
+from art_core.rl.options import check_options, optional, price
 
 
 class Scalar:
@@ -102,3 +103,9 @@ async def test_names_that_are_not_utf8_stop_no_row(tmp_path):
     assert row.scenario_ids == ("s-?", "t-?")
     assert [r["item"] for r in row.receipts] == ["judge-?"]
     assert text_of(3) == "3"
+
+
+def test_an_option_of_a_backend_may_be_a_price_of_any_kind():
+    check_options(optional(price), a=Decimal("2.5"), b=Scalar(3), c=None)
+    with pytest.raises(ConfigError, match="usd must be a price of at least 0, got True"):
+        check_options(price, usd=True)

@@ -154,14 +154,25 @@ async def test_a_thread_that_began_before_charges_the_only_active_builder_or_gat
         assert ("began before the active" in caplog.text) == (inside != "gathering")
 
 
-async def test_a_thread_with_an_event_loop_of_its_own_is_no_thread_of_anothers_context(opened):
+async def test_what_is_active_in_the_same_thread_is_no_ones_guess(opened):
+    """Two tasks of an event loop that runs in a thread: one has a builder, the other has none."""
     model = opened("one")
-    with ThreadPoolExecutor(1) as pool, model.metrics_builder("eval").activate_context():
-        before = threading.Thread(target=lambda: asyncio.run(rollout()))
-        context_free = asyncio.get_running_loop().run_in_executor
-        await context_free(pool, lambda: None)
-    before.start()
-    before.join()
+
+    async def tasks():
+        begins = asyncio.Event()
+
+        async def without():
+            await begins.wait()
+            judge()
+
+        other = asyncio.ensure_future(without())
+        with model.metrics_builder("eval").activate_context():
+            begins.set()
+            await other
+
+    thread = threading.Thread(target=lambda: asyncio.run(tasks()))
+    thread.start()
+    thread.join()
     assert costs(await model.log(split="train"))["costs/train/judge"] == 1.0
 
 
@@ -312,6 +323,27 @@ async def test_a_price_registered_with_another_model_prices_the_call(opened):
     assert costs(await two.log(groups)) == eval_costs(5.0)
 
 
+async def test_a_missing_price_is_reported_before_rollouts_sample(opened, caplog):
+    art.track_api_cost(source="late", provider="acme", model_name="late")
+    art.track_api_cost(source="known", provider="acme", model_name="known")
+    opened("one").metrics_builder().register_model_pricing("known", **DOLLAR)
+    reported = []
+
+    async def samples():
+        reported.append("'late' of provider 'acme'" in caplog.text)
+        return art.Trajectory()
+
+    for _ in range(2):
+        await gather(art.TrajectoryGroup([samples()]))
+    assert reported == [True, True]
+    assert caplog.text.count("'late' of provider 'acme'") == 1
+    assert "'known'" not in caplog.text
+    art.track_api_cost(source="late", provider="acme", model_name="later")
+    with opened("two").metrics_builder("eval").activate_context():
+        await gather(art.TrajectoryGroup([samples()]))
+    assert "'later' of provider 'acme'" in caplog.text
+
+
 async def test_a_missing_price_fails_the_rollout_before_the_call(opened):
     opened("one"), opened("two")
     with pytest.raises(RolloutError, match="no price is known for model 'registered'"):
@@ -326,6 +358,18 @@ async def test_calls_without_a_model_are_paid_by_the_next_and_said_once(opened, 
     judge()
     assert caplog.text.count("and no model is open") == 1
     assert costs(await opened("one").log())["costs/train/judge"] == 2.0
+
+
+async def test_with_several_models_a_call_outside_of_a_gathering_goes_to_the_next_that_logs(
+    opened, caplog
+):
+    one, two = opened("one"), opened("two")
+    trajectories = await art.gather_trajectories([rollout()], pbar_desc=None)
+    judge()
+    assert "several models are open: their cost is kept" in caplog.text
+    assert costs(await one.log(metrics={"x": 1.0}, split="train")) == {}
+    assert costs(await two.log(trajectories)) == eval_costs(2.0)
+    assert "the model that logged groups next has their cost" in caplog.text
 
 
 async def test_a_call_outside_of_a_gathering_has_the_context_of_the_next_groups(opened, caplog):
