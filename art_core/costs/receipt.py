@@ -112,7 +112,9 @@ def receipt_of(stored: Mapping[str, Any]) -> Receipt:
     if not isinstance(receipt.rates, dict) or not isinstance(receipt.leaf, str):
         raise TypeError("a receipt's rates are an object, and its leaf is a text")
     try:
-        counts = {name: count_of(name, getattr(receipt, name)) for name in ("calls", *COUNTS)}
+        counts: dict[str, Any] = {
+            name: count_of(name, getattr(receipt, name)) for name in ("calls", *COUNTS)
+        }
         seconds = seconds_of("device_seconds", receipt.device_seconds)
         usd = None if receipt.usd is None else price_of("usd", receipt.usd)
     except ConfigError as error:

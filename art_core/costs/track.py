@@ -229,8 +229,8 @@ def _check_prices() -> None:
         if not prices.can_price(meter.provider, meter.model):
             prices.say_once(
                 f"no price is known for model {meter.model!r} of provider {meter.provider!r}: "
-                f"calls of {meter.source!r} will raise PricingError before they are made. Register one: "
-                "model.metrics_builder().register_model_pricing"
+                f"calls of {meter.source!r} will raise PricingError before they are made. "
+                "Register one: model.metrics_builder().register_model_pricing"
                 f"({meter.model!r}, prompt_per_million=..., completion_per_million=...)."
             )
 
