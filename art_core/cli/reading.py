@@ -9,7 +9,7 @@ import attrs
 from art_core.metrics.history import last_row, read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.reports.steps import is_training_row
+from art_core.reports.steps import StepValues, is_training_row
 from art_core.rundir import FoundRun
 
 _ALL_COSTS = "costs/cum/all"
@@ -17,19 +17,24 @@ _ALL_COSTS = "costs/cum/all"
 
 @attrs.define
 class Reading:
-    """A whole log: `curves` maps a key to {step: value}; a later row of a step replaces.
+    """A whole log: `steps` holds the value of each key at each step.
 
     `totals` holds the newest value of each cumulative key: rows that ART wrote leave some out.
     `spent` is what each step cost in US dollars, over all its rows, splits and attempts; `trained`
     are the steps that were trained.
     """
 
+    steps: StepValues
     rows: int = 0
     last: MetricsRow | None = None
-    curves: dict[str, dict[int, float]] = attrs.field(factory=dict)
     totals: dict[str, float] = attrs.field(factory=dict)
     spent: dict[int, float] = attrs.field(factory=dict)
     trained: set[int] = attrs.field(factory=set)
+
+    @property
+    def curves(self) -> dict[str, dict[int, float]]:
+        """Return {step: value} of each key that was logged."""
+        return self.steps.curves
 
     def curve(self, key: str) -> dict[int, float]:
         """Return {step: value} of a key, by step; empty when it was never logged."""
@@ -38,7 +43,7 @@ class Reading:
 
 def read_run(run: FoundRun, taxonomy: Taxonomy) -> Reading:
     """Read a run's whole log."""
-    reading = Reading()
+    reading = Reading(StepValues(taxonomy))
     for row, _ in read_rows(run.history):
         reading.rows += 1
         reading.last = row
@@ -46,10 +51,8 @@ def read_run(run: FoundRun, taxonomy: Taxonomy) -> Reading:
         metrics = canonical(row, taxonomy)
         if is_training_row(row.step, row.split, metrics):
             reading.trained.add(row.step)
-        for key, value in metrics.items():
-            reading.curves.setdefault(key, {})[row.step] = value
-            if "/cum/" in key:
-                reading.totals[key] = value
+        reading.steps.add(row, metrics)
+        reading.totals |= {key: value for key, value in metrics.items() if "/cum/" in key}
         if _ALL_COSTS in reading.totals:
             spent = reading.totals[_ALL_COSTS] - before
             reading.spent[row.step] = reading.spent.get(row.step, 0.0) + spent

@@ -13,7 +13,7 @@ from art_core.costs.receipt import Receipt, receipt_of
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.reports.steps import is_training_row
+from art_core.reports.steps import StepValues, is_training_row
 
 _REWARDS = ("reward/mean", "val/reward")
 _SUM = "costs/cum/"
@@ -61,7 +61,7 @@ class CostReport:
     bought: dict[tuple[Any, ...], Receipt] = attrs.field(factory=dict)
     unpriced_calls: float = 0.0
     unread_receipts: int = 0
-    rewards: dict[str, dict[int, float]] = attrs.field(factory=dict)
+    rewards: Mapping[str, dict[int, float]] = attrs.field(factory=dict)
     trained: set[int] = attrs.field(factory=set)
 
     def per_trained_step(self, usd: float) -> float | None:
@@ -89,21 +89,21 @@ class CostReport:
 
 def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
     """Read a run's costs out of its log."""
+    rewards = StepValues(taxonomy, frozenset(_REWARDS))
     report = CostReport()
     for row, _ in read_rows(history):
         metrics = taxonomy.renamed(row.metrics, foreign=not row.seq)
         _add_costs(report, row.step, metrics)
         if is_training_row(row.step, row.split, metrics):
             report.trained.add(row.step)
-        for key in _REWARDS:
-            if key in metrics:
-                report.rewards.setdefault(key, {})[row.step] = metrics[key]
+        rewards.add(row, metrics)
         report.unpriced_calls += metrics.get("data/step_unpriced_calls", 0.0)
         report.unread_receipts += len(row.receipts)
         for receipt in receipts(row):
             report.unread_receipts -= 1
             before = report.bought.get(receipt.kind)
             report.bought[receipt.kind] = before.plus(receipt) if before else receipt
+    report.rewards = rewards.curves
     return report
 
 

@@ -114,7 +114,7 @@ def test_a_run_resumed_from_an_older_checkpoint_keeps_the_money_and_takes_the_ne
     rows = assert_right(model.run_dir, range(1, 9))
     assert rows[-1].metrics["costs/cum/all"] == 0.25 * 8
     reading = read_run(FoundRun(model.run_dir), builtin_taxonomy())
-    assert reading.curve("reward/mean") == {1: 1.125, 2: 1.25, 3: 2.375, 4: 3.5, 5: 2.625}
+    assert reading.curve("reward/mean") == {1: 1.125, 2: 1.25, 3: 2.375, 4: 3.5}
     assert reading.totals["costs/cum/all"] == 2.0
     # The best is that of the newest attempts; what an abandoned step had is gone from it.
     best = read_summary(model.run_dir / "history.jsonl", builtin_taxonomy()).metrics["reward/mean"]
