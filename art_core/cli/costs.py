@@ -64,6 +64,7 @@ def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outp
         yield _tree(f"costs of {run.name}", report.total, _a_step(report))
         yield from _bought(report)
         yield from _unpriced(report)
+        yield from _partly_priced(report)
         yield from _reward(report.reward_price() if "all" in report.total else None)
 
 
@@ -162,11 +163,25 @@ def _unpriced(report: CostReport) -> Iterator[Output]:
     yield Record({"unread_receipts": unread}, [text] if unread else [])
 
 
+def _partly_priced(report: CostReport) -> Iterator[Output]:
+    rows = [_item(receipt) | {"not_priced": receipt.unread} for receipt in report.partly_priced()]
+    calls = report.partly_priced_calls
+    if rows:
+        yield ""
+    column = Column(key="not_priced", heading="billed too", form=", ".join, wrap=True)
+    columns = (*_item_columns("partly priced"), column)
+    yield Table(name="partly_priced", rows=rows, columns=columns)
+    text = f"{counted(calls, 'call')} cost more than is in the sums above"
+    yield Record({"partly_priced_calls": calls}, [text] if calls else [])
+
+
 def _item(receipt: Receipt) -> dict[str, Any]:
     timed = bool(receipt.device_seconds)
     return {
         "item": item_name(receipt),
         "tier": receipt.tier,
+        "speed": receipt.speed,
+        "geography": receipt.geography,
         "path": receipt.leaf.removeprefix("costs/"),
         "calls": None if timed else receipt.calls,
         "input_tokens": None if timed else receipt.input_tokens + receipt.train_tokens,
@@ -177,7 +192,8 @@ def _item(receipt: Receipt) -> dict[str, Any]:
 
 def _item_columns(title: str) -> tuple[Column, ...]:
     def named(row: Mapping[str, Any]) -> str:
-        return f"{row['item']} ({row['tier']})" if row["tier"] else str(row["item"])
+        terms = [row[name] for name in ("tier", "speed", "geography") if row[name]]
+        return f"{row['item']} ({', '.join(terms)})" if terms else str(row["item"])
 
     return (
         Column(key="", heading=title, form=named),

@@ -5,6 +5,7 @@ numbers, everything else is refused by its name.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -64,6 +65,11 @@ def seconds_of(name: str, value: Any) -> float:
 def text_of(value: Any) -> str:
     """Return text that a log can hold: what is not UTF-8 becomes a question mark."""
     return str(value).encode(errors="replace").decode()
+
+
+def to_texts(values: Iterable[Any]) -> tuple[str, ...]:
+    """Return each of several texts as `text_of` does."""
+    return tuple(map(text_of, values))
 
 
 def _shown(value: Any) -> str:

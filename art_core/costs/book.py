@@ -14,7 +14,9 @@ import attrs
 from art_core.costs.amounts import number_or_none
 from art_core.costs.gpus import source_of
 from art_core.costs.rates import TokenRates, price, price_gpu
-from art_core.costs.usage import GpuTime, TokenUsage, read_usage
+from art_core.costs.readers import read_usage
+from art_core.costs.readers.reported import REPORTING
+from art_core.costs.usage import GpuTime, TokenUsage
 from art_core.errors import ConfigError, PricingError
 from art_core.plugins.host import Plugins
 
@@ -25,8 +27,18 @@ RATE_NAMES = (
     "completion_per_million",
     "cached_prompt_per_million",
     "cache_creation_per_million",
+    "cache_creation_1h_per_million",
     "cache_read_per_million",
     "train_per_million",
+    "web_search_per_thousand",
+    "file_search_per_thousand",
+    "grounded_prompt_per_thousand",
+    "input_audio_per_million",
+    "output_audio_per_million",
+    "cache_read_audio_per_million",
+    "input_image_per_million",
+    "output_image_per_million",
+    "cache_read_image_per_million",
 )
 
 
@@ -43,7 +55,7 @@ class PriceBook:
 
     def register(self, model: str, **per_million: float) -> None:
         """Set a model's prices; ConfigError for names other than those of `TokenRates.of`."""
-        self._registered[model] = rates_of(per_million, source="registered")
+        self._registered[model.lower()] = rates_of(per_million, source="registered")
 
     def register_extractor(self, provider: str, extract: Callable[[Any], float | None]) -> None:
         """Set a function that reads US dollars out of a provider's responses; None where they say
@@ -54,18 +66,21 @@ class PriceBook:
     def rates(
         self, provider: str, model: str, usage: TokenUsage | None = None
     ) -> TokenRates | None:
-        """Return the rates of a model: registered (with or without its provider's prefix), else a
-        plugin's.
+        """Return the rates of a model: registered, with or without its provider's prefix, else a
+        plugin's. Upper and lower case are the same.
         """
-        bare = model.removeprefix(f"{provider}/")
+        bare = bare_name(provider, model)
         for name in (model, f"{provider}/{bare}", bare):
-            if name in self._registered:
-                return self._registered[name]
+            if name.lower() in self._registered:
+                return self._registered[name.lower()]
         return self.plugins.token_rates(provider, bare, usage)
 
     def can_price(self, provider: str, model: str) -> bool:
-        """Tell whether a call could be priced: by an extractor, or by rates."""
-        return provider in self._extractors or self.rates(provider, model) is not None
+        """Tell whether a call could be priced: by an extractor, by the provider itself, or by
+        rates.
+        """
+        reports = provider in self._extractors or provider.lower() in REPORTING
+        return reports or self.rates(provider, model) is not None
 
     def require(self, provider: str, model: str) -> None:
         """Raise PricingError when nothing could price a call: before it is made, so that no money
@@ -125,7 +140,8 @@ class PriceBook:
         rates = explicit or self.rates(provider, model, usage)
         if rates is None:
             self.say_once(
-                f"unpriced: calls to {model!r} of {provider!r}; their cost is not in costs/all"
+                f"unpriced: calls to {model!r} of {provider!r}{_under(usage)}; "
+                "their cost is not in costs/all"
             )
             return None, None
         if not rates.cover(usage):
@@ -140,12 +156,23 @@ class PriceBook:
                 "response_getter= takes a response out of what a tracked function returns"
             )
             return None, rates
-        if usage.web_searches and rates.web_search_per_thousand is None:
-            self.say_once(
-                f"unpriced: web searches of {model!r} of {provider!r}; the tokens of its calls are "
-                "priced"
-            )
         return price(usage, rates), rates
+
+    def unread(
+        self, provider: str, model: str, usage: TokenUsage, rates: TokenRates | None
+    ) -> tuple[str, ...]:
+        """Return what is not in the price of a call, said once: fields of its usage that nobody
+        understood, and searches without a price. Nothing, where the provider named the cost.
+        """
+        if usage.cost_usd is not None:
+            return ()
+        missing = (*usage.unread, *(rates.lacking(usage) if rates else ()))
+        if missing:
+            self.say_once(
+                f"partly priced: calls to {model!r} of {provider!r} were billed for more than is "
+                f"understood here: {', '.join(missing)}. The rest of them is priced"
+            )
+        return missing
 
     def price(
         self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
@@ -179,6 +206,17 @@ class PriceBook:
                 return
             self._said.add(text)
         log.warning(text)
+
+
+def bare_name(provider: str, model: str) -> str:
+    """Return a model's name without the prefix of its provider, in upper or lower case."""
+    prefix = f"{provider}/"
+    return model[len(prefix) :] if model.lower().startswith(prefix.lower()) else model
+
+
+def _under(usage: TokenUsage) -> str:
+    terms = [f"{name.replace('_', ' ')} {value!r}" for name, value in usage.terms.items()]
+    return f" in {' and '.join(terms)}" if terms else ""
 
 
 def rates_of(per_million: dict[str, float], *, source: str) -> TokenRates:

@@ -126,6 +126,8 @@ class _Events:
             data = line.removeprefix(b"data:").strip()
             if data.startswith(b"{"):
                 self.reader.see(orjson.loads(data))
+            elif data == b"[DONE]":
+                self.reader.complete()
 
     def end(self) -> None:
         """Count what was read."""

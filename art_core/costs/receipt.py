@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.amounts import count_of, price_of, seconds_of, text_of
+from art_core.costs.amounts import count_of, price_of, seconds_of, text_of, to_texts
 from art_core.costs.rates import TokenRates
 from art_core.costs.usage import COUNTS, GpuTime, TokenUsage
 from art_core.errors import ConfigError
@@ -21,13 +21,16 @@ class Receipt:
     """Calls of one kind, or time of one device, in one row: added up while only numbers differ.
 
     `usd` is what was booked at `leaf`, None when the calls had no price; `rates` are US dollars per
-    million tokens, or per device-hour; `reported` says that the provider itself named the cost.
+    million tokens, or per device-hour; `reported` says that the provider itself named the cost;
+    `unread` names what the calls were billed for that is not in `usd`.
     """
 
     leaf: str
     item: str = attrs.field(converter=text_of)
     provider: str = attrs.field(default="", converter=text_of)
     tier: str | None = attrs.field(default=None, converter=attrs.converters.optional(text_of))
+    speed: str | None = attrs.field(default=None, converter=attrs.converters.optional(text_of))
+    geography: str | None = attrs.field(default=None, converter=attrs.converters.optional(text_of))
     calls: int = 1
     input_tokens: int = 0
     output_tokens: int = 0
@@ -36,9 +39,18 @@ class Receipt:
     cache_write_1h_tokens: int = 0
     train_tokens: int = 0
     web_searches: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    cache_read_audio_tokens: int = 0
+    input_image_tokens: int = 0
+    output_image_tokens: int = 0
+    cache_read_image_tokens: int = 0
+    grounded_prompts: int = 0
+    file_searches: int = 0
     device_seconds: float = 0.0
     usd: float | None = None
     reported: bool = False
+    unread: tuple[str, ...] = attrs.field(default=(), converter=to_texts)
     rates: dict[str, Any] = attrs.field(factory=dict)
 
     @property
@@ -46,7 +58,9 @@ class Receipt:
         """Receipts of one kind may be added up."""
         priced = self.usd is not None
         rates = tuple(sorted((k, str(v)) for k, v in self.rates.items()))
-        return self.leaf, self.item, self.provider, self.tier, priced, self.reported, rates
+        terms = self.tier, self.speed, self.geography
+        kind = self.leaf, self.item, self.provider, *terms, priced, self.reported
+        return *kind, self.unread, rates
 
     def plus(self, other: Receipt) -> Receipt:
         """Return the sum of two receipts of one kind."""
@@ -58,7 +72,9 @@ class Receipt:
     def usage(self) -> TokenUsage:
         """The tokens, to be priced again."""
         counts = {name: getattr(self, name) for name in COUNTS}
-        return TokenUsage(**counts, service_tier=self.tier)
+        return TokenUsage(
+            **counts, service_tier=self.tier, speed=self.speed, geography=self.geography
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON values, without what it leaves at its default."""
@@ -85,6 +101,9 @@ def token_receipt(
         item=model,
         provider=provider,
         tier=usage.service_tier,
+        speed=usage.speed,
+        geography=usage.geography,
+        unread=usage.unread,
         **{name: getattr(usage, name) for name in COUNTS},
         usd=usd,
         reported=usage.cost_usd is not None,

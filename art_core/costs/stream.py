@@ -9,10 +9,13 @@ from typing import Any, Self
 import attrs
 
 from art_core.costs.nested import CallsInside
-from art_core.costs.usage import COUNTS, TokenUsage, field, read_usage
-from art_core.errors import ConfigError
+from art_core.costs.readers import read_delta, read_usage
+from art_core.costs.usage import COUNTS, TokenUsage, field
 
 log = logging.getLogger("art_core")
+
+CUT = "the rest of a stream that was broken off"
+_LAST_EVENTS = ("message_stop", "response.completed", "response.incomplete", "response.failed")
 
 
 def is_stream(result: Any) -> bool:
@@ -32,28 +35,49 @@ def parts_of(chunk: Any) -> Iterator[Any]:
             yield part
 
 
-def answered_so_far(chunk: Any) -> TokenUsage | None:
-    """Read the answer's tokens in a later event of Anthropic, which leaves the prompt's out."""
-    count = field(chunk, "usage", "output_tokens")
-    try:
-        return None if count is None else TokenUsage(output_tokens=count)
-    except ConfigError:
-        return None
-
-
 def later(before: TokenUsage, after: TokenUsage) -> TokenUsage:
     """Combine what two chunks said: counts run on, so that the larger one is the newer."""
-    return TokenUsage(
-        **{name: max(getattr(before, name), getattr(after, name)) for name in COUNTS},
-        service_tier=after.service_tier or before.service_tier,
-        cost_usd=before.cost_usd if after.cost_usd is None else after.cost_usd,
-    )
+    counts = {name: max(getattr(before, name), getattr(after, name)) for name in COUNTS}
+    cost = before.cost_usd if after.cost_usd is None else after.cost_usd
+    return _joined(before, after, counts, cost)
 
 
 def more(before: TokenUsage, after: TokenUsage) -> TokenUsage:
     """Combine what two chunks of LangChain said: each tells what it adds."""
-    sums = {name: getattr(before, name) + getattr(after, name) for name in COUNTS}
-    return TokenUsage(**sums, service_tier=after.service_tier or before.service_tier)
+    counts = {name: getattr(before, name) + getattr(after, name) for name in COUNTS}
+    costs = [usage.cost_usd for usage in (before, after) if usage.cost_usd is not None]
+    return _joined(before, after, counts, sum(costs) if costs else None)
+
+
+def _joined(
+    before: TokenUsage, after: TokenUsage, counts: dict[str, int], cost: float | None
+) -> TokenUsage:
+    return TokenUsage(
+        **counts,
+        service_tier=after.service_tier or before.service_tier,
+        speed=after.speed or before.speed,
+        geography=after.geography or before.geography,
+        cost_usd=cost,
+        unread=dict.fromkeys((*before.unread, *after.unread)),
+    )
+
+
+def is_last(chunk: Any) -> bool:
+    """Tell a chunk after which no usage follows: the answer has ended, and its count is known."""
+    event = field(chunk, "type")
+    if isinstance(event, str) and event in _LAST_EVENTS:
+        return True
+    if field(chunk, "usage") is not None:
+        return field(chunk, "delta", "stop_reason") is not None or _finished(chunk, "choices")
+    return _finished(chunk, "candidates")
+
+
+def _finished(chunk: Any, name: str) -> bool:
+    """Tell whether a chunk's choices are finished, or left out as in OpenAI's chunk of usage."""
+    choices = field(chunk, name)
+    return isinstance(choices, list) and all(
+        field(choice, "finish_reason") or field(choice, "finishReason") for choice in choices
+    )
 
 
 @attrs.define(eq=False)
@@ -102,12 +126,14 @@ class TrackedStream:
     _usage: TokenUsage = attrs.field(factory=TokenUsage)
     _usd: float | None = None
     _done: bool = False
+    _whole: bool = False
 
     def see(self, chunk: Any) -> Any:
         """Read a chunk and return it."""
         try:
-            usage = self.tokens.of(chunk) or answered_so_far(chunk)
+            usage = self.tokens.of(chunk) or read_delta(chunk)
             usd = self.cost.of(chunk)
+            self._whole = self._whole or any(map(is_last, parts_of(chunk)))
         except Exception:
             log.exception("a chunk could not be looked into; the stream goes on")
             return chunk
@@ -117,6 +143,10 @@ class TrackedStream:
         self._usd = self._usd if usd is None else usd
         return chunk
 
+    def complete(self) -> None:
+        """Take note that the stream has come to its end."""
+        self._whole = True
+
     def finish(self) -> None:
         """Report the usage of the chunks until now, once."""
         if not self._done:
@@ -124,6 +154,8 @@ class TrackedStream:
             self.tokens.tell()
             self.cost.tell()
             usage, usd = self._usage, self._usd
+            if not self._whole and usage.total_tokens:
+                usage = attrs.evolve(usage, unread=(*usage.unread, CUT))
             self.finished(usage if usd is None else attrs.evolve(usage, cost_usd=usd))
 
     def __iter__(self) -> Iterator[Any]:
@@ -134,6 +166,10 @@ class TrackedStream:
             with self.inside.entered():
                 chunk = next(self.stream)
             return self.see(chunk)
+        except StopIteration:
+            self.complete()
+            self.finish()
+            raise
         except BaseException:
             self.finish()
             raise
@@ -146,6 +182,10 @@ class TrackedStream:
             with self.inside.entered():
                 chunk = await anext(self.stream)
             return self.see(chunk)
+        except StopAsyncIteration:
+            self.complete()
+            self.finish()
+            raise
         except BaseException:
             self.finish()
             raise

@@ -138,16 +138,21 @@ class MetricsBuilder:
         """Price tokens and add them at `costs/<context>/<source>`, or where they fit in if that is
         a leaf's parent or child in the run; return US dollars, or None when unpriced.
 
-        Unpriced calls are counted in `data/step_unpriced_calls` and said once a model.
+        Unpriced calls are counted in `data/step_unpriced_calls` and said once a model; those of
+        which a part has no price, in `data/step_partly_priced_calls`.
         """
         usage = self.prices.believed(provider, usage)
         usd, rates = self.prices.quote(provider, model_name, usage, rates)
+        unread = self.prices.unread(provider, model_name, usage, rates) if usd is not None else ()
+        usage = attrs.evolve(usage, unread=unread)
         with self.ledger.one_row():
             leaf = self.ledger.paid_leaf(f"{self.context or 'train'}/{source}")
             if usd is None:
                 self.add_unpriced()
             else:
                 self.ledger.add(self.context, leaf, usd)
+            if unread:
+                self.ledger.add("", "data/step_partly_priced_calls", 1.0)
             self.ledger.add_receipt(token_receipt(leaf, provider, model_name, usage, usd, rates))
         return usd
 
@@ -172,10 +177,21 @@ class MetricsBuilder:
         self.ledger.add("", "data/step_unpriced_calls", 1.0)
 
     def add_response_cost(
-        self, source: str, response: Any, *, provider: str, model_name: str
+        self,
+        source: str,
+        response: Any,
+        *,
+        provider: str,
+        model_name: str,
+        service_tier: str | None = None,
     ) -> float | None:
-        """Read the tokens out of a provider's response and add what they cost; as `add_usage`."""
+        """Read the tokens out of a provider's response and add what they cost; as `add_usage`.
+
+        `service_tier` wins over what the response says: "batch" for one out of a batch's results.
+        """
         usage = self.prices.usage(response, provider)
+        if service_tier is not None:
+            usage = attrs.evolve(usage, service_tier=service_tier)
         return self.add_usage(source, usage, provider=provider, model_name=model_name)
 
     def register_model_pricing(self, model: str, **per_million: float) -> None:

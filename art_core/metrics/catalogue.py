@@ -128,6 +128,13 @@ SPECS = (
         direction="lower",
         **_SUM,
     ),
+    _spec(
+        "data/step_partly_priced_calls",
+        "call",
+        "paid calls of which a part has no known price",
+        direction="lower",
+        **_SUM,
+    ),
     _spec("data/step_*", "count", "a count of the step", **_SUM),
     _spec(
         "data/prefix_breaks",

@@ -60,6 +60,7 @@ class CostReport:
     steps: dict[int, dict[str, float]] = attrs.field(factory=dict)
     bought: dict[tuple[Any, ...], Receipt] = attrs.field(factory=dict)
     unpriced_calls: float = 0.0
+    partly_priced_calls: float = 0.0
     unread_receipts: int = 0
     rewards: Mapping[str, dict[int, float]] = attrs.field(factory=dict)
     trained: set[int] = attrs.field(factory=set)
@@ -76,6 +77,10 @@ class CostReport:
     def unpriced(self) -> list[Receipt]:
         """What was bought and is in no cost, since its price was not known."""
         return [receipt for receipt in self.bought.values() if receipt.usd is None]
+
+    def partly_priced(self) -> list[Receipt]:
+        """What was bought and is in the costs with a part of its bill."""
+        return [receipt for receipt in self.bought.values() if receipt.unread]
 
     def reward_price(self) -> RewardPrice | None:
         """What the reward cost, of training if it was logged, else of evaluations."""
@@ -98,6 +103,7 @@ def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
             report.trained.add(row.step)
         rewards.add(row, metrics)
         report.unpriced_calls += metrics.get("data/step_unpriced_calls", 0.0)
+        report.partly_priced_calls += metrics.get("data/step_partly_priced_calls", 0.0)
         report.unread_receipts += len(row.receipts)
         for receipt in receipts(row):
             report.unread_receipts -= 1

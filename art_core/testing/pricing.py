@@ -14,7 +14,8 @@ import attrs
 import pytest
 
 from art_core.costs.rates import TokenRates, price
-from art_core.costs.usage import TokenUsage, read_usage
+from art_core.costs.readers import read_usage
+from art_core.costs.usage import TokenUsage
 from art_core.model import Model
 from art_core.plugins.host import Plugins
 from art_core.testing.statements import Contract, Setting

@@ -142,6 +142,19 @@ def test_unpriced_calls_without_receipts_are_counted(shelf, art_command):
     assert printed == "no costs were recorded\n\n3 unpriced calls are in no cost above\n"
 
 
+def test_calls_that_are_priced_in_part_are_listed_with_what_is_missing(shelf, art_command):
+    directory = shelf.run("a", STEP | {"data/step_partly_priced_calls": 2.0})
+    give_receipts(
+        directory,
+        {"leaf": "costs/train/j", "item": "m", "provider": "p", "calls": 2, "usd": 0.5,
+         "speed": "fast", "geography": "us", "unread": ["usage.pages", "web_searches"]},
+    )  # fmt: skip
+    printed = art_command("costs", "a")
+    assert "p/m (fast, us)  train/j      2          0    0" in printed
+    assert "usage.pages, web_searches" in " ".join(printed.split())
+    assert "2 calls cost more than is in the sums above" in printed
+
+
 def test_an_evaluation_before_training_is_no_step_to_divide_by(shelf, art_command):
     directory = shelf.run("a", STEP, NEXT)
     log = directory / "history.jsonl"

@@ -1,3 +1,4 @@
+import attrs
 import pytest
 
 import art_core as art
@@ -130,7 +131,37 @@ def test_an_extractor_that_fails_leaves_the_tokens_to_be_priced(book, caplog):
     assert book.usage("a million", "acme").cost_usd == 0.25
 
 
-def test_web_searches_without_a_price_are_said_once(book, caplog):
-    searching = TokenUsage(input_tokens=1_000_000, web_searches=3)
-    assert [book.price("acme", "known", searching) for _ in range(2)] == [7.0, 7.0]
-    assert caplog.text.count("unpriced: web searches of 'known' of 'acme'") == 1
+def test_what_is_billed_beside_the_priced_tokens_is_named_once(book, caplog):
+    rates = TokenRates(input_per_million=7.0, output_per_million=7.0)
+    odd = TokenUsage(
+        input_tokens=1_000_000, web_searches=3, output_audio_tokens=1, unread=("usage.pages",)
+    )
+    missing = ("usage.pages", "web_searches", "output_audio_tokens")
+    for _ in range(2):
+        assert book.unread("acme", "known", odd, rates) == missing
+    assert book.price("acme", "known", odd) == 7.0
+    assert caplog.text.count("partly priced: calls to 'known' of 'acme' were billed for more") == 1
+    assert "usage.pages, web_searches, output_audio_tokens" in caplog.text
+    assert book.unread("acme", "known", odd, None) == ("usage.pages",)
+    assert book.unread("acme", "known", attrs.evolve(odd, cost_usd=1.0), None) == ()
+
+
+def test_names_are_found_in_upper_and_lower_case(book):
+    book.register("Judge-1", prompt_per_million=1.0, completion_per_million=1.0)
+    for provider, model in (
+        ("Acme", "judge-1"),
+        ("acme", "ACME/Judge-1"),
+        ("ACME", "acme/judge-1"),
+    ):
+        assert book.price(provider, model, MILLION) == 1.0
+
+
+def test_a_provider_that_names_its_costs_needs_no_price_before_the_call(book):
+    book.require("openrouter", "nobody/knows-this")
+    assert book.price("openrouter", "nobody/knows-this", MILLION) is None
+
+
+def test_a_call_without_a_price_says_under_which_terms_it_was_made(book, caplog):
+    usage = TokenUsage(input_tokens=1, service_tier="Scale", speed="standard", geography="eu")
+    assert book.price("acme", "unknown", usage) is None
+    assert "'unknown' of 'acme' in service tier 'scale' and geography 'eu';" in caplog.text

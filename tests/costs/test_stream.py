@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from art_core.costs.stream import TrackedStream, answered_so_far, is_stream, later
+from art_core.costs.readers import read_delta
+from art_core.costs.stream import CUT, TrackedStream, is_stream, later
 from art_core.costs.usage import TokenUsage
 
 OPENAI_CHAT = [
@@ -66,7 +67,7 @@ def test_a_stream_that_breaks_off_is_counted_with_what_it_said():
     next(tracked)
     with pytest.raises(ConnectionError):
         next(tracked)
-    assert seen == [TokenUsage(input_tokens=10, output_tokens=1)]
+    assert seen == [TokenUsage(input_tokens=10, output_tokens=1, unread=(CUT,))]
 
 
 def test_a_chunk_whose_usage_makes_no_sense_does_not_break_the_stream(caplog):
@@ -79,8 +80,8 @@ def test_a_chunk_whose_usage_makes_no_sense_does_not_break_the_stream(caplog):
 
 @pytest.mark.parametrize("odd", [None, "three", -1, 0.5])
 def test_an_answers_tokens_are_a_count_or_nothing(odd):
-    assert answered_so_far({"usage": {"output_tokens": 3}}) == TokenUsage(output_tokens=3)
-    assert answered_so_far({"usage": {"output_tokens": odd}}) is None
+    assert read_delta({"usage": {"output_tokens": 3}}) == TokenUsage(output_tokens=3)
+    assert read_delta({"usage": {"output_tokens": odd}}) is None
 
 
 def test_a_chunk_is_read_by_what_reads_a_whole_response(caplog):

@@ -2,7 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from art_core.costs.usage import GpuTime, TokenUsage, read_usage
+from art_core.costs.readers import read_usage
+from art_core.costs.usage import GpuTime, TokenUsage
 from art_core.errors import ConfigError
 
 

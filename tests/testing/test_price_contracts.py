@@ -42,6 +42,16 @@ class TestOurOwnPrices(PricingContract):
             },
             0.0049,
         ),
+        # 1,000 in at $1 and 100 out at $4 a million.
+        (
+            "openai",
+            "gpt-4.1",
+            {
+                "service_tier": "flex",
+                "usage": {"prompt_tokens": 1_000, "completion_tokens": 100},
+            },
+            0.0014,
+        ),
         # Half of 1,000 in at $3 and 100 out at $15 a million.
         (
             "anthropic",

@@ -1,0 +1,73 @@
+"""Readers of usage: the tokens that a provider's response reports, in each provider's own form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from art_core.costs.readers.anthropic import anthropic_usage, is_anthropic
+from art_core.costs.readers.batches import BATCH, is_line, result_of
+from art_core.costs.readers.bedrock import bedrock_usage
+from art_core.costs.readers.chat import chat_usage
+from art_core.costs.readers.gemini import gemini_usage
+from art_core.costs.readers.langchain import langchain_usage
+from art_core.costs.readers.responses import responses_usage
+from art_core.costs.usage import TokenUsage, field
+from art_core.errors import ConfigError
+
+
+def read_usage(response: Any) -> TokenUsage | None:
+    """Read the usage of a response of OpenAI (chat and Responses), Anthropic, Gemini or Bedrock, of
+    a finished batch or a line of one, or of a LangChain message, object or dict; None without one.
+
+    Fields that are there, not zero and not understood stand in `unread`. A reply out of the cache
+    of the client, LiteLLM's say, costs nothing.
+    """
+    if is_line(response):
+        result = result_of(response)
+        read = TokenUsage(cost_usd=0.0) if result is None else _read(result)
+        return attrs.evolve(read, service_tier=BATCH) if read is not None else None
+    read = _read(response)
+    if field(response, "object") == "batch" and read is not None:
+        return attrs.evolve(read, service_tier=BATCH)
+    if _from_the_clients_cache(response):
+        return attrs.evolve(read or TokenUsage(), cost_usd=0.0, unread=())
+    return read
+
+
+def read_delta(chunk: Any) -> TokenUsage | None:
+    """Read a later event of an Anthropic stream, which may leave out the prompt's tokens."""
+    usage = field(chunk, "usage")
+    if field(usage, "output_tokens") is None:
+        return None
+    try:
+        return anthropic_usage(usage, None)
+    except ConfigError:
+        return None
+
+
+def _read(response: Any) -> TokenUsage | None:
+    usage = field(response, "usage")
+    if usage is not None:
+        tier = field(response, "service_tier")
+        # A batch of OpenAI has both names, and only one of them is used.
+        if field(usage, "prompt_tokens") or (
+            field(usage, "prompt_tokens") is not None and not field(usage, "input_tokens")
+        ):
+            return chat_usage(usage, tier)
+        if field(usage, "input_tokens") is not None:
+            if is_anthropic(usage, response):
+                return anthropic_usage(usage, tier)
+            return responses_usage(usage, response, tier)
+        if field(usage, "inputTokens") is not None:
+            return bedrock_usage(usage, response)
+    usage = field(response, "usage_metadata") or field(response, "usageMetadata")
+    if field(usage, "input_tokens") is not None:
+        return langchain_usage(usage, field(response, "response_metadata"))
+    return None if usage is None else gemini_usage(usage, response)
+
+
+def _from_the_clients_cache(response: Any) -> bool:
+    hidden = field(response, "_hidden_params", "cache_hit")
+    return hidden is True or field(response, "cache_hit") is True
