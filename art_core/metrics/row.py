@@ -20,6 +20,7 @@ log = logging.getLogger("art_core")
 
 SCHEMA = 1
 _INT_LIMIT = 1 << 63
+_CLOCKS = frozenset({"time/wall_clock_sec", "time/attempt_sec"})
 
 
 # A dict class whose fields have an order: frozen ones of these are made in half the time.
@@ -42,6 +43,28 @@ class MetricsRow:
     nonfinite: dict[str, str] = attrs.field(factory=dict)
     scenario_ids: tuple[str, ...] = ()
     receipts: tuple[dict[str, Any], ...] = ()
+
+    def is_behind(self, other: MetricsRow | None) -> bool:
+        """Return True if a row that was logged before is of a later step of the same attempt."""
+        if other is None or other.seq >= self.seq or other.attempt != self.attempt:
+            return False
+        return self.step < other.step
+
+    @property
+    def is_trained(self) -> bool:
+        """True for a train row with a reward or a loss: not one of costs that came late."""
+        return self.split == "train" and any(
+            k.startswith(("reward/", "loss/")) for k in self.metrics
+        )
+
+    def without_totals(self) -> MetricsRow:
+        """Return the row without the sums over the run, its clocks and its average speeds.
+
+        A row that is behind carries these as of when it was logged, which a curve over steps would
+        show at an old step.
+        """
+        kept = {key: value for key, value in self.metrics.items() if not _is_total(key)}
+        return attrs.evolve(self, metrics=kept)
 
     def to_line(self) -> bytes:
         """Return the row as one line of strict JSON; metric keys stand beside the envelope's, as in
@@ -92,6 +115,10 @@ class MetricsRow:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HistoryError(f"not a row of metrics: {line[:80]!r} ({error})") from error
+
+
+def _is_total(key: str) -> bool:
+    return key in _CLOCKS or key.startswith("throughput/avg_") or "cum" in key.split("/")[1:]
 
 
 def _line(row: MetricsRow) -> bytes:

@@ -90,3 +90,40 @@ def test_parts_that_json_cannot_hold_are_converted_or_dropped_and_the_rest_is_wr
         }
     ]
     assert caplog.text.count("a part of the row can't be written as it is") == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "behind"),
+    [
+        (None, False),
+        ({"seq": 6, "step": 9}, True),
+        ({"seq": 6, "step": 4}, False),
+        ({"seq": 7, "step": 9}, False),
+        ({"seq": 8, "step": 9}, False),
+        ({"seq": 6, "step": 9, "attempt": 1}, False),
+    ],
+)
+def test_a_row_is_behind_one_of_a_later_step_that_was_logged_before(other, behind):
+    late = attrs.evolve(ROW, seq=7, attempt=2, step=4)
+    assert late.is_behind(other and attrs.evolve(late, **other)) is behind
+
+
+def test_a_row_without_totals_keeps_what_belongs_to_its_step():
+    own = {"val/reward": 0.5, "costs/all": 0.1, "val/accumulated": 1.0, "val/cumulative/x": 1.0}
+    totals = {
+        "costs/cum/all": 1.0,
+        "val/cum/x": 1.0,
+        "time/wall_clock_sec": 1.0,
+        "time/attempt_sec": 1.0,
+        "throughput/avg_actor_tok_per_s": 1.0,
+    }
+    row = attrs.evolve(ROW, metrics=own | totals)
+    assert row.without_totals().metrics == own
+
+
+@pytest.mark.parametrize(
+    ("split", "key", "trained"),
+    [("train", "reward/mean", True), ("train", "costs/gpu", False), ("val", "reward/x", False)],
+)
+def test_a_row_is_trained_with_a_reward_or_a_loss_on_train(split, key, trained):
+    assert attrs.evolve(ROW, split=split, metrics={key: 1.0}).is_trained is trained

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import attrs
 from mlflow import MlflowClient
@@ -12,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from art_core import MetricsRow, RunInfo, SinkError
 from art_core.files import read_json, replace_json
+from art_mlflow.attempts import current, logged_before
 from art_mlflow.keys import LONGEST, to_mlflow
 
 _BATCH, _PARAMS = 1_000, 100
@@ -26,51 +29,113 @@ class MlflowSink:
     tracking_uri: str | None = None
     experiment: str | None = None
     _client: MlflowClient | None = None
-    _run_id: str = ""
+    _run: RunInfo | None = None
+    _kept: dict[str, Any] = attrs.field(factory=dict)
+    _furthest: MetricsRow | None = None
 
     def open(self, run: RunInfo) -> None:
         """Go on with the MLflow run that `sinks/mlflow.json` names, or make one."""
         beside = f"sqlite:///{run.run_dir.parents[2].resolve() / 'mlflow.db'}"
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
-        self._client = client = MlflowClient(uri)
-        kept = run.run_dir / "sinks" / f"{run.sink or 'mlflow'}.json"
-        said = read_json(kept)
-        if not said.get("run_id"):
-            name = self.experiment or run.project
-            found = client.get_experiment_by_name(name)
-            experiment = found.experiment_id if found else client.create_experiment(name)
-            made = client.create_run(experiment, run_name=run.name).info.run_id
-            # Kept before anything else can fail: a second try goes on with this run.
-            said = {"run_id": made, "described": False}
-            replace_json(kept, said)
-        self._run_id = said["run_id"]
+        self._client, self._run = MlflowClient(uri), run
+        self._kept = read_json(self._file)
+        if not self._kept.get("run_id"):
+            self._make(attempt=1)
         try:
-            client.update_run(self._run_id, status="RUNNING")
+            self._client.update_run(self._kept["run_id"], status="RUNNING")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise SinkError(
-                f"MLflow at {uri} has no run {self._run_id}, which {kept} names",
+                f"MLflow at {uri} has no run {self._kept['run_id']}, which {self._file} names",
                 "Use the server that it was made on, or delete that file for a new MLflow run.",
             ) from error
-        if not said.get("described", True):
-            params = params_of(run)
-            for start in range(0, len(params), _PARAMS):
-                client.log_batch(self._run_id, params=params[start : start + _PARAMS])
-            replace_json(kept, {"run_id": self._run_id})
+        self._describe()
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
         """Log rows and wait until MLflow has them."""
-        assert self._client is not None
-        metrics = [metric for row in rows for metric in points(row)]
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(self._run_id, metrics=metrics[start : start + _BATCH])
+        waiting: list[MetricsRow] = []
+        for row in rows:
+            if row.is_trained and row.attempt > self._kept.get("attempt", 1):
+                self._log(waiting)
+                waiting = []
+                self._resume(row)
+            waiting.append(row)
+        self._log(waiting)
 
     def close(self, run: RunInfo) -> None:
         """Say how the run ended, if it did: `art sync` may come while it goes on."""
         assert self._client is not None
         if run.status != "running":
-            self._client.set_terminated(self._run_id, status=_ENDS.get(run.status, "FAILED"))
+            status = _ENDS.get(run.status, "FAILED")
+            self._client.set_terminated(self._kept["run_id"], status=status)
+
+    @property
+    def _file(self) -> Path:
+        assert self._run is not None
+        return self._run.run_dir / "sinks" / "mlflow.json"
+
+    def _resume(self, row: MetricsRow) -> None:
+        """Go on with an attempt whose first trained row this is: in another MLflow run, which gets
+        the rows that still count, if the attempt repeats steps.
+        """
+        assert self._run is not None and self._client is not None
+        before = logged_before(self._run.run_dir / "history.jsonl", row.seq)
+        counting = [other for other in current([*before, row]) if other.seq < row.seq]
+        old = self._kept["run_id"]
+        if len(counting) == len(before):
+            self._keep({**self._kept, "attempt": row.attempt})
+            self._client.set_tag(old, "art.attempt", str(row.attempt))
+            return
+        self._make(attempt=row.attempt, replaces=old)
+        self._describe()
+        self._furthest = None
+        self._log(counting)
+        # Kept at last: an attempt that failed before is tried again, in a run of its own.
+        self._keep(self._kept)
+        self._client.set_tag(old, "art.replaced_by", self._kept["run_id"])
+        self._client.set_terminated(old, status="KILLED")
+
+    def _make(self, attempt: int, replaces: str | None = None) -> None:
+        assert self._run is not None and self._client is not None
+        client, name = self._client, self.experiment or self._run.project
+        found = client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else client.create_experiment(name)
+        tags = {"art.attempt": str(attempt)} | ({"art.replaces": replaces} if replaces else {})
+        made = client.create_run(experiment, run_name=self._run.name, tags=tags).info.run_id
+        self._kept = {"run_id": made, "attempt": attempt, "described": False}
+        if replaces is None:
+            # Kept before anything else can fail: a second try goes on with this run.
+            self._keep(self._kept)
+
+    def _describe(self) -> None:
+        """Log the run's parameters, once."""
+        assert self._run is not None and self._client is not None
+        if self._kept.get("described", True):
+            return
+        params = params_of(self._run)
+        for start in range(0, len(params), _PARAMS):
+            self._client.log_batch(self._kept["run_id"], params=params[start : start + _PARAMS])
+        self._kept = {**self._kept, "described": True}
+        if self._kept["attempt"] == 1:
+            self._keep(self._kept)
+
+    def _keep(self, kept: dict[str, Any]) -> None:
+        self._kept = kept
+        replace_json(self._file, kept)
+
+    def _log(self, rows: Sequence[MetricsRow]) -> None:
+        assert self._client is not None
+        metrics = [metric for row in rows for metric in points(self._shown(row))]
+        for start in range(0, len(metrics), _BATCH):
+            batch = metrics[start : start + _BATCH]
+            self._client.log_batch(self._kept["run_id"], metrics=batch)
+
+    def _shown(self, row: MetricsRow) -> MetricsRow:
+        if row.is_behind(self._furthest):
+            return row.without_totals()
+        self._furthest = row
+        return row
 
 
 def params_of(run: RunInfo) -> list[Param]:

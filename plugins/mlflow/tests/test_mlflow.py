@@ -16,6 +16,7 @@ import art_core as art
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, ended, row, run_in
 from art_mlflow import mlflow_sink
+from art_mlflow.attempts import logged_before
 from art_mlflow.keys import from_mlflow, to_mlflow
 
 # MLflow's own mapping uses what SQLAlchemy 2.1 advises against.
@@ -186,3 +187,84 @@ def test_a_sink_names_its_options_and_is_made_again_from_them(tmp_path, monkeypa
     options = {"tracking_uri": stored.format(here=tmp_path), "experiment": "trials"}
     assert spec.options == spec.factory(**spec.options).options == options
     assert mlflow_sink().options == {}
+
+
+def resumed(seq, **more):
+    """Return a row of the second attempt."""
+    return attrs.evolve(row(seq, **more), attempt=2)
+
+
+def logged(run, *rows):
+    """Write rows into the run's log and to a sink of a process of their own."""
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    with (run.run_dir / "history.jsonl").open("ab") as history:
+        history.writelines(row.to_line() for row in rows)
+    sink = mlflow_sink().create()
+    sink.open(run)
+    sink.write(rows)
+    sink.close(ended(run))
+
+
+def line(uri, run, key="reward/mean"):
+    found = points(MlflowClient(uri), mlflow_run(run))
+    return [
+        (step, found[time, step][key]) for time, step in sorted(found) if key in found[time, step]
+    ]
+
+
+def test_a_resumed_run_that_repeats_steps_has_one_line_in_a_run_of_its_own(tmp_path, uri):
+    run = run_in(tmp_path)
+    logged(run, *(row(n, reward__mean=n / 8) for n in range(1, 6)))
+    first = mlflow_run(run)
+    again = [resumed(n, step=n - 4, reward__mean=0.5) for n in (7, 8)]
+    logged(run, resumed(6, step=2, split="val", val__reward=0.25), *again)
+    second = mlflow_run(run)
+    assert line(uri, run) == [(1, 0.125), (2, 0.25), (3, 0.5), (4, 0.5)]
+    assert line(uri, run, "val/reward") == [(2, 0.25)]
+    client = MlflowClient(uri)
+    old, new = client.get_run(first), client.get_run(second)
+    assert (old.data.tags["art.replaced_by"], old.info.status) == (second, "KILLED")
+    assert (new.data.tags["art.replaces"], new.data.tags["art.attempt"]) == (first, "2")
+    assert (new.data.params, new.info.status) == (old.data.params, "FINISHED")
+    sink = mlflow_sink().create()  # a row that comes again makes no third run
+    sink.open(run)
+    sink.write(again)
+    assert mlflow_run(run) == second
+    assert [value for _, value in line(uri, run)] == [0.125, 0.25, 0.5, 0.5]
+
+
+def test_a_resumed_run_that_repeats_nothing_goes_on_in_its_run(tmp_path, uri):
+    run = run_in(tmp_path)
+    logged(run, *(row(n, reward__mean=n / 8) for n in range(1, 4)))
+    first = mlflow_run(run)
+    logged(run, resumed(4, reward__mean=0.5))
+    assert mlflow_run(run) == first
+    assert line(uri, run) == [(1, 0.125), (2, 0.25), (3, 0.375), (4, 0.5)]
+    assert MlflowClient(uri).get_run(first).data.tags["art.attempt"] == "2"
+
+
+def test_a_resume_that_failed_is_tried_again(tmp_path, uri, monkeypatch):
+    run = run_in(tmp_path)
+    logged(run, *(row(n, reward__mean=n / 8) for n in range(1, 4)))
+    first = mlflow_run(run)
+
+    def down(*_, **__):
+        raise OSError("no route")
+
+    again = resumed(4, step=2, reward__mean=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_terminated", down)
+        with pytest.raises(OSError, match="no route"):
+            logged(run, again)
+    sink = mlflow_sink().create()
+    sink.open(run)
+    sink.write([again])
+    assert mlflow_run(run) != first
+    assert line(uri, run) == [(1, 0.125), (2, 0.5)]
+
+
+def test_lines_of_the_log_that_are_no_rows_are_left_out(tmp_path):
+    history = tmp_path / "history.jsonl"
+    assert logged_before(history, 9) == []
+    history.write_bytes(row(1, reward__mean=0.5).to_line() + b"{torn")
+    assert [r.seq for r in logged_before(history, 9)] == [1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import attrs
 import pytest
 
 pytest.importorskip("tensorboard", reason="needs tensorboard: make trackers")
@@ -27,6 +28,8 @@ def points(logdir):
     return rows
 
 
+# After a full disk TensorBoard's thread dies, and its file is left open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 class TestSink(SinkContract):
     keeps_split = False
     keeps_empty_rows = False
@@ -92,3 +95,43 @@ def test_a_sink_names_its_options_and_is_made_again_from_them(tmp_path, monkeypa
     assert spec.options == {"logdir": str(tmp_path / "logs")}
     assert spec.factory(**spec.options).options == spec.options
     assert tensorboard_sink().options == {}
+
+
+def resumed(seq, **more):
+    """Return a row of the second attempt."""
+    return attrs.evolve(row(seq, **more), attempt=2)
+
+
+def test_a_resumed_run_has_one_line(tmp_path):
+    run = run_in(tmp_path)
+    rows = [row(n, reward__mean=n / 8) for n in range(1, 6)]
+    rows += [resumed(6, step=2, split="val", val__reward=0.5)]
+    rows += [resumed(n, step=n - 4, reward__mean=0.5) for n in (7, 8)]
+    costs = resumed(5, step=1, costs__gpu=0.5)  # trains nothing, and so replaces nothing
+    for part in (
+        rows[:4],
+        [rows[4]],
+        [costs, *rows[5:7]],
+        rows[6:],
+    ):  # by three processes, one of which repeats a row
+        sink = tensorboard_sink().create()
+        sink.open(run)
+        sink.write(part)
+        sink.close(run)
+    found = sorted(points(run.run_dir / "tensorboard").items(), key=lambda item: item[0])
+    line = [(step, row["reward/mean"]) for (_, step), row in found if "reward/mean" in row]
+    assert line == [(1, 0.125), (2, 0.25), (3, 0.5), (4, 0.5)]
+    assert [step for (_, step), row in found if "val/reward" in row] == [2]
+
+
+def test_a_late_evaluation_carries_no_totals(tmp_path):
+    run = run_in(tmp_path)
+    sink = tensorboard_sink().create()
+    sink.open(run)
+    totals = {"costs/cum/all": 2.0, "time/wall_clock_sec": 9.0}
+    sink.write([row(1, step=5, metrics={"reward/mean": 0.5, **totals})])
+    sink.write([row(2, step=3, split="val", metrics={"val/reward": 0.25, **totals})])
+    sink.close(run)
+    by_step = {step: values for (_, step), values in points(run.run_dir / "tensorboard").items()}
+    assert by_step[3] == {"val/reward": 0.25}
+    assert by_step[5].keys() == {"reward/mean", *totals}

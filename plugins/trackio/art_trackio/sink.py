@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 from trackio.sqlite_storage import SQLiteStorage
+from trackio.utils import canonical_project_name
 
 from art_core import MetricsRow, RunInfo
 
@@ -19,6 +21,7 @@ class TrackioSink:
 
     project: str | None = None
     _run: RunInfo | None = None
+    _furthest: MetricsRow | None = None
 
     def open(self, run: RunInfo) -> None:
         """Note which run the rows belong to; Trackio makes its database with the first."""
@@ -30,10 +33,10 @@ class TrackioSink:
         run, own_id = self._run, run_id(self._run)
         about = {"project": run.project, "name": run.name, "base_model": run.base_model}
         SQLiteStorage.bulk_log(
-            project=self.project or run.project,
+            project=project_name(self.project or run.project),
             run=run.name,
             run_id=own_id,
-            metrics_list=[record(row) for row in rows],
+            metrics_list=[record(self._shown(row)) for row in rows],
             steps=[row.step for row in rows],
             timestamps=[row.recorded_at.isoformat() for row in rows],
             log_ids=[f"{own_id}-{row.seq}" if row.seq else None for row in rows],
@@ -42,6 +45,28 @@ class TrackioSink:
 
     def close(self, run: RunInfo) -> None:
         """Nothing to finish."""
+
+    def _shown(self, row: MetricsRow) -> MetricsRow:
+        if row.is_behind(self._furthest):
+            return row.without_totals()
+        self._furthest = row
+        return row
+
+
+def project_name(name: str) -> str:
+    """Return a project's name in Trackio: its own, or one with a short hash of it.
+
+    Trackio drops other characters than letters, digits, `-` and `_`, and so would join projects.
+    """
+    try:
+        SQLiteStorage.validate_project_name(name)
+        reserved = False
+    except ValueError:
+        reserved = True
+    if canonical_project_name(name) == name and not reserved:
+        return name
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"p-{re.sub(r'[^0-9A-Za-z_-]+', '-', name).strip('-')}-{mark}"
 
 
 def run_id(run: RunInfo) -> str:

@@ -11,7 +11,7 @@ from trackio.sqlite_storage import SQLiteStorage
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, row, run_in
 from art_trackio import trackio_sink
-from art_trackio.sink import run_id
+from art_trackio.sink import project_name, run_id
 
 ENVELOPE = ("seq", "attempt", "split", "timestamp", "step")
 
@@ -26,7 +26,9 @@ def trackio_dir(tmp_path_factory, monkeypatch):
 
 
 def records(run):
-    logs = SQLiteStorage.get_logs(project=run.project, run=run.name, run_id=run_id(run))
+    logs = SQLiteStorage.get_logs(
+        project=project_name(run.project), run=run.name, run_id=run_id(run)
+    )
     return sorted(logs, key=lambda log: log["seq"])
 
 
@@ -75,3 +77,25 @@ def test_a_sink_names_its_options_and_is_made_again_from_them():
     spec = trackio_sink("elsewhere")
     assert spec.options == spec.factory(**spec.options).options == {"project": "elsewhere"}
     assert trackio_sink().options == {}
+
+
+def test_projects_whose_names_trackio_would_join_stay_apart():
+    names = ["agentv1", "agent.v1", "agent v1", "agent/v1", "registry-a", "a_configs", "größe", ""]
+    made = [project_name(name) for name in names]
+    assert made[0] == "agentv1"
+    files = {SQLiteStorage.get_project_db_filename(name) for name in made}
+    assert len(files) == len(names)
+    assert all(project_name(name) == name for name in made)
+
+
+def test_a_late_evaluation_carries_no_totals(tmp_path):
+    run = run_in(tmp_path)
+    sink = trackio_sink().create()
+    sink.open(run)
+    totals = {"costs/cum/all": 2.0}
+    sink.write([row(1, step=5, metrics={"reward/mean": 0.5, **totals})])
+    sink.write([row(2, step=3, split="val", metrics={"val/reward": 0.25, **totals})])
+    first, late = records(run)
+    assert "costs/cum/all" in first
+    assert late["val/reward"] == 0.25
+    assert "costs/cum/all" not in late

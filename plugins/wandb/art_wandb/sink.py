@@ -41,6 +41,7 @@ class WandbSink:
     _told: bool = False
     _begun: bool = False
     _sent: int = 0
+    _furthest: MetricsRow | None = None
     _acknowledged: int = 0
     _durable: int = 0
     _recent: deque[tuple[float, int]] = attrs.field(factory=deque)
@@ -87,6 +88,7 @@ class WandbSink:
             if known is not None:
                 self._begun, self._durable = True, int(known)
             self._sent = self._durable
+            self._furthest = None
         if not self._told:
             self._told = True
             log.warning("W&B: %s", told(opened, self.options))
@@ -119,6 +121,9 @@ class WandbSink:
 
     def _record(self, row: MetricsRow) -> Mapping[str, Any]:
         assert self._axes is not None and self._info is not None
+        behind = row.is_behind(self._furthest)
+        self._furthest = self._furthest if behind else row
+        metrics = row.without_totals().metrics if behind else row.metrics
         self._axes.define_sections(row.metrics)
         record: dict[str, Any] = {
             STEP: row.step,
@@ -126,7 +131,7 @@ class WandbSink:
             "attempt": row.attempt,
             "split": row.split,
             "_timestamp": row.recorded_at.timestamp(),
-            **row.metrics,
+            **metrics,
         }
         if self.options.logs_trajectories():
             data = table_rows(self._info.run_dir, row.split, row.step)
