@@ -268,12 +268,17 @@ class Model:
         self,
         timeout: float = CLOSE_SECONDS,
         *,
-        status: str = "finished",
+        status: str | None = None,
         error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
         """Write what waits and drain the sinks within `timeout` seconds; report each. Of an `error`
         the run keeps type and message, without secrets, and tells them its sinks.
+
+        In a `finally` or `except` block the error is the exception that led there. It gives the
+        `status`: "finished" without one, "interrupted" for Ctrl-C, else "failed".
         """
+        error = error or _error_of_caller()
+        status = status or status_of(error)
         settle_rest(self._default_builder)
         withdraw_default(self._default_builder)
         await self._close_clients()
@@ -297,10 +302,23 @@ class Model:
 
 def _place_of_caller() -> str:
     """Return file and line of the code that made the model."""
+    frame = _calling_frame()
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _error_of_caller() -> BaseException | None:
+    """Return the exception that is handled by the code that calls: not one of code around it."""
+    error = sys.exc_info()[1]
+    trace = error.__traceback__ if error else None
+    return error if trace is not None and trace.tb_frame is _calling_frame() else None
+
+
+def _calling_frame() -> FrameType:
+    """Return the nearest frame that is no code of the core."""
     frame = sys._getframe(1)  # noqa: SLF001
     while frame.f_back is not None and _is_ours(frame):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return frame
 
 
 def _is_ours(frame: FrameType) -> bool:

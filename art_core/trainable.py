@@ -190,7 +190,7 @@ class TrainableModel(Model):
         self,
         timeout: float = CLOSE_SECONDS,
         *,
-        status: str = "finished",
+        status: str | None = None,
         error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
         """Close the backend if this model made it, then as `Model.close`."""

@@ -16,8 +16,10 @@ import attrs
 import orjson
 import pytest
 
+import art_core as art
 from art_core import exits
 from art_core.exits import ProgramEnd, Terminated, others_work, status_of
+from art_core.rundir import FoundRun
 from waiting import until
 
 PROGRAM = """
@@ -322,3 +324,67 @@ def test_the_end_is_an_error_of_the_main_program_else_what_sys_exit_was_given(pr
     assert program.ending() is None
     program.main_frame = None
     assert program.ending() is None
+
+
+async def in_finally(model, error):
+    try:
+        raise error
+    finally:
+        await model.close()
+
+
+async def in_except(model, error):
+    try:
+        raise error
+    except BaseException:
+        await model.close()
+        raise
+
+
+async def around(model, error):
+    try:
+        raise error
+    except BaseException:
+        await afterwards(model, error)
+        raise
+
+
+async def afterwards(model, error):
+    await model.close()
+    raise error
+
+
+async def chosen(model, error):
+    try:
+        raise error
+    finally:
+        await model.close(status="stopped early")
+
+
+@pytest.mark.parametrize("kind", [art.Model, art.TrainableModel])
+@pytest.mark.parametrize(
+    ("end", "error", "status"),
+    [
+        (in_finally, ValueError("boo"), "failed"),
+        (in_except, ValueError("boo"), "failed"),
+        (in_finally, asyncio.CancelledError(), "interrupted"),
+        (in_finally, SystemExit(0), "finished"),
+        (around, ValueError("of another run"), "finished"),
+        (afterwards, ValueError("later"), "finished"),
+        (chosen, ValueError("boo"), "stopped early"),
+    ],
+)
+async def test_a_close_while_an_exception_is_handled_has_its_status(
+    tmp_path, kind, end, error, status
+):
+    more = {} if kind is art.Model else {"base_model": "echo-base"}
+    options = {"sinks": [], "plugins": art.Plugins(), "base_path": tmp_path, **more}
+    model = kind(name="m", project="p", **options)
+    model.run.record("train", 1)
+    with pytest.raises(type(error)):
+        await end(model, error)
+    state = FoundRun(model.run_dir).state()
+    assert (state.status, state.reason) == (
+        status,
+        "ValueError: boo" if status not in ("finished", "interrupted") else None,
+    )
