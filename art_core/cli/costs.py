@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -114,20 +114,28 @@ def _one_step(report: CostReport, step: int) -> Iterator[Output]:
 
 
 def _per_step(report: CostReport) -> Table:
-    heads = sorted({p for costs in report.steps.values() for p in costs if "/" not in p} - {"all"})
+    paths = {path for costs in report.steps.values() for path in costs}
+    heads = sorted(path for path in paths if path and "/" not in path and path != "all")
     rows: list[dict[str, Any]] = []
     so_far = 0.0
     for step, costs in sorted(report.steps.items()):
         so_far += costs.get("all", 0.0)
         row = {"step": step, "trained": step in report.trained, "usd": costs.get("all", 0.0)}
-        rows.append(row | {"usd_so_far": so_far} | {path: costs.get(path, 0.0) for path in heads})
+        rows.append(row | {"usd_so_far": so_far, "costs": costs})
     columns = [
         Column(key="step", right=True),
         usd_column("usd", "$"),
         usd_column("usd_so_far", "$ so far"),
-        *(attrs.evolve(usd_column(head, head), rank=n) for n, head in enumerate(heads, 1)),
+        *(
+            Column(key="costs", heading=head, form=_branch(head), right=True, rank=n)
+            for n, head in enumerate(heads, 1)
+        ),
     ]
     return Table(name="steps", rows=rows, columns=columns, empty="no rows yet")
+
+
+def _branch(path: str) -> Callable[[Mapping[str, float]], str]:
+    return lambda costs: format(costs.get(path, 0.0), ".6f")
 
 
 def _bought(report: CostReport) -> Iterator[Output]:

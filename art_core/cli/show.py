@@ -13,6 +13,7 @@ from art_core.cli.text import SHARE, branches, counted, usd_column
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
+from art_core.reports.steps import attempt_of
 from art_core.rundir import find_run, runs_path
 
 _HELP = """\
@@ -84,7 +85,7 @@ def _extent(reading: Reading) -> Record:
     last = reading.last
     if last is None:
         return Record({"step": None, "rows": 0, "attempts": 0}, ["no rows yet"])
-    attempts = max(last.attempt, 1)
+    attempts = max(attempt_of(last), 1)
     text = f"step {last.step}, {counted(reading.rows, 'row')}, attempt {attempts}"
     return Record({"step": last.step, "rows": reading.rows, "attempts": attempts}, [text])
 

@@ -25,6 +25,11 @@ def is_training_row(step: int, split: str, metrics: Mapping[str, float]) -> bool
     return split in ("train", "") and any(key.startswith(_TRAIN) for key in metrics)
 
 
+def attempt_of(row: MetricsRow) -> int:
+    """Return a row's attempt; 0 where another program wrote something else there."""
+    return row.attempt if isinstance(row.attempt, int) else 0
+
+
 @attrs.define
 class StepValues:
     """The values of a run's metrics by step: `curves` maps a key to {step: value}.
@@ -56,10 +61,11 @@ class StepValues:
     def _note_attempt(self, row: MetricsRow, metrics: Mapping[str, float]) -> None:
         if row.split != "train" or not any(key.startswith(_LEARNED) for key in metrics):
             return
-        if row.attempt > self._attempt and row.step <= self._highest:
+        attempt = attempt_of(row)
+        if attempt > self._attempt and row.step <= self._highest:
             self._drop_from(row.step)
             self._highest = row.step
-        self._attempt = row.attempt
+        self._attempt = attempt
         self._highest = max(self._highest, row.step)
 
     def _drop_from(self, first: int) -> None:

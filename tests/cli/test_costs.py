@@ -92,6 +92,17 @@ def test_each_step_is_a_line_with_the_sum_so_far(shelf, art_command):
     ]
 
 
+def test_costs_that_are_named_like_columns_stay_costs(shelf, art_command):
+    costs = {"costs/step": 1.0, "costs/usd": 2.0, "costs/": 3.0, "costs/all": 6.0}
+    shelf.run("a", costs)
+    assert lines(art_command("costs", "a", "--per-step")) == [
+        ["step", "$", "$", "so", "far", "step", "usd"],
+        ["1", "6.000000", "6.000000", "1.000000", "2.000000"],
+    ]
+    (step,) = orjson.loads(art_command("costs", "a", "--per-step", "--json"))["steps"]
+    assert (step["step"], step["usd"], step["costs"]["usd"]) == (1, 6.0, 2.0)
+
+
 def test_what_was_bought_is_told_with_its_price_and_its_source(shelf, art_command):
     directory = shelf.run("a", STEP)
     rates = {"input_per_million": 1.5, "output_per_million": 2, "source": "book"}

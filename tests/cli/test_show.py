@@ -152,3 +152,17 @@ def test_any_finite_values_fit_in_the_width(values, width):
 def test_a_run_of_any_length_fits_a_terminal(shelf, art_command, rows):
     shelf.run("a", *({"reward/mean": float(n)} for n in range(rows)))
     assert max(map(len, art_command("show", "a").splitlines()[2:])) < 100
+
+
+@pytest.mark.parametrize("command", ["show", "costs"])
+def test_a_foreign_row_s_odd_envelope_stops_no_report(shelf, art_command, command):
+    log = shelf.run("a") / "history.jsonl"
+    odd = {"seq": '"x"', "attempt": '"b"', "split": "5", "step": "99999999999999999999"}
+    for name, value in odd.items():
+        row = {"step": "1", "split": '"train"'} | {name: value}
+        line = ",".join(f'"{key}":{text}' for key, text in row.items())
+        with log.open("a") as file:
+            file.write(
+                f'{{{line},"recorded_at":"2026-01-01T00:00:00","reward/mean":1,"costs/cum/":1}}\n'
+            )
+    assert "demo/a" in art_command(command, "a") or "no costs" in art_command(command, "a")
