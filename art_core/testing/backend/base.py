@@ -152,6 +152,18 @@ class BackendKit(Contract):
             plugins=model.plugins,
         )
 
+    @asynccontextmanager
+    async def beside(
+        self, backend: Backend, model: TrainableModel
+    ) -> AsyncIterator[TrainableModel]:
+        """Register a second model; close it at the end of the block."""
+        other = self.another(model)
+        try:
+            await other.register(backend)
+            yield other
+        finally:
+            await other.close()
+
     @pytest.fixture
     def make_groups(self) -> MakeGroups:
         """Return a function that gathers a group with the given rewards."""

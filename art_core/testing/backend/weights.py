@@ -128,15 +128,16 @@ class BackendWeights(AnswersKit):
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
     ) -> None:
         """Each has its own step and its own name."""
-        async with registered(make_backend, make_model) as (backend, model):
-            other = self.another(model)
-            await other.register(backend)
+        async with (
+            registered(make_backend, make_model) as (backend, model),
+            self.beside(backend, model) as other,
+        ):
             assert other.get_inference_name() != model.get_inference_name()
             await self.trained(model, make_groups)
-            await asyncio.gather(self.trained(model, make_groups), self.trained(other, make_groups))
+            both = (self.trained(each, make_groups) for each in (model, other))
+            await asyncio.gather(*both)
             assert [await backend.step(m) for m in (model, other)] == [2, 1]
             assert [await version(m) for m in (model, other)] == [2, 1]
-            await other.close()
 
     async def test_two_models_keep_their_own_weights(
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
@@ -146,21 +147,21 @@ class BackendWeights(AnswersKit):
         async with registered(make_backend, make_model) as (backend, model):
             for _ in range(2):
                 await self.trained(model, make_groups)
-            mine = await self.answers(model)
-            other = self.another(model)
-            await other.register(backend)
-            base = await self.answers(other)
-            self.assert_differ(mine, base, "a trained model and a new one")
-            self.assert_same(mine, await self.answers(model), "a model beside a new one")
-            await self.trained(other, make_groups)
-            others = await self.answers(other)
-            self.assert_differ(mine, others, "two models")
-            self.assert_same(mine, await self.answers(model), "a model beside one that trains")
-            await other.close()
-        async with registered(make_backend, make_model) as (backend, model):
-            other = self.another(model)
-            await other.register(backend)
+            mine, first = await self.answers(model), await self.answers(model, 1)
+            async with self.beside(backend, model) as other:
+                base = await self.answers(other)
+                self.assert_differ(mine, base, "a trained model and a new one")
+                self.assert_same(mine, await self.answers(model), "a model beside a new one")
+                await self.trained(other, make_groups, (1.0, 0.0))
+                others = await self.answers(other)
+                self.assert_differ(mine, others, "two models")
+                self.assert_same(mine, await self.answers(model), "a model beside another")
+                self.assert_same(first, await self.answers(model, 1), "step 1 beside another")
+        async with (
+            registered(make_backend, make_model) as (backend, model),
+            self.beside(backend, model) as other,
+        ):
             self.assert_same(mine, await self.answers(model), "the first of two models")
+            self.assert_same(first, await self.answers(model, 1), "step 1 of the first model")
             self.assert_same(others, await self.answers(other), "the second of two models")
             self.assert_same(base, await self.answers(other, 0), "step 0 of the second model")
-            await other.close()

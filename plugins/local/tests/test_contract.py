@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 import art_core as art
-from art_core.testing.backend import BackendContract
+from art_core.testing.backend import BackendContract, LearningContract
 from art_core.testing.plugin import PluginContract
 
 
@@ -28,6 +28,29 @@ class TestLocalBackend(BackendContract):
     @pytest.fixture(autouse=True)
     def _tiny(self, tiny_directory, monkeypatch):
         monkeypatch.setattr(type(self), "base_model", str(tiny_directory))
+
+
+@pytest.mark.slow
+class TestLearning(LearningContract):
+    train_options: ClassVar = {
+        "mask_truncated": False,
+        "learning_rate": 3e-3,
+        "save_checkpoint": False,
+    }
+    attempts_per_step = 64
+
+    @pytest.fixture
+    def make_backend(self):
+        options = {"device": "cpu", "dtype": "float32", "full_finetune": True, "progress": False}
+        return lambda: art.backend("local", **options)
+
+    @pytest.fixture(autouse=True)
+    def _tiny(self, tiny_directory, monkeypatch):
+        monkeypatch.setattr(type(self), "base_model", str(tiny_directory))
+
+    def reward(self, choice):
+        """The share of lower-case letters."""
+        return sum(ord("a") <= token <= ord("z") for token in choice.token_ids) / 8
 
 
 class TestPlugin(PluginContract):

@@ -337,6 +337,15 @@ class MixesModels(EchoBackend):
         return super().logprob_of(name if "@" in name else self.newest or name)
 
 
+class SharesSteps(EchoBackend):
+    """Two models share the weights of a step."""
+
+    def logprob_of(self, name):
+        step = name.partition("@")[2]
+        held = [n for n, w in self._held.items() if step and int(step) in w.values]
+        return super().logprob_of(f"{held[-1]}@{step}" if held else name)
+
+
 class TrainsInSpiteOfCancel(EchoBackend):
     """A cancelled step goes on later, after the next one."""
 
@@ -490,6 +499,7 @@ FAULTS = {
     RefusesASecondRegister: "test_a_model_may_be_registered_twice",
     HoldsOneModel: "test_two_models_are_trained_and_served_at_once",
     MixesModels: TWO_MODELS,
+    SharesSteps: TWO_MODELS,
     TrainsInSpiteOfCancel: CANCEL,
     KeepsHalfAStep: CANCEL,
     ClosesOnce: "test_a_backend_may_be_closed_twice",
