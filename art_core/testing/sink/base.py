@@ -20,6 +20,7 @@ from art_core.testing.sink.thread import SinkThread
 from art_core.testing.statements import Contract, Setting
 
 CLOSE_SECONDS = 30.0
+SINK_NAME = "contract"
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 Received = tuple[int, str | None, Mapping[str, float]]
@@ -188,12 +189,16 @@ class SinkKit(Contract):
             sink.write(rows)
             sink.close(ended(run))
 
-    def delivers(self, make_sink: MakeSink, run: RunInfo, rows: Sequence[MetricsRow]) -> None:
-        """Have the core deliver rows from the run's log, and assert that it did."""
-        spec = SinkSpec(name="contract", create=make_sink, summary="under test")
+    def delivers(self, make_sink: MakeSink, run: RunInfo, rows: Sequence[MetricsRow]) -> RunInfo:
+        """Have the core deliver rows from the run's log, and assert that it did.
+
+        Returns the run as the sink got it: with the sink's name.
+        """
+        spec = SinkSpec(name=SINK_NAME, create=make_sink, summary="under test")
         delivery = Delivery.start([spec], run, kept(run, rows))
-        report = delivery.close(CLOSE_SECONDS)["contract"]
+        report = delivery.close(CLOSE_SECONDS)[SINK_NAME]
         assert (report.undelivered, report.error) == (0, None)
+        return attrs.evolve(run, sink=spec.name)
 
 
 def run_in(directory: Path, name: str = "agent") -> RunInfo:

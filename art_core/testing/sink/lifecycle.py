@@ -16,6 +16,7 @@ from art_core.sinks.delivery import DeliveryReport
 from art_core.sinks.protocol import RunInfo
 from art_core.testing.sink.base import (
     CLOSE_SECONDS,
+    SINK_NAME,
     MakeSink,
     ReadBack,
     SinkKit,
@@ -120,11 +121,11 @@ class SinkLifecycle(SinkKit):
         self.check(read_back, attrs.evolve(run_in(tmp_path), run_dir=model.run_dir), rows)
 
     def _leave_open(self, make_sink: MakeSink, read_back: ReadBack | None, run: RunInfo) -> None:
-        rows = some_rows(6)
-        with self.opened(make_sink, run) as left:
+        rows, named = some_rows(6), attrs.evolve(run, sink=SINK_NAME)
+        with self.opened(make_sink, named) as left:
             left.write(rows[:4])
-            self.delivers(make_sink, attrs.evolve(run, attempt=2), rows)
-        self.check(read_back, run, rows)
+            given = self.delivers(make_sink, attrs.evolve(named, attempt=2), rows)
+        self.check(read_back, given, rows)
 
     def test_it_may_be_closed_twice_and_without_rows(
         self, make_sink: MakeSink, run: RunInfo

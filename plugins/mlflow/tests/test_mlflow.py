@@ -35,7 +35,7 @@ def tracking_uri(uri, monkeypatch):
 
 
 def mlflow_run(run):
-    kept = json.loads((run.run_dir / "sinks" / "mlflow.json").read_text())
+    kept = json.loads((run.run_dir / "sinks" / f"{run.sink or 'mlflow'}.json").read_text())
     return kept["run_id"]
 
 
