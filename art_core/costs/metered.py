@@ -127,6 +127,8 @@ class _Events:
             if data.startswith(b"{"):
                 self.reader.see(orjson.loads(data))
             elif data == b"[DONE]":
+                self.end()  # before the caller has the end of the stream, and logs a row
+            elif data == b"[DONE]":
                 self.reader.complete()
 
     def end(self) -> None:
