@@ -8,7 +8,7 @@ prompt is reported, once for each model.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from art_core.endpoint.engine import ChatTokenizer
@@ -22,6 +22,7 @@ _REMEDIES = {
     "tools": "Describe the tools in a message, or use a model whose template has tools",
     "tool_calls": "Write the calls into the assistant's content",
     "system": "Put their text into the first user message",
+    "name": "Write the name into the content",
     "tool": "Send the results of tools as user messages",
 }
 _ANY_REMEDY = "Use a model whose chat template renders them"
@@ -60,7 +61,13 @@ class TemplateCheck:
 def _form(request: ChatRequest) -> Form:
     roles = frozenset(message["role"] for message in request.messages)
     calls = any("tool_calls" in message for message in request.messages)
-    return bool(request.tools), roles, calls, frozenset(request.template_options)
+    named = any(map(_has_name, request.messages))
+    return bool(request.tools), roles, calls, named, frozenset(request.template_options)
+
+
+def _has_name(message: Mapping[str, Any]) -> bool:
+    # The result of a tool belongs to its call by the id; templates need no name there.
+    return "name" in message and message["role"] != "tool"
 
 
 def _left_out(request: ChatRequest, tokenizer: ChatTokenizer) -> Iterator[tuple[str, str]]:
@@ -83,7 +90,7 @@ def _left_out(request: ChatRequest, tokenizer: ChatTokenizer) -> Iterator[tuple[
 
 
 def _changed(messages: list[dict[str, Any]]) -> dict[str, tuple[str, list[dict[str, Any]]]]:
-    """Return messages without their tool calls, and with each role's content changed."""
+    """Return messages without tool calls, without names, and with each role's content changed."""
     changed = {
         role: (f"messages of the role {role!r}", _marked(messages, role))
         for role in sorted({message["role"] for message in messages})
@@ -91,6 +98,11 @@ def _changed(messages: list[dict[str, Any]]) -> dict[str, tuple[str, list[dict[s
     if any("tool_calls" in message for message in messages):
         bare = [{k: v for k, v in m.items() if k != "tool_calls"} for m in messages]
         changed["tool_calls"] = "`tool_calls` of messages", bare
+    if any(map(_has_name, messages)):
+        bare = [
+            {k: v for k, v in m.items() if k != "name" or m["role"] == "tool"} for m in messages
+        ]
+        changed["name"] = "`name` of messages", bare
     return changed
 
 

@@ -59,7 +59,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Any:
 
 def test_a_template_that_renders_everything_gets_no_warning(warnings: Any) -> None:
     body = {
-        "messages": [SYSTEM, ASK, CALLING, RESULT],
+        "messages": [SYSTEM, ASK, CALLING, {**RESULT, "name": "add"}],
         "tools": TOOLS,
         "chat_template_kwargs": {"enable_thinking": True, "add_generation_prompt": False},
     }
@@ -77,6 +77,7 @@ def test_a_template_that_renders_everything_gets_no_warning(warnings: Any) -> No
             {"messages": [ASK, {"role": "assistant", "content": "x"}]},
             "role 'assistant'",
         ),
+        (NO_CALLS, {"messages": [{**ASK, "name": "Ann"}]}, "`name` of messages.*into the content"),
         (NO_CALLS, {"messages": [ASK, CALLING]}, "`tool_calls` of messages.*Write the calls"),
         (
             NO_CALLS,
