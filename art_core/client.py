@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from art_core.backends import Endpoint
 from art_core.costs.metered import READABLE, ModelMeter
 from art_core.endpoint.engine import CONTEXT_HEADER
+from art_core.endpoint.open_files import connections, raise_open_files
+from art_core.endpoint.proxies import pass_by_proxies
 from art_core.errors import ConfigError
 from art_core.metrics.builder import active_builder
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 REQUEST_TIMEOUT_S = 600.0
 POOLS = 16
-LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])[:/]")
+LOOPBACK = re.compile(
+    r"http://(127\.\d+\.\d+\.\d+|localhost|\[::1\]|0\.0\.0\.0)(?=[:/]|$)", re.IGNORECASE
+)
 _STEP_OF_A_NAME = re.compile(r".(?:@|:step)(\d+)$", re.ASCII)
 
 
@@ -40,6 +44,8 @@ def openai_client(
     make = _trainable_client() if trainable else openai_package().AsyncOpenAI
     options: dict[str, Any] = {"timeout": timeout}
     http: dict[str, Any] = {}
+    raise_open_files()
+    pass_by_proxies()
     if LOOPBACK.match(endpoint.base_url):
         http["transport"] = _pooled_transport()()
     if meter is not None:
@@ -54,15 +60,16 @@ def openai_client(
 @functools.cache
 def _pooled_transport() -> Any:
     """Connections to this machine in small pools: a pool looks at every connection that it has
-    twice a request, which at 256 requests together costs more than the request itself.
+    twice a request, which at 256 requests together costs more than the request itself. Requests
+    for which no file is left wait for others.
     """
     # httpx or its successor: the one that openai itself was built on.
     built_on = openai_package().DefaultAsyncHttpxClient.__mro__[1].__module__
     http: Any = importlib.import_module(built_on.partition(".")[0])
-    limits = http.Limits(max_connections=None, max_keepalive_connections=None)
-
     class PooledTransport(http.AsyncBaseTransport):  # type: ignore[misc]
         def __init__(self) -> None:
+            most = max(1, connections(raise_open_files()) // POOLS)
+            limits = http.Limits(max_connections=most, max_keepalive_connections=None)
             # Plain HTTP needs no certificates, which take long to read.
             options = {"verify": False, "limits": limits}
             self._pools = [http.AsyncHTTPTransport(**options) for _ in range(POOLS)]

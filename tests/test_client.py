@@ -260,6 +260,26 @@ async def test_requests_to_this_machine_are_spread_over_small_pools_of_connectio
     assert all(pool.closed for pool in pools)
 
 
+async def test_requests_to_this_machine_wait_for_each_other_where_few_files_may_be_open(
+    server, monkeypatch
+):
+    monkeypatch.setattr("art_core.client.raise_open_files", lambda: 256)
+    async with openai_client(server.endpoint(), trainable=True) as client:
+        pools = [pool._pool for pool in client._client._transport._pools]
+        assert sum(pool._max_connections for pool in pools) == 64
+        answers = await asyncio.gather(*[create(client) for _ in range(100)])
+    assert len(answers) == 100
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.2:80/v1", "http://LocalHost", "http://[::1]:8000", "http://0.0.0.0:1"]
+)
+async def test_every_name_of_this_machine_is_known(url):
+    endpoint = art.Endpoint(base_url=url, api_key="k", model_name="m")
+    async with openai_client(endpoint, trainable=True) as client:
+        assert hasattr(client._client._transport, "_pools")
+
+
 async def test_an_endpoint_elsewhere_has_openais_own_connections():
     endpoint = art.Endpoint(base_url="https://api.example/v1", api_key="k", model_name="m")
     async with openai_client(endpoint, trainable=True) as client:

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from art_core.endpoint.engine import ModelNames
+from art_core.endpoint.open_files import raise_open_files
+from art_core.endpoint.proxies import pass_by_proxies
 from art_core.endpoint.transcripts import MAX_IDS
 from art_core.errors import BackendError, ConfigError
 
@@ -41,11 +43,14 @@ class AppHost:
         return f"http://{host}:{port}/v1"
 
     def start(self, timeout_s: float = 30.0) -> Self:
-        """Serve; return when the endpoint answers.
+        """Serve; return when the endpoint answers. Raises the limit on open files, and keeps
+        requests to this machine from proxies.
 
         Raises ConfigError when starlette or uvicorn is missing or the port is taken, BackendError
         when it does not start in time.
         """
+        raise_open_files()
+        pass_by_proxies()
         self._server, listener = self._make()
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name="art-endpoint", daemon=True

@@ -1,0 +1,54 @@
+"""Beside the endpoint: the operating system's limit on open files, of which connections are some."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+log = logging.getLogger("art_core")
+
+WANTED, MACOS_MOST = 65536, 10240
+FEW = 4096
+"""A hard limit below this one is reported."""
+RESERVED = 128
+"""Files that are no connections: logs, devices, libraries."""
+
+_reported: set[int] = set()
+
+
+def raise_open_files() -> int:
+    """Raise this process's soft limit on open files as far as it may, to WANTED at most; return the
+    limit. A hard limit that is low is reported once. Where there is no such limit, WANTED.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return WANTED
+    kind, unlimited = resource.RLIMIT_NOFILE, resource.RLIM_INFINITY
+    soft, hard = resource.getrlimit(kind)
+    most = WANTED if hard == unlimited else min(WANTED, hard)
+    for limit in (most, MACOS_MOST):
+        if soft != unlimited and soft < limit <= most:
+            with suppress(ValueError, OSError):  # macOS has a second limit, which it doesn't show
+                resource.setrlimit(kind, (limit, hard))
+                soft = limit
+    limit = WANTED if soft == unlimited else soft
+    if limit < FEW and limit not in _reported:
+        _reported.add(limit)
+        log.warning(
+            "this process may have %d files open, and may not raise that limit. About %d requests "
+            "can be under way at the same time, half as many of recorded agents; others wait or "
+            "fail. Raise the hard limit (ulimit -Hn, docker --ulimit nofile=65536), or gather with "
+            "max_concurrent=%d",
+            limit,
+            connections(limit),
+            connections(limit) // 2,
+        )
+    return limit
+
+
+def connections(limit: int) -> int:
+    """Return how many connections to this process itself fit into a limit. Each takes two files,
+    one at either end.
+    """
+    return max(16, (limit - RESERVED) // 2)
