@@ -7,7 +7,10 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from art_core.backends import Endpoint
 from art_core.costs.metered import READABLE, ModelMeter
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 REQUEST_TIMEOUT_S = 600.0
+CHAT = "/chat/completions"
 POOLS = 16
 LOOPBACK = re.compile(
     r"http://(127\.\d+\.\d+\.\d+|localhost|\[::1\]|0\.0\.0\.0)(?=[:/]|$)", re.IGNORECASE
@@ -66,6 +70,7 @@ def _pooled_transport() -> Any:
     # httpx or its successor: the one that openai itself was built on.
     built_on = openai_package().DefaultAsyncHttpxClient.__mro__[1].__module__
     http: Any = importlib.import_module(built_on.partition(".")[0])
+
     class PooledTransport(http.AsyncBaseTransport):  # type: ignore[misc]
         def __init__(self) -> None:
             most = max(1, connections(raise_open_files()) // POOLS)
@@ -112,18 +117,21 @@ def policy_version(response: Any) -> int | None:
     return int(named[1]) if named else None
 
 
-def asking_for_tokens(request: dict[str, Any]) -> dict[str, Any]:
-    """Return a request that asks for log-probs and token ids, unless it says otherwise, and tells
-    the context of the active metrics builder, "train" or "eval", in a header.
+def asking_for_tokens(
+    body: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a request's body and options so that it asks for log-probs and token ids, unless it
+    says otherwise, and sends the context of the active metrics builder, "train" or "eval", in a
+    header.
     """
-    extra = {"return_token_ids": True} | (request.get("extra_body") or {})
-    # Code around a client passes on what it was not told, as None or a sentinel of openai's.
-    asking = request | {"logprobs": request.get("logprobs") is not False, "extra_body": extra}
+    extra = {"return_token_ids": True} | (options.get("extra_json") or {})
+    # Code around a client passes on what it was not given, as None or a sentinel of openai's.
+    asking = {**body, "logprobs": body.get("logprobs") is not False}
+    asked = {**options, "extra_json": extra}
     builder = active_builder.get()
     if builder is not None and builder.context:
-        said = {CONTEXT_HEADER: builder.context} | (request.get("extra_headers") or {})
-        asking["extra_headers"] = said
-    return asking
+        asked["headers"] = {CONTEXT_HEADER: builder.context} | (options.get("headers") or {})
+    return asking, asked
 
 
 def keep_tokens(response: Any) -> Any:
@@ -133,39 +141,76 @@ def keep_tokens(response: Any) -> Any:
     prompt_ids = getattr(response, "prompt_token_ids", None)
     version = policy_version(response)
     sampling = getattr(response, "sampling", None)
-    for choice in getattr(response, "choices", ()):
-        if prompt_ids is not None:
-            choice.prompt_token_ids = prompt_ids
-        if version is not None:
-            choice.policy_version = version
-        if sampling:
-            choice.sampling = sampling
+    for choice in getattr(response, "choices", None) or ():
+        _put(choice, prompt_ids, version, sampling)
     return response
+
+
+def _put(choice: Any, prompt_ids: Any, version: int | None, sampling: Any) -> None:
+    if prompt_ids is not None:
+        choice.prompt_token_ids = prompt_ids
+    if version is not None:
+        choice.policy_version = version
+    if sampling:
+        choice.sampling = sampling
 
 
 @functools.cache
 def _trainable_client() -> Any:
+    """An `AsyncOpenAI` that changes chat completions where all its ways of asking meet: `create`
+    and `parse`, whole, raw and streamed, and those under `beta`.
+    """
     openai_package()
     from openai import AsyncOpenAI as OpenAIClient
-    from openai.resources.chat import AsyncChat
-    from openai.resources.chat.completions import AsyncCompletions
+    from openai import AsyncStream
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-    class TrainableCompletions(AsyncCompletions):
-        async def create(self, **request: Any) -> Any:
-            response = await super().create(**asking_for_tokens(request))
-            return response if request.get("stream") else keep_tokens(response)
+    class TokenCompletion(ChatCompletion):
+        @classmethod
+        def construct(cls, *fields: Any, **values: Any) -> Any:
+            return keep_tokens(ChatCompletion.construct(*fields, **values))
 
-        async def parse(self, **request: Any) -> Any:
-            return keep_tokens(await super().parse(**asking_for_tokens(request)))
-
-    class TrainableChat(AsyncChat):
-        @functools.cached_property
-        def completions(self) -> TrainableCompletions:
-            return TrainableCompletions(self._client)
+    class TokenStream(AsyncStream[ChatCompletionChunk]):
+        async def __stream__(self) -> Any:
+            keep = ChunkTokens().keep
+            async for chunk in super().__stream__():
+                yield keep(chunk)
 
     class TrainableOpenAI(OpenAIClient):
-        @functools.cached_property
-        def chat(self) -> TrainableChat:
-            return TrainableChat(self)
+        async def post(self, path: str, **request: Any) -> Any:
+            body = request.get("body")
+            if path == CHAT and isinstance(body, Mapping):
+                options = request.get("options") or {}
+                request["body"], request["options"] = asking_for_tokens(body, options)
+                if request.get("cast_to") is ChatCompletion:
+                    request["cast_to"] = TokenCompletion
+                if request.get("stream"):
+                    request["stream_cls"] = TokenStream
+            return await super().post(path, **request)
 
     return TrainableOpenAI
+
+
+@attrs.define
+class ChunkTokens:
+    """Puts tokens where openai's own accumulator of a stream's chunks keeps them: those of the
+    whole answer on the first chunk of each choice, the id of each token beside its log-prob.
+    """
+
+    _prompt_ids: Any = None
+    _seen: set[int] = attrs.field(factory=set)
+
+    def keep(self, chunk: Any) -> Any:
+        """Return a chunk with its tokens."""
+        self._prompt_ids = getattr(chunk, "prompt_token_ids", None) or self._prompt_ids
+        version, sampling = policy_version(chunk), getattr(chunk, "sampling", None)
+        for choice in getattr(chunk, "choices", None) or ():
+            if choice.index not in self._seen:
+                self._seen.add(choice.index)
+                _put(choice, self._prompt_ids, version, sampling)
+            entries = getattr(getattr(choice, "logprobs", None), "content", None) or ()
+            ids = getattr(choice, "token_ids", None) or ()
+            if len(entries) == len(ids):
+                for entry, token_id in zip(entries, ids, strict=True):
+                    entry.token_id = token_id
+        return chunk

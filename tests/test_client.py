@@ -166,10 +166,108 @@ async def test_a_stream_passes_through_with_its_token_ids(server, client):
     assert server.asked[0]["return_token_ids"] is True
 
 
-async def test_a_raw_response_passes_through(client):
-    raw = await client.chat.completions.with_raw_response.create(model="agent", messages=MESSAGES)
-    assert raw.http_response.status_code == 200
-    assert raw.parse().choices[0].token_ids == [7]
+REQUEST = {"model": "agent", "messages": MESSAGES}
+
+
+async def raw(completions):
+    answer = await completions.with_raw_response.create(**REQUEST)
+    assert answer.http_response.status_code == 200
+    return answer.parse()
+
+
+async def raw_streamed(completions):
+    async with completions.with_streaming_response.create(**REQUEST) as answer:
+        return await answer.parse()
+
+
+async def parsed(completions):
+    return await completions.parse(**REQUEST)
+
+
+async def raw_parsed(completions):
+    return (await completions.with_raw_response.parse(**REQUEST)).parse()
+
+
+@pytest.mark.parametrize("way", [raw, raw_streamed, parsed, raw_parsed])
+@pytest.mark.parametrize("beta", [False, True])
+async def test_every_way_of_asking_gives_choices_with_tokens(server, client, way, beta):
+    answer = await way((client.beta if beta else client).chat.completions)
+    assert [tokens_of(choice).completion_ids for choice in answer.choices] == [(7,), (8,)]
+    assert [tokens_of(choice).prompt_ids for choice in answer.choices] == [(1, 2)] * 2
+    assert server.asked[0]["return_token_ids"] is True
+
+
+def streamed_chunks():
+    """A stream of two choices: the prompt's ids come first, then two tokens of each by turns."""
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "agent@3"}
+    opening = [{"index": i, "delta": {"role": "assistant", "content": ""}} for i in range(2)]
+    yield head | {
+        "choices": [choice | {"finish_reason": None, "token_ids": []} for choice in opening],
+        "prompt_token_ids": [1, 2],
+        "sampling": {"top_p": 0.9},
+    }
+    for place in range(4):
+        index, last = place % 2, place > 1
+        entry = {"token": "t", "bytes": None, "logprob": -0.5 * place, "top_logprobs": []}
+        choice = {
+            "index": index,
+            "delta": {"content": "yes"[place:][:1]},
+            "finish_reason": "stop" if last else None,
+            "logprobs": {"content": [entry], "refusal": None},
+            "token_ids": [70 + place],
+        }
+        yield head | {"choices": [choice]}
+    yield head | {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 4}}
+
+
+def tokens_and_more(choice):
+    tokens = tokens_of(choice)
+    return (
+        tokens.prompt_ids, tokens.completion_ids, tokens.logprobs, tokens.policy_version,
+        tokens.biased,
+    )  # fmt: skip
+
+
+STREAMED = [
+    ((1, 2), (70, 72), (0.0, -1.0), 3, True),
+    ((1, 2), (71, 73), (-0.5, -1.5), 3, True),
+]
+
+
+@pytest.mark.parametrize("beta", [False, True])
+async def test_the_final_completion_of_a_stream_has_choices_with_tokens(server, client, beta):
+    server.answer = events(*streamed_chunks())
+    async with (client.beta if beta else client).chat.completions.stream(**REQUEST) as stream:
+        final = await stream.get_final_completion()
+    assert [*map(tokens_and_more, final.choices)] == STREAMED
+    stored = [choice.model_dump(mode="json") for choice in final.choices]
+    assert [*map(tokens_and_more, stored)] == STREAMED
+
+
+async def test_chunks_that_openais_state_puts_together_have_tokens_too(server, client):
+    from openai.lib.streaming.chat import ChatCompletionStreamState
+
+    server.answer = events(*streamed_chunks())
+    state = ChatCompletionStreamState()
+    async for chunk in await create(client, stream=True):
+        state.handle_chunk(chunk)
+    assert [*map(tokens_and_more, state.get_final_completion().choices)] == STREAMED
+
+
+async def test_chunks_in_an_odd_form_pass_through(server, client):
+    chunk = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "gpt"}
+    server.answer = events(chunk | {"choices": None}, chunk | {"choices": [{"index": 0}]})
+    chunks = [chunk async for chunk in await create(client, stream=True)]
+    assert [chunk.choices and len(chunk.choices) for chunk in chunks] == [None, 1]
+
+
+async def test_other_requests_are_sent_as_they_are(server, client):
+    server.answer = {"object": "list", "data": [], "model": "m"}
+    await client.post("/rerank", cast_to=object, body={"query": "a"})
+    await client.post("/chat/completions", cast_to=object, body=[1])
+    assert server.asked == [{"query": "a"}, [1]]
+    answer = await client.post("/chat/completions", cast_to=object, body={"messages": MESSAGES})
+    assert answer == server.answer
 
 
 async def test_a_parsed_answer_carries_tokens_too(server, client):

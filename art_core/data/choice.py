@@ -6,7 +6,7 @@ object, or the dict that it was stored as. Everything else in a conversation is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -90,14 +90,24 @@ def _get(item: Any, name: str) -> Any:
     return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
 
 
+def _completion_ids(item: MessageOrChoice, content: Sequence[Any]) -> list[int] | None:
+    """Return a choice's token ids; of one that openai put together from a stream's chunks, those
+    beside its log-probs.
+    """
+    ids: list[int] | None = _get(item, "token_ids")
+    beside = [_get(entry, "token_id") for entry in content]
+    return beside if beside and None not in beside else ids
+
+
 def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
     """Return the engine's tokens of a choice, or None when the endpoint did not send them whole."""
-    prompt_ids, completion_ids = _get(item, "prompt_token_ids"), _get(item, "token_ids")
+    prompt_ids = _get(item, "prompt_token_ids")
     content = _get(_get(item, "logprobs") or {}, "content")
-    if not prompt_ids or completion_ids is None or content is None:
+    if not prompt_ids or content is None:
         return None
+    completion_ids = _completion_ids(item, content)
     logprobs = [_get(entry, "logprob") for entry in content]
-    if len(logprobs) != len(completion_ids) or None in logprobs:
+    if completion_ids is None or len(logprobs) != len(completion_ids) or None in logprobs:
         return None
     return ChoiceTokens(
         prompt_ids=tuple(prompt_ids),

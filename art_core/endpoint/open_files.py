@@ -1,4 +1,4 @@
-"""Beside the endpoint: the operating system's limit on open files, of which connections are some."""
+"""Beside the endpoint: the system's limit on open files, of which connections are some."""
 
 from __future__ import annotations
 

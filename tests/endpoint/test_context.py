@@ -17,20 +17,20 @@ def model(tmp_path):
 
 def test_the_header_is_the_context_of_the_active_builder(model):
     with model.metrics_builder("eval").activate_context():
-        asked = asking_for_tokens({"extra_headers": {"X-Mine": "1"}})
-    assert asked["extra_headers"] == {CONTEXT_HEADER: "eval", "X-Mine": "1"}
+        _, options = asking_for_tokens({}, {"headers": {"X-Mine": "1"}})
+    assert options["headers"] == {CONTEXT_HEADER: "eval", "X-Mine": "1"}
 
 
 def test_a_header_that_the_caller_gives_stays(model):
     with model.metrics_builder("eval").activate_context():
-        asked = asking_for_tokens({"extra_headers": {CONTEXT_HEADER: "train"}})
-    assert asked["extra_headers"] == {CONTEXT_HEADER: "train"}
+        _, options = asking_for_tokens({}, {"headers": {CONTEXT_HEADER: "train"}})
+    assert options["headers"] == {CONTEXT_HEADER: "train"}
 
 
 def test_there_is_no_header_without_a_context(model):
     with model.metrics_builder().activate_context():
-        assert "extra_headers" not in asking_for_tokens({})
-    assert "extra_headers" not in asking_for_tokens({})
+        assert "headers" not in asking_for_tokens({}, {})[1]
+    assert "headers" not in asking_for_tokens({}, {})[1]
 
 
 @attrs.define
