@@ -4,7 +4,6 @@ to sample them.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from typing import Any
 
@@ -14,6 +13,7 @@ from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, Served
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.request import ChatRequest
 from art_core.endpoint.template_check import TemplateCheck
+from art_core.endpoint.thoughts import in_content, opened_by
 from art_core.endpoint.transcripts import Transcripts
 from art_core.errors import unknown
 
@@ -21,7 +21,8 @@ from art_core.errors import unknown
 @attrs.frozen(kw_only=True)
 class Prepared:
     """A request with the model that answers it, its prompt [P] (and its text, if ids are the
-    encoding of one), and one `Sampling` for each choice.
+    encoding of one), and one `Sampling` for each choice. `closing` closes thoughts that the prompt
+    has opened.
     """
 
     request: ChatRequest
@@ -29,6 +30,7 @@ class Prepared:
     prompt_text: str | None
     prompt_ids: tuple[int, ...]
     samplings: tuple[Sampling, ...]
+    closing: str | None = None
 
 
 async def served_model(models: ModelNames, name: str) -> ServedModel:
@@ -82,6 +84,7 @@ def prepare(
         prompt_text=prompt_text,
         prompt_ids=prompt_ids,
         samplings=samplings,
+        closing=opened_by(served.tokenizer, prompt_ids),
     )
 
 
@@ -107,11 +110,18 @@ def prompt_tokens(
     }
     if request.tools:
         options["tools"] = list(request.tools)
-    messages = [dict(message) for message in request.messages]
-    render = functools.partial(tokenizer.apply_chat_template, messages, **options)
-    try:
-        text, ids = transcripts.prompt(render, tokenizer)
-    except Exception as error:
-        reason = f"the chat template cannot render these messages ({type(error).__name__}: {error})"
-        raise RequestError(400, reason, "messages", "invalid_value") from error
+    messages = in_content(request.messages, tokenizer, transcripts.spellings)
+
+    def render(**more: Any) -> Any:
+        try:
+            return tokenizer.apply_chat_template(messages, **options, **more)
+        except Exception as error:
+            raise RequestError(
+                400,
+                f"the chat template cannot render these messages ({type(error).__name__}: {error})",
+                "messages",
+                "invalid_value",
+            ) from error
+
+    text, ids = transcripts.prompt(render, tokenizer)
     return text, tuple(ids)

@@ -6,65 +6,55 @@ from typing import Any
 
 import attrs
 
+from art_core.endpoint.answer import Answer
+from art_core.endpoint.chat import Prepared
 from art_core.endpoint.engine import ChatTokenizer, Token
-from art_core.endpoint.request import ChatRequest, finite
+from art_core.endpoint.growing import NOTHING, GrowingAnswer, Shown
+from art_core.endpoint.request import finite
 from art_core.endpoint.text import Detokenizer, StopStrings, token_text
-from art_core.endpoint.tools import ToolCall, may_begin_call, parse
 
 
 @attrs.frozen(kw_only=True)
 class Delta:
-    """What one step adds to a choice: text to show, tokens, tool calls and, in the last, why it
-    ended.
+    """What one step adds to a choice: text to show, tokens and, in the last, the whole answer and
+    why it ended.
     """
 
-    text: str = ""
+    shown: Shown = NOTHING
     tokens: tuple[Token, ...] = ()
-    tool_calls: tuple[ToolCall, ...] = ()
+    answer: Answer | None = None
     finish_reason: str | None = None
 
 
 class GrowingChoice:
-    """Turns engine tokens into deltas of text, holding back what may be a stop string or a tool
-    call.
+    """Turns engine tokens into deltas of text, holding back what may be a stop string, a tag or a
+    tool call.
     """
 
-    def __init__(self, request: ChatRequest, tokenizer: ChatTokenizer) -> None:
+    def __init__(self, prepared: Prepared) -> None:
+        request = prepared.request
         offered = [tool["function"] for tool in request.tools]
-        self._functions = {each["name"]: each.get("parameters") for each in offered}
-        self._detokenizer = Detokenizer(tokenizer, keep_markers=bool(self._functions))
+        functions = {each["name"]: each.get("parameters") for each in offered}
+        self._answer = GrowingAnswer(functions, prepared.closing)
+        self._detokenizer = Detokenizer(prepared.served.tokenizer, tools=bool(functions))
         self._stops = StopStrings(request.stop)
-        self._text = ""
-        self._shown = 0
-        self.ended = False
 
     def add(self, token: Token) -> Delta:
-        """Take a token; once `ended`, no more may come."""
-        self._text += self._stops.add(self._detokenizer.add(token.id))
+        """Take a token; after the delta that has the answer no more may come."""
+        shown = self._answer.add(self._stops.add(self._detokenizer.add(token.id)))
         if token.finish is None and not self._stops.stopped:
-            sure = may_begin_call(self._text) if self._functions else len(self._text)
-            return Delta(text=self._show(max(sure, self._shown)), tokens=(token,))
-        return self._end(token)
+            return Delta(shown=shown, tokens=(token,))
+        return self._end(token, shown)
 
-    def _end(self, token: Token) -> Delta:
-        self.ended = True
+    def _end(self, token: Token, shown: Shown) -> Delta:
         if not self._stops.stopped:
-            self._text += self._stops.add(self._detokenizer.flush())
-            self._text += self._stops.flush()
+            left = self._stops.add(self._detokenizer.flush())
+            shown = shown.then(self._answer.add(left + self._stops.flush()))
+        rest, answer = self._answer.end()
         finish = "stop" if self._stops.stopped else str(token.finish)
-        calls: list[ToolCall] = []
-        if self._functions:
-            content, calls = parse(self._text, self._functions)
-        if calls:
-            rest = content[self._shown :] if len(content) > self._shown else ""
-            finish = "tool_calls" if finish == "stop" else finish
-            return Delta(text=rest, tokens=(token,), tool_calls=tuple(calls), finish_reason=finish)
-        return Delta(text=self._show(len(self._text)), tokens=(token,), finish_reason=finish)
-
-    def _show(self, length: int) -> str:
-        text = self._text[self._shown : length]
-        self._shown = length
-        return text
+        if answer.calls and finish == "stop":
+            finish = "tool_calls"
+        return Delta(shown=shown.then(rest), tokens=(token,), answer=answer, finish_reason=finish)
 
 
 def logprob_entries(tokens: tuple[Token, ...], tokenizer: ChatTokenizer) -> list[dict[str, Any]]:

@@ -14,7 +14,9 @@ from starlette.requests import ClientDisconnect, Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
 from art_core.endpoint.errors import RequestError
+from art_core.endpoint.strict_json import json_text, whole_json
 from art_core.errors import ArtError
+from art_core.files import json_line
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
@@ -57,12 +59,25 @@ async def json_body(http: Request, limit: int = MAX_BODY_BYTES) -> dict[str, Any
                 413, f"the body is larger than {limit} bytes", None, "body_too_large"
             )
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        value = _loaded(bytes(body))
+    except ValueError as error:
         raise RequestError(400, f"the body is not JSON: {error}", None, "invalid_json") from None
     if not isinstance(value, dict):
         raise RequestError(400, "the body must be a JSON object", None, "invalid_json")
     return value
+
+
+def _loaded(body: bytes) -> Any:
+    """Read JSON; halves of characters, which some clients send where they cut a text, become
+    U+FFFD.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = whole_json(body.decode(errors="surrogatepass"))
+        if value is None:
+            raise
+        return orjson.loads(json_text(value))
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -105,6 +120,14 @@ def elsewhere(hint: str) -> Callable[[Request, Exception], Awaitable[Response]]:
     return refuse
 
 
+def json_bytes(value: Any) -> bytes:
+    """Return JSON; what JSON can't hold is replaced, as an agent can't mend a model's answer."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json_line(value).rstrip()
+
+
 def json_response(value: Any, status: int = 200) -> Response:
     """Return an answer in JSON."""
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
+    return Response(json_bytes(value), status_code=status, media_type="application/json")

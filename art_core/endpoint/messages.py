@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from art_core.endpoint.errors import UNCONSTRAINED, bad_parameter, unsupported
+from art_core.endpoint.strict_json import whole_json
+from art_core.endpoint.thoughts import FIELD
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -57,6 +58,8 @@ def _message(where: str, message: Any) -> dict[str, Any]:
         raise unsupported(f"{where}.function_call", "use tool_calls")
     plain["role"] = "system" if role == "developer" else role
     plain["content"] = _text(where, message.get("content"))
+    if isinstance(plain.get("reasoning"), str):  # as OpenRouter and newer vLLM call it
+        plain.setdefault(FIELD, plain.pop("reasoning"))
     if "tool_calls" in plain:
         plain["tool_calls"] = _tool_calls(where, plain["tool_calls"])
         if not plain["tool_calls"]:
@@ -105,8 +108,5 @@ def _parsed(arguments: str) -> Any:
     """Templates render arguments as JSON themselves; a string that is no JSON object stays what the
     model wrote.
     """
-    try:
-        value = json.loads(arguments or "{}")
-    except ValueError:
-        return arguments
+    value = whole_json(arguments or "{}")
     return value if isinstance(value, dict) else arguments

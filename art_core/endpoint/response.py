@@ -9,24 +9,23 @@ from typing import Any
 
 import attrs
 
+from art_core.endpoint.answer import Answer
 from art_core.endpoint.chat import Prepared
 from art_core.endpoint.choice import Delta, logprob_entries
 from art_core.endpoint.engine import Token
 from art_core.endpoint.sampling import Step
-from art_core.endpoint.tools import ToolCall
+from art_core.endpoint.thoughts import FIELD
 
 
 @attrs.define
 class _Whole:
-    text: str = ""
     tokens: list[Token] = attrs.field(factory=list)
-    tool_calls: tuple[ToolCall, ...] = ()
+    answer: Answer = attrs.field(factory=lambda: Answer(""))
     finish_reason: str | None = None
 
     def add(self, delta: Delta) -> None:
-        self.text += delta.text
         self.tokens += delta.tokens
-        self.tool_calls = delta.tool_calls
+        self.answer = delta.answer or self.answer
         self.finish_reason = delta.finish_reason
 
 
@@ -115,10 +114,13 @@ def _usage(prepared: Prepared, tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def _choice(prepared: Prepared, index: int, whole: _Whole) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": whole.text}
-    if whole.tool_calls:
-        message["content"] = whole.text or None
-        message["tool_calls"] = [call.as_dict() for call in whole.tool_calls]
+    answer = whole.answer
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content}
+    if answer.thoughts is not None:
+        message[FIELD] = answer.thoughts.text
+    if answer.calls:
+        message["content"] = answer.content or None
+        message["tool_calls"] = [call.as_dict() for call in answer.calls]
     tokens = tuple(whole.tokens)
     choice = {"index": index, "message": message, "finish_reason": whole.finish_reason}
     return choice | _tokens(prepared, tokens)
@@ -133,10 +135,12 @@ def _chunk_choice(
 
 
 def _delta(delta: Delta) -> dict[str, Any]:
-    shown: dict[str, Any] = {"content": delta.text} if delta.text else {}
-    if delta.tool_calls:
+    shown: dict[str, Any] = {"content": delta.shown.content} if delta.shown.content else {}
+    if delta.shown.thoughts is not None:
+        shown[FIELD] = delta.shown.thoughts
+    if delta.answer is not None and delta.answer.calls:
         shown["tool_calls"] = [
-            {"index": place, **call.as_dict()} for place, call in enumerate(delta.tool_calls)
+            {"index": place, **call.as_dict()} for place, call in enumerate(delta.answer.calls)
         ]
     return shown
 

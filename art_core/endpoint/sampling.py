@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 import attrs
 
+from art_core.endpoint.answer import Answer
 from art_core.endpoint.chat import Prepared
 from art_core.endpoint.choice import Delta, GrowingChoice
 from art_core.endpoint.errors import RequestError
@@ -61,7 +62,7 @@ async def _produce(
     deadline: float,
     transcripts: Transcripts,
 ) -> None:
-    choice = GrowingChoice(prepared.request, prepared.served.tokenizer)
+    choice = GrowingChoice(prepared)
     engine, adapter = prepared.served.engine, prepared.served.adapter
     answer_ids: list[int] = []
     try:
@@ -73,16 +74,21 @@ async def _produce(
         ):
             async for token in tokens:
                 answer_ids.append(token.id)
-                steps.put_nowait(Step(index, choice.add(token)))
-                if choice.ended:
-                    _keep(prepared, answer_ids, transcripts)
+                delta = choice.add(token)
+                steps.put_nowait(Step(index, delta))
+                if delta.answer is not None:
+                    _keep(prepared, answer_ids, delta.answer, transcripts)
                     return
         raise EngineError("the engine ended a sequence without a finish reason")
     except Exception as error:
         steps.put_nowait(error)
 
 
-def _keep(prepared: Prepared, answer_ids: list[int], transcripts: Transcripts) -> None:
+def _keep(
+    prepared: Prepared, answer_ids: list[int], answer: Answer, transcripts: Transcripts
+) -> None:
+    if answer.thoughts is not None:
+        transcripts.spellings.keep(answer.thoughts, answer.content, calls=bool(answer.calls))
     if prepared.prompt_text is not None:
         tokenizer = prepared.served.tokenizer
         transcripts.keep(tokenizer, prepared.prompt_text, prepared.prompt_ids, answer_ids)

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette  # noqa: TID253
 from starlette.exceptions import HTTPException  # noqa: TID253
 from starlette.requests import Request  # noqa: TID253
@@ -24,6 +23,7 @@ from art_core.endpoint.http import (
     bearer_key,
     guarded,
     json_body,
+    json_bytes,
     json_response,
     only,
     unless_gone,
@@ -151,7 +151,7 @@ def _check_key(http: Request, api_key: str | None) -> None:
 
 
 def _event(value: Any) -> bytes:
-    return b"data: " + orjson.dumps(value) + b"\n\n"
+    return b"data: " + json_bytes(value) + b"\n\n"
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from art_core.endpoint.engine import ChatTokenizer
-from art_core.endpoint.tools import MARKER_TOKENS, held_back
+from art_core.endpoint.strict_json import without_surrogates
+from art_core.endpoint.thoughts import TAGS
+from art_core.endpoint.tools import MARKER_TOKENS
 
 REPLACEMENT = "\ufffd"
 _BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
@@ -20,24 +22,21 @@ MAX_HELD_TOKENS = 16
 class Detokenizer:
     """Grows the visible text of one choice, token by token.
 
-    `keep_markers` keeps special tokens that belong to a tool-call format, for the parser.
-    Characters whose bytes have not all come are held until they have.
+    Special tokens are hidden, but for those of thoughts and, with `tools`, of tool calls, which are
+    read later. Characters whose bytes have not all come are held until they have.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, *, keep_markers: bool = False) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, *, tools: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._hidden = set(tokenizer.all_special_ids)
-        if keep_markers:
-            self._hidden = {
-                i for i in self._hidden if tokenizer.decode([i]).strip() not in MARKER_TOKENS
-            }
+        self._special = set(tokenizer.all_special_ids)
+        self._kept = {*TAGS, *TAGS.values(), *(MARKER_TOKENS if tools else ())}
         self._ids: list[int] = []
         self._start = self._end = 0
         self._before = ""
 
     def add(self, token_id: int) -> str:
         """Return the text that this token completes."""
-        if token_id in self._hidden:
+        if token_id in self._special and self._decode([token_id]).strip() not in self._kept:
             return ""
         self._ids.append(token_id)
         return self._advance(final=len(self._ids) - self._end >= MAX_HELD_TOKENS)
@@ -57,14 +56,34 @@ class Detokenizer:
         return new
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=False) if token_ids else ""
+        if not token_ids:
+            return ""
+        return without_surrogates(self._tokenizer.decode(token_ids, skip_special_tokens=False))
+
+
+@lru_cache(maxsize=64)
+def _beginnings(endings: tuple[str, ...]) -> tuple[int, frozenset[str]]:
+    """Return the length of the longest true beginning of some strings, and all beginnings."""
+    longest = max(map(len, endings), default=1) - 1
+    return longest, frozenset(text[:size] for text in endings for size in range(1, len(text)))
+
+
+def held_back(text: str, endings: tuple[str, ...]) -> int:
+    """Return the length of the longest end of `text` that could be the beginning of one of the
+    strings.
+    """
+    longest, beginnings = _beginnings(endings)
+    for size in range(min(longest, len(text)), 0, -1):
+        if text[-size:] in beginnings:
+            return size
+    return 0
 
 
 class StopStrings:
     """Cuts text before the first stop string; text that may be the beginning of one waits."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
+        self._stops = tuple(stops)
         self._waiting = ""
         self.stopped = False
 
@@ -100,7 +119,7 @@ def token_text(tokenizer: ChatTokenizer, token_id: int) -> tuple[str, list[int]]
     """Return a token's text and its bytes; a token that is part of a character shows U+FFFD and its
     true bytes.
     """
-    text = tokenizer.decode([token_id], skip_special_tokens=False)
+    text = without_surrogates(tokenizer.decode([token_id], skip_special_tokens=False))
     if REPLACEMENT not in text:
         return text, list(text.encode())
     spell = getattr(tokenizer, "convert_ids_to_tokens", None)

@@ -1,35 +1,35 @@
 """Tool calls back from the text in which a model wrote them: Hermes, Qwen, Mistral, Llama 3.
 
-Text that does not parse stays content: what a model said is never dropped.
+Text that cannot be read as a call stays content: what a model said is never dropped.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import string
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-HERMES = "<tool_call>"
-MISTRAL = "[TOOL_CALLS]"
+from art_core.endpoint.strict_json import json_text, read_json, whole_json, without_surrogates
+from art_core.endpoint.tagged import FUNCTION, tagged_call
+
+HERMES, HERMES_END = "<tool_call>", "</tool_call>"
+MISTRAL, MISTRAL_END = "[TOOL_CALLS]", "[/TOOL_CALLS]"
 PYTHON_TAG = "<|python_tag|>"
-MARKERS = (HERMES, MISTRAL, PYTHON_TAG)
-MARKER_TOKENS = (*MARKERS, "</tool_call>", "[ARGS]", "[CALL_ID]", "[/TOOL_CALLS]")
+MARKERS = (HERMES, FUNCTION, MISTRAL, PYTHON_TAG)
+MARKER_TOKENS = (HERMES, HERMES_END, MISTRAL, MISTRAL_END, PYTHON_TAG, "[ARGS]", "[CALL_ID]")
 """Tokens of tool formats; some tokenizers count them as special, and they must survive until the
 text is parsed."""
 
 _ID_LETTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
 _OWN_ID = re.compile(r"[A-Za-z0-9]{9}")
-_HERMES_BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
-_TAGGED_CALL = re.compile(r"<function=([^>\n]+)>(.*)</function>", re.DOTALL)
-_TAGGED_VALUE = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_WORDS = {"True": True, "False": False, "None": None}
-_MISTRAL_CALL = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*")
+_SPACES = re.compile(r"\s+")
+_SEPARATORS = re.compile(r"[\s;,]+")
+_MISTRAL_NAME = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*([\w-]*)\s*)?(?:\[ARGS\])?\s*(?=\{)")
 
 
 def _call_id() -> str:
@@ -39,9 +39,9 @@ def _call_id() -> str:
 
 @attrs.frozen
 class ToolCall:
-    """A call that the model wrote: a function's name and its arguments as JSON text. The id is the
-    model's own where it wrote one, so that a template that shows ids writes the call again as it
-    was.
+    """A call that the model wrote: a function's name and its arguments, an object as JSON text. The
+    id is the model's own where it wrote one, so that a template that shows ids writes the call
+    again as it was.
     """
 
     name: str
@@ -60,135 +60,134 @@ class ToolCall:
 Functions = Mapping[str, Any]
 """The functions offered: the JSON schema of each one's parameters, by its name."""
 
+Calls = tuple[list[ToolCall], int]
+"""Calls, and where in the text they end."""
 
-def parse(text: str, functions: Functions) -> tuple[str, list[ToolCall]]:
-    """Split a model's text into content and tool calls.
 
-    Bare JSON (Llama 3) is a call only when it names an offered function; what stands between tags
-    (Qwen 3.5) is read as the function's schema says. If any part that looks like a call cannot be
-    read, the whole text stays content.
+def calls_at(text: str, marker: str, start: int, functions: Functions) -> Calls | None:
+    """Read the calls behind a marker, which begins at a place; None for what is no call.
+
+    Behind an explicit marker any name is a call, so that an agent can answer that there is no such
+    tool; `<function=` without `<tool_call>` and Llama's form must name an offered function.
     """
-    if HERMES in text:
-        return _hermes(text, functions)
-    if MISTRAL in text:
-        return _mistral(text)
-    return _llama(text, functions)
+    inside = start + len(marker)
+    if marker == HERMES:
+        return _hermes(text, inside, functions)
+    if marker == MISTRAL:
+        return _mistral(text, inside)
+    if marker == PYTHON_TAG:
+        return _offered(text, inside, functions)
+    read = _tagged(text, start, functions)
+    if read is None or read[0][0].name not in functions:
+        return None
+    return read[0], _skip_end(text, HERMES_END, read[1])
 
 
-def may_begin_call(text: str) -> int:
-    """Return how much of a growing text is surely content, whatever follows: a stream sends no more
-    than that.
+def bare_calls(text: str, start: int, functions: Functions) -> list[ToolCall]:
+    """Read JSON without a marker, as Llama 3 writes it: calls of offered functions and nothing
+    else, up to the end of the text.
     """
-    if text.lstrip()[:1] in ("", "{"):
-        return 0
-    found = [place for place in map(text.find, MARKERS) if place >= 0]
-    sure = min(found) if found else len(text) - held_back(text, MARKERS)
-    return len(text[:sure].rstrip())
+    read = _offered(text, start, functions)
+    return read[0] if read is not None and read[1] == len(text) else []
 
 
-def held_back(text: str, endings: Collection[str]) -> int:
-    """Return the length of the longest end of `text` that could be the beginning of one of the
-    strings.
-    """
-    longest = max(map(len, endings), default=1) - 1
-    for size in range(min(longest, len(text)), 0, -1):
-        if any(ending.startswith(text[-size:]) for ending in endings):
-            return size
-    return 0
-
-
-def _hermes(text: str, functions: Functions) -> tuple[str, list[ToolCall]]:
-    blocks = [match.group(1) for match in _HERMES_BLOCK.finditer(text)]
-    calls = [_call(_tagged(block, functions) or _json(block)) for block in blocks]
-    read = [call for call in calls if call is not None]
-    if len(read) != len(calls):
-        return text, []
-    return _HERMES_BLOCK.sub("", text).rstrip(), read
-
-
-def _tagged(block: str, functions: Functions) -> dict[str, Any] | None:
-    """Read Qwen 3.5's form, `<function=name><parameter=key>value</parameter></function>`."""
-    call = _TAGGED_CALL.fullmatch(block)
-    if call is None or _TAGGED_VALUE.sub("", call.group(2)).strip():
+def _hermes(text: str, start: int, functions: Functions) -> Calls | None:
+    calls: list[ToolCall] = []
+    end, place = start, _skip_spaces(text, start)
+    while (read := _tagged(text, place, functions) or _json_calls(text, place)) is not None:
+        calls += read[0]
+        end, place = read[1], _skip_spaces(text, read[1])
+    if not calls:
         return None
-    schema = functions.get(call.group(1))
-    properties = (schema.get("properties") if isinstance(schema, Mapping) else None) or {}
-    values = _TAGGED_VALUE.findall(call.group(2))
-    arguments = {key: _value(text, _types(properties.get(key))) for key, text in values}
-    return {"name": call.group(1), "arguments": arguments}
+    if text.startswith(HERMES_END, place):
+        return calls, place + len(HERMES_END)
+    # Left open: the text ends here, goes on in another line, or the next call begins.
+    closed = place == len(text) or text.startswith(HERMES, place) or "\n" in text[end:place]
+    return (calls, end) if closed else None
 
 
-def _value(text: str, types: set[str]) -> Any:
-    """Read a value that was written without quotes: as text where its schema has or says nothing
-    else, else as JSON or one of Python's words. What cannot be read so stays text.
-    """
-    if not types or ("string" in types and not (text == "null" and "null" in types)):
-        return text
-    value = _json(text)
-    return _WORDS.get(text, text) if value is None and text != "null" else value
+def _tagged(text: str, start: int, functions: Functions) -> Calls | None:
+    read = tagged_call(text, start, functions)
+    return None if read is None else ([_call(read[0])], read[1])
 
 
-def _types(schema: Any) -> set[str]:
-    if not isinstance(schema, Mapping):
-        return set()
-    kind = schema.get("type", "object" if "$ref" in schema else [])
-    alternatives = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
-    return {*([kind] if isinstance(kind, str) else kind)}.union(*map(_types, alternatives))
+def _mistral(text: str, start: int) -> Calls | None:
+    read = _json_calls(text, _skip_spaces(text, start)) or _named(text, start)
+    return None if read is None else (read[0], _skip_end(text, MISTRAL_END, read[1]))
 
 
-def _mistral(text: str) -> tuple[str, list[ToolCall]]:
-    content, _, rest = text.partition(MISTRAL)
-    listed = _json(rest.replace("[/TOOL_CALLS]", ""))
-    values = listed if isinstance(listed, list) else _named_arguments(rest)
-    calls = [_call(value) for value in values]
-    read = [call for call in calls if call is not None]
-    if not read or len(read) != len(calls):
-        return text, []
-    return content.rstrip(), read
-
-
-def _named_arguments(text: str) -> list[Any]:
-    """Mistral's newer form, `name[ARGS]{...}`, one after another."""
-    values: list[Any] = []
-    decoder = json.JSONDecoder()
-    for part in text.split(MISTRAL):
-        match = _MISTRAL_CALL.match(part)
-        if match is None:
-            return []
-        try:
-            arguments, _ = decoder.raw_decode(part, match.end())
-        except ValueError:
-            return []
-        values.append({"name": match.group(1), "arguments": arguments})
-    return values
-
-
-def _llama(text: str, functions: Functions) -> tuple[str, list[ToolCall]]:
-    content, tag, rest = text.partition(PYTHON_TAG)
-    bare = rest if tag else text
-    calls = [_call(_json(part)) for part in re.split(r"(?<=\})\s*;\s*(?=\{)", bare.strip())]
-    read = [call for call in calls if call is not None and call.name in functions]
-    if len(read) != len(calls):
-        return text, []
-    return (content.rstrip() if tag else ""), read
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
+def _named(text: str, start: int) -> Calls | None:
+    """Read Mistral's newer form, `name[ARGS]{...}`."""
+    name = _MISTRAL_NAME.match(text, start)
+    read = read_json(text, name.end()) if name else None
+    if name is None or read is None:
         return None
+    return [_call({"name": name[1], "arguments": read[0], "id": name[2]})], read[1]
 
 
-def _call(value: Any) -> ToolCall | None:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+def _offered(text: str, start: int, functions: Functions) -> Calls | None:
+    calls: list[ToolCall] = []
+    end, place = start, _skip_spaces(text, start)
+    while (read := _json_calls(text, place)) is not None:
+        calls += read[0]
+        end, place = _skip_spaces(text, read[1]), _skip(_SEPARATORS, text, read[1])
+    offered = all(call.name in functions for call in calls)
+    return (calls, end) if calls and offered else None
+
+
+def _json_calls(text: str, place: int) -> Calls | None:
+    """Read a call as a JSON object, or a list of them."""
+    read = read_json(text, place) if text[place : place + 1] in ("{", "[") else None
+    if read is None:
         return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if isinstance(arguments, dict):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    if not isinstance(arguments, str):
+    values = read[0] if isinstance(read[0], list) else [read[0]]
+    plain = [_plain(value) for value in values]
+    calls = [_call(call) for call in plain if call is not None]
+    return (calls, read[1]) if calls and len(calls) == len(plain) else None
+
+
+def _skip(pattern: re.Pattern[str], text: str, place: int) -> int:
+    found = pattern.match(text, place)
+    return place if found is None else found.end()
+
+
+def _skip_spaces(text: str, place: int) -> int:
+    return _skip(_SPACES, text, place)
+
+
+def _skip_end(text: str, ending: str, place: int) -> int:
+    """Return the place behind spaces and an ending; without the ending, the place itself."""
+    behind = _skip_spaces(text, place)
+    return behind + len(ending) if text.startswith(ending, behind) else place
+
+
+def _plain(value: Any) -> dict[str, Any] | None:
+    """Return a call's name, arguments and id from a JSON value in one of the forms in use."""
+    if not isinstance(value, dict):
         return None
-    own = value.get("id")
+    if isinstance(value.get("function"), dict):
+        value = {"id": value.get("id"), **value["function"]}
+    name, arguments = value.get("name"), _arguments(value)
+    if not isinstance(name, str) or not name or arguments is None:
+        return None
+    return {"name": name, "arguments": arguments, "id": value.get("id")}
+
+
+def _arguments(call: Mapping[str, Any]) -> dict[str, Any] | None:
+    given = call.get("arguments")
+    if given is None:
+        given = call.get("parameters")
+    if isinstance(given, str):
+        given = whole_json(given or "{}")
+        if given is None:
+            return None
+    given = {} if given is None else given
+    return given if isinstance(given, dict) else None
+
+
+def _call(plain: Mapping[str, Any]) -> ToolCall:
+    name, arguments = without_surrogates(plain["name"]), json_text(plain["arguments"])
+    own = plain.get("id")
     if isinstance(own, str) and _OWN_ID.fullmatch(own):
-        return ToolCall(value["name"], arguments, own)
-    return ToolCall(value["name"], arguments)
+        return ToolCall(name, arguments, own)
+    return ToolCall(name, arguments)

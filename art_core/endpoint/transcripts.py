@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 
 from art_core.endpoint.engine import ChatTokenizer
+from art_core.endpoint.thoughts import Spellings
 
 MAX_IDS = 1 << 24
 """Ids that are remembered, four bytes each; the least recently used conversations go first."""
@@ -78,6 +79,7 @@ class Transcripts:
     """Remembers the newest `max_ids` token ids by a digest of their text. For one event loop."""
 
     def __init__(self, max_ids: int = MAX_IDS) -> None:
+        self.spellings = Spellings()
         self._max_ids = max_ids
         self._ids: OrderedDict[bytes, array[int]] = OrderedDict()
         self._size = 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from art_core.endpoint.tools import may_begin_call, parse
+from art_core.endpoint.answer import read_answer
 
 TOOLS = [
     {
@@ -27,6 +28,15 @@ b
 </parameter>
 </function>"""
 ADD = [("add", '{"a": 1}')]
+LLAMA = '{"name": "add", "parameters": {"a": 1}}'
+MISTRAL = '[{"name": "add", "arguments": {"a": 1}}]'
+SCHEMA = {"properties": {"a": {"type": "integer"}, "d": {"type": "string"}}}
+
+
+def parse(text, functions):
+    answer = read_answer(text, functions)
+    return answer.content, [*answer.calls]
+
 
 FORMATS = {
     "hermes": (HERMES, "", ADD),
@@ -70,6 +80,87 @@ FORMATS = {
         "Well.",
         [("add", "{}")],
     ),
+    "two in one pair of tags": (f"<tool_call>{LLAMA}\n{LLAMA}</tool_call>", "", ADD * 2),
+    "a list between tags": (f"<tool_call>{MISTRAL}</tool_call>", "", ADD),
+    "hermes left open before another": (
+        f"<tool_call>{LLAMA}<tool_call>{LLAMA}</tool_call>",
+        "",
+        ADD * 2,
+    ),
+    "hermes left open before a sentence": (
+        f"<tool_call>{LLAMA}\nI add.",
+        "\nI add.",
+        ADD,
+    ),
+    "hermes after its tag was named": (
+        f"I use <tool_call>, so {HERMES}",
+        "I use <tool_call>, so",
+        ADD,
+    ),
+    "hermes beside a broken one": (
+        f"<tool_call>{{</tool_call>{HERMES}",
+        "<tool_call>{</tool_call>",
+        ADD,
+    ),
+    "openai's form": (
+        """<tool_call>{"type": "function", "id": "Abcdefgh1", "function": {"name": "add",
+        "arguments": "{\\"a\\": 1}"}}</tool_call>""",
+        "",
+        ADD,
+    ),
+    "arguments that are null": (
+        '<tool_call>{"name": "add", "arguments": null}</tool_call>',
+        "",
+        [("add", "{}")],
+    ),
+    "arguments that are an empty text": (
+        '<tool_call>{"name": "add", "arguments": ""}</tool_call>',
+        "",
+        [("add", "{}")],
+    ),
+    "a half of a character": (
+        '<tool_call>{"name": "add\\ud83d", "arguments": {"a": "\\ud83d\\u0000"}}</tool_call>',
+        "",
+        [("add\ufffd", '{"a": "\ufffd\\u0000"}')],
+    ),
+    "tags without tags around": (TAGGED, "", [("add", '{"a": "b\\n  c", "d": ""}')]),
+    "tags without the opening one, after a sentence": (
+        f"I add.\n\n{TAGGED}\n</tool_call>",
+        "I add.",
+        [("add", '{"a": "b\\n  c", "d": ""}')],
+    ),
+    "tags twice": (
+        "<function=add></function>\n<function=add></function>",
+        "",
+        [("add", "{}")] * 2,
+    ),
+    "names in quotes": (
+        '<tool_call><function="add"><parameter="a">1</parameter></function></tool_call>',
+        "",
+        [("add", '{"a": "1"}')],
+    ),
+    "a parameter left open before the function's end": (
+        "<tool_call><function=add><parameter=a>\n1\n</function></tool_call>",
+        "",
+        [("add", '{"a": "1"}')],
+    ),
+    "a function left open": (
+        "<tool_call><function=add><parameter=a>1</parameter>\n</tool_call>",
+        "",
+        [("add", '{"a": "1"}')],
+    ),
+    "llama on two lines": (f"{LLAMA}\n{LLAMA}", "", ADD * 2),
+    "llama as a list": (f"[{LLAMA}, {LLAMA}]", "", ADD * 2),
+    "llama with a tag before a sentence": (
+        f"<|python_tag|>{LLAMA}; {LLAMA}\nI add.",
+        "I add.",
+        ADD * 2,
+    ),
+    "mistral before a sentence": (f"[TOOL_CALLS]{MISTRAL}\nI add.", "\nI add.", ADD),
+    "mistral without a list": (f"[TOOL_CALLS]{LLAMA}", "", ADD),
+    "mistral by name without its marks": ('[TOOL_CALLS]add{"a": 1}', "", ADD),
+    "mistral by name before a sentence": ('[TOOL_CALLS]add[ARGS]{"a": 1} So.', " So.", ADD),
+    "mistral twice": (f"[TOOL_CALLS]{MISTRAL}[TOOL_CALLS]{MISTRAL}", "", ADD * 2),
     "without arguments": ('<tool_call>{"name": "add"}</tool_call>', "", [("add", "{}")]),
 }
 
@@ -95,7 +186,25 @@ def test_calls_are_read_from(case) -> None:
         '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
         '<tool_call>{"name": ""}</tool_call>',
         "<tool_call><function=add></tool_call>",
-        "<tool_call><function=add><parameter=a>1</function></tool_call>",
+        "<tool_call><function=add><parameter=a>1</tool_call>",
+        "<tool_call><function=add><parameter=a>1</parameter>",
+        "<function=multiply></function>",
+        "One writes <function=name> for it.",
+        '<tool_call>{"name": "add", "arguments": {}} and so on</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": 1e999}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": -Infinity}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": "{"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": "4"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": "NaN"}</tool_call>',
+        '<tool_call>["add"]</tool_call>',
+        "<tool_call>[]</tool_call>",
+        '{"name": "add", "parameters": {}} {"name": "multiply", "parameters": {}}',
+        '{"name": "add", "parameters": {}}\nI add.',
+        '{"name": "add", "parameters": {"a": ' + "[" * 200 + "]" * 200 + "}}",
+        "[" * 5000,
+        '{"a":' * 5000,
+        "<tool_call>" * 5000,
         "<tool_call><function=add>1</function></tool_call>",
         "[TOOL_CALLS] what?",
         "[TOOL_CALLS] []",
@@ -132,15 +241,41 @@ def test_a_value_between_tags_is_read_as_its_schema_says(text, schema, value) ->
     assert json.loads(call.arguments) == {"a": value}
 
 
-@given(
-    st.text(max_size=20),
-    st.sampled_from(["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"]),
-    st.data(),
-)
-def test_a_stream_never_shows_the_beginning_of_a_marker(text, marker, data) -> None:
-    whole = text + marker
-    length = data.draw(st.integers(0, len(whole)))
-    assert 0 <= may_begin_call(whole[:length]) <= len(text)
+PAGE = "a <parameter=d> here\n<parameter=e>\n<parameter=a>\n</function>\nend"
+
+
+def test_a_value_that_is_a_page_about_such_calls_stays_whole() -> None:
+    """What could end the value does not fit there: unknown or given parameters, a closed value."""
+    written = f"<function=add>\n<parameter=a>\n{PAGE}\n</parameter>\n</function>"
+    _, (call,) = parse(written, {"add": {"properties": {"a": {"type": "string"}}}})
+    assert json.loads(call.arguments) == {"a": PAGE}
+
+
+def test_a_parameter_left_open_ends_before_the_next_one_of_the_schema() -> None:
+    written = (
+        "<function=add>\n<parameter=a>\n1\n<parameter=d>\n2\n</parameter>\n</function>\n"
+        "<function=add>\n<parameter=d>\n3\n</function>\n<function=add>\n</function>"
+    )
+    _, calls = parse(written, {"add": SCHEMA})
+    read = [json.loads(call.arguments) for call in calls]
+    assert read == [{"a": 1, "d": "2"}, {"d": "3"}, {}]
+
+
+def test_a_call_keeps_the_id_that_the_model_wrote() -> None:
+    written = "[TOOL_CALLS]add[CALL_ID]Abcdefgh1[ARGS]{}[TOOL_CALLS]add[CALL_ID]ab[ARGS]{}"
+    _, (own, other) = parse(written, {"add": None})
+    assert own.id == "Abcdefgh1"
+    assert len(other.id) == 9
+
+
+@given(st.recursive(st.none() | st.floats() | st.text("a\ud800\x00é"), st.lists, max_leaves=5))
+def test_arguments_are_json_that_every_reader_takes(value) -> None:
+    written = json.dumps({"name": "add", "arguments": {"a": value}})
+    _, calls = parse(f"<tool_call>{written}</tool_call>", {"add": None})
+    finite = not any(name in written for name in ("NaN", "Infinity"))
+    assert len(calls) == finite
+    for call in calls:
+        assert orjson.loads(call.arguments).keys() == {"a"}
 
 
 async def test_a_call_becomes_tool_calls_and_a_finish_reason(engine, tokenizer, ask) -> None:

@@ -20,6 +20,7 @@ from art_core.data.choice import ChoiceTokens
 from art_core.endpoint.engine import Sampling, ServedModel, Token
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.messages import checked_messages
+from art_core.endpoint.thoughts import Spellings, in_content
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
@@ -282,7 +283,8 @@ def rewritten(outcome: Outcome, kind: Family) -> int:
     places = [place for place, item in enumerate(items) if not isinstance(item, dict)]
     count, before = 0, ""
     for place, call in zip(places, outcome.calls, strict=True):
-        messages = list(checked_messages(outcome.trajectory.messages()[:place]))
+        checked = checked_messages(outcome.trajectory.messages()[:place])
+        messages = in_content(checked, kind.tokenizer, Spellings())
         text = kind.tokenizer.apply_chat_template(
             messages, tools=TOOLS, tokenize=False, add_generation_prompt=True
         )

@@ -51,6 +51,14 @@ THOUGHT = [
     User("really?"),
     Answer("yes"),
 ]
+HASTY = [
+    User("yes or no?"),
+    Answer("<think>the lamp is lit</think>yes"),
+    User("sure?"),
+    Answer(" <think>\nso </think>\nyes"),
+    User("really?"),
+    Answer("yes"),
+]
 LATE = [User("look"), Answer(" the lamp \n"), User("and?"), Answer("lit")]
 
 
@@ -132,6 +140,14 @@ def test_tools_before_the_last_question_break_the_prefix_of_mistral_alone(stage,
 
 def test_thoughts_that_a_template_drops_break_the_prefix_once_each(stage, kind):
     assert_faithful(stage.play(kind, THOUGHT), breaks=2 if kind.name == "qwen3" else 0)
+
+
+def test_thoughts_come_back_to_other_templates_as_they_were_written(stage, kind):
+    outcome = stage.play(kind, HASTY)
+    answers = [m for m in outcome.trajectory.messages() if m["role"] == "assistant"]
+    assert [m.get("reasoning_content") for m in answers] == ["the lamp is lit", "so", None]
+    trims = kind.name in {"llama3", "mistral"}
+    assert_faithful(outcome, breaks=2 if kind.name == "qwen3" else int(trims))
 
 
 def test_thoughts_between_tool_calls_are_kept(stage):

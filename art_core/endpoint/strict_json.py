@@ -1,0 +1,64 @@
+"""JSON that every reader takes: what models write as JSON is more, and Python reads it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+MAX_DEPTH = 100
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def without_surrogates(text: str) -> str:
+    """Replace halves of characters, which no JSON can hold, by U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON, without halves of characters."""
+    return without_surrogates(json.dumps(value, ensure_ascii=False))
+
+
+def read_json(text: str, start: int = 0) -> tuple[Any, int] | None:
+    """Return the JSON value that begins at a place, and where it ends.
+
+    None for what is no JSON, for NaN and numbers that are too large for a float, and for values
+    that are more than MAX_DEPTH deep.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    return None if _too_deep(value) else (value, end)
+
+
+def whole_json(text: str) -> Any:
+    """Return the value of a text that is one JSON value and spaces, else None."""
+    text = text.strip()
+    read = read_json(text)
+    return read[0] if read is not None and read[1] == len(text) else None
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is too large")
+    return number
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        containers = [each for each in level if isinstance(each, dict | list)]
+        inside = (each.values() if isinstance(each, dict) else each for each in containers)
+        level = [value for values in inside for value in values]
+    return any(isinstance(each, dict | list) for each in level)
