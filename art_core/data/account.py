@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -97,12 +97,24 @@ class Account:
         """True when it holds calls."""
         return bool(self.calls)
 
-    # A copy of a trajectory pays nothing a second time; another process pays its own calls.
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
 
-    def __reduce__(self) -> tuple[type[Account], tuple[()]]:
-        return Account, ()
+class Charged:
+    """What carries the account of the paid calls that made it. The account is no field: copies and
+    what is stored go without it.
+    """
+
+    __slots__ = ("_account",)
+
+    @property
+    def account(self) -> Account | None:
+        """Return the account; None outside of gatherings."""
+        return getattr(self, "_account", None)
+
+    def charge_to(self, account: Account) -> Account:
+        """Carry an account, unless there is one already; return the one that is carried."""
+        carried = self.account or account
+        object.__setattr__(self, "_account", carried)
+        return carried
 
 
 _accounts: weakref.WeakSet[Account] = weakref.WeakSet()

@@ -104,7 +104,7 @@ async def run_group(group: TrajectoryGroup) -> TrajectoryGroup:
 
 def _charged(group: TrajectoryGroup, account: Account) -> TrajectoryGroup:
     """Return a copy of a group whose paid calls belong to an account, unless it has one."""
-    return copy.copy(group).paid_by(account)
+    return copy.copy(group).paid_by(group.account or account)
 
 
 @attrs.define

@@ -134,8 +134,7 @@ def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]
 
 
 def _trajectory_dict(trajectory: Trajectory, *, tokens: bool) -> dict[str, Any]:
-    stored = (f.name for f in attrs.fields(Trajectory) if f.init)
-    plain = {name: getattr(trajectory, name) for name in stored}
+    plain = {f.name: getattr(trajectory, f.name) for f in attrs.fields(Trajectory)}
     main, *others = (_history_dict(h, tokens=tokens) for h in trajectory.histories())
     return plain | main | {"additional_histories": others}
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import attrs
 
-from art_core.data.account import Account
+from art_core.data.account import Account, Charged
 from art_core.data.choice import MessageOrChoice, message_of
 from art_core.errors import ConfigError
 
@@ -47,7 +47,7 @@ class History:
 
 
 @attrs.define(kw_only=True)
-class Trajectory:
+class Trajectory(Charged):
     """One attempt: the conversation, its reward, and whatever the rollout measured about it.
 
     `reward` is a finite float; `metrics` are numbers or bools, averaged over the step;
@@ -69,7 +69,6 @@ class Trajectory:
     end_time: datetime | None = attrs.field(
         default=None, converter=attrs.converters.optional(_aware)
     )
-    account: Account | None = attrs.field(default=None, init=False, repr=False, eq=False)
 
     def messages(self) -> list[Any]:
         """Return the conversation as chat messages, dicts that OpenAI's client takes."""
@@ -158,7 +157,7 @@ def _failure(error: BaseException | RolloutFailure) -> RolloutFailure:
 
 
 @attrs.frozen(init=False, eq=False)
-class TrajectoryGroup:
+class TrajectoryGroup(Charged):
     """Attempts at one scenario, compared with each other by the trainer.
 
     Takes trajectories, rollouts still to be awaited (a generator of coroutines), and exceptions of
@@ -174,7 +173,6 @@ class TrajectoryGroup:
     logs: list[str]
     pending: tuple[Awaitable[Trajectory], ...] = attrs.field(repr=False)
     id: int
-    account: Account | None = attrs.field(default=None, repr=False)
 
     def __init__(
         self,
@@ -234,12 +232,9 @@ class TrajectoryGroup:
         """Let the group, and its trajectories that have none, carry the account of their paid
         calls; return the group.
         """
-        if self.account is None:
-            object.__setattr__(self, "account", account)
-        else:
-            self.account.absorb(account)
+        self.charge_to(account).absorb(account)
         for trajectory in self.trajectories:
-            trajectory.account = trajectory.account or account
+            trajectory.charge_to(account)
         return self
 
     def accounts(self) -> list[Account]:

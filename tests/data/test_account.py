@@ -1,5 +1,9 @@
 """Accounts of paid calls, beside what rollouts and models do with them."""
 
+import copy
+
+import attrs
+
 import art_core as art
 from art_core.data import account
 from art_core.data.account import UNOWNED, Account
@@ -55,3 +59,12 @@ def test_calls_are_forgotten_in_a_forked_process():
     assert not kept.waiting
     assert account._lock.acquire(blocking=False)
     account._lock.release()
+
+
+def test_the_account_is_no_part_of_a_trajectorys_values():
+    (trajectory,) = art.TrajectoryGroup([art.Trajectory(reward=1.0)]).paid_by(Account())
+    assert trajectory.account is not None
+    values = attrs.asdict(trajectory)
+    assert art.Trajectory(**values) == trajectory == copy.deepcopy(trajectory)
+    assert copy.deepcopy(trajectory).account is None
+    assert "account" not in values and "Account" not in repr(trajectory)
