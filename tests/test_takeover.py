@@ -131,6 +131,24 @@ async def test_a_row_that_fails_after_the_takeover_gives_its_costs_to_the_newer_
     assert (await log(newer, 2)).metrics["costs/cum/all"] == 0.5
 
 
+def test_a_cost_that_is_added_while_the_run_is_taken_over_goes_to_the_newer_object(make):
+    older, newer = make()._ledger, make()._ledger
+
+    class Lock:
+        """Is held by the takeover when the cost comes."""
+
+        def __enter__(self):
+            older._lock = threading.RLock()
+            older.hand_over(newer)
+
+        def __exit__(self, *error): ...
+
+    older._lock = Lock()
+    older.add("", "costs/gpu", 0.5)
+    assert not older.waiting
+    assert newer.take("train").samples == {"": {"costs/gpu": [0.5]}}
+
+
 async def test_groups_that_the_older_object_logged_are_not_counted_again(make):
     groups = [art.TrajectoryGroup([art.Trajectory(reward=1.0)])]
     older, newer = make(), make()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from typing import Concatenate, ParamSpec, TypeVar
 from weakref import WeakSet
 
 import attrs
@@ -33,6 +35,27 @@ class Taken:
 
 
 NOTHING = Taken({}, (), frozenset())
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _by_heir(
+    method: Callable[Concatenate[Ledger, P], R],
+) -> Callable[Concatenate[Ledger, P], R]:
+    """Have a method done by the ledger that this one was handed over to, if it was."""
+
+    @functools.wraps(method)
+    def done(self: Ledger, /, *given: P.args, **named: P.kwargs) -> R:
+        if self._heir is None:
+            with self._lock:
+                if self._heir is None:
+                    return method(self, *given, **named)
+        # Without this ledger's lock: a thread that holds the heir's may wait for it.
+        return done(self._heir, *given, **named)
+
+    return done
 
 
 @attrs.define(eq=False)
@@ -112,12 +135,11 @@ class Ledger:
         key = path if path.startswith("costs/") else f"costs/{path}"
         return self.taxonomy.place(key, "train")
 
+    @_by_heir
     def paid_leaf(self, path: str) -> str:
         """Return where money that is spent already is booked: at its path's key, else, said once,
         at a leaf that fits beside those that there are. MetricError for what is no path of a cost.
         """
-        if self._heir:
-            return self._heir.paid_leaf(path)
         leaf = self._cost_key(path)
         with self._lock:
             place = fitting(leaf, self._leaves, self._parents)
@@ -129,10 +151,9 @@ class Ledger:
                 )
         return place
 
+    @_by_heir
     def cost_leaf(self, path: str) -> str:
         """Return the key of a cost path; MetricError when it conflicts with a leaf or a parent."""
-        if self._heir:
-            return self._heir.cost_leaf(path)
         key = self._paths.get(path)
         if key is None:
             key = self._cost_key(path)
@@ -151,11 +172,9 @@ class Ledger:
         with self._lock:
             self.add(context, self.cost_leaf(path), usd)
 
+    @_by_heir
     def add(self, context: str, key: str, value: float) -> None:
         """Add one sample; MetricError for one that differs where all must be the same."""
-        if self._heir:
-            self._heir.add(context, key, value)
-            return
         with self._lock:
             try:
                 values = self._samples[context][key]
@@ -205,21 +224,17 @@ class Ledger:
                 f"metric {key!r} must be the same throughout a step, got {before} and {value}"
             )
 
+    @_by_heir
     def add_receipt(self, receipt: Receipt) -> None:
         """Keep what a cost was paid for."""
-        if self._heir:
-            self._heir.add_receipt(receipt)
-            return
         with self._lock:
             before = self._receipts.get(receipt.kind)
             self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
             self.waiting = True
 
+    @_by_heir
     def add_scenarios(self, ids: Iterable[str]) -> None:
         """Remember scenario ids for the next train row."""
-        if self._heir:
-            self._heir.add_scenarios(ids)
-            return
         with self._lock:
             self._scenario_ids.update(ids)
             self.waiting = True
@@ -266,11 +281,9 @@ class Ledger:
             )
         return out
 
+    @_by_heir
     def restore(self, taken: Taken) -> None:
         """Put back what a row that was not written had taken."""
-        if self._heir:
-            self._heir.restore(taken)
-            return
         with self._lock:
             for context, samples in taken.samples.items():
                 buffer = self._samples.setdefault(context, {})
