@@ -1,11 +1,11 @@
-"""For plugin authors: contracts to subclass (these need pytest), and a backend that echoes.
+"""Contracts for plugin authors to subclass, which need pytest, and a backend that echoes.
 
-A backend's whole test is `class TestMine(BackendContract)` with one fixture, `make_backend`.
+The test of a backend is `class TestMine(BackendContract)` with one fixture, `make_backend`.
 """
 
 import sys
 
-# A contract that fails should show its values, as a test of one's own does.
+# A contract that fails shows the values of its asserts, as the author's own tests do.
 if "pytest" in sys.modules:
     for _contract in ("backend", "plugin", "pricing", "rollup", "sink"):
         sys.modules["pytest"].register_assert_rewrite(f"{__name__}.{_contract}")

@@ -28,7 +28,7 @@ Logprob = Callable[[str], float]
 
 
 class Names(Protocol):
-    """Which model names are served, and the step of each."""
+    """The model names that are served, and the step of each."""
 
     def names(self) -> Sequence[str]:
         """Return all names."""
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a test's output is its own."""
+        """Write no log: it would be mixed into a test's output."""
 
 
 def _completion(

@@ -64,7 +64,7 @@ with open(sys.argv[2], "w") as file:
 
 @attrs.frozen
 class Imported:
-    """What importing a module did in a new process: its effects there, and what it printed."""
+    """The effects of importing a module in a new process, and the text that it printed."""
 
     effects: dict[str, Any]
     printed: str

@@ -174,7 +174,7 @@ class PricingContract(Contract):
             assert usage == (read or SOME_TOKENS)
 
     def test_answers_do_not_depend_on_the_order_of_questions(self, book: Plugins) -> None:
-        """What a run cost does not depend on the questions before."""
+        """The costs of a run do not depend on earlier questions."""
         pairs = [*self.priced, (NOBODY, NOBODY)]
         asked = [(*pair, usage) for pair in pairs for usage in (None, SOME_TOKENS)]
         forth = [book.token_rates(*question) for question in asked]

@@ -1,4 +1,4 @@
-"""What shows which weights answered: the greedy answers to some questions, with log-probs."""
+"""Greedy answers to some questions, with log-probs: they show which weights answered."""
 
 from __future__ import annotations
 

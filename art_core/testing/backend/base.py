@@ -1,4 +1,4 @@
-"""What the contract's tests share: fixtures, settings, questions to a model, gathered groups."""
+"""The base of the contract: fixtures and settings, questions to a model, gathered groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every part of the contract uses: rows, runs, a sink on its thread, and the comparison."""
+"""The base of the contract: fixtures and settings, rows and runs, and the comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SINK_NAME = "contract"
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 Received = tuple[int, str | None, Mapping[str, float]]
-"""What a destination holds of a row: step, split (None where it keeps none), metrics."""
+"""A row as the destination holds it: step, split (None where it keeps none), metrics."""
 
 MakeSink = Callable[[], Sink]
 ReadBack = Callable[[RunInfo], Sequence[Received]]

@@ -51,15 +51,22 @@ class FlakySink:
 
 
 @contextmanager
+def network_down() -> Iterator[None]:
+    """In this process, no network connection can be made or used."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "send", "sendall"):
+            patch.setattr(socket.socket, name, _refusing(getattr(socket.socket, name)))
+        yield
+
+
+@contextmanager
 def disk_full_and_network_down() -> Iterator[None]:
     """In this process, no file can be written and no network connection can be made or used.
 
     Writing a file raises OSError, also through a handle that was open before.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("connect", "send", "sendall"):
-            patch.setattr(socket.socket, name, _refusing(getattr(socket.socket, name)))
+    with network_down():
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
         try:
             yield

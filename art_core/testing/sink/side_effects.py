@@ -1,4 +1,4 @@
-"""What a sink does beside the user's program: threads, failures, output, files and secrets."""
+"""Effects of a sink on the user's program: threads, failures, output, files and secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from art_core.testing.sink.base import (
     kept,
     some_rows,
 )
-from art_core.testing.sink.outage import FlakySink
+from art_core.testing.sink.outage import FlakySink, network_down
 from art_core.testing.sink.thread import SinkThread
 
 _SECRET = re.compile(r"(^|_)(api_?key|token|secret|password|credentials?)$", re.IGNORECASE)
@@ -100,9 +100,11 @@ class SinkSideEffects(SinkKit):
     def test_nothing_happens_before_it_is_opened(
         self, make_sink: MakeSink, run: RunInfo, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Making a sink writes no file into the working directory or the run's directory."""
+        """Making a sink uses no network, and writes no file into the working directory or the
+        run's directory.
+        """
         monkeypatch.chdir(run.run_dir)
-        with SinkThread.running(make_sink, self.seconds_per_call):
+        with network_down(), SinkThread.running(make_sink, self.seconds_per_call):
             assert list(run.run_dir.iterdir()) == []
 
     def test_it_prints_nothing_where_results_are_printed(

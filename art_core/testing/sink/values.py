@@ -47,7 +47,7 @@ class SinkValues(SinkKit):
     def test_keys_hold_punctuation(
         self, make_sink: MakeSink, read_back: ReadBack | None, run: RunInfo
     ) -> None:
-        """Whatever can be printed, and is no slash, may stand in a key."""
+        """A key may have all printable characters; a slash separates its parts."""
         names = ["a.b", "a b", "a:b", "a%b", "a#b", "a?b", "a&b=c", "a@5", "a+b", "(a)", "[a]", "."]
         metrics = {f"reward/{name}": float(n) for n, name in enumerate([*names, "..", "a\\b", "'"])}
         self.sent(make_sink, read_back, run, [row(1, metrics=metrics)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -396,6 +397,14 @@ class OpensWhenMade(RightSink):
         Path("made.log").touch()
 
 
+class ConnectsWhenMade(RightSink):
+    """It opens a connection before it is opened."""
+
+    def __init__(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname()).close()
+
+
 class ChangesRows(RightSink):
     """It adds a metric to the rows that it gets."""
 
@@ -485,6 +494,7 @@ FAULTS = {
     ForgetsFailedRuns: "test_a_run_may_fail",
     PrefersPlainNames: "test_names_and_config_may_be_anything_that_a_directory_and_json_take",
     OpensWhenMade: "test_nothing_happens_before_it_is_opened",
+    ConnectsWhenMade: "test_nothing_happens_before_it_is_opened",
     ChangesRows: "test_rows_are_left_as_they_are",
     Prints: "test_it_prints_nothing_where_results_are_printed",
     Litters: "test_it_leaves_the_working_directory_clean",
