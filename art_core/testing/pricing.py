@@ -25,14 +25,27 @@ SOME_TOKENS = TokenUsage(input_tokens=1_000, output_tokens=100)
 NOT_RESPONSES: tuple[Any, ...] = (None, {}, [], "text", object(), {"usage": None})
 """Responses without usage, as are most chunks of a streamed one."""
 NOBODY = "nobody-has-this-name"
-KINDS = {
-    "cache_read_per_million": "cache_read_tokens",
-    "cache_write_per_million": "cache_write_tokens",
-    "cache_write_1h_per_million": "cache_write_1h_tokens",
+SEARCHES = {
+    "file_search_per_thousand": "file_searches",
+    "grounded_prompt_per_thousand": "grounded_prompts",
     "web_search_per_thousand": "web_searches",
 }
+KINDS = SEARCHES | {
+    field.name: field.name.replace("_per_million", "_tokens")
+    for field in attrs.fields(TokenRates)
+    if field.name.endswith("_per_million")
+    and field.default is None
+    and field.name != "train_per_million"  # no response has it
+}
 """Rates that only some models have, and the count of a usage that each one prices."""
-TIERS = ("flex", "priority", "batch")
+TERMS = (
+    ("service_tier", "flex"),
+    ("service_tier", "priority"),
+    ("service_tier", "batch"),
+    ("speed", "fast"),
+    ("geography", "us"),
+)
+"""Terms of a call on which a price may depend."""
 
 Bill = tuple[str, str, Any, float]
 """Provider, model, response, and the US dollars that it costs, worked out by hand."""
@@ -56,8 +69,8 @@ class PricingContract(Contract):
         ),
         Setting(
             "kinds_without_bill",
-            'kinds of tokens that have a price and no bill, such as `"web_searches"`, and service '
-            'tiers, such as `"flex"`',
+            'kinds of tokens that have a price and no bill, such as `"web_searches"`, and terms, '
+            'such as `"flex"`',
             "the amounts for these were not compared",
         ),
         Setting(
@@ -103,7 +116,7 @@ class PricingContract(Contract):
             pytest.fail("art_usage reads no response of `bills`: give one that it reads")
 
     def test_every_kind_of_token_with_a_price_is_in_a_bill(self, book: Plugins) -> None:
-        """Cache reads and writes, web searches, and service tiers with a price of their own."""
+        """Cache reads and writes, audio, images, searches, and terms such as a service tier."""
         wanted = {kind for pair in self._pairs(book) for kind in _kinds(book, *pair)}
         billed = {kind for usage in self._usages(book) for kind in _kinds_of(usage)}
         missing = wanted - billed - set(self.kinds_without_bill)
@@ -233,15 +246,20 @@ def _known(book: Plugins, provider: str, model: str, usage: TokenUsage | None) -
 
 
 def _kinds(book: Plugins, provider: str, model: str) -> Iterator[str]:
-    """Yield the kinds of tokens, and the tiers, for which a model has a price of its own."""
+    """Yield the kinds of tokens, and the terms, for which a model has a price of its own."""
     rates = _known(book, provider, model, SOME_TOKENS)
     yield from (kind for name, kind in KINDS.items() if getattr(rates, name) is not None)
-    for tier in TIERS:
-        of_tier = book.token_rates(provider, model, attrs.evolve(SOME_TOKENS, service_tier=tier))
-        if of_tier is not None and attrs.evolve(of_tier, source=rates.source) != rates:
-            yield tier
+    for term, value in TERMS:
+        usage = attrs.evolve(SOME_TOKENS, **{term: value})
+        found = book.token_rates(provider, model, usage)
+        if found is not None and _amounts(found) != _amounts(rates):
+            yield value
+
+
+def _amounts(rates: TokenRates) -> dict[str, float | None]:
+    return {name: value for name, value in attrs.asdict(rates).items() if "_per_" in name}
 
 
 def _kinds_of(usage: TokenUsage) -> Iterator[str]:
     yield from (kind for kind in KINDS.values() if getattr(usage, kind))
-    yield from (tier for tier in TIERS if usage.service_tier == tier)
+    yield from (value for term, value in TERMS if getattr(usage, term) == value)

@@ -59,6 +59,23 @@ class TestOurOwnPrices(PricingContract):
             {"usage": {"input_tokens": 1_000, "output_tokens": 100, "service_tier": "batch"}},
             0.00225,
         ),
+        # 1,000 in at $2 and 100 out at $8 a million; one search at $2.50 a thousand.
+        (
+            "openai",
+            "gpt-4.1",
+            {
+                "output": [{"type": "file_search_call"}],
+                "usage": {"input_tokens": 1_000, "output_tokens": 100},
+            },
+            0.0053,
+        ),
+        # 1.1 times 1,000 in at $3 and 100 out at $15 a million.
+        (
+            "anthropic",
+            "claude-sonnet-4-5",
+            {"usage": {"input_tokens": 1_000, "output_tokens": 100, "inference_geo": "us"}},
+            0.00495,
+        ),
         # 10k fresh at $3, 20k read at $0.30, 5k written at $3.75 and 3k for an hour at $6, 1k out
         # at $15 a million; two searches at $10 a thousand.
         (
