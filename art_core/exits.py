@@ -163,7 +163,8 @@ class ProgramEnd:
                 hook(kind, error, trace)
                 return
             for name, step in steps.items():
-                log.warning("interrupted: %s is kept at step %d; start again to resume", name, step)
+                line = f"interrupted: {name} is kept at step {step}; start again to resume"
+                print(line, file=sys.stderr)  # noqa: T201
 
         return brief
 
@@ -177,7 +178,8 @@ class ProgramEnd:
                 quitter.__call__ = self.noting_exit(quitter.__call__, place=1)
             sys.excepthook = self.brief(sys.excepthook)
             # No public hook runs before threads, and what needs them, are shut down.
-            threading._shutdown = _first(self.before_shutdown, threading._shutdown)  # type: ignore[attr-defined] # noqa: SLF001
+            if shutdown := getattr(threading, "_shutdown", None):
+                threading._shutdown = _first(self.before_shutdown, shutdown)  # type: ignore[attr-defined] # noqa: SLF001
             atexit.register(self.close)
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -260,13 +260,21 @@ def test_the_status_of_an_exit_is_noted_on_the_main_thread_only(program):
         assert program.exit.code == (given[0] if given else named.get("code"))
 
 
+def test_without_the_hook_of_threads_runs_are_closed_at_exit(program, monkeypatch):
+    monkeypatch.delattr(threading, "_shutdown")
+    registered = []
+    monkeypatch.setattr(exits.atexit, "register", registered.append)
+    program.opened(Run())
+    assert registered == [program.close]
+
+
 def test_python_without_the_module_site_has_no_exit_to_note(program, monkeypatch):
     monkeypatch.delattr(builtins, "exit")
     program.opened(Run())
     assert len(program.runs) == 1
 
 
-def test_ctrl_c_is_a_line_for_each_run_and_other_errors_are_shown_as_before(program, caplog):
+def test_ctrl_c_is_a_line_for_each_run_and_other_errors_are_shown_as_before(program, capsys):
     shown = []
     hook = program.brief(lambda *given: shown.append(given[0]))
     hook(KeyboardInterrupt, KeyboardInterrupt(), None)
@@ -276,7 +284,7 @@ def test_ctrl_c_is_a_line_for_each_run_and_other_errors_are_shown_as_before(prog
     hook(ValueError, ValueError(), None)
     assert shown == [KeyboardInterrupt, ValueError]
     hook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert [record.getMessage() for record in caplog.records] == [
+    assert capsys.readouterr().err.splitlines() == [
         "interrupted: p/other is kept at step 7; start again to resume",
         "interrupted: p/m is kept at step 3; start again to resume",
     ]
