@@ -1,4 +1,4 @@
-"""Tokens of a model at an endpoint that is paid for: read from the answers that its client gets."""
+"""Count the tokens of a model at a paid endpoint, read from the answers that its client gets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ModelMeter:
     async def see(self, response: Any) -> None:
         """Read a response's usage, now or when its stream ends: an event hook of the HTTP client.
 
-        Whatever goes wrong here, the response reaches the caller.
+        An error here is logged, and the response reaches the caller.
         """
         try:
             if response.request.method == "POST" and response.is_success:
@@ -127,9 +127,8 @@ class _Events:
             if data.startswith(b"{"):
                 self.reader.see(orjson.loads(data))
             elif data == b"[DONE]":
-                self.end()  # before the caller has the end of the stream, and logs a row
-            elif data == b"[DONE]":
                 self.reader.complete()
+                self.end()  # before the caller has the end of the stream, and logs a row
 
     def end(self) -> None:
         """Count what was read."""

@@ -22,7 +22,7 @@ class MeteredCall:
 
 @attrs.define(eq=False)
 class CallsInside:
-    """What was paid inside one tracked call.
+    """Calls that were paid inside one tracked call.
 
     `responses` are those that tracked calls inside it counted. `metered` are calls of a model's own
     client, which wait: if the tracked call returns one of them, it pays for it. `streams` says that

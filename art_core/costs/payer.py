@@ -1,5 +1,5 @@
-"""Whose run pays for a call: that of the active builder, of the gathered group, of the only open
-model.
+"""Choose the run that pays for a call: the active builder's, the gathered group's, or that of the
+next model that logs groups.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PendingPayer:
     def _add(self, call: PendingCall) -> None:
         models = len(open_builders())
         if self.account is UNOWNED and models != 1:
-            _say_unowned(self.source, several=models > 1)
+            _warn_unowned(self.source, several=models > 1)
         self.account.add(attrs.evolve(call, several=models > 1))
 
 
@@ -116,19 +116,19 @@ Payer = MetricsBuilder | PendingPayer
 
 
 def carry_payers() -> None:
-    """Let threads know what pays where they are started."""
+    """Give threads the payer of the context in which they are started."""
     carry_into_threads(active_builder, active_account, calls_inside)
 
 
 def payer_of(
     source: str, provider: str, model_name: str, own: MetricsBuilder | None = None
 ) -> Payer:
-    """Return what a call that is made now is charged to.
+    """Return the payer of a call that is made now.
 
     The active builder comes first, then the group that is gathered, then, in a thread that began
     before, the only builder or gathering that is active anywhere. Then `own`, the builder of the
-    model that is called. Any other call is kept for the next model that logs groups; unless that is
-    the only open one, a warning says so, once a source.
+    model that is called. Any other call is kept for the next model that logs groups, with one
+    warning per source unless exactly one model is open.
     """
     builder, account = active_builder.get(), active_account.get()
     if builder is None and account is None:
@@ -165,7 +165,7 @@ def settle(groups: Sequence[TrajectoryGroup], builder: MetricsBuilder) -> None:
 def _book_unowned(builder: MetricsBuilder) -> None:
     calls = UNOWNED.take()
     for source in {call.source for call in calls if call.several}:
-        _say_guessed(source)
+        _warn_guessed(source)
     book_all(builder, calls)
 
 
@@ -188,7 +188,7 @@ def settle_rest(builder: MetricsBuilder) -> None:
             account.settle(builder)
 
 
-def say_what_is_unpaid() -> None:
+def report_unpaid() -> None:
     """Warn of paid calls that are in no run when the program ends."""
     flush()
     calls = [call for account in unsettled() for call in account.take()]
@@ -202,7 +202,7 @@ def say_what_is_unpaid() -> None:
         )
 
 
-atexit.register(say_what_is_unpaid)
+atexit.register(report_unpaid)
 
 
 def _only_open(builder: MetricsBuilder) -> bool:
@@ -216,7 +216,7 @@ def _only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
     builders = {(id(s.ledger), s.context): s for s in active if isinstance(s, MetricsBuilder)}
     accounts = {id(s): s for s in active if isinstance(s, Account)}
     if len(builders) == 1:
-        _say_elsewhere(source)
+        _warn_elsewhere(source)
         return next(iter(builders.values())), None
     if not builders and len(accounts) == 1:
         return None, next(iter(accounts.values()))
@@ -224,7 +224,7 @@ def _only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
 
 
 @functools.cache
-def _say_elsewhere(source: str) -> None:
+def _warn_elsewhere(source: str) -> None:
     log.warning(
         "calls of %r run in a thread that began before the active metrics builder was activated; "
         "their cost goes to that builder, the only active one. Activate it inside the thread.",
@@ -233,7 +233,7 @@ def _say_elsewhere(source: str) -> None:
 
 
 @functools.cache
-def _say_guessed(source: str) -> None:
+def _warn_guessed(source: str) -> None:
     log.warning(
         "calls of %r belong to no group that was logged, and several models were open: the model "
         "that logged groups next has their cost.",
@@ -242,7 +242,7 @@ def _say_guessed(source: str) -> None:
 
 
 @functools.cache
-def _say_unowned(source: str, *, several: bool) -> None:
+def _warn_unowned(source: str, *, several: bool) -> None:
     reason = "several models are open" if several else "no model is open"
     log.warning(
         "calls of %r run without an active metrics builder, outside of a gathering, and %s: their "

@@ -99,8 +99,8 @@ class Account:
 
 
 class Charged:
-    """What carries the account of the paid calls that made it. The account is no field: copies and
-    what is stored go without it.
+    """Base of trajectories and groups: carries the account of the paid calls that made them. The
+    account is no field, so copies and stored values do not have it.
     """
 
     __slots__ = ("_account",)
@@ -141,7 +141,7 @@ def charging(account: Account) -> Iterator[None]:
 
 @contextmanager
 def in_scope(payer: T) -> Iterator[T]:
-    """Let threads that began outside of the block know what pays inside it: see `scopes`."""
+    """Make a payer known to threads that began outside of the block, while it runs: see `scopes`."""
     entered = (threading.get_ident(), payer)
     _scopes.append(entered)
     try:
@@ -151,7 +151,7 @@ def in_scope(payer: T) -> Iterator[T]:
 
 
 def scopes() -> list[Any]:
-    """Return what pays in the blocks of `in_scope` that are running in other threads."""
+    """Return the payers of the blocks of `in_scope` that are running in other threads."""
     return [payer for thread, payer in list(_scopes) if thread != threading.get_ident()]
 
 

@@ -12,7 +12,7 @@ def no_open_models() -> Iterator[None]:
     """Begin without open models and without paid calls that belong to none."""
     others = builder.open_builders()
     builder.default_builders.clear()
-    for said in (payer._say_unowned, payer._say_elsewhere, payer._say_guessed):
+    for said in (payer._warn_unowned, payer._warn_elsewhere, payer._warn_guessed):
         said.cache_clear()
     UNOWNED.take()
     track._unchecked.clear()

@@ -395,13 +395,13 @@ async def test_calls_that_cannot_be_read_are_counted_with_their_group(opened, ca
 
 
 async def test_what_no_run_has_is_said_when_the_program_ends(opened, caplog):
-    payer.say_what_is_unpaid()
+    payer.report_unpaid()
     assert not caplog.text
     opened("one"), opened("two")
     judge()
     UNOWNED.add(payer.PendingCall(source="read", prices=opened("three").metrics_builder().prices))
     caplog.clear()
-    payer.say_what_is_unpaid()
+    payer.report_unpaid()
     assert "2 paid calls of ['judge', 'read'] are in no run: about $1." in caplog.text
     assert not UNOWNED.waiting
 
