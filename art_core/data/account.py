@@ -141,7 +141,7 @@ def charging(account: Account) -> Iterator[None]:
 
 @contextmanager
 def in_scope(payer: T) -> Iterator[T]:
-    """Make a payer known to threads that began outside of the block, while it runs: see `scopes`."""
+    """Make a payer known, while the block runs, to threads that began outside: see `scopes`."""
     entered = (threading.get_ident(), payer)
     _scopes.append(entered)
     try:
