@@ -250,7 +250,8 @@ def _kinds(book: Plugins, provider: str, model: str) -> Iterator[str]:
     rates = _known(book, provider, model, SOME_TOKENS)
     yield from (kind for name, kind in KINDS.items() if getattr(rates, name) is not None)
     for term, value in TERMS:
-        usage = attrs.evolve(SOME_TOKENS, **{term: value})
+        given: dict[str, Any] = {term: value}
+        usage = attrs.evolve(SOME_TOKENS, **given)
         found = book.token_rates(provider, model, usage)
         if found is not None and _amounts(found) != _amounts(rates):
             yield value
