@@ -64,6 +64,15 @@ def child_settings() -> dict[str, str]:
     return {FORM: "bars" if draws_bars() else "lines", SETTING: str(interval_s())}
 
 
+def final_lines(text: str) -> tuple[str, str]:
+    """Return the whole lines of another program's output, without what it has drawn over, and the
+    rest, which is no whole line yet.
+    """
+    whole, newline, rest = text.rpartition("\n")
+    lines = (line.removesuffix("\r").rpartition("\r")[2] for line in whole.split("\n"))
+    return "".join(f"{line}\n" for line in lines) if newline else "", rest
+
+
 def print_line(line: str) -> None:
     """Print a line to standard error, whole, and beside any progress bar."""
     from tqdm import tqdm

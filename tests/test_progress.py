@@ -13,6 +13,7 @@ from art_core.errors import ConfigError
 from art_core.progress import (
     child_settings,
     draws_bars,
+    final_lines,
     interval_s,
     line_progress,
     print_line,
@@ -165,3 +166,18 @@ def test_a_library_that_takes_a_class_of_bars_prints_lines(log):
 def test_the_environment_sets_the_interval(monkeypatch):
     monkeypatch.setenv("TQDM_MININTERVAL", "7")
     assert interval_s() == 7.0
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "rest"),
+    [
+        ("", "", ""),
+        ("half", "", "half"),
+        ("a\nb\nc", "a\nb\n", "c"),
+        ("0%\r50%\r100%\nnext", "100%\n", "next"),
+        ("windows\r\n\n", "windows\n\n", ""),
+        ("a\n0%\r50%", "a\n", "0%\r50%"),
+    ],
+)
+def test_of_what_is_drawn_over_only_the_end_of_each_line_is_kept(text, lines, rest):
+    assert final_lines(text) == (lines, rest)

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from art_core import BackendError
-from art_core.progress import child_settings
+from art_core.progress import child_settings, draws_bars, final_lines
 from art_unsloth import wire
 
 log = logging.getLogger("art_unsloth")
@@ -159,11 +159,16 @@ class Worker:
         """Write what the worker writes to this process's stderr: progress bars and warnings."""
         assert self._process.stdout is not None
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        bars, rest = draws_bars(), ""
         with self._process.stdout as pipe:
             while data := os.read(pipe.fileno(), 1 << 16):
                 text = decoder.decode(data)
                 self._told = (self._told + text)[-TOLD_CHARACTERS:]
+                if not bars:  # a log: its lines stay whole
+                    text, rest = final_lines(rest + text)
                 _show(text)
+        if rest:
+            _show(final_lines(f"{rest}\n")[0])
 
 
 def _show(text: str) -> None:
