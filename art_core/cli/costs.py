@@ -11,6 +11,7 @@ import attrs
 from art_core.cli.arguments import add_run
 from art_core.cli.reconcile import reconciled
 from art_core.cli.text import SHARE, branches, counted, usd_column
+from art_core.costs.price_dates import OLD_AFTER_DAYS
 from art_core.costs.receipt import Receipt
 from art_core.errors import ConfigError
 from art_core.plugins.commands import Column, Output, Record, Table
@@ -65,6 +66,7 @@ def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outp
         yield from _bought(report)
         yield from _unpriced(report)
         yield from _partly_priced(report)
+        yield _old_prices(report)
         yield from _reward(report.reward_price() if "all" in report.total else None)
 
 
@@ -143,6 +145,7 @@ def _bought(report: CostReport) -> Iterator[Output]:
         _item(receipt)
         | {"usd": receipt.usd, "reported": receipt.reported, "rates": receipt.rates}
         | {"price": _rates(receipt), "source": receipt.rates.get("source")}
+        | {"as_of": receipt.rates.get("as_of")}
         for receipt in report.priced()
     ]
     columns = (
@@ -181,6 +184,15 @@ def _partly_priced(report: CostReport) -> Iterator[Output]:
     yield Table(name="partly_priced", rows=rows, columns=columns)
     text = f"{counted(calls, 'call')} cost more than is in the sums above"
     yield Record({"partly_priced_calls": calls}, [text] if calls else [])
+
+
+def _old_prices(report: CostReport) -> Record:
+    names = [f"{name} ({as_of})" for name, as_of in sorted(report.old_prices.items())]
+    text = (
+        f"prices of lists that were more than {OLD_AFTER_DAYS} days old: {', '.join(names)}. "
+        "art prices update reads new ones of hosted training; give your own price of a device"
+    )
+    return Record({"old_prices": report.old_prices}, ["", text] if names else [])
 
 
 def _item(receipt: Receipt) -> dict[str, Any]:

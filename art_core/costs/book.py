@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from art_core.costs.amounts import number_or_none
-from art_core.costs.gpus import source_of
+from art_core.costs.gpus import date_of, source_of
 from art_core.costs.rates import TokenRates, price, price_gpu
 from art_core.costs.readers import read_usage
 from art_core.costs.readers.reported import REPORTING
@@ -183,21 +183,23 @@ class PriceBook:
     def quote_gpu(
         self, time: GpuTime, remedy: str | None = None
     ) -> tuple[float | None, dict[str, Any]]:
-        """Return US dollars of devices held, and `usd_per_hour` of one with its `source`. Without a
-        price it is (None, {}), and a warning, once, names the remedy.
+        """Return US dollars of devices held, and `usd_per_hour` of one with its `source` and, of a
+        dated list, `as_of`. Without a price it is (None, {}); a warning, once, names the remedy.
 
         The price given with the time wins over the plugins'.
         """
-        rate, source = time.usd_per_hour, "explicit"
+        rate, origin = time.usd_per_hour, {"source": "explicit"}
         if rate is None and (rate := self.plugins.gpu_rate(time.device)) is not None:
-            source = source_of(time.device, rate)
+            origin = {"source": source_of(time.device, rate)}
+            if (as_of := date_of(time.device, rate)) is not None:
+                origin["as_of"] = as_of
         if rate is None:
             remedy = remedy or "Give it with the time: usd_per_hour=..."
             self.say_once(
                 f"no price is known for device {time.device!r}: rows have no costs/gpu. {remedy}"
             )
             return None, {}
-        return price_gpu(time, rate), {"usd_per_hour": rate, "source": source}
+        return price_gpu(time, rate), {"usd_per_hour": rate} | origin
 
     def say_once(self, text: str) -> None:
         """Warn, but not twice."""

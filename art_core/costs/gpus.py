@@ -39,7 +39,16 @@ def default_rate(device: str) -> float | None:
 
 def source_of(device: str, usd_per_hour: float) -> str:
     """Say where a price that a hook answered is from: the file if it lists that, else a plugin."""
+    entry = _with_price(device, usd_per_hour)
+    return "plugin" if entry is None else f"{entry['source']}, {entry['as_of']}"
+
+
+def date_of(device: str, usd_per_hour: float) -> str | None:
+    """Return the date of the list that has this price; None for a price of another source."""
+    entry = _with_price(device, usd_per_hour)
+    return None if entry is None else str(entry["as_of"])
+
+
+def _with_price(device: str, usd_per_hour: float) -> dict[str, Any] | None:
     entry = listed(device)
-    if entry is None or entry["usd_per_hour"] != usd_per_hour:
-        return "plugin"
-    return f"{entry['source']}, {entry['as_of']}"
+    return entry if entry is not None and entry["usd_per_hour"] == usd_per_hour else None

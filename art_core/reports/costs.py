@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from art_core.costs.price_dates import is_old
 from art_core.costs.receipt import Receipt, receipt_of
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
@@ -53,7 +54,8 @@ class CostReport:
 
     `total` and the values of `steps` map a path below `costs/` to dollars; `all` is the whole.
     A step counts all its rows, on every split and in every attempt. `trained` are the steps that
-    were trained: a step that a later attempt repeated is one.
+    were trained: a step that a later attempt repeated is one. `old_prices` are dates of price lists
+    by what was bought, of those that were old when they were used.
     """
 
     total: dict[str, float] = attrs.field(factory=dict)
@@ -62,6 +64,7 @@ class CostReport:
     unpriced_calls: float = 0.0
     partly_priced_calls: float = 0.0
     unread_receipts: int = 0
+    old_prices: dict[str, str] = attrs.field(factory=dict)
     rewards: Mapping[str, dict[int, float]] = attrs.field(factory=dict)
     trained: set[int] = attrs.field(factory=set)
 
@@ -107,6 +110,9 @@ def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
         report.unread_receipts += len(row.receipts)
         for receipt in receipts(row):
             report.unread_receipts -= 1
+            as_of = receipt.rates.get("as_of")
+            if is_old(as_of, row.recorded_at.date()):
+                report.old_prices[item_name(receipt)] = str(as_of)
             before = report.bought.get(receipt.kind)
             report.bought[receipt.kind] = before.plus(receipt) if before else receipt
     report.rewards = rewards.curves

@@ -166,6 +166,18 @@ def test_calls_that_are_priced_in_part_are_listed_with_what_is_missing(shelf, ar
     assert "2 calls cost more than is in the sums above" in printed
 
 
+def test_prices_that_were_old_when_they_were_used_are_named(shelf, art_command):
+    directory = shelf.run("a", STEP)
+    used = {"leaf": "costs/gpu", "device_seconds": 1800, "usd": 1.0}
+    give_receipts(
+        directory,
+        {**used, "item": "new", "rates": {"usd_per_hour": 2.0, "as_of": "2026-01-01"}},
+        {**used, "item": "old", "rates": {"usd_per_hour": 2.0, "as_of": "2025-12"}},
+    )
+    printed = " ".join(art_command("costs", "a").split())
+    assert "prices of lists that were more than 60 days old: old (2025-12). art prices" in printed
+
+
 def test_an_evaluation_before_training_is_no_step_to_divide_by(shelf, art_command):
     directory = shelf.run("a", STEP, NEXT)
     log = directory / "history.jsonl"

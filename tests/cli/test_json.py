@@ -119,6 +119,9 @@ CALLS = {
     "plot": [["a", "reward/mean"], ["a", "reward/mean", "--out", "x.svg"]],
     "export": [["a", "--out", "x.csv"]],
     "reprice": [["a"]],
+    "prices": [[]],
+    "prices list": [[]],
+    "prices update": [["list.json"]],
     "sync": [["a", "--sink", "loud"]],
     "completion": [["bash"]],
     "rm": [["a", "--yes"]],
@@ -150,6 +153,8 @@ def strict(text: str):
 @pytest.fixture
 def place(shelf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ART_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "list.json").write_text('[{"model": "m", "prefill": 1, "sample": 2}]')
     log = shelf.run("a", ROW) / "history.jsonl"
     log.write_bytes(log.read_bytes().replace(b"}\n", RECEIPTS + b"\n"))
     shelf.run("empty")

@@ -60,7 +60,7 @@ class TinkerBackend:
     - `context_length`: of the served models; by default what the service says.
     - `tokenizer`: a directory or hub id; by default the one that the service names.
     - `cached_prefill_per_million`: US dollars for a million prompt tokens that the service had in
-      its cache. Without it they are unpriced.
+      its cache; by default what the price list says.
     - `connect_timeout_s`: how long the service may take to answer at all; `register_timeout_s`:
       to load a model; `step_timeout_s`: for a training step; `request_timeout_s`: for one request
       to the endpoint.

@@ -20,8 +20,8 @@ CACHED = ":cached-prefill"
 class Meter:
     """Adds the tokens of a model to `costs/<context>/tinker_*`.
 
-    `cached_per_million` is what a million cached prompt tokens cost. Tinker publishes no such
-    price: without it they are unpriced, counted as such and kept in a receipt, never free.
+    `cached_per_million` is what a million cached prompt tokens cost; without it the price list
+    counts, and where that has no price they are unpriced and kept in a receipt, never free.
     """
 
     model: TrainableModel
