@@ -29,7 +29,9 @@ log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = 10.0
 TERMINATED = 128 + signal.SIGTERM
-_POOL = str(Path("concurrent", "futures", "thread.py"))
+_THREAD_POOL, _PROCESS_POOL = (
+    str(Path("concurrent", "futures", name)) for name in ("thread.py", "process.py")
+)
 
 Exit = Callable[..., NoReturn]
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
@@ -196,10 +198,19 @@ def others_work() -> bool:
         frame = frames.get(thread.ident or 0)
         if thread.daemon or thread is threading.current_thread() or frame is None:
             continue
-        # A thread of a pool that waits for work is in the pool's own code.
-        if not frame.f_code.co_filename.endswith(_POOL):
+        if not _waits_in_pool(frame):
             return True
     return False
+
+
+def _waits_in_pool(frame: FrameType) -> bool:
+    """Return whether a thread is one of a pool that waits for work, or manages processes."""
+    if frame.f_code.co_filename.endswith(_THREAD_POOL):
+        return True
+    outer: FrameType | None = frame
+    while outer is not None and not outer.f_code.co_filename.endswith(_PROCESS_POOL):
+        outer = outer.f_back
+    return outer is not None
 
 
 def _first(before: Callable[[], None], then: Callable[[], None]) -> Callable[[], None]:

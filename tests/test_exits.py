@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from types import SimpleNamespace
 
 import attrs
@@ -244,6 +245,15 @@ def test_a_thread_at_work_counts_and_one_of_a_pool_that_waits_does_not():
     daemon = threading.Thread(target=there.wait, daemon=True)
     daemon.start()
     until(lambda: not others_work())
+
+
+def test_a_pool_of_processes_that_is_not_shut_down_does_not_count(monkeypatch):
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        assert pool.submit(int).result() == 0
+        managers = [t for t in threading.enumerate() if not t.daemon]
+        assert len(managers) >= 2  # this one, and the pool's
+        until(lambda: not others_work())
 
 
 def test_the_status_of_an_exit_is_noted_on_the_main_thread_only(program):
