@@ -88,7 +88,8 @@ async def test_an_object_out_of_reach_is_taken_over_too(make, monkeypatch, tmp_p
         model = art.Model(name="m", project="p", **options)
         await log(model, step)
         gc.collect()
-    assert len([run for run in program.runs if run.name == "p/m"]) == 1
+    here = [run for run in program.runs if run.info.run_dir.is_relative_to(tmp_path)]
+    assert len(here) == 1
     await model.close()
     assert steps_of(model) == [(1, 1), (2, 2)]
     await log(again := make(base_path=tmp_path), 3)

@@ -283,11 +283,11 @@ async def test_what_is_never_logged_is_paid_when_the_only_model_is_closed(opened
 
 async def test_a_call_after_its_group_was_logged_is_in_the_next_row(opened):
     one, _ = opened("one"), opened("two")
-    late = []
+    late, is_logged = [], asyncio.Event()
 
     async def leaves_a_task():
         async def goes_on():
-            await asyncio.sleep(0.01)
+            await is_logged.wait()
             judge()
 
         late.append(asyncio.ensure_future(goes_on()))
@@ -295,6 +295,7 @@ async def test_a_call_after_its_group_was_logged_is_in_the_next_row(opened):
 
     groups = await gather(art.TrajectoryGroup([leaves_a_task()]))
     assert costs(await one.log(groups)) == {}
+    is_logged.set()
     await late[0]
     assert costs(await one.log()) == eval_costs(1.0)
 
