@@ -132,6 +132,7 @@ class ProgramEnd:
                 deadline = 0.0
             except Exception as failure:
                 log.warning("%s could not be closed: %s", run.name, failure)
+        self.main_frame = None  # it would keep the program's variables past their time
 
     def terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """End the program as Ctrl-C does, on SIGTERM; a second signal ends it at once."""

@@ -171,6 +171,7 @@ def test_open_runs_are_closed_and_closed_ones_are_not(program):
     program.closed(two, "finished")
     program.close()
     assert one.calls == [("finished", True, None)]
+    assert program.main_frame is None
     assert two.calls == []
 
 
