@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from art_core.costs.book import PriceBook
 from art_core.errors import ConfigError
 from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
-from art_core.reports.costs import item_name, read_costs
+from art_core.reports.costs import CostReport, item_name, read_costs
 from art_core.reports.reprice import Prices, read_prices, reprice
 from art_core.rundir import find_run, runs_path
 
@@ -64,11 +64,22 @@ def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
         Column(key="", heading="change", form=_change, right=True),
     )
     yield Table(name="costs", rows=rows, columns=columns)
-    unpriced = read_costs(run.history, plugins.taxonomy()).unpriced()
-    left = sorted({item_name(r) for r in unpriced if prices.usd(r) is None})
+    report = read_costs(run.history, plugins.taxonomy())
+    left = sorted({item_name(r) for r in report.unpriced() if prices.usd(r) is None})
+    unmatched = prices.unmatched(report.bought.values())
     text = f"still without a price, and in no sum: {', '.join(left)}; give --prices FILE"
-    lines = [*([text] if left else []), f"by row: {out}"]
-    yield Record({"run": run.name, "unpriced": left, "file": out}, lines)
+    lines = [*_unmatched(unmatched, report), *([text] if left else []), f"by row: {out}"]
+    values = {"run": run.name, "unpriced": left, "unmatched": unmatched, "file": out}
+    yield Record(values, lines)
+
+
+def _unmatched(names: Sequence[str], report: CostReport) -> list[str]:
+    """Return a line about prices for what the run did not buy."""
+    if not names:
+        return []
+    bought = sorted({item_name(receipt) for receipt in report.bought.values()})
+    known = ", ".join(bought) or "nothing with a receipt"
+    return [f"prices that fit nothing here: {', '.join(names)}; the run bought: {known}"]
 
 
 def _prices(arguments: argparse.Namespace, book: PriceBook) -> Prices:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import orjson
 
-from art_core.costs.book import PriceBook, rates_of
+from art_core.costs.amounts import price_of
+from art_core.costs.book import PriceBook, bare_name, rates_of
 from art_core.costs.rates import TokenRates, price
 from art_core.costs.receipt import Receipt
 from art_core.errors import ConfigError, unknown
@@ -28,8 +29,9 @@ _GIVEN = ("explicit", "registered")
 class Prices:
     """Prices to use: those given by name, else the book's.
 
-    `models` maps `provider/model` or `model` to rates; `devices` maps a device's name to US dollars
-    an hour, with "" for all others.
+    `models` maps `provider/model` or `model` to rates; `devices` maps a device's name, with or
+    without "NVIDIA", to US dollars an hour, with "" for all others. Upper and lower case of names
+    are the same.
     """
 
     book: PriceBook
@@ -47,21 +49,49 @@ class Prices:
         found = self._device(receipt) if receipt.device_seconds else self._tokens(receipt)
         return receipt.usd if found is None else found
 
+    def named(self, receipt: Receipt) -> str | None:
+        """Return the name among these prices that a receipt's model or device has; None without."""
+        if receipt.device_seconds:
+            return _named(self.devices, (receipt.item, _short(receipt.item)), _short)
+        bare = bare_name(receipt.provider, receipt.item)
+        names = (f"{receipt.provider}/{receipt.item}", receipt.item)
+        return _named(self.models, (*names, f"{receipt.provider}/{bare}", bare), str.lower)
+
+    def unmatched(self, bought: Iterable[Receipt]) -> list[str]:
+        """Return the names among these prices that nothing of what was bought has."""
+        used = {self.named(receipt) for receipt in bought}
+        return sorted(name for name in (*self.models, *self.devices) if name and name not in used)
+
     def _device(self, receipt: Receipt) -> float | None:
-        rate = self.devices.get(receipt.item, self.devices.get(""))
+        rate = self.devices.get(self.named(receipt) or "")
         if rate is None and receipt.rates.get("source") not in _GIVEN:
             rate = self.book.plugins.gpu_rate(receipt.item)
         return None if rate is None else receipt.device_seconds / 3600.0 * rate
 
     def _tokens(self, receipt: Receipt) -> float | None:
-        names = (f"{receipt.provider}/{receipt.item}", receipt.item)
-        rates = next((self.models[name] for name in names if name in self.models), None)
+        name = self.named(receipt)
+        rates = self.models[name] if name is not None else None
         if rates is None and receipt.rates.get("source") not in _GIVEN:
             rates = self.book.rates(receipt.provider, receipt.item, _one_call(receipt).usage)
         usage = receipt.usage
         if rates is None or not usage.total_tokens or not rates.cover(usage):
             return None
         return price(usage, rates)
+
+
+def _short(device: str) -> str:
+    return device.lower().removeprefix("nvidia ")
+
+
+def _named(
+    prices: Collection[str], names: Sequence[str], folded: Callable[[str], str]
+) -> str | None:
+    """Return the first of several names that has a price, as the prices spell it."""
+    exact = next((name for name in names if name in prices), None)
+    if exact is not None:
+        return exact
+    spelled = {folded(name): name for name in prices if name}
+    return next((spelled[folded(name)] for name in names if folded(name) in spelled), None)
 
 
 def _one_call(receipt: Receipt) -> Receipt:
@@ -97,9 +127,7 @@ def _rates(name: str, given: Mapping[str, float], path: Path) -> TokenRates:
 
 
 def _hourly(name: str, usd: float, path: Path) -> float:
-    if isinstance(usd, (int, float)) and usd >= 0:
-        return float(usd)
-    raise ConfigError(f"{path}, device {name!r}: {usd!r} is no price an hour")
+    return price_of(f"{path}, device {name!r}: the price an hour", usd)
 
 
 @attrs.frozen(kw_only=True)

@@ -91,6 +91,22 @@ def test_what_still_has_no_price_is_named(shelf, art_command, tmp_path):
     assert "in no sum" not in art_command("reprice", "b", "--prices", str(file))
 
 
+def test_prices_that_fit_nothing_the_run_bought_are_named(run, art_command, tmp_path):
+    file = tmp_path / "prices.json"
+    file.write_text('{"devices": {"Card": 3, "cards": 4}}')
+    printed = art_command("reprice", "a", "--prices", str(file))
+    assert "prices that fit nothing here: cards; the run bought: card\n" in printed
+    assert cells(printed)[1] == ["costs/gpu", "2.000000", "3.000000", "+50.0%"]
+
+
+def test_a_run_without_receipts_bought_nothing(shelf, art_command, tmp_path):
+    shelf.run("bare", {"reward/mean": 0.5})
+    file = tmp_path / "prices.json"
+    file.write_text('{"devices": {"card": 3}}')
+    printed = art_command("reprice", "bare", "--prices", str(file))
+    assert "fit nothing here: card; the run bought: nothing with a receipt\n" in printed
+
+
 def test_a_price_file_that_is_no_object_is_told(run, art_error, tmp_path):
     (tmp_path / "prices.json").write_text("[1]")
     error = art_error("reprice", "a", "--prices", str(tmp_path / "prices.json"))

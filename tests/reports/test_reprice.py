@@ -115,6 +115,39 @@ def test_given_prices_win_over_the_run_s_and_the_book_s_but_not_over_the_provide
     assert Prices(book=book, models={"known": given}).usd(tokens()) == 5.0
 
 
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("gpt-4.1", "openai/gpt-4.1"),
+        ("gpt-4.1", "gpt-4.1"),
+        ("openai/gpt-4.1", "gpt-4.1"),
+        ("OpenAI/GPT-4.1", "openai/gpt-4.1"),
+    ],
+)
+def test_a_model_s_price_is_found_under_each_of_its_names(book, name, item):
+    rates = TokenRates(input_per_million=5.0, output_per_million=0.0)
+    prices = Prices(book=book, models={"gpt-4.l": rates, name: rates})
+    receipt = Receipt(leaf="x", item=item, provider="openai", input_tokens=1_000_000, usd=2.0)
+    assert prices.usd(receipt) == 5.0
+    assert prices.unmatched([receipt]) == ["gpt-4.l"]
+
+
+def test_the_exact_name_of_a_model_wins_over_one_like_it(book):
+    given = [TokenRates(input_per_million=usd, output_per_million=0.0) for usd in (1.0, 5.0)]
+    prices = Prices(book=book, models=dict(zip(("M", "m"), given, strict=True)))
+    assert prices.usd(tokens(item="m")) == 5.0
+    assert prices.unmatched([tokens(item="m")]) == ["M"]
+
+
+@pytest.mark.parametrize("name", ["H200", "h200", "NVIDIA H200", "nvidia h200"])
+@pytest.mark.parametrize("device", ["NVIDIA H200", "H200"])
+def test_a_device_s_price_is_found_with_and_without_its_maker(book, name, device):
+    prices = Prices(book=book, devices={name: 2.0, "": 9.0, "H20": 1.0})
+    receipt = Receipt(leaf="costs/gpu", item=device, device_seconds=3600.0, usd=3.0)
+    assert prices.usd(receipt) == 2.0
+    assert prices.unmatched([receipt]) == ["H20"]
+
+
 def test_a_price_file_names_models_and_devices(tmp_path, book):
     file = tmp_path / "prices.json"
     file.write_text(
@@ -139,8 +172,14 @@ def test_a_price_file_names_models_and_devices(tmp_path, book):
         ('{"models": {"m": 5}}', "no price file"),
         ('{"model": {}}', "no part of .*'model'.*Did you mean 'models'"),
         ('{"models": {"m": {"prompt": 1}}}', "model 'm': prices need prompt_per_million"),
-        ('{"devices": {"card": "3"}}', "device 'card': '3' is no price"),
-        ('{"devices": {"card": -1}}', "device 'card': -1 is no price"),
+        (
+            '{"devices": {"card": "3"}}',
+            "device 'card': the price an hour must be a price of at least 0",
+        ),
+        (
+            '{"devices": {"card": -1}}',
+            "device 'card': the price an hour must be a price of at least 0",
+        ),
     ],
 )
 def test_a_price_file_that_makes_no_sense_says_where(tmp_path, book, text, problem):
