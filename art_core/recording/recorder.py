@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,13 @@ from art_core.costs.metered import ModelMeter
 from art_core.data.trajectory import Trajectory
 from art_core.endpoint.host import AppHost
 from art_core.recording.conversation import add_choice
+from art_core.recording.received import ReceivedAnswer
 from art_core.threads import Values, present
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
+log = logging.getLogger("art_core")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -35,19 +39,68 @@ class Recording:
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _ended: bool = attrs.field(default=False, init=False)
 
-    def add(self, request: Mapping[str, Any], completion: Mapping[str, Any]) -> None:
-        """Put the choices of a completion into the trajectory, until the recording ends."""
-        from openai.types.chat import ChatCompletion
+    _growing: list[ReceivedAnswer] = attrs.field(factory=list, init=False)
 
-        whole = keep_tokens(ChatCompletion.model_construct(**completion))
+    def begin(self, request: Mapping[str, Any]) -> ReceivedAnswer:
+        """Begin to record the answer to a request. Earlier answers that are whole are kept first:
+        the agent has what it waited for.
+        """
+        received = ReceivedAnswer(request)
         with self._lock:
-            for choice in () if self._ended else whole.choices:
-                add_choice(self.trajectory, request["messages"], request.get("tools"), choice)
+            self._keep_whole_ones()
+            self._growing.append(received)
+        return received
+
+    def add(self, received: ReceivedAnswer, part: bytes) -> None:
+        """Take bytes of an answer, and keep its choices if these were the last ones."""
+        with self._lock, _never_raising():
+            received.add(part)
+            if received.ended:
+                self._keep(received)
+
+    def finish(self, received: ReceivedAnswer, *, ended: bool) -> None:
+        """Keep an answer of which no more comes: it `ended`, or the agent has gone away."""
+        with self._lock, _never_raising():
+            if ended:
+                received.end()
+            if received.is_whole:
+                self._keep(received)
+            elif ended and received in self._growing:
+                log.warning("a stream broke off before its answer was whole; it is not recorded")
+        with self._lock:
+            self._growing = [each for each in self._growing if each is not received]
 
     def end(self) -> None:
-        """Leave the trajectory alone from now on."""
+        """Keep what is whole, and leave the trajectory alone from now on."""
         with self._lock:
+            self._keep_whole_ones()
             self._ended = True
+
+    def _keep_whole_ones(self) -> None:
+        for received in [each for each in self._growing if each.is_whole]:
+            with _never_raising():
+                self._keep(received)
+
+    def _keep(self, received: ReceivedAnswer) -> None:
+        """Put the choices of an answer into the trajectory, once."""
+        from openai.types.chat import ChatCompletion
+
+        if received not in self._growing or self._ended:
+            return
+        self._growing.remove(received)
+        completion = ChatCompletion.model_construct(**received.completion())
+        request = received.request
+        for choice in keep_tokens(completion).choices:
+            add_choice(self.trajectory, request["messages"], request.get("tools"), choice)
+
+
+@contextmanager
+def _never_raising() -> Iterator[None]:
+    """Report what fails in recording; the agent must get its answer."""
+    try:
+        yield
+    except Exception:
+        log.warning("an answer could not be recorded; the agent has it", exc_info=True)
 
 
 class Recorder(AppHost):

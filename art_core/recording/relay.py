@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import openai  # noqa: TID253
-import orjson
 from starlette.applications import Starlette  # noqa: TID253
 from starlette.exceptions import HTTPException  # noqa: TID253
 from starlette.requests import Request  # noqa: TID253
@@ -23,11 +22,37 @@ from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.http import bearer_key, guarded, json_body, only, unless_gone
 from art_core.recording.recorder import Recording
-from art_core.recording.stream import joined
 from art_core.threads import having
 
 CHAT = "/v1/chat/completions"
 TOKENS = {"logprobs": True, "return_token_ids": True}
+MAX_REQUEST_BYTES = 256 << 20
+"""The served model has a limit of its own."""
+_OF_THE_WAY = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "date",
+        "keep-alive",
+        "proxy-authenticate",
+        "server",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_OF_THE_CLIENT = _OF_THE_WAY | {
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "content-type",
+    "expect",
+    "host",
+    "proxy-authorization",
+    "te",
+    "user-agent",
+}
 FORCING = ("response_format", "parallel_tool_calls", "tool_choice")
 
 
@@ -75,66 +100,57 @@ class _Relay:
         if recording is None:
             reason = "no recording has this key; one's key is good inside its `with` block alone"
             raise RequestError(401, reason, None, "invalid_api_key")
-        request = await json_body(http)
+        request = await json_body(http, MAX_REQUEST_BYTES)
+        parts = self._parts(recording, request, http)
         try:
-            if request.get("stream"):
-                parts = self._parts(recording, request)
-                # Awaited before the response starts, so that a refusal keeps its HTTP status.
-                first = await anext(parts)
-                return StreamingResponse(_after(first, parts), media_type="text/event-stream")
-            whole = await unless_gone(http, self._whole(recording, request))
+            # Awaited before the response starts, so that a refusal keeps its HTTP status.
+            head = await unless_gone(http, _next(parts))
+            if not request.get("stream"):
+                return Response(
+                    await unless_gone(http, _read(parts)), head.status_code, _passed(head.headers)
+                )
         except openai.APIStatusError as error:
-            return Response(
-                error.response.content, error.status_code, media_type="application/json"
-            )
+            refusal = error.response
+            return Response(refusal.content, refusal.status_code, _passed(refusal.headers))
         except openai.APIConnectionError as error:
             reason = f"{self._served.base_url} cannot be reached: {error.__cause__ or error}"
             raise RequestError(503, reason, None, "engine_error") from error
-        return Response(whole, media_type="application/json")
-
-    async def _whole(self, recording: Recording, request: dict[str, Any]) -> bytes:
-        async with self._asked(recording, request) as answer:
-            content: bytes = await answer.read()
-        recording.add(request, orjson.loads(content))
-        return content
+        return StreamingResponse(_rest(parts), head.status_code, _passed(head.headers))
 
     async def _parts(
-        self, recording: Recording, request: dict[str, Any]
-    ) -> AsyncGenerator[bytes, None]:
-        chunks: list[dict[str, Any]] = []
-        growing, rest = request.get("n") or 1, b""
-        async with self._asked(recording, request) as answer:
-            async for part in answer.iter_bytes():
-                # Not as lines of text, which end at U+2028 too, in the middle of a chunk.
-                *lines, rest = (rest + part).split(b"\n")
-                fresh = _chunks(lines)
-                chunks += fresh
-                ended = sum(
-                    bool(c.get("finish_reason")) for f in fresh for c in f.get("choices", ())
-                )
-                growing -= ended
-                if ended and not growing:
-                    recording.add(request, joined(chunks))
-                yield part
+        self, recording: Recording, request: dict[str, Any], http: Request
+    ) -> AsyncGenerator[Any, None]:
+        """Give the answer's head, then its bytes. Bytes that end it are recorded before they are
+        passed on, since the agent may leave its block as soon as it has them.
+        """
+        async with self._asked(recording, request, http) as answer:
+            received = recording.begin(request)
+            ended = False
+            try:
+                yield answer
+                async for part in answer.iter_bytes():
+                    recording.add(received, part)
+                    yield part
+                ended = True
+            finally:
+                recording.finish(received, ended=ended)
 
     @asynccontextmanager
-    async def _asked(self, recording: Recording, request: dict[str, Any]) -> AsyncIterator[Any]:
+    async def _asked(
+        self, recording: Recording, request: dict[str, Any], http: Request
+    ) -> AsyncIterator[Any]:
         context = {CONTEXT_HEADER: recording.context} if recording.context else {}
         asking = self._client.chat.completions.with_streaming_response.create(
             model=request.get("model", ""),
             messages=request.get("messages", []),
             extra_body=(_freed(request) if recording.unconstrained else request) | self._tokens,
-            extra_headers=context,
+            extra_headers=_own_headers(http) | context,
+            extra_query=dict(http.query_params),
         )
         async with AsyncExitStack() as stack:
             with having(recording.payers):
                 answer = await stack.enter_async_context(asking)
             yield answer
-
-
-def _chunks(lines: list[bytes]) -> list[dict[str, Any]]:
-    told = [line.removeprefix(b"data:").strip() for line in lines if line.startswith(b"data:")]
-    return [orjson.loads(data) for data in told if data.startswith(b"{")]
 
 
 def _freed(request: dict[str, Any]) -> dict[str, Any]:
@@ -143,8 +159,30 @@ def _freed(request: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in forced}
 
 
-async def _after(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+def _own_headers(http: Request) -> dict[str, str]:
+    """Return the headers that the agent itself has set; its client's are those of our client."""
+    return {
+        name: value
+        for name, value in http.headers.items()
+        if name not in _OF_THE_CLIENT and not name.startswith("x-stainless-")
+    }
+
+
+def _passed(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an answer without those of its connection and its encoding."""
+    return {name: value for name, value in headers.items() if name.lower() not in _OF_THE_WAY}
+
+
+async def _next(parts: AsyncGenerator[Any, None]) -> Any:
+    return await anext(parts)
+
+
+async def _read(parts: AsyncGenerator[Any, None]) -> bytes:
     async with aclosing(parts):
-        yield first
+        return b"".join([part async for part in parts])
+
+
+async def _rest(parts: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
         async for part in parts:
             yield part

@@ -1,9 +1,16 @@
-"""The chunks of a stream, put together again."""
+"""The chunks of a stream, put together again, also those that bend OpenAI's form.
+
+openai's own accumulator takes the exact form alone: it raises for a tool call without an index and
+for choices that are null.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+_OF_ONE_CHUNK = frozenset({"role", "type"})
+"""Texts of a delta that are said again, not continued."""
 
 
 def joined(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -11,32 +18,87 @@ def joined(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     head: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
-        head = {**chunk, **head}
-        for piece in chunk.get("choices") or ():
-            empty = {"index": piece["index"], "message": {"role": "assistant", "content": ""}}
-            _grow(choices.setdefault(piece["index"], empty), piece)
-    return {**head, "object": "chat.completion", "choices": [choices[i] for i in sorted(choices)]}
+        head = {**chunk, **{k: v for k, v in head.items() if v is not None}}
+        head |= {"usage": chunk["usage"]} if chunk.get("usage") else {}
+        for place, piece in enumerate(dicts(chunk.get("choices"))):
+            index = index_of(piece, place)
+            empty = {"index": index, "message": {"role": "assistant", "content": ""}}
+            _grow(choices.setdefault(index, empty), piece)
+    whole = [_with_calls(choices[index]) for index in sorted(choices)]
+    return {**head, "object": "chat.completion", "choices": whole}
+
+
+def dicts(values: Any) -> list[Mapping[str, Any]]:
+    """Return the objects of a list; of anything else, none."""
+    return (
+        [each for each in values if isinstance(each, Mapping)] if isinstance(values, list) else []
+    )
+
+
+def index_of(piece: Mapping[str, Any], place: int) -> int:
+    """Return a choice's index, by default its place in the list."""
+    index = piece.get("index")
+    return index if isinstance(index, int) else place
 
 
 def _grow(choice: dict[str, Any], piece: Mapping[str, Any]) -> None:
-    message, delta = choice["message"], piece.get("delta") or {}
-    for name, value in delta.items():
-        if isinstance(value, str) and name != "role":
-            message[name] = message.get(name, "") + value
-    for call in delta.get("tool_calls") or ():
-        _grow_call(message.setdefault("tool_calls", []), call)
-    for entry in (piece.get("logprobs") or {}).get("content") or ():
-        choice.setdefault("logprobs", {"content": []})["content"].append(entry)
+    delta = piece.get("delta") or piece.get("message")
+    if isinstance(delta, Mapping):
+        _grow_message(choice["message"], delta)
+    for name, entries in (piece.get("logprobs") or {}).items():
+        if entries:
+            choice.setdefault("logprobs", {}).setdefault(name, []).extend(entries)
     if piece.get("token_ids") is not None:
         choice.setdefault("token_ids", []).extend(piece["token_ids"])
-    choice["finish_reason"] = piece.get("finish_reason")
+    choice["finish_reason"] = piece.get("finish_reason") or choice.get("finish_reason")
 
 
-def _grow_call(calls: list[dict[str, Any]], piece: Mapping[str, Any]) -> None:
-    while len(calls) <= piece["index"]:
-        calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
-    call, function = calls[piece["index"]], piece.get("function") or {}
+def _grow_message(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    for name, value in delta.items():
+        if name == "tool_calls":
+            for call in dicts(value):
+                _grow_call(message.setdefault("tool_calls", {}), call)
+        elif isinstance(value, list):
+            texts = [part["text"] for part in dicts(value) if isinstance(part.get("text"), str)]
+            if name == "content":
+                message[name] += "".join(texts)
+            else:
+                message[name] = [*(message.get(name) or ()), *value]
+        elif isinstance(value, str) and name not in _OF_ONE_CHUNK:
+            message[name] = (message.get(name) or "") + value
+        elif value is not None and name != "role":
+            message[name] = value
+
+
+def _grow_call(calls: dict[int, dict[str, Any]], piece: Mapping[str, Any]) -> None:
+    function = piece.get("function") or {}
+    empty = {"type": "function", "function": {"name": "", "arguments": ""}}
+    call = calls.setdefault(_place(calls, piece, function), empty)
     if piece.get("id"):
         call["id"] = piece["id"]
     for name in ("name", "arguments"):
         call["function"][name] += function.get(name) or ""
+
+
+def _place(
+    calls: Mapping[int, Mapping[str, Any]], piece: Mapping[str, Any], function: Mapping[str, Any]
+) -> int:
+    """Return which call a piece belongs to. One without an index begins another call if it has
+    another id than the last one, or a name; else it goes on with the last one.
+    """
+    if isinstance(piece.get("index"), int):
+        return int(piece["index"])
+    last = max(calls, default=0)
+    if not calls:
+        return last
+    if piece.get("id"):
+        known = [place for place, call in calls.items() if call.get("id") == piece["id"]]
+        return known[-1] if known else last + 1
+    return last + 1 if function.get("name") else last
+
+
+def _with_calls(choice: dict[str, Any]) -> dict[str, Any]:
+    calls = choice["message"].get("tool_calls")
+    if calls is not None:
+        choice["message"]["tool_calls"] = [calls[place] for place in sorted(calls)]
+    return choice

@@ -32,6 +32,30 @@ ANSWERS = [
         choice(content="", tool_calls=[call("{x", id="a")]),
         {"role": "assistant", "tool_calls": [call("{x", id="a")]},
     ),
+    (choice(content=""), {"role": "assistant", "content": [{"type": "text", "text": ""}]}),
+    (choice(content=None), {"role": "assistant", "content": []}),
+    (
+        choice(content=None, refusal="I can't"),
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I can't"}]},
+    ),
+    (choice(content=None, refusal="I can't"), {"role": "assistant", "content": "I can't"}),
+    (choice(content="<think>hm</think>\n\nyes"), {"role": "assistant", "content": "yes"}),
+    (
+        choice(content="yes", reasoning_content="hm"),
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nyes"},
+    ),
+    (
+        choice(content=[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]),
+        {"role": "assistant", "content": ["yes"]},
+    ),
+    (
+        choice(content=None, tool_calls=[call("", id="a")]),
+        {"role": "assistant", "tool_calls": [call("{}")]},
+    ),
+    (
+        choice(content=None, tool_calls=[call({"x": 1})]),
+        {"role": "assistant", "tool_calls": [call('{"x": 1}')]},
+    ),
 ]
 
 
@@ -42,6 +66,19 @@ def test_an_answer_is_known_again_in_the_form_in_which_it_is_sent_back(answer, s
     add_choice(trajectory, [ASK, sent_back, MORE], None, end)
     assert trajectory.messages_and_choices == [ASK, answer, MORE, end]
     assert trajectory.additional_histories == []
+
+
+def test_other_messages_are_known_again_too():
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    before = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [image]}]
+    again = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": [{"image_url": {"url": "data:"}, "type": "image_url"}]},
+    ]
+    trajectory, answer, end = Trajectory(), choice(content="yes"), choice(content="end")
+    add_choice(trajectory, before, None, answer)
+    add_choice(trajectory, [*again, answer["message"], MORE], None, end)
+    assert trajectory.messages_and_choices == [*before, answer, MORE, end]
 
 
 @pytest.mark.parametrize(

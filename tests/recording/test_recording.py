@@ -140,11 +140,12 @@ class Upstream:
 
     def __init__(self, act):
         upstream = self
-        self.headers, self.asked = [], []
+        self.headers, self.asked, self.paths = [], [], []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 upstream.headers.append(self.headers)
+                upstream.paths.append(self.path)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 upstream.asked.append(orjson.loads(body))
                 act(self)
@@ -349,14 +350,146 @@ async def test_a_stream_comes_as_it_was_also_in_pieces_and_with_separators_of_li
     assert got.choices[0].delta.content == trajectory.messages()[1]["content"] == text
 
 
-async def test_a_stream_that_is_not_finished_is_not_recorded():
-    chunk = {"id": "x", "choices": [{"index": 0, "delta": {"content": "y"}, "finish_reason": None}]}
-    body = b"data: %b\n\ndata: [DONE]\n\n" % orjson.dumps(chunk)
+def piece(content, finish=None):
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish}
+    return b"data: %b\n\n" % orjson.dumps({"id": "x", "choices": [choice]})
+
+
+DONE = b"data: [DONE]\n\n"
+STREAM = "text/event-stream"
+
+
+async def test_a_stream_that_breaks_off_is_passed_on_and_not_recorded(caplog):
     trajectory = art.Trajectory()
-    with recorded(sends(body, kind="text/event-stream"), trajectory) as endpoint:
+    with recorded(sends(piece("y"), kind=STREAM), trajectory) as endpoint:
         (got,) = await ask(endpoint, HELLO, stream=True)
     assert got.choices[0].delta.content == "y"
     assert trajectory.messages_and_choices == []
+    assert "a stream broke off before its answer was whole" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (piece("yes", "stop"), STREAM),
+        (piece("yes") + DONE, STREAM),
+        (piece("ye", "stop") + piece("s", "stop") + DONE, STREAM),
+        (completion(), "application/json"),
+    ],
+    ids=["no end", "no finish reason", "a finish reason in each chunk", "no stream"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_of_either_form_is_recorded_whatever_was_asked_for(body, kind, stream):
+    trajectory = art.Trajectory()
+    with recorded(sends(body, kind=kind), trajectory) as endpoint:
+        async with openai.AsyncOpenAI(
+            base_url=endpoint.base_url, api_key=endpoint.api_key
+        ) as client:
+            got = await client.post(
+                "/chat/completions",
+                cast_to=bytes,
+                body={"model": "m", "messages": HELLO, "stream": stream},
+                options={"headers": {"X-Stainless-Raw-Response": "stream"}},
+            )
+            assert await got.read() == body
+    assert [m["content"] for m in trajectory.messages()] == ["hello", "yes"]
+    assert trajectory.messages_and_choices[1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_cannot_be_recorded_reaches_the_agent(stream, monkeypatch, caplog):
+    def fails(*_):
+        raise RuntimeError("full")
+
+    monkeypatch.setattr("art_core.recording.recorder.add_choice", fails)
+    body, kind = (piece("yes", "stop") + DONE, STREAM) if stream else (completion(), "a/json")
+    trajectory = art.Trajectory()
+    with recorded(sends(body, kind=kind), trajectory) as endpoint:
+        assert await ask(endpoint, HELLO, stream=stream)
+    assert trajectory.messages_and_choices == []
+    assert "an answer could not be recorded; the agent has it" in caplog.text
+
+
+async def test_an_error_with_status_200_is_passed_on(caplog):
+    body = orjson.dumps({"error": {"message": "overloaded", "code": 502}})
+    trajectory = art.Trajectory()
+    with recorded(sends(body), trajectory) as endpoint:
+        answer = await ask(endpoint, HELLO)
+    assert answer.error["message"] == "overloaded"
+    assert trajectory.messages_and_choices == []
+    assert "recorded" not in caplog.text
+
+
+async def test_an_agent_that_leaves_at_the_finish_reason_has_its_answer_recorded_in_order():
+    """It does not read on to the end, which never comes."""
+    left = threading.Event()
+
+    def never_ends(handler):
+        if len(upstream.asked) > 1:
+            sends(completion())(handler)
+        else:
+            sends(piece("yes", "stop"), kind=STREAM)(handler)
+            left.wait(5)
+
+    trajectory = art.Trajectory()
+    with (
+        Upstream(never_ends) as upstream,
+        Recorder(upstream.endpoint, trainable=False) as recorder,
+        recorder.recorded(Recording(trajectory=trajectory)) as endpoint,
+        openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key) as client,
+    ):
+        create = client.chat.completions.create
+        stream = await asyncio.to_thread(create, model="m", messages=HELLO, stream=True)
+        chunk = await asyncio.to_thread(next, stream)
+        assert chunk.choices[0].finish_reason == "stop"
+        turn = [*HELLO, {"role": "assistant", "content": "yes"}, HELLO[0]]
+        await asyncio.to_thread(create, model="m", messages=turn)
+        left.set()
+    assert [m["content"] for m in trajectory.messages()] == ["hello", "yes", "hello", "yes"]
+    assert trajectory.additional_histories == []
+
+
+async def test_an_answer_that_is_whole_when_the_block_ends_is_recorded():
+    left = threading.Event()
+
+    def never_ends(handler):
+        sends(piece("yes", "stop"), kind=STREAM)(handler)
+        left.wait(5)
+
+    trajectory = art.Trajectory()
+    with Upstream(never_ends) as upstream, Recorder(upstream.endpoint, trainable=False) as recorder:
+        with recorder.recorded(Recording(trajectory=trajectory)) as endpoint:
+            client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key)
+            create = client.chat.completions.create
+            stream = await asyncio.to_thread(create, model="m", messages=HELLO, stream=True)
+            await asyncio.to_thread(next, stream)
+        assert len(trajectory.messages_and_choices) == 2
+        left.set()
+        await asyncio.to_thread(client.close)
+
+
+async def test_headers_and_query_pass_both_ways():
+    def limited(handler):
+        handler.send_response(429)
+        handler.send_header("Retry-After", "7")
+        handler.send_header("Content-Type", "text/plain")
+        handler.end_headers()
+        handler.wfile.write(b"slow down")
+
+    with (
+        Upstream(limited) as upstream,
+        Recorder(upstream.endpoint, trainable=False) as recorder,
+        recorder.recorded(Recording(trajectory=art.Trajectory())) as endpoint,
+    ):
+        asking = ask(endpoint, HELLO, extra_headers={"X-Title": "a"}, extra_query={"v": "1"})
+        with pytest.raises(openai.RateLimitError) as caught:
+            await asking
+    answer = caught.value.response
+    assert (answer.headers["retry-after"], answer.text) == ("7", "slow down")
+    assert answer.headers["content-type"].startswith("text/plain")
+    (headers,) = upstream.headers
+    assert (headers["X-Title"], headers["Authorization"]) == ("a", "Bearer secret")
+    assert upstream.paths == ["/v1/chat/completions?v=1"]
 
 
 async def test_the_responses_api_is_refused_with_what_to_choose_instead(model):

@@ -60,3 +60,54 @@ def test_tool_calls_come_whole_or_in_pieces():
         ("c1", "f", '{"x": 1}'),
         ("c2", "g", "{}"),
     ]
+
+
+def calls_of(*deltas):
+    (choice,) = joined([chunk({"tool_calls": calls}) for calls in deltas])["choices"]
+    return [(c.get("id"), *c["function"].values()) for c in choice["message"]["tool_calls"]]
+
+
+def call(name=None, arguments=None, **more):
+    return {"function": {"name": name, "arguments": arguments}} | more
+
+
+def test_tool_calls_may_have_no_index():
+    whole = call("f", "{}", id="a")
+    assert calls_of([whole]) == [("a", "f", "{}")]
+    assert calls_of([whole, whole | {"id": "b"}]) == [("a", "f", "{}"), ("b", "f", "{}")]
+    assert calls_of([whole], [whole | {"id": "b"}]) == [("a", "f", "{}"), ("b", "f", "{}")]
+    assert calls_of([call("f", "{", id="a")], [call(None, "}")]) == [("a", "f", "{}")]
+    assert calls_of([call("f", "{", id="a")], [call(None, "}", id="a")]) == [("a", "f", "{}")]
+    assert calls_of([call("f", "{}")], [call("g", "{}")]) == [(None, "f", "{}"), (None, "g", "{}")]
+
+
+def test_the_index_of_tool_calls_may_begin_anywhere():
+    assert calls_of([call("g", "{}", index=3)], [call("f", "{}", index=1), None]) == [
+        (None, "f", "{}"),
+        (None, "g", "{}"),
+    ]
+
+
+def test_odd_chunks_are_taken_for_what_they_hold():
+    whole = joined(
+        [
+            {"id": "x", "choices": None, "usage": None},
+            {"id": "y", "choices": [None, {"delta": None}]},
+            chunk({"content": "a", "role": "assistant", "type": "text"}, finish_reason="stop"),
+            chunk({"content": [{"type": "text", "text": "b"}, {"type": "image"}], "role": None}),
+            chunk({"reasoning_details": [{"text": "c"}], "seed": 4, "content": None}),
+            chunk({"reasoning_details": [{"text": "d"}], "role": "assistant", "seed": None}),
+            chunk(None, message={"content": "e"}, logprobs={"content": None, "refusal": [1]}),
+            {"id": "x", "choices": [], "usage": {"total_tokens": 4}},
+        ]
+    )
+    (choice,) = whole["choices"]
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "abe",
+        "type": "text",
+        "reasoning_details": [{"text": "c"}, {"text": "d"}],
+        "seed": 4,
+    }
+    assert (choice["finish_reason"], choice["logprobs"]) == ("stop", {"refusal": [1]})
+    assert (whole["id"], whole["usage"]) == ("x", {"total_tokens": 4})
