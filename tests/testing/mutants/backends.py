@@ -424,12 +424,14 @@ class Learner(EchoBackend):
     async def train(self, model, groups, **options):
         result = await super().train(model, groups, **options)
         before = self.yes.get(result.step - 1, self.chance)
-        self.yes[result.step] = min(0.98, max(0.02, before + self.gradient(groups) / 4))
+        self.yes[result.step] = min(0.98, max(0.02, before + self.gradient(groups) / 2))
         return result
 
 
 class TestLearner(LearningContract):
     backend: ClassVar = Learner
+    learning_steps: ClassVar = 4
+    attempts_per_step: ClassVar = 16
 
     @pytest.fixture
     def make_backend(self):
