@@ -6,6 +6,7 @@ prompt begins with the last prompt and its answer, token by token.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,6 +82,11 @@ class EchoServer:
 
 class _Listener(ThreadingHTTPServer):
     request_queue_size = 1024  # a burst of rollouts comes at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print a traceback, but not of a client that went away."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,7 +7,7 @@ from art_core.errors import BackendError
 from art_core.rl.sequences import merge_turns, turns_of
 from art_core.testing.backend import BackendContract
 from art_core.testing.echo import EchoBackend, echo_spec
-from art_core.testing.echo_server import EchoServer
+from art_core.testing.echo_server import EchoServer, _Listener
 
 
 class TestEcho(BackendContract):
@@ -213,3 +213,15 @@ async def test_log_probs_show_weights_that_checkpoints_keep(model):
 def test_the_spec_makes_the_backend():
     spec = echo_spec()
     assert (spec.name, spec.create) == ("echo", EchoBackend)
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"), [(BrokenPipeError(), False), (ValueError("odd"), True)]
+)
+def test_a_client_that_goes_away_leaves_no_traceback(error, printed, capsys):
+    with _Listener(("127.0.0.1", 0), None) as listener:
+        try:
+            raise error
+        except type(error):
+            listener.handle_error(None, "client")
+    assert ("Traceback" in capsys.readouterr().err) == printed
