@@ -10,7 +10,13 @@ import attrs
 import pytest
 
 HERE = Path(__file__).parent
-OPTIONS = ["-q", "-p", "no:cacheprovider", "--no-header", "-c", str(HERE / "pytest.ini")]
+OPTIONS = [
+    "-q",
+    "--no-header",
+    "--import-mode=importlib",
+    *("-p", "no:cacheprovider"),
+    *("-c", str(HERE / "pytest.ini")),
+]
 
 
 @attrs.define
@@ -49,7 +55,5 @@ def run_text(text: str, folder: Path, *options: str) -> tuple[int, list[str]]:
     """Run the tests in a text; return pytest's exit code and what became of each test."""
     file, outcomes = folder / "test_it.py", Outcomes()
     file.write_text(dedent(text))
-    code = pytest.main(
-        [*OPTIONS, "--import-mode=importlib", str(file), *options], plugins=[outcomes]
-    )
+    code = pytest.main([*OPTIONS, str(file), *options], plugins=[outcomes])
     return code, list(outcomes.found.values())
