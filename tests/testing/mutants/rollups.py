@@ -192,6 +192,20 @@ class IsSlow(RightRollup):
         return super().derived(leaves, totals, split)
 
 
+class AnswersLate(RightRollup):
+    """Its first answer is empty."""
+
+    asked = False
+
+    def derived(self, leaves, totals, split):
+        self.asked, before = True, self.asked
+        return super().derived(leaves, totals, split) if before else None
+
+
+class ShowsNoValue(RightRollup):
+    """No example has a derived value."""
+
+
 class MisspellsTheHook:
     """Its hook is not the core's."""
 
@@ -225,6 +239,9 @@ FAULTS = {
     BooksCosts: OWN,
     KeepsATotal: OWN,
     IsSlow: "test_it_takes_less_than_a_millisecond",
+    AnswersLate: "test_its_metrics_are_in_the_rows_of_a_run",
+    ShowsNoValue: "test_an_example_derives_something",
     MisspellsTheHook: "test_it_has_the_hook",
 }
 globals().update(contracts_of(TestRight, FAULTS, "rollup"))
+TestShowsNoValue.examples = (("train", {}, {}, {}),)  # noqa: F821

@@ -110,6 +110,47 @@ class ForgetsWhatItWrote(RightSink):
         self.seen = set()
 
 
+class ForgetsUntilItIsOpened(RightSink):
+    """It knows only after an open which rows it wrote."""
+
+    def write(self, rows):
+        before = set(self.seen)
+        super().write(rows)
+        self.seen = before
+
+
+class ForgetsAfterAKill(RightSink):
+    """After a run that was not closed it writes rows a second time."""
+
+    def open(self, run):
+        super().open(run)
+        if not (run.run_dir / "closed").exists():
+            self.seen = set()
+
+    def close(self, run):
+        (run.run_dir / "closed").touch()
+
+
+class DropsTheFirstBatch(RightSink):
+    """It ignores the first batch after it was opened."""
+
+    ready = False
+
+    def chosen(self, rows):
+        self.ready, before = True, self.ready
+        return super().chosen(rows) if before else []
+
+
+class DeletesOtherFiles(RightSink):
+    """It deletes files of the run that it did not write."""
+
+    def open(self, run):
+        for path in run.run_dir.iterdir():
+            if path.is_file() and path.name != "rows.jsonl":
+                path.unlink()
+        super().open(run)
+
+
 class StartsOver(RightSink):
     """It empties the file when it is opened."""
 
@@ -240,6 +281,30 @@ class LosesParents(RightSink):
     def metrics(self, row):
         keys = row.metrics
         return {k: v for k, v in keys.items() if not any(x.startswith(f"{k}/") for x in keys)}
+
+
+class LosesLaterParents(RightSink):
+    """It leaves out a key that a key of an earlier row begins with."""
+
+    def open(self, run):
+        super().open(run)
+        self.keys = set()
+
+    def metrics(self, row):
+        kept = {
+            k: v
+            for k, v in row.metrics.items()
+            if not any(x.startswith(f"{k}/") for x in self.keys)
+        }
+        self.keys |= row.metrics.keys()
+        return kept
+
+
+class DropsASection(RightSink):
+    """It leaves out a section of metrics."""
+
+    def metrics(self, row):
+        return {key: value for key, value in row.metrics.items() if not key.startswith("loss/")}
 
 
 class LimitsMetrics(RightSink):
@@ -464,6 +529,10 @@ FAULTS = {
     Reorders: ONCE,
     KeepsRepeats: "test_a_batch_that_comes_again_is_kept_once",
     ForgetsWhatItWrote: "test_rows_that_come_again_to_a_new_sink_are_kept_once",
+    ForgetsUntilItIsOpened: "test_a_write_that_raises_is_repeated",
+    ForgetsAfterAKill: "test_a_killed_process_is_caught_up",
+    DropsTheFirstBatch: "test_a_write_that_hangs_does_not_hold_up_the_run",
+    DeletesOtherFiles: "test_it_works_on_the_threads_of_the_core",
     StartsOver: "test_a_resumed_run_goes_on_after_its_rows",
     SharesState: "test_a_run_leaves_nothing_behind_for_the_next",
     WritesToTheNewestRun: "test_two_runs_in_one_process_stay_apart",
@@ -478,6 +547,8 @@ FAULTS = {
     ReplacesPunctuation: "test_keys_hold_punctuation",
     FoldsCase: "test_keys_that_differ_in_case_stay_apart",
     LosesParents: "test_a_key_may_begin_with_another",
+    LosesLaterParents: "test_a_key_may_begin_an_earlier_one",
+    DropsASection: "test_every_metric_arrives_under_its_key",
     LimitsMetrics: "test_a_row_may_have_more_than_a_thousand_metrics",
     FixesColumns: "test_a_key_may_be_new_late_and_another_be_missing",
     DropsEmptyRows: "test_a_row_may_have_no_metrics",
