@@ -366,7 +366,6 @@ class Run:
             self._closed = True
         if self.history.forked:
             return {}
-        identity = self.history.identity
         try:
             self._record_rest()
         finally:
@@ -378,7 +377,7 @@ class Run:
             self.summary.close()
             self.history.close()
             exits.program.closed(self, status)
-            if _open_runs.get(identity) is self:
+            for identity in [key for key, run in list(_open_runs.items()) if run is self]:
                 del _open_runs[identity]
         return reports
 
