@@ -125,7 +125,8 @@ def payer_of(
 ) -> Payer:
     """Return the payer of a call that is made now.
 
-    The active builder comes first, then the group that is gathered, then, in a thread that began
+    The active builder comes first (one without a context gives way to a group, which gets the
+    context of its split), then the group that is gathered, then, in a thread that began
     before, the only builder or gathering that is active anywhere. Then `own`, the builder of the
     model that is called. Any other call is kept for the next model that logs groups, with one
     warning per source unless exactly one model is open.
@@ -133,7 +134,7 @@ def payer_of(
     builder, account = active_builder.get(), active_account.get()
     if builder is None and account is None:
         builder, account = _only_scope(source)
-    if builder is not None:
+    if builder is not None and (builder.context or account is None):
         return builder
     if account is None and own is not None:
         return own

@@ -95,6 +95,20 @@ async def test_an_active_builder_pays_before_the_group_does(opened):
     assert costs(await one.log(split="train"))["costs/train/judge"] == 1.0
 
 
+async def test_a_builder_without_a_context_gets_that_of_the_split(opened):
+    model, _ = opened("one"), opened("two")
+    with model.metrics_builder().activate_context():
+        groups = await gather(art.TrajectoryGroup([rollout()]))
+        judge()
+    assert costs(await model.log(groups)) == {
+        "costs/eval/judge": 1.0,
+        "costs/eval": 1.0,
+        "costs/train/judge": 1.0,
+        "costs/train": 1.0,
+        "costs/all": 2.0,
+    }
+
+
 async def test_threads_of_a_rollout_charge_its_group(opened):
     one, two = opened("one"), opened("two")
 
