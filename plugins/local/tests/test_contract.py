@@ -30,14 +30,13 @@ class TestLocalBackend(BackendContract):
         monkeypatch.setattr(type(self), "base_model", str(tiny_directory))
 
 
-@pytest.mark.slow
 class TestLearning(LearningContract):
     train_options: ClassVar = {
         "mask_truncated": False,
-        "learning_rate": 3e-3,
+        "learning_rate": 1e-2,
         "save_checkpoint": False,
     }
-    attempts_per_step = 64
+    learning_steps = 7
 
     @pytest.fixture
     def make_backend(self):
