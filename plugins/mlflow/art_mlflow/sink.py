@@ -34,7 +34,7 @@ class MlflowSink:
     _furthest: MetricsRow | None = None
 
     def open(self, run: RunInfo) -> None:
-        """Go on with the MLflow run that `sinks/mlflow.json` names, or make one."""
+        """Go on with the MLflow run that `sinks/<name>.json` names, or make one."""
         beside = f"sqlite:///{run.run_dir.parents[2].resolve() / 'mlflow.db'}"
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
         self._client, self._run = MlflowClient(uri), run
@@ -73,7 +73,7 @@ class MlflowSink:
     @property
     def _file(self) -> Path:
         assert self._run is not None
-        return self._run.run_dir / "sinks" / "mlflow.json"
+        return self._run.run_dir / "sinks" / f"{self._run.sink or 'mlflow'}.json"
 
     def _resume(self, row: MetricsRow) -> None:
         """Go on with an attempt whose first trained row this is: in another MLflow run, which gets

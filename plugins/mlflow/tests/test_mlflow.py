@@ -268,3 +268,12 @@ def test_lines_of_the_log_that_are_no_rows_are_left_out(tmp_path):
     assert logged_before(history, 9) == []
     history.write_bytes(row(1, reward__mean=0.5).to_line() + b"{torn")
     assert [r.seq for r in logged_before(history, 9)] == [1]
+
+
+def test_two_sinks_of_a_run_have_an_mlflow_run_each(tmp_path, uri):
+    run = run_in(tmp_path)
+    other = attrs.evolve(run, sink="mlflow-team")
+    logged(run, row(1, reward__mean=0.5))
+    logged(other, row(1, reward__mean=0.5))
+    assert mlflow_run(run) != mlflow_run(other)
+    assert line(uri, run) == line(uri, other) == [(1, 0.5)]
