@@ -19,7 +19,6 @@ from art_core.testing.sink.outage import disk_full_and_network_down
 from art_core.testing.sink.thread import SinkThread
 from art_core.testing.statements import Contract, Setting
 
-CLOSE_SECONDS = 30.0
 SINK_NAME = "contract"
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -90,7 +89,8 @@ class SinkKit(Contract):
         Setting("seconds_for_10_000_rows", "the time limit for writing and closing 10,000 rows"),
         Setting(
             "seconds_per_call",
-            "the time limit of each call of `open`, `write` and `close` in a test",
+            "the time limit of each call of `open`, `write` and `close` in a test, and of the "
+            "core's delivery of some rows",
         ),
         Setting(
             "factory",
@@ -196,7 +196,7 @@ class SinkKit(Contract):
         """
         spec = SinkSpec(name=SINK_NAME, create=make_sink, summary="under test")
         delivery = Delivery.start([spec], run, kept(run, rows))
-        report = delivery.close(CLOSE_SECONDS)[SINK_NAME]
+        report = delivery.close(self.seconds_per_call)[SINK_NAME]
         assert (report.undelivered, report.error) == (0, None)
         return attrs.evolve(run, sink=spec.name)
 

@@ -15,7 +15,6 @@ from art_core.model import Model
 from art_core.sinks.delivery import DeliveryReport
 from art_core.sinks.protocol import RunInfo
 from art_core.testing.sink.base import (
-    CLOSE_SECONDS,
     SINK_NAME,
     MakeSink,
     ReadBack,
@@ -113,7 +112,7 @@ class SinkLifecycle(SinkKit):
         assert killed.returncode == -9, killed.stderr.decode()
         spec = getattr(importlib.import_module(module), name)()
         model = Model(name="agent", project="contract", base_path=tmp_path, sinks=[spec])
-        report = asyncio.run(_resumed(model))
+        report = asyncio.run(_resumed(model, self.seconds_per_call))
         assert (report.undelivered, report.error) == (0, None)
         history = model.run_dir / "history.jsonl"
         rows = [logged for logged, _ in read_rows(history)]
@@ -190,7 +189,7 @@ class SinkLifecycle(SinkKit):
         self.sent(make_sink, read_back, run, some_rows(2))
 
 
-async def _resumed(model: Model) -> DeliveryReport:
+async def _resumed(model: Model, seconds: float) -> DeliveryReport:
     await model.log(metrics={"reward/mean": 1.0}, split="train", step=41)
-    (report,) = (await model.close(CLOSE_SECONDS)).values()
+    (report,) = (await model.close(seconds)).values()
     return report

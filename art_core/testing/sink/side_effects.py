@@ -13,7 +13,6 @@ import pytest
 from art_core.sinks.delivery import Delivery
 from art_core.sinks.protocol import RunInfo, SinkSpec
 from art_core.testing.sink.base import (
-    CLOSE_SECONDS,
     MakeSink,
     Outage,
     ReadBack,
@@ -89,7 +88,7 @@ class SinkSideEffects(SinkKit):
         report = delivery.close(0.3)["hangs"]
         assert report.undelivered == 4
         held.set()
-        follower.close(time.monotonic() + CLOSE_SECONDS)
+        follower.close(time.monotonic() + self.seconds_per_call)
         assert follower.join().undelivered == 0
         self.check(read_back, attrs.evolve(run, sink=spec.name), rows)
 

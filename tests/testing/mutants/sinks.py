@@ -575,4 +575,5 @@ FAULTS = {
 }
 globals().update(contracts_of(TestRight, FAULTS, "sink"))
 TestNeverCloses.seconds_per_call = 0.2  # noqa: F821
+TestDeletesOtherFiles.seconds_per_call = 0.2  # noqa: F821
 TestIsSlow.seconds_for_10_000_rows = 0.001  # noqa: F821
