@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.amounts import number_or_none
+from art_core.costs.amounts import number_or_none, text_of
 from art_core.costs.gpus import date_of, source_of
 from art_core.costs.rates import TokenRates, price, price_gpu
 from art_core.costs.readers import read_usage
@@ -55,6 +55,8 @@ class PriceBook:
 
     def register(self, model: str, **per_million: float) -> None:
         """Set a model's prices; ConfigError for names other than those of `TokenRates.of`."""
+        if not isinstance(model, str):
+            raise ConfigError(f"prices are registered by a model's name, got {model!r:.80}")
         self._registered[model.lower()] = rates_of(per_million, source="registered")
 
     def register_extractor(self, provider: str, extract: Callable[[Any], float | None]) -> None:
@@ -69,6 +71,7 @@ class PriceBook:
         """Return the rates of a model: registered, with or without its provider's prefix, else a
         plugin's. Upper and lower case are the same.
         """
+        provider, model = text_of(provider), text_of(model)
         bare = bare_name(provider, model)
         for name in (model, f"{provider}/{bare}", bare):
             if name.lower() in self._registered:

@@ -15,6 +15,7 @@ from art_core.costs.amounts import (
     check_count,
     check_price,
     check_seconds,
+    text_of,
     to_texts,
 )
 
@@ -68,7 +69,8 @@ class TokenUsage:
             "speed": self.speed,
             "geography": self.geography,
         }
-        lower = {name: str(value).lower() for name, value in said.items() if value}
+        texts = {name: getattr(value, "value", value) for name, value in said.items() if value}
+        lower = {name: str(value).lower() for name, value in texts.items()}
         return {name: value for name, value in lower.items() if value not in USUAL}
 
 
@@ -89,7 +91,7 @@ class GpuTime:
     asked.
     """
 
-    device: str
+    device: str = attrs.field(converter=text_of)
     seconds: float = attrs.field(converter=as_number, validator=check_seconds)
     count: int = attrs.field(default=1, converter=as_count, validator=check_count)
     usd_per_hour: float | None = attrs.field(

@@ -156,6 +156,13 @@ def test_names_are_found_in_upper_and_lower_case(book):
         assert book.price(provider, model, MILLION) == 1.0
 
 
+def test_a_name_that_is_no_text_is_refused_or_read_as_one(book):
+    with pytest.raises(ConfigError, match="by a model's name, got None"):
+        book.register(None, prompt_per_million=1.0, completion_per_million=1.0)
+    assert book.price(None, "known", MILLION) == 7.0
+    assert GpuTime(device=7, seconds=1.0).device == "7"
+
+
 def test_a_provider_that_names_its_costs_needs_no_price_before_the_call(book):
     book.require("openrouter", "nobody/knows-this")
     assert book.price("openrouter", "nobody/knows-this", MILLION) is None

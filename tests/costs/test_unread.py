@@ -32,6 +32,11 @@ TOOLS = {"input_tokens": 1, "tools": [{"calls": 0}, {"calls": 2}, {"calls": 3}]}
         (TOOLS, "tools[].calls"),
         (CLAUDE | {"server_tool_use": {"code_executions": 1}}, "server_tool_use.code_executions"),
         ({"inputTokens": 1, "outputTokens": 1, "guardUnits": 4}, "guardUnits"),
+        ({"billed_units": {"input_tokens": 1, "search_units": 2}}, "billed_units.search_units"),
+        (
+            CLAUDE | {"cache_creation": {"ephemeral_24h_input_tokens": 9}},
+            "cache_creation.ephemeral_24h_input_tokens",
+        ),
     ],
 )
 def test_a_field_that_nobody_understands_is_named_by_its_path(usage, path):
@@ -97,6 +102,21 @@ def test_what_repeats_other_fields_or_costs_nothing_is_understood():
     assert unread({"usage_metadata": {"input_tokens": 10, "output_tokens": 3} | message}) == ()
 
 
+def test_cohere_bills_units_beside_the_tokens_that_the_model_saw():
+    units = {"billed_units": {"input_tokens": 10.0, "output_tokens": 3}, "cached_tokens": 4}
+    usage = units | {"tokens": {"input_tokens": 500, "output_tokens": 9}}
+    assert read_usage({"usage": usage}) == TokenUsage(
+        input_tokens=10, output_tokens=3, cache_read_tokens=4
+    )
+
+
+def test_an_answer_that_cites_pages_has_searched_once():
+    note = {"type": "url_citation", "url_citation": {"url": "x"}}
+    for notes, searches in (([note, note], 1), ([{"type": "file_citation"}], 0), (None, 0)):
+        choices = [{"message": {"annotations": notes}}]
+        assert read_usage({"usage": CHAT, "choices": choices}).web_searches == searches
+
+
 def test_a_usage_that_refers_to_itself_is_no_trap():
     usage = CHAT.copy()
     usage["again"] = [usage]
@@ -108,9 +128,11 @@ def test_a_usage_that_refers_to_itself_is_no_trap():
     [
         SimpleNamespace(usage=CHAT, _hidden_params={"cache_hit": True}),
         SimpleNamespace(usage={}, cache_hit=True),
+        SimpleNamespace(usage=CHAT, cached=True),
+        {"usage": CHAT, "gptcache": True},
         {"usage_metadata": {"input_tokens": 10, "output_tokens": 3, "total_cost": 0}},
     ],
-    ids=["LiteLLM", "DSPy", "LangChain"],
+    ids=["LiteLLM", "DSPy", "AutoGen", "GPTCache", "LangChain"],
 )
 def test_a_reply_out_of_the_clients_own_cache_costs_nothing(response):
     assert read_usage(response).cost_usd == 0

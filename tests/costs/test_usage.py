@@ -1,3 +1,4 @@
+from enum import Enum
 from types import SimpleNamespace
 
 import pytest
@@ -86,6 +87,13 @@ def test_gemini_counts_thoughts_beside_the_answer():
     assert read_usage(SimpleNamespace(usage_metadata=counted)) == expected
 
 
+def test_terms_are_what_differs_from_the_list_price():
+    tiers = Enum("Tier", {"FLEX": "Flex"})
+    usage = TokenUsage(service_tier=tiers.FLEX, speed="standard", geography="US")
+    assert usage.terms == {"service_tier": "flex", "geography": "us"}
+    assert TokenUsage(service_tier="default").terms == {}
+
+
 def test_the_service_tier_of_an_openai_response_is_read():
     assert (
         read_usage({"service_tier": "flex", "usage": {"prompt_tokens": 1}}).service_tier == "flex"
@@ -169,12 +177,21 @@ def test_thoughts_are_answered_tokens_though_some_count_them_beside_the_answer(m
     [
         ({"cost": 0.25}, 0.25),
         ({"cost_in_usd_ticks": 232_856_000}, 0.0232856),
+        ({"estimated_cost": 0.002}, 0.002),
         ({"cost": {"input_tokens_cost": 0.01, "request_cost": 0.005, "total_cost": 0.015}}, 0.015),
         ({"cost": 0.95, "is_byok": True, "cost_details": {"upstream_inference_cost": 19}}, 19.95),
         ({"cost": 0, "is_byok": True}, 0.0),
         ({"cost": 0.5, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.5}}, 0.5),
     ],
-    ids=["OpenRouter", "xAI", "Perplexity", "your key", "your key, nothing known", "their key"],
+    ids=[
+        "OpenRouter",
+        "xAI",
+        "DeepInfra",
+        "Perplexity",
+        "your key",
+        "your key, nothing known",
+        "their key",
+    ],
 )
 def test_what_a_call_cost_is_read_in_the_form_of_each_provider(said, usd):
     assert read_usage({"usage": CHAT | said}).cost_usd == pytest.approx(usd, abs=1e-15)

@@ -10,16 +10,21 @@ from art_core.costs.readers.anthropic import anthropic_usage, is_anthropic
 from art_core.costs.readers.batches import BATCH, is_line, result_of
 from art_core.costs.readers.bedrock import bedrock_usage
 from art_core.costs.readers.chat import chat_usage
+from art_core.costs.readers.cohere import cohere_usage
 from art_core.costs.readers.gemini import gemini_usage
 from art_core.costs.readers.langchain import langchain_usage
 from art_core.costs.readers.responses import responses_usage
 from art_core.costs.usage import TokenUsage, field
 from art_core.errors import ConfigError
 
+_CACHED = ("cache_hit", "cached", "gptcache")
+"""What DSPy, AutoGen and GPTCache set in a reply out of their cache."""
+
 
 def read_usage(response: Any) -> TokenUsage | None:
-    """Read the usage of a response of OpenAI (chat and Responses), Anthropic, Gemini or Bedrock, of
-    a finished batch or a line of one, or of a LangChain message, object or dict; None without one.
+    """Read the usage of a response of OpenAI (chat and Responses), Anthropic, Gemini, Bedrock or
+    Cohere, of a finished batch or a line of one, or of a LangChain message, object or dict; None
+    without one.
 
     Fields that are there, not zero and not understood stand in `unread`. A reply out of the cache
     of the client, LiteLLM's say, costs nothing.
@@ -49,25 +54,34 @@ def read_delta(chunk: Any) -> TokenUsage | None:
 
 def _read(response: Any) -> TokenUsage | None:
     usage = field(response, "usage")
-    if usage is not None:
-        tier = field(response, "service_tier")
-        # A batch of OpenAI has both names, and only one of them is used.
-        if field(usage, "prompt_tokens") or (
-            field(usage, "prompt_tokens") is not None and not field(usage, "input_tokens")
-        ):
-            return chat_usage(usage, tier)
-        if field(usage, "input_tokens") is not None:
-            if is_anthropic(usage, response):
-                return anthropic_usage(usage, tier)
-            return responses_usage(usage, response, tier)
-        if field(usage, "inputTokens") is not None:
-            return bedrock_usage(usage, response)
+    read = None if usage is None else _of_usage(usage, response)
+    if read is not None:
+        return read
     usage = field(response, "usage_metadata") or field(response, "usageMetadata")
     if field(usage, "input_tokens") is not None:
         return langchain_usage(usage, field(response, "response_metadata"))
     return None if usage is None else gemini_usage(usage, response)
 
 
+def _of_usage(usage: Any, response: Any) -> TokenUsage | None:
+    tier = field(response, "service_tier")
+    if _is_chat(usage):
+        return chat_usage(usage, response, tier)
+    if field(usage, "input_tokens") is not None:
+        if is_anthropic(usage, response):
+            return anthropic_usage(usage, tier)
+        return responses_usage(usage, response, tier)
+    if field(usage, "inputTokens") is not None:
+        return bedrock_usage(usage, response)
+    return None if field(usage, "billed_units") is None else cohere_usage(usage)
+
+
+def _is_chat(usage: Any) -> bool:
+    """Tell OpenAI's chat form. A batch of OpenAI has the names of both forms, one of them 0."""
+    prompt = field(usage, "prompt_tokens")
+    return bool(prompt) or (prompt is not None and not field(usage, "input_tokens"))
+
+
 def _from_the_clients_cache(response: Any) -> bool:
     hidden = field(response, "_hidden_params", "cache_hit")
-    return hidden is True or field(response, "cache_hit") is True
+    return hidden is True or any(field(response, mark) is True for mark in _CACHED)

@@ -71,7 +71,7 @@ def anthropic_usage(usage: Any, tier: str | None) -> TokenUsage:
 
 
 def _counted(f: Fields) -> dict[str, int]:
-    f.known(*_KNOWN, "cache_creation")
+    f.known(*_KNOWN)
     read = f.count("cache_read_input_tokens")
     hour = f.count("cache_creation.ephemeral_1h_input_tokens")
     split = hour + f.count("cache_creation.ephemeral_5m_input_tokens")

@@ -7,16 +7,20 @@ from typing import Any
 from art_core.costs.amounts import number_or_none
 from art_core.costs.readers.fields import Fields
 
-REPORTING = ("openrouter", "perplexity", "x-ai", "xai")
+REPORTING = ("deepinfra", "openrouter", "perplexity", "x-ai", "xai")
 """Providers whose responses say what the call cost."""
 
 
 def reported_cost(f: Fields) -> Any:
-    """Return OpenRouter's `cost`, Perplexity's `total_cost` in it or xAI's ticks; None without."""
+    """Return OpenRouter's `cost`, Perplexity's `total_cost` in it, DeepInfra's `estimated_cost` or
+    xAI's ticks; None without one.
+    """
     ticks = number_or_none(f.get("cost_in_usd_ticks"))
     if ticks is not None:
         return ticks / 1e10
     cost = f.get("cost")
+    if cost is None:
+        cost = f.get("estimated_cost")
     if f.get("is_byok") is True:
         # OpenRouter's fee for a key of your own; the key's owner pays for the call itself.
         upstream = f.get("cost_details.upstream_inference_cost")

@@ -21,6 +21,7 @@ _KNOWN = (
     "requests",
     "tool_calls",
     "details",
+    "request_usage_entries",  # OpenAI Agents: the parts of the sum
 )
 _BILLED_TOOLS = ("code_interpreter_call", "image_generation_call")
 
