@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from art_core.endpoint.engine import ModelNames
+from art_core.endpoint.listener import api_url, bound_socket
 from art_core.endpoint.open_files import raise_open_files
 from art_core.endpoint.proxies import pass_by_proxies
 from art_core.endpoint.transcripts import MAX_IDS
@@ -39,8 +40,7 @@ class AppHost:
     @property
     def base_url(self) -> str:
         """The URL for OpenAI clients, `http://<host>:<port>/v1`."""
-        host, port = self._address
-        return f"http://{host}:{port}/v1"
+        return api_url(*self._address)
 
     def start(self, timeout_s: float = 30.0) -> Self:
         """Serve; return when the endpoint answers. Raises the limit on open files, and keeps
@@ -110,18 +110,7 @@ class AppHost:
             timeout_keep_alive=KEEP_ALIVE_S,
             backlog=2048,
         )
-        # The protocol is named, because asyncio sets TCP_NODELAY only then: without it each answer
-        # waits 40 ms for the client's delayed acknowledgement.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(self._address)
-        except OSError as error:
-            listener.close()
-            host, port = self._address
-            raise ConfigError(
-                f"cannot serve on {host}:{port}: {error}", "Choose port 0 for a free one"
-            ) from error
+        listener = bound_socket(*self._address)
         self._address = listener.getsockname()[:2]
         return uvicorn.Server(config), listener
 

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from art_core.endpoint.host import EndpointHost
+from art_core.endpoint.listener import bound_socket
 from art_core.endpoint.server import create_app
 from art_core.errors import BackendError, ConfigError
 from waiting import until_async
@@ -90,8 +91,20 @@ def test_stopping_cuts_off_requests_under_way(engine, models) -> None:
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(host, models) -> None:
     port = int(host.base_url.rsplit(":", 1)[1].removesuffix("/v1"))
-    with pytest.raises(ConfigError, match=f"cannot serve on 127.0.0.1:{port}"):
+    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
         EndpointHost(models, port=port).start()
+
+
+def test_an_endpoint_on_an_ipv6_address_has_a_url_that_clients_read(models) -> None:
+    host = EndpointHost(models, host="::1", port=8000)
+    url = httpx2.URL(host.base_url)
+    assert (url.host, url.port, url.path) == ("::1", 8000, "/v1")
+    try:
+        bound_socket("::1", 0).close()
+    except ConfigError:
+        pytest.skip("no IPv6 on this machine")
+    with EndpointHost(models, host="::1") as host:
+        assert httpx2.get(host.base_url.removesuffix("/v1") + "/health").status_code == 200
 
 
 def test_a_missing_server_package_names_what_to_install(models, monkeypatch) -> None:

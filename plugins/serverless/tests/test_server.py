@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import re
 import subprocess
 import threading
 
@@ -15,6 +16,7 @@ from art_core.errors import BackendError, ConfigError
 from art_core.testing.backend import ask as ask_model
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
+from art_serverless.server.api_page import openapi
 from art_serverless.server.groups import GroupFiles
 from art_serverless.server.keys import Keys, server_keys
 from art_serverless.server.settings import options_of
@@ -69,6 +71,13 @@ def test_health_and_pages_need_no_key_and_figures_do(ask):
     figures = httpx2.get(f"{root}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
     assert f'art_requests_total{{route="POST {MODELS}",status="200"}} 1.0' in figures
     assert "art_models_awake 1.0" in figures
+
+
+def test_the_openapi_page_declares_each_name_of_a_path_once():
+    for path, item in openapi()["paths"].items():
+        for operation in item.values():
+            declared = [p["name"] for p in operation["parameters"] if p["in"] == "path"]
+            assert declared == re.findall(r"{(\w+)}", path), path
 
 
 def test_models_are_listed_and_found_by_name_as_openai_does(ask):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import socket
+from urllib.parse import urlsplit
 
 import pytest
 
 from art_core import Plugins
 from art_core.errors import ConfigError
-from art_core.testing.echo import echo_spec
+from art_core.testing.echo import EchoBackend, echo_spec
 from art_serverless import plugin
 from art_serverless.server.start import _listening, serve
 
@@ -50,6 +52,18 @@ def test_what_cannot_be_served_is_an_error_that_names_it(started, arguments, sai
 def test_a_number_that_is_none_is_refused(started, option, value):
     with pytest.raises(argparse.ArgumentError, match=f"invalid number value: '{value}'"):
         started(f"{option}={value}")
+
+
+def test_the_printed_url_of_an_ipv6_address_can_be_used(started, monkeypatch):
+    monkeypatch.setattr("art_serverless.server.start.backend", lambda *_, **__: EchoBackend())
+    try:
+        _listening("::1", 0).close()
+    except ConfigError:
+        pytest.skip("no IPv6 on this machine")
+    line = started("--host", "::1", "--port", "0")
+    url = urlsplit(re.search(r"http://\S+/v1", line)[0])
+    assert url.hostname == "::1"
+    assert url.port > 0
 
 
 def test_answers_are_sent_at_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ import attrs
 from art_serverless.protocol import JOBS, MODELS
 
 TEXT, NUMBER, FLAG, OBJECT = "string", "integer", "boolean", "object"
+_NAMES_IN_PATH = re.compile(r"{(\w+)}")
 
 
 @attrs.frozen
@@ -114,8 +116,7 @@ def openapi() -> dict[str, Any]:
 def _described(operation: Operation) -> dict[str, Any]:
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": TEXT}}
-        for name in ("model_id", "job_id")
-        if f"{{{name}}}" in operation.path
+        for name in _NAMES_IN_PATH.findall(operation.path)
     ]
     in_query = [
         {"name": name, "in": "query", "schema": {"type": kind}}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from art_core import Backend, BackendError, ConfigError, Plugins, backend
+from art_core.endpoint.listener import api_url, bound_socket
 from art_serverless.server.keys import server_keys
 from art_serverless.server.settings import Settings, settings_of
 
@@ -39,10 +40,10 @@ def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
 def _served(settings: Settings, about_keys: str) -> Iterator[str]:
     _uvicorn()
     with _listening(settings.host, settings.port) as listener:
-        scheme = "https" if settings.certfile else "http"
         host, port = listener.getsockname()[:2]
+        url = api_url(host, port, "https" if settings.certfile else "http")
         served = backend(settings.backend, **settings.options)
-        yield f"serving {settings.backend!r} at {scheme}://{host}:{port}/v1; {about_keys}"
+        yield f"serving {settings.backend!r} at {url}; {about_keys}"
         yield f"models lie in {settings.directory}; stop with Ctrl-C"
         with _signals_end_quietly():
             whole = asyncio.run(run(settings, listener, served))
@@ -171,18 +172,12 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small answers at once only where the protocol is said
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = bound_socket(host, port)
     try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)  # who comes while the backend is loaded waits
-    except (OSError, OverflowError) as error:
+        listener.listen(BACKLOG)  # clients that connect while the backend is loaded wait
+    except OSError as error:  # another server took the port between `bind` and here
         listener.close()
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error}", "Give another --port, or 0 for a free one."
-        ) from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
     return listener
 
 

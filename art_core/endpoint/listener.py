@@ -1,0 +1,33 @@
+"""Listening sockets for HTTP servers, and the URLs that clients use for them."""
+
+from __future__ import annotations
+
+import socket
+
+from art_core.errors import ConfigError
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address; port 0 takes a free one.
+
+    Raises ConfigError for an address that cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named, because asyncio sets TCP_NODELAY only then: without it each answer
+    # waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error}", "Give another port, or 0 for a free one."
+        ) from error
+    return listener
+
+
+def api_url(host: str, port: int, scheme: str = "http") -> str:
+    """Return the URL of an API on an address; an IPv6 address is written in brackets."""
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{port}/v1"
