@@ -29,7 +29,7 @@ class ReceivedAnswer:
         """Take the next bytes."""
         self._bytes += part
         if self._is_json is None and self._bytes.strip():
-            self._is_json = self._bytes.lstrip()[:1] in (b"{", b"[")
+            self._is_json = self._bytes.lstrip().startswith((b"{", b"["))
         if self._is_json is False and b"\n" in part:
             # Not as lines of text, which end at U+2028 too, in the middle of a chunk.
             *lines, rest = self._bytes.split(b"\n")

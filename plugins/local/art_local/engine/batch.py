@@ -121,7 +121,8 @@ class Batch:
 
     def _sample(self, first: int, logits_NV) -> list[tuple[Request, Token]]:  # type: ignore[no-untyped-def]
         rows = self.rows[first:]
-        drawn = draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows])
+        races = [r.race(logits_NV.shape[1], logits_NV.device) for r in rows]
+        drawn = draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows], races)
         events = [
             (request, request.take(*token)) for request, token in zip(rows, drawn, strict=True)
         ]

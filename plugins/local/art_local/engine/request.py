@@ -8,6 +8,8 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from art_core.endpoint.engine import FinishReason, Sampling, Token
 from art_core.errors import EngineError
 from art_local.engine.weights import Adapter
@@ -38,6 +40,7 @@ class Request:
         self._most = min(sampling.max_tokens, context - len(self.prompt_ids))
         self._stops = ends.union(sampling.stop_token_ids)
         self._random = random.Random(sampling.seed)
+        self._generator: torch.Generator | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -50,8 +53,18 @@ class Request:
         return self._most - len(self.sampled)
 
     def uniform(self) -> float:
-        """The next random number in [0, 1) of this request's own stream."""
+        """The next random number in [0, 1), for a request without a seed."""
         return self._random.random()
+
+    def race(self, size: int, device: torch.device) -> torch.Tensor | None:
+        """The next exponential numbers [size] of a seed's own stream; None where none are drawn."""
+        if self.sampling.seed is None or not self.sampling.temperature:
+            return None
+        if self._generator is None:
+            # torch takes 32 bits of a seed, and Python's own numbers take -7 for 7; texts differ.
+            seed = random.Random(str(self.sampling.seed)).getrandbits(32)
+            self._generator = torch.Generator(device).manual_seed(seed)
+        return torch.empty(size, device=device).exponential_(generator=self._generator)
 
     def take(self, token_id: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Token:
         """Append a sampled token and say whether it was the last."""

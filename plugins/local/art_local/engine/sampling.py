@@ -13,14 +13,20 @@ Drawn = tuple[int, float, tuple[tuple[int, float], ...]]
 
 
 def draw(
-    logits_NV: torch.Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]
+    logits_NV: torch.Tensor,
+    samplings: Sequence[Sampling],
+    uniforms: Sequence[float],
+    races: Sequence[torch.Tensor | None],
 ) -> list[Drawn]:
     """Draw one token a row: (id, log-probability, alternatives).
 
     The log-probability is the fp32 log-softmax of the raw logits, at temperature 1 and before
     top_p. A row is drawn by inverting its cumulative distribution at its number of `uniforms` [N]
-    in [0, 1), so that a row's draw depends on nothing but its own logits and number. Raises
-    EngineError when logits are not finite.
+    in [0, 1). A row with a seed has exponential numbers [V] in `races`: the token with the largest
+    probability / number wins. Logits differ in their last bits with the rows beside them; in the
+    cumulative distribution of a whole vocabulary these differences add up and change draws, and
+    here one matters only where two tokens are as good as equal. Raises EngineError when logits are
+    not finite.
     """
     logits_NV = logits_NV.float()
     normaliser_N = torch.logsumexp(logits_NV, dim=-1)
@@ -28,7 +34,7 @@ def draw(
         raise EngineError(
             "the model's logits are not finite", "Its weights hold NaN or infinite values"
         )
-    ids_N = _choose(logits_NV, normaliser_N, samplings, uniforms)
+    ids_N = _choose(logits_NV, normaliser_N, samplings, uniforms, races)
     logprobs_N = logits_NV.gather(1, ids_N[:, None])[:, 0] - normaliser_N
     tops = _alternatives(logits_NV, normaliser_N, [s.top_logprobs for s in samplings])
     return list(zip(ids_N.tolist(), logprobs_N.tolist(), tops, strict=True))
@@ -39,6 +45,7 @@ def _choose(
     normaliser_N: torch.Tensor,
     samplings: Sequence[Sampling],
     uniforms: Sequence[float],
+    races: Sequence[torch.Tensor | None],
 ) -> torch.Tensor:
     temperatures = [s.temperature for s in samplings]
     if not any(temperatures):
@@ -52,16 +59,27 @@ def _choose(
     for row, sampling in enumerate(samplings):
         if sampling.top_p < 1.0 and sampling.temperature:
             probs_NV[row] = _nucleus(probs_NV[row], sampling.top_p)
-    cumulative_NV = probs_NV.cumsum(dim=-1)
-    uniform_N = torch.tensor(uniforms, device=device, dtype=torch.float64)
-    target_N = (uniform_N * cumulative_NV[:, -1]).float()
-    ids_N = torch.searchsorted(cumulative_NV, target_N[:, None], right=True)[:, 0]
-    # Rounding can put the target on the total itself: the draw then lies past the last token.
+    ids_N = _inverted(probs_NV, uniforms)
+    raced = [(row, race) for row, race in enumerate(races) if race is not None]
+    if raced:
+        rows_R = torch.tensor([row for row, _ in raced], device=device)
+        race_RV = torch.stack([race for _, race in raced])
+        ids_N[rows_R] = (probs_NV[rows_R] / race_RV).argmax(dim=-1)
     settled_N = torch.tensor([t == 0.0 for t in temperatures], device=device)
-    settled_N |= ids_N >= logits_NV.shape[1]
     if bool(settled_N.any()):
         ids_N = torch.where(settled_N, probs_NV.argmax(dim=-1), ids_N)
     return ids_N
+
+
+def _inverted(probs_NV: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
+    """Invert the cumulative distribution of each row at its number."""
+    cumulative_NV = probs_NV.cumsum(dim=-1)
+    uniform_N = torch.tensor(uniforms, device=probs_NV.device, dtype=torch.float64)
+    target_N = (uniform_N * cumulative_NV[:, -1]).float()
+    ids_N = torch.searchsorted(cumulative_NV, target_N[:, None], right=True)[:, 0]
+    # Rounding can put the target on the total itself: the draw then lies past the last token.
+    past_N = ids_N >= probs_NV.shape[1]
+    return torch.where(past_N, probs_NV.argmax(dim=-1), ids_N)
 
 
 def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:

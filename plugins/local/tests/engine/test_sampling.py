@@ -9,6 +9,7 @@ import torch
 from engine_helpers import PROMPTS, assert_logprobs_are_the_models, ids, sample
 
 from art_core.endpoint.engine import Sampling
+from art_local.engine.sampling import draw
 
 pytestmark = pytest.mark.torch
 
@@ -43,6 +44,30 @@ async def test_a_seed_repeats_and_other_seeds_differ(engine) -> None:
         *[sample(engine, PROMPTS[0], Sampling(max_tokens=24, seed=s)) for s in (1, 1, 2)]
     )
     assert ids(first) == ids(again) != ids(other)
+
+
+async def test_a_negative_seed_is_another_one(engine) -> None:
+    plans = [Sampling(max_tokens=24, seed=s) for s in (7, -7, 7 + (1 << 32))]
+    drawn = [ids(await sample(engine, PROMPTS[0], plan)) for plan in plans]
+    assert drawn[0] != drawn[1] and drawn[0] != drawn[2]
+
+
+def test_a_seeded_draw_does_not_change_with_the_last_bits_of_the_logits() -> None:
+    """A row alone and the same row in a batch differ in them. Without a seed some draws change."""
+    rows, size = 100, 20_000
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, size, generator=generator)
+    nearly = logits + torch.linspace(-1e-5, 1e-5, size)
+    uniforms = torch.rand(rows, generator=generator).tolist()
+    races = [torch.empty(size).exponential_(generator=generator) for _ in range(rows)]
+
+    def drawn(values, numbers, seed):
+        samplings = [Sampling(max_tokens=1, seed=seed)] * rows
+        return [token_id for token_id, *_ in draw(values, samplings, uniforms, numbers)]
+
+    assert drawn(logits, races, 1) == drawn(nearly, races, 1)
+    unseeded = [None] * rows
+    assert drawn(logits, unseeded, None) != drawn(nearly, unseeded, None)
 
 
 async def test_samples_follow_the_models_distribution_and_top_p_cuts_its_tail(
