@@ -21,7 +21,7 @@ from art_core.client import openai_client
 from art_core.costs.book import PriceBook
 from art_core.costs.metered import ModelMeter
 from art_core.costs.payer import settle, settle_rest
-from art_core.data.store import append_groups, move_groups, trajectory_file
+from art_core.data.store import append_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.errors import ConfigError, HistoryError
 from art_core.exits import status_of
@@ -234,23 +234,15 @@ class Model:
         """Book the paid calls of the rollouts, before the row that has them."""
         settle(groups, self.metrics_builder("train" if split == "train" else "eval"))
 
-    def _store(self, split: str, step: int, groups: Sequence[TrajectoryGroup]) -> None:
-        """Store groups; those of a call that is made again after it failed are there already."""
+    def _store(self, split: str, step: int, groups: Sequence[TrajectoryGroup]) -> int:
+        """Store groups; those of a call that is made again after it failed are there already.
+        Return the byte of the file at which they begin.
+        """
         which = (step, *(group.id for group in groups))
         again = self._stored.get(split) == which
         self._stored[split] = which
-        append_groups(trajectory_file(self.run.info.run_dir, split, step), groups, again=again)
-
-    def _move(
-        self, run_dir: Path, split: str, step: int, to: int, groups: Sequence[TrajectoryGroup]
-    ) -> None:
-        """Move groups that were stored under one step to another."""
-        source, target = (trajectory_file(run_dir, split, s) for s in (step, to))
-        try:
-            move_groups(groups, source, target)
-        except HistoryError as error:
-            # their row is written: to raise would have the step trained again
-            log.warning("trajectories of step %d stand under step %d: %s", to, step, error)
+        file = trajectory_file(self.run.info.run_dir, split, step)
+        return append_groups(file, groups, again=again)
 
     def read_state(self) -> dict[str, Any]:
         """Return what `merge_state` kept: your own values, a dataset position say."""

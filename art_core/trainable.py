@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -14,8 +16,9 @@ from art_core.backends import Backend, Checkpoint, Endpoint, TrainResult
 from art_core.backends import backend as make_backend
 from art_core.checkpoints import Retention
 from art_core.costs.usage import GpuTime
+from art_core.data.store import move_groups, set_earlier_aside, trajectory_file
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.errors import ConfigError
+from art_core.errors import ConfigError, HistoryError
 from art_core.model import Model, ready_groups
 from art_core.plugins.checks import option_names
 from art_core.run import CLOSE_SECONDS, Registered
@@ -23,6 +26,8 @@ from art_core.sinks.delivery import DeliveryReport
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+log = logging.getLogger("art_core")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -128,21 +133,25 @@ class TrainableModel(Model):
         Options are those of `TrainConfig`. The groups are checked and stored before the step
         begins, so that a failing step loses nothing that was measured; tried again with the same
         groups, it does not store them twice. When a step that was cancelled ends first, they move
-        to the next step's file. Raises MetricError for a metric of a trajectory or group that no
-        row could hold.
+        to the next step's file. Groups that were stored for the step earlier, and are not those
+        that were trained, move to the file of the same name in `earlier/`. Raises MetricError for a
+        metric of a trajectory or group that no row could hold.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
         run = self.run
         run.check("train", groups)
         expected = await backend.step(self) + 1
-        self._store("train", expected, groups)
+        start = self._store("train", expected, groups)
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)
         # A newer object may have taken the run over; the step is trained, and gets its row.
         run.current().record("train", result.step, groups=groups, metrics=result.metrics)
-        if result.step != expected:
-            self._move(run.info.run_dir, "train", expected, result.step, groups)
+        # Their row is written: to raise now would have the step trained again.
+        try:
+            _tidy(run.info.run_dir, groups, (expected, start), result.step)
+        except HistoryError as error:
+            log.warning("trajectories of step %d: %s", result.step, error)
         return result
 
     def _backend_is_handed_over(self) -> bool:
@@ -200,3 +209,16 @@ class TrainableModel(Model):
         finally:
             reports = await super().close(timeout, status=status, error=error)
         return reports
+
+
+def _tidy(
+    run_dir: Path, groups: Sequence[TrajectoryGroup], stored: tuple[int, int], step: int
+) -> None:
+    """Have the file of a step that was trained hold its groups and no earlier ones. `stored` is the
+    step under which they were stored, and the byte of its file at which they begin.
+    """
+    expected, start = stored
+    file = trajectory_file(run_dir, "train", step)
+    if step != expected:
+        start = move_groups(groups, trajectory_file(run_dir, "train", expected), file)
+    set_earlier_aside(file, start)

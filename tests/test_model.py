@@ -174,10 +174,10 @@ async def test_groups_that_cannot_be_moved_to_their_step_are_told(make, monkeypa
     def full(groups, source, target):
         raise HistoryError(f"cannot store trajectories in {target.name}")
 
-    monkeypatch.setattr("art_core.model.move_groups", full)
+    monkeypatch.setattr("art_core.trainable.move_groups", full)
     model = make()
     assert await stored_after_a_cancelled_step(model) == {"0001.jsonl": [[0, 1], [2, 3]]}
-    assert "trajectories of step 2 stand under step 1" in caplog.text
+    assert "trajectories of step 2: cannot store trajectories in 0002.jsonl" in caplog.text
     assert [row.step for row in rows(model)] == [2]
 
 
@@ -191,8 +191,24 @@ async def test_groups_that_are_others_or_were_changed_meanwhile_are_stored_too(m
     for group in alike:
         await model.log([group], step=1, split="train")
     file = model.run_dir / "trajectories/train/0001.jsonl"
-    stored = list(read_groups(file))
-    assert [g.rewards for g in stored] == [[0.0, 1.0], [0.5, 1.0], [], []]
+    assert [g.rewards for g in read_groups(file)] == [[0.5, 1.0], [], []]
+    (earlier,) = read_groups(file.parent / "earlier" / file.name)
+    assert earlier.rewards == [0.0, 1.0]
+
+
+async def test_groups_of_an_attempt_that_ended_before_its_step_are_set_aside(make):
+    killed = make(backend=Unsteady())
+    with pytest.raises(BackendError):
+        await killed.train(attempts(0, 1))
+    await killed.close()
+    for _ in range(2):
+        model = make(backend=EchoBackend())
+        result = await model.train(attempts(2, 3))
+        await model.close()
+    file = model.run_dir / f"trajectories/train/{result.step:04d}.jsonl"
+    assert [g.rewards for g in read_groups(file)] == [[2.0, 3.0]]
+    earlier = read_groups(model.run_dir / "trajectories/train/earlier/0001.jsonl")
+    assert [0.0, 1.0] in [g.rewards for g in earlier]
 
 
 async def test_rollouts_that_have_not_run_are_an_error(make):

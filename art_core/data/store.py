@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,8 @@ log = logging.getLogger("art_core")
 
 _TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs")
 
+EARLIER = "earlier"
+
 
 def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
     """Return where the trajectories of a split and step lie."""
@@ -32,9 +35,9 @@ def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
 
 def append_groups(
     path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool = True, again: bool = False
-) -> None:
-    """Append groups, a line each, in one write; raises HistoryError when the disk does not take
-    them whole.
+) -> int:
+    """Append groups, a line each, in one write; return the byte at which they begin. Raises
+    HistoryError when the disk does not take them whole.
 
     `tokens=False` leaves out token ids and log-probs, most of the bytes. `again=True` leaves the
     file as it is when it ends with these very lines. What JSON can't hold is kept as text, so that
@@ -46,12 +49,13 @@ def append_groups(
         with path.open("a+b", buffering=0) as file:
             good = file.seek(0, os.SEEK_END)
             if again and _ends_with(file.fileno(), good, data):
-                return
-            if good and os.pread(file.fileno(), 1, good - 1) != b"\n":
-                data = b"\n" + data
+                return good - len(data)
+            torn = bool(good and os.pread(file.fileno(), 1, good - 1) != b"\n")
+            data = b"\n" + data if torn else data
             if file.write(data) != len(data):
                 file.truncate(good)
                 raise OSError("short write")
+            return good + torn
     except OSError as error:
         raise HistoryError(
             f"cannot store trajectories in {path}: {error}",
@@ -59,11 +63,12 @@ def append_groups(
         ) from error
 
 
-def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -> None:
+def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -> int:
     """Append groups to the file of their step, and cut them from the end of the one where they
-    stand; raises HistoryError when the disk does not take them, and then they stay.
+    stand; return the byte at which they begin. Raises HistoryError when the disk does not take
+    them, and then they stay.
     """
-    append_groups(target, groups, again=True)
+    start = append_groups(target, groups, again=True)
     data = _lines(groups)
     try:
         with source.open("r+b", buffering=0) as file:
@@ -74,6 +79,30 @@ def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -
         raise HistoryError(
             f"cannot take groups of another step out of {source}: {error}",
             f"{target} has them.",
+        ) from error
+    return start
+
+
+def set_earlier_aside(path: Path, start: int) -> None:
+    """Move the groups that stand before a byte of a step's file into the file of the same name in
+    `earlier/`: the step was trained without them. Raises HistoryError when the disk does not take
+    them, and then they stay.
+    """
+    if not start:
+        return
+    aside = path.parent / EARLIER / path.name
+    rest = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.parent.mkdir(exist_ok=True)
+        with path.open("rb") as file, aside.open("ab") as earlier, rest.open("wb") as kept:
+            earlier.write(file.read(start))
+            shutil.copyfileobj(file, kept)
+        rest.replace(path)
+    except OSError as error:
+        rest.unlink(missing_ok=True)
+        raise HistoryError(
+            f"cannot move groups of an earlier attempt from {path} to {aside}: {error}",
+            f"{path} has them, before those that were trained.",
         ) from error
 
 

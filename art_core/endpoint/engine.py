@@ -26,8 +26,8 @@ class Sampling:
     `stop_token_ids` end the sequence and stay in its tokens; stop strings are the endpoint's
     business. `seed` makes the draw repeatable for equal prompts and weights; a negative one is
     another seed than its positive. What else is in the batch may change log-probs in their last
-    digits, and so a draw between tokens that are as good as equal. `stream` asks for tokens as they come; without it an engine may hand all of them out
-    at the end.
+    digits, and so a draw between tokens that are as good as equal. `stream` asks for tokens as they
+    come; without it an engine may hand all of them out at the end.
     """
 
     max_tokens: int

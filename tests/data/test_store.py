@@ -9,7 +9,13 @@ from openai.types.chat import ChatCompletionMessage
 
 import art_core as art
 from art_core.data.choice import is_choice
-from art_core.data.store import append_groups, move_groups, read_groups, trajectory_file
+from art_core.data.store import (
+    append_groups,
+    move_groups,
+    read_groups,
+    set_earlier_aside,
+    trajectory_file,
+)
 from art_core.data.trajectory import RolloutFailure
 from art_core.errors import HistoryError
 
@@ -120,6 +126,39 @@ def test_groups_that_cannot_be_cut_are_in_the_other_file(path, tmp_path):
     with pytest.raises(HistoryError, match="cannot take groups of another step out of"):
         move_groups([whole_group()], path, target)
     assert len(list(read_groups(target))) == 1
+
+
+def test_earlier_groups_of_a_step_are_set_aside(path):
+    one, two, three = (art.TrajectoryGroup(metadata={"n": n}) for n in range(3))
+    set_earlier_aside(path, append_groups(path, [one]))
+    aside = path.parent / "earlier" / path.name
+    assert not aside.exists()
+    start = append_groups(path, [two])
+    append_groups(path, [three])
+    set_earlier_aside(path, start)
+    assert [g.metadata["n"] for g in read_groups(path)] == [1, 2]
+    assert [g.metadata["n"] for g in read_groups(aside)] == [0]
+    set_earlier_aside(path, append_groups(path, [three], again=True))
+    assert [g.metadata["n"] for g in read_groups(path)] == [2]
+    assert [g.metadata["n"] for g in read_groups(aside)] == [0, 1]
+    assert sorted(file.name for file in path.parent.iterdir()) == [path.name, "earlier"]
+
+
+def test_a_torn_line_is_set_aside_too(path):
+    append_groups(path, [art.TrajectoryGroup(metadata={"n": 0})])
+    with path.open("ab") as file:
+        file.write(b'{"trajectories": [')
+    set_earlier_aside(path, append_groups(path, [art.TrajectoryGroup(metadata={"n": 1})]))
+    assert [g.metadata["n"] for g in read_groups(path)] == [1]
+
+
+def test_groups_that_cannot_be_set_aside_stay(path):
+    append_groups(path, [art.TrajectoryGroup(metadata={"n": 0})])
+    start = append_groups(path, [art.TrajectoryGroup(metadata={"n": 1})])
+    (path.parent / "earlier").write_text("a file is in the way")
+    with pytest.raises(HistoryError, match="cannot move groups of an earlier attempt"):
+        set_earlier_aside(path, start)
+    assert [g.metadata["n"] for g in read_groups(path)] == [0, 1]
 
 
 def test_token_data_may_be_left_out(path):
