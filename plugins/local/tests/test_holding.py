@@ -15,6 +15,7 @@ from art_core.errors import EngineError
 from art_core.metrics.history import read_rows
 from art_local import clock
 from art_local.servers import Servers
+from waiting import until_async
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
 
@@ -41,6 +42,19 @@ def engines():
 
 def endpoints():
     return sum(t.name == "art-endpoint" for t in threading.enumerate())
+
+
+async def busy(backend):
+    """Keep the backend's worker busy; return the work and what ends it."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        return go_on.wait(60)
+
+    task = asyncio.create_task(backend._on_worker(work))
+    await asyncio.to_thread(begun.wait, 60)
+    return task, go_on
 
 
 @pytest.fixture
@@ -102,10 +116,10 @@ async def test_a_model_whose_registering_was_cancelled_is_closed_with_the_backen
 
 @pytest.mark.parametrize("closing", [False, True])
 async def test_an_unregistering_that_was_cancelled_stops_serving_all_the_same(make_model, closing):
-    before, go_on = (engines(), endpoints()), threading.Event()
+    before = (engines(), endpoints())
     backend, model = art.backend("local", **OPTIONS), make_model("tiny")
     await model.register(backend)
-    before_it = asyncio.create_task(backend._on_worker(lambda: go_on.wait(60)))
+    before_it, go_on = await busy(backend)
     leaving = asyncio.create_task(backend.unregister(model))
     await asyncio.sleep(0.1)
     leaving.cancel()
@@ -152,9 +166,9 @@ async def test_a_step_that_was_cancelled_counts_and_its_costs_stand_in_the_next_
 
 
 async def test_a_step_that_waits_when_the_backend_is_closed_says_so(make_model):
-    backend, model, go_on = art.backend("local", **OPTIONS), make_model("tiny"), threading.Event()
+    backend, model = art.backend("local", **OPTIONS), make_model("tiny")
     await model.register(backend)
-    before_it = asyncio.create_task(backend._on_worker(lambda: go_on.wait(60)))
+    before_it, go_on = await busy(backend)
     waiting = asyncio.create_task(backend.train(model, []))
     await asyncio.sleep(0)
     closing = asyncio.create_task(backend.close())
@@ -205,7 +219,8 @@ async def test_weights_are_gone_with_their_model(make_model, closing):
     gc.disable()
     try:
         await (backend.close() if closing else backend.unregister(model))
-        assert not any(reference() is not None for reference in held)
+        # a thread that ends holds them for a moment more
+        await until_async(lambda: all(reference() is None for reference in held), 20.0)
     finally:
         gc.enable()
     await backend.close()

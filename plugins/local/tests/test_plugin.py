@@ -40,10 +40,10 @@ def test_the_backend_is_found_by_name():
         ({"lora_rank": 0}, "lora_rank must be a whole number of at least 1, got 0"),
         (
             {"gpu_cost_per_hour_usd": -1},
-            "gpu_cost_per_hour_usd must be a finite number of",
+            "gpu_cost_per_hour_usd must be a price of at least 0",
         ),
-        ({"gpu_cost_per_hour_usd": float("inf")}, "a finite number of at least 0, got inf"),
-        ({"gpu_cost_per_hour_usd": "2"}, "a finite number of at least 0, got '2'"),
+        ({"gpu_cost_per_hour_usd": float("inf")}, "a price of at least 0, got inf"),
+        ({"gpu_cost_per_hour_usd": "2"}, "a price of at least 0, got '2'"),
         ({"request_timeout_s": 0}, r"request_timeout_s must be a number above 0 .*, got 0"),
     ],
 )
