@@ -23,6 +23,8 @@ import transformers
 from tinker import SamplingClient, ServiceClient, TrainingClient, types
 
 States = dict[str, torch.Tensor]
+REST_CLIENT: Any = getattr(tinker, "RestClient", None)
+"""None in an older SDK, where a session's client does the same."""
 BASE = "tiny/base"
 
 
@@ -74,7 +76,7 @@ class FakeTinker:
 
     def rest(self, **options: Any) -> _Rest:
         """Ask without a session: replaces `tinker.RestClient`."""
-        inspect.signature(tinker.RestClient).bind(**options)
+        inspect.signature(REST_CLIENT).bind(**options)
         return _Rest(self)
 
     def submit(self, name: str, work: Callable[[], Any]) -> Future[Any]:
@@ -163,8 +165,8 @@ class _Rest:
         return self.account.submit("get_server_capabilities", lambda: answer)
 
     def delete_checkpoint_from_tinker_path(self, path: str) -> Future[Any]:
-        if hasattr(tinker, "RestClient"):  # an older SDK has it of a session only
-            _like(tinker.RestClient, "delete_checkpoint_from_tinker_path", path)
+        if REST_CLIENT is not None:
+            _like(REST_CLIENT, "delete_checkpoint_from_tinker_path", path)
         return self.account.submit("delete_checkpoint", lambda: self.account.states.pop(path))
 
 
