@@ -27,6 +27,7 @@ log = logging.getLogger("art_core")
 CACHED = ":cached-prefill"
 """After a model's name: its prompt tokens that the service had in its cache."""
 _NAMES = ("model", "tinker_id")
+_SPELLED = {"cached_prefill": "cached", "prefill_cached": "cached"}
 _TIMEOUT_S = 30
 _PRICES = ("prefill", "cached", "sample", "train")
 
@@ -171,6 +172,7 @@ def _model(row: Any, defaults: Mapping[str, Any], share: float | None) -> Listed
     name = next((row[key] for key in _NAMES if isinstance(row, Mapping) and row.get(key)), None)
     if not isinstance(name, str):
         raise ConfigError(f"an entry of the price list has no model: {row!s:.80}")
+    row = {_SPELLED.get(key, key): value for key, value in row.items()}
     prices = {key: _dollars(f"{key} of {name}", row.get(key)) for key in _PRICES}
     prefill, sample, cached = prices["prefill"], prices["sample"], prices["cached"]
     if prefill is None or sample is None:
