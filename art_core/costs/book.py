@@ -63,7 +63,7 @@ class PriceBook:
         """Set a function that reads US dollars out of a provider's responses; None where they say
         nothing.
         """
-        self._extractors[provider] = extract
+        self._extractors[provider.lower()] = extract
 
     def rates(
         self, provider: str, model: str, usage: TokenUsage | None = None
@@ -82,8 +82,10 @@ class PriceBook:
         """Tell whether a call could be priced: by an extractor, by the provider itself, or by
         rates.
         """
-        reports = provider in self._extractors or provider.lower() in REPORTING
-        return reports or self.rates(provider, model) is not None
+        name = text_of(provider).lower()
+        return (
+            name in self._extractors or name in REPORTING or self.rates(provider, model) is not None
+        )
 
     def require(self, provider: str, model: str) -> None:
         """Raise PricingError when nothing could price a call: before it is made, so that no money
@@ -118,7 +120,7 @@ class PriceBook:
 
     def extracted(self, response: Any, provider: str) -> float | None:
         """Read US dollars by the provider's extractor; None without one, or where it says none."""
-        extract = self._extractors.get(provider)
+        extract = self._extractors.get(text_of(provider).lower())
         return None if extract is None else extract(response)
 
     def believed(self, provider: str, usage: TokenUsage) -> TokenUsage:

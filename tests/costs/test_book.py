@@ -163,6 +163,12 @@ def test_a_name_that_is_no_text_is_refused_or_read_as_one(book):
     assert GpuTime(device=7, seconds=1.0).device == "7"
 
 
+def test_an_extractor_is_found_in_upper_and_lower_case(book):
+    book.register_extractor("OpenAI", lambda response: response["usd"])
+    book.require("openai", "unknown")
+    assert book.usage({"usd": 0.5}, "OPENAI").cost_usd == 0.5
+
+
 def test_a_provider_that_names_its_costs_needs_no_price_before_the_call(book):
     book.require("openrouter", "nobody/knows-this")
     assert book.price("openrouter", "nobody/knows-this", MILLION) is None
