@@ -99,7 +99,8 @@ def test_a_newer_list_counts_from_then_on_and_older_ones_beside_it(own_cache, tm
     tinkers = [
         {"name": "Qwen3-8B", "tinker_id": "Qwen/Qwen3-8B", "context": "32K", "prefill": "$0.25",
          "sample": "$1,000.50", "train": "$0.50"},
-        {"tinker_id": "new/model", "prefill": 1.0, "sample": 2, "train": None, "cached_prefill": "$0.10"},
+        {"tinker_id": "new/model", "prefill": 1.0, "sample": 2, "train": None,
+         "cached_prefill": "$0.10"},
     ]  # fmt: skip
     source = tmp_path / "models.json"
     source.write_text(json.dumps(tinkers))
