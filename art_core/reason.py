@@ -29,16 +29,20 @@ def has_password(text: str) -> bool:
     return _USER_OF_URL.search(text) is not None
 
 
-def reason_of(error: BaseException) -> str:
-    """Return an exception's type and the first line of its message, 300 characters at most.
-
-    What looks like a key, and the values of environment variables that are named like one, become
-    `***`.
+def without_secrets(text: str) -> str:
+    """Return a text in which `***` replaces what looks like a key, and the values of environment
+    variables that are named like one.
     """
-    message = next(iter(str(error).strip().splitlines()), "")
     for name, value in os.environ.items():
         if names_secret(name) and len(value) >= _SHORTEST_SECRET:
-            message = message.replace(value, "***")
-    message = _SECRETS.sub("***", message)
+            text = text.replace(value, "***")
+    return _SECRETS.sub("***", text)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message, 300 characters at most,
+    without secrets.
+    """
+    message = without_secrets(next(iter(str(error).strip().splitlines()), ""))
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

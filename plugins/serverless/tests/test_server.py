@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 
+import attrs
 import httpx2
 import openai
 import pytest
@@ -17,8 +18,10 @@ from art_core.testing.backend import ask as ask_model
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
 from art_serverless.server.api_page import openapi
+from art_serverless.server.errors import RefusedError
 from art_serverless.server.groups import GroupFiles
 from art_serverless.server.keys import Keys, server_keys
+from art_serverless.server.private import DIRECTORY, PrivatePaths
 from art_serverless.server.settings import options_of
 from art_serverless.server.store import Store
 from waiting import until
@@ -126,6 +129,67 @@ def test_a_base_model_is_a_name_never_a_path(ask, value):
     answer = ask("POST", MODELS, json={**MODEL, "base_model": value})
     assert answer.status_code == 422
     assert "base_model must be a name" in message(answer)
+
+
+@pytest.mark.parametrize("value", ["private/weights", "private", "notes.txt", "broken"])
+def test_a_base_model_is_no_file_or_directory_of_the_server(ask, tmp_path, monkeypatch, value):
+    register(ask, name="earlier", base_model=value)
+    (tmp_path / "private" / "weights").mkdir(parents=True)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "broken").symlink_to("nowhere")
+    monkeypatch.chdir(tmp_path)
+    answer = ask("POST", MODELS, json={**MODEL, "base_model": value})
+    assert answer.status_code == 422
+    assert "base_model must be a name" in message(answer)
+    listed = ask("GET", "/models").json()["data"]
+    assert [model["id"].rpartition("/")[2] for model in listed] == ["earlier"]
+
+
+def test_a_model_is_not_loaded_from_a_directory_that_appeared_later(serving, tmp_path, monkeypatch):
+    server = serving(idle_s=0.01)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx2.post(server.url + MODELS, json=MODEL, headers=headers)
+    figures = f"{server.root}/metrics"
+    until(lambda: "art_models_awake 0.0" in httpx2.get(figures, headers=headers).text)
+    (tmp_path / MODEL["base_model"]).mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = f"{server.url}{MODELS}/{answer.json()['id']}/checkpoints"
+    assert httpx2.get(path, headers=headers).status_code == 422
+
+
+def test_errors_name_base_models_not_their_places_and_no_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.chdir(tmp_path)
+    private = PrivatePaths.of(tmp_path / "serve", {"tiny": "models/tiny", "qwen": "qwen"})
+
+    def sent(status, text):
+        return str(private.of_error(RefusedError(status, text, "model")))
+
+    assert sent(404, f"served: agent@0, {tmp_path}/models/tiny") == "served: agent@0, tiny"
+    assert sent(404, "served: agent@0, models/tiny") == "served: agent@0, tiny"
+    assert sent(422, "no qwen at /home/somebody/x") == "no qwen at ~/x"
+    assert sent(500, f"{tmp_path}/serve/a is locked") == f"{DIRECTORY}/a is locked"
+    assert sent(500, "very-secret-value and sk-abcdefghijk") == "*** and ***"
+    error = private.of_error(RefusedError(404, "text", "model", "model_not_found"))
+    assert error.body()["error"]["code"] == "model_not_found"
+
+
+def test_an_answer_of_the_engine_that_is_an_error_names_no_place(serving):
+    class Names(EchoBackend):
+        async def register(self, model):
+            endpoint = await super().register(model)
+            return attrs.evolve(endpoint, model_name="nobody at /srv/models/tiny")
+
+    server = serving(Names(), base_models={"tiny": "/srv/models/tiny"})
+    headers = {"Authorization": f"Bearer {KEY}"}
+    model = {**MODEL, "base_model": "tiny"}
+    assert httpx2.post(server.url + MODELS, json=model, headers=headers).status_code == 200
+    body = {"model": "agent", "messages": [{"role": "user", "content": "hi"}]}
+    answer = httpx2.post(f"{server.url}/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 404
+    assert "nobody at tiny" in message(answer)
+    assert "/srv" not in answer.text
 
 
 def test_a_server_with_a_list_of_base_models_tells_it(serving):

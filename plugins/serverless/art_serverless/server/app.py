@@ -22,7 +22,6 @@ from art_serverless.server.http import (
     refusal,
     refused,
 )
-from art_serverless.server.keys import Keys
 from art_serverless.server.routes import Routes, Server
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -62,18 +61,18 @@ def create_app(server: Server) -> Starlette:
 def _guarded(handler: Handler, server: Server, name: str) -> Handler:
     async def guarded(http: Request) -> Response:
         with server.monitor.request(name) as watched:
-            response = await _answered(handler, http, server.keys)
+            response = await _answered(handler, http, server)
             watched(response.status_code)
             return response
 
     return guarded
 
 
-async def _answered(handler: Handler, http: Request, keys: Keys) -> Response:
+async def _answered(handler: Handler, http: Request, server: Server) -> Response:
     try:
-        keys.check(http.headers.get("authorization", ""))
+        server.keys.check(http.headers.get("authorization", ""))
         return await handler(http)
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:
-        return refused(refusal(error))
+        return refused(server.private.of_error(refusal(error)))

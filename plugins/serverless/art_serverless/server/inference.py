@@ -21,6 +21,7 @@ from art_core import TrainableModel
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_serverless.protocol import InferenceName
 from art_serverless.server.errors import RefusedError
+from art_serverless.server.private import PrivatePaths
 from art_serverless.server.sampled import SampledAnswers
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredModel
@@ -34,6 +35,7 @@ class Inference:
     store: Store
     seats: Seats
     timeout_s: float
+    private: PrivatePaths = attrs.field(factory=PrivatePaths)
     sampled: SampledAnswers = attrs.field(factory=SampledAnswers)
     _client: httpx2.AsyncClient | None = None
 
@@ -58,7 +60,9 @@ class Inference:
                 cut = fields.cut_stream(answer.aiter_lines(), keep) if keep else answer.aiter_raw()
                 return _Stream(cut, answer.status_code, kind, stack.pop_all())
             content = await answer.aread()
-            if keep and answer.status_code == HTTPStatus.OK:
+            if answer.status_code != HTTPStatus.OK:
+                content = self.private.hide(content.decode(errors="replace")).encode()
+            elif keep:
                 completion = orjson.loads(content)
                 keep(completion)
                 content = orjson.dumps(fields.cut(completion))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -54,8 +55,21 @@ def checked_base_model(given: Mapping[str, Any], known: Mapping[str, str]) -> st
     if known:
         raise RefusedError(422, unknown("base model", str(value)[:200], known), "base_model")
     if isinstance(value, str) and _BASE_MODEL.fullmatch(value) and ".." not in value:
+        check_no_path(value)
         return value
-    raise RefusedError(
+    raise _no_name(value)
+
+
+def check_no_path(base_model: str) -> None:
+    """Raise RefusedError for a base model that a client named and that exists as a file or a
+    directory here: a backend would load it from there.
+    """
+    if os.path.lexists(base_model):
+        raise _no_name(base_model)
+
+
+def _no_name(value: Any) -> RefusedError:
+    return RefusedError(
         422,
         f"base_model must be a name such as 'Qwen/Qwen3-0.6B', no path; got {value!r:.200}",
         "base_model",

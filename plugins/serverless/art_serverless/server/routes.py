@@ -34,6 +34,7 @@ from art_serverless.server.inference import Inference
 from art_serverless.server.keys import Keys
 from art_serverless.server.monitor import Monitor
 from art_serverless.server.names import checked_address, checked_base_model
+from art_serverless.server.private import PrivatePaths
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredModel, digest_of
 from art_serverless.server.work import Work
@@ -52,6 +53,7 @@ class Server:
     keys: Keys
     max_body_bytes: int
     losses: Mapping[str, LossSpec]
+    private: PrivatePaths
 
 
 class Routes:

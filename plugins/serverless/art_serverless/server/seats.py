@@ -14,6 +14,7 @@ import attrs
 
 from art_core import Backend, TrainableModel
 from art_serverless.server.errors import RefusedError
+from art_serverless.server.names import check_no_path
 from art_serverless.server.store import StoredModel
 
 log = logging.getLogger("art_serverless")
@@ -67,6 +68,8 @@ class Seats:
             if stored.id in self._removed:
                 raise RefusedError(404, f"{stored.address.uri} was deleted")
             if stored.id not in self._seats:
+                if stored.base_model not in self.base_models:
+                    check_no_path(stored.base_model)
                 model = self._model(stored)
                 try:
                     await model.register(self.backend)

@@ -63,6 +63,7 @@ async def run(
     from art_serverless.server.app import create_app
     from art_serverless.server.inference import Inference
     from art_serverless.server.monitor import Monitor
+    from art_serverless.server.private import PrivatePaths
     from art_serverless.server.routes import Server
     from art_serverless.server.seats import Seats
     from art_serverless.server.store import Store
@@ -74,8 +75,9 @@ async def run(
         directory=settings.directory,
         base_models=settings.base_models,
     )
-    work = Work(store=store, seats=seats)
-    inference = Inference(store=store, seats=seats, timeout_s=CHAT_TIMEOUT_S)
+    private = PrivatePaths.of(settings.directory, settings.base_models)
+    work = Work(store=store, seats=seats, private=private)
+    inference = Inference(store=store, seats=seats, private=private, timeout_s=CHAT_TIMEOUT_S)
     app = create_app(
         Server(
             store=store,
@@ -86,6 +88,7 @@ async def run(
             keys=settings.keys,
             max_body_bytes=settings.max_body_bytes,
             losses=Plugins.discover().losses(),
+            private=private,
         )
     )
     left_behind = work.resume()

@@ -13,6 +13,7 @@ import orjson
 
 from art_core import BackendError, TrainableModel, TrajectoryGroup
 from art_serverless.metrics import cost_leaves
+from art_serverless.server.private import PrivatePaths
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredJob
 from art_serverless.wire import groups_of
@@ -29,6 +30,7 @@ class Work:
 
     store: Store
     seats: Seats
+    private: PrivatePaths = attrs.field(factory=PrivatePaths)
     _queues: dict[str, asyncio.Queue[StoredJob]] = attrs.field(factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = attrs.field(factory=dict)
     _changed: dict[str, asyncio.Event] = attrs.field(factory=dict)
@@ -104,7 +106,7 @@ class Work:
             self.store.end(job.id, "ended", events, spent)
         except Exception as error:
             log.warning("job %s of %s failed: %s", job.id, stored.address.uri, error)
-            said = str(error) or type(error).__name__
+            said = self.private.hide_all(str(error)) or type(error).__name__
             self.store.end(job.id, "failed", [("training_failed", {"error_message": said})])
         self._tell(job.id)
 
