@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         "--provider",
         metavar="NAME",
         default="tinker",
-        help="whose list it is, where it does not say",
+        help="the provider of a list that names none",
     )
     updating.set_defaults(run=update_prices)
 

@@ -107,7 +107,7 @@ _NAMES = {"geography": "inference_geo"}
 
 def _terms(found: Any, usage: TokenUsage) -> tuple[dict[str, str], float | None]:
     """Return the terms that the book has prices for, and the factor of the others; None for a
-    factor that nobody knows.
+    factor that is not known.
     """
     listed: dict[str, str] = {}
     factor = 1.0

@@ -13,7 +13,7 @@ def day_of(as_of: str) -> date:
 
 
 def is_old(as_of: object, on: date) -> bool:
-    """Tell whether a price of a list from `as_of` is old on a day; False without a date."""
+    """Return whether a price of a list from `as_of` is old on a day; False without a date."""
     if not isinstance(as_of, str):
         return False
     try:

@@ -63,7 +63,7 @@ def _joined(
 
 
 def is_last(chunk: Any) -> bool:
-    """Tell a chunk after which no usage follows: the answer has ended, and its count is known."""
+    """Return whether no usage follows after a chunk: the answer has ended, its count is known."""
     event = field(chunk, "type")
     if isinstance(event, str) and event in _LAST_EVENTS:
         return True
@@ -73,7 +73,7 @@ def is_last(chunk: Any) -> bool:
 
 
 def _finished(chunk: Any, name: str) -> bool:
-    """Tell whether a chunk's choices are finished, or left out as in OpenAI's chunk of usage."""
+    """Return whether a chunk's choices are finished, or left out as in OpenAI's chunk of usage."""
     choices = field(chunk, name)
     return isinstance(choices, list) and all(
         field(choice, "finish_reason") or field(choice, "finishReason") for choice in choices

@@ -29,11 +29,11 @@ def factor_of(provider: str, model: str, term: str, value: str) -> float | None:
 
 
 def bills_by_prompt(provider: str, model: str) -> bool:
-    """Tell whether a model's web searches are billed by the prompt that had any, not each."""
+    """Return whether a model's web searches are billed by the prompt that had any, not each."""
     starts = term_file()["searches_billed_by_prompt"].get(provider, ())
     return model.startswith(tuple(starts))
 
 
 def bills_audio_as_text(provider: str) -> bool:
-    """Tell whether a provider's prompts of audio cost as much as text where it lists no price."""
+    """Return whether a provider's prompts of audio cost as much as text without a price."""
     return provider in term_file()["audio_prompts_billed_as_text"]

@@ -143,7 +143,7 @@ def _read(source: str) -> bytes:
         return Path(source).expanduser().read_bytes()
     import urllib.request
 
-    with urllib.request.urlopen(source, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http alone
+    with urllib.request.urlopen(source, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http only
         body: bytes = answer.read()
     return body
 
@@ -152,7 +152,7 @@ def read_list(data: Any, defaults: Mapping[str, Any]) -> list[ListedModel]:
     """Read a price list: an object as the price file is, or a list of objects as Tinker publishes
     it.
 
-    `defaults` has the `provider`, `as_of` and `source` where the list does not say them, and
+    `defaults` has the `provider`, `as_of` and `source` for a list without them, and
     `cached_share`, the part of prefill that cached prefill costs. Raises ConfigError for a list
     that is none, or has a model without prices.
     """
@@ -179,11 +179,11 @@ def _model(row: Any, defaults: Mapping[str, Any], share: float | None) -> Listed
         raise ConfigError(f"the price list has no prefill or no sample price of {name!r}")
     if cached is None and share is not None:
         cached = round(prefill * share, 6)
-    said = {key: str(row.get(key) or defaults[key]) for key in ("provider", "as_of", "source")}
-    day_of(said["as_of"])
+    origin = {key: str(row.get(key) or defaults[key]) for key in ("provider", "as_of", "source")}
+    day_of(origin["as_of"])
     train = prices["train"]
     return ListedModel(
-        model=name, prefill=prefill, sample=sample, cached=cached, train=train, **said
+        model=name, prefill=prefill, sample=sample, cached=cached, train=train, **origin
     )
 
 

@@ -1,12 +1,13 @@
 """Fields of a usage that nobody understands: named by their path, counted, never passed over."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import art_core as art
-from art_core.costs.readers import read_delta, read_usage
+from art_core.costs.readers import anthropic, chat, langchain, read_delta, read_usage, responses
 from art_core.costs.stream import CUT, TrackedStream
 from art_core.costs.usage import TokenUsage
 
@@ -254,3 +255,11 @@ async def test_a_call_of_which_a_part_has_no_price_is_counted_and_kept_in_its_re
     assert ("unread" in plain, plain["tier"]) == (False, "batch")
     assert caplog.text.count("usage.pages") == 1
     assert json.loads(row.to_line())["_receipts"][0]["unread"] == ["usage.pages"]
+
+
+def test_the_docs_list_every_field_that_is_understood():
+    page = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
+    read = (*chat._READ, *chat._WRITTEN, *chat._WRITTEN_1H, *anthropic._COUNTS)
+    known = (*chat._KNOWN, *responses._KNOWN, *anthropic._KNOWN, *langchain._KNOWN)
+    fields = {path.rpartition(".")[2] for path in (*read, *known)}
+    assert {name for name in fields if name not in page} == set()

@@ -27,7 +27,7 @@ def read_usage(response: Any) -> TokenUsage | None:
     without one.
 
     Fields that are there, not zero and not understood stand in `unread`. A reply out of the cache
-    of the client, LiteLLM's say, costs nothing.
+    of the client, such as LiteLLM's, costs nothing.
     """
     if is_line(response):
         result = result_of(response)
@@ -77,7 +77,10 @@ def _of_usage(usage: Any, response: Any) -> TokenUsage | None:
 
 
 def _is_chat(usage: Any) -> bool:
-    """Tell OpenAI's chat form. A batch of OpenAI has the names of both forms, one of them 0."""
+    """Return whether a usage has OpenAI's chat form.
+
+    A batch of OpenAI has the names of both forms; the count of one of them is 0.
+    """
     prompt = field(usage, "prompt_tokens")
     return bool(prompt) or (prompt is not None and not field(usage, "input_tokens"))
 

@@ -34,7 +34,7 @@ _MARKS = (
 
 
 def is_anthropic(usage: Any, response: Any) -> bool:
-    """Tell Anthropic's usage from that of OpenAI's Responses."""
+    """Return whether a usage is Anthropic's; else it is that of OpenAI's Responses."""
     return field(response, "type") == "message" or any(
         field(usage, mark) is not None for mark in _MARKS
     )

@@ -11,7 +11,7 @@ _FAILED = ("errored", "canceled", "expired")
 
 
 def is_line(response: Any) -> bool:
-    """Tell a line of a batch's output, of OpenAI, Mistral, Anthropic or Gemini, from a response."""
+    """Return whether this is a line of a batch's output (OpenAI, Mistral, Anthropic, Gemini)."""
     return isinstance(field(response, "custom_id"), str) or (
         isinstance(field(response, "key"), str) and field(response, "response") is not None
     )

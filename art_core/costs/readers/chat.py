@@ -113,7 +113,7 @@ def _answer(f: Fields, prompt: int, *, cached: bool) -> int:
 
 
 def _cites(response: Any) -> bool:
-    """Tell whether an answer cites pages of the web."""
+    """Return whether an answer cites pages of the web."""
     choices = field(response, "choices")
     for choice in choices if isinstance(choices, list) else ():
         notes = field(choice, "message", "annotations")

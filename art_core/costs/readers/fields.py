@@ -1,4 +1,4 @@
-"""Fields of a usage object: those that were read, and those that nobody understood."""
+"""Fields of a usage object: those that were read, and the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Fields:
         return next(filter(None, [self.count(path) for path in paths]), 0)
 
     def known(self, *paths: str) -> None:
-        """Mark fields that change no price, or repeat what other fields say."""
+        """Mark fields that change no price, or repeat other fields."""
         self._read.update(paths)
 
     def unread(self) -> tuple[str, ...]:

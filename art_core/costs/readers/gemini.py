@@ -62,12 +62,12 @@ def _modalities(f: Fields, name: str) -> dict[str, int]:
 
 
 def _tier(f: Fields) -> str | None:
-    """Return the service tier of the Gemini API, or what Vertex AI's traffic type says of it."""
+    """Return the service tier of the Gemini API, or the one in Vertex AI's traffic type."""
     names = (*_names("service_tier"), *_names("traffic_type"))
-    said = next(filter(None, [f.get(name) for name in names]), None)
-    if said is None:
+    found = next(filter(None, [f.get(name) for name in names]), None)
+    if found is None:
         return None
-    tier = str(getattr(said, "value", said)).lower()
+    tier = str(getattr(found, "value", found)).lower()
     for prefix in _PREFIXES:
         tier = tier.removeprefix(prefix)
     return "standard" if tier in ("on_demand", "unspecified") else tier

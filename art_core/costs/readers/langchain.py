@@ -16,7 +16,7 @@ def langchain_usage(usage: Any, metadata: Any) -> TokenUsage:
     f = Fields(usage, "usage_metadata")
     f.known(*_KNOWN)
     given, answered = "input_token_details", "output_token_details"
-    # The counts of another tier have its name before them, and alone for those not cached.
+    # Counts of another tier have its name as a prefix; the bare name counts what is not cached.
     f.known(*(f"{part}.{tier}" for part in (given, answered) for tier in _TIERS))
     f.known(*(f"{answered}.{tier}reasoning" for tier in ("", *(f"{name}_" for name in _TIERS))))
     reads = ("cache_read", *(f"{tier}_cache_read" for tier in _TIERS))

@@ -8,7 +8,7 @@ from art_core.costs.amounts import number_or_none
 from art_core.costs.readers.fields import Fields
 
 REPORTING = ("deepinfra", "openrouter", "perplexity", "x-ai", "xai")
-"""Providers whose responses say what the call cost."""
+"""Providers whose responses have the cost of the call."""
 
 
 def reported_cost(f: Fields) -> Any:

@@ -70,7 +70,7 @@ def _items(response: Any) -> list[Any]:
 
 
 def _is_billed(item: Any) -> bool:
-    """Tell a tool call that is billed from one that is not: opening a page is no search."""
+    """Return whether a tool call is billed: opening a page is no search."""
     if field(item, "status") == "failed":
         return False
     return field(item, "action", "type") in (None, "search")
