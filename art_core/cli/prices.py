@@ -96,7 +96,7 @@ def _columns() -> tuple[Column, ...]:
         Column(key=key, form=".10g", right=True) for key in ("prefill", "cached", "sample", "train")
     ]
     return (
-        Column(key="model"),
+        Column(key="model", whole=True),
         *prices,
         Column(key="", heading="as of", form=dated, rank=1),
         Column(key="provider", rank=2),
