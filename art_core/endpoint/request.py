@@ -80,6 +80,28 @@ PARAMETERS = frozenset(
 )
 
 
+NOT_OF_TEMPLATES = frozenset(
+    {
+        "chat_template",
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "processor_kwargs",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "sanitize_control_tokens",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Names that `chat_template_kwargs` may not have: the tokenizer takes them, not the template. A
+template of a request could run for ever."""
+
+
 @attrs.frozen(kw_only=True)
 class ChatRequest:
     """A chat completion that was asked for, every value in range. `max_tokens` None means what is
@@ -132,7 +154,7 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
         top_logprobs=top_logprobs,
         tools=checked_tools(given.get("tools"), given.get("tool_choice")),
         return_token_ids=_flag(given, "return_token_ids"),
-        template_options=_mapping(given, "chat_template_kwargs"),
+        template_options=_template_options(given),
     )
 
 
@@ -208,6 +230,16 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise bad_parameter(name, "an object", value)
     return value
+
+
+def _template_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    options = _mapping(given, "chat_template_kwargs")
+    for name in sorted(NOT_OF_TEMPLATES & options.keys()):
+        raise unsupported(
+            f"chat_template_kwargs.{name}",
+            "only variables of the model's own chat template can be given",
+        )
+    return options
 
 
 def _include_usage(given: Mapping[str, Any], *, stream: bool) -> bool:

@@ -27,7 +27,7 @@ _REMEDIES = {
 }
 _ANY_REMEDY = "Use a model whose chat template renders them"
 # Arguments of `apply_chat_template` itself; a template need not name them.
-_OF_THE_CALL = frozenset({"add_generation_prompt", "chat_template", "continue_final_message"})
+_OF_THE_CALL = frozenset({"add_generation_prompt", "continue_final_message"})
 
 Form = tuple[Any, ...]
 

@@ -11,7 +11,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.host import EndpointHost
-from art_core.endpoint.request import NEUTRAL, PARAMETERS, WITHOUT_EFFECT
+from art_core.endpoint.request import NEUTRAL, NOT_OF_TEMPLATES, PARAMETERS, WITHOUT_EFFECT
 from art_core.errors import ConfigError, EngineError
 
 BAD_VALUES = [
@@ -81,6 +81,16 @@ async def test_what_cannot_be_honoured_is_refused_with_the_reason(refused, optio
     status, error = await refused(**options)
     assert status == 400 and error["code"] == "unsupported_parameter"
     assert error["param"] in options
+
+
+@pytest.mark.parametrize("name", sorted(NOT_OF_TEMPLATES))
+async def test_a_request_cannot_bring_a_template_or_arguments_of_the_tokenizer(
+    refused, tokenizer, name
+) -> None:
+    status, error = await refused(chat_template_kwargs={name: "{% for i in range(9**9) %}"})
+    assert (status, error["code"]) == (400, "unsupported_parameter")
+    assert error["param"] == f"chat_template_kwargs.{name}"
+    assert tokenizer.seen == []
 
 
 async def test_a_call_in_the_form_before_tools_is_refused_and_not_left_out(refused) -> None:
