@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -151,7 +152,7 @@ def assert_it_goes_on(run_dir, told, resume, start, assert_right):
     taken = [int(seq) for seq in (run_dir / "taken").read_text().split()]
     assert sorted(set(taken)) == [row.seq for row in rows]
     assert taken == sorted(taken) or len(taken) > len(rows)
-    for file in (run_dir / "trajectories" / "train").iterdir():
+    for file in filter(Path.is_file, (run_dir / "trajectories" / "train").rglob("*")):
         assert all(json.loads(line) for line in file.read_text().splitlines())
     left = [p.name for p in (run_dir / "checkpoints").iterdir() if p.name.startswith(".")]
     assert left == []
