@@ -4,6 +4,7 @@ port of the loopback.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 import threading
@@ -14,7 +15,7 @@ from typing import Any, Self
 
 from art_core.endpoint.engine import ModelNames
 from art_core.endpoint.listener import api_url, bound_socket
-from art_core.endpoint.open_files import raise_open_files
+from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
 from art_core.endpoint.proxies import pass_by_proxies
 from art_core.endpoint.transcripts import MAX_IDS
 from art_core.errors import BackendError, ConfigError
@@ -93,7 +94,7 @@ class AppHost:
         try:
             import uvicorn
 
-            app = self._make_app()
+            app = _reporting(self._make_app())
         except ImportError as error:
             raise ConfigError(
                 f"serving an endpoint needs {error.name!r}, which is not installed",
@@ -121,6 +122,17 @@ class AppHost:
             self._failure = error
         finally:
             listener.close()
+
+
+def _reporting(app: Any) -> Any:
+    """Return an application whose event loop does not flood the log when files have run out."""
+
+    async def called(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":  # the first call, in the event loop of the server
+            asyncio.get_running_loop().set_exception_handler(ExhaustionReport())
+        await app(scope, receive, send)
+
+    return called
 
 
 class EndpointHost(AppHost):

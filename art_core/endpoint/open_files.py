@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
+import time
 from contextlib import suppress
+from typing import Any
 
 log = logging.getLogger("art_core")
 
@@ -13,6 +17,9 @@ FEW = 4096
 RESERVED = 128
 """Files that are no connections: logs, devices, libraries."""
 
+SILENCE_S = 60.0
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 _reported: set[int] = set()
 
 
@@ -52,3 +59,27 @@ def connections(limit: int) -> int:
     one at either end.
     """
     return max(16, (limit - RESERVED) // 2)
+
+
+class ExhaustionReport:
+    """Reports an event loop's errors; that no file can be opened any more, once a minute.
+
+    asyncio reports it two thousand times a second, with a traceback, while a connection waits.
+    """
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Handle an error, as `loop.set_exception_handler` wants it."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _EXHAUSTED:
+            loop.default_exception_handler(context)
+            return
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + SILENCE_S
+            log.warning(
+                "connections wait, because this process may open no more files (%s). Gather with "
+                "max_concurrent=..., or raise the limit",
+                error,
+            )

@@ -14,7 +14,7 @@ FUNCTION = "<function="
 _FUNCTION = re.compile(r"<function=([^>\n]+)>\s*")
 _FUNCTION_END = re.compile(r"\s*</function>")
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?")
-_VALUE_END = re.compile(r"\n?</parameter>|\n<parameter=([^>\n]+)>|\n?</function>")
+_VALUE_END = re.compile(r"\n?</parameter>|\n<parameter=([^>\n]+)>|\n?</function>|\n?</tool_call>")
 _LEFT_OPEN = re.compile(r"\s*(?=</tool_call>)")
 _WORDS = {"True": True, "False": False, "None": None}
 

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import orjson
 
-from art_core.recording.stream import dicts, index_of, joined
+from art_core.recording.stream import as_text, dicts, index_of, joined
 
 
 @attrs.define(eq=False)
@@ -99,6 +99,14 @@ def _choice(choice: Mapping[str, Any], place: int) -> dict[str, Any] | None:
     if not isinstance(message, Mapping):
         return None
     if "tool_calls" in message:
-        message = {**message, "tool_calls": dicts(message["tool_calls"]) or None}
+        calls = [_call(call) for call in dicts(message["tool_calls"])]
+        message = {**message, "tool_calls": calls or None}
     reason = choice.get("finish_reason") or "stop"
     return {**choice, "index": index_of(choice, place), "finish_reason": reason, "message": message}
+
+
+def _call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, Mapping):
+        return call
+    return {**call, "function": {**function, "arguments": as_text(function.get("arguments"))}}

@@ -6,6 +6,7 @@ for choices that are null.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -39,6 +40,13 @@ def index_of(piece: Mapping[str, Any], place: int) -> int:
     """Return a choice's index, by default its place in the list."""
     index = piece.get("index")
     return index if isinstance(index, int) else place
+
+
+def as_text(value: Any) -> str:
+    """Return a call's name or arguments as text; some providers send arguments as an object."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _grow(choice: dict[str, Any], piece: Mapping[str, Any]) -> None:
@@ -77,7 +85,7 @@ def _grow_call(calls: dict[int, dict[str, Any]], piece: Mapping[str, Any]) -> No
     if piece.get("id"):
         call["id"] = piece["id"]
     for name in ("name", "arguments"):
-        call["function"][name] += function.get(name) or ""
+        call["function"][name] += as_text(function.get(name))
 
 
 def _place(

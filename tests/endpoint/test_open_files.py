@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from art_core.endpoint import open_files
-from art_core.endpoint.open_files import WANTED, connections, raise_open_files
+from art_core.endpoint.open_files import (
+    WANTED,
+    ExhaustionReport,
+    connections,
+    raise_open_files,
+)
 
 UNLIMITED = -1
 
@@ -71,3 +79,35 @@ def test_a_limit_that_nobody_may_raise_leaves_some_connections(monkeypatch) -> N
 def test_a_system_without_such_a_limit_is_left_alone(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
     assert raise_open_files() == WANTED
+
+
+def test_a_loop_reports_once_that_no_file_can_be_opened(caplog, monkeypatch) -> None:
+    others = []
+    loop = SimpleNamespace(default_exception_handler=others.append)
+    report = ExhaustionReport()
+    full = OSError(errno.EMFILE, "Too many open files")
+    for _ in range(3):
+        report(loop, {"message": "socket.accept() out of system resource", "exception": full})
+    (record,) = caplog.records
+    assert "may open no more files ([Errno 24] Too many open files)" in record.message
+    monkeypatch.setattr("art_core.endpoint.open_files.SILENCE_S", 0.0)
+    report._silent_until = 0.0
+    report(loop, {"exception": full})
+    report(loop, {"exception": full})
+    assert len(caplog.records) == 3
+    for context in ({"message": "a"}, {"exception": ValueError()}, {"exception": OSError(5, "")}):
+        report(loop, context)
+    assert len(others) == 3
+
+
+async def test_the_loop_of_an_endpoint_reports_so(models, engine, ask, running) -> None:
+    handlers = []
+
+    class Looking(type(models)):
+        async def resolve(self, name):
+            handlers.append(asyncio.get_running_loop().get_exception_handler())
+            return await super().resolve(name)
+
+    running[1].models = Looking(engine, models.tokenizer)
+    await ask()
+    assert [type(handler) for handler in handlers] == [ExhaustionReport]

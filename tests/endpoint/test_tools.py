@@ -144,6 +144,11 @@ FORMATS = {
         "",
         [("add", '{"a": "1"}')],
     ),
+    "a parameter and its function left open": (
+        "<tool_call><function=add><parameter=a>\n1\n</tool_call>",
+        "",
+        [("add", '{"a": "1"}')],
+    ),
     "a function left open": (
         "<tool_call><function=add><parameter=a>1</parameter>\n</tool_call>",
         "",
@@ -186,7 +191,6 @@ def test_calls_are_read_from(case) -> None:
         '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
         '<tool_call>{"name": ""}</tool_call>',
         "<tool_call><function=add></tool_call>",
-        "<tool_call><function=add><parameter=a>1</tool_call>",
         "<tool_call><function=add><parameter=a>1</parameter>",
         "<function=multiply></function>",
         "One writes <function=name> for it.",

@@ -113,3 +113,16 @@ def test_of_an_object_all_choices_with_a_message_are_kept(body, found):
     answer = received(body)
     assert said(answer) == found
     assert all(choice["message"].get("tool_calls") is None for choice in choices(answer))
+
+
+def test_arguments_of_a_call_become_text():
+    calls = [
+        {"id": "a", "function": {"name": "f", "arguments": {"x": 1}}},
+        {"id": "b", "function": {"name": "f", "arguments": "{}"}},
+        {"id": "c", "type": "custom", "custom": {}},
+    ]
+    body = json.dumps({"choices": [{"message": {"content": None, "tool_calls": calls}}]})
+    (choice,) = choices(received(body.encode()))
+    first, second, third = choice["message"]["tool_calls"]
+    assert first["function"]["arguments"] == '{"x": 1}'
+    assert (second, third) == tuple(calls[1:])

@@ -81,6 +81,10 @@ def test_tool_calls_may_have_no_index():
     assert calls_of([call("f", "{}")], [call("g", "{}")]) == [(None, "f", "{}"), (None, "g", "{}")]
 
 
+def test_arguments_may_be_an_object():
+    assert calls_of([call("f", {"x": 1})]) == [(None, "f", '{"x": 1}')]
+
+
 def test_the_index_of_tool_calls_may_begin_anywhere():
     assert calls_of([call("g", "{}", index=3)], [call("f", "{}", index=1), None]) == [
         (None, "f", "{}"),
