@@ -21,6 +21,7 @@ Code = Literal[
     "model_not_found",
     "not_found",
     "not_supported",
+    "permission_denied",
     "unknown_parameter",
     "unsupported_parameter",
 ]

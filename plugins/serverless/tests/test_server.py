@@ -62,6 +62,36 @@ def test_a_wrong_or_missing_key_is_refused_and_never_repeated(ask, header):
     assert KEY not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]:1"}, 200),
+        ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:1"}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Host": "rebound.example"}, 403),
+        ({"Host": "localhost.example"}, 403),
+        ({"Host": "localhost@page.example"}, 403),
+        ({"Host": "10.0.0.1"}, 403),
+        ({"Host": "["}, 403),
+        ({"Host": ""}, 403),
+        ({"Origin": "http://page.example"}, 403),
+        ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:2"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_without_keys_web_pages_of_elsewhere_are_refused(serving, headers, status):
+    server = serving(keys=Keys(()))
+    for method, path in (("GET", "/models"), ("POST", MODELS), ("DELETE", MODELS + "/none")):
+        answer = httpx2.request(method, server.url + path, headers=headers, content=b"{}")
+        assert (answer.status_code == 403) == (status == 403), (method, answer.text)
+    assert answer.json()["error"]["code"] == (
+        "permission_denied" if status == 403 else "model_not_found"
+    )
+
+
 def test_health_and_pages_need_no_key_and_figures_do(ask):
     root = ask.server.root
     with httpx2.Client() as http:

@@ -22,6 +22,7 @@ from art_serverless.server.http import (
     refusal,
     refused,
 )
+from art_serverless.server.local_requests import check_local
 from art_serverless.server.routes import Routes, Server
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -70,6 +71,8 @@ def _guarded(handler: Handler, server: Server, name: str) -> Handler:
 
 async def _answered(handler: Handler, http: Request, server: Server) -> Response:
     try:
+        if server.keys.open:
+            check_local(http.headers)
         server.keys.check(http.headers.get("authorization", ""))
         return await handler(http)
     except ClientDisconnect:

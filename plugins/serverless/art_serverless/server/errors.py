@@ -9,6 +9,7 @@ from art_core.endpoint.errors import Code, RequestError
 
 _CODES: Final[Mapping[int, Code]] = {
     401: "invalid_api_key",
+    403: "permission_denied",
     404: "not_found",
     409: "conflict",
     413: "body_too_large",

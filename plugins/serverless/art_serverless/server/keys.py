@@ -22,9 +22,14 @@ class Keys:
 
     accepted: tuple[bytes, ...]
 
+    @property
+    def open(self) -> bool:
+        """True if no key is needed."""
+        return not self.accepted
+
     def check(self, authorization: str) -> None:
         """Raise RefusedError 401 unless the header `Authorization: Bearer <key>` carries a key."""
-        if not self.accepted:
+        if self.open:
             return
         scheme, _, given = authorization.partition(" ")
         key = given.strip().encode()
