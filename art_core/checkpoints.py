@@ -1,15 +1,48 @@
-"""Which checkpoints to keep: the newest, and the best by a metric that the log holds."""
+"""Which checkpoints to keep (the newest, and the best by a metric that the log holds), and whether
+those that the log implies are still there.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 
-from art_core.errors import ConfigError, unknown
+from art_core.errors import BackendError, ConfigError, unknown
 from art_core.metrics.history import read_rows
 from art_core.metrics.taxonomy import Taxonomy
+
+log = logging.getLogger("art_core")
+
+
+def check_resumed(run: str, trained: int, found: int, *, can_go_back: bool) -> None:
+    """Compare the last step that the log says was trained with the step that a backend resumed at.
+
+    Raises BackendError when the backend begins at step 0 and could be asked to do so. Otherwise a
+    warning says which steps are lost.
+    """
+    if found >= trained:
+        return
+    logged = f"the log of {run} says that step {trained} was trained, but the backend"
+    if found:
+        log.warning(
+            "%s has no checkpoint after step %d: training goes on from there, and repeats the "
+            "steps after it",
+            logged,
+            found,
+        )
+        return
+    problem = f"{logged} has no checkpoint of it"
+    if not can_go_back:
+        log.warning("%s: training begins again with the base model", problem)
+        return
+    raise BackendError(
+        problem,
+        "Put the checkpoints back (was a volume not mounted, or a directory cleaned?). To train "
+        "again from the base model, register with step=0, or use another model name.",
+    )
 
 
 @attrs.define

@@ -22,7 +22,7 @@ from art_core.data.trajectory import TrajectoryGroup
 from art_core.errors import HistoryError
 from art_core.files import sweep_leftovers
 from art_core.metrics.builder import MetricsBuilder, open_builders, withdraw_default
-from art_core.metrics.history import HistoryLog, file_identity
+from art_core.metrics.history import HistoryLog, file_identity, last_trained_step
 from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
@@ -42,6 +42,7 @@ from art_core.sinks.protocol import RunInfo, SinkSpec
 log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = exits.CLOSE_SECONDS
+GRADIENT_STEPS = "data/cum/num_gradient_steps"
 
 
 _opening = threading.RLock()
@@ -210,6 +211,11 @@ class Run:
     def last_step(self) -> int:
         """Step of the last row; 0 before the first."""
         return self.history.last.step if self.history.last else 0
+
+    def trained_step(self) -> int:
+        """Return the last step that the log says was trained; 0 before the first."""
+        # without the sum nothing was trained, and a long log need not be read
+        return last_trained_step(self.history.path) if GRADIENT_STEPS in self.tally.totals else 0
 
     def record(
         self,

@@ -14,7 +14,7 @@ import attrs
 
 from art_core.backends import Backend, Checkpoint, Endpoint, TrainResult
 from art_core.backends import backend as make_backend
-from art_core.checkpoints import Retention
+from art_core.checkpoints import Retention, check_resumed
 from art_core.costs.usage import GpuTime
 from art_core.data.store import move_groups, set_earlier_aside, trajectory_file
 from art_core.data.trajectory import TrajectoryGroup
@@ -46,16 +46,22 @@ class TrainableModel(Model):
     _trainable: ClassVar[bool] = True
     _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
 
-    async def register(self, backend: Backend | str | None = None) -> None:
+    async def register(
+        self, backend: Backend | str | None = None, *, step: int | None = None
+    ) -> None:
         """Have a backend load the model, at its last checkpoint or fresh, and serve it.
+
+        `step` goes back to an older checkpoint, 0 to the base model; the backend sets the
+        checkpoints after it aside. Without it, BackendError is raised when the log has trained
+        steps and the backend has no checkpoint; a backend that is behind the log is a warning.
 
         One that the model makes, of a name, it closes as well: when it is closed itself, when
         another one is registered, and when this fails.
         """
         async with self._registering:
-            await self._register(backend)
+            await self._register(backend, step)
 
-    async def _register(self, backend: Backend | str | None) -> None:
+    async def _register(self, backend: Backend | str | None, step: int | None = None) -> None:
         chosen = backend or self.backend or os.environ.get("ART_BACKEND")
         if chosen is None:
             raise ConfigError(
@@ -67,7 +73,7 @@ class TrainableModel(Model):
             chosen = make_backend(chosen)
         try:
             before = await self._leave_inherited(chosen) or before
-            self._endpoint = await chosen.register(self)
+            self._endpoint = await self._resumed(chosen, step)
         except BaseException:
             if new:
                 await chosen.close()
@@ -79,6 +85,38 @@ class TrainableModel(Model):
             await before.close()
         await self._close_clients()
         self._clients.clear()
+
+    async def _resumed(self, chosen: Backend, step: int | None) -> Endpoint:
+        """Have the backend load the model at its last checkpoint, or at `step`."""
+        can_go_back = "step" in option_names(chosen.register)
+        if step is not None:
+            self._check_going_back(chosen, step, can_go_back=can_go_back)
+            return await chosen.register(self, step=step)  # type: ignore[call-arg]
+        endpoint = await chosen.register(self)
+        if trained := self.run.trained_step():
+            try:
+                check_resumed(
+                    self.run.name, trained, await chosen.step(self), can_go_back=can_go_back
+                )
+            except BaseException:
+                await chosen.unregister(self)
+                raise
+        return endpoint
+
+    def _check_going_back(self, chosen: Backend, step: int, *, can_go_back: bool) -> None:
+        if not can_go_back:
+            raise ConfigError(
+                f"backend {type(chosen).__name__} can't go back to step {step}: its register() "
+                "takes no step",
+                "Leave step out, or use another model name to begin again.",
+            )
+        last = self.run.history.last
+        if last is not None and last.attempt == self.run.info.attempt and last.step > step:
+            raise ConfigError(
+                f"model {self.name!r} has logged step {last.step} and can't go back to step {step}",
+                "Make the model again, art.TrainableModel(...), and register that one: its rows "
+                "are a new attempt.",
+            )
 
     async def _leave_inherited(self, chosen: Backend) -> Backend | None:
         """Free what an older object of this run holds at another backend. Return the chosen backend

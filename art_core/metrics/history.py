@@ -28,6 +28,7 @@ _this = {"process": os.getpid()}
 os.register_at_fork(after_in_child=lambda: _this.update(process=os.getpid()))
 _CHUNK = 1 << 16
 _LOCK_TRIES = 10
+_TRAINED = b'"data/step_num_gradient_steps"'
 
 
 def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
@@ -69,6 +70,16 @@ def last_row(path: Path) -> MetricsRow | None:
                 except HistoryError as error:
                     log.warning("%s: %s", path, error)
     return None
+
+
+def last_trained_step(path: Path) -> int:
+    """Return the step of the last row that a training step wrote; 0 without one."""
+    with path.open("rb") as file:
+        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
+            if _TRAINED in line:
+                with suppress(HistoryError):
+                    return MetricsRow.from_line(line).step
+    return 0
 
 
 def _lines_backwards(fd: int, end: int) -> Iterator[bytes]:

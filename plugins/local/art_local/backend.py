@@ -122,10 +122,12 @@ class LocalBackend:
         self._clock = Clock()
         self._closed = False
 
-    async def register(self, model: TrainableModel) -> Endpoint:
+    async def register(self, model: TrainableModel, *, step: int | None = None) -> Endpoint:
         """Load the model at its last whole checkpoint, or fresh, and serve it.
 
-        A model that is registered already keeps its endpoint. A device without a known price is
+        `step` goes back to an older checkpoint, 0 to the base model; checkpoints after it are
+        renamed to `<step>.abandoned`. A model that is registered already keeps its endpoint, unless
+        it goes back. A device without a known price is
         reported here, before any rollout. Raises ConfigError for a base model that can't be used or
         a checkpoint that does not fit, BackendError when something could not be fetched.
         """
@@ -134,7 +136,11 @@ class LocalBackend:
 
         def seated() -> Endpoint:
             taken = self._seats.get(key)
-            seat = attrs.evolve(taken, model=model) if taken else self._take_seat(model)
+            if taken and step not in (None, taken.resident.step):
+                self._leaving[key] = self._seats.pop(key)
+                asyncio.run(self._left(key))
+                taken = None
+            seat = attrs.evolve(taken, model=model) if taken else self._take_seat(model, step)
             # noted here: what a caller did not wait for is closed with the rest
             self._seats[key] = seat
             return seat.endpoint
@@ -215,7 +221,7 @@ class LocalBackend:
         await self._leaving[key].close()
         return self._leaving.pop(key).model
 
-    def _take_seat(self, model: TrainableModel) -> Seat:
+    def _take_seat(self, model: TrainableModel, step: int | None) -> Seat:
         self._clock.start()
         shared = None
         try:
@@ -228,7 +234,7 @@ class LocalBackend:
             names = {s.shared.adapter_name for s in self._seats.values() if s.shared}
             shared = self._servers.share(model, directory, self._options, names)
             base = self._base(directory)
-            return take_seat(model, directory, base, self._options, self._turns, shared)
+            return take_seat(model, directory, base, self._options, self._turns, shared, step)
         except BaseException:
             if shared and not any(s.uses(shared.engine) for s in self._seats.values()):
                 self._servers.end(directory)

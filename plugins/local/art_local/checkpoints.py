@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 from safetensors import SafetensorError
 
-from art_core.errors import BackendError
+from art_core.errors import BackendError, ConfigError
 
 log = logging.getLogger("art_local")
 MANIFEST = "manifest.json"
@@ -136,6 +136,33 @@ class CheckpointStore:
                 self.path(step).rename(aside)
                 log.warning("%s; it is set aside as %s", error, aside.name)
         return None
+
+    def older(self, step: int) -> StoredCheckpoint | None:
+        """Return the checkpoint of a step to go back to, None for step 0.
+
+        Raises ConfigError for a step without a checkpoint, and what `read` raises.
+        """
+        self._clean()
+        if step == 0:
+            return None
+        if step not in self.steps():
+            raise ConfigError(
+                f"step {step} has no checkpoint in {self.directory}; there are: "
+                f"{', '.join(map(str, self.steps())) or 'none'}",
+                "Give one of these, 0 for the base model, or leave step out for the newest.",
+            )
+        return self.read(step)
+
+    def abandon_after(self, step: int) -> None:
+        """Rename the checkpoints after a step to `<step>.abandoned`, so that a resume passes them
+        over.
+        """
+        for later in [each for each in self.steps() if each > step]:
+            aside = _free_name(self.path(later).with_suffix(".abandoned"))
+            self.path(later).rename(aside)
+            log.warning(
+                "going back to step %d: checkpoint %d is kept as %s", step, later, aside.name
+            )
 
     def delete(self, keep: Collection[int]) -> list[int]:
         """Delete all checkpoints but those steps and the newest; return the deleted steps."""

@@ -76,19 +76,22 @@ class Resident:
         self._loading = threading.RLock()
         self._loaded = LoadedSteps(kept_steps, engine.unload)
 
-    def resume(self) -> int:
+    def resume(self, step: int | None = None) -> int:
         """Load the newest whole checkpoint, if any, and serve it; return its step.
 
-        Raises ConfigError for a checkpoint of another base model or recipe.
+        With a `step`, load that one, and set those after it aside. Raises ConfigError for a
+        checkpoint of another base model or recipe, and for a step without one.
         """
-        found = self.store.newest_whole()
+        found = self.store.newest_whole() if step is None else self.store.older(step)
         if found is not None:
             self._recipe.check(found, self.base_model)
             self.policy.load(load_file(found.path / self.policy.weights_file), found.path)
             self.trainer.optimizer.load(load_file(found.path / OPTIMIZER), found.path)
             self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
             self.step = found.step
-            self._publish()
+        if step is not None:
+            self.store.abandon_after(step)
+        self._publish()
         return self.step
 
     def train(self, groups: Sequence[TrajectoryGroup], config: TrainConfig) -> TrainResult:

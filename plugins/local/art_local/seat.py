@@ -96,12 +96,13 @@ def take_seat(
     options: SeatOptions,
     turns: DeviceTurns,
     shared: SharedEngine | None = None,
+    step: int | None = None,
 ) -> Seat:
     """Load a model at its last whole checkpoint, or fresh, over a loaded base; serve it.
 
-    `shared` is the engine of the base model where it has one; without it the model gets an
-    embedded engine. Runs outside of any event loop. What was started is closed again when
-    something fails.
+    `step` is an older checkpoint to go back to. `shared` is the engine of the base model where it
+    has one; without it the model gets an embedded engine. Runs outside of any event loop. What was
+    started is closed again when something fails.
     """
     from transformers import AutoTokenizer
 
@@ -125,7 +126,7 @@ def take_seat(
         )
         if shared:
             wait_ready(shared.engine, progress=options.progress)
-        step = resident.resume()
+        resumed = resident.resume(step)
         turn = partial(turns.take, "comparing the engine with the trainer")
         check_agreement(engine, policy, tokenizer, resident.newest_adapter, turn)
         names = ServedNames(resident, tokenizer)
@@ -142,7 +143,7 @@ def take_seat(
         options.placement,
         options.engine,
         options.recipe,
-        f"resumed from checkpoint {step}" if step else "starting fresh at step 0",
+        f"resumed from checkpoint {resumed}" if resumed else "starting fresh at step 0",
         host.base_url,
     )
     return Seat(model=model, resident=resident, host=host, shared=shared)

@@ -223,6 +223,31 @@ async def test_groups_without_spread_still_advance_the_step(registered):
     assert result.checkpoint.is_dir()
 
 
+async def test_going_back_loads_the_older_step_and_keeps_the_later_ones_aside(
+    registered, make_model, sequences, caplog
+):
+    model, backend = await registered()
+    wanted = {}
+    for step in (1, 2, 3):
+        await backend.train(model, _groups_of(sequences), **LEARN)
+        wanted[step] = logprobs(await ask(model))
+    await shut(model, backend)
+    again, backend = make_model(), art.backend("local", **OPTIONS)
+    with pytest.raises(art.ConfigError, match="step 7 has no checkpoint.*there are: 1, 2, 3"):
+        await again.register(backend, step=7)
+    await again.register(backend, step=2)
+    assert logprobs(await ask(again)) == pytest.approx(wanted[2], abs=1e-5)
+    names = {path.name for path in (again.run_dir / "checkpoints").iterdir()}
+    assert names == {"0001", "0002", "0003.abandoned"}
+    assert "checkpoint 3 is kept as 0003.abandoned" in caplog.text
+    await again.register(backend, step=1)  # also one that is registered already
+    assert await again.get_step() == 1
+    assert logprobs(await ask(again)) == pytest.approx(wanted[1], abs=1e-5)
+    await again.register(backend, step=0)
+    assert (await again.get_step(), (await ask(again)).model) == (0, "tiny@0")
+    await shut(again, backend)
+
+
 async def test_another_recipe_than_the_checkpoints_is_refused(registered, make_model, sequences):
     model, backend = await registered()
     await backend.train(model, _groups_of(sequences), **LEARN)

@@ -60,14 +60,16 @@ class UnslothBackend:
         assert self._worker is not None
         return self._worker.pid
 
-    async def register(self, model: TrainableModel) -> Endpoint:
-        """Load the model at its last whole checkpoint, or fresh, and serve it from the worker."""
+    async def register(self, model: TrainableModel, *, step: int | None = None) -> Endpoint:
+        """Load the model at its last whole checkpoint, or fresh, and serve it from the worker;
+        `step` goes back to an older checkpoint.
+        """
         self._check_open()
         await asyncio.to_thread(self._running)
         self._models[_key(model)] = model
         self._meter.start()
         told = {"name": model.name, "project": model.project, "base_model": str(model.base_model)}
-        return Endpoint(**await self._ask("register", model, **told))
+        return Endpoint(**await self._ask("register", model, step=step, **told))
 
     async def unregister(self, model: TrainableModel) -> None:
         """Stop serving the model and free what it holds, after the step under way."""

@@ -74,11 +74,11 @@ class Serving:
         self._backend = UnslothLocal(**options)
         return [attrs.asdict(held) for held in self._backend.charged_devices()]
 
-    async def register(self, key: str, **told: str) -> dict[str, Any]:
+    async def register(self, key: str, step: int | None = None, **told: str) -> dict[str, Any]:
         """Load a model; return its endpoint."""
         assert self._plugins is not None
         model = StandIn(run_dir=Path(key), plugins=self._plugins, send=self._send, **told)
-        endpoint = await self._opened.register(model)  # type: ignore[arg-type]
+        endpoint = await self._opened.register(model, step=step)  # type: ignore[arg-type]
         self._models[key] = model
         return attrs.asdict(endpoint)
 
