@@ -29,6 +29,11 @@ def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
             f"cannot keep this in {path.name}: {error}", "Use JSON values."
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, data, sync=sync)
+
+
+def replace_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Replace a file whole; on any failure, a full disk say, the old content stays."""
     # Not tempfile: its files are for their owner alone, and a team reads each other's runs.
     aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
     try:

@@ -22,6 +22,7 @@ Code = Literal[
     "not_found",
     "not_supported",
     "permission_denied",
+    "storage_full",
     "unknown_parameter",
     "unsupported_parameter",
 ]

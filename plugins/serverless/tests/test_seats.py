@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import signal
+import sqlite3
+from contextlib import contextmanager
 
 import pytest
 
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import Address
+from art_serverless.server.database import Database
 from art_serverless.server.errors import RefusedError
+from art_serverless.server.groups import GroupFiles
+from art_serverless.server.http import refusal
 from art_serverless.server.inference import Inference
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store
@@ -120,6 +127,150 @@ async def test_a_job_whose_model_takes_the_server_down_while_it_loads_is_given_u
     (told,) = store.events(job.id, 0, 10)
     assert f"ended {MOST_BEGUN} times" in told["data"]["error_message"]
     assert store.unfinished() == []
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Let the next writes of the database fail: `full_disk(3)`; `full_disk()` returns how many did.
+    A negative number lets writes fail until it is set anew.
+    """
+    left, failed = [0], [0]
+    whole = Database.writing
+
+    @contextmanager
+    def writing(self):
+        if left[0]:
+            left[0] -= 1
+            failed[0] += 1
+            raise sqlite3.OperationalError("database or disk is full")
+        with whole(self) as db:
+            yield db
+
+    def fill(times=None):
+        if times is not None:
+            left[0], failed[0] = times, 0
+        return failed[0]
+
+    monkeypatch.setattr(Database, "writing", writing)
+    monkeypatch.setattr("art_serverless.server.work.FIRST_PAUSE_S", 0.01)
+    return fill
+
+
+@pytest.mark.parametrize("write", range(4))
+async def test_a_full_disk_at_any_write_of_a_job_holds_the_queue_until_there_is_space(
+    held, full_disk, monkeypatch, write
+):
+    store, _, work, stored = held
+    jobs = [store.add_job(stored.id, {}, b"[]", str(n)) for n in range(3)]
+    names = ("begin", "train", "tell", "end")
+    original = getattr(store, names[write])
+
+    def fills_first(*values):
+        if not full_disk():
+            full_disk(2)
+        return original(*values)
+
+    monkeypatch.setattr(store, names[write], fills_first)
+    for job in jobs:
+        work.add(job)
+    await done(work)
+    assert full_disk() == 2
+    for step, job in enumerate(jobs, 1):
+        events = store.events(job.id, 0, 10)
+        assert [event["type"] for event in events] == [
+            "training_started",
+            "gradient_step",
+            "training_ended",
+        ]
+        assert events[-1]["data"] == {"step": step}
+    assert store.unfinished() == []
+
+
+async def test_a_server_that_stops_while_its_disk_is_full_leaves_the_job_to_the_next(
+    held, full_disk
+):
+    store, seats, work, stored = held
+    job = store.add_job(stored.id, {}, b"[]", "key")
+    full_disk(-1)
+    work.add(job)
+    while not full_disk():
+        await asyncio.sleep(0.01)
+    assert await work.stop(10.0)
+    full_disk(0)
+    assert [left.id for left in store.unfinished()] == [job.id]
+    work = Work(store=store, seats=seats)
+    assert work.resume() == 1
+    await done(work)
+    assert store.unfinished() == []
+
+
+async def test_a_job_whose_end_cannot_be_recorded_leaves_the_queue_running(
+    held, monkeypatch, caplog
+):
+    store, _, work, stored = held
+    jobs = [store.add_job(stored.id, {}, b"[]", str(n)) for n in range(2)]
+    end = store.end
+
+    def fails(job_id, *values):
+        if job_id == jobs[0].id:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        end(job_id, *values)
+
+    monkeypatch.setattr(store, "end", fails)
+    for job in jobs:
+        work.add(job)
+    await done(work)
+    assert [left.id for left in store.unfinished()] == [jobs[0].id]
+    assert f"how job {jobs[0].id} ended could not be recorded" in caplog.text
+
+
+def test_a_job_that_could_not_be_kept_leaves_no_file(tmp_path, full_disk):
+    store = Store(tmp_path)
+    full_disk(1)
+    with pytest.raises(sqlite3.OperationalError):
+        store.add_job("m", {}, b"[]", "key")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, most))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            store.add_job("m", {}, b"x" * (2 << 20), "key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list((tmp_path / "jobs").iterdir()) == []
+    error = refusal(caught.value)
+    assert (error.status, error.body()["error"]["code"]) == (507, "storage_full")
+    store.close()
+
+
+def test_groups_that_cannot_be_deleted_stop_nothing(tmp_path, caplog):
+    files = GroupFiles(tmp_path)
+    files.of("job").mkdir()
+    files.delete("job")
+    assert "the groups of job job could not be deleted" in caplog.text
+
+
+def test_a_transaction_that_cannot_be_committed_leaves_the_database_usable(tmp_path):
+    database = Database(tmp_path / "db.sqlite")
+
+    def fill():
+        with database.writing() as db:
+            pages = db.execute("pragma page_count").fetchone()[0]
+            db.execute(f"pragma max_page_count = {pages + 1}")
+            for _ in range(100):
+                db.execute(
+                    "insert into events (job_id, type, data) values ('j', 't', ?)", ["x" * 4000]
+                )
+
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            fill()
+    assert database.rows("select * from events") == []
+    with database.writing() as db:
+        db.execute("insert into events (job_id, type, data) values ('j', 't', 'd')")
+    assert len(database.rows("select * from events")) == 1
+    database.close()
 
 
 def test_files_that_no_job_names_are_swept_when_the_server_starts(tmp_path):

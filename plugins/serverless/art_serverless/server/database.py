@@ -66,7 +66,8 @@ class Database:
             self._db.execute("begin immediate")
             try:
                 yield self._db
+                self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                if self._db.in_transaction:  # a full disk may have ended it
+                    self._db.execute("rollback")
                 raise
-            self._db.execute("commit")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
 import attrs
+
+from art_core.files import replace_bytes
+
+log = logging.getLogger("art_serverless")
 
 
 @attrs.frozen
@@ -23,17 +27,19 @@ class GroupFiles:
         return self.directory / f"{job_id}.json"
 
     def keep(self, job_id: str, groups: bytes) -> None:
-        """Write a job's groups; they survive a kill once this returns."""
-        aside = self.directory / f".{job_id}.tmp"
-        with aside.open("xb") as file:
-            file.write(groups)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.of(job_id))
+        """Write a job's groups; they survive a kill once this returns. Nothing stays of groups that
+        could not be written.
+        """
+        replace_bytes(self.of(job_id), groups)
 
     def delete(self, job_id: str) -> None:
-        """Delete a job's groups, if they are there."""
-        self.of(job_id).unlink(missing_ok=True)
+        """Delete a job's groups, if they are there. What cannot be deleted is swept by the next
+        server.
+        """
+        try:
+            self.of(job_id).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("the groups of job %s could not be deleted: %s", job_id, error)
 
     def sweep(self, kept: Collection[str]) -> None:
         """Delete what an earlier server wrote and had no time to name, or to delete: all files but

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import sqlite3
 from typing import Any
 
 from starlette.requests import Request
@@ -29,8 +31,18 @@ def refusal(error: Exception) -> RequestError:
     ):
         if isinstance(error, kinds):
             return RefusedError(status, str(error))
+    if _is_full(error):
+        return RefusedError(507, f"the server's disk is full: {error}", code="storage_full")
     log.error("a request failed", exc_info=error)
     return RefusedError(500, f"{type(error).__name__}: {error}")
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_FULL)
+        return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
 
 
 def number(http: Request, name: str, low: float, high: float) -> float:

@@ -36,7 +36,7 @@ from art_serverless.server.monitor import Monitor
 from art_serverless.server.names import checked_address, checked_base_model
 from art_serverless.server.private import PrivatePaths
 from art_serverless.server.seats import Seats
-from art_serverless.server.store import Store, StoredModel, digest_of
+from art_serverless.server.store import Store, StoredJob, StoredModel, digest_of
 from art_serverless.server.work import Work
 from art_serverless.wire import groups_of
 
@@ -173,13 +173,20 @@ class Routes:
         key = http.headers.get("idempotency-key") or None
         digest, kept, problem = await asyncio.to_thread(self._taken, stored.id, options, groups)
         job = await asyncio.to_thread(self._store.add_job, stored.id, options, kept, key, digest)
-        if job is not None and problem:
-            self._store.end(job.id, "failed", [("training_failed", {"error_message": problem})])
-        elif job is not None:
-            self._work.add(job)
+        if job is not None:
+            if not problem or not self._failed_at_once(job, problem):
+                self._work.add(job)
         elif (job := self._store.job_of(stored.id, str(key))) is None:
             raise RefusedError(404, f"{stored.address.uri} was deleted")
         return json_response({"id": job.id})
+
+    def _failed_at_once(self, job: StoredJob, problem: str) -> bool:
+        """Record that a job can't be trained on; False if the disk is full. Training then fails."""
+        try:
+            self._store.end(job.id, "failed", [("training_failed", {"error_message": problem})])
+        except sqlite3.OperationalError:
+            return False
+        return True
 
     def _taken(
         self, model_id: str, options: Mapping[str, Any], groups: Any

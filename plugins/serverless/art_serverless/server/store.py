@@ -136,9 +136,11 @@ class Store:
                     " values (?,?,?,?,?,?,?)",
                     values,
                 )
-        except sqlite3.IntegrityError:  # another request of that key was faster
+        except BaseException as error:
             self.groups.delete(job.id)
-            self._has_made(model_id, key, digest)
+            if not isinstance(error, sqlite3.IntegrityError):
+                raise
+            self._has_made(model_id, key, digest)  # another request of that key was faster
             return None
         return job
 

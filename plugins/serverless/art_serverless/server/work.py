@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -22,6 +23,12 @@ log = logging.getLogger("art_serverless")
 
 MOST_BEGUN = 3
 """How often a job is begun: one that takes the server down each time must not do so for ever."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+"""Between attempts to write to a store whose disk is full."""
+
+
+class _StoppedError(Exception):
+    """The server stops, and a job could not be recorded: the next server takes it up."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -82,17 +89,26 @@ class Work:
     async def _run(self, model_id: str, queue: asyncio.Queue[StoredJob]) -> None:
         try:
             while not queue.empty() and not self._stopping:
-                await self._job(queue.get_nowait())
+                await self._next(queue.get_nowait())
         finally:
             self._tasks.pop(model_id, None)
+
+    async def _next(self, job: StoredJob) -> None:
+        """Run a job; whatever becomes of it, the jobs behind it run."""
+        try:
+            await self._job(job)
+        except _StoppedError:
+            log.warning("job %s is left to the next server", job.id)
+        except Exception:
+            log.exception("how job %s ended could not be recorded", job.id)
 
     async def _job(self, job: StoredJob) -> None:
         stored = self.store.model(job.model_id)
         if stored is None:  # deleted while the request came in
-            self.store.forget(job.id)
+            await self._write(self.store.forget, job.id)
             return
         try:
-            self._begin(job)
+            await self._begin(job)
             async with self.seats.using(stored) as model:
                 metrics, step = await self._trained(job, model)
                 spent = _spent(model)
@@ -103,20 +119,38 @@ class Work:
                 ("gradient_step", _told(metrics) | {k: usd for k, usd in since.items() if usd > 0}),
                 ("training_ended", {"step": step}),
             ]
-            self.store.end(job.id, "ended", events, spent)
+            await self._write(self.store.end, job.id, "ended", events, spent)
+        except _StoppedError:
+            raise
         except Exception as error:
             log.warning("job %s of %s failed: %s", job.id, stored.address.uri, error)
             said = self.private.hide_all(str(error)) or type(error).__name__
-            self.store.end(job.id, "failed", [("training_failed", {"error_message": said})])
+            failed = [("training_failed", {"error_message": said})]
+            await self._write(self.store.end, job.id, "failed", failed)
         self._tell(job.id)
 
-    def _begin(self, job: StoredJob) -> None:
+    async def _write(self, write: Callable[..., None], *values: Any) -> None:
+        """Write to the store; a full disk is waited for. Raises _StoppedError when the server stops
+        meanwhile.
+        """
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return write(*values)
+            except (sqlite3.OperationalError, OSError) as error:
+                if self._stopping:
+                    raise _StoppedError from error
+                log.warning("the store cannot be written, tried again in %g s: %s", pause_s, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _begin(self, job: StoredJob) -> None:
         """Count a job before its model is loaded, which may end the server, too. One that has been
         trained is begun once more, to see whether its step is whole.
         """
         if job.begun >= MOST_BEGUN + (job.step_before is not None):
             raise _gave_up(job)
-        self.store.begin(job.id)
+        await self._write(self.store.begin, job.id)
 
     async def _trained(
         self, job: StoredJob, model: TrainableModel
@@ -131,8 +165,8 @@ class Work:
             return last.metrics if last is not None and last.step == step else {}, step
         if job.begun >= MOST_BEGUN:
             raise _gave_up(job)
-        self.store.train(job.id, step)
-        self.store.tell(job.id, "training_started", {"num_sequences": 1})
+        await self._write(self.store.train, job.id, step)
+        await self._write(self.store.tell, job.id, "training_started", {"num_sequences": 1})
         self._tell(job.id)
         groups = await asyncio.to_thread(self._groups, job.id)
         result = await model.train(groups, **job.config)
