@@ -5,6 +5,7 @@ to sample them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -112,10 +113,12 @@ def prompt_tokens(
         options["tools"] = list(request.tools)
     messages = in_content(request.messages, tokenizer, transcripts.spellings)
 
-    def render(**more: Any) -> Any:
+    def render(*, tokenize: bool) -> Any:
         try:
-            return tokenizer.apply_chat_template(messages, **options, **more)
+            return tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
         except Exception as error:
+            if tokenize and _can(render):
+                raise  # the tokenizer failed, not the template
             raise RequestError(
                 400,
                 f"the chat template cannot render these messages ({type(error).__name__}: {error})",
@@ -125,3 +128,11 @@ def prompt_tokens(
 
     text, ids = transcripts.prompt(render, tokenizer)
     return text, tuple(ids)
+
+
+def _can(render: Callable[..., Any]) -> bool:
+    try:
+        render(tokenize=False)
+    except RequestError:
+        return False
+    return True

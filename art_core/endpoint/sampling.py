@@ -35,7 +35,7 @@ async def sample(
     Raises RequestError: 503 when the engine fails or does not finish within `timeout_s`, 500 for
     anything unforeseen.
     """
-    steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+    steps: asyncio.Queue[Step | BaseException] = asyncio.Queue()
     deadline = asyncio.get_running_loop().time() + timeout_s
     tasks = [
         asyncio.create_task(_produce(prepared, index, steps, deadline, transcripts))
@@ -45,7 +45,7 @@ async def sample(
     try:
         while growing:
             step = await steps.get()
-            if isinstance(step, Exception):
+            if isinstance(step, BaseException):
                 raise _as_request_error(step, timeout_s)
             yield step
             growing -= step.delta.finish_reason is not None
@@ -58,7 +58,7 @@ async def sample(
 async def _produce(
     prepared: Prepared,
     index: int,
-    steps: asyncio.Queue[Step | Exception],
+    steps: asyncio.Queue[Step | BaseException],
     deadline: float,
     transcripts: Transcripts,
 ) -> None:
@@ -80,8 +80,11 @@ async def _produce(
                     _keep(prepared, answer_ids, delta.answer, transcripts)
                     return
         raise EngineError("the engine ended a sequence without a finish reason")
-    except Exception as error:
+    except BaseException as error:
+        # A panic of a tokenizer in Rust is no Exception; without it the request would not end.
         steps.put_nowait(error)
+        if isinstance(error, asyncio.CancelledError):
+            raise
 
 
 def _keep(
@@ -94,7 +97,7 @@ def _keep(
         transcripts.keep(tokenizer, prepared.prompt_text, prepared.prompt_ids, answer_ids)
 
 
-def _as_request_error(error: Exception, timeout_s: float) -> RequestError:
+def _as_request_error(error: BaseException, timeout_s: float) -> RequestError:
     if isinstance(error, TimeoutError):
         return RequestError(
             503, f"the engine did not finish within {timeout_s:g} s", None, "engine_timeout"

@@ -73,6 +73,34 @@ async def test_a_failing_tokenizer_is_no_fault_of_the_request(
     assert (status, error["code"]) == (500, "internal_error")
 
 
+async def test_a_tokenizer_that_fails_at_a_text_that_the_template_renders_is_no_bad_request(
+    refused, tokenizer, monkeypatch
+) -> None:
+    def broken(conversation, tokenize, **_):
+        if tokenize:
+            raise ValueError("no such byte")
+        return "text"
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", broken)
+    status, error = await refused()
+    assert (status, error["code"]) == (500, "internal_error")
+
+
+class PanicError(BaseException):
+    """What a tokenizer in Rust raises when it panics."""
+
+
+async def test_a_tokenizer_that_panics_at_an_answer_ends_the_request(
+    refused, tokenizer, monkeypatch
+) -> None:
+    def panics(*_, **__):
+        raise PanicError("at the core")
+
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **_: "" if len(ids) > 1 else panics())
+    status, error = await refused()
+    assert status == 500 and "PanicError: at the core" in error["message"]
+
+
 async def test_a_deep_call_in_the_history_stays_the_text_that_it_was(ask, tokenizer) -> None:
     deep = '{"a": ' + "[" * 3000 + "]" * 3000 + "}"
     call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": deep}}

@@ -192,6 +192,7 @@ def test_calls_are_read_from(case) -> None:
         '<tool_call>{"name": ""}</tool_call>',
         "<tool_call><function=add></tool_call>",
         "<tool_call><function=add><parameter=a>1</parameter>",
+        "<tool_call><function=add><parameter=a>1",
         "<function=multiply></function>",
         "One writes <function=name> for it.",
         '<tool_call>{"name": "add", "arguments": {}} and so on</tool_call>',
