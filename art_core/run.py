@@ -27,8 +27,8 @@ from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.samples import added, set_aside
-from art_core.metrics.seen import Seen
-from art_core.metrics.summarize import count, scenario_ids, summarize
+from art_core.metrics.seen import GroupsToCount, Seen
+from art_core.metrics.summarize import count, count_trained, scenario_ids, summarize
 from art_core.metrics.summary_keeper import SummaryKeeper
 from art_core.metrics.tally import Reckoned, Tally, state_of
 from art_core.metrics.taxonomy import Taxonomy, place_all
@@ -44,6 +44,7 @@ log = logging.getLogger("art_core")
 CLOSE_SECONDS = exits.CLOSE_SECONDS
 GRADIENT_STEPS = "data/cum/num_gradient_steps"
 
+_NO_GROUPS = GroupsToCount()
 
 _opening = threading.RLock()
 _open_runs: dict[tuple[int, int], Run] = {}
@@ -224,8 +225,10 @@ class Run:
         *,
         groups: Sequence[TrajectoryGroup] = (),
         metrics: Mapping[str, Any] | None = None,
+        trained: bool = False,
     ) -> MetricsRow:
-        """Append a row: given metrics, what the builder holds, averages and counts of the groups.
+        """Append a row: given metrics, what the builder holds, averages and counts of the groups;
+        `trained` if the step trained them.
 
         A row is all or nothing: when it can't be written, the builder keeps what it held. Raises
         ConfigError for a step that is not a count, MetricError for a bad key or value, HistoryError
@@ -233,26 +236,26 @@ class Run:
         """
         step = checked_step(step)
         with self._lock:
-            fresh = self.seen.new_groups(split, groups) if groups else ()
+            counted = self.seen.to_count(split, groups, trained=trained) if groups else _NO_GROUPS
             row = None
             try:
                 taken = self.ledger.take(split) if self.ledger.waiting else NOTHING
-                leaves, keys, odd = self._leaves(split, taken, groups, fresh, metrics or {})
+                leaves, keys, odd = self._leaves(split, taken, groups, counted, metrics or {})
                 ids = taken.scenario_ids
-                if fresh and split == "train":
-                    ids = ids | scenario_ids(fresh)
+                if counted.new and split == "train":
+                    ids = ids | scenario_ids(counted.new)
                 new_ids = self.seen.new_scenarios(ids) if ids else ()
                 rolled, totals, plan = self._reckon(split, leaves, keys, new_ids)
                 row = self._row(split, step, rolled, odd, taken, new_ids)
                 self.history.append(row)
-                self._keep(split, totals, plan, fresh, new_ids)
+                self._keep(split, totals, plan, counted, new_ids)
             except BaseException:
                 # Ctrl-C may come when the row is written already: then it counts.
                 if row is None or self.history.last is not row:
                     self.ledger.restore(self.ledger.out)
                     self.ledger.out = NOTHING
                 else:
-                    self._keep(split, totals, plan, fresh, new_ids)
+                    self._keep(split, totals, plan, counted, new_ids)
                 raise
         self.delivery.wake(row.seq)
         return row
@@ -264,7 +267,7 @@ class Run:
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
         """Raise what `record` would of groups and metrics, before anything is written or paid."""
-        leaves, keys, _ = self._leaves(split, NOTHING, groups, groups, metrics or {})
+        leaves, keys, _ = self._leaves(split, NOTHING, groups, GroupsToCount(groups), metrics or {})
         self.tally.reckon(leaves, keys)
 
     def _leaves(
@@ -272,7 +275,7 @@ class Run:
         split: str,
         taken: Taken,
         groups: Sequence[TrajectoryGroup],
-        fresh: Sequence[TrajectoryGroup],
+        counted: GroupsToCount,
         metrics: Mapping[str, Any],
     ) -> tuple[Mapping[str, float], tuple[str, ...], dict[str, float]]:
         """Return the row's leaves, their keys, and apart the values that are not finite."""
@@ -283,7 +286,10 @@ class Run:
             leaves, odd = added(buffered, leaves, self.taxonomy), odd_waiting | odd
         if groups:
             averages, _ = place_all(self.taxonomy, summarize(groups, split, self.taxonomy), split)
-            leaves = {**count(fresh, split, self.taxonomy), **averages, **leaves}
+            counts = count(counted.new, split, self.taxonomy)
+            if counted.again:
+                counts |= count_trained([*counted.new, *counted.again])
+            leaves = {**counts, **averages, **leaves}
         if split == "train" and "time/step_wall_s" not in leaves:
             leaves = {**leaves, "time/step_wall_s": time.monotonic() - self._last_train_row}
         leaves, odd_sums = set_aside(leaves)
@@ -300,11 +306,8 @@ class Run:
     ) -> Reckoned:
         """Return the row's metrics and the totals after it; nothing changes yet."""
         metrics, totals, plan = self.tally.reckon(leaves, keys)
-        if not math.isfinite(totals.get("costs/cum/all", 0.0)):
-            self.prices.say_once(
-                "costs add up to more than a float holds: the largest stands there"
-            )
-            metrics, totals = _finite(metrics), _finite(totals)
+        if not math.isfinite(sum(metrics.values())):
+            metrics, totals = self._within_floats(metrics), self._within_floats(totals)
         if new_ids:
             unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
             totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
@@ -314,6 +317,15 @@ class Run:
         if self._derives:
             metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
         return metrics, totals, plan
+
+    def _within_floats(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return values of which none is larger than the largest float: JSON has no infinity."""
+        largest = sys.float_info.max
+        for section in {k.partition("/")[0] for k, v in values.items() if not math.isfinite(v)}:
+            self.prices.say_once(
+                f"{section}: a sum is more than a float holds; the largest float is recorded"
+            )
+        return {key: max(-largest, min(value, largest)) for key, value in values.items()}
 
     def _row(
         self,
@@ -345,7 +357,7 @@ class Run:
         split: str,
         totals: dict[str, float],
         plan: Plan,
-        groups: Sequence[TrajectoryGroup],
+        counted: GroupsToCount,
         new_ids: Sequence[str],
     ) -> None:
         """Go on from a row that is written."""
@@ -354,8 +366,8 @@ class Run:
             self.ledger.learn(plan.totals)
         if split == "train":
             self._last_train_row = time.monotonic()
-        if groups or new_ids:
-            self.seen.remember(split, groups, new_ids)
+        if counted is not _NO_GROUPS or new_ids:
+            self.seen.remember(split, counted, new_ids)
 
     def close(
         self,
@@ -395,8 +407,3 @@ class Run:
         """Close the run when the program ends: calls that no run has paid are booked here."""
         settle_rest(MetricsBuilder(self.ledger, self.prices))
         self.close(status, timeout, error)
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Return values of which none is larger than the largest float: JSON has no infinity."""
-    return {key: min(value, sys.float_info.max) for key, value in values.items()}

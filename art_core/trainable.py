@@ -184,7 +184,9 @@ class TrainableModel(Model):
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)
         # A newer object may have taken the run over; the step is trained, and gets its row.
-        run.current().record("train", result.step, groups=groups, metrics=result.metrics)
+        run.current().record(
+            "train", result.step, groups=groups, metrics=result.metrics, trained=True
+        )
         # Their row is written: to raise now would have the step trained again.
         try:
             _tidy(run.info.run_dir, groups, (expected, start), result.step)

@@ -89,6 +89,15 @@ def test_the_same_names_in_rows_of_ours_mean_what_they_say(tmp_path):
     assert "reward/correct" not in curves
 
 
+async def test_unique_scenarios_go_on_from_those_that_art_counted(base):
+    state = b'{"_metrics_builder_state": {"unique_scenario_ids": ["sea", "sky"]}}'
+    (base / "old" / "models" / "agent" / "state.json").write_bytes(state)
+    async with art.Model(name="agent", project="old", base_path=base, sinks=[]) as model:
+        model.metrics_builder().add_data(scenario_ids=["sea", "moon"])
+        row = await model.log(split="train")
+    assert row.metrics["data/cum/num_unique_scenarios"] == 3.0
+
+
 def test_art_runs_lists_the_run(base, capsys):
     (_, line) = cells(printed(capsys, "runs", "--dir", str(base)))
     assert line[:3] == ["old/agent", "3", "0.500"]

@@ -81,12 +81,27 @@ def test_logging_the_same_groups_twice_counts_them_once(make):
     assert again["data/cum/num_unique_scenarios"] == 1.0
 
 
+def test_groups_that_are_trained_again_are_submitted_again_and_sampled_once(make):
+    run = make().run
+    both, one = attempts(0, 1), attempts(1, 1)
+    run.record("train", 0, groups=both)
+    run.record("train", 1, groups=both, trained=True)
+    run.record("train", 1, groups=both)
+    row = run.record("train", 2, groups=[*both, *one], trained=True).metrics
+    assert row["data/step_num_groups_submitted"] == 2.0
+    assert row["data/step_num_groups_trainable"] == 1.0
+    assert row["data/step_num_trajectories"] == 2.0
+    assert row["data/cum/num_groups_submitted"] == 3.0
+    assert row["data/cum/num_groups_trainable"] == 2.0
+    assert row["data/cum/num_trajectories"] == 4.0
+
+
 def test_very_many_groups_are_remembered_only_for_a_while(make, monkeypatch):
     monkeypatch.setattr("art_core.metrics.seen._REMEMBERED_GROUPS", 3)
     run = make().run
     for _ in range(5):
-        run.record("train", 1, groups=attempts(0, 1))
-    assert len(run.seen._groups) == 3
+        run.record("train", 1, groups=attempts(0, 1), trained=True)
+    assert len(run.seen._groups) == len(run.seen._trained) == 3
 
 
 def test_values_that_are_not_finite_are_set_aside_and_said(make, caplog):
@@ -243,6 +258,44 @@ def test_sums_that_no_float_holds_stay_numbers_and_are_said(make, caplog):
     assert caplog.text.count("more than a float holds") == 1
     run.close()
     assert make().run.record("train", 3).metrics["costs/cum/all"] == largest
+
+
+@pytest.mark.parametrize("key", ["time/step_actor_s", "data/step_num_games"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_sum_over_the_run_becomes_null(make, key, sign, caplog):
+    run = make().run
+    for step in (1, 2):
+        row = run.record("train", step, metrics={key: sign * 1e308})
+    assert row.metrics[key.replace("step_", "cum/")] == sign * sys.float_info.max
+    assert b"null" not in run.history.path.read_bytes()
+    assert f"{key.partition('/')[0]}: a sum is more than a float holds" in caplog.text
+
+
+def test_a_speed_that_no_float_holds_is_the_largest_float(make):
+    given = {"data/step_trainer_tokens": 1e300, "time/step_trainer_s": 1e-300}
+    row = make().run.record("train", 1, metrics=given)
+    assert row.metrics["throughput/avg_trainer_tok_per_s"] == sys.float_info.max
+
+
+@pytest.mark.parametrize("spoiled", [None, "12", [12]])
+def test_sums_that_are_no_numbers_in_the_last_row_are_computed_from_the_rows(make, spoiled, caplog):
+    run = make().run
+    for step in (1, 2, 3):
+        given = {"costs/train/judge": 0.5, "time/step_actor_s": 2.0}
+        run.record("train", step, metrics=given, groups=attempts(0, 1, scenario_id=step % 2))
+    run.close()
+    lines = [orjson.loads(line) for line in run.history.path.read_bytes().splitlines()]
+    for name in ("costs/cum/all", "costs/cum/train", "costs/cum/train/judge", "time/cum/actor_s"):
+        lines[1][name] = lines[2][name] = spoiled
+    lines[2] |= dict.fromkeys(("data/cum/num_unique_scenarios", "time/wall_clock_sec"), spoiled)
+    clock = lines[1]["time/wall_clock_sec"]
+    run.history.path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    row = make().run.record("train", 4, metrics={"costs/train/judge": 0.25})
+    assert row.metrics["costs/cum/all"] == row.metrics["costs/cum/train/judge"] == 1.75
+    assert row.metrics["time/cum/actor_s"] == 6.0
+    assert row.metrics["data/cum/num_unique_scenarios"] == 2.0
+    assert row.metrics["time/wall_clock_sec"] > clock
+    assert "no number at costs/cum" in caplog.text
 
 
 def test_closing_writes_what_waits_and_says_the_status(make):

@@ -18,7 +18,8 @@ from typing import NoReturn
 import attrs
 import orjson
 
-from art_core.errors import HistoryError
+from art_core.errors import ConfigError, HistoryError
+from art_core.files import read_json
 from art_core.metrics.row import MetricsRow
 
 log = logging.getLogger("art_core")
@@ -50,14 +51,27 @@ def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
 
 
 def scenario_ids_of(path: Path) -> set[str]:
-    """Return the scenario ids that a log has seen; only rows that first saw one are parsed."""
-    ids: set[str] = set()
+    """Return the scenario ids that a log has seen; only rows that first saw one are parsed.
+
+    ART keeps them in the run's `state.json` instead.
+    """
+    ids = former_scenario_ids(path.parent)
     with path.open("rb") as file:
         for line in file:
             if b'"_scenario_ids"' in line and line.endswith(b"\n"):
                 with suppress(ValueError, KeyError, TypeError):
                     ids.update(orjson.loads(line.removeprefix(BOM_UTF8))["_scenario_ids"])
     return ids
+
+
+def former_scenario_ids(run_dir: Path) -> set[str]:
+    """Return the scenario ids that ART kept in a run's `state.json`; none where it kept none."""
+    try:
+        stored = read_json(run_dir / "state.json")["_metrics_builder_state"]["unique_scenario_ids"]
+    except (ConfigError, KeyError, TypeError):
+        return set()
+    ids = stored if isinstance(stored, list) else []
+    return {scenario for scenario in ids if isinstance(scenario, str)}
 
 
 def last_row(path: Path) -> MetricsRow | None:
@@ -80,6 +94,24 @@ def last_trained_step(path: Path) -> int:
                 with suppress(HistoryError):
                     return MetricsRow.from_line(line).step
     return 0
+
+
+def unreadable_totals(path: Path) -> list[str]:
+    """Return the sums over the run that are no numbers in the last row."""
+    with path.open("rb") as file:
+        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
+            try:
+                MetricsRow.from_line(line)
+            except HistoryError:
+                continue
+            record = orjson.loads(line.removeprefix(BOM_UTF8))
+            return [
+                key
+                for key, value in record.items()
+                if ("/cum/" in key or key == "time/wall_clock_sec")
+                and not isinstance(value, (int, float))
+            ]
+    return []
 
 
 def _lines_backwards(fd: int, end: int) -> Iterator[bytes]:

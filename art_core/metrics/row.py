@@ -103,7 +103,8 @@ class MetricsRow:
                 attempt=record.get("attempt", 0),
                 step=int(record["step"] if "step" in record else record["training_step"]),
                 split=record.get("split", ""),
-                recorded_at=recorded_at if recorded_at.tzinfo else recorded_at.replace(tzinfo=UTC),
+                # ART writes local time without a zone.
+                recorded_at=recorded_at if recorded_at.tzinfo else recorded_at.astimezone(UTC),
                 metrics={
                     k: float(v)
                     for k, v in record.items()
@@ -113,7 +114,7 @@ class MetricsRow:
                 scenario_ids=tuple(record.get("_scenario_ids", ())),
                 receipts=tuple(record.get("_receipts", ())),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise HistoryError(f"not a row of metrics: {line[:80]!r} ({error})") from error
 
 

@@ -80,17 +80,26 @@ def count(groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy) -> 
     counts |= {
         f"{prefix}data/step_num_scenarios": float(len(groups)),
         f"{prefix}data/step_num_trajectories": float(len(trajectories)),
-        f"{prefix}data/step_num_groups_submitted": float(len(groups)),
     }
+    if split != "train":
+        counts[f"{prefix}data/step_num_groups_submitted"] = float(len(groups))
     seconds = elapsed(trajectories)
     if seconds:
         counts["time/step_actor_s" if split == "train" else "time/step_eval_s"] = seconds
     if split == "train":
-        counts["data/step_num_groups_trainable"] = float(sum(has_spread(g.rewards) for g in groups))
+        counts |= count_trained(groups)
         sampled = sum(_sampled_tokens(t) for t in trajectories)
         if sampled:
             counts["data/step_actor_tokens"] = float(sampled)
     return counts
+
+
+def count_trained(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
+    """Count the groups that a step trains; these belong in a row of each such step."""
+    return {
+        "data/step_num_groups_submitted": float(len(groups)),
+        "data/step_num_groups_trainable": float(sum(has_spread(g.rewards) for g in groups)),
+    }
 
 
 def elapsed(trajectories: Iterable[Trajectory]) -> float:

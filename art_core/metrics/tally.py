@@ -6,13 +6,21 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 
 import attrs
 
-from art_core.metrics.history import HistoryLog, read_rows
-from art_core.metrics.rollup import NO_PLAN, Plan, compile_plan, roll
-from art_core.metrics.taxonomy import Taxonomy
+from art_core.metrics.history import (
+    HistoryLog,
+    read_rows,
+    scenario_ids_of,
+    unreadable_totals,
+)
+from art_core.metrics.rollup import NO_PLAN, UNIQUE_SCENARIOS, Plan, compile_plan, roll
+from art_core.metrics.taxonomy import Taxonomy, cumulative_key
+
+log = logging.getLogger("art_core")
 
 _REMEMBERED_PLANS = 256
 Reckoned = tuple[dict[str, float], dict[str, float], Plan]
@@ -21,14 +29,40 @@ Reckoned = tuple[dict[str, float], dict[str, float], Plan]
 
 def state_of(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:
     """Return what the log says of the run so far: its last row. Rows that ART wrote leave sums out,
-    so that of those the newest value of each key counts.
+    so that of those the newest value of each key counts, and the scenario ids that ART kept.
+
+    A sum over the run that is no number in the last row, such as null, is computed from the rows.
     """
-    if history.last is None or history.last.seq:
-        return history.last.metrics if history.last else {}
+    if history.last is None:
+        return {}
+    lost = unreadable_totals(history.path)
+    if history.last.seq and not lost:
+        return history.last.metrics
+    if lost:
+        log.warning(
+            "%s: the last row has no number at %s: computed from the rows before",
+            history.path,
+            ", ".join(lost),
+        )
     state: dict[str, float] = {}
     for row, _ in read_rows(history.path):
-        state |= taxonomy.renamed(row.metrics, foreign=not row.seq)
+        state |= _added_up(state, taxonomy.renamed(row.metrics, foreign=not row.seq), lost)
+    if UNIQUE_SCENARIOS not in state or UNIQUE_SCENARIOS in lost:
+        ids = scenario_ids_of(history.path)
+        state |= {UNIQUE_SCENARIOS: float(len(ids))} if ids else {}
     return state
+
+
+def _added_up(
+    state: Mapping[str, float], metrics: Mapping[str, float], lost: Sequence[str]
+) -> dict[str, float]:
+    """Return a row's metrics, with those of the `lost` totals that it does not have itself."""
+    leaves = {cumulative_key(key): key for key in metrics if "/cum/" not in key}
+    return {
+        total: state.get(total, 0.0) + metrics[leaves[total]]
+        for total in lost
+        if total in leaves and total not in metrics
+    } | dict(metrics)
 
 
 @attrs.define

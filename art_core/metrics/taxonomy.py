@@ -15,6 +15,8 @@ from art_core.errors import MetricError, unknown
 CATALOGUE_VERSION = 1
 _REMEMBERED = 256
 _REMEMBERED_KEYS = 65_536
+_JOINERS = str.maketrans("", "", "\u200c\u200d")
+"""Invisible characters that join letters or emoji: Persian, Hindi and other languages need them."""
 Combine = Literal["sum", "mean", "last", "same"]
 Direction = Literal["higher", "lower"]
 _MEASURES = frozenset({"", "1", "USD", "loss", "nats", "norm", "ratio", "reward", "share"})
@@ -224,7 +226,7 @@ class Taxonomy:
 def _check_form(name: Any) -> None:
     if not isinstance(name, str):
         raise MetricError(f"a metric's name must be a string, got {name!r}")
-    parts = name.split("/")
+    parts = name.translate(_JOINERS).split("/")
     if not all(p and p == p.strip() and p.isprintable() for p in parts):
         raise MetricError(
             f"metric {name!r} has an empty component or stray white space or control characters"

@@ -12,7 +12,13 @@ import pytest
 from art_core.errors import HistoryError
 from art_core.metrics import history
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.history import HistoryLog, last_row, read_rows, scenario_ids_of
+from art_core.metrics.history import (
+    HistoryLog,
+    last_row,
+    read_rows,
+    scenario_ids_of,
+    unreadable_totals,
+)
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summary import read_summary
 from waiting import until
@@ -115,6 +121,29 @@ def test_an_empty_log_has_no_last_row(path):
     path.parent.mkdir()
     path.write_bytes(b"")
     assert last_row(path) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "ids"),
+    [
+        (b'{"_metrics_builder_state": {"unique_scenario_ids": ["a", 5, "b"]}}', {"a", "b", "c"}),
+        (b'{"_metrics_builder_state": {"unique_scenario_ids": 5}}', {"c"}),
+        (b'{"_metrics_builder_state": 5}', {"c"}),
+        (b'{"own": 1}', {"c"}),
+        (b"{torn", {"c"}),
+    ],
+)
+def test_scenario_ids_that_art_kept_count(path, state, ids):
+    path.parent.mkdir()
+    path.with_name("state.json").write_bytes(state)
+    path.write_bytes(b'{"step": 1, "_scenario_ids": ["c"]}\n')
+    assert scenario_ids_of(path) == ids
+
+
+def test_a_log_without_a_row_has_no_sums_that_are_unreadable(path):
+    path.parent.mkdir()
+    path.write_bytes(b"torn\n")
+    assert unreadable_totals(path) == []
 
 
 def test_a_second_writer_is_refused(log, path):

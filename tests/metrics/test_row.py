@@ -43,6 +43,7 @@ def test_a_row_that_the_art_reference_wrote_is_read():
     line = (
         b'{"training_step": 4, "train/reward": 1, "recorded_at": "2026-03-01T00:00:00", "a": "x"}'
     )
+    assert MetricsRow.from_line(line).recorded_at == datetime(2026, 3, 1).astimezone()
     row = MetricsRow.from_line(line)
     assert (row.step, row.seq, row.metrics, row.recorded_at.tzinfo) == (
         4,
@@ -53,7 +54,16 @@ def test_a_row_that_the_art_reference_wrote_is_read():
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{", b"[]", b"3", b'{"step": 1}', b'{"recorded_at": "2026-01-01"}']
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'{"step": 1}',
+        b'{"recorded_at": "2026-01-01"}',
+        b'{"step": 1, "recorded_at": "1"}',
+    ],
 )
 def test_a_line_that_is_no_row_is_an_error(line):
     with pytest.raises(HistoryError, match="not a row of metrics"):

@@ -45,6 +45,17 @@ def test_a_bad_name_is_an_error_that_says_why(name, says):
         taxonomy.place(name, "train")
 
 
+@pytest.mark.parametrize("name", ["می\u200cشود", "क्\u200dष", "👨\u200d👩\u200d👧"])
+def test_a_name_may_have_the_joiners_that_its_script_needs(name):
+    assert taxonomy.place(f"reward/{name}", "train") == f"reward/{name}"
+
+
+@pytest.mark.parametrize("name", ["reward/\u200d", "reward/a \u200c", "reward/a\u200b"])
+def test_joiners_hide_neither_white_space_nor_an_empty_component(name):
+    with pytest.raises(MetricError, match="empty component or stray white space"):
+        taxonomy.place(name, "train")
+
+
 def test_a_name_that_is_not_a_string_is_an_error():
     with pytest.raises(MetricError, match="must be a string"):
         place_all(taxonomy, {3: 1.0}, "train")
