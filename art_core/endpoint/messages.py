@@ -29,7 +29,8 @@ def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
         if (
             not isinstance(function, Mapping)
             or tool.get("type") != "function"
-            or not function.get("name")
+            or not isinstance(function.get("name"), str)
+            or not function["name"]
         ):
             raise bad_parameter(
                 f"tools[{place}]",

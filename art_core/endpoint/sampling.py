@@ -62,10 +62,10 @@ async def _produce(
     deadline: float,
     transcripts: Transcripts,
 ) -> None:
-    choice = GrowingChoice(prepared)
     engine, adapter = prepared.served.engine, prepared.served.adapter
     answer_ids: list[int] = []
     try:
+        choice = GrowingChoice(prepared)
         async with (
             asyncio.timeout_at(deadline),
             aclosing(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from art_core.endpoint.strict_json import whole_json
+from art_core.endpoint.strict_json import MAX_DEPTH, whole_json
 
 FUNCTION = "<function="
 _FUNCTION = re.compile(r"<function=([^>\n]+)>\s*")
@@ -31,8 +31,7 @@ def tagged_call(
     if opened is None:
         return None
     name, place = _name(opened[1]), opened.end()
-    schema = functions.get(name)
-    properties = (schema.get("properties") if isinstance(schema, Mapping) else None) or {}
+    properties = _properties(functions.get(name))
     arguments: dict[str, Any] = {}
     while (parameter := _PARAMETER.match(text, place)) is not None:
         key = _name(parameter[1])
@@ -81,9 +80,17 @@ def _value(text: str, types: set[str]) -> Any:
     return _WORDS.get(text, text) if value is None and text != "null" else value
 
 
-def _types(schema: Any) -> set[str]:
-    if not isinstance(schema, Mapping):
+def _properties(schema: Any) -> Mapping[str, Any]:
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def _types(schema: Any, depth: int = 0) -> set[str]:
+    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return set()
-    kind = schema.get("type", "object" if "$ref" in schema else [])
-    alternatives = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
-    return {*([kind] if isinstance(kind, str) else kind)}.union(*map(_types, alternatives))
+    kind = schema.get("type", "object" if "$ref" in schema else None)
+    types = {each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str)}
+    for alternatives in (schema.get("anyOf"), schema.get("oneOf")):
+        for each in alternatives if isinstance(alternatives, list) else ():
+            types |= _types(each, depth + 1)
+    return types

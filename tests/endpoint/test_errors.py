@@ -49,6 +49,7 @@ BAD_VALUES = [
     ({"stream": True, "stream_options": []}, "stream_options"),
     ({"tools": {}}, "tools"),
     ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+    ({"tools": [{"type": "function", "function": {"name": ["f"]}}]}, "tools[0]"),
     ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
 ]
 

@@ -236,6 +236,9 @@ VALUES = [
     ('[1, {"b": "c"}]', {"type": "array"}, [1, {"b": "c"}]),
     ('{"b": 1}', {"$ref": "#/$defs/B"}, {"b": 1}),
     ("red", {"$ref": "#/$defs/Colour"}, "red"),
+    ("1", {"type": None}, "1"),
+    ("1", {"type": [{"a": 1}, "integer"]}, 1),
+    ("1", {"anyOf": 3, "oneOf": [3, {"type": "integer"}]}, 1),
 ]
 
 
@@ -244,6 +247,15 @@ def test_a_value_between_tags_is_read_as_its_schema_says(text, schema, value) ->
     written = f"<tool_call>\n<function=add>\n<parameter=a>\n{text}\n</parameter>\n</function>"
     _, (call,) = parse(written, {"add": {"properties": {"a": schema}}})
     assert json.loads(call.arguments) == {"a": value}
+
+
+def test_a_schema_in_no_form_at_all_says_nothing_about_values() -> None:
+    deep = {"anyOf": [{"type": "integer"}]}
+    for _ in range(900):
+        deep = {"anyOf": [deep]}
+    for schema in ({"properties": 3}, {"properties": {"a": deep}}, 3):
+        _, (call,) = parse("<function=add><parameter=a>1</parameter></function>", {"add": schema})
+        assert json.loads(call.arguments) == {"a": "1"}
 
 
 PAGE = "a <parameter=d> here\n<parameter=e>\n<parameter=a>\n</function>\nend"
