@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,8 @@ from art_local.engine.request import Request
 from art_local.engine.turns import DeviceTurns
 from art_local.engine.weights import BASE, Weights
 from art_local.engine.worker import Worker
+
+log = logging.getLogger("art_local")
 
 CLOSE_TIMEOUT_S = 60.0
 
@@ -69,6 +72,7 @@ class TransformersEngine:
             prefill_tokens=prefill_tokens,
             cache_tokens=max(held // forward.cache_bytes_per_token, 1),
         )
+        self._rotary, self._warned = forward.rotary, False
         self._worker = Worker(self._weights, forward, turns or DeviceTurns(), limits)
 
     @property
@@ -149,7 +153,27 @@ class TransformersEngine:
             raise EngineError(
                 unknown("adapter", adapter, self.adapters, known_as="loaded")
             ) from None
-        return Request(prompt_ids, sampling, weights, self._ends, self.context_length)
+        return Request(
+            prompt_ids, sampling, weights, self._ends, self._longest(prompt_ids, sampling)
+        )
+
+    def _longest(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
+        """Return how many tokens a sequence may have: the context, or less where the rotary
+        positions change within it.
+        """
+        limit = self._rotary.longest(len(prompt_ids) + 1)
+        if limit is None or limit >= self.context_length:
+            return self.context_length
+        if len(prompt_ids) + sampling.max_tokens > limit and not self._warned:
+            self._warned = True
+            log.warning(
+                "completions of prompts of fewer than %d tokens end at %d tokens in all: the model "
+                "has other rotary positions for longer sequences, and a sequence must keep those "
+                "that it began with",
+                limit,
+                limit,
+            )
+        return limit
 
     async def _next(self, request: Request) -> Token:
         if request.events.empty():

@@ -13,6 +13,7 @@ from torch import nn
 
 from art_core.errors import ConfigError
 from art_local.engine.cache import SlotCache
+from art_local.rotary import reset_dynamic_rotary, rotary_lengths
 
 REMEDY = "Choose a plain decoder (Llama, Qwen, Mistral, Gemma, SmolLM, ...) or another engine"
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -28,6 +29,8 @@ class Forward:
         self.module = module
         self.config = module.config.get_text_config()
         self.layer_types = _layer_types(self.config)
+        self.rotary = rotary_lengths(self.config)
+        reset_dynamic_rotary(module)
         self.window = (
             getattr(self.config, "sliding_window", None)
             if "sliding_attention" in self.layer_types
@@ -61,7 +64,8 @@ class Forward:
         V].
         """
         lengths = [len(prompt) for prompt in prompts]
-        width = max(lengths)
+        # sequences get one token more; padding gives the pass the rotary factors of that length
+        width = max(*lengths, self.rotary.shortest(max(lengths) + 1))
         ids_UP = torch.tensor(
             [[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self.device
         )

@@ -48,6 +48,11 @@ class Request:
         return self.prompt_ids + tuple(self.sampled)
 
     @property
+    def total(self) -> int:
+        """The length of the shortest sequence that this request can end with."""
+        return len(self.prompt_ids) + 1
+
+    @property
     def room(self) -> int:
         """How many tokens may still come."""
         return self._most - len(self.sampled)

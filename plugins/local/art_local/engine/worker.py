@@ -15,6 +15,7 @@ from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver
 from art_local.engine.turns import DeviceTurns
 from art_local.engine.weights import Adapter, Weights
+from art_local.rotary import Group
 
 GATHER_S = 0.004
 GATHER_MOST_S = 0.04
@@ -36,7 +37,7 @@ class Worker:
         self._arrived: list[Request] = []
         self._changed = threading.Condition()
         self._ended: EngineError | None = None
-        self._batches: dict[Adapter, Batch] = {}
+        self._batches: dict[tuple[Adapter, Group], Batch] = {}
         self._slice_ends = 0.0
         self._thread = threading.Thread(target=self._run, name="art-engine", daemon=True)
         self._thread.start()
@@ -110,11 +111,10 @@ class Worker:
                 return False
             arrived, self._arrived = self._arrived, []
         for request in arrived:
-            batch = self._batches.get(request.adapter)
+            key = request.adapter, self._forward.rotary.group(request.total)
+            batch = self._batches.get(key)
             if batch is None:
-                batch = self._batches[request.adapter] = Batch(
-                    request.adapter, self._forward, self._limits
-                )
+                batch = self._batches[key] = Batch(request.adapter, self._forward, self._limits)
             batch.waiting.append(request)
         return True
 
@@ -127,9 +127,10 @@ class Worker:
             time.sleep(GATHER_S)
 
     def _step(self) -> None:
-        batch = self._next_batch()
-        if batch is None:
+        key = self._next_key()
+        if key is None:
             return
+        batch = self._batches[key]
         others = sum(other.cache_tokens for other in self._batches.values() if other is not batch)
         try:
             with self._turns.take("generating"):
@@ -141,26 +142,26 @@ class Worker:
                 if isinstance(error, EngineError)
                 else EngineError(f"{type(error).__name__}: {error}")
             )
-            del self._batches[batch.adapter]
+            del self._batches[key]
             self._fail(batch.requests, reason)
             return
         deliver(events)
 
-    def _next_batch(self) -> Batch | None:
-        """The adapter whose time it is; those without work are forgotten."""
-        for adapter, batch in list(self._batches.items()):
+    def _next_key(self) -> tuple[Adapter, Group] | None:
+        """Return the key of the batch that runs next; batches without requests are dropped."""
+        for key, batch in list(self._batches.items()):
             batch.drop_cancelled()
             if not batch.requests:
-                del self._batches[adapter]
+                del self._batches[key]
         if not self._batches:
             return None
-        adapter = next(iter(self._batches))
+        key = next(iter(self._batches))
         if time.monotonic() >= self._slice_ends:
-            batch = self._batches.pop(adapter)
-            self._batches[adapter] = batch
-            adapter = next(iter(self._batches))
+            batch = self._batches.pop(key)
+            self._batches[key] = batch
+            key = next(iter(self._batches))
             self._slice_ends = time.monotonic() + SLICE_S
-        return self._batches[adapter]
+        return key
 
     @staticmethod
     def _fail(requests: list[Request], reason: EngineError) -> None:

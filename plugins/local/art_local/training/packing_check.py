@@ -59,7 +59,8 @@ def packing_difference(
     """Return by how many nats log-probs of packed rows differ from those of rows, on average over
     a sample's tokens.
     """
-    packs, sample = _sample(sequences)
+    groups = policy.rotary.groups([len(s.token_ids) for s in sequences])
+    packs, sample = _sample([sequences[i] for i in max(groups, key=len)])
     together = packed(packs, sample)
     found_R = _logprobs(policy, together, chunk_size)
     alone_R = torch.cat([_logprobs(policy, collate([s]), chunk_size) for s in sample])

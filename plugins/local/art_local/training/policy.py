@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from art_core.errors import BackendError, ConfigError
 from art_local.loader import PLAIN, Loader
+from art_local.rotary import reset_dynamic_rotary, rotary_lengths
 from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.layout import Layout
 from art_local.training.logprobs import OutputHead, token_logprobs
@@ -46,7 +47,8 @@ class Policy:
 
     `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A
     new dict of new tensors takes its place at `refresh`; those handed out before never change.
-    `packs` remembers whether its rows may be packed, None before it was tried.
+    `packs` remembers whether its rows may be packed, None before it was tried. `rotary` gives the
+    lengths of sequences that may share a forward pass.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Policy:
         self.base: Any = model
         self.is_lora = lora is not None
         self.device: torch.device = next(model.parameters()).device
+        self.rotary = rotary_lengths(model.config)
+        reset_dynamic_rotary(model)
         self._merges, self._merged = loader.merges, merged
         if loader.merges:
             use_training_attention(model)

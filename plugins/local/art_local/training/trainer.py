@@ -210,17 +210,20 @@ class Trainer:
         return [self._within(partial(of, window), step) for window in windows]
 
     def _batches(self, window: Window, step: _Step) -> Iterator[MicroBatch]:
-        if step.packing:
-            joined = step.config.packed_sequence_length or self._row_tokens(step.config)
-            joined //= 1 + step.budget.halved
-            batches = packed_batches(window.sequences, step.budget.tokens, joined=joined)
-        else:
-            batches = micro_batches(window.sequences, step.budget.tokens)
-        for batch in batches:
-            yield batch
-            places = set(batch.sequences_R.tolist())
-            done = sum(len(window.sequences[place].token_ids) for place in places)
-            step.bar.update(min(done, step.bar.total - step.bar.n))
+        lengths = [len(s.token_ids) for s in window.sequences]
+        for group in self.policy.rotary.groups(lengths):
+            for batch in self._batches_of([window.sequences[i] for i in group], step):
+                places_R = torch.tensor(group)[batch.sequences_R]
+                yield attrs.evolve(batch, sequences_R=places_R)
+                done = sum(lengths[place] for place in set(places_R.tolist()))
+                step.bar.update(min(done, step.bar.total - step.bar.n))
+
+    def _batches_of(self, sequences: Sequence[TokenSequence], step: _Step) -> Iterator[MicroBatch]:
+        if not step.packing:
+            return micro_batches(sequences, step.budget.tokens)
+        joined = step.config.packed_sequence_length or self._row_tokens(step.config)
+        joined //= 1 + step.budget.halved
+        return packed_batches(sequences, step.budget.tokens, joined=joined)
 
     def _packing(self, sequences: Sequence[TokenSequence], config: TrainConfig) -> bool:
         if not config.packing:

@@ -51,7 +51,7 @@ async def test_a_dead_worker_ends_all_requests_now_and_later_with_the_reason(
 
     stream = engine.generate(PROMPTS[0], Sampling(max_tokens=400))
     await anext(stream)
-    monkeypatch.setattr(worker, "_next_batch", dying)
+    monkeypatch.setattr(worker, "_next_key", dying)
     with pytest.raises(EngineError, match="died of SystemError: the thread is lost"):
         _ = [token async for token in stream]
     with pytest.raises(EngineError, match="died of SystemError"):
