@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +18,7 @@ from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
 from art_core.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.options import cap, check_options, count, optional, price
+from art_local.chat_template import read_template
 from art_local.clock import Clock
 from art_local.engine import DeviceTurns
 from art_local.models import resolve_base_model
@@ -48,6 +50,8 @@ class LocalBackend:
       without it, price plugins are asked for CUDA devices.
     - `lora_rank`, `lora_alpha`: the adapter on all linear layers; `full_finetune` trains all
       weights.
+    - `chat_template`: for base models without one, or instead of their own: the template's text, or
+      the path of a jinja file. Checkpoints keep it.
     - `seed`: of the adapter's start. `max_batch_size`: sequences sampled together.
     - `context_length`: of the served models; by default the base model's own.
     - `served_steps`: steps whose weights stay in memory for `name@step`, by default the newest and
@@ -73,6 +77,7 @@ class LocalBackend:
         lora_rank: int = 16,
         lora_alpha: int = 32,
         full_finetune: bool = False,
+        chat_template: str | os.PathLike[str] | None = None,
         seed: int = 0,
         max_batch_size: int = 64,
         context_length: int | None = None,
@@ -111,6 +116,7 @@ class LocalBackend:
             served_steps=served_steps,
             request_timeout_s=request_timeout_s,
             progress=progress,
+            chat_template=read_template(chat_template),
         )
         self._seats: dict[Path, Seat] = {}
         self._leaving: dict[Path, Seat] = {}

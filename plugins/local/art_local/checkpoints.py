@@ -89,6 +89,11 @@ class CheckpointStore:
             if p.name.isdecimal() and (p / MANIFEST).is_file()
         )
 
+    def newest(self, step: int | None = None) -> Path | None:
+        """Return the directory of the newest checkpoint, or of `step`; contents are not read."""
+        steps = [each for each in self.steps() if step in (None, each)]
+        return self.path(steps[-1]) if steps else None
+
     def read(self, step: int) -> StoredCheckpoint:
         """Return a checkpoint after checking each file's size and hash.
 

@@ -21,6 +21,7 @@ from art_core.errors import BackendError, ConfigError
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import staleness
+from art_local.chat_template import FILE as TEMPLATE
 from art_local.checkpoints import CheckpointStore, StoredCheckpoint
 from art_local.engine import DeviceTurns
 from art_local.engine.local import LocalEngine, StepWeights
@@ -63,6 +64,7 @@ class Resident:
         recipe: Recipe,
         kept_steps: int,
         progress: bool,
+        chat_template: str | None = None,
         adapter_name: str | None = None,
         resting: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class Resident:
         self._resting = resting or engine.resting
         self.trainer = Trainer(policy, turn=self._turn("training"), progress=progress)
         self._turns, self._recipe = turns, recipe
+        self._chat_template = chat_template
         self._loading = threading.RLock()
         self._loaded = LoadedSteps(kept_steps, engine.unload)
 
@@ -219,6 +222,8 @@ class Resident:
 
     def _fill(self, directory: Path) -> None:
         self.policy.save(directory, self.base_model)
+        if self._chat_template is not None:
+            (directory / TEMPLATE).write_text(self._chat_template, encoding="utf-8")
         save_file(self.trainer.optimizer.state(), directory / OPTIMIZER)
         save_file({"generator": self.policy.generator.get_state()}, directory / RNG)
 

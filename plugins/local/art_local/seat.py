@@ -15,6 +15,7 @@ import torch  # noqa: TID253
 
 from art_core import Endpoint
 from art_core.endpoint.host import EndpointHost
+from art_local.chat_template import load_tokenizer, template_for
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
 from art_local.engine.local import LocalEngine
@@ -46,6 +47,7 @@ class SeatOptions:
     served_steps: int
     request_timeout_s: float
     progress: bool
+    chat_template: str | None = None
     loader: Loader = PLAIN
 
 
@@ -104,9 +106,9 @@ def take_seat(
     has one; without it the model gets an embedded engine. Runs outside of any event loop. What was
     started is closed again when something fails.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    store = CheckpointStore(model.run_dir / "checkpoints")
+    template = template_for(options.chat_template, store.newest(step))
+    tokenizer = load_tokenizer(directory, template)
     policy = _policy(base, directory, options)
     engine: LocalEngine = shared.engine if shared else _embedded(base, options, turns)
     resident: Resident | None = None
@@ -114,11 +116,12 @@ def take_seat(
         resident = Resident(
             name=model.name,
             base_model=str(model.base_model),
-            store=CheckpointStore(model.run_dir / "checkpoints"),
+            store=store,
             policy=policy,
             engine=engine,
             turns=turns,
             recipe=options.recipe,
+            chat_template=template,
             kept_steps=options.served_steps,
             progress=options.progress,
             adapter_name=shared.adapter_name if shared else None,

@@ -24,7 +24,8 @@ class Options:
 
     As the local backend has them: `device`, `dtype`, `engine`, `engine_device`, `engine_url`,
     `engine_key`, `engine_args`, `engine_timeouts`, `gpu_cost_per_hour_usd`, `lora_rank`,
-    `lora_alpha`, `seed`, `max_batch_size`, `served_steps`, `request_timeout_s`, `progress`.
+    `lora_alpha`, `chat_template`, `seed`, `max_batch_size`, `served_steps`, `request_timeout_s`,
+    `progress`.
     """
 
     load_in_4bit: bool = False
@@ -41,6 +42,7 @@ class Options:
     gpu_cost_per_hour_usd: float | None = None
     lora_rank: int = 16
     lora_alpha: int = 32
+    chat_template: str | os.PathLike[str] | None = None
     seed: int = 0
     max_batch_size: int = 64
     served_steps: int = 2
