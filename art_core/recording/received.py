@@ -23,6 +23,7 @@ class ReceivedAnswer:
     _chunks: list[Mapping[str, Any]] = attrs.field(factory=list)
     _seen: set[int] = attrs.field(factory=set)
     _finished: set[int] = attrs.field(factory=set)
+    _failed: bool = False
     _is_json: bool | None = None
 
     def add(self, part: bytes) -> None:
@@ -40,8 +41,7 @@ class ReceivedAnswer:
         """Take note that all bytes have come; a last line may have no end."""
         if self._is_json is False:
             self._read([self._bytes, b""])
-        finished = bool(self._seen) and self._seen <= self._finished
-        self.ended = self.ended or bool(self._is_json) or finished
+        self.ended = self.ended or bool(self._is_json) or self._all_finished()
 
     @property
     def is_whole(self) -> bool:
@@ -61,6 +61,9 @@ class ReceivedAnswer:
         choices = [_choice(choice, place) for place, choice in given]
         return {**whole, "choices": [choice for choice in choices if choice is not None]}
 
+    def _all_finished(self) -> bool:
+        return bool(self._seen) and self._seen <= self._finished
+
     def _read(self, lines: Iterable[bytearray | bytes]) -> None:
         for line in lines:
             data = bytes(line).strip()
@@ -72,7 +75,7 @@ class ReceivedAnswer:
 
     def _take(self, data: bytes) -> None:
         if data.startswith(b"[DONE]"):
-            self.ended = True
+            self.ended = not self._failed or self._all_finished()
             return
         try:
             chunk = _loaded(data)
@@ -81,6 +84,7 @@ class ReceivedAnswer:
         if not isinstance(chunk, Mapping):
             return
         self._chunks.append(chunk)
+        self._failed = self._failed or bool(chunk.get("error"))
         pieces = [*enumerate(dicts(chunk.get("choices")))]
         self._seen |= {index_of(piece, place) for place, piece in pieces}
         self._finished |= {index_of(p, place) for place, p in pieces if p.get("finish_reason")}

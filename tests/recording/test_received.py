@@ -33,6 +33,7 @@ def choices(answer):
     return answer.completion()["choices"]
 
 
+DONE = b"data: [DONE]\n\n"
 WHOLE = json.dumps(
     {"id": "x", "choices": [{"message": {"role": "assistant", "content": "yes"}}]}
 ).encode()
@@ -76,6 +77,9 @@ def test_an_event_may_have_several_lines():
         ([event(chunk({"content": "y"}, "stop")), event(chunk({}, index=1))], {"n": 2}, False),
         ([b"<html>busy</html>"], {}, False),
         ([b'data: {"error": {"message": "busy"}}\n\n'], {}, False),
+        ([event(chunk({"content": "y"})), event({"error": {}, "choices": []}), DONE], {}, True),
+        ([event(chunk({"content": "y"})), event({"error": {"code": 502}}), DONE], {}, False),
+        ([event(chunk({"content": "y"}, "stop")), event({"error": {"code": 1}}), DONE], {}, True),
     ],
 )
 def test_an_answer_is_whole_when_each_choice_is_finished_or_the_stream_says_so(
