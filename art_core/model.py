@@ -78,9 +78,12 @@ class Model:
     )
     _recorder: Recorder | None = attrs.field(default=None, init=False, repr=False)
     _owner: str = attrs.field(init=False, repr=False)
+    _runs: Path = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._owner = f"{type(self).__name__} made at {_place_of_caller()}"
+        # absolute: the program may change its directory while the run is open
+        self._runs = runs_path(self.base_path).absolute()
         checked_name("project", self.project)
         checked_name("model", self.name)
         self._ledger = Ledger(self.plugins.taxonomy())
@@ -103,7 +106,7 @@ class Model:
     @property
     def run_dir(self) -> Path:
         """The run's directory."""
-        return run_directory(runs_path(self.base_path), self.project, self.name)
+        return run_directory(self._runs, self.project, self.name)
 
     @property
     def run(self) -> Run:

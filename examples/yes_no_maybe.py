@@ -69,7 +69,8 @@ async def main(place: art.Backend, steps: int, name: str, base_model: str = MODE
     async with art.TrainableModel(name=name, project=project, base_model=base_model) as model:
         await model.register(place)
         start = await model.get_step()
-        print(f"{'resuming after' if start else 'starting at'} step {start}, in {model.run_dir}")
+        where = os.path.relpath(model.run_dir)  # noqa: ASYNC240
+        print(f"{'resuming after' if start else 'starting at'} step {start}, in {where}")
         for _ in range(start, steps):
             groups = await art.gather_trajectory_groups(
                 art.TrajectoryGroup(rollout(model, question) for _ in range(8))
@@ -79,11 +80,11 @@ async def main(place: art.Backend, steps: int, name: str, base_model: str = MODE
             await model.train(groups, learning_rate=3e-4, mask_truncated=False)
         before, after = await answers(model, 0), await answers(model, await model.get_step())
         await place.close()
-    curve = model.run_dir / "reward.png"
-    art_command(["plot", str(model.run_dir), "reward/mean"])
-    art_command(["plot", str(model.run_dir), "reward/mean", "--out", str(curve)])
+    curve = f"{where}/reward.png"
+    art_command(["plot", where, "reward/mean"])
+    art_command(["plot", where, "reward/mean", "--out", curve])
     print(f"{QUESTIONS[0]}\n  before: {before}\n  after:  {after}")
-    print(f"the run: {model.run_dir}   the curve: {curve}   more: art show {name}")
+    print(f"the run: {where}   the curve: {curve}   more: .venv/bin/art show {name}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 import art_core as art
+from art_core import exits
 from art_core.cli.main import parser
 from art_core.cli.new import rendered, words_of
 from art_core.plugins import hookspecs
@@ -72,6 +73,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_python_example_runs(page: Path, stage: None, tmp_path: Path):
     write_files_of(page, tmp_path)
+    before = list(exits.program.runs)
     with asyncio.Runner() as runner:
 
         def run(example: Example) -> None:
@@ -87,6 +89,8 @@ def test_every_python_example_runs(page: Path, stage: None, tmp_path: Path):
         for example in examples:
             example.evaluate()
     assert len(examples) == page.read_text().count("```python\n")
+    left = [run.name for run in exits.program.runs if run not in before]
+    assert left == [], "an example leaves a model open"
 
 
 def files_of(page: Path) -> dict[str, str]:

@@ -611,3 +611,23 @@ async def test_closing_a_model_closes_its_client(make):
     second = model.openai_client()
     await model.close()
     assert second.is_closed()
+
+
+async def test_a_run_stays_where_it_was_begun_when_the_program_changes_its_directory(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ART_DIR", raising=False)
+    model = art.Model(name="agent", project="p", sinks=[])
+    attempt = art.Trajectory(messages_and_choices=[{"role": "user", "content": "hi"}], reward=1.0)
+    await model.log([attempt], split="val", step=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    await model.log([attempt], split="val", step=2)
+    model.merge_state({"position": 2})
+    await model.close()
+    run = tmp_path / ".art" / "p" / "models" / "agent"
+    assert model.run_dir == run
+    assert len(list((run / "trajectories" / "val").iterdir())) == 2
+    assert (run / "state.json").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
