@@ -20,6 +20,12 @@ from torch import Tensor, nn
 from art_local.loader import PLAIN, Loader
 from art_local.placement import random_state_kept
 from art_local.quiet import quiet_transformers
+from art_local.training.parameter_lora import (
+    is_parameter_lora,
+    merged_parameter_forward,
+    parameter_delta,
+)
+from art_local.training.targets import lora_targets
 
 ADAPTER = "default"
 PREFIX = "base_model.model."
@@ -32,18 +38,22 @@ def add_lora(
     alpha: int,
     generator: torch.Generator,
     loader: Loader = PLAIN,
+    experts: bool = True,
 ) -> Any:
-    """Return a peft model with fp32 LoRA on all linear layers but the output head.
+    """Return a peft model with fp32 LoRA on all linear layers but the output head and, with
+    `experts`, on stacked experts.
 
     A is drawn from the CPU `generator` as peft draws it, B is 0; the global RNG stays as it was.
     """
     from peft import LoraConfig
 
+    targets = lora_targets(model, experts=experts)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=targets.modules,
+        target_parameters=targets.parameters,
         task_type="CAUSAL_LM",
     )
     device = next(model.parameters()).device
@@ -54,7 +64,12 @@ def add_lora(
         drawn_KI = torch.empty(a_KI.shape)
         nn.init.kaiming_uniform_(drawn_KI, a=math.sqrt(5), generator=generator)
         a_KI.data, b_OK.data = drawn_KI.to(a_KI.device), b_OK.data.float()
-        if loader.merges and _is_plain(layer):
+        if not loader.merges:
+            continue
+        if is_parameter_lora(layer):
+            layer.merged_weight = None
+            layer.forward = MethodType(merged_parameter_forward, layer)
+        elif _is_plain(layer):
             layer.forward = MethodType(_merged_forward, layer)
     return peft_model
 
@@ -64,10 +79,16 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {
-        f"{name.removeprefix(PREFIX)}.weight": layer
+        f"{_base_name(name)}.{getattr(layer, 'parameter_name', 'weight')}": layer
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A
     }
+
+
+def _base_name(name: str) -> str:
+    """Return a LoRA layer's name in the base model; layers of several parameters are nested."""
+    parts = name.removeprefix(PREFIX).split(".")
+    return ".".join(part for part in parts if part != "base_layer")
 
 
 @torch.no_grad()
@@ -80,26 +101,40 @@ def merged_tensors(
     call: those handed out before keep the step that they were made for.
     """
     merged = {}
+    stems = {id(layer): name for name, layer in model.named_modules()}
     for salt, (name, layer) in enumerate(lora_layers(model).items()):
-        base_OI = layer.get_base_layer().weight
+        base_OI = _base_weight(layer)
         a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         if state is not None:
-            stem = f"{PREFIX}{name.removesuffix('.weight')}"
+            stem = stems[id(layer)]
             a_KI, b_OK = (
                 state[f"{stem}.{f}.weight"].to(base_OI.device) for f in ("lora_A", "lora_B")
             )
-        delta_OI = b_OK.float() @ a_KI.float()
-        delta_OI = delta_OI.T if layer.fan_in_fan_out else delta_OI
+        delta_OI = _delta(layer, a_KI.float(), b_OK.float())
         whole_OI = torch.add(base_OI.float(), delta_OI, alpha=layer.scaling[ADAPTER])
         merged[name] = dithered(whole_OI, base_OI.dtype, salt)
     return merged
+
+
+def _base_weight(layer: Any) -> Tensor:
+    weight: Tensor = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
+    return weight
+
+
+def _delta(layer: Any, a_KI: Tensor, b_OK: Tensor) -> Tensor:
+    if is_parameter_lora(layer):
+        return parameter_delta(layer, a_KI, b_OK)
+    delta_OI = b_OK @ a_KI
+    return delta_OI.T if layer.fan_in_fan_out else delta_OI
 
 
 @torch.no_grad()
 def use_merged(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Run the forward pass on these merged weights until the next call."""
     for name, layer in lora_layers(model).items():
-        if _is_plain(layer):
+        if is_parameter_lora(layer):
+            layer.merged_weight = tensors[name]
+        elif _is_plain(layer):
             layer.merged_weight = tensors[name]
             factors = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
             layer.factors = [f.detach().to(tensors[name].dtype) for f in factors]

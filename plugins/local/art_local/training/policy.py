@@ -74,7 +74,14 @@ class Policy:
         if lora is not None:
             rank, alpha = lora
             model.requires_grad_(requires_grad=False)
-            model = add_lora(model, rank=rank, alpha=alpha, generator=self.generator, loader=loader)
+            model = add_lora(
+                model,
+                rank=rank,
+                alpha=alpha,
+                generator=self.generator,
+                loader=loader,
+                experts=merged and loader.merges,
+            )
         self.model: Any = model.train()
         self.head = _output_head(self.base)
         self.packs: bool | None = None
