@@ -5,6 +5,7 @@ Arguments go to `Exception.args` and the text is made in `__str__`, so that ever
 
 from __future__ import annotations
 
+import bisect
 import difflib
 from collections.abc import Iterable
 
@@ -60,6 +61,9 @@ class SinkError(ArtError, RuntimeError):
 
 
 _LISTED, _ALIKE = 40, 8
+_COMPARED, _COMPARABLE = 1000, 200
+"""Names that are compared with what was asked, and the most characters that it has: the search
+takes time in proportion to both."""
 
 
 def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "known") -> str:
@@ -70,8 +74,27 @@ def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "kno
     asked = str(asked)
     listed = ", ".join(names) or "none"
     if len(names) > _LISTED:
-        alike = difflib.get_close_matches(asked, names, n=_ALIKE, cutoff=0.0)
-        listed = f"{', '.join(alike)} and {len(names) - len(alike)} more"
-    text = f"no {kind} {asked!r}; {known_as}: {listed}"
-    near = difflib.get_close_matches(asked, names, n=1)
-    return f"{text}. Did you mean {near[0]!r}?" if near else text
+        some = difflib.get_close_matches(
+            asked[:_COMPARABLE], _around(asked, names), n=_ALIKE, cutoff=0.0
+        )
+        listed = f"{', '.join(some)} and {len(names) - len(some)} more"
+    return f"no {kind} {_short(asked)!r}; {known_as}: {listed}{did_you_mean(asked, names, '.')}"
+
+
+def did_you_mean(asked: str, known: Iterable[str], before: str = "") -> str:
+    """Return " Did you mean 'name'?", after some text, with the nearest name; "" without one."""
+    if len(asked) > _COMPARABLE:
+        return ""
+    near = difflib.get_close_matches(asked, _around(asked, sorted(known)), n=1)
+    return f"{before} Did you mean {near[0]!r}?" if near else ""
+
+
+def _around(asked: str, names: list[str]) -> list[str]:
+    """Return the names that are compared: of very many those that begin most alike."""
+    middle = bisect.bisect(names, asked)
+    first = max(0, min(middle - _COMPARED // 2, len(names) - _COMPARED))
+    return names[first : first + _COMPARED]
+
+
+def _short(asked: str) -> str:
+    return asked if len(asked) <= _COMPARABLE else f"{asked[: _COMPARABLE - 1]}…"

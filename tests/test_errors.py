@@ -1,4 +1,6 @@
+import difflib
 import pickle
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,3 +85,23 @@ def test_where_names_are_known_from_can_be_said():
 def test_errors_of_configuration_are_caught_as_value_errors():
     with pytest.raises(ValueError, match="nothing"):
         raise ConfigError("nothing")
+
+
+def test_a_very_long_name_is_cut_and_not_compared():
+    text = unknown("model", "x" * 1_000_000, ["x" * 150])
+    assert text == f"no model '{'x' * 199}…'; known: {'x' * 150}"
+
+
+def test_of_very_many_names_those_around_the_asked_one_are_compared(monkeypatch):
+    compared = []
+
+    def matches(asked, names, **options):
+        compared.append(len(names))
+        return difflib.get_close_matches(asked, names, **options)
+
+    monkeypatch.setattr(errors, "difflib", SimpleNamespace(get_close_matches=matches))
+    names = [f"model-{n:05}" for n in range(20_000)]
+    for asked in ("model-0a000", "a", "z"):
+        assert f"no model {asked!r}; known: model-" in unknown("model", asked, names)
+    assert "Did you mean 'model-1" in unknown("model", "model-10x00", names)
+    assert set(compared) == {1000}

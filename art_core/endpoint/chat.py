@@ -10,13 +10,17 @@ from typing import Any
 
 import attrs
 
-from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, ServedModel
+from art_core.endpoint.engine import ModelNames, Sampling, ServedModel
 from art_core.endpoint.errors import RequestError
+from art_core.endpoint.prompt_limit import PromptLimit, too_long
 from art_core.endpoint.request import ChatRequest
 from art_core.endpoint.template_check import TemplateCheck
 from art_core.endpoint.thoughts import in_content, opened_by
 from art_core.endpoint.transcripts import Transcripts
 from art_core.errors import unknown
+
+MAX_MODEL_NAME = 200
+"""Characters of a name that engines are asked for; a longer one must be listed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +40,8 @@ class Prepared:
 
 async def served_model(models: ModelNames, name: str) -> ServedModel:
     """Find the weights behind a name; raises RequestError (404) that names the known ones."""
+    if len(name) > MAX_MODEL_NAME and name not in models.names():
+        raise unknown_model(name, models)
     try:
         return await models.resolve(name)
     except KeyError:
@@ -49,23 +55,22 @@ def unknown_model(name: str, models: ModelNames) -> RequestError:
 
 
 def prepare(
-    request: ChatRequest, served: ServedModel, transcripts: Transcripts, check: TemplateCheck
+    request: ChatRequest,
+    served: ServedModel,
+    transcripts: Transcripts,
+    check: TemplateCheck,
+    limit: PromptLimit,
 ) -> Prepared:
     """Render the prompt and see that it fits. `max_tokens` is cut to what is left of the context.
 
-    `check` warns about parts of the request that are not in the prompt.
+    `check` warns about parts of the request that are not in the prompt. Called in threads: this
+    takes time in proportion to the request.
     """
-    prompt_text, prompt_ids = prompt_tokens(request, served.tokenizer, transcripts)
-    check.look(request, served.tokenizer, served.name)
+    prompt_text, prompt_ids = prompt_tokens(request, served, transcripts, limit)
     context = served.engine.context_length
     if len(prompt_ids) >= context:
-        raise RequestError(
-            400,
-            f"the prompt has {len(prompt_ids)} tokens; the context of {served.name!r} holds "
-            f"{context}, at least one of them for the answer. Shorten the messages",
-            "messages",
-            "context_length_exceeded",
-        )
+        raise too_long(f"{len(prompt_ids)} tokens", served)
+    check.look(request, served.tokenizer, served.name)
     left = context - len(prompt_ids)
     end = served.tokenizer.eos_token_id
     sampling = Sampling(
@@ -99,7 +104,7 @@ def choice_seed(seed: int | None, index: int) -> int | None:
 
 
 def prompt_tokens(
-    request: ChatRequest, tokenizer: ChatTokenizer, transcripts: Transcripts
+    request: ChatRequest, served: ServedModel, transcripts: Transcripts, limit: PromptLimit
 ) -> tuple[str | None, tuple[int, ...]]:
     """Render messages and tools with the tokenizer's chat template: the prompt's text and its
     ids. What was served before keeps the ids that it had.
@@ -111,11 +116,13 @@ def prompt_tokens(
     }
     if request.tools:
         options["tools"] = list(request.tools)
+    tokenizer, count = served.tokenizer, len(request.messages)
+    limit.check(None, count, served)
     messages = in_content(request.messages, tokenizer, transcripts.spellings)
 
     def render(*, tokenize: bool) -> Any:
         try:
-            return tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
+            rendered = tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
         except Exception as error:
             if tokenize and _can(render):
                 raise  # the tokenizer failed, not the template
@@ -125,6 +132,8 @@ def prompt_tokens(
                 "messages",
                 "invalid_value",
             ) from error
+        limit.check(rendered, count, served)
+        return rendered
 
     text, ids = transcripts.prompt(render, tokenizer)
     return text, tuple(ids)

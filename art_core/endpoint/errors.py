@@ -4,6 +4,8 @@ type, param, code}}`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Literal
 
 from art_core.errors import ArtError
@@ -27,6 +29,9 @@ Code = Literal[
     "unsupported_parameter",
 ]
 
+MAX_MESSAGE, MAX_PARAM = 4000, 200
+"""Characters of an error's texts: parts of a request stand in them."""
+_SHOWN_ITEMS, _SHOWN_LEVELS = 10, 4
 
 _KINDS = {
     401: "authentication_error",
@@ -52,7 +57,8 @@ class RequestError(ArtError):
     def __init__(
         self, status: int, message: str, param: str | None = None, code: Code | None = None
     ) -> None:
-        Exception.__init__(self, status, message, param, code)
+        param = None if param is None else param[:MAX_PARAM]
+        Exception.__init__(self, status, message[:MAX_MESSAGE], param, code)
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -70,9 +76,30 @@ class RequestError(ArtError):
         return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def shown(value: object, limit: int = 200) -> str:
+    """Return a value's repr, cut to some characters; the work does not grow with the value."""
+    text = repr(_cut(value, limit))
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _cut(value: object, limit: int, depth: int = 0) -> object:
+    if isinstance(value, str):
+        return value[:limit]
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if depth == _SHOWN_LEVELS:
+        return "…"
+    if isinstance(value, Mapping):
+        some = islice(value.items(), _SHOWN_ITEMS)
+        return {_cut(key, limit): _cut(each, limit, depth + 1) for key, each in some}
+    return [_cut(each, limit, depth + 1) for each in value[:_SHOWN_ITEMS]]
+
+
 def bad_parameter(name: str, expected: str, got: object) -> RequestError:
     """A parameter whose value does not fit."""
-    return RequestError(400, f"{name} must be {expected}, got {got!r}"[:500], name, "invalid_value")
+    return RequestError(
+        400, f"{name} must be {expected}, got {shown(got, 400)}"[:500], name, "invalid_value"
+    )
 
 
 def unsupported(name: str, why: str) -> RequestError:

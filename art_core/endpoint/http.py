@@ -36,7 +36,9 @@ def guarded(handler: Handler) -> Handler:
         except ArtError as error:
             body = RequestError(503, str(error), None, "engine_error").body()
             return json_response(body, 503)
-        except Exception as error:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of a tokenizer in Rust is no Exception
             failure = RequestError(500, f"{type(error).__name__}: {error}", None, "internal_error")
             return json_response(failure.body(), 500)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from art_core.endpoint.errors import UNCONSTRAINED, bad_parameter, unsupported
+from art_core.endpoint.errors import UNCONSTRAINED, bad_parameter, shown, unsupported
 from art_core.endpoint.strict_json import whole_json
 from art_core.endpoint.thoughts import FIELD
 
+MAX_NAME = 256
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -25,27 +26,29 @@ def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(listed, list):
         raise bad_parameter("tools", "a list", tools)
     for place, tool in enumerate(listed):
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        if (
-            not isinstance(function, Mapping)
-            or tool.get("type") != "function"
-            or not isinstance(function.get("name"), str)
-            or not function["name"]
-        ):
-            raise bad_parameter(
-                f"tools[{place}]",
-                'of the form {"type": "function", "function": {"name": ...}}',
-                tool,
-            )
+        _check_tool(f"tools[{place}]", tool)
     if choice is None or choice == "auto":
         return tuple(listed)
     if choice == "none":
         return ()
     raise unsupported(
         "tool_choice",
-        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {choice!r}. "
+        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {shown(choice)}. "
         f"{UNCONSTRAINED}",
     )
+
+
+def _check_tool(where: str, tool: Any) -> None:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or tool.get("type") != "function":
+        expected = 'of the form {"type": "function", "function": {"name": ...}}'
+        raise bad_parameter(where, expected, tool)
+    name, parameters = function.get("name"), function.get("parameters")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        expected = f"a text of 1 to {MAX_NAME} characters"
+        raise bad_parameter(f"{where}.function.name", expected, name)
+    if not isinstance(parameters, Mapping | None):
+        raise bad_parameter(f"{where}.function.parameters", "a JSON schema, an object", parameters)
 
 
 def _message(where: str, message: Any) -> dict[str, Any]:

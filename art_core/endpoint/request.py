@@ -4,18 +4,25 @@ the parameter.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from art_core.endpoint.errors import UNCONSTRAINED, RequestError, bad_parameter, unsupported
+from art_core.endpoint.errors import (
+    UNCONSTRAINED,
+    RequestError,
+    bad_parameter,
+    shown,
+    unsupported,
+)
 from art_core.endpoint.messages import checked_messages, checked_tools
+from art_core.errors import did_you_mean
 
 MAX_CHOICES = 128
-MAX_STOPS = 4
+MAX_STOPS, MAX_STOP = 4, 256
+MAX_OPTIONS, MAX_OPTION_NAME = 32, 64
 MAX_TOP_LOGPROBS = 20
 
 WITHOUT_EFFECT = frozenset(
@@ -163,12 +170,12 @@ def _check_names(given: Mapping[str, Any]) -> None:
         if name in PARAMETERS or name in WITHOUT_EFFECT:
             continue
         if name not in NEUTRAL:
-            near = difflib.get_close_matches(name, PARAMETERS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise RequestError(400, f"unknown parameter {name!r}.{hint}", name, "unknown_parameter")
+            hint = did_you_mean(name, PARAMETERS)
+            said = f"unknown parameter {shown(name)}.{hint}"
+            raise RequestError(400, said, name, "unknown_parameter")
         values, why = NEUTRAL[name]
         if value not in values:
-            raise unsupported(name, f"{why} (got {value!r})"[:500])
+            raise unsupported(name, f"{why} (got {shown(value)})"[:500])
 
 
 def _flag(given: Mapping[str, Any], name: str) -> bool:
@@ -217,10 +224,12 @@ def _stops(given: Mapping[str, Any]) -> tuple[str, ...]:
     if (
         not isinstance(stops, list)
         or len(stops) > MAX_STOPS
-        or not all(isinstance(s, str) and s for s in stops)
+        or not all(isinstance(s, str) and 0 < len(s) <= MAX_STOP for s in stops)
     ):
         raise bad_parameter(
-            "stop", f"a non-empty string or a list of up to {MAX_STOPS} of them", value
+            "stop",
+            f"a string of 1 to {MAX_STOP} characters or a list of up to {MAX_STOPS} of them",
+            value,
         )
     return tuple(stops)
 
@@ -234,6 +243,9 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _template_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options = _mapping(given, "chat_template_kwargs")
+    if len(options) > MAX_OPTIONS or max(map(len, options), default=0) > MAX_OPTION_NAME:
+        expected = f"at most {MAX_OPTIONS} names of at most {MAX_OPTION_NAME} characters"
+        raise bad_parameter("chat_template_kwargs", expected, options)
     for name in sorted(NOT_OF_TEMPLATES & options.keys()):
         raise unsupported(
             f"chat_template_kwargs.{name}",
@@ -250,7 +262,7 @@ def _include_usage(given: Mapping[str, Any], *, stream: bool) -> bool:
         if name not in ("include_usage", "include_obfuscation"):
             raise RequestError(
                 400,
-                f"unknown parameter 'stream_options.{name}'",
+                f"unknown parameter {shown(f'stream_options.{name}')}",
                 "stream_options",
                 "unknown_parameter",
             )

@@ -80,11 +80,13 @@ async def _produce(
                     _keep(prepared, answer_ids, delta.answer, transcripts)
                     return
         raise EngineError("the engine ended a sequence without a finish reason")
+    except asyncio.CancelledError:
+        # Not read if the request itself was cancelled; an engine may cancel one, too.
+        steps.put_nowait(EngineError("the engine cancelled the request"))
+        raise
     except BaseException as error:
         # A panic of a tokenizer in Rust is no Exception; without it the request would not end.
         steps.put_nowait(error)
-        if isinstance(error, asyncio.CancelledError):
-            raise
 
 
 def _keep(

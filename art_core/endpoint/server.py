@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette  # noqa: TID253
@@ -28,12 +30,14 @@ from art_core.endpoint.http import (
     only,
     unless_gone,
 )
+from art_core.endpoint.prompt_limit import PromptLimit
 from art_core.endpoint.request import chat_request
 from art_core.endpoint.response import chunks, completion
 from art_core.endpoint.sampling import sample
 from art_core.endpoint.template_check import TemplateCheck
 from art_core.endpoint.transcripts import MAX_IDS, Transcripts
 
+PROMPT_THREADS = 4
 ROUTES = ("/v1/chat/completions", "/v1/models", "/health")
 
 
@@ -74,6 +78,8 @@ class _Routes:
         self._max_body_bytes = max_body_bytes
         self._transcripts = transcripts
         self._check = TemplateCheck()
+        self._limit = PromptLimit()
+        self._threads = ThreadPoolExecutor(PROMPT_THREADS, "art-endpoint-prompts")
 
     async def health(self, _: Request) -> Response:
         return json_response({"status": "ok"})
@@ -91,29 +97,34 @@ class _Routes:
 
     async def chat_completions(self, http: Request) -> Response:
         request_context.set(http.headers.get(CONTEXT_HEADER, ""))
-        request = chat_request(await json_body(http, self._max_body_bytes))
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                served = await served_model(self._models, request.model)
-        except TimeoutError:
-            reason = (
-                f"the weights of {request.model!r} were not loaded within {self._timeout_s:g} s"
-            )
-            raise RequestError(503, reason, "model", "engine_timeout") from None
-        prepared = prepare(request, served, self._transcripts, self._check)
-        if not request.stream:
-            return await self._whole(http, prepared)
+        body = await json_body(http, self._max_body_bytes)
+        return await unless_gone(http, self._chat(body))
+
+    async def _chat(self, body: Mapping[str, Any]) -> Response:
+        prepared = await self._prepared(body)
+        if not prepared.request.stream:
+            async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:
+                return json_response(await completion(prepared, steps))
         events = self._events(prepared)
         # Awaited before the response starts: an engine that fails at once gets its HTTP status.
         first = await anext(events)
         return StreamingResponse(_after(first, events), media_type="text/event-stream")
 
-    async def _whole(self, http: Request, prepared: Prepared) -> Response:
-        async def collect() -> dict[str, Any]:
-            async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:
-                return await completion(prepared, steps)
-
-        return json_response(await unless_gone(http, collect()))
+    async def _prepared(self, body: Mapping[str, Any]) -> Prepared:
+        """Check a request, find its model and make its prompt. What takes time in proportion to the
+        request is done in threads.
+        """
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                request = await in_thread(chat_request, body)
+                served = await served_model(self._models, request.model)
+                return await in_thread(
+                    prepare, request, served, self._transcripts, self._check, self._limit
+                )
+        except TimeoutError:
+            reason = f"prompt and weights were not ready within {self._timeout_s:g} s"
+            raise RequestError(503, reason, "model", "engine_timeout") from None
 
     async def _events(self, prepared: Prepared) -> AsyncGenerator[bytes, None]:
         async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:

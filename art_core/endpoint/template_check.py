@@ -33,7 +33,7 @@ Form = tuple[Any, ...]
 
 
 class TemplateCheck:
-    """Warns about what a chat template leaves out. For one event loop."""
+    """Warns about what a chat template leaves out. Safe under threads: at worst it warns twice."""
 
     def __init__(self) -> None:
         self._forms: set[Form] = set()

@@ -40,7 +40,7 @@ class Thoughts:
 
 class Spellings:
     """Remembers how thoughts were written around their text, for templates that want them in the
-    content. For one event loop.
+    content. One thread keeps them, any may read them.
     """
 
     def __init__(self) -> None:

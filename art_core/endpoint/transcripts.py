@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,7 @@ class _Spelling:
 
 
 class Transcripts:
-    """Remembers the newest `max_ids` token ids by a digest of their text. For one event loop."""
+    """Remembers the newest `max_ids` token ids by a digest of their text. Safe under threads."""
 
     def __init__(self, max_ids: int = MAX_IDS) -> None:
         self.spellings = Spellings()
@@ -84,15 +85,16 @@ class Transcripts:
         self._ids: OrderedDict[bytes, array[int]] = OrderedDict()
         self._size = 0
         self._spellings: dict[int, _Spelling] = {}
+        self._lock = threading.Lock()
 
     def prompt(self, render: Render, tokenizer: ChatTokenizer) -> tuple[str | None, list[int]]:
         """Return a rendered prompt as text and as ids; the text is None where ids are no encoding
         of it, and nothing is remembered then.
         """
         spelling = self._spellings.get(id(tokenizer))
+        text = render(tokenize=False)  # before ids: `render` refuses texts that are far too long
         if spelling is not None and not spelling.faithful:
             return None, _ids(render(tokenize=True))
-        text = render(tokenize=False)
         if spelling is None:
             return self._first_prompt(text, _ids(render(tokenize=True)), tokenizer)
         return text, self._known(text, spelling) or spelling.encode(text)
@@ -111,34 +113,45 @@ class Transcripts:
         if answer is None:
             return
         key = spelling.digests(prompt + answer, [len(prompt) + len(answer)])[0]
-        self._size += len(prompt_ids) + len(answer_ids) - len(self._ids.pop(key, ()))
-        self._ids[key] = array("I", [*prompt_ids, *answer_ids])
-        while self._size > self._max_ids:
-            _, oldest = self._ids.popitem(last=False)
-            self._size -= len(oldest)
+        ids = array("I", [*prompt_ids, *answer_ids])
+        with self._lock:
+            self._size += len(ids) - len(self._ids.pop(key, ()))
+            self._ids[key] = ids
+            while self._size > self._max_ids:
+                _, oldest = self._ids.popitem(last=False)
+                self._size -= len(oldest)
 
     def _first_prompt(
         self, text: Any, ids: list[int], tokenizer: ChatTokenizer
     ) -> tuple[str | None, list[int]]:
-        spelling = self._spellings[id(tokenizer)] = _Spelling(tokenizer, faithful=False)
+        spelling = _Spelling(tokenizer, faithful=False)
         spelling.learn_end(tokenizer.eos_token_id)
         spelling.faithful = isinstance(text, str) and spelling.encode(text) == ids
+        self._spellings[id(tokenizer)] = spelling
         return (text if spelling.faithful else None), ids
 
     def _known(self, text: str, spelling: _Spelling) -> list[int] | None:
         """Return the ids of a text whose beginning was served, the longest such beginning."""
-        if not spelling.ends:
+        ends = list(spelling.ends)  # answers of the event loop's thread may add one
+        if not ends:
             return None
-        pattern = "|".join(map(re.escape, spelling.ends))
-        places = [found.start() for found in re.finditer(pattern, text)]
+        places = [found.start() for found in re.finditer("|".join(map(re.escape, ends)), text)]
         for place, key in reversed([*zip(places, spelling.digests(text, places), strict=True)]):
-            if key in self._ids:
-                self._ids.move_to_end(key)
+            known = self._used(key)
+            if known is not None:
                 # The end token stays in what is encoded: a tokenizer treats the first word of a
                 # text unlike one that follows a special token.
                 rest = spelling.encode(text[place:])
-                return [*self._ids[key], *rest] if rest[0] in spelling.ends.values() else None
+                return [*known, *rest] if rest[0] in spelling.ends.values() else None
         return None
+
+    def _used(self, key: bytes) -> array[int] | None:
+        """Return the ids of a digest, which are forgotten later for being used now."""
+        with self._lock:
+            if key not in self._ids:
+                return None
+            self._ids.move_to_end(key)
+            return self._ids[key]
 
 
 def _ids(rendered: Any) -> list[int]:

@@ -49,7 +49,7 @@ BAD_VALUES = [
     ({"stream": True, "stream_options": []}, "stream_options"),
     ({"tools": {}}, "tools"),
     ({"tools": [{"type": "web_search"}]}, "tools[0]"),
-    ({"tools": [{"type": "function", "function": {"name": ["f"]}}]}, "tools[0]"),
+    ({"tools": [{"type": "function", "function": {"name": ["f"]}}]}, "tools[0].function.name"),
     ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
 ]
 
@@ -230,7 +230,7 @@ async def test_an_engine_that_is_too_slow_is_cancelled_and_answered_503(engine, 
 
 async def test_weights_that_do_not_load_in_time_are_a_503(models, ask) -> None:
     models.delay_s = 30
-    with pytest.raises(openai.InternalServerError, match="were not loaded within 2 s"):
+    with pytest.raises(openai.InternalServerError, match="were not ready within 2 s"):
         await ask()
 
 
