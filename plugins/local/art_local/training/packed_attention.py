@@ -44,7 +44,9 @@ def packed_attention(
     """
     dtype = v_BMSD.dtype
     rows = [x[0].transpose(0, 1).to(dtype).contiguous() for x in (q_BNSD, k_BMSD, v_BMSD)]
-    output: Tensor = _Packed.apply(*rows, layout, scale)
+    # autocast would round the scores, which are computed in fp32 on purpose
+    with torch.autocast(v_BMSD.device.type, enabled=False):
+        output: Tensor = _Packed.apply(*rows, layout, scale)
     return output[None]
 
 
