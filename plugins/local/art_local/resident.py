@@ -107,7 +107,7 @@ class Resident:
         self.engine.check()
         started = time.monotonic()
         batch = training_batch(groups, config)
-        before, path = self.step, None
+        before = self.step
         try:
             with self._resting():
                 metrics = self.trainer.step(
@@ -118,13 +118,24 @@ class Resident:
                 )
                 self.step += 1
             self._publish()
-        finally:
-            # also when the engine died: what was learned is not lost with it
+        except BaseException as error:
             if self.step > before and config.save_checkpoint:
-                path = self._checkpoint()
+                self._checkpoint_beside(error)
+            raise
+        path = self._checkpoint() if config.save_checkpoint else None
         metrics["time/step_trainer_s"] = time.monotonic() - started
         metrics |= self.engine.step_metrics() | staleness(batch.sequences, before)
         return TrainResult(step=self.step, metrics={**batch.metrics, **metrics}, checkpoint=path)
+
+    def _checkpoint_beside(self, cause: BaseException) -> None:
+        """Write the checkpoint of a step whose weights the engine did not take: what was learned is
+        not lost with the engine. A second error does not hide the first.
+        """
+        try:
+            self._checkpoint()
+        except Exception as error:
+            log.error("%s", error)
+            cause.add_note(str(error))
 
     def _checkpoint(self) -> Path:
         try:

@@ -299,6 +299,37 @@ async def test_a_checkpoint_that_cannot_be_written_says_that_the_step_counts(reg
     assert (await backend.train(model, _groups_of(sequences), **LEARN)).step == 2
 
 
+async def test_a_step_that_is_of_no_use_leaves_weights_checkpoint_and_run_as_they_were(
+    registered, make_model, sequences
+):
+    model, backend = await registered()
+    await backend.train(model, _groups_of(sequences), **LEARN)
+    before = logprobs(await ask(model))
+    with pytest.raises(art.BackendError, match="the step does not count"):
+        await backend.train(model, _groups_of(sequences), **LEARN | {"learning_rate": 1e30})
+    assert logprobs(await ask(model)) == pytest.approx(before, abs=1e-6)
+    await shut(model, backend)
+    again, _ = await registered(make_model())
+    assert await again.get_step() == 1
+    assert logprobs(await ask(again)) == pytest.approx(before, abs=1e-5)
+
+
+async def test_an_engine_error_is_not_hidden_by_that_of_the_checkpoint(
+    registered, sequences, monkeypatch
+):
+    model, backend = await registered()
+    resident = backend._seats[model.run_dir.resolve()].resident
+
+    def failing(adapter, weights):
+        raise art.EngineError("the engine is gone")
+
+    monkeypatch.setattr(resident.engine, "publish", failing)
+    (model.run_dir / "checkpoints").write_text("in the way")
+    with pytest.raises(art.EngineError, match="the engine is gone") as caught:
+        await backend.train(model, _groups_of(sequences), **LEARN)
+    assert "step 1 is trained, not served, but checkpoint 1" in caught.value.__notes__[0]
+
+
 async def test_several_models_live_in_one_backend(registered, make_model, sequences):
     one, backend = await registered(make_model("one"))
     two = make_model("two")

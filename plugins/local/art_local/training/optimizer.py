@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from art_core.errors import BackendError
 
 BETAS = (0.9, 0.99)
-STATE = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STATE = (*MOMENTS, "step")
 
 
 class Optimizer:
@@ -50,6 +51,15 @@ class Optimizer:
         """Forget gradients accumulated so far."""
         self._adamw.zero_grad(set_to_none=True)
 
+    def moments(self) -> dict[str, Tensor]:
+        """Return the moments by name, not copied."""
+        return {
+            f"{kind}.{name}": self._adamw.state[parameter][kind]
+            for name, parameter in self._parameters.items()
+            if parameter in self._adamw.state
+            for kind in MOMENTS
+        }
+
     def state(self) -> dict[str, Tensor]:
         """Return the state as `<kind>.<parameter>` tensors; empty before the first step."""
         return {
@@ -70,7 +80,7 @@ class Optimizer:
         odd = sorted(wanted ^ set(tensors)) or [
             f"{kind}.{name}"
             for name, parameter in self._parameters.items()
-            for kind in ("exp_avg", "exp_avg_sq")
+            for kind in MOMENTS
             if tensors[f"{kind}.{name}"].shape != parameter.shape
         ]
         if odd:

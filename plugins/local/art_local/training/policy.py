@@ -15,6 +15,7 @@ from art_core.errors import BackendError, ConfigError
 from art_local.loader import PLAIN, Loader
 from art_local.rotary import reset_dynamic_rotary, rotary_lengths
 from art_local.training.attention import packed_options, use_training_attention
+from art_local.training.finite import not_finite
 from art_local.training.layout import Layout
 from art_local.training.logprobs import OutputHead, token_logprobs
 from art_local.training.lora import (
@@ -162,7 +163,9 @@ class Policy:
         }
 
     def load(self, tensors: Mapping[str, Tensor], source: Path) -> None:
-        """Set the trained parameters; BackendError when names or shapes are not this policy's."""
+        """Set the trained parameters; BackendError when names or shapes are not this policy's, or
+        values are not finite.
+        """
         mine = self.trained()
         odd = sorted(set(mine) ^ set(tensors))
         odd = odd or [n for n, p in mine.items() if p.shape != tensors[n].shape]
@@ -173,6 +176,12 @@ class Policy:
                 f"{odd[0]!r} first",
                 "Use the lora_rank, full_finetune and base model of that run, or another "
                 "model name.",
+            )
+        if odd := not_finite(tensors):
+            raise BackendError(
+                f"the weights in {source} are of no use: {len(odd)} of {len(tensors)} parameters "
+                f"are not finite, {odd[0]!r} first",
+                "Go back to an older checkpoint: model.register(backend, step=...).",
             )
         self._set(tensors)
         self.refresh()

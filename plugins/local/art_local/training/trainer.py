@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -19,6 +20,7 @@ from art_core.rl.presets import LossPreset
 from art_core.rl.sequences import TokenSequence
 from art_core.rl.weights import window_total
 from art_local.training.batches import MicroBatch, micro_batches
+from art_local.training.finite import check_weights
 from art_local.training.losses import (
     TokenLosses,
     Tokens,
@@ -34,6 +36,7 @@ from art_local.training.policy import Kept, Policy
 from art_local.training.reference import Reference, under
 from art_local.training.windows import Window, gathered, penalised, windows_of
 
+log = logging.getLogger("art_local")
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 PACKED_TOKENS = {"cpu": 4096, "cuda": 16384}
 CHUNK_ROWS = {"cpu": 256, "cuda": 512}
@@ -88,8 +91,8 @@ class Trainer:
 
         loss = sum over tokens of weight * token loss / `window_total`, over each whole optimizer
         step, however it is split into micro-batches. `reference` gives the weights of the KL
-        penalty. Raises BackendError when memory runs out twice or a gradient is not finite; the
-        weights then stay as they were.
+        penalty. Raises BackendError when memory runs out twice, or a gradient or the new weights
+        are not finite; the weights then stay as they were.
         """
         if not sequences:
             return {"data/step_num_gradient_steps": 0.0}
@@ -136,7 +139,7 @@ class Trainer:
                 part = self._within(partial(self._accumulated, window, step), step)
                 # an optimizer step that fails half-way has moved some of the weights
                 before = before or self._once(self._state, step)
-                norms.append(self._once(partial(self._optimizer_step, step), step))
+                norms.append(self._once(partial(self._optimizer_step, window, step), step))
                 sums.loss.append(torch.stack(part.loss).sum())
                 sums.entropies.extend(part.entropies)
                 sums.tokens.extend(part.tokens)
@@ -148,16 +151,30 @@ class Trainer:
                 **ratio_metrics(sums.tokens),
                 "data/step_num_gradient_steps": float(len(norms)),
             }
-        except BaseException:
+        except BaseException as error:
             if before is not None:
-                self.policy.put_back(before[0])
-                self.optimizer.load(before[1], Path("before the step"))
+                self._put_back(before, error)
             raise
 
-    def _optimizer_step(self, step: _Step) -> float:
+    def _put_back(self, before: tuple[Kept, dict[str, Tensor]], cause: BaseException) -> None:
+        """Return to the weights before the step. What fails here does not hide the cause."""
+        try:
+            self.policy.put_back(before[0])
+            self.optimizer.load(before[1], Path("before the step"))
+        except Exception as error:
+            log.error("the weights before the step could not be put back: %s", error)
+            cause.add_note(f"The weights before the step could not be put back: {error}")
+
+    def _optimizer_step(self, window: Window, step: _Step) -> float:
         with self._turn():
             norm = self.optimizer.step(step.config.learning_rate, step.config.max_grad_norm)
             self.policy.refresh()
+            check_weights(
+                self.policy,
+                self.optimizer.moments(),
+                window.sequences[0].token_ids,
+                step.config.learning_rate,
+            )
         return norm
 
     def _state(self) -> tuple[Kept, dict[str, Tensor]]:
