@@ -122,8 +122,13 @@ class GrowingAnswer:
         return Shown(self._take(text.rstrip() if self._functions else text))
 
     def _after(self, text: str) -> State:
-        """Return the state in which content begins: it may be calls without a marker."""
-        return "held" if self._functions and text[0] in "{[" else "content"
+        """Return the state in which content begins: it may be calls without a marker, an object or
+        a list of them.
+        """
+        inside = text[1:].lstrip() if text[0] == "[" else text
+        if self._functions and not inside:
+            return self._state  # more must come
+        return "held" if self._functions and inside[0] == "{" else "content"
 
     def _sure(self, endings: tuple[str, ...]) -> str:
         return self._waiting[: len(self._waiting) - held_back(self._waiting, endings)]

@@ -105,6 +105,16 @@ def test_text_is_shown_as_soon_as_it_can_be_no_tag() -> None:
     assert [each.content for each in shown] == ["", "<b>", " a", "", " <tool_c", "", ""]
 
 
+def test_a_list_is_held_back_only_if_it_may_be_one_of_calls() -> None:
+    for pieces, expected in (
+        (["[", "1] a"], ["", "[1] a"]),
+        (["[", " ", '{"a'], ["", "", ""]),
+        (["<think>a</think>[", "b"], ["", "[b"]),
+    ):
+        growing = GrowingAnswer(OFFERED)
+        assert [growing.add(piece).content for piece in pieces] == expected
+
+
 PIECES = [
     "<think>", "</think>", "[THINK]", "<tool_call>", "</tool_call>", "<function=pay>",
     "</function>", "[TOOL_CALLS]", BARE, CALL, "{", "[", "\n", " ", "a", "<", "b.",
