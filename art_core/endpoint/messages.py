@@ -61,14 +61,35 @@ def _message(where: str, message: Any) -> dict[str, Any]:
     if "function_call" in plain:
         raise unsupported(f"{where}.function_call", "use tool_calls")
     plain["role"] = "system" if role == "developer" else role
-    plain["content"] = _text(where, message.get("content"))
-    if isinstance(plain.get("reasoning"), str):  # as OpenRouter and newer vLLM call it
-        plain.setdefault(FIELD, plain.pop("reasoning"))
+    plain["content"] = _text(where, _answer_parts(message.get("content")))
+    thoughts = plain.pop("reasoning", None)  # as OpenRouter and newer vLLM call them
+    thoughts = thoughts if isinstance(thoughts, str) else _thoughts(message.get("content"))
+    if thoughts is not None:
+        plain.setdefault(FIELD, thoughts)
     if "tool_calls" in plain:
         plain["tool_calls"] = _tool_calls(where, plain["tool_calls"])
         if not plain["tool_calls"]:
             del plain["tool_calls"]
     return plain
+
+
+def _answer_parts(content: Any) -> Any:
+    """Return a content without parts that are thoughts."""
+    if not isinstance(content, list):
+        return content
+    return [part for part in content if _thought(part) is None]
+
+
+def _thoughts(content: Any) -> str | None:
+    parts = map(_thought, content) if isinstance(content, list) else ()
+    texts = [text for text in parts if text is not None]
+    return "".join(texts) if texts else None
+
+
+def _thought(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    text = part.get(kind, part.get("text")) if kind in ("thinking", "reasoning") else None
+    return text if isinstance(text, str) else None
 
 
 def _text(where: str, content: Any) -> str:

@@ -94,8 +94,17 @@ def test_unknown_thoughts_are_written_as_is_usual_and_others_left_alone() -> Non
     assert in_content(messages, Template(), Spellings()) == messages
 
 
-async def test_the_name_of_other_services_for_thoughts_is_known(tokenizer, ask) -> None:
-    messages = [{"role": "assistant", "content": "yes", "reasoning": "why"}]
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "yes", "reasoning": "why"},
+        {"content": [{"type": "thinking", "thinking": "why"}, {"type": "text", "text": "yes"}]},
+        {"content": [{"type": "reasoning", "text": "why"}, {"type": "text", "text": "yes"}]},
+        {"content": "yes", "reasoning_content": "why", "reasoning": "no"},
+    ],
+)
+async def test_other_forms_of_thoughts_are_known(tokenizer, ask, message) -> None:
+    messages = [{"role": "assistant"} | message]
     (sent,) = await rendered(tokenizer, ask, messages=messages)
     assert sent["content"] == "<think>\nwhy\n</think>\n\nyes"
 
