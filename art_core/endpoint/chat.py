@@ -5,7 +5,6 @@ to sample them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -124,8 +123,8 @@ def prompt_tokens(
         try:
             rendered = tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
         except Exception as error:
-            if tokenize and _can(render):
-                raise  # the tokenizer failed, not the template
+            if tokenize:
+                raise  # the text was rendered before: the tokenizer failed, not the template
             raise RequestError(
                 400,
                 f"the chat template cannot render these messages ({type(error).__name__}: {error})",
@@ -137,11 +136,3 @@ def prompt_tokens(
 
     text, ids = transcripts.prompt(render, tokenizer)
     return text, tuple(ids)
-
-
-def _can(render: Callable[..., Any]) -> bool:
-    try:
-        render(tokenize=False)
-    except RequestError:
-        return False
-    return True

@@ -133,7 +133,7 @@ async def test_messages_that_the_template_cannot_render_are_refused_with_its_rea
     for _ in range(2):
         status, error = await refused(messages=[{"role": "tool", "content": "1"}])
         assert status == 400 and "cannot begin with a tool" in error["message"]
-        await ask()  # from then on prompts of this tokenizer are rendered to ids alone
+        await ask()  # the tokenizer is known from then on
 
 
 async def test_a_body_that_is_not_a_json_object_is_refused(http) -> None:
