@@ -56,10 +56,13 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
     """Load a causal language model from safetensors onto the device; the global RNG stays as it
     was.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001
+        auto = AutoModelForCausalLM if text else AutoModelForImageTextToText
+        model = auto.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, local_files_only=True
         )
     return model.to(placement.device)

@@ -54,6 +54,7 @@ def add_lora(
         lora_dropout=0.0,
         target_modules=targets.modules,
         target_parameters=targets.parameters,
+        exclude_modules=targets.excluded,
         task_type="CAUSAL_LM",
     )
     device = next(model.parameters()).device

@@ -26,6 +26,7 @@ from art_local.training.lora import (
     use_factors,
     use_merged,
 )
+from art_local.training.text import freeze_other_parts, text_part
 
 
 @attrs.frozen(eq=False)
@@ -49,7 +50,8 @@ class Policy:
     `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A
     new dict of new tensors takes its place at `refresh`; those handed out before never change.
     `packs` remembers whether its rows may be packed, None before it was tried. `rotary` gives the
-    lengths of sequences that may share a forward pass.
+    lengths of sequences that may share a forward pass. Of a multimodal model the text model is
+    trained; its other parts stay as they are.
     """
 
     def __init__(
@@ -72,6 +74,9 @@ class Policy:
         self._merges, self._merged = loader.merges, merged
         if loader.merges:
             use_training_attention(model)
+        self._text = text_part(model)
+        if self._text is not None:
+            freeze_other_parts(model, self._text)
         if lora is not None:
             rank, alpha = lora
             model.requires_grad_(requires_grad=False)
@@ -166,7 +171,8 @@ class Policy:
         """Set the trained parameters; BackendError when names or shapes are not this policy's, or
         values are not finite.
         """
-        mine = self.trained()
+        mine, frozen = self.trained(), self._frozen()
+        tensors = {n: t for n, t in tensors.items() if n not in frozen}
         odd = sorted(set(mine) ^ set(tensors))
         odd = odd or [n for n, p in mine.items() if p.shape != tensors[n].shape]
         if odd:
@@ -209,6 +215,7 @@ class Policy:
 
         tensors = {n: p.detach().cpu().contiguous() for n, p in self._trained()}
         if not self.is_lora:
+            tensors |= {n: p.detach().cpu().contiguous() for n, p in self._frozen().items()}
             self.base.config.save_pretrained(directory)
             save_file(tensors, directory / WHOLE, metadata={"format": "pt"})
             return
@@ -223,7 +230,15 @@ class Policy:
         """The name of the file that `save` writes the trained parameters to."""
         return LORA if self.is_lora else WHOLE
 
+    def _frozen(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of a wholly trained model that stay: those of its vision tower."""
+        if self.is_lora:
+            return {}
+        return {n: p for n, p in self.base.named_parameters() if not p.requires_grad}
+
     def _body(self) -> Any:
+        if self._text is not None:
+            return self.base.get_submodule(self._text)
         return getattr(self.base, self.base.base_model_prefix)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -236,7 +251,8 @@ class Policy:
         """Compare with the model's own logits once, so that an unusual output head is never trained
         wrong.
         """
-        ids = torch.arange(1, 9, device=self.device)[None] % self.base.config.vocab_size
+        vocabulary = self.base.config.get_text_config().vocab_size
+        ids = torch.arange(1, 9, device=self.device)[None] % vocabulary
         with self._autocast():
             logits = self.base(input_ids=ids, use_cache=False).logits[0, :-1].float()
         theirs = logits.log_softmax(1).gather(1, ids[0, 1:, None])[:, 0]

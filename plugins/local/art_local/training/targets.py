@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 from torch import nn
 
+from art_local.training.text import text_part
+
 log = logging.getLogger("art_local")
 LAYER_NUMBER = re.compile(r"^.*?\.\d+\.")
 EXPERT_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
@@ -20,10 +22,13 @@ layers of these names for experts, so others are named by their weights.
 
 @attrs.frozen(kw_only=True)
 class Targets:
-    """What a LoraConfig names: modules and parameters, by the ends of their names."""
+    """What a LoraConfig names: modules and parameters, by the ends of their names. `excluded` is a
+    regular expression for modules that stay as they are.
+    """
 
     modules: str | list[str]
     parameters: list[str] | None = None
+    excluded: str | None = None
 
 
 def lora_targets(model: nn.Module, *, experts: bool) -> Targets:
@@ -32,9 +37,11 @@ def lora_targets(model: nn.Module, *, experts: bool) -> Targets:
 
     A warning names the stacked experts that stay as they are.
     """
+    text = text_part(model)
+    excluded = None if text is None else rf"(?!{re.escape(text)}\.).*"
     stacked = sorted({_without_number(name) for name in stacked_experts(model)})
     if not stacked:
-        return Targets(modules="all-linear")
+        return Targets(modules="all-linear", excluded=excluded)
     if not experts:
         log.warning(
             "the experts of %s stay as they are (%s): LoRA changes its other linear layers. "
@@ -48,6 +55,7 @@ def lora_targets(model: nn.Module, *, experts: bool) -> Targets:
     return Targets(
         modules=sorted({_leaf(name) for name in linear} - EXPERT_NAMES),
         parameters=sorted(parameters.union(stacked if experts else ())) or None,
+        excluded=excluded,
     )
 
 
@@ -64,9 +72,10 @@ def stacked_experts(model: nn.Module) -> Iterator[str]:
 def _linear_layers(model: Any) -> Iterator[str]:
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    head, text = model.get_output_embeddings(), text_part(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+        inside = text is None or name.startswith(f"{text}.")
+        if inside and isinstance(module, nn.Linear | Conv1D) and module is not head:
             yield name
 
 
