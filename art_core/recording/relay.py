@@ -106,9 +106,10 @@ class _Relay:
             # Awaited before the response starts, so that a refusal keeps its HTTP status.
             head = await unless_gone(http, _next(parts))
             if not request.get("stream"):
-                return Response(
-                    await unless_gone(http, _read(parts)), head.status_code, _passed(head.headers)
-                )
+                content = await unless_gone(http, _read(parts))
+                if isinstance(content, bytes):
+                    return Response(content, head.status_code, _passed(head.headers))
+                parts = _broken_off(content)
         except openai.APIStatusError as error:
             refusal = error.response
             return Response(refusal.content, refusal.status_code, _passed(refusal.headers))
@@ -177,9 +178,19 @@ async def _next(parts: AsyncGenerator[Any, None]) -> Any:
     return await anext(parts)
 
 
-async def _read(parts: AsyncGenerator[Any, None]) -> bytes:
-    async with aclosing(parts):
-        return b"".join([part async for part in parts])
+async def _read(parts: AsyncGenerator[Any, None]) -> bytes | OSError:
+    """Return the bytes of an answer, or that it broke off."""
+    try:
+        async with aclosing(parts):
+            return b"".join([part async for part in parts])
+    except Exception as error:
+        return ConnectionResetError(f"the answer broke off: {error!r}")
+
+
+async def _broken_off(error: OSError) -> AsyncGenerator[Any, None]:
+    """Break off for the agent too, so that its client does what it does without recording."""
+    yield b""
+    raise error
 
 
 async def _rest(parts: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import MSG_PEEK
 
 import attrs
+import httpx
+import httpx2
 import openai
 import orjson
 import pytest
@@ -408,6 +410,23 @@ async def test_an_answer_that_cannot_be_recorded_reaches_the_agent(stream, monke
         assert await ask(endpoint, HELLO, stream=stream)
     assert trajectory.messages_and_choices == []
     assert "an answer could not be recorded; the agent has it" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_breaks_off_breaks_off_for_the_agent_too(stream):
+    def breaks_off(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", STREAM if stream else "application/json")
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(piece("y") if stream else b'{"choices": [')
+
+    trajectory = art.Trajectory()
+    with recorded(breaks_off, trajectory) as endpoint:
+        asking = ask(endpoint, HELLO, stream=stream)
+        with pytest.raises((openai.APIConnectionError, httpx2.HTTPError, httpx.HTTPError)):
+            await asking
+    assert trajectory.messages_and_choices == []
 
 
 async def test_an_error_with_status_200_is_passed_on(caplog):
