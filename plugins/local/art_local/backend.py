@@ -21,6 +21,7 @@ from art_core.rl.options import cap, check_options, count, optional, price
 from art_local.chat_template import read_template
 from art_local.clock import Clock
 from art_local.engine import DeviceTurns
+from art_local.identity import BaseIdentity
 from art_local.models import resolve_base_model
 from art_local.placement import placement
 from art_local.recipe import Recipe
@@ -121,6 +122,7 @@ class LocalBackend:
         self._seats: dict[Path, Seat] = {}
         self._leaving: dict[Path, Seat] = {}
         self._bases: dict[Path, Any] = {}
+        self._identities: dict[Path, BaseIdentity] = {}
         self._servers = Servers()
         self._turns = DeviceTurns()
         # one thread: loading, training and checkpoints never overlap
@@ -146,7 +148,7 @@ class LocalBackend:
                 self._leaving[key] = self._seats.pop(key)
                 asyncio.run(self._left(key))
                 taken = None
-            seat = attrs.evolve(taken, model=model) if taken else self._take_seat(model, step)
+            seat = self._same_base(taken, model) if taken else self._take_seat(model, step)
             # noted here: what a caller did not wait for is closed with the rest
             self._seats[key] = seat
             return seat.endpoint
@@ -227,11 +229,12 @@ class LocalBackend:
         await self._leaving[key].close()
         return self._leaving.pop(key).model
 
-    def _take_seat(self, model: TrainableModel, step: int | None) -> Seat:
+    def _take_seat(self, model: TrainableModel, step: int | None = None) -> Seat:
         self._clock.start()
         shared = None
         try:
             directory = resolve_base_model(model.base_model, progress=self._options.progress)
+            identity = self._identity(str(model.base_model), directory)
             if self._choice.sleeps:
                 # a server takes its share of what is free, and counts as its own what others take
                 # of the device while it starts
@@ -240,12 +243,37 @@ class LocalBackend:
             names = {s.shared.adapter_name for s in self._seats.values() if s.shared}
             shared = self._servers.share(model, directory, self._options, names)
             base = self._base(directory)
-            return take_seat(model, directory, base, self._options, self._turns, shared, step)
+            return take_seat(model, identity, base, self._options, self._turns, shared, step)
         except BaseException:
             if shared and not any(s.uses(shared.engine) for s in self._seats.values()):
                 self._servers.end(directory)
             self._free()
             raise
+
+    def _identity(self, name: str, directory: Path) -> BaseIdentity:
+        """Return a base model's identity; ConfigError when other weights lie where those that are
+        loaded came from.
+        """
+        if directory in self._bases:
+            self._identities[directory].check_unchanged()
+        else:
+            self._identities[directory] = BaseIdentity.of(name, directory)
+        return attrs.evolve(self._identities[directory], name=name)
+
+    def _same_base(self, seat: Seat, model: TrainableModel) -> Seat:
+        """Return the seat for a model object that has taken over; ConfigError when it names another
+        base model.
+        """
+        if str(model.base_model) != seat.resident.base.name:
+            directory = resolve_base_model(model.base_model, progress=self._options.progress)
+            found = BaseIdentity.of(str(model.base_model), directory)
+            if found.fingerprint != seat.resident.base.fingerprint:
+                raise ConfigError(
+                    f"model {model.name!r} is registered over base model "
+                    f"{seat.resident.base.name!r}, and {found.name!r} is another one",
+                    "Give it the same base model, or another name.",
+                )
+        return attrs.evolve(seat, model=model)
 
     def _base(self, directory: Path) -> Any:
         if directory not in self._bases:
@@ -260,6 +288,7 @@ class LocalBackend:
         """
         if not self._seats and not self._leaving:
             self._bases.clear()
+            self._identities.clear()
             self._servers.close()
             self._clock.stop()
         # a model's layers and their own forward passes refer to each other

@@ -40,9 +40,9 @@ class Recipe:
             "quantization": self.quantization,
         }
 
-    def check(self, found: StoredCheckpoint, base_model: str) -> None:
-        """Raise ConfigError for a checkpoint of another base model or recipe."""
-        for key, value in {"base_model": base_model, **self.about()}.items():
+    def check(self, found: StoredCheckpoint) -> None:
+        """Raise ConfigError for a checkpoint of another recipe."""
+        for key, value in self.about().items():
             stored = found.manifest.get(key)
             if stored != value:
                 raise ConfigError(

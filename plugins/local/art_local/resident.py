@@ -25,9 +25,9 @@ from art_local.chat_template import FILE as TEMPLATE
 from art_local.checkpoints import CheckpointStore, StoredCheckpoint
 from art_local.engine import DeviceTurns
 from art_local.engine.local import LocalEngine, StepWeights
+from art_local.identity import BaseIdentity
 from art_local.leases import Lease, LoadedSteps
 from art_local.loader import load_model
-from art_local.models import resolve_base_model
 from art_local.placement import placement
 from art_local.recipe import Recipe
 from art_local.training.policy import Policy
@@ -56,7 +56,7 @@ class Resident:
         self,
         *,
         name: str,
-        base_model: str,
+        base: BaseIdentity,
         store: CheckpointStore,
         policy: Policy,
         engine: LocalEngine,
@@ -68,7 +68,7 @@ class Resident:
         adapter_name: str | None = None,
         resting: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
-        self.name, self.base_model, self.store = name, base_model, store
+        self.name, self.base, self.store = name, base, store
         self.engine, self.policy = engine, policy
         self.step = self.served_step = 0
         self._adapter_name = adapter_name or name
@@ -87,7 +87,7 @@ class Resident:
         """
         found = self.store.newest_whole() if step is None else self.store.older(step)
         if found is not None:
-            self._recipe.check(found, self.base_model)
+            self._check(found)
             self.policy.load(load_file(found.path / self.policy.weights_file), found.path)
             self.trainer.optimizer.load(load_file(found.path / OPTIMIZER), found.path)
             self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
@@ -127,6 +127,15 @@ class Resident:
         metrics |= self.engine.step_metrics() | staleness(batch.sequences, before)
         return TrainResult(step=self.step, metrics={**batch.metrics, **metrics}, checkpoint=path)
 
+    def _check(self, found: StoredCheckpoint) -> None:
+        self.base.check(found)
+        self._recipe.check(found)
+
+    def _read(self, step: int) -> StoredCheckpoint:
+        found = self.store.read(step)
+        self._check(found)
+        return found
+
     def _checkpoint_beside(self, cause: BaseException) -> None:
         """Write the checkpoint of a step whose weights the engine did not take: what was learned is
         not lost with the engine. A second error does not hide the first.
@@ -144,6 +153,11 @@ class Resident:
             done = "trained and served" if self.served_step == self.step else "trained, not served"
             raise BackendError(f"step {self.step} is {done}, but {error}") from error
 
+    @property
+    def base_model(self) -> str:
+        """The base model's name, as the user gave it."""
+        return self.base.name
+
     def loaded_lease(self, step: int) -> Lease | None:
         """Return a lease of a step that the engine has; None when it would have to be loaded."""
         return Lease(BASE) if step == 0 else self._loaded.lease(step)
@@ -157,7 +171,7 @@ class Resident:
             while (lease := self.loaded_lease(step)) is None:
                 if step not in self.store.steps():
                     raise KeyError(f"{self.name}@{step}")
-                self._load(step, self._stored(self.store.read(step)))
+                self._load(step, self._stored(self._read(step)))
         return lease
 
     def served_steps(self) -> list[int]:
@@ -186,16 +200,16 @@ class Resident:
 
         def tensors() -> Mapping[str, torch.Tensor] | None:
             if step:
-                return load_file(self.store.read(step).path / self.policy.weights_file)
+                return load_file(self._read(step).path / self.policy.weights_file)
             return None if self.policy.is_lora else self._base_weights()
 
         return tensors
 
     def _base_weights(self) -> Mapping[str, torch.Tensor]:
         """The parameters that whole fine-tuning began with, read again."""
+        self.base.check_unchanged()
         where = placement("cpu", "float32")
-        directory = resolve_base_model(self.base_model)
-        return dict(load_model(directory, where, torch.float32).named_parameters())
+        return dict(load_model(self.base.directory, where, torch.float32).named_parameters())
 
     def _publish(self) -> None:
         if self.step:
@@ -241,7 +255,7 @@ class Resident:
     def _about(self) -> dict[str, Any]:
         return {
             "model": self.name,
-            "base_model": self.base_model,
+            **self.base.about(),
             **self._recipe.about(),
             "seed": self._recipe.seed,
             "dtype": str(self.policy.dtype).removeprefix("torch."),

@@ -19,6 +19,7 @@ from art_local.chat_template import load_tokenizer, template_for
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
 from art_local.engine.local import LocalEngine
+from art_local.identity import BaseIdentity
 from art_local.loader import PLAIN, Loader
 from art_local.placement import Placement
 from art_local.probe import check_agreement
@@ -93,7 +94,7 @@ class Seat:
 
 def take_seat(
     model: TrainableModel,
-    directory: Path,
+    identity: BaseIdentity,
     base: Any,
     options: SeatOptions,
     turns: DeviceTurns,
@@ -108,14 +109,14 @@ def take_seat(
     """
     store = CheckpointStore(model.run_dir / "checkpoints")
     template = template_for(options.chat_template, store.newest(step))
-    tokenizer = load_tokenizer(directory, template)
-    policy = _policy(base, directory, options)
+    tokenizer = load_tokenizer(identity.directory, template)
+    policy = _policy(base, identity.directory, options)
     engine: LocalEngine = shared.engine if shared else _embedded(base, options, turns)
     resident: Resident | None = None
     try:
         resident = Resident(
             name=model.name,
-            base_model=str(model.base_model),
+            base=identity,
             store=store,
             policy=policy,
             engine=engine,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import shutil
 from decimal import Decimal
 
 import attrs
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 import art_core as art
 from art_local.placement import placement
+from art_local.testing.tiny import save_tiny_model
 from waiting import until_async
 
 QUESTION = [{"role": "user", "content": "go"}]
@@ -23,14 +26,8 @@ OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8,
 @pytest.fixture
 def make_model(tiny_directory, tmp_path):
     def make(name="tiny", **options):
-        return art.TrainableModel(
-            name=name,
-            project="tests",
-            base_model=str(tiny_directory),
-            base_path=tmp_path / "runs",
-            sinks=[],
-            **options,
-        )
+        given = {"base_model": str(tiny_directory), "base_path": tmp_path / "runs", **options}
+        return art.TrainableModel(name=name, project="tests", sinks=[], **given)
 
     return make
 
@@ -254,6 +251,66 @@ async def test_another_recipe_than_the_checkpoints_is_refused(registered, make_m
     await shut(model, backend)
     with pytest.raises(art.ConfigError, match="lora_rank=4, this run asks for 2"):
         await registered(make_model(), lora_rank=2)
+
+
+async def test_a_run_resumes_over_the_same_base_model_wherever_it_lies(
+    registered, make_model, sequences, tiny_directory, tmp_path, monkeypatch
+):
+    model, backend = await registered()
+    await backend.train(model, _groups_of(sequences), **LEARN)
+    before = logprobs(await ask(model))
+    await shut(model, backend)
+    shutil.copytree(tiny_directory, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("./moved", f"{tiny_directory}/"):
+        again, backend = await registered(make_model(base_model=spelling))
+        assert await again.get_step() == 1
+        assert logprobs(await ask(again)) == pytest.approx(before, abs=1e-5)
+        await shut(again, backend)
+
+
+async def test_other_weights_in_the_directory_of_the_base_model_are_refused(
+    registered, make_model, sequences, tmp_path
+):
+    base = save_tiny_model(tmp_path / "base")
+    model, backend = await registered(make_model(base_model=str(base)))
+    await backend.train(model, _groups_of(sequences), **LEARN)
+    save_tiny_model(base, seed=5)
+    second = make_model("second", base_model=str(base))
+    with pytest.raises(art.ConfigError, match="were replaced since it was loaded"):
+        await second.register(backend)
+    await second.close()
+    await shut(model, backend)
+    with pytest.raises(art.ConfigError, match=r"trained over another base model.*put its files"):
+        await registered(make_model(base_model=str(base)))
+
+
+async def test_a_step_trained_over_another_base_model_is_neither_served_nor_a_reference(
+    registered, sequences
+):
+    model, backend = await registered(served_steps=1)
+    for _ in range(3):
+        await backend.train(model, _groups_of(sequences), **LEARN)
+    manifest = model.run_dir / "checkpoints" / "0001" / "manifest.json"
+    stored = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(stored | {"base_fingerprint": "0" * 64}))
+    with pytest.raises(openai.APIStatusError):
+        await ask(model, "tiny@1")
+    options = {"kl_penalty_coef": 0.1, "kl_penalty_reference_step": 1}
+    with pytest.raises(art.ConfigError, match="trained over another base model"):
+        await backend.train(model, _groups_of(sequences), **LEARN | options)
+
+
+async def test_a_registered_model_does_not_change_its_base_model(
+    registered, make_model, tiny_directory, tmp_path
+):
+    _, backend = await registered()
+    other = make_model(base_model=str(save_tiny_model(tmp_path / "other", seed=5)))
+    with pytest.raises(art.ConfigError, match="is registered over base model"):
+        await backend.register(other)
+    same = make_model(base_model=f"{tiny_directory}/")
+    assert (await backend.register(same)).model_name == "tiny"
+    await same.close()
 
 
 async def test_device_time_is_charged_also_when_a_step_fails(registered, sequences):

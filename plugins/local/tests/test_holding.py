@@ -99,9 +99,9 @@ async def test_a_model_whose_registering_was_cancelled_is_closed_with_the_backen
     backend, before, loading = art.backend("local", **OPTIONS), engines(), threading.Event()
     take_seat = backend._take_seat
 
-    def taken(model):
+    def taken(model, step):
         loading.set()
-        return take_seat(model)
+        return take_seat(model, step)
 
     monkeypatch.setattr(backend, "_take_seat", taken)
     model = make_model("tiny")
