@@ -5,6 +5,7 @@ serve.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from art_core.files import json_line
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 MAX_BODY_BYTES = 16 << 20
+_HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+"""How halves of characters are written, escaped or as bytes."""
 
 
 def guarded(handler: Handler) -> Handler:
@@ -76,6 +79,8 @@ def _loaded(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
+        if _HALVES.search(body) is None:
+            raise
         value = whole_json(body.decode(errors="surrogatepass"))
         if value is None:
             raise

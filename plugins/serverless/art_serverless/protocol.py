@@ -21,7 +21,8 @@ MOST_ITEMS: Final = 100
 LONGEST_WAIT_S: Final = 30.0
 
 SCHEME: Final = "wandb-artifact:///"
-_INFERENCE_NAME = re.compile(r"(?P<stem>.+?)(?:(?::step|@)(?P<step>\d+))?")
+MAX_INFERENCE_NAME: Final = 2048
+_INFERENCE_NAME = re.compile(r"(?P<stem>.+?)(?:(?::step|@)(?P<step>[0-9]{1,15}))?", re.DOTALL)
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +53,8 @@ class InferenceName:
     @classmethod
     def parse(cls, text: str) -> InferenceName:
         """Read `wandb-artifact:///<entity>/<project>/<name>[:step<N>]` or `<name>[@<step>]`."""
+        if len(text) > MAX_INFERENCE_NAME:
+            return cls(name=text)
         match = _INFERENCE_NAME.fullmatch(text)
         assert match is not None or not text, "the pattern takes any text"
         stem = match["stem"] if match else ""

@@ -8,6 +8,7 @@ import math
 import sqlite3
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,10 +32,17 @@ def refusal(error: Exception) -> RequestError:
     ):
         if isinstance(error, kinds):
             return RefusedError(status, str(error))
+    if _is_too_deep(error):
+        return RefusedError(400, "the body is nested too deeply", code="invalid_json")
     if _is_full(error):
         return RefusedError(507, f"the server's disk is full: {error}", code="storage_full")
     log.error("a request failed", exc_info=error)
     return RefusedError(500, f"{type(error).__name__}: {error}")
+
+
+def _is_too_deep(error: Exception) -> bool:
+    too_deep = isinstance(error, orjson.JSONEncodeError) and "ecursion limit" in str(error)
+    return too_deep or isinstance(error, RecursionError)
 
 
 def _is_full(error: Exception) -> bool:

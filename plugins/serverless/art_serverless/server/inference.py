@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from art_core import TrainableModel
 from art_core.endpoint.engine import CONTEXT_HEADER
+from art_core.endpoint.errors import shown
 from art_serverless.protocol import InferenceName
 from art_serverless.server.errors import RefusedError
 from art_serverless.server.private import PrivatePaths
@@ -26,6 +27,8 @@ from art_serverless.server.sampled import SampledAnswers
 from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredModel
 from art_serverless.server.token_fields import TokenFields
+
+CONTEXTS = ("train", "eval")
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -43,10 +46,11 @@ class Inference:
         """Answer `POST /chat/completions`, streamed or whole; `context` says what its costs are."""
         asked = request.get("model")
         if not isinstance(asked, str):
-            raise RefusedError(400, f"model must be a string, got {asked!r:.80}", "model")
+            raise RefusedError(400, f"model must be a string, got {shown(asked)}", "model")
         stored, step = self.named(asked)
+        _check_messages(request.get("messages"))
         fields = TokenFields.of(request)
-        if fields.all or not isinstance(request.get("messages"), list):
+        if fields.all:
             keep = None
         else:
             keep = partial(self.sampled.remember, stored.id, request["messages"])
@@ -79,11 +83,13 @@ class Inference:
         found = self.store.models_called(name.name, name.entity, name.project)
         if not found:
             served = ", ".join(m.address.uri for m in self.store.models()) or "none"
-            said = f"no model {asked!r:.200}; served: {served}"[:2000]
+            said = f"no model {shown(asked)}; served: {served}"[:2000]
             raise RefusedError(404, said, "model", "model_not_found")
         if len(found) > 1:
             several = ", ".join(m.address.uri for m in found)
-            raise RefusedError(409, f"{asked!r} may mean any of {several}; say which", "model")
+            raise RefusedError(
+                409, f"{shown(asked)} may mean any of {several}; give one of these", "model"
+            )
         return found[0], name.step
 
     async def _sent(
@@ -93,7 +99,9 @@ class Inference:
         if self._client is None:
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
             transport = httpx2.AsyncHTTPTransport(limits=limits, retries=2)
-            self._client = httpx2.AsyncClient(transport=transport, timeout=self.timeout_s)
+            self._client = httpx2.AsyncClient(
+                transport=transport, timeout=self.timeout_s, trust_env=False
+            )
         outgoing = self._client.build_request(
             "POST",
             f"{endpoint.base_url}/chat/completions",
@@ -101,7 +109,7 @@ class Inference:
             headers={
                 "Authorization": f"Bearer {endpoint.api_key}",
                 "Content-Type": "application/json",
-                CONTEXT_HEADER: context,
+                CONTEXT_HEADER: context if context in CONTEXTS else "",
             },
         )
         try:
@@ -110,6 +118,13 @@ class Inference:
             raise RefusedError(
                 503, f"the engine did not answer: {type(error).__name__} {error}"
             ) from None
+
+
+def _check_messages(messages: Any) -> None:
+    whole = isinstance(messages, list) and all(isinstance(each, dict) for each in messages)
+    if not whole or not messages:
+        said = f"messages must be a list of at least one message, got {shown(messages)}"
+        raise RefusedError(400, said, "messages")
 
 
 class _Stream(StreamingResponse):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from art_core.endpoint.errors import shown
 from art_core.errors import unknown
 from art_serverless.protocol import Address
 from art_serverless.server.errors import RefusedError
@@ -26,7 +27,7 @@ def checked_address(given: Mapping[str, Any]) -> Address:
     if entity.lower().startswith(OWN_FILES):
         raise RefusedError(
             422,
-            f"entity can't begin with {OWN_FILES!r}, as the server's own files do: {entity!r}",
+            f"entity can't begin with {OWN_FILES!r}, as the server's own files do: {shown(entity)}",
             "entity",
         )
     return Address(
@@ -42,7 +43,7 @@ def _name(field: str, value: Any) -> str:
     raise RefusedError(
         422,
         f"{field} must be letters, digits, '.', '-' and '_', beginning with a letter or digit, "
-        f"at most 128 of them; got {value!r:.200}",
+        f"at most 128 of them; got {shown(value)}",
         field,
     )
 
@@ -53,7 +54,7 @@ def checked_base_model(given: Mapping[str, Any], known: Mapping[str, str]) -> st
     if isinstance(value, str) and value in known:
         return value
     if known:
-        raise RefusedError(422, unknown("base model", str(value)[:200], known), "base_model")
+        raise RefusedError(422, unknown("base model", shown(value).strip("'"), known), "base_model")
     if isinstance(value, str) and _BASE_MODEL.fullmatch(value) and ".." not in value:
         check_no_path(value)
         return value
@@ -71,6 +72,6 @@ def check_no_path(base_model: str) -> None:
 def _no_name(value: Any) -> RefusedError:
     return RefusedError(
         422,
-        f"base_model must be a name such as 'Qwen/Qwen3-0.6B', no path; got {value!r:.200}",
+        f"base_model must be a name such as 'Qwen/Qwen3-0.6B', no path; got {shown(value)}",
         "base_model",
     )

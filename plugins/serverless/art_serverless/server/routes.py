@@ -15,7 +15,8 @@ from starlette.responses import HTMLResponse, Response
 
 from art_core import LossSpec
 from art_core.endpoint.engine import CONTEXT_HEADER
-from art_core.endpoint.http import json_body, json_response
+from art_core.endpoint.errors import shown
+from art_core.endpoint.http import json_body, json_response, unless_gone
 from art_core.errors import unknown
 from art_serverless.protocol import (
     LONGEST_WAIT_S,
@@ -39,6 +40,10 @@ from art_serverless.server.seats import Seats
 from art_serverless.server.store import Store, StoredJob, StoredModel, digest_of
 from art_serverless.server.work import Work
 from art_serverless.wire import groups_of
+
+MOST_STEPS = 10_000
+"""Steps of one request to delete checkpoints."""
+MAX_NAME = 256
 
 
 @attrs.frozen(kw_only=True)
@@ -127,6 +132,8 @@ class Routes:
         stored = self._model(http)
         given = await self._object(http)
         split = given.get("split") or "val"
+        if not isinstance(split, str) or len(split) > MAX_NAME:
+            raise RefusedError(422, f"split must be a name, got {shown(split)}", "split")
         groups = await asyncio.to_thread(groups_of, given.get("trajectory_groups"))
         async with self._seats.using(stored) as model:
             await model.log(groups, split=split)
@@ -150,9 +157,11 @@ class Routes:
         """Delete checkpoints by step; the newest stays."""
         stored = self._model(http)
         steps = (await self._object(http)).get("steps")
-        if not isinstance(steps, list) or not all(type(step) is int for step in steps):
-            said = f"steps must be a list of whole numbers, got {steps!r:.200}"
+        few = isinstance(steps, list) and len(steps) <= MOST_STEPS
+        if not few or not all(type(step) is int for step in steps or ()):
+            said = f"steps must be a list of at most {MOST_STEPS} whole numbers, got {shown(steps)}"
             raise RefusedError(422, said, "steps")
+        assert isinstance(steps, list)
         async with self._seats.using(stored) as model:
             existing = [c.step for c in await model.checkpoints()]
             keep = set(existing) - set(steps)
@@ -215,7 +224,8 @@ class Routes:
         items = self._store.events(job_id, int(after), limit + 1)
         if not items and wait_s and not self._is_over(job_id):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.listen(job_id).wait(), wait_s)
+                news = asyncio.wait_for(self._work.listen(job_id).wait(), wait_s)
+                await unless_gone(http, news)
             items = self._store.events(job_id, int(after), limit + 1)
         return page_of(items, limit)
 
@@ -240,7 +250,8 @@ class Routes:
     async def chat(self, http: Request) -> Response:
         """Pass a chat completion on to the model's own endpoint."""
         context = http.headers.get(CONTEXT_HEADER, "")
-        return await self._server.inference.chat(await json_body(http), context)
+        answer = self._server.inference.chat(await json_body(http), context)
+        return await unless_gone(http, answer)
 
     async def _object(self, http: Request) -> dict[str, Any]:
         return await json_body(http, self._server.max_body_bytes)
@@ -249,9 +260,11 @@ class Routes:
         return self._known_model(http.path_params["model_id"])
 
     def _known_model(self, model_id: Any) -> StoredModel:
-        stored = self._store.model(model_id) if isinstance(model_id, str) else None
+        short = isinstance(model_id, str) and len(model_id) <= MAX_NAME
+        stored = self._store.model(model_id) if short else None
         if stored is None:
-            said = unknown("model", str(model_id), [m.id for m in self._store.models()])
+            asked = model_id if isinstance(model_id, str) else shown(model_id)
+            said = unknown("model", asked, [m.id for m in self._store.models()])
             raise RefusedError(404, said, "model_id", "model_not_found")
         return stored
 

@@ -192,7 +192,7 @@ def is_choice(item: Any) -> bool:
 def has_tokens(choice: Mapping[str, Any]) -> bool:
     """Return True if a choice holds the token ids of prompt and answer, with their log-probs."""
     token_ids = choice.get("token_ids")
-    if token_ids is None or not choice.get("prompt_token_ids"):
+    if not isinstance(token_ids, list) or not choice.get("prompt_token_ids"):
         return False
     return len(_entries(choice)) == len(token_ids)
 
