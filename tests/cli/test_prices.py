@@ -44,8 +44,9 @@ def test_prices_are_listed_with_their_date_and_old_ones_marked(art_command):
 
 
 def test_an_update_prints_what_has_changed_and_is_listed_from_then_on(
-    art_command, source, tmp_path
+    art_command, source, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("COLUMNS", "400")  # the path of the source may be long
     printed = rows(art_command("prices", "update", source))
     was = "0.195 / 0.039 / 0.6 / 0.44 (2026-10-07)"
     assert printed[1] == f"Qwen/Qwen3-8B 0.25 0.05 0.75 0.5 2026-12-01 tinker {source} {was}"

@@ -19,7 +19,7 @@ OPTIONS = [
 ]
 
 
-@attrs.define
+@attrs.define(eq=False)  # pytest keeps its plugins in a set
 class Outcomes:
     """A pytest plugin that keeps what became of each test, by class and test name."""
 
