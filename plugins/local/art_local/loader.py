@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch  # noqa: TID253
 
+from art_core.errors import ConfigError
+from art_core.files import read_json
 from art_local.placement import Placement
 from art_local.quiet import quiet_transformers
+from art_local.supported import REMEDY, architecture_of, refused_unless_possible
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -55,14 +58,41 @@ PLAIN = PlainLoader()
 def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any:
     """Load a causal language model from safetensors onto the device; the global RNG stays as it
     was.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    Raises ConfigError for a model that transformers cannot load or whose files lack parameters.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = load_config(directory)
+    architecture = architecture_of(config)
+    with (
+        refused_unless_possible(architecture, "loaded"),
+        quiet_transformers(),
+        torch.random.fork_rng(devices=[]),
+    ):
         text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001
         auto = AutoModelForCausalLM if text else AutoModelForImageTextToText
-        model = auto.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, local_files_only=True
+        model, info = auto.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{directory} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]!r} "
+            f"first, which would be random; it was saved as {architecture}",
+            REMEDY,
         )
     return model.to(placement.device)
+
+
+def load_config(directory: Path) -> Any:
+    """Read a base model's config; ConfigError for one that transformers does not know."""
+    from transformers import AutoConfig
+
+    stored = read_json(directory / "config.json")
+    named = (stored.get("architectures") or [None])[0] or stored.get("model_type")
+    with refused_unless_possible(str(named or directory), "loaded"):
+        return AutoConfig.from_pretrained(directory, local_files_only=True)

@@ -15,9 +15,11 @@ import torch  # noqa: TID253
 
 from art_core import Endpoint
 from art_core.endpoint.host import EndpointHost
+from art_core.errors import ConfigError, EngineError
 from art_local.chat_template import load_tokenizer, template_for
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
+from art_local.engine.layer_types import check_servable
 from art_local.engine.local import LocalEngine
 from art_local.identity import BaseIdentity
 from art_local.loader import PLAIN, Loader
@@ -27,6 +29,7 @@ from art_local.recipe import Recipe
 from art_local.resident import Resident, sharing_parameters
 from art_local.served import ServedNames
 from art_local.serving import EngineChoice, wait_ready
+from art_local.supported import REMEDY, refused_unless_possible
 from art_local.training.policy import Policy
 from art_local.vllm.engine import VllmEngine
 
@@ -110,8 +113,13 @@ def take_seat(
     store = CheckpointStore(model.run_dir / "checkpoints")
     template = template_for(options.chat_template, store.newest(step))
     tokenizer = load_tokenizer(identity.directory, template)
-    policy = _policy(base, identity.directory, options)
-    engine: LocalEngine = shared.engine if shared else _embedded(base, options, turns)
+    architecture = type(base).__name__
+    if shared is None:
+        check_servable(base.config)
+    with refused_unless_possible(architecture, "trained"):
+        policy = _policy(base, identity.directory, options)
+    with refused_unless_possible(architecture, "served"):
+        engine: LocalEngine = shared.engine if shared else _embedded(base, options, turns)
     resident: Resident | None = None
     try:
         resident = Resident(
@@ -131,8 +139,7 @@ def take_seat(
         if shared:
             wait_ready(shared.engine, progress=options.progress)
         resumed = resident.resume(step)
-        turn = partial(turns.take, "comparing the engine with the trainer")
-        check_agreement(engine, policy, tokenizer, resident.newest_adapter, turn)
+        _check_agreement(resident, tokenizer, turns, embedded=shared is None)
         names = ServedNames(resident, tokenizer)
         host = EndpointHost(names, request_timeout_s=options.request_timeout_s).start()
     except BaseException:
@@ -151,6 +158,27 @@ def take_seat(
         host.base_url,
     )
     return Seat(model=model, resident=resident, host=host, shared=shared)
+
+
+def _check_agreement(
+    resident: Resident, tokenizer: Any, turns: DeviceTurns, *, embedded: bool
+) -> None:
+    """Compare engine and trainer. An embedded engine has the trainer's weights: where it differs,
+    it cannot serve the architecture.
+    """
+    architecture = type(resident.policy.base).__name__
+    turn = partial(turns.take, "comparing the engine with the trainer")
+    try:
+        with refused_unless_possible(architecture, "trained"):
+            check_agreement(
+                resident.engine, resident.policy, tokenizer, resident.newest_adapter, turn
+            )
+    except EngineError as error:
+        if not embedded:
+            raise
+        raise ConfigError(
+            f"the embedded engine cannot serve {architecture}: {error.args[0]}", REMEDY
+        ) from error
 
 
 def _embedded(base: Any, options: SeatOptions, turns: DeviceTurns) -> TransformersEngine:

@@ -12,7 +12,10 @@ import torch  # noqa: TID253
 from art_core.errors import ConfigError, unknown
 from art_core.files import read_json
 from art_core.progress import progress_bar
+from art_local.loader import load_config
 from art_local.placement import Placement, placement
+from art_local.rotary import rotary_lengths
+from art_local.supported import REMEDY, architecture_of
 from art_local.vllm.client import VllmClient
 from art_local.vllm.command import ServerSettings
 from art_local.vllm.engine import ModelFacts, VllmEngine
@@ -210,15 +213,30 @@ def _launcher(choice: EngineChoice, needs: ServingNeeds, facts: ModelFacts) -> C
 
 
 def model_facts(directory: Path, context_length: int | None) -> ModelFacts:
-    """Read what the engine must know of a base model from its directory."""
-    from transformers import AutoConfig
+    """Read what the engine must know of a base model from its directory.
 
-    config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    Raises ConfigError for a model that states no context length, and for one whose rotary positions
+    would differ between vLLM, which computes all sequences with those of the longest, and the
+    trainer.
+    """
+    config = load_config(directory).get_text_config()
+    if getattr(config, "max_position_embeddings", None) is None:
+        raise ConfigError(
+            f"{architecture_of(config)} states no context length (max_position_embeddings)", REMEDY
+        )
     generation = read_json(directory / "generation_config.json")
     ends = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
     longest = config.max_position_embeddings
+    context = min(longest, context_length or longest)
+    limit = rotary_lengths(config).longest(1)
+    if limit is not None and limit < context:
+        raise ConfigError(
+            f"{architecture_of(config)} has other rotary positions beyond {limit} tokens, and with "
+            f"a context of {context} tokens vLLM uses those for shorter sequences, too",
+            f"Use context_length={limit}, or engine='transformers'.",
+        )
     return ModelFacts(
-        context_length=min(longest, context_length or longest),
+        context_length=context,
         vocabulary=config.vocab_size,
         ends=(ends,) if isinstance(ends, int) else tuple(ends or ()),
     )

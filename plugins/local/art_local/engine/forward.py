@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_core.errors import ConfigError
 from art_local.engine.cache import SlotCache
+from art_local.engine.layer_types import layer_types
 from art_local.rotary import reset_dynamic_rotary, rotary_lengths
-
-REMEDY = "Choose a plain decoder (Llama, Qwen, Mistral, Gemma, SmolLM, ...) or another engine"
-KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
 class Forward:
@@ -28,7 +25,7 @@ class Forward:
     def __init__(self, module: Any) -> None:
         self.module = module
         self.config = module.config.get_text_config()
-        self.layer_types = _layer_types(self.config)
+        self.layer_types = layer_types(self.config)
         self.rotary = rotary_lengths(self.config)
         reset_dynamic_rotary(module)
         self.window = (
@@ -127,37 +124,3 @@ def cache_name(forward: Callable[..., Any]) -> str:
     5.24 on, `past_key_values` before.
     """
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
-
-
-def _layer_types(config: Any) -> list[str]:
-    """The kinds of attention, layer by layer; raises ConfigError for those that keep another
-    state.
-    """
-    types = getattr(config, "layer_types", None)
-    if types is None:
-        kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-        types = [kind] * config.num_hidden_layers
-    other = sorted(set(types) - KNOWN_LAYERS)
-    stateful = [
-        key
-        for key in ("ssm_cfg", "mamba_d_state", "state_size", "attn_layer_indices")
-        if hasattr(config, key)
-    ]
-    if (
-        other
-        or stateful
-        or getattr(config, "is_encoder_decoder", False)
-        or getattr(config, "num_kv_shared_layers", 0)
-    ):
-        raise ConfigError(
-            f"the embedded engine cannot run {config.model_type!r}: it keeps more than attention "
-            f"keys and values ({', '.join(other + stateful) or 'shared or encoder states'})",
-            REMEDY,
-        )
-    if getattr(config, "max_position_embeddings", None) is None:
-        raise ConfigError(
-            f"the embedded engine cannot run {config.model_type!r}: it states no context length "
-            "(max_position_embeddings), so it may count positions in a way of its own",
-            REMEDY,
-        )
-    return list(types)

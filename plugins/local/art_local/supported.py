@@ -1,0 +1,37 @@
+"""Refusals of base models: one sentence with the architecture and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from art_core.errors import ArtError, ConfigError
+from art_local.training.memory import is_out_of_memory
+
+REMEDY = "Choose a plain decoder as base model (Llama, Qwen, Mistral, Gemma, SmolLM, ...)."
+
+
+@contextmanager
+def refused_unless_possible(architecture: str, what: str) -> Iterator[None]:
+    """Turn what a library raises inside the block into a ConfigError that names the architecture.
+
+    Errors of art-core and a lack of memory pass as they are.
+    """
+    try:
+        yield
+    except ArtError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{architecture} cannot be {what} here: {type(error).__name__}: {reason}", REMEDY
+        ) from error
+
+
+def architecture_of(config: Any) -> str:
+    """Return a config's architecture as its author named it, or its model type."""
+    named = getattr(config, "architectures", None) or [None]
+    return str(named[0] or getattr(config, "model_type", None) or type(config).__name__)

@@ -1,0 +1,103 @@
+"""Base models that cannot be served or trained are refused in words when they are registered."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import art_core as art
+from art_core.errors import BackendError, ConfigError
+from art_local.serving import model_facts
+from art_local.supported import refused_unless_possible
+from art_local.testing.tiny import save_tiny_model
+
+SIZES = {
+    "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "max_position_embeddings": 256, "pad_token_id": 256, "bos_token_id": None, "eos_token_id": 258,
+}  # fmt: skip
+MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
+
+
+@pytest.fixture
+def base(tmp_path):
+    return save_tiny_model(tmp_path / "base")
+
+
+def edit(base, **changes):
+    file = base / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+async def refusal(base):
+    """What registering a base model raises."""
+    model = art.TrainableModel(
+        name="m", project="p", base_model=str(base), base_path=base.parent / "runs", sinks=[]
+    )
+    backend = art.backend(
+        "local", device="cpu", dtype="float32", engine="transformers", lora_rank=4, progress=False
+    )
+    try:
+        with pytest.raises(ConfigError) as error:
+            await model.register(backend)
+    finally:
+        await backend.close()
+        await model.close()
+    return str(error.value)
+
+
+async def test_layers_with_another_state_are_named(base):
+    config = transformers.FalconH1Config(**SIZES, **MAMBA)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(base)
+    found = await refusal(base)
+    assert "'falcon_h1'" in found
+    assert "mamba" in found
+
+
+async def test_an_architecture_that_transformers_does_not_know_is_named(base):
+    edit(base, model_type="brand_new", architectures=["BrandNewForCausalLM"])
+    found = await refusal(base)
+    assert "BrandNewForCausalLM cannot be loaded" in found
+    assert "`brand_new`" in found
+
+
+async def test_an_architecture_without_a_language_model_is_named(base):
+    edit(base, model_type="vit", architectures=["ViTForImageClassification"])
+    assert "ViTForImageClassification cannot be loaded" in await refusal(base)
+
+
+async def test_weights_that_lack_parameters_are_never_drawn_at_random(base):
+    edit(base, tie_word_embeddings=False, architectures=["Qwen3ForSequenceClassification"])
+    found = await refusal(base)
+    assert "lacks 1 weights of Qwen3ForCausalLM, 'lm_head.weight' first" in found
+    assert "saved as Qwen3ForSequenceClassification" in found
+
+
+async def test_weights_of_other_shapes_are_a_refusal(base):
+    file = base / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] = torch.ones(3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert "Qwen3ForCausalLM cannot be loaded" in await refusal(base)
+
+
+def test_vllm_and_trainer_have_equal_rotary_positions_or_the_model_is_refused(base):
+    longrope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64,
+        "short_factor": [1.0] * 16, "long_factor": [2.0] * 16,
+    }  # fmt: skip
+    edit(base, rope_parameters=longrope)
+    assert model_facts(base, 64).context_length == 64
+    with pytest.raises(ConfigError, match="context_length=64"):
+        model_facts(base, None)
+
+
+def test_errors_of_our_own_and_a_lack_of_memory_are_no_refusal():
+    for error in (BackendError("ours"), torch.OutOfMemoryError("CUDA out of memory")):
+        with pytest.raises(type(error)), refused_unless_possible("Some model", "loaded"):
+            raise error
