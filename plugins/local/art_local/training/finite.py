@@ -37,7 +37,7 @@ def check_weights(
     ):
         if odd := not_finite(tensors, limit):
             raise _error(f"{len(odd)} of {len(tensors)} {kind}, {odd[0]!r} first,", learning_rate)
-    if not _probe_is_finite(policy, ids[:PROBE_TOKENS]):
+    if not policy.is_finite_on(ids[:PROBE_TOKENS]):
         raise _error("the log-probs of the new weights", learning_rate)
 
 
@@ -53,11 +53,3 @@ def _error(what: str, learning_rate: float) -> BackendError:
 def _within(tensor: Tensor, limit: float) -> bool:
     low, high = tensor.detach().aminmax()  # NaN if there is one
     return bool((low.float() >= -limit) & (high.float() <= limit))
-
-
-@torch.no_grad()
-def _probe_is_finite(policy: Policy, ids: tuple[int, ...]) -> bool:
-    ids_S = torch.tensor(ids, device=policy.device)
-    rows_R = torch.arange(len(ids) - 1, device=policy.device)
-    logprobs_R, _ = policy.logprobs(ids_S[None], rows_R, ids_S[1:], chunk_size=PROBE_TOKENS)
-    return bool(torch.isfinite(logprobs_R).all())

@@ -26,6 +26,7 @@ from art_local.training.lora import (
     use_factors,
     use_merged,
 )
+from art_local.training.noise import without_noise
 from art_local.training.text import freeze_other_parts, text_part
 
 
@@ -88,7 +89,8 @@ class Policy:
                 loader=loader,
                 experts=merged and loader.merges,
             )
-        self.model: Any = model.train()
+        # kernels of a loader that does not merge recompute activations in training mode alone
+        self.model: Any = without_noise(model, training_mode=not loader.merges)
         self.head = _output_head(self.base)
         self.packs: bool | None = None
         self.serving: dict[str, Tensor] = {}
@@ -138,6 +140,14 @@ class Policy:
             hidden_BSH = body(input_ids=ids_BS, use_cache=False, **options).last_hidden_state
             hidden_RH = hidden_BSH.flatten(0, 1).index_select(0, rows_R)
         return token_logprobs(hidden_RH.to(self.dtype), self.head, targets_R, chunk_size=chunk_size)
+
+    @torch.no_grad()
+    def is_finite_on(self, ids: tuple[int, ...]) -> bool:
+        """Return whether the log-probs of a sequence are finite."""
+        ids_S = torch.tensor(ids, device=self.device)
+        rows_R = torch.arange(len(ids) - 1, device=self.device)
+        logprobs_R, _ = self._logprobs(ids_S[None], rows_R, ids_S[1:], len(ids), {})
+        return bool(torch.isfinite(logprobs_R).all())
 
     def refresh(self) -> None:
         """Compute the weights to serve from the parameters as they are now."""
@@ -246,16 +256,27 @@ class Policy:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def _own_logprobs(self, ids_1S: Tensor) -> Tensor:
+        """Return the log-probs of all tokens but the first by the model's own output head."""
+        with self._autocast():
+            logits = self.base(input_ids=ids_1S, use_cache=False).logits[0, :-1].float()
+        return logits.log_softmax(1).gather(1, ids_1S[0, 1:, None])[:, 0]
+
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Compare with the model's own logits once, so that an unusual output head is never trained
-        wrong.
+        """Compare with the model's own logits once, so that an unusual output head, or a model that
+        draws at random, is never trained wrong.
         """
         vocabulary = self.base.config.get_text_config().vocab_size
         ids = torch.arange(1, 9, device=self.device)[None] % vocabulary
-        with self._autocast():
-            logits = self.base(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        theirs = logits.log_softmax(1).gather(1, ids[0, 1:, None])[:, 0]
+        theirs, again = self._own_logprobs(ids), self._own_logprobs(ids)
+        if not torch.allclose(theirs, again, atol=1e-2, rtol=1e-2):
+            raise ConfigError(
+                f"the log-probs of {type(self.base).__name__} are not a function of its tokens: "
+                f"computed twice they differ by {float((theirs - again).abs().max()):.3g}",
+                "Set dropout and noise to 0 in the base model's config.json, or train another "
+                "model.",
+            )
         rows = torch.arange(7, device=self.device)
         ours, _ = self.logprobs(ids, rows, ids[0, 1:], chunk_size=8)
         tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
