@@ -60,9 +60,11 @@ def _open_run(path: Path) -> Run | None:
 
 
 def _leave_to_the_parent() -> None:
-    """Forget the open runs in a forked process, and a lock that another thread held."""
+    """Forget the open runs in a forked process, and locks that other threads held."""
     global _opening  # noqa: PLW0603
     _opening = threading.RLock()
+    for run in _open_runs.values():
+        run.renew_lock()
     _open_runs.clear()
 
 
@@ -368,6 +370,10 @@ class Run:
             self._last_train_row = time.monotonic()
         if counted is not _NO_GROUPS or new_ids:
             self.seen.remember(split, counted, new_ids)
+
+    def renew_lock(self) -> None:
+        """Free the lock in a forked process, where the thread that held it is not."""
+        self._lock = threading.Lock()
 
     def close(
         self,

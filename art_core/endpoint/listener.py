@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 
 from art_core.errors import ConfigError
+from art_core.forks import close_socket_in_children
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address; port 0 takes a free one.
+    """Return a socket that is bound to an address; port 0 takes a free one. Forked children close
+    it, so that the port is free when this process ends.
 
     Raises ConfigError for an address that cannot be used.
     """
@@ -24,6 +26,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}", "Give another port, or 0 for a free one."
         ) from error
+    close_socket_in_children(listener)
     return listener
 
 

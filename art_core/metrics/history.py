@@ -20,6 +20,7 @@ import orjson
 
 from art_core.errors import ConfigError, HistoryError
 from art_core.files import read_json
+from art_core.forks import close_in_children, close_lock
 from art_core.metrics.row import MetricsRow
 
 log = logging.getLogger("art_core")
@@ -156,16 +157,17 @@ class HistoryLog:
                 f"cannot open {path}: {error.strerror}", "Choose another base_path."
             ) from error
         if not _locked(fd):
-            os.close(fd)
+            os.close(fd)  # the lock is another's
             raise HistoryError(
                 f"the run in {path.parent} is in use by another process",
                 "End that one, or give this model another name.",
             )
+        close_in_children(fd)
         try:
             _repair(fd, path)
             return cls(path, last_row(path), fd, os.fstat(fd).st_size)
         except OSError as error:
-            os.close(fd)
+            close_lock(fd)
             raise HistoryError(
                 f"cannot repair the torn end of {path}: {error}", "Free space, then open it again."
             ) from error
@@ -176,10 +178,12 @@ class HistoryLog:
         Raises HistoryError, with the file as it was, when the disk does not take it whole. After
         any other error, Ctrl-C say, `last` tells whether the row is there.
         """
+        if self.forked:  # where another thread may have held the lock
+            self._refuse()
         line = row.to_line()
         size = len(line)
         with self._lock:
-            if self._unusable is not None or self._pid != _this["process"]:
+            if self._unusable is not None:
                 self._refuse()
             try:
                 written = os.write(self._fd, line)
@@ -205,6 +209,8 @@ class HistoryLog:
         Also looks whether the log still has a name: when somebody deleted it, the next `append`
         says so.
         """
+        if self.forked:
+            return
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -219,10 +225,10 @@ class HistoryLog:
 
     def close(self) -> None:
         """Sync, and let others open the log; a second call does nothing."""
-        if self._fd >= 0:
+        if self._fd >= 0 and not self.forked:
             self.sync()
             with self._lock:
-                os.close(self._fd)
+                close_lock(self._fd)
                 self._fd, self._unusable = -1, ("is closed", "Log before model.close().")
 
     def hand_over(self, problem: str, remedy: str) -> HistoryLog:

@@ -14,6 +14,7 @@ import orjson
 
 from art_core.errors import SinkError
 from art_core.files import replace_json
+from art_core.forks import close_in_children
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 
@@ -45,7 +46,7 @@ def save_cursor(path: Path, cursor: Cursor) -> None:
 
 
 def lock_cursor(path: Path) -> int:
-    """Take the lock of a cursor, so that one process alone moves it; `os.close` of the descriptor,
+    """Take the lock of a cursor, so that only one process moves it; `close_lock` of the descriptor,
     or the end of the process, frees it. -1 where no file can be made, hence no cursor either.
 
     Raises SinkError when it is taken.
@@ -64,6 +65,7 @@ def lock_cursor(path: Path) -> int:
             f"sink {path.stem!r} is already being served by another process or model",
             "Wait for that one to end: it delivers the same rows.",
         ) from error
+    close_in_children(fd)
     return fd
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import shlex
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import attrs
 
+from art_core.forks import close_lock
 from art_core.sinks.cursor import (
     Cursor,
     count_after,
@@ -152,7 +152,7 @@ class Follower:
             self._follow_on()
         finally:
             if self._lock is not None and self._lock >= 0:
-                os.close(self._lock)
+                close_lock(self._lock)
 
     def _follow_on(self) -> None:
         while True:

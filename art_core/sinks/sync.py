@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -11,6 +10,7 @@ import attrs
 
 from art_core.errors import ConfigError
 from art_core.files import read_json
+from art_core.forks import close_lock
 from art_core.metrics.history import last_row
 from art_core.rundir import RunState
 from art_core.sinks.cursor import count_after, load_cursor, lock_cursor
@@ -62,7 +62,7 @@ def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, No
     cursor_file = run.run_dir / "sinks" / f"{spec.name}.cursor"
     lock = lock_cursor(cursor_file)
     if lock >= 0:
-        os.close(lock)
+        close_lock(lock)
     history = run.run_dir / "history.jsonl"
     yield Progress(count_after(history, load_cursor(cursor_file)), None)
     deadline = time.monotonic() + timeout

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from art_core import BackendError
+from art_core.forks import close_socket_in_children
 from art_core.progress import child_settings, draws_bars, final_lines
 from art_unsloth import wire
 
@@ -45,10 +46,19 @@ class Worker:
         self._numbers = itertools.count()
         self._pending_lock, self._sending = threading.Lock(), threading.Lock()
         self._told = ""
+        self._owner = os.getpid()
         self._socket, theirs = socket.socketpair()
+        close_socket_in_children(self._socket)  # a copy would keep the worker alive
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "art_unsloth.worker", str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "art_unsloth.worker",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -91,7 +101,11 @@ class Worker:
         )
 
     def end(self, timeout: float = END_TIMEOUT_S) -> None:
-        """Hang up, and wait until the process has ended; one that does not is killed."""
+        """Hang up, and wait until the process has ended; one that does not is killed. In a forked
+        child nothing happens: the worker is the parent's.
+        """
+        if os.getpid() != self._owner:
+            return
         atexit.unregister(self.end)
         self._hang_up()
         try:

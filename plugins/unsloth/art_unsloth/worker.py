@@ -1,5 +1,5 @@
-"""The worker: `python -m art_unsloth.worker FD`. Unsloth is imported here, before all else that is
-heavy, and the local backend does what is asked over the socket.
+"""The worker: `python -m art_unsloth.worker FD PARENT_PID`. Unsloth is imported here, before all
+else that is heavy, and the local backend does what is asked over the socket.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from art_unsloth import wire
 
 if TYPE_CHECKING:
     from art_unsloth.training import UnslothLocal
+
+PARENT_CHECKS_S = 1.0
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -154,11 +157,24 @@ async def serve(connection: socket.socket) -> None:
     await asyncio.Event().wait()
 
 
-def main(descriptor: int) -> None:
-    """Serve the process at the other end of a socket."""
+def end_with(parent: int) -> None:
+    """End this process when its parent has ended: the socket may live on in the parent's children.
+
+    Not PR_SET_PDEATHSIG: that is sent when the parent's *thread* ends that started this process.
+    """
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECKS_S)
+    os._exit(0)
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Serve the process at the other end of a socket, as long as it lives."""
+    threading.Thread(
+        target=end_with, args=(parent,), name="art-unsloth-parent", daemon=True
+    ).start()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     asyncio.run(serve(socket.socket(fileno=descriptor)))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

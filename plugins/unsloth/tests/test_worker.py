@@ -15,6 +15,7 @@ import pytest
 import art_core as art
 from art_core.testing.backend import attempts, tokens
 from art_unsloth import backend as module
+from art_unsloth import worker as worker_module
 from art_unsloth.backend import _Meter
 from art_unsloth.channel import Worker
 from waiting import alive, until
@@ -157,3 +158,37 @@ def test_a_worker_ends_with_its_parent_however_that_ends(installed, deadly):
     parent.wait(10)
     parent.stdout.close()
     until(lambda: not alive(worker))
+
+
+TRAINER = """
+import os, sys, time
+from art_unsloth.channel import Worker
+worker = Worker(lambda news: None)
+child = os.fork()
+if not child:
+    worker.end()  # is the parent's
+    os.close(1); os.close(2); time.sleep(600)
+print(worker.pid, child, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_worker_ends_with_its_trainer_though_a_forked_child_lives():
+    command = [sys.executable, "-W", "ignore", "-c", TRAINER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        worker, child = map(int, trainer.stdout.readline().split())
+        try:
+            assert alive(worker) and alive(child)
+            trainer.kill()
+            until(lambda: not alive(worker))
+            assert alive(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_worker_whose_trainer_has_ended_ends_by_itself(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    worker_module.end_with(os.getppid() + 1)
+    assert ended == [0]
