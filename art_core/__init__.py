@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from art_core.metrics.builder import MetricsBuilder
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
+    from art_core.metrics.timeline import Change, Timeline
     from art_core.model import Model
     from art_core.plugins.commands import Column, CommandSpec, Record, Table
     from art_core.plugins.hookspecs import hookimpl
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from art_core.rl.config import TrainConfig
     from art_core.rl.custom import LossSpec, LossTokens
     from art_core.sinks.console import console_sink
+    from art_core.sinks.line import CurrentLine
     from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
     from art_core.trainable import TrainableModel
 
@@ -88,6 +90,7 @@ _HOME = {
     "metrics.builder": ("MetricsBuilder",),
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
+    "metrics.timeline": ("Change", "Timeline"),
     "model": ("Model",),
     "plugins.commands": ("Column", "CommandSpec", "Record", "Table"),
     "plugins.hookspecs": ("hookimpl",),
@@ -95,6 +98,7 @@ _HOME = {
     "rl.config": ("TrainConfig",),
     "rl.custom": ("LossSpec", "LossTokens"),
     "sinks.console": ("console_sink",),
+    "sinks.line": ("CurrentLine",),
     "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
     "trainable": ("TrainableModel",),
 }
@@ -107,10 +111,12 @@ __all__ = [
     "BackendSpec",
     "BaseModel",
     "Bill",
+    "Change",
     "Checkpoint",
     "Column",
     "CommandSpec",
     "ConfigError",
+    "CurrentLine",
     "Endpoint",
     "EngineCatalog",
     "EngineError",
@@ -137,6 +143,7 @@ __all__ = [
     "SinkError",
     "SinkSpec",
     "Table",
+    "Timeline",
     "TokenRates",
     "TokenUsage",
     "TrainConfig",

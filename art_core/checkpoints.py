@@ -13,6 +13,7 @@ import attrs
 from art_core.errors import BackendError, ConfigError, unknown
 from art_core.metrics.history import read_rows
 from art_core.metrics.taxonomy import Taxonomy
+from art_core.metrics.timeline import Timeline
 
 log = logging.getLogger("art_core")
 
@@ -47,8 +48,8 @@ def check_resumed(run: str, trained: int, found: int, *, can_go_back: bool) -> N
 
 @attrs.define
 class _Curve:
+    line: Timeline
     offset: int = 0
-    values: dict[int, float] = attrs.field(factory=dict)
 
 
 @attrs.define
@@ -63,9 +64,9 @@ class Retention:
     def steps_to_keep(self, steps: Sequence[int], metric: str) -> set[int]:
         """Return the newest of the steps and the best one by a metric, under any name it has had.
 
-        A later row of a step replaces an earlier one. Until the metric has been logged at a step
-        that still has a checkpoint, all steps are kept. Raises ConfigError when other metrics were
-        logged, but none of that name.
+        Values are those of the run's current line (`Timeline`). Until the metric has been logged at
+        a step that still has a checkpoint, all steps are kept. Raises ConfigError when other
+        metrics were logged, but none of that name.
         """
         wanted = self.taxonomy.resolve(metric)
         values = self._values(wanted)
@@ -79,12 +80,14 @@ class Retention:
         return {best, max(steps)}
 
     def _values(self, wanted: str) -> dict[int, float]:
-        curve = self._curves.setdefault(wanted, _Curve())
+        # ART's averages over trajectories had another name, which bare names have as well.
+        average = self.taxonomy.former_average(wanted)
+        curve = self._curves.get(wanted)
+        if curve is None:
+            line = Timeline(self.taxonomy, lambda key: key in (wanted, average))
+            curve = self._curves[wanted] = _Curve(line)
         for row, offset in read_rows(self.history, curve.offset):
             curve.offset = offset
-            self._seen.update(row.metrics)
-            named = self.taxonomy.renamed(row.metrics, foreign=not row.seq)
-            for metrics in (named, row.metrics):
-                if wanted in metrics:
-                    curve.values[row.step] = metrics[wanted]
-        return curve.values
+            curve.line.add(row)
+        self._seen |= curve.line.logged
+        return curve.line.curve(average) | curve.line.curve(wanted)

@@ -125,6 +125,7 @@ class Model:
                     run_dir=self.run_dir,
                     base_model=getattr(self, "base_model", self.inference_model_name),
                     config=self.config,
+                    taxonomy=self._ledger.taxonomy,
                 )
                 self._run = Run.open(
                     info, self._sink_specs, self.plugins, self._ledger, self._prices, self._owner

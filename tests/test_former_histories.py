@@ -77,14 +77,14 @@ def test_a_bare_name_of_a_row_that_averages_nothing_stays_on_train(base):
     assert reading.curve("train/note") == {3: 3.0}
     # Beside averages of trajectories, a bare name can't be told from one of theirs.
     assert reading.curve("reward/lr_scale") == {1: 0.5, 2: 0.5, 3: 0.5}
-    assert [key for key in reading.curves if key.startswith("train/")] == ["train/note"]
+    assert [key for key in reading.curves() if key.startswith("train/")] == ["train/note"]
 
 
 def test_the_same_names_in_rows_of_ours_mean_what_they_say(tmp_path):
     model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[])
     model.run.record("train", 1, metrics={"reward": 0.5, "correct": 1.0})
     model.run.close()
-    curves = read_run(find_run("m", tmp_path), taxonomy).curves
+    curves = read_run(find_run("m", tmp_path), taxonomy).curves()
     assert curves["train/correct"] == {1: 1.0}
     assert "reward/correct" not in curves
 

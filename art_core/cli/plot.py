@@ -69,7 +69,7 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     named = [
         (run.name, key, curve(run.name, curves, key, x))
         for run in runs
-        for curves in [read_run(run, taxonomy).curves]
+        for curves in [read_run(run, taxonomy).curves()]
         for key in keys
     ]
     lines = [line for _, _, line in named]

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.cli.arguments import add_directory
-from art_core.cli.reading import canonical, newest_row, problem_lines
+from art_core.cli.reading import problem_lines
+from art_core.metrics.history import last_row
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
@@ -82,20 +83,20 @@ def _row(run: FoundRun, taxonomy: Taxonomy, problems: dict[str, str]) -> dict[st
 
 
 def _values(run: FoundRun, taxonomy: Taxonomy) -> dict[str, Any]:
-    row = newest_row(run)
+    row = last_row(run.history)
     if row is None:
         return _NO_VALUES
-    reward, cost = _headline(run, row, taxonomy)
-    return {"step": row.step, "reward": reward, "cost_usd": cost, "last_row_at": row.recorded_at}
+    step, reward, cost = _headline(run, row, taxonomy)
+    return {"step": step, "reward": reward, "cost_usd": cost, "last_row_at": row.recorded_at}
 
 
 def _headline(
     run: FoundRun, row: MetricsRow, taxonomy: Taxonomy
-) -> tuple[float | None, float | None]:
-    metrics = canonical(row, taxonomy)
+) -> tuple[int, float | None, float | None]:
+    metrics = row.metrics
     # Our last row is the run's state; rows of ART, and evaluations, may lack one or the other.
-    if "reward/mean" not in metrics or (not row.seq and "costs/cum/all" not in metrics):
-        kept = read_summary(run.history, taxonomy).metrics
-        reward, cost = kept.get("reward/mean"), kept.get("costs/cum/all")
-        return (reward.last if reward else None), (cost.last if cost else None)
-    return metrics["reward/mean"], metrics.get("costs/cum/all")
+    if row.seq and row.split == "train" and "reward/mean" in metrics:
+        return row.step, metrics["reward/mean"], metrics.get("costs/cum/all")
+    page = read_summary(run.history, taxonomy)
+    reward, cost = page.metrics.get("reward/mean"), page.metrics.get("costs/cum/all")
+    return page.highest_step, (reward.last if reward else None), (cost.last if cost else None)

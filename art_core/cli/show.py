@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.cli.arguments import add_run
-from art_core.cli.reading import Reading, read_run
+from art_core.cli.reading import read_run
 from art_core.cli.sparkline import sparkline
 from art_core.cli.text import SHARE, branches, counted, usd_column
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.timeline import Timeline, attempt_of
 from art_core.plugins.commands import Column, Output, Record, Table
 from art_core.plugins.host import Plugins
-from art_core.reports.steps import attempt_of
 from art_core.rundir import find_run, runs_path
 
 _HELP = """\
@@ -81,18 +81,20 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
     yield cost_table(reading)
 
 
-def _extent(reading: Reading) -> Record:
+def _extent(reading: Timeline) -> Record:
     last = reading.last
     if last is None:
         return Record({"step": None, "rows": 0, "attempts": 0}, ["no rows yet"])
     attempts = max(attempt_of(last), 1)
-    text = f"step {last.step}, {counted(reading.rows, 'row')}, attempt {attempts}"
-    return Record({"step": last.step, "rows": reading.rows, "attempts": attempts}, [text])
+    step = reading.furthest_step
+    text = f"step {step}, {counted(reading.rows, 'row')}, attempt {attempts}"
+    return Record({"step": step, "rows": reading.rows, "attempts": attempts}, [text])
 
 
-def curve_table(reading: Reading) -> Table:
+def curve_table(reading: Timeline) -> Table:
     """Return the curves that were logged, the user's own metrics last."""
-    spent = {s: usd for s, usd in sorted(reading.spent.items()) if s in reading.trained}
+    trained = reading.trained
+    spent = {step: usd for step, usd in reading.curve("costs/all").items() if step in trained}
     curves: list[tuple[str, str | None, dict[int, float]]] = [
         (label, key, reading.curve(key)) for label, key in _CURVES
     ]
@@ -107,14 +109,14 @@ def curve_table(reading: Reading) -> Table:
     )
 
 
-def own_metrics(reading: Reading) -> list[str]:
+def own_metrics(reading: Timeline) -> list[str]:
     """Return the keys that the core's catalogue does not name, sums and costs apart: metrics of
     trajectories, of the user, of plugins.
     """
     known = builtin_taxonomy().specs
     return sorted(
         key
-        for key in reading.curves
+        for key in reading.curves()
         if key not in known and "/cum/" not in key and not key.startswith("costs/")
     )
 
@@ -126,12 +128,12 @@ def _curve(label: str, key: str | None, points: dict[int, float]) -> dict[str, A
     return row | ends
 
 
-def _speed(reading: Reading, tokens: str, seconds: str) -> dict[int, float]:
+def _speed(reading: Timeline, tokens: str, seconds: str) -> dict[int, float]:
     time = reading.curve(seconds)
     return {s: n / time[s] for s, n in reading.curve(tokens).items() if time.get(s, 0.0) > 0}
 
 
-def cost_table(reading: Reading) -> Table:
+def cost_table(reading: Timeline) -> Table:
     """Return the cost tree of a run: US dollars and the share of each branch."""
     costs = {
         key.removeprefix("costs/cum/"): value

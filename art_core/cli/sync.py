@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
+
 from art_core.cli.arguments import add_run
 from art_core.cli.completion import completed, sink_names
 from art_core.cli.text import counted
@@ -61,7 +63,8 @@ def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
         spec = made_again(spec, run.path, arguments.sink)
     if kind != arguments.sink:
         spec = spec.named(arguments.sink)
-    delivery = sync(spec, run_info(run.path, run.state()), arguments.timeout)
+    info = attrs.evolve(run_info(run.path, run.state()), taxonomy=plugins.taxonomy())
+    delivery = sync(spec, info, arguments.timeout)
     before: Progress | None = None
     while True:
         try:

@@ -50,20 +50,13 @@ class MetricsRow:
             return False
         return self.step < other.step
 
-    @property
-    def is_trained(self) -> bool:
-        """True for a train row with a reward or a loss: not one of costs that came late."""
-        return self.split == "train" and any(
-            k.startswith(("reward/", "loss/")) for k in self.metrics
-        )
-
     def without_totals(self) -> MetricsRow:
         """Return the row without the sums over the run, its clocks and its average speeds.
 
         A row that is behind carries these as of when it was logged, which a curve over steps would
         show at an old step.
         """
-        kept = {key: value for key, value in self.metrics.items() if not _is_total(key)}
+        kept = {key: value for key, value in self.metrics.items() if not is_total(key)}
         return attrs.evolve(self, metrics=kept)
 
     def to_line(self) -> bytes:
@@ -118,7 +111,8 @@ class MetricsRow:
             raise HistoryError(f"not a row of metrics: {line[:80]!r} ({error})") from error
 
 
-def _is_total(key: str) -> bool:
+def is_total(key: str) -> bool:
+    """Return whether a key is a sum over the run, a clock or an average speed: all of the run."""
     return key in _CLOCKS or key.startswith("throughput/avg_") or "cum" in key.split("/")[1:]
 
 

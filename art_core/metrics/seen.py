@@ -37,7 +37,7 @@ class Seen:
     some_scenarios: bool
     _scenarios: set[str] | None = None
     _groups: set[tuple[str, int]] = attrs.field(factory=set)
-    _trained: set[int] = attrs.field(factory=set)
+    _trained: set[tuple[str, int]] = attrs.field(factory=set)
     _order: deque[tuple[str, int]] = attrs.field(factory=deque)
 
     def to_count(
@@ -46,7 +46,7 @@ class Seen:
         """Return which groups a row counts; `trained` if the row is of a step that trained them."""
         return GroupsToCount(
             new=[group for group in groups if (split, group.id) not in self._groups],
-            again=[group for group in groups if trained and group.id in self._trained],
+            again=[group for group in groups if trained and (split, group.id) in self._trained],
             trained=groups if trained else (),
         )
 
@@ -63,9 +63,8 @@ class Seen:
         for group in groups.new:
             self._groups.add((split, group.id))
             self._order.append((split, group.id))
-        self._trained.update(group.id for group in groups.trained)
+        self._trained.update((split, group.id) for group in groups.trained)
         while len(self._order) > _REMEMBERED_GROUPS:
             forgotten = self._order.popleft()
             self._groups.discard(forgotten)
-            if forgotten[0] == "train":
-                self._trained.discard(forgotten[1])
+            self._trained.discard(forgotten)

@@ -18,14 +18,15 @@ import attrs
 
 from art_core.files import read_json, replace_json
 from art_core.metrics.summary_columns import scan_columns
-from art_core.metrics.summary_page import Entry, Summary, better_values
-from art_core.metrics.summary_reader import RepeatedStepError, summarize_log
+from art_core.metrics.summary_line import summary_of_line
+from art_core.metrics.summary_page import Entry, OutOfOrderError, Summary, better_values
+from art_core.metrics.summary_reader import summarize_log
 from art_core.metrics.taxonomy import CATALOGUE_VERSION, Taxonomy
 
 SUMMARY_FILE = "summary.json"
 _HEAD = 256
 _BUFFER = 1 << 17
-_VERSION = 3
+_VERSION = 4
 _WORTH_A_PROCESS = 100 << 20
 _WORTH_A_SCAN = 1 << 20
 
@@ -39,8 +40,8 @@ def read_summary(
 ) -> Summary:
     """Return a log's summary, reading only what is new since it was last asked for, and keep it.
 
-    A step that a later attempt repeated counts as the later attempt had it: then all is read anew,
-    or RepeatedStepError raised if `anew` is False. `asked` names metrics that will do, and whether
+    Values are those of the run's current line. Where new rows change older steps, all is read anew,
+    or OutOfOrderError raised if `anew` is False. `asked` names metrics that will do, and whether
     with their best: a long log of which nothing is known is then scanned for these alone. The next
     reader who asks for others reads it whole.
     """
@@ -51,10 +52,19 @@ def read_summary(
     unknown = size >= _WORTH_A_SCAN and not history.with_name(SUMMARY_FILE).exists()
     with history.open("rb", buffering=_BUFFER) as file:
         scanned = scan_columns(file, asked, taxonomy) if asked is not None and unknown else None
-        summary = scanned or summarize_log(file, summary, taxonomy, anew=anew)
+        summary = scanned or _summarized(file, summary, taxonomy, anew=anew)
         summary.head = _head(file, summary.offset)
     _keep(summary, history)
     return summary
+
+
+def _summarized(file: BinaryIO, summary: Summary, taxonomy: Taxonomy, *, anew: bool) -> Summary:
+    try:
+        return summarize_log(file, summary, taxonomy)
+    except OutOfOrderError:
+        if not anew:
+            raise
+    return summary_of_line(file, taxonomy)
 
 
 def bring_up_to_date(history: Path, taxonomy: Taxonomy, *, at_most: int) -> None:
@@ -62,7 +72,7 @@ def bring_up_to_date(history: Path, taxonomy: Taxonomy, *, at_most: int) -> None
 
     A log that was deleted in the meantime is passed over.
     """
-    with suppress(FileNotFoundError, RepeatedStepError):
+    with suppress(FileNotFoundError, OutOfOrderError):
         size = history.stat().st_size
         if size - kept_summary(history, taxonomy).offset <= at_most:
             read_summary(history, taxonomy, anew=size <= at_most)
@@ -91,9 +101,9 @@ def kept_summary(
 
 
 def _entry(stored: Sequence[Any]) -> Entry:
-    better, first, last, best, best_step = stored
+    better, first, last, *rest = stored
     first, last = (math.nan if value is None else value for value in (first, last))
-    return Entry(better, first, last, best, best_step)
+    return Entry(better, first, last, *rest)
 
 
 def _keep(summary: Summary, history: Path) -> None:

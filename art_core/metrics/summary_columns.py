@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import BinaryIO
 
 import attrs
@@ -19,6 +20,7 @@ from orjson import JSONDecodeError, dumps, loads
 from art_core.metrics.row import SCHEMA
 from art_core.metrics.summary_page import Entry, Summary, better_values
 from art_core.metrics.taxonomy import Direction, Taxonomy
+from art_core.metrics.timeline import adds_up
 
 # Few enough bytes to stay in the processor's cache while each metric is looked for in them.
 _CHUNK = 1 << 18
@@ -40,7 +42,11 @@ def scan_columns(file: BinaryIO, asked: Mapping[str, bool], taxonomy: Taxonomy) 
 
     Their newest values, and where `asked` says True the first and the best ones as well.
     """
-    columns = {key: _Column(_needle(key), whole) for key, whole in asked.items()}
+    columns = {
+        key: _Column(_needle(key), whole or sums, sums)
+        for key, whole in asked.items()
+        for sums in [adds_up(key, taxonomy)]
+    }
     former = {_needle(name) for key in asked for name in _former_names(key, taxonomy)}
     needles = _by_tail(former.union(column.needle for column in columns.values()))
     rows = _Rows()
@@ -54,13 +60,13 @@ def scan_columns(file: BinaryIO, asked: Mapping[str, bool], taxonomy: Taxonomy) 
             for column in columns.values():
                 if column.needle in here:
                     column.take(chunk, lines, steps)
-        page, since = rows.page()
+        page = rows.page()
     except (_OtherFormError, JSONDecodeError, LookupError):
         return None
     page.asked = dict(asked)
     for key, column in columns.items():
         if column.found:
-            page.metrics[key] = column.entry(better_values(key, taxonomy), since)
+            page.metrics[key] = column.entry(better_values(key, taxonomy))
     return page
 
 
@@ -121,38 +127,41 @@ class _Rows:
         self.first, self.last = self.first or lines[0], lines[-1]
         return chunk, steps
 
-    def page(self) -> tuple[Summary, float]:
-        """Return the page without its metrics, and the first step that came again, else infinity.
+    def page(self) -> Summary:
+        """Return the page without its metrics.
 
-        Raises JSONDecodeError or LookupError for an end that is no row.
+        Raises JSONDecodeError or LookupError for an end that is no row, and _OtherFormError where
+        rows may change older steps.
         """
-        current, earlier, highest, since = self.attempts[0], -1, -1, math.inf
-        if len(set(self.attempts)) > 1:
-            for attempt, step in zip(self.attempts, self.steps, strict=True):
-                if attempt != current:
-                    current, earlier = attempt, highest
-                if step <= earlier:
-                    since = min(since, step)
-                highest = max(highest, step)
-        page = Summary(
+        if self.steps != sorted(self.steps) or self._repeats_a_step():
+            raise _OtherFormError
+        return Summary(
             offset=self.size,
             rows=len(self.steps),
-            attempt=int(current),
+            attempt=int(self.attempts[-1]),
             step=self.steps[-1],
-            highest_step=max(self.steps),
-            earlier_step=earlier,
+            highest_step=self.steps[-1],
             started=str(loads(self.first)["recorded_at"]),
             ended=str(loads(self.last)["recorded_at"]),
         )
-        return page, since
+
+    def _repeats_a_step(self) -> bool:
+        """Return whether an attempt begins at the last step of the one before it."""
+        if len(set(self.attempts)) == 1:
+            return False
+        both = zip(pairwise(self.attempts), pairwise(self.steps), strict=True)
+        return any(one != other and step == then for (one, other), (step, then) in both)
 
 
 @attrs.define
 class _Column:
-    """A metric's values, NaN where one was not finite; if not `whole`, some of the newest ones."""
+    """A metric's values, NaN where one was not finite; if not `whole`, some of the newest ones.
+    `sums` says that it is summed over the rows of a step.
+    """
 
     needle: bytes
     whole: bool
+    sums: bool
     found: bool = False
     values: list[float] = attrs.field(factory=list)
     steps: list[int] = attrs.field(factory=list)
@@ -197,28 +206,28 @@ class _Column:
                 steps_of.append(steps[row])
         return values, steps_of
 
-    def entry(self, better: Direction | None, since: float) -> Entry:
-        """Return the metric in the run, where steps came again from `since` on."""
+    def entry(self, better: Direction | None) -> Entry:
+        """Return the metric in the run."""
         if not self.whole:
             return Entry(better, math.nan, self.values[-1])
-        first = next(value for value in self.values if not math.isnan(value))
-        entry = Entry(better, first, self.values[-1])
-        if better:
-            values, steps = self._that_count(since)
-            best = min(values) if better == "lower" else max(values)
+        values, steps = self._by_step()
+        entry = Entry(better, values[0], values[-1], steps[0], steps[-1])
+        if better and values[:-1]:
+            best = min(values[:-1]) if better == "lower" else max(values[:-1])
             entry.take(best, steps[values.index(best)])
+        if math.isnan(self.values[-1]):
+            entry.add_nonfinite(self.steps[-1])
         return entry
 
-    def _that_count(self, since: float) -> tuple[list[float], list[int]]:
-        """Return the finite values with their steps, of steps from `since` on the newest alone."""
-        if since == math.inf and not any(map(math.isnan, self.values)):
+    def _by_step(self) -> tuple[list[float], list[int]]:
+        """Return the finite values with their steps: of each step the newest, or the sum."""
+        if len(set(self.steps)) == len(self.steps) and not any(map(math.isnan, self.values)):
             return self.values, self.steps
-        both = zip(self.values, self.steps, strict=True)
-        finite = [(value, step) for value, step in both if not math.isnan(value)]
-        newest = {step: value for value, step in finite if step >= since}
-        settled = [(value, step) for value, step in finite if step < since]
-        values = [*(value for value, _ in settled), *newest.values()]
-        return values, [*(step for _, step in settled), *newest]
+        curve: dict[int, float] = {}
+        for value, step in zip(self.values, self.steps, strict=True):
+            if not math.isnan(value):
+                curve[step] = curve.get(step, 0.0) + value if self.sums else value
+        return list(curve.values()), list(curve)
 
 
 def _number(text: bytes) -> float:

@@ -6,17 +6,19 @@ go, so that what is worked on stays in the processor's cache.
 
 from __future__ import annotations
 
-import math
 from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
-from operator import itemgetter
+from itertools import accumulate
+from operator import itemgetter, lt
 from typing import Any, BinaryIO
 
 import attrs
 from orjson import JSONDecodeError, loads
 
-from art_core.metrics.summary_page import Entry, Summary, better_values
+from art_core.metrics.row import is_total
+from art_core.metrics.summary_page import Entry, OutOfOrderError, Summary, better_values
 from art_core.metrics.taxonomy import Direction, Taxonomy
+from art_core.metrics.timeline import LEARNED, TRAINED, adds_up
 
 _AT_ONCE = 256
 _NUMBERS = frozenset({int, float, bool})
@@ -24,31 +26,13 @@ _NEWLINE = ord("\n")
 _BLANK = b"\r\n\0 "
 
 
-def summarize_log(
-    file: BinaryIO, summary: Summary, taxonomy: Taxonomy, *, anew: bool = True
-) -> Summary:
+def summarize_log(file: BinaryIO, summary: Summary, taxonomy: Taxonomy) -> Summary:
     """Add the rows after `summary.offset` to it.
 
-    Begins anew when they repeat a step that it has seen: of steps from there on every value is
-    remembered while reading, so that the newer one counts. Raises RepeatedStepError instead if
-    `anew` is False.
+    Raises OutOfOrderError when a row changes what was said of older steps: an attempt that trained
+    from an older step on, or an evaluation of an older step that cost something.
     """
-    since = math.inf
-    while True:
-        try:
-            return _Reader(taxonomy, summary, since).read(file)
-        except RepeatedStepError as error:
-            if not anew:
-                raise
-            summary, since = Summary(), error.step
-
-
-class RepeatedStepError(Exception):
-    """A row repeats a step of an earlier attempt that was taken for settled."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
+    return _Reader(taxonomy, summary).read(file)
 
 
 @attrs.frozen
@@ -59,13 +43,26 @@ class _Shape:
 
     width: int
     pick: Callable[[dict[str, Any]], tuple[Any, ...]]
-    attempt: int | None
-    recorded_at: int | None
-    nonfinite: int | None
-    columns: tuple[tuple[int, str, Direction | None], ...]
+    attempt: int | None = None
+    split: int | None = None
+    recorded_at: int | None = None
+    nonfinite: int | None = None
+    learned: bool = False
+    columns: tuple[_Column, ...] = ()
 
 
-_NO_SHAPE = _Shape(-1, lambda _: (), None, None, None, ())
+@attrs.frozen
+class _Column:
+    """A metric in a shape: its place there, its key, and how its values are kept."""
+
+    place: int
+    key: str
+    better: Direction | None
+    total: bool
+    sums: bool
+
+
+_NO_SHAPE = _Shape(-1, lambda _: ())
 
 
 def _shape(keys: Sequence[str], taxonomy: Taxonomy) -> _Shape:
@@ -75,26 +72,38 @@ def _shape(keys: Sequence[str], taxonomy: Taxonomy) -> _Shape:
         return _NO_SHAPE
     names = taxonomy.names(keys, foreign="schema" not in keys)
     metrics = {key: name for key, name in zip(keys, names, strict=True) if "/" in name}
-    known = [name for name in ("attempt", "recorded_at", "_nonfinite") if name in keys]
+    known = [n for n in ("attempt", "split", "recorded_at", "_nonfinite") if n in keys]
     # The step twice: of a single key, itemgetter gives the value alone.
     picked = [step, step, *known, *metrics]
     place = {key: i for i, key in enumerate(picked)}
-    columns = tuple((place[k], name, better_values(name, taxonomy)) for k, name in metrics.items())
-    attempt, at, odd = (place.get(name) for name in ("attempt", "recorded_at", "_nonfinite"))
-    return _Shape(len(keys), itemgetter(*picked), attempt, at, odd, columns)
+    return _Shape(
+        width=len(keys),
+        pick=itemgetter(*picked),
+        attempt=place.get("attempt"),
+        split=place.get("split"),
+        recorded_at=place.get("recorded_at"),
+        nonfinite=place.get("_nonfinite"),
+        learned=any(name.startswith(LEARNED) for name in metrics.values()),
+        columns=tuple(
+            _Column(
+                place=place[key],
+                key=name,
+                better=better_values(name, taxonomy),
+                total=is_total(name),
+                sums=adds_up(name, taxonomy),
+            )
+            for key, name in metrics.items()
+        ),
+    )
 
 
 @attrs.define
 class _Reader:
-    """Adds rows to a summary. Steps from `since` on are known to come again: `_curves` holds their
-    values until the end.
-    """
+    """Adds rows to a summary."""
 
     taxonomy: Taxonomy
     summary: Summary
-    since: float
     _shapes: dict[tuple[str, ...], _Shape] = attrs.field(factory=dict)
-    _curves: dict[str, dict[int, float]] = attrs.field(factory=dict)
 
     def read(self, file: BinaryIO) -> Summary:
         offset = self.summary.offset
@@ -118,7 +127,6 @@ class _Reader:
             if row is not None:
                 rows.append(row)
         self._take(shape, rows)
-        self._fold_curves()
         self.summary.offset = offset
         return self.summary
 
@@ -139,11 +147,6 @@ class _Reader:
             self._shapes[keys] = _shape(keys, self.taxonomy)
         return self._shapes[keys]
 
-    def _fold_curves(self) -> None:
-        for key, curve in self._curves.items():
-            for step, value in curve.items():
-                self.summary.metrics[key].take(value, step)
-
     def _take(self, shape: _Shape, rows: list[tuple[Any, ...]]) -> None:
         """Add rows of a shape to the page, those of one attempt together."""
         whole = [row for row in rows if type(row[0]) is int]
@@ -158,71 +161,77 @@ class _Reader:
             self._take(shape, whole[first:])
             return
         steps = columns[0]
-        self._count(attempts[0], steps)
+        reached = [*accumulate(steps, max, initial=self.summary.highest_step)][1:]
+        self._count(shape, attempts[0], columns)
         if shape.recorded_at is not None:
             times = columns[shape.recorded_at]
             self.summary.started = self.summary.started or str(times[0])
             self.summary.ended = str(times[-1])
-        add = self._column if max(steps) < self.since else self._curve
-        for i, key, better in shape.columns:
-            add(key, better, columns[i], steps)
+        rising = all(map(lt, steps, steps[1:]))
+        for column in shape.columns:
+            at = reached if column.total else steps
+            self._column(column, columns[column.place], at, rising=rising)
         if shape.nonfinite is not None:
-            for names in columns[shape.nonfinite]:
-                self._nonfinite(names)
+            for names, step in zip(columns[shape.nonfinite], steps, strict=True):
+                self._nonfinite(names, step)
 
-    def _count(self, attempt: Any, steps: Sequence[int]) -> None:
-        page = self.summary
+    def _count(self, shape: _Shape, attempt: Any, columns: Sequence[Sequence[Any]]) -> None:
+        page, steps = self.summary, columns[0]
         if attempt != page.attempt:
-            page.attempt, page.earlier_step = attempt, page.highest_step
-        lowest = min(steps)
-        if lowest <= page.earlier_step and lowest < self.since:
-            raise RepeatedStepError(lowest)
+            page.attempt, page.earlier_step, page.begun = attempt, page.highest_step, False
+        if shape.learned:
+            splits = columns[shape.split] if shape.split is not None else [""] * len(steps)
+            self._learn([s for s, split in zip(steps, splits, strict=True) if split in TRAINED])
         page.rows += len(steps)
         page.step = steps[-1]
         page.highest_step = max(page.highest_step, *steps)
 
-    def _column(
-        self, key: str, better: Direction | None, values: Sequence[Any], steps: Sequence[int]
-    ) -> None:
-        try:
-            best = min(values) if better == "lower" else max(values) if better else values[-1]
-        except TypeError:
-            best = None
-        if not _NUMBERS.issuperset((type(values[0]), type(values[-1]), type(best))):
-            values, steps = _numbers(values, steps)
-            if values:
-                self._column(key, better, values, steps)
+    def _learn(self, steps: Sequence[int]) -> None:
+        """Take note of rows that were trained; OutOfOrderError for an older step."""
+        page = self.summary
+        if not steps:
             return
-        entry = self._entry(key, better, values)
-        if better and (entry.best is None or best != entry.best):
-            entry.take(float(best), steps[values.index(best)])
+        if min(steps) < page.highest_step or [*steps] != sorted(steps):
+            raise OutOfOrderError
+        if not page.begun and steps[0] <= page.earlier_step:
+            raise OutOfOrderError
+        page.begun = True
 
-    def _curve(
-        self, key: str, better: Direction | None, values: Sequence[Any], steps: Sequence[int]
+    def _column(
+        self, column: _Column, values: Sequence[Any], steps: Sequence[int], *, rising: bool
     ) -> None:
-        """As `_column`, where steps come again."""
-        values, steps = _numbers(values, steps)
+        if not _NUMBERS.issuperset(map(type, values)):
+            values, steps = _numbers(values, steps)
+            if not values:
+                return
+        entry = self.summary.metrics.get(column.key)
+        if entry is None:
+            entry = Entry(column.better, float(values[0]), float(values[0]), steps[0], steps[0])
+            self.summary.metrics[column.key] = entry
+            values, steps = values[1:], steps[1:]
         if not values:
             return
-        entry, curve = self._entry(key, better, values), self._curves.setdefault(key, {})
+        if rising and steps[0] > entry.step:
+            _add_many(entry, values, steps)
+            return
         for value, step in zip(values, steps, strict=True):
-            if step < self.since:
-                entry.take(float(value), step)
-            else:
-                curve[step] = float(value)
+            entry.add(float(value), step, sums=column.sums)
 
-    def _entry(self, key: str, better: Direction | None, values: Sequence[float]) -> Entry:
-        entry = self.summary.metrics.get(key)
-        if entry is None:
-            entry = self.summary.metrics[key] = Entry(better, float(values[0]), math.nan)
-        entry.last = float(values[-1])
-        return entry
-
-    def _nonfinite(self, names: dict[str, str]) -> None:
+    def _nonfinite(self, names: dict[str, str], step: int) -> None:
         for key in names:
-            name = self.taxonomy.resolve(key)
-            if name in self.summary.metrics:
-                self.summary.metrics[name].last = math.nan
+            entry = self.summary.metrics.get(self.taxonomy.resolve(key))
+            if entry is not None:
+                entry.add_nonfinite(step)
+
+
+def _add_many(entry: Entry, values: Sequence[Any], steps: Sequence[int]) -> None:
+    """Add values of ever later steps."""
+    entry.take(entry.last, entry.step)
+    settled = values[:-1]
+    if settled and entry.better:
+        best = min(settled) if entry.better == "lower" else max(settled)
+        entry.take(float(best), steps[settled.index(best)])
+    entry.last, entry.step = float(values[-1]), steps[-1]
 
 
 def _numbers(values: Sequence[Any], steps: Sequence[int]) -> tuple[Sequence[float], Sequence[int]]:

@@ -49,7 +49,7 @@ class Place:
 
 def place(run: FoundRun, status: str, summary: Summary) -> Place:
     """Return a run's place, not yet in any order."""
-    values: dict[str, float] = {"step": summary.step} if summary.rows else {}
+    values: dict[str, float] = {"step": summary.highest_step} if summary.rows else {}
     values |= {"rows": summary.rows, "attempts": max(summary.attempt, 1)}
     for key, entry in summary.metrics.items():
         values[key] = entry.last

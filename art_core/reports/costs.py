@@ -14,7 +14,7 @@ from art_core.costs.receipt import Receipt, receipt_of
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.reports.steps import StepValues, is_training_row
+from art_core.metrics.timeline import Timeline, is_paid
 
 _REWARDS = ("reward/mean", "val/reward")
 _SUM = "costs/cum/"
@@ -53,8 +53,9 @@ class CostReport:
     """A run's costs in US dollars.
 
     `total` and the values of `steps` map a path below `costs/` to dollars; `all` is the whole.
-    A step counts all its rows, on every split and in every attempt. `trained` are the steps that
-    were trained: a step that a later attempt repeated is one. `old_prices` are dates of price lists
+    A step counts all its rows, on every split and in every attempt. `trained` are the trained steps
+    of the current line: a step that a later attempt repeated is one, and one that it replaced by an
+    older step is none. `old_prices` are dates of price lists
     by what was bought, of those that were old when they were used.
     """
 
@@ -97,14 +98,11 @@ class CostReport:
 
 def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
     """Read a run's costs out of its log."""
-    rewards = StepValues(taxonomy, frozenset(_REWARDS))
+    line = Timeline(taxonomy, lambda key: key.startswith("costs/") or key in _REWARDS)
     report = CostReport()
     for row, _ in read_rows(history):
-        metrics = taxonomy.renamed(row.metrics, foreign=not row.seq)
-        _add_costs(report, row.step, metrics)
-        if is_training_row(row.step, row.split, metrics):
-            report.trained.add(row.step)
-        rewards.add(row, metrics)
+        metrics = line.add(row)
+        report.steps.setdefault(row.step, {})
         report.unpriced_calls += metrics.get("data/step_unpriced_calls", 0.0)
         report.partly_priced_calls += metrics.get("data/step_partly_priced_calls", 0.0)
         report.unread_receipts += len(row.receipts)
@@ -115,18 +113,13 @@ def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
                 report.old_prices[item_name(receipt)] = str(as_of)
             before = report.bought.get(receipt.kind)
             report.bought[receipt.kind] = before.plus(receipt) if before else receipt
-    report.rewards = rewards.curves
+    report.total = {key.removeprefix(_SUM): usd for key, usd in line.totals.items()}
+    report.trained = line.trained
+    report.rewards = {key: line.curve(key) for key in _REWARDS}
+    for key, curve in line.curves().items():
+        for step, usd in curve.items() if is_paid(key) else ():
+            report.steps[step][key.removeprefix("costs/")] = usd
     return report
-
-
-def _add_costs(report: CostReport, step: int, metrics: Mapping[str, float]) -> None:
-    spent = report.steps.setdefault(step, {})
-    for key, usd in metrics.items():
-        if key.startswith(_SUM):
-            report.total[key.removeprefix(_SUM)] = usd
-        elif key.startswith("costs/"):
-            path = key.removeprefix("costs/")
-            spent[path] = spent.get(path, 0.0) + usd
 
 
 def item_name(receipt: Receipt) -> str:

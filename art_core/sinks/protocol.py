@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import attrs
 
 from art_core.errors import ConfigError
+from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import Taxonomy
 from art_core.rundir import checked_name
 
 
@@ -19,7 +21,8 @@ class RunInfo:
     run's openings. `status` is "running" while rows come; in `Sink.close` it is what the run ended
     as: "finished", "failed", "interrupted", or what `model.close(status=)` gave. `reason` is why it
     failed, where that is known: an exception's type and message, without secrets. `sink` is the
-    name of the sink that gets this description.
+    name of the sink that gets this description. `taxonomy` has the metrics' specs, those of the
+    model's own plugins included.
     """
 
     project: str
@@ -31,6 +34,7 @@ class RunInfo:
     reason: str | None = None
     config: dict[str, Any] = attrs.field(factory=dict)
     sink: str = ""
+    taxonomy: Taxonomy = attrs.field(factory=builtin_taxonomy, eq=False, repr=False)
 
 
 class Sink(Protocol):

@@ -43,10 +43,11 @@ def test_a_run_that_failed_says_why_where_it_is_known(shelf, art_command):
 
 
 def test_what_a_step_cost_counts_its_evaluation_too(shelf, art_command):
-    directory = shelf.run("a", *({"costs/cum/all": total} for total in (1.0, 3.0, 4.0)))
+    rows = ({"costs/all": usd, "costs/cum/all": 0.0} for usd in (1.0, 2.0, 1.0))
+    directory = shelf.run("a", *rows)
     log = directory / "history.jsonl"
     late = log.read_text().splitlines()[-1].replace('"seq":3', '"seq":4')
-    late = late.replace('"step":3', '"step":2').replace('"train"', '"val"').replace("4.0", "9.0")
+    late = late.replace('"step":3', '"step":2').replace('"train"', '"val"').replace("1.0", "5.0")
     with log.open("a") as file:
         file.write(late + "\n")
     (spent,) = [x for x in art_command("show", "a").splitlines() if x.startswith("$ a step")]

@@ -110,12 +110,12 @@ def test_a_foreign_status_leaves_the_rows_readable(odd, art_command, stored, rea
 
 
 def test_a_row_that_breaks_its_reader_is_that_runs_problem(odd, art_command, monkeypatch):
-    def newest(run):
-        if run.path == odd:
+    def newest(history):
+        if history.parent == odd:
             raise TypeError("a step of lead")
         return
 
-    monkeypatch.setattr("art_core.cli.runs.newest_row", newest)
+    monkeypatch.setattr("art_core.cli.runs.last_row", newest)
     printed = art_command("runs").splitlines()
     assert printed[-1] == "demo/odd: a step of lead"
     assert printed[-2].split() == ["demo/odd", "-", "-", "-", "unreadable", "-"]

@@ -129,11 +129,3 @@ def test_a_row_without_totals_keeps_what_belongs_to_its_step():
     }
     row = attrs.evolve(ROW, metrics=own | totals)
     assert row.without_totals().metrics == own
-
-
-@pytest.mark.parametrize(
-    ("split", "key", "trained"),
-    [("train", "reward/mean", True), ("train", "costs/gpu", False), ("val", "reward/x", False)],
-)
-def test_a_row_is_trained_with_a_reward_or_a_loss_on_train(split, key, trained):
-    assert attrs.evolve(ROW, split=split, metrics={key: 1.0}).is_trained is trained

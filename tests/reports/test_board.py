@@ -19,10 +19,18 @@ def place(name, best=None, **metrics):
     project, _, model = name.rpartition("/")
     path = Path("/runs") / (project or "p") / "models" / model
     entries = {
-        key.replace("__", "/"): Entry("higher", value, value, best, None if best is None else 3)
+        key.replace("__", "/"): Entry(
+            better=None if best is None else "higher",
+            first=value,
+            last=value,
+            settled=best,
+            settled_step=None if best is None else 3,
+        )
         for key, value in metrics.items()
     }
-    return board.place(FoundRun(path), "finished", Summary(rows=2, step=5, metrics=entries))
+    return board.place(
+        FoundRun(path), "finished", Summary(rows=2, step=3, highest_step=5, metrics=entries)
+    )
 
 
 def names(places):
@@ -74,14 +82,14 @@ def test_a_column_is_found_under_its_former_name_and_its_parts():
 
 def test_wide_has_the_union_of_columns_at_full_precision_and_blanks():
     third = 1 / 3
-    places = [place("a", reward__mean=third), place("b", best=0.1, own__x=2.0)]
+    places = [place("a", reward__mean=third), place("b", best=2.5, own__x=2.0)]
     first, second = csv.DictReader(board.wide(places))
     assert list(first)[:8] == [
         "run", "project", "model", "status", "started", "ended", "path", "step",
     ]  # fmt: skip
     assert float(first["reward/mean"]) == third
     assert (first["own/x"], second["reward/mean"]) == ("", "")
-    assert (second["own/x"], second["own/x.best"], second["own/x.best_step"]) == ("2.0", "0.1", "3")
+    assert (second["own/x"], second["own/x.best"], second["own/x.best_step"]) == ("2.0", "2.5", "3")
     assert first["run"] == "p/a"
 
 

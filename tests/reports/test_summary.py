@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import attrs
 import orjson
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import art_core as art
 from art_core.metrics import summary as summaries
 from art_core.metrics import summary_reader
 from art_core.metrics.catalogue import builtin_taxonomy
@@ -18,9 +20,12 @@ from art_core.metrics.summary import (
     read_summaries,
     read_summary,
 )
+from art_core.metrics.summary_page import better_values
 from art_core.metrics.taxonomy import MetricSpec
+from art_core.metrics.timeline import Timeline
 
 TAXONOMY = builtin_taxonomy()
+WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 def read(log):
@@ -63,9 +68,9 @@ def test_only_what_is_new_is_read(log, monkeypatch):
     begun = []
     real = summary_reader.summarize_log
 
-    def spied(file, summary, taxonomy, **options):
+    def spied(file, summary, taxonomy):
         begun.append(summary.offset)
-        return real(file, summary, taxonomy, **options)
+        return real(file, summary, taxonomy)
 
     monkeypatch.setattr(summaries, "summarize_log", spied)
     read(log)
@@ -108,7 +113,7 @@ def test_blank_lines_are_nothing(log):
 def test_values_that_are_no_numbers_are_left_out(log):
     for value in ("null", "1.5", '"text"', "true", "[1]"):
         log.raw(b'{"step":1,"x/a":%b,"x/b":null,"x/c":"text"}\n' % value.encode())
-    assert entry(log, "x/a") == (1.5, 1.0, 1.5, 1)
+    assert entry(log, "x/a") == (1.0, 1.0, 1.0, 1)
     assert set(read(log).metrics) == {"x/a"}
 
 
@@ -142,7 +147,7 @@ def test_a_step_that_a_later_attempt_repeated_counts_as_the_later_had_it(log):
         log.add(step=step, reward__mean=reward)
     assert entry(log, "reward/mean") == (0.1, 0.8, 0.9, 2)
     log.add(step=2, attempt=2, reward__mean=0.2)
-    assert entry(log, "reward/mean") == (0.1, 0.2, 0.8, 3)
+    assert entry(log, "reward/mean") == (0.1, 0.2, 0.2, 2)
     log.add(step=3, attempt=2, reward__mean=0.3)
     assert entry(log, "reward/mean") == (0.1, 0.3, 0.3, 3)
     log.add(step=4, attempt=2, reward__mean=0.4)
@@ -164,7 +169,7 @@ def test_a_repeated_step_is_left_to_a_reader_who_has_the_time(log):
 def test_a_sum_over_the_run_has_no_best_in_repeated_steps_either(log):
     log.add(step=1, costs__cum__all=1.0)
     log.add(step=1, attempt=2, costs__cum__all=2.0)
-    assert entry(log, "costs/cum/all") == (1.0, 2.0, None, None)
+    assert entry(log, "costs/cum/all") == (2.0, 2.0, None, None)
 
 
 def test_steps_that_begin_to_repeat_ever_earlier_are_all_replaced(log):
@@ -174,9 +179,19 @@ def test_steps_that_begin_to_repeat_ever_earlier_are_all_replaced(log):
     assert entry(log, "reward/mean") == (1.01, 1 / 3 + 0.05, 1.01, 1)
 
 
+def test_blank_and_torn_lines_are_left_out_where_steps_repeat(log):
+    log.add(step=2, reward__mean=0.5)
+    log.raw(b"\n\r\n{torn\n")
+    log.add(step=1, attempt=2, reward__mean=0.25)
+    log.raw(b'{"schema":1')
+    assert entry(log, "reward/mean") == (0.25, 0.25, 0.25, 1)
+    assert (read(log).rows, read(log).skipped) == (2, 1)
+
+
 def test_text_in_a_repeated_step_is_left_out_too(log):
     log.add(step=1, reward__mean=0.5)
     log.raw(b'{"attempt":2,"step":1,"reward/mean":"high"}\n{"attempt":2,"step":1,"x/y":"z"}\n')
+    log.raw(b'{"attempt":2,"step":0,"reward/mean":"low"}\n')
     assert entry(log, "reward/mean") == (0.5, 0.5, 0.5, 1)
 
 
@@ -226,8 +241,8 @@ def test_a_log_that_is_shorter_or_another_one_is_read_anew(log):
     lines = log.path.read_bytes().splitlines(keepends=True)
     log.path.write_bytes(lines[0])
     assert entry(log, "reward/mean") == (0.5, 0.5, 0.5, 1)
-    log.path.write_bytes(lines[1] + lines[0])
-    assert entry(log, "reward/mean")[0] == 0.75
+    log.path.write_bytes(lines[1])
+    assert entry(log, "reward/mean") == (0.75, 0.75, 0.75, 2)
 
 
 def test_a_plugin_that_turns_a_direction_makes_the_page_anew(log):
@@ -271,12 +286,12 @@ def test_two_processes_say_what_one_says(log, monkeypatch):
     assert read_summaries(logs, TAXONOMY) == alone
 
 
+KEYS = ["reward/mean", "loss/train", "x/y", "costs/all", "time/step_wall_s", "costs/cum/all"]
 rows = st.tuples(
     st.sampled_from(["train", "val"]),
-    st.dictionaries(
-        st.sampled_from(["reward/mean", "loss/train", "x/y"]),
-        st.floats(allow_nan=False, allow_infinity=False),
-    ),
+    st.integers(-1, 2),
+    st.dictionaries(st.sampled_from(KEYS), st.integers(-9, 9)),
+    st.sampled_from([{}, {}, {"reward/mean": "nan"}, {"costs/all": "inf"}]),
 )
 
 
@@ -284,26 +299,45 @@ rows = st.tuples(
     attempts=st.lists(st.tuples(st.integers(0, 6), st.lists(rows, max_size=6)), max_size=4),
     cut=st.integers(0, 24),
 )
-def test_a_page_says_what_the_rows_say_wherever_it_was_cut(tmp_path_factory, attempts, cut):
+def test_a_page_says_what_the_current_line_has_wherever_it_was_cut(tmp_path_factory, attempts, cut):
     path = tmp_path_factory.mktemp("log") / "history.jsonl"
-    lines = [
-        orjson.dumps({"attempt": n, "step": start + i, "split": split, **metrics}) + b"\n"
-        for n, (start, written) in enumerate(attempts, 1)
-        for i, (split, metrics) in enumerate(written)
-    ]
+    lines = []
+    for attempt, (first, written) in enumerate(attempts, 1):
+        step = first
+        for split, forward, metrics, nonfinite in written:
+            step = max(0, step + forward)
+            row = art.MetricsRow(
+                seq=len(lines) + 1,
+                attempt=attempt,
+                step=step,
+                split=split,
+                recorded_at=WHEN,
+                metrics={key: float(value) for key, value in metrics.items()},
+                nonfinite={key: text for key, text in nonfinite.items() if key not in metrics},
+            )
+            lines.append(row.to_line())
     path.write_bytes(b"".join(lines[:cut]))
     read_summary(path, TAXONOMY)
     path.write_bytes(b"".join(lines))
     page = read_summary(path, TAXONOMY)
-    curves = {}
-    for line in lines:
-        record = orjson.loads(line)
-        for key in record.keys() & {"reward/mean", "loss/train", "x/y"}:
-            curves.setdefault(key, {})[record["step"]] = record[key]
-            assert page.metrics[key].first is not None
-    best = {k: (min if k == "loss/train" else max)(c.values()) for k, c in curves.items()}
-    assert {k: e.best for k, e in page.metrics.items()} == best
-    assert page.rows == len(lines)
+    line = Timeline.of_log(path, TAXONOMY)
+    curves = {key: curve for key, curve in line.curves().items() if curve}
+    assert {key: (e.first, e.best, e.best_step) for key, e in page.metrics.items()} == {
+        key: (curve[min(curve)], *best_of(key, curve)) for key, curve in curves.items()
+    }
+    for key, e in page.metrics.items():
+        newest = math.nan if line.nonfinite_at(key) is not None else curves[key][max(curves[key])]
+        assert e.last == newest or math.isnan(e.last) is math.isnan(newest) is True
+    assert (page.rows, page.highest_step) == (len(lines), line.furthest_step)
+
+
+def best_of(key, curve):
+    """Return the best value of a curve and its first step."""
+    better = better_values(key, TAXONOMY)
+    if better is None:
+        return None, None
+    step = min(curve, key=lambda at: (curve[at] if better == "lower" else -curve[at], at))
+    return curve[step], step
 
 
 def test_the_page_is_the_same_as_what_the_log_s_reader_finds(log):

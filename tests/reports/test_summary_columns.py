@@ -4,8 +4,6 @@ import io
 import math
 from datetime import UTC, datetime, timedelta
 
-import attrs
-import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -16,8 +14,8 @@ from art_core.metrics import summary_columns
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.summary import kept_summary, read_summary
 from art_core.metrics.summary_columns import scan_columns
+from art_core.metrics.summary_line import summary_of_line
 from art_core.metrics.summary_page import Summary
-from art_core.metrics.summary_reader import summarize_log
 from art_core.metrics.taxonomy import MetricSpec
 
 TAXONOMY = builtin_taxonomy()
@@ -66,26 +64,33 @@ def test_a_newest_value_that_was_not_finite_is_nan_and_the_best_stays(log):
     assert math.isnan(entry(log, "reward/mean", best=False)[1])
 
 
-def test_a_step_that_a_later_attempt_repeated_counts_as_the_later_attempt_had_it(log):
-    for attempt, step, reward in ((1, 1, 0.1), (1, 2, 0.9), (1, 3, 0.8), (2, 2, 0.2)):
-        log.add(step=step, attempt=attempt, reward__mean=reward)
-    assert entry(log, "reward/mean") == (0.1, 0.2, 0.8, 3)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(1, 1), (1, 2), (1, 3), (2, 2)],
+        [(1, 1), (1, 2), (2, 2)],
+        [(1, 1), (1, 3), (1, 2)],
+        [(1, 3), (2, 2), (3, 5)],
+    ],
+)
+def test_a_log_whose_rows_may_change_older_steps_is_left_to_the_full_reader(log, rows):
+    for attempt, step in rows:
+        log.add(step=step, attempt=attempt, reward__mean=step)
+    assert scanned(log) is None
 
 
-def test_steps_that_begin_to_repeat_ever_earlier_are_all_replaced(log):
-    for attempt, first in enumerate((1, 5, 2), 1):
-        for step in range(first, 6):
-            log.add(step=step, attempt=attempt, reward__mean=1.0 / attempt + step / 100)
-    assert entry(log, "reward/mean") == (1.01, 1 / 3 + 0.05, 1.01, 1)
-    log.add(step=1, attempt=4, reward__mean=0.25)
-    assert entry(log, "reward/mean") == (1.01, 0.25, 1 / 3 + 0.05, 5)
+def test_an_attempt_that_goes_on_is_scanned(log):
+    for attempt, step in ((1, 1), (1, 2), (2, 3)):
+        log.add(step=step, attempt=attempt, reward__mean=step)
+    assert entry(log, "reward/mean") == (1, 3, 3, 3)
 
 
-def test_the_last_step_alone_may_be_repeated(log):
-    log.add(step=1, reward__mean=0.5)
-    log.add(step=2, reward__mean=0.75)
-    log.add(step=2, attempt=2, reward__mean=0.25)
-    assert entry(log, "reward/mean") == (0.5, 0.25, 0.5, 1)
+def test_of_rows_of_a_step_the_newest_counts_or_the_sum(log):
+    for step, reward, seconds in ((1, 0.5, 40), (1, 0.25, 20), (2, 0.125, 50), (2, 0.375, 5)):
+        log.add(step=step, reward__mean=reward, time__step_wall_s=seconds)
+    assert entry(log, "reward/mean") == (0.25, 0.375, 0.375, 2)
+    assert entry(log, "time/step_wall_s") == (60, 55, 55, 2)
+    assert entry(log, "time/step_wall_s", best=False)[1] == 55
 
 
 def test_a_key_within_another_key_or_in_text_is_no_value(log):
@@ -128,7 +133,7 @@ HEAD = b'{"schema":1,"seq":2,"attempt":1,"step":2,"split":"train","recorded_at":
 def test_a_log_with_a_row_of_another_form_is_left_to_the_full_reader(log, line):
     log.add(reward__mean=0.5)
     log.raw(HEAD + b',"reward/mean":0.75}\n')
-    log.add(reward__mean=0.5)
+    log.add(step=3, reward__mean=0.5)
     assert entry(log, "reward/mean") == (0.5, 0.5, 0.75, 2)
     log.raw(line + b"\n")
     log.add(reward__mean=0.5)
@@ -256,19 +261,32 @@ def test_a_scan_finds_what_decoding_every_row_finds(attempts, asked, chunk, torn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary_columns, "_CHUNK", chunk)
         found = scan_columns(io.BytesIO(log), asked, turned)
-    full = summarize_log(io.BytesIO(log), Summary(), turned)
-    if not full.rows:
-        assert found is None
+    full = summary_of_line(io.BytesIO(log), turned)
+    if found is None:
+        first = {n: min(steps) for n, steps in steps_of(log).items()}
+        last = {n: max(steps) for n, steps in steps_of(log).items()}
+        assert not full.rows or any(first[n] <= last[m] for n in first for m in last if m < n)
         return
-    expected = full
-    expected.asked = asked
-    expected.metrics = {k: e for k, e in full.metrics.items() if k in asked}
-    for key in expected.metrics.keys() & {k for k, whole in asked.items() if not whole}:
-        e = expected.metrics[key]
-        e.first, e.best, e.best_step = math.nan, None, None
-    assert plain(found) == plain(expected)
+    expected = {key: e for key, e in full.metrics.items() if key in asked}
+    assert found.metrics.keys() == expected.keys()
+    for key, e in expected.items():
+        assert plain(found.metrics[key]) == plain(e, whole=asked[key])
+    assert (found.rows, found.offset, found.step) == (full.rows, full.offset, full.step)
+    assert (found.started, found.ended) == (full.started, full.ended)
 
 
-def plain(page):
-    """A page as bytes, in which NaN is equal to itself and -0.0 is not 0.0."""
-    return orjson.dumps(attrs.asdict(page), option=orjson.OPT_SORT_KEYS)
+def steps_of(log):
+    """Return the steps of each attempt."""
+    steps = {}
+    for line in log.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            row = art.MetricsRow.from_line(line)
+            steps.setdefault(row.attempt, []).append(row.step)
+    return steps
+
+
+def plain(entry, *, whole=True):
+    """An entry as text, in which NaN is equal to itself and -0.0 is not 0.0."""
+    hidden = (math.nan, entry.last, None, None)
+    shown = (entry.first, entry.last, entry.best, entry.best_step)
+    return repr(shown if whole else hidden)

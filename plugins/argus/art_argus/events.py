@@ -39,14 +39,17 @@ def started(job: Job, run: RunInfo, at: datetime) -> list[Event]:
     ]
 
 
-def point(job: Job, row: MetricsRow, is_count: Callable[[str], bool]) -> Event:
-    """Return a train row as a point of the job's curves, whose epoch is the step; any other row as
-    a log line with the row's values. Argus counts every point as an epoch that was trained.
+def point(
+    job: Job, row: MetricsRow, is_count: Callable[[str], bool], *, is_epoch: bool = True
+) -> Event:
+    """Return a train row as a point of the job's curves, whose epoch is the step; any other row,
+    and one that is no epoch, as a log line with its values. Argus counts every point as an epoch
+    that was trained.
     """
     data: Event = dict(numbers(row.metrics, is_count))
     data |= {"split": row.split, "attempt": row.attempt, "seq": row.seq}
     key = f"{row.seq}/{_stamp(row.recorded_at)}"
-    if row.split != "train":
+    if row.split != "train" or not is_epoch:
         return _event(job, "log_line", row.recorded_at, _line(row) | data, key)
     named = {name: data.pop(key) for key, name in _RENAMED.items() if key in data}
     if batch_time_ms := _batch_time_ms(finite(row.metrics)):

@@ -16,7 +16,7 @@ from art_argus.job import Job
 from art_argus.stop import flag_of
 from art_argus.summary import Summary
 from art_argus.watch import Watch
-from art_core import MetricsRow, Plugins, RunInfo
+from art_core import CurrentLine, MetricsRow, RunInfo
 
 log = logging.getLogger("art_core")
 
@@ -38,8 +38,7 @@ class ArgusSink:
         if self._opened is not None:
             self._opened.watch.close()
         job = Job.of(run, self.task)
-        is_count = Plugins.discover().taxonomy().is_count
-        summary = Summary.of_log(run.run_dir / "history.jsonl", is_count)
+        summary = Summary.of_log(run)
         aside = run.run_dir / "sinks" / "argus.refused.jsonl"
         self._send(started(job, run, summary.first_at or datetime.now(UTC)), aside)
         watch = Watch(
@@ -49,7 +48,7 @@ class ArgusSink:
             heartbeat_s=self.heartbeat_s,
             every_s=self.stop_poll_s,
         )
-        self._opened = _Opened(job=job, summary=summary, aside=aside, watch=watch)
+        self._opened = _Opened(run=run, job=job, summary=summary, aside=aside, watch=watch)
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
         """Send rows; rows that were sent before are left out."""
@@ -59,8 +58,7 @@ class ArgusSink:
         fresh = [row for row in rows if not 0 < row.seq <= opened.sent]
         for at in range(0, len(fresh), MOST_EVENTS):
             chunk = fresh[at : at + MOST_EVENTS]
-            events = [point(opened.job, row, opened.summary.is_count) for row in chunk]
-            self._send(events, opened.aside)
+            self._send([opened.event(row) for row in chunk], opened.aside)
             opened.sent = chunk[-1].seq
 
     def close(self, run: RunInfo) -> None:
@@ -80,11 +78,30 @@ class ArgusSink:
 
 @attrs.define(kw_only=True)
 class _Opened:
+    run: RunInfo
     job: Job
     summary: Summary
     aside: Path
     watch: Watch
     sent: int = 0
+    loss_at: int = -1
+    line: CurrentLine = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.line = CurrentLine(self.run)
+
+    def event(self, row: MetricsRow) -> Event:
+        """Return what is sent of a row: the values of its step as they are after it.
+
+        A further train row of a step is no other epoch, unless it brings the step's loss.
+        """
+        change = self.line.change(row)
+        brings_loss = "loss/train" in row.metrics and self.loss_at != row.step
+        if brings_loss:
+            self.loss_at = row.step
+        shown = attrs.evolve(row, metrics=dict(change.values.get(row.step, {})))
+        is_epoch = change.trains or brings_loss
+        return point(self.job, shown, self.run.taxonomy.is_count, is_epoch=is_epoch)
 
 
 def _set_aside(refused: Refused, aside: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import attrs
 
-from art_core import ArtError, MetricsRow
+from art_core import ArtError, Change, CurrentLine, MetricsRow, RunInfo
 
 Numbers = dict[str, int | float]
 BEST_OF = ("reward/mean", "val/reward")
@@ -22,72 +21,88 @@ _MEGABYTES = {
 
 @attrs.define
 class Summary:
-    """Collects rows. A row that was seen before, by its seq, changes nothing.
-
-    `is_count` returns True for the keys whose values are whole numbers.
+    """Collects rows, as the run's current line has them. A row that was seen before, by its seq,
+    changes nothing.
     """
 
-    is_count: Callable[[str], bool]
+    run: RunInfo
     seq: int = 0
     first_at: datetime | None = None
     last_at: datetime | None = None
-    last: dict[str, float] = attrs.field(factory=dict)
-    steps: set[int] = attrs.field(factory=set)
+    newest: dict[str, tuple[int, float]] = attrs.field(factory=dict)
     curves: dict[str, dict[int, float]] = attrs.field(
         factory=lambda: {key: {} for key in (*BEST_OF, "time/step_wall_s")}
     )
+    _line: CurrentLine = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._line = CurrentLine(self.run)
 
     @classmethod
-    def of_log(cls, history: Path, is_count: Callable[[str], bool]) -> Summary:
+    def of_log(cls, run: RunInfo) -> Summary:
         """Read a run's log; torn lines, and lines that are not rows, are left out."""
-        summary = cls(is_count)
+        summary, history = cls(run), run.run_dir / "history.jsonl"
         if history.is_file():
             with history.open("rb") as lines:
                 summary.add(row for row in map(_row, lines) if row is not None)
         return summary
 
     def add(self, rows: Iterable[MetricsRow]) -> None:
-        """Take rows into account; a later row of a step replaces the earlier one's values."""
+        """Take rows into account."""
         for row in rows:
             if 0 < row.seq <= self.seq:
                 continue
             self.seq = row.seq
             self.first_at = self.first_at or row.recorded_at
             self.last_at = row.recorded_at
-            if row.split == "train":
-                self.steps.add(row.step)
-            metrics = finite(row.metrics)
-            self.last |= metrics
-            for key, curve in self.curves.items():
-                if key in metrics:
-                    curve[row.step] = metrics[key]
+            self._take(self._line.change(row))
+
+    def _take(self, change: Change) -> None:
+        changed: Mapping[int, Mapping[str, float]] = change.values
+        if change.line is not None:
+            changed = change.line.values()
+            self.newest.clear()
+            for curve in self.curves.values():
+                curve.clear()
+        for step, values in changed.items():
+            for key, value in finite(values).items():
+                if step >= self.newest.get(key, (step, value))[0]:
+                    self.newest[key] = step, value
+                if key in self.curves:
+                    self.curves[key][step] = value
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The value of each key at the furthest step that has one."""
+        return {key: value for key, (_, value) in self.newest.items()}
 
     @property
     def train_steps(self) -> int:
-        """Steps that were trained; evaluations are none."""
-        return len(self.steps)
+        """Steps of the current line that were trained; evaluations are none."""
+        return len(self._line.trained)
 
     def metrics(self, config: Mapping[str, Any]) -> Numbers:
         """Return `job_done.metrics`: the last value of every key, the best of the outcomes, and
         Argus's own names, in seconds and megabytes. All are finite; counts are ints.
         """
         last = self.last
-        named = numbers(last, self.is_count)
+        named = numbers(last, self.run.taxonomy.is_count)
         named |= {name: last[key] for name, key in _MEGABYTES.items() if key in last}
         for key in BEST_OF:
             if curve := self.curves[key]:
-                step = max(curve, key=lambda at: curve[at])
+                step = max(curve, key=lambda at: (curve[at], -at))
                 named |= {f"{key}_best": curve[step], f"{key}_best_step": step}
         return named | self._times() | _described(config)
 
     def _times(self) -> Numbers:
-        wall = self.last.get("time/wall_clock_sec", 0.0)
+        last = self.last
+        wall = last.get("time/wall_clock_sec", 0.0)
         walls = self.curves["time/step_wall_s"]
         named: Numbers = {"train_epochs": self.train_steps}
         if wall > 0:
             named["Total_Train_Time"] = wall
-            if "data/cum/num_trajectories" in self.last:
-                named["Samples_Per_Second"] = self.last["data/cum/num_trajectories"] / wall
+            if "data/cum/num_trajectories" in last:
+                named["Samples_Per_Second"] = last["data/cum/num_trajectories"] / wall
         if walls:
             named["Avg_Epoch_Time"] = math.fsum(walls.values()) / len(walls)
         return named

@@ -1,9 +1,11 @@
 import math
 from datetime import UTC, datetime
+from pathlib import Path
 
 import attrs
 import pytest
 
+import art_core as art
 from art_argus.events import ended, heartbeat, point, started
 from art_argus.job import Job, origin, safe_id
 from art_argus.summary import Summary
@@ -13,8 +15,14 @@ IS_COUNT = builtin_taxonomy().is_count
 AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 
+def summary_of(*rows):
+    summary = Summary(art.RunInfo(project="demo", name="agent", run_dir=Path("missing")))
+    summary.add(rows)
+    return summary
+
+
 def metrics_of(rows, config=None):
-    summary = Summary(IS_COUNT)
+    summary = summary_of()
     summary.add(rows)
     return summary.metrics(config or {})
 
@@ -182,8 +190,21 @@ def test_a_row_seen_twice_counts_once_and_a_repeated_step_replaces(make_row):
     assert (result["reward/mean"], result["reward/mean_best"]) == (0.1, 0.1)
 
 
+def test_results_are_those_of_the_current_line(run, make_row, tmp_path):
+    rows = [make_row(n, {"reward/mean": n / 8, "time/step_wall_s": 10.0}) for n in (1, 2, 3, 4)]
+    again = {"reward/mean": 0.125, "time/step_wall_s": 4.0}
+    rows.append(attrs.evolve(make_row(5, again, step=2), attempt=2))
+    rows.append(attrs.evolve(make_row(6, {"time/step_wall_s": 2.0}, step=2), attempt=2))
+    run = attrs.evolve(run, run_dir=tmp_path)
+    (tmp_path / "history.jsonl").write_bytes(b"".join(row.to_line() for row in rows))
+    found = Summary.of_log(run).metrics({})
+    assert (found["train_epochs"], found["Avg_Epoch_Time"]) == (2, 8.0)
+    assert (found["reward/mean_best"], found["reward/mean_best_step"]) == (0.125, 1)
+    assert found["reward/mean"] == 0.125
+
+
 def test_a_finished_run_is_done_and_a_failed_one_keeps_its_last_metrics(run, make_row):
-    job, summary = Job.of(run), Summary(IS_COUNT)
+    job, summary = Job.of(run), summary_of()
     summary.add([make_row(3, {"reward/mean": 0.5, "time/wall_clock_sec": 12.0})])
     done, batch_done = ended(job, attrs.evolve(run, status="finished"), summary, AT)
     assert (done["event_type"], done["data"]["status"]) == ("job_done", "DONE")

@@ -58,7 +58,7 @@ def test_events_agree_with_those_of_argus_own_client(
     monkeypatch.delenv("LOGNAME", raising=False)
     monkeypatch.delenv("ARGUS_DISABLE", raising=False)
     run = attrs.evolve(run, status=status)
-    job, summary = Job.of(run), Summary(IS_COUNT)
+    job, summary = Job.of(run), Summary(run)
     rows = [make_row(seq, metrics) for seq, metrics in enumerate(ROWS, start=1)]
     summary.add(rows)
     sent_by_the_real_client(argus, token, job, summary, run, tmp_path / "spill.jsonl")

@@ -184,11 +184,11 @@ def test_a_refused_row_is_said_and_set_aside_while_the_others_arrive(
 ):
     sink = make_sink()
     sink.open(run)
-    sink.write([make_row(1, {}), make_row(2, {}, step="two"), make_row(3, {})])
+    sink.write([make_row(1, {}), make_row(2, {}, step=2.5), make_row(3, {})])
     assert [e["data"]["epoch"] for e in argus.of_type("job_epoch")] == [1, 3]
     (line,) = (run.run_dir / "sinks" / "argus.refused.jsonl").read_text().splitlines()
     refused = json.loads(line)
-    assert refused["event"]["data"]["epoch"] == "two"
+    assert refused["event"]["data"]["epoch"] == 2.5
     assert "valid integer" in refused["reason"]
     assert "Argus refused a job_epoch" in caplog.text
 
@@ -269,3 +269,32 @@ def test_a_sink_that_is_opened_again_keeps_one_watch(make_sink, run):
     sink.open(run)
     assert not first._thread.is_alive()
     assert sink._opened.watch._thread.is_alive()
+
+
+class Games:
+    """A plugin with a count of its own."""
+
+    @art.hookimpl
+    def art_metrics(self):
+        return [art.MetricSpec(key="chess/games", unit="game", help="games played", combine="sum")]
+
+
+async def test_counts_of_the_model_s_own_plugins_are_whole_numbers_and_add_up(
+    argus, token, tmp_path
+):
+    plugins = art.Plugins.discover()
+    plugins.register(Games(), "games")
+    sink = argus_sink(argus.url, token)
+    given = {"name": "a", "project": "p", "base_path": tmp_path, "sinks": [sink]}
+    async with art.Model(**given, plugins=plugins) as model:
+        await model.log(metrics={"reward/mean": 0.5, "chess/games": 2}, split="train", step=1)
+        await model.log(metrics={"chess/games": 3}, split="train", step=1)
+        await model.log(metrics={"loss/train": 0.5}, split="train", step=1)
+    first, second = argus.of_type("job_epoch")
+    assert (first["data"]["chess/games"], second["data"]["train_loss"]) == (2, 0.5)
+    (line,) = [e["data"] for e in argus.of_type("log_line") if "step" in e["data"]]
+    assert (line["step"], line["chess/games"]) == (1, 5)
+    (done,) = argus.of_type("job_done")
+    games = done["data"]["metrics"]["chess/games"]
+    assert (games, type(games)) == (5, int)
+    assert done["data"]["metrics"]["train_epochs"] == 1

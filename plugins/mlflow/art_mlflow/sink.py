@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from art_core import MetricsRow, RunInfo, SinkError
+from art_core import Change, CurrentLine, MetricsRow, RunInfo, SinkError
 from art_core.files import read_json, replace_json
-from art_mlflow.attempts import current, logged_before
 from art_mlflow.keys import LONGEST, to_mlflow
 
 _BATCH, _PARAMS = 1_000, 100
@@ -24,20 +24,23 @@ _ENDS = {"finished": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
 
 @attrs.define(eq=False)
 class MlflowSink:
-    """Logs each metric at the row's step and time, in batches of 1,000, MLflow's most."""
+    """Logs the run's current line (`CurrentLine`): each metric at its step and the row's time, in
+    batches of 1,000, MLflow's most.
+    """
 
     tracking_uri: str | None = None
     experiment: str | None = None
     _client: MlflowClient | None = None
     _run: RunInfo | None = None
     _kept: dict[str, Any] = attrs.field(factory=dict)
-    _furthest: MetricsRow | None = None
+    _line: CurrentLine | None = None
 
     def open(self, run: RunInfo) -> None:
         """Go on with the MLflow run that `sinks/<name>.json` names, or make one."""
         beside = f"sqlite:///{run.run_dir.parents[2].resolve() / 'mlflow.db'}"
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
         self._client, self._run = MlflowClient(uri), run
+        self._line = CurrentLine(run)
         self._kept = read_json(self._file)
         if not self._kept.get("run_id"):
             self._make(attempt=1)
@@ -54,13 +57,17 @@ class MlflowSink:
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
         """Log rows and wait until MLflow has them."""
-        waiting: list[MetricsRow] = []
+        assert self._line is not None
+        waiting: list[Metric] = []
         for row in rows:
-            if row.is_trained and row.attempt > self._kept.get("attempt", 1):
+            if 0 < row.attempt < self._kept.get("attempt", 1):
+                continue  # it comes again: the newest attempt's run has what counts of it
+            change = self._line.change(row)
+            if change.begins_at is not None and row.attempt > self._kept.get("attempt", 1):
                 self._log(waiting)
                 waiting = []
-                self._resume(row)
-            waiting.append(row)
+                self._resume(row, change)
+            waiting.extend(changed(row, change))
         self._log(waiting)
 
     def close(self, run: RunInfo) -> None:
@@ -75,22 +82,20 @@ class MlflowSink:
         assert self._run is not None
         return self._run.run_dir / "sinks" / f"{self._run.sink or 'mlflow'}.json"
 
-    def _resume(self, row: MetricsRow) -> None:
+    def _resume(self, row: MetricsRow, change: Change) -> None:
         """Go on with an attempt whose first trained row this is: in another MLflow run, which gets
-        the rows that still count, if the attempt repeats steps.
+        the values that still count, if the attempt repeats steps.
         """
-        assert self._run is not None and self._client is not None
-        before = logged_before(self._run.run_dir / "history.jsonl", row.seq)
-        counting = [other for other in current([*before, row]) if other.seq < row.seq]
+        assert self._client is not None
         old = self._kept["run_id"]
-        if len(counting) == len(before):
+        if change.line is None:
             self._keep({**self._kept, "attempt": row.attempt})
             self._client.set_tag(old, "art.attempt", str(row.attempt))
             return
         self._make(attempt=row.attempt, replaces=old)
         self._describe()
-        self._furthest = None
-        self._log(counting)
+        times = change.line.times()
+        self._log([m for s, v in change.line.values().items() for m in points(s, v, times[s])])
         # Kept at last: an attempt that failed before is tried again, in a run of its own.
         self._keep(self._kept)
         self._client.set_tag(old, "art.replaced_by", self._kept["run_id"])
@@ -124,18 +129,11 @@ class MlflowSink:
         self._kept = kept
         replace_json(self._file, kept)
 
-    def _log(self, rows: Sequence[MetricsRow]) -> None:
+    def _log(self, metrics: Sequence[Metric]) -> None:
         assert self._client is not None
-        metrics = [metric for row in rows for metric in points(self._shown(row))]
         for start in range(0, len(metrics), _BATCH):
             batch = metrics[start : start + _BATCH]
             self._client.log_batch(self._kept["run_id"], metrics=batch)
-
-    def _shown(self, row: MetricsRow) -> MetricsRow:
-        if row.is_behind(self._furthest):
-            return row.without_totals()
-        self._furthest = row
-        return row
 
 
 def params_of(run: RunInfo) -> list[Param]:
@@ -147,9 +145,16 @@ def params_of(run: RunInfo) -> list[Param]:
     return [Param(name, value) for name, value in named.items()]
 
 
-def points(row: MetricsRow) -> Iterator[Metric]:
-    """Yield a row's metrics; a key too long for MLflow, over 250 characters, is left out."""
-    time = int(row.recorded_at.timestamp() * 1_000)
-    for key, value in row.metrics.items():
+def changed(row: MetricsRow, change: Change) -> Iterator[Metric]:
+    """Yield what a row changed."""
+    times = change.line.times() if change.line else {}
+    for step, values in change.values.items():
+        yield from points(step, values, times.get(step, row.recorded_at))
+
+
+def points(step: int, values: Mapping[str, float], at: datetime) -> Iterator[Metric]:
+    """Yield the metrics of a step; a key too long for MLflow, over 250 characters, is left out."""
+    time = int(at.timestamp() * 1_000)
+    for key, value in values.items():
         if len(named := to_mlflow(key)) <= LONGEST:
-            yield Metric(named, value, time, row.step)
+            yield Metric(named, value, time, step)

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 
 import attrs
+import current_line
 import pytest
 
 pytest.importorskip("mlflow", reason="needs mlflow-skinny: make trackers")
@@ -16,7 +17,6 @@ import art_core as art
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, ended, row, run_in
 from art_mlflow import mlflow_sink
-from art_mlflow.attempts import logged_before
 from art_mlflow.keys import from_mlflow, to_mlflow
 
 # MLflow's own mapping uses what SQLAlchemy 2.1 advises against.
@@ -233,6 +233,21 @@ def test_a_resumed_run_that_repeats_steps_has_one_line_in_a_run_of_its_own(tmp_p
     assert [value for _, value in line(uri, run)] == [0.125, 0.25, 0.5, 0.5]
 
 
+def test_it_shows_the_current_line(tmp_path, uri):
+    run, rows = run_in(tmp_path), current_line.rows()
+    for part in (rows[:7], rows[7:]):
+        logged(run, *part)
+    curves = defaultdict(dict)
+    for (_, step), values in sorted(points(MlflowClient(uri), mlflow_run(run)).items()):
+        for key, value in values.items():
+            curves[key][step] = value
+    assert curves == current_line.CURVES
+    sink = mlflow_sink().create()  # the cursor was lost: all rows come again
+    sink.open(run)
+    sink.write(rows)
+    assert dict(line(uri, run)) == current_line.CURVES["reward/mean"]
+
+
 def test_a_resumed_run_that_repeats_nothing_goes_on_in_its_run(tmp_path, uri):
     run = run_in(tmp_path)
     logged(run, *(row(n, reward__mean=n / 8) for n in range(1, 4)))
@@ -261,13 +276,6 @@ def test_a_resume_that_failed_is_tried_again(tmp_path, uri, monkeypatch):
     sink.write([again])
     assert mlflow_run(run) != first
     assert line(uri, run) == [(1, 0.125), (2, 0.5)]
-
-
-def test_lines_of_the_log_that_are_no_rows_are_left_out(tmp_path):
-    history = tmp_path / "history.jsonl"
-    assert logged_before(history, 9) == []
-    history.write_bytes(row(1, reward__mean=0.5).to_line() + b"{torn")
-    assert [r.seq for r in logged_before(history, 9)] == [1]
 
 
 def test_two_sinks_of_a_run_have_an_mlflow_run_each(tmp_path, uri):

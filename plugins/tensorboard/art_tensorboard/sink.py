@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,27 +11,27 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from art_core import MetricsRow, RunInfo
+from art_core import CurrentLine, MetricsRow, RunInfo
 
 
 @attrs.define(eq=False)
 class TensorboardSink:
     """Writes each metric as a scalar at the row's step and time; TensorBoard keeps 32-bit floats.
 
-    A row that comes again has the same step and wall time, and so lies on its first point. The
-    first trained row of a resumed attempt replaces what earlier attempts wrote from its step on.
+    A row that comes again has the same step and wall time, and so lies on its first point. What is
+    shown is the run's current line (`CurrentLine`): the first trained row of a resumed attempt
+    replaces what earlier attempts wrote from its step on, and sums over the rows of a step grow.
     """
 
     logdir: str | Path | None = None
     _run: RunInfo | None = None
     _writer: EventFileWriter | None = None
     _last_seq: int = 0
-    _furthest: MetricsRow | None = None
-    _resumed: int = 1
+    _line: CurrentLine | None = None
 
     def open(self, run: RunInfo) -> None:
         """Begin an event file; each attempt has its own, in the same directory."""
-        self._run = run
+        self._run, self._line = run, CurrentLine(run)
         self._writer = self._begin()
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
@@ -58,12 +58,12 @@ class TensorboardSink:
             self._writer = None
 
     def _add(self, writer: EventFileWriter, row: MetricsRow) -> None:
-        if row.is_trained and row.attempt > self._resumed:
-            self._resumed = row.attempt
+        assert self._line is not None
+        change = self._line.change(row)
+        if change.begins_at is not None and (change.line is not None or row.attempt > 1):
             writer.add_event(restart(row))
-        behind = row.is_behind(self._furthest)
-        self._furthest = self._furthest if behind else row
-        writer.add_event(event(row.without_totals() if behind else row))
+        for step, values in change.values.items():
+            writer.add_event(event(row, step, values))
 
     def _begin(self) -> EventFileWriter:
         assert self._run is not None
@@ -78,9 +78,7 @@ def restart(row: MetricsRow) -> Event:
     return Event(wall_time=row.recorded_at.timestamp(), step=row.step, session_log=started)
 
 
-def event(row: MetricsRow) -> Event:
-    """Return a row as one event."""
-    values = [Summary.Value(tag=key, simple_value=value) for key, value in row.metrics.items()]
-    return Event(
-        wall_time=row.recorded_at.timestamp(), step=row.step, summary=Summary(value=values)
-    )
+def event(row: MetricsRow, step: int, values: Mapping[str, float]) -> Event:
+    """Return the values of a step after a row as one event."""
+    scalars = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
+    return Event(wall_time=row.recorded_at.timestamp(), step=step, summary=Summary(value=scalars))

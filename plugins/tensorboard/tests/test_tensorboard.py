@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import attrs
+import current_line
 import pytest
 
 pytest.importorskip("tensorboard", reason="needs tensorboard: make trackers")
@@ -102,6 +103,14 @@ def resumed(seq, **more):
     return attrs.evolve(row(seq, **more), attempt=2)
 
 
+def log_rows(run, rows):
+    """Add rows to the run's log that are not there yet."""
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    file = run.run_dir / "history.jsonl"
+    before = file.read_bytes() if file.exists() else b""
+    file.write_bytes(before + b"".join(r.to_line() for r in rows if r.to_line() not in before))
+
+
 def test_a_resumed_run_has_one_line(tmp_path):
     run = run_in(tmp_path)
     rows = [row(n, reward__mean=n / 8) for n in range(1, 6)]
@@ -114,6 +123,7 @@ def test_a_resumed_run_has_one_line(tmp_path):
         [costs, *rows[5:7]],
         rows[6:],
     ):  # by three processes, one of which repeats a row
+        log_rows(run, part)
         sink = tensorboard_sink().create()
         sink.open(run)
         sink.write(part)
@@ -124,7 +134,22 @@ def test_a_resumed_run_has_one_line(tmp_path):
     assert [step for (_, step), row in found if "val/reward" in row] == [2]
 
 
-def test_a_late_evaluation_carries_no_totals(tmp_path):
+def test_it_shows_the_current_line(tmp_path):
+    run, rows = run_in(tmp_path), current_line.rows()
+    log_rows(run, rows)
+    for part in (rows[:7], rows[7:]):
+        sink = tensorboard_sink().create()
+        sink.open(run)
+        sink.write(part)
+        sink.close(run)
+    curves = defaultdict(dict)
+    for (_, step), values in sorted(points(run.run_dir / "tensorboard").items()):
+        for key, value in values.items():
+            curves[key][step] = pytest.approx(value)
+    assert curves == current_line.CURVES
+
+
+def test_the_totals_of_a_late_evaluation_stand_at_the_furthest_step(tmp_path):
     run = run_in(tmp_path)
     sink = tensorboard_sink().create()
     sink.open(run)
@@ -132,6 +157,9 @@ def test_a_late_evaluation_carries_no_totals(tmp_path):
     sink.write([row(1, step=5, metrics={"reward/mean": 0.5, **totals})])
     sink.write([row(2, step=3, split="val", metrics={"val/reward": 0.25, **totals})])
     sink.close(run)
-    by_step = {step: values for (_, step), values in points(run.run_dir / "tensorboard").items()}
-    assert by_step[3] == {"val/reward": 0.25}
-    assert by_step[5].keys() == {"reward/mean", *totals}
+    found = sorted(points(run.run_dir / "tensorboard").items())
+    assert [(step, set(values)) for (_, step), values in found] == [
+        (5, {"reward/mean", *totals}),
+        (3, {"val/reward"}),
+        (5, set(totals)),
+    ]
