@@ -15,7 +15,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers client vllm faults contract lint types check docs bench wheels lock oldest newest clean
+.PHONY: help quickstart test trackers client vllm faults contract lint types check docs models bench wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ check: .venv/dev.stamp ## lint and types
 
 docs: .venv/dev.stamp ## write the metric table and build the site, strictly
 	$(BIN)/nox -s docs
+
+models: .venv/dev.stamp ## what the local backend does with tiny models of many architectures, written into docs/models.md
+	$(BIN)/nox -s models
 
 bench: .venv/dev.stamp ## run the benchmarks behind the claims about speed
 	$(BIN)/nox -s bench

@@ -283,6 +283,12 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def models(session: nox.Session) -> None:
+    """Serve, train, export and resume tiny models of many architectures; write docs/models.md."""
+    _run(session, "python", "docs/models.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run each benchmark; a claim that does not hold fails."""
     for benchmark in sorted(ROOT.glob("benchmarks/*.py")):

@@ -61,8 +61,6 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
 
     Raises ConfigError for a model that transformers cannot load or whose files lack parameters.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
     config = load_config(directory)
     architecture = architecture_of(config)
     with (
@@ -70,9 +68,7 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
         quiet_transformers(),
         torch.random.fork_rng(devices=[]),
     ):
-        text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001
-        auto = AutoModelForCausalLM if text else AutoModelForImageTextToText
-        model, info = auto.from_pretrained(
+        model, info = auto_class(config).from_pretrained(
             directory,
             dtype=dtype,
             use_safetensors=True,
@@ -86,6 +82,14 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
             REMEDY,
         )
     return model.to(placement.device)
+
+
+def auto_class(config: Any) -> Any:
+    """Return the class of transformers that makes a config's language model."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001
+    return AutoModelForCausalLM if text else AutoModelForImageTextToText
 
 
 def load_config(directory: Path) -> Any:

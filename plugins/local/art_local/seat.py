@@ -15,7 +15,7 @@ import torch  # noqa: TID253
 
 from art_core import Endpoint
 from art_core.endpoint.host import EndpointHost
-from art_core.errors import ConfigError, EngineError
+from art_core.errors import EngineError
 from art_local.chat_template import load_tokenizer, template_for
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
@@ -29,7 +29,7 @@ from art_local.recipe import Recipe
 from art_local.resident import Resident, sharing_parameters
 from art_local.served import ServedNames
 from art_local.serving import EngineChoice, wait_ready
-from art_local.supported import REMEDY, refused_unless_possible
+from art_local.supported import cannot_serve, refused_unless_possible
 from art_local.training.policy import Policy
 from art_local.vllm.engine import VllmEngine
 
@@ -176,9 +176,7 @@ def _check_agreement(
     except EngineError as error:
         if not embedded:
             raise
-        raise ConfigError(
-            f"the embedded engine cannot serve {architecture}: {error.args[0]}", REMEDY
-        ) from error
+        raise cannot_serve(architecture, error) from error
 
 
 def _embedded(base: Any, options: SeatOptions, turns: DeviceTurns) -> TransformersEngine:

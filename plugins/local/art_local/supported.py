@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from art_core.errors import ArtError, ConfigError
+from art_core.errors import ArtError, ConfigError, EngineError
 from art_local.training.memory import is_out_of_memory
 
 REMEDY = "Choose a plain decoder as base model (Llama, Qwen, Mistral, Gemma, SmolLM, ...)."
@@ -29,6 +29,11 @@ def refused_unless_possible(architecture: str, what: str) -> Iterator[None]:
         raise ConfigError(
             f"{architecture} cannot be {what} here: {type(error).__name__}: {reason}", REMEDY
         ) from error
+
+
+def cannot_serve(architecture: str, error: EngineError) -> ConfigError:
+    """Return the refusal of an architecture with which the embedded engine fails."""
+    return ConfigError(f"the embedded engine cannot serve {architecture}: {error.args[0]}", REMEDY)
 
 
 def architecture_of(config: Any) -> str:

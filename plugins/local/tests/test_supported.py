@@ -86,6 +86,12 @@ async def test_weights_of_other_shapes_are_a_refusal(base):
     assert "Qwen3ForCausalLM cannot be loaded" in await refusal(base)
 
 
+async def test_a_model_that_sees_later_tokens_is_no_language_model(base):
+    config = transformers.Gemma3TextConfig(**SIZES, use_bidirectional_attention=True)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(base)
+    assert "Gemma3ForCausalLM is no causal language model" in await refusal(base)
+
+
 def test_vllm_and_trainer_have_equal_rotary_positions_or_the_model_is_refused(base):
     longrope = {
         "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64,

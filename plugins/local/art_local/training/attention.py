@@ -46,6 +46,8 @@ def packed_options(model: Any, layout: Layout) -> dict[str, Any]:
     """
     used = model.config._attn_implementation  # noqa: SLF001
     if used != NAME:
+        if used == "sdpa":
+            raise UnpackableError("its code has no attention that could be replaced")
         raise UnpackableError(f"its attention implementation is {used!r}, not 'sdpa'")
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     if odd := sorted(kinds - {"full_attention"}):

@@ -181,7 +181,7 @@ class Policy:
         """Set the trained parameters; BackendError when names or shapes are not this policy's, or
         values are not finite.
         """
-        mine, frozen = self.trained(), self._frozen()
+        mine, frozen = self.trained(), self._untrained()
         tensors = {n: t for n, t in tensors.items() if n not in frozen}
         odd = sorted(set(mine) ^ set(tensors))
         odd = odd or [n for n, p in mine.items() if p.shape != tensors[n].shape]
@@ -225,7 +225,7 @@ class Policy:
 
         tensors = {n: p.detach().cpu().contiguous() for n, p in self._trained()}
         if not self.is_lora:
-            tensors |= {n: p.detach().cpu().contiguous() for n, p in self._frozen().items()}
+            tensors |= {n: p.detach().cpu().contiguous() for n, p in self._untrained().items()}
             self.base.config.save_pretrained(directory)
             save_file(tensors, directory / WHOLE, metadata={"format": "pt"})
             return
@@ -240,11 +240,16 @@ class Policy:
         """The name of the file that `save` writes the trained parameters to."""
         return LORA if self.is_lora else WHOLE
 
-    def _frozen(self) -> dict[str, nn.Parameter]:
-        """Return the parameters of a wholly trained model that stay: those of its vision tower."""
+    def _untrained(self) -> dict[str, Tensor]:
+        """Return what a wholly trained model has beside trained parameters: those of its vision
+        tower, and buffers.
+        """
         if self.is_lora:
             return {}
-        return {n: p for n, p in self.base.named_parameters() if not p.requires_grad}
+        frozen = {n: p for n, p in self.base.named_parameters() if not p.requires_grad}
+        tied = dict(self.base.named_parameters(remove_duplicate=False))
+        buffers = {n: b for n, b in self.base.state_dict().items() if n not in tied}
+        return {**frozen, **buffers}
 
     def _body(self) -> Any:
         if self._text is not None:
@@ -285,6 +290,15 @@ class Policy:
                 f"the output head of {type(self.base).__name__} is more than a linear "
                 "layer with bias, scale "
                 f"and softcap: its log-probs differ by {float((ours - theirs).abs().max()):.3g}",
+                "Train another model.",
+            )
+        ids[0, -1] = (ids[0, -1] + 1) % vocabulary
+        with self._autocast():
+            changed = self.base(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        if not torch.allclose(changed, logits, atol=tolerance, rtol=tolerance):
+            raise ConfigError(
+                f"{type(self.base).__name__} is no causal language model: the log-probs of a token "
+                "depend on tokens after it",
                 "Train another model.",
             )
 

@@ -75,7 +75,8 @@ def _linear_layers(model: Any) -> Iterator[str]:
     head, text = model.get_output_embeddings(), text_part(model)
     for name, module in model.named_modules():
         inside = text is None or name.startswith(f"{text}.")
-        if inside and isinstance(module, nn.Linear | Conv1D) and module is not head:
+        # a router may be a linear layer that returns more than a product
+        if inside and type(module) in (nn.Linear, Conv1D) and module is not head:
             yield name
 
 

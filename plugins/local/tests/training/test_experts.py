@@ -33,6 +33,7 @@ CONFIGS = {
     "Mixtral": LOCAL,
     "GptOss": LOCAL | {"head_dim": 8, "layer_types": ["full_attention"] * 2},
     "GraniteMoe": LOCAL,
+    "Phimoe": LOCAL | {"router_jitter_noise": 0.0, "input_jitter_noise": 0.0},
 }
 IDS = torch.arange(1, 41).reshape(2, 20)
 families = pytest.mark.parametrize("family", CONFIGS)
