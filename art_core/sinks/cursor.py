@@ -1,32 +1,38 @@
-"""How far a sink has come in the log: an offset and a seq, replaced whole after each acknowledged
-batch.
+"""How far a sink has come in the log: an offset, a seq and a mark, replaced whole after each
+acknowledged batch.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import math
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 import orjson
 
-from art_core.errors import SinkError
+from art_core.errors import HistoryError, SinkError
 from art_core.files import replace_json
 from art_core.forks import close_in_children
 from art_core.metrics.history import read_rows
 from art_core.metrics.row import MetricsRow
 
 BATCH = 500
+MARKED_BYTES = 4096
 
 
 @attrs.frozen
 class Cursor:
-    """A place in the log: the byte offset after the last delivered row, and that row's seq."""
+    """A place in the log: the byte offset after the last delivered row, and that row's seq. `mark`
+    is a digest of the bytes before the offset; "" in files of earlier releases.
+    """
 
     offset: int = 0
     seq: int = 0
+    mark: str = attrs.field(default="", eq=False)
 
 
 def load_cursor(path: Path) -> Cursor:
@@ -35,14 +41,64 @@ def load_cursor(path: Path) -> Cursor:
     """
     try:
         stored = orjson.loads(path.read_bytes())
-        return Cursor(offset=max(0, int(stored["offset"])), seq=int(stored["seq"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        offset, seq = max(0, int(stored["offset"])), int(stored["seq"])
+        return Cursor(offset=offset, seq=seq, mark=str(stored.get("mark", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Cursor()
 
 
 def save_cursor(path: Path, cursor: Cursor) -> None:
     """Replace a cursor's file whole."""
-    replace_json(path, {"offset": cursor.offset, "seq": cursor.seq}, sync=False)
+    replace_json(path, attrs.asdict(cursor), sync=False)
+
+
+def cursor_at(history: Path, offset: int, seq: int) -> Cursor:
+    """Return the cursor of an offset, after the row `seq`."""
+    with history.open("rb") as file:
+        return Cursor(offset=offset, seq=seq, mark=_mark(file, offset))
+
+
+def fitting(history: Path, cursor: Cursor) -> Cursor:
+    """Return a cursor if it is of this log, else the beginning: the log was restored from a backup,
+    begun anew, or lost its end with the machine.
+    """
+    with history.open("rb") as file:
+        return cursor if _fits(file, cursor) else Cursor()
+
+
+def _fits(file: BinaryIO, cursor: Cursor) -> bool:
+    if cursor.offset == 0:
+        return True
+    if cursor.offset > os.fstat(file.fileno()).st_size:
+        return False
+    if cursor.mark:
+        return _mark(file, cursor.offset) == cursor.mark
+    return _seq_before(file, cursor.offset) == cursor.seq
+
+
+def _mark(file: BinaryIO, offset: int) -> str:
+    """Return a digest of the last bytes before an offset: rows hold the time and their seq."""
+    file.seek(max(0, offset - MARKED_BYTES))
+    return hashlib.blake2b(file.read(min(offset, MARKED_BYTES)), digest_size=16).hexdigest()
+
+
+def _seq_before(file: BinaryIO, offset: int) -> int | None:
+    """Return the seq of the row that ends at an offset; None where no row does."""
+    size = MARKED_BYTES
+    while True:
+        start = max(0, offset - size)
+        file.seek(start)
+        before = file.read(offset - start)
+        if not before.endswith(b"\n"):
+            return None
+        _, newline, line = before[:-1].rpartition(b"\n")
+        if newline or start == 0:
+            break
+        size *= 2
+    try:
+        return MetricsRow.from_line(line).seq
+    except HistoryError:
+        return None
 
 
 def lock_cursor(path: Path) -> int:
@@ -74,19 +130,19 @@ def rows_after(
 ) -> tuple[list[MetricsRow], Cursor]:
     """Return the next rows, 500 at most, and the cursor after them; none from offset `until` on.
 
-    A log shorter than the cursor is another one, or lost its end with the machine: it is read anew.
+    A log that the cursor is not of is read from its beginning.
     """
-    if cursor.offset > history.stat().st_size:
-        cursor = Cursor()
+    cursor = fitting(history, cursor)
     rows: list[MetricsRow] = []
+    end = cursor.offset
     for row, offset in read_rows(history, cursor.offset):
         if offset > until:
             break
         rows.append(row)
-        cursor = Cursor(offset=offset, seq=row.seq)
+        end = offset
         if len(rows) == BATCH:
             break
-    return rows, cursor
+    return rows, cursor_at(history, end, rows[-1].seq) if rows else cursor
 
 
 def count_after(history: Path, cursor: Cursor) -> int:

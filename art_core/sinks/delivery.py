@@ -19,6 +19,8 @@ from art_core.forks import close_lock
 from art_core.sinks.cursor import (
     Cursor,
     count_after,
+    cursor_at,
+    fitting,
     load_cursor,
     lock_cursor,
     rows_after,
@@ -82,7 +84,7 @@ class Follower:
         self.run = self._opened_as = attrs.evolve(self.run, sink=self.spec.name)
         self.cursor = load_cursor(self.cursor_file)
         if not self.spec.backlog:
-            self.cursor = Cursor(offset=self.history.stat().st_size, seq=self.newest)
+            self.cursor = cursor_at(self.history, self.history.stat().st_size, self.newest)
         self._thread = threading.Thread(
             target=self._follow, name=f"art-sink-{self.spec.name}", daemon=True
         )
@@ -192,11 +194,11 @@ class Follower:
         return closing
 
     def _take_cursor(self) -> None:
-        self.cursor = load_cursor(self.cursor_file)
+        stored = load_cursor(self.cursor_file)
         self._lock = lock_cursor(self.cursor_file)
-        if self.cursor.offset > self.history.stat().st_size:
-            # Of a log that is gone: this one may outgrow it before the sink is there.
-            self.cursor = Cursor()
+        self.cursor = fitting(self.history, stored)
+        if self.cursor != stored:
+            # Of another log: the other readers of the file learn it, too.
             save_cursor(self.cursor_file, self.cursor)
 
     def _failed(self, error: BaseException) -> bool:

@@ -12,6 +12,8 @@ def test_a_cursor_is_read_back_as_it_was_saved(tmp_path):
     file = tmp_path / "sinks" / "x.cursor"
     save_cursor(file, Cursor(offset=120, seq=3))
     assert load_cursor(file) == Cursor(offset=120, seq=3)
+    save_cursor(file, Cursor(offset=120, seq=3, mark="abc"))
+    assert load_cursor(file).mark == "abc"
     assert [f.name for f in file.parent.iterdir()] == ["x.cursor"]
 
 
@@ -65,6 +67,33 @@ def test_a_log_that_is_shorter_than_the_cursor_is_read_anew(book):
     rows, after = rows_after(book.path, ahead)
     assert seqs(rows) == [1, 2]
     assert after == Cursor(offset=book.path.stat().st_size, seq=2)
+
+
+def test_a_cursor_of_another_log_is_read_anew_whatever_its_length(book):
+    """A log that was restored, or begun anew, has other rows before the offset."""
+    book.add(3, **{"loss/train": 2.0})
+    _, after = rows_after(book.path, Cursor())
+    other = book.path.read_bytes().replace(b"2.0", b"3.0")
+    book.path.write_bytes(other + other)
+    assert len(rows_after(book.path, after)[0]) == 6
+    book.path.write_bytes(b"x" + other + other)
+    assert len(rows_after(book.path, after)[0]) == 5
+
+
+@pytest.mark.parametrize("size", [1, cursors.MARKED_BYTES, 3 * cursors.MARKED_BYTES])
+def test_a_cursor_of_an_earlier_release_is_checked_by_its_seq(book, size):
+    book.add(1)
+    first = book.path.stat().st_size
+    book.add(1, **{"x" * size: 1.0})
+    second = book.path.stat().st_size
+    for offset, seq, left in (
+        (first, 1, [2]),
+        (second, 2, []),
+        (first, 2, [1, 2]),
+        (second, 7, [1, 2]),
+    ):
+        assert seqs(rows_after(book.path, Cursor(offset=offset, seq=seq))[0]) == left
+    assert seqs(rows_after(book.path, Cursor(offset=second - 1, seq=2))[0]) == [1, 2]
 
 
 def test_rows_that_the_art_reference_wrote_have_no_seq_and_come_too(book):
