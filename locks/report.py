@@ -16,6 +16,16 @@ from pathlib import Path
 
 LOCKS = Path(__file__).parent
 OWN = "in our own code or tests"
+RUNNERS = {
+    "coverage",
+    "hypothesis",
+    "pluggy",
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "sybil",
+}
+"""Packages that run the tests: their frames and names are in most failures."""
 
 
 def pinned() -> dict[str, set[str]]:
@@ -71,20 +81,21 @@ def failures(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 def culprit(text: str, modules: Mapping[str, str]) -> str:
     """Return the changed package that a failure's text names last: by a file of its own in the
-    traceback, else by its name in the message.
+    traceback, else by its name in the message, else a package that runs tests, by a file.
     """
     in_files = re.findall(r"site-packages[/\\](\w+)", text)
-    for module in reversed(in_files):
-        if module in modules:
-            return modules[module]
-    words = Counter(word for word in re.findall(r"\w+", text) if word in modules)
-    return modules[words.most_common(1)[0][0]] if words else OWN
+    tested = {module: name for module, name in modules.items() if name not in RUNNERS}
+    last = next((tested[module] for module in reversed(in_files) if module in tested), None)
+    words = Counter(word for word in re.findall(r"\w+", text) if word in tested)
+    if last is None and words:
+        last = tested[words.most_common(1)[0][0]]
+    return last or next((modules[m] for m in reversed(in_files) if m in modules), OWN)
 
 
 def main(arguments: list[str]) -> int:
     """Print the table of failing tests; return 1 if there are any."""
     versions = changed()
-    print(f"{len(versions)} packages differ from the lock:")
+    print(f"packages that differ from the lock: {len(versions)}")
     for name, both in sorted(versions.items()):
         print(f"  {name:28} {both}")
     modules = modules_of(versions)
@@ -95,7 +106,7 @@ def main(arguments: list[str]) -> int:
         print(f"\n{name} ({versions.get(name, 'no package')}): {len(tests)} failing")
         print("\n".join(f"  {test}" for test in tests))
     total = sum(map(len, groups.values()))
-    print(f"\n{total} failing tests in {len(groups)} groups")
+    print(f"\nfailing tests: {total}, in {len(groups)} groups")
     return 1 if total else 0
 
 

@@ -91,6 +91,14 @@ def test_a_failure_belongs_to_the_changed_package_whose_file_or_name_it_has():
     assert culprit("assert 1 == 2", modules) == REPORT["OWN"]
 
 
+def test_a_package_that_runs_tests_is_blamed_last():
+    modules = {"_pytest": "pytest", "pytest": "pytest", "peft": "peft"}
+    frame = "lib/site-packages/_pytest/main.py:3: TypeError"
+    assert REPORT["culprit"](frame, modules) == "pytest"
+    assert REPORT["culprit"](f"peft warns\n{frame}", modules) == "peft"
+    assert REPORT["culprit"]("in pytest-of-somebody/x: 1 == 2", modules) == REPORT["OWN"]
+
+
 def test_failures_are_read_from_the_test_runs(tmp_path):
     file = tmp_path / "run.xml"
     file.write_text(
