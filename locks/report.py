@@ -86,7 +86,8 @@ def culprit(text: str, modules: Mapping[str, str]) -> str:
     in_files = re.findall(r"site-packages[/\\](\w+)", text)
     tested = {module: name for module, name in modules.items() if name not in RUNNERS}
     last = next((tested[module] for module in reversed(in_files) if module in tested), None)
-    words = Counter(word for word in re.findall(r"\w+", text) if word in tested)
+    prose = re.sub(r"\S*[/\\]\S*", " ", text)  # without paths
+    words = Counter(word for word in re.findall(r"\w+", prose) if word in tested)
     if last is None and words:
         last = tested[words.most_common(1)[0][0]]
     return last or next((modules[m] for m in reversed(in_files) if m in modules), OWN)
