@@ -16,11 +16,11 @@ REMEDY = "Choose a plain decoder as base model (Llama, Qwen, Mistral, Gemma, Smo
 def refused_unless_possible(architecture: str, what: str) -> Iterator[None]:
     """Turn what a library raises inside the block into a ConfigError that names the architecture.
 
-    Errors of art-core and a lack of memory pass as they are.
+    Errors of art-core, of its code and a lack of memory pass as they are.
     """
     try:
         yield
-    except ArtError:
+    except (ArtError, NameError, AssertionError):
         raise
     except Exception as error:
         if is_out_of_memory(error):

@@ -293,9 +293,8 @@ class Policy:
                 "Train another model.",
             )
         ids[0, -1] = (ids[0, -1] + 1) % vocabulary
-        with self._autocast():
-            changed = self.base(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        if not torch.allclose(changed, logits, atol=tolerance, rtol=tolerance):
+        changed = self._own_logprobs(ids)[:-1]
+        if not torch.allclose(changed, theirs[:-1], atol=tolerance, rtol=tolerance):
             raise ConfigError(
                 f"{type(self.base).__name__} is no causal language model: the log-probs of a token "
                 "depend on tokens after it",
