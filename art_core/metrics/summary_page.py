@@ -62,10 +62,11 @@ class Entry:
         """Take the value of a row: at a step that has one it is added if the metric `sums`, else
         it replaces that one.
 
-        Raises OutOfOrderError for a step before the furthest one.
+        Raises OutOfOrderError for a step before the furthest one, and after a value that was not
+        finite at the same step.
         """
         again = step == self.step
-        if step < self.step or (again and sums and math.isnan(self.last)):
+        if step < self.step or (again and math.isnan(self.last)):
             raise OutOfOrderError
         if not again:
             self.take(self.last, self.step)

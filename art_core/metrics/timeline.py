@@ -158,7 +158,9 @@ class Timeline:
             if kind.kept:
                 self._add(stretch, row.step, key, value, kind)
         for name in row.nonfinite if isinstance(row.nonfinite, dict) else ():
-            stretch.nonfinite[self.taxonomy.resolve(name)] = row.step
+            key = self.taxonomy.resolve(name)
+            if any(key in known.values for known in self._stretches):
+                stretch.nonfinite[key] = row.step
         return metrics
 
     def _add(self, stretch: _Stretch, step: int, key: str, value: float, kind: _Kind) -> None:
@@ -181,6 +183,9 @@ class Timeline:
             if last.times:
                 last = self._begin(last.attempt, number)
             last.begins_at = row.step
+            if row.step <= self.earlier_step or row.step < self.furthest_step:
+                # They stood at a step that is replaced; rows of ART may lack some.
+                last.values.update({key: {row.step: value} for key, value in self.totals.items()})
             self._furthest = last, row.step
         return last
 
@@ -196,13 +201,13 @@ class Timeline:
 
     def _with_limits(self, *, own: bool) -> Iterator[tuple[_Stretch, float]]:
         """Yield the stretches, the oldest first, each with the step from which on others replace
-        it. With `own`, the rows that an attempt logged before it trained are replaced, too.
+        it. With `own`, what an attempt logged before it trained is replaced after that step, too.
         """
         limits: list[tuple[_Stretch, float]] = []
         for stretch in reversed(self._stretches):
             limit = min(
                 (
-                    later.begins_at
+                    later.begins_at + (later.attempt == stretch.attempt)
                     for later, _ in limits
                     if later.begins_at is not None and (own or later.attempt != stretch.attempt)
                 ),

@@ -91,6 +91,16 @@ def test_what_an_attempt_logged_before_it_trained_stays_on_the_line(log):
     assert line(log).trained == {1, 2}
 
 
+def test_totals_that_the_first_row_of_a_resumed_attempt_lacks_stay(log):
+    log.add(step=1, reward__mean=1, costs__cum__all=1)
+    log.add(step=2, reward__mean=2, costs__cum__all=2)
+    log.add(step=2, attempt=2, split="val", costs__cum__all=3)
+    log.add(step=2, attempt=2, reward__mean=3)
+    assert line(log).curve("costs/cum/all") == {1: 1, 2: 3}
+    log.add(step=1, attempt=3, loss__train=3)
+    assert line(log).curve("costs/cum/all") == {1: 3}
+
+
 def test_totals_of_a_row_of_an_older_step_stand_at_the_furthest_step(log):
     log.add(step=1, reward__mean=1, costs__cum__all=1, time__wall_clock_sec=5)
     log.add(step=2, reward__mean=1, costs__cum__all=2, time__wall_clock_sec=6)
