@@ -64,6 +64,7 @@ class Resident:
         recipe: Recipe,
         kept_steps: int,
         progress: bool,
+        tokenizer: Any = None,
         chat_template: str | None = None,
         adapter_name: str | None = None,
         resting: Callable[[], AbstractContextManager[Any]] | None = None,
@@ -75,7 +76,7 @@ class Resident:
         self._resting = resting or engine.resting
         self.trainer = Trainer(policy, turn=self._turn("training"), progress=progress)
         self._turns, self._recipe = turns, recipe
-        self._chat_template = chat_template
+        self._tokenizer, self._chat_template = tokenizer, chat_template
         self._loading = threading.RLock()
         self._loaded = LoadedSteps(kept_steps, engine.unload)
 
@@ -88,7 +89,7 @@ class Resident:
         found = self.store.newest_whole() if step is None else self.store.older(step)
         if found is not None:
             self._check(found)
-            self.policy.load(load_file(found.path / self.policy.weights_file), found.path)
+            self.policy.load(self.policy.read(found.path), found.path)
             self.trainer.optimizer.load(load_file(found.path / OPTIMIZER), found.path)
             self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
             self.step = found.step
@@ -200,7 +201,7 @@ class Resident:
 
         def tensors() -> Mapping[str, torch.Tensor] | None:
             if step:
-                return load_file(self._read(step).path / self.policy.weights_file)
+                return self.policy.read(self._read(step).path)
             return None if self.policy.is_lora else self._base_weights()
 
         return tensors
@@ -227,7 +228,7 @@ class Resident:
     def _stored(self, found: StoredCheckpoint) -> StepWeights:
         def merged() -> Mapping[str, torch.Tensor]:
             with self._turns.take(f"loading step {found.step}", TURN_TIMEOUT_S):
-                return self.policy.serving_of(load_file(found.path / self.policy.weights_file))
+                return self.policy.serving_of(self.policy.read(found.path))
 
         def write(directory: Path) -> None:
             for file in ADAPTER_FILES:
@@ -247,6 +248,10 @@ class Resident:
 
     def _fill(self, directory: Path) -> None:
         self.policy.save(directory, self.base_model)
+        if not self.policy.is_lora and self._tokenizer is not None:
+            # several templates would be a folder, and a checkpoint is a folder of files
+            several = isinstance(self._tokenizer.chat_template, dict)
+            self._tokenizer.save_pretrained(directory, save_jinja_files=not several)
         if self._chat_template is not None:
             (directory / TEMPLATE).write_text(self._chat_template, encoding="utf-8")
         save_file(self.trainer.optimizer.state(), directory / OPTIMIZER)

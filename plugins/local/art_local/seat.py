@@ -130,6 +130,7 @@ def take_seat(
             engine=engine,
             turns=turns,
             recipe=options.recipe,
+            tokenizer=tokenizer,
             chat_template=template,
             kept_steps=options.served_steps,
             progress=options.progress,

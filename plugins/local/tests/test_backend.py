@@ -13,6 +13,7 @@ import openai
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 import art_core as art
 from art_local.placement import placement
@@ -206,6 +207,35 @@ async def test_a_checkpoint_loads_with_peft(registered, tiny_directory, sequence
     start = len(choice.prompt_token_ids)
     wanted = [float(found[start + i - 1, t]) for i, t in enumerate(choice.token_ids)]
     assert logprobs(completion) == pytest.approx(wanted, abs=1e-3)
+
+
+async def test_a_checkpoint_of_all_weights_is_a_base_model_and_resumes(
+    registered, make_model, sequences, tmp_path
+):
+    """Its experts are stacked in memory and apart in the files, as in those of the base model."""
+    base = save_tiny_model(tmp_path / "base")
+    config = Qwen3MoeConfig(
+        vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=24, eos_token_id=258, pad_token_id=256,
+    )  # fmt: skip
+    whole = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    whole.generation_config.eos_token_id = [258, 259]
+    whole.save_pretrained(base)
+    options = {"full_finetune": True, "lora_rank": 4}
+    model, backend = await registered(make_model(base_model=str(base)), **options)
+    checkpoint = (await backend.train(model, _groups_of(sequences), **LEARN)).checkpoint
+    wanted = logprobs(await ask(model))
+    await shut(model, backend)
+    stored, before = (load_file(d / "model.safetensors") for d in (checkpoint, base))
+    assert stored.keys() == before.keys()
+    ends = json.loads((checkpoint / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == [258, 259]
+    again, backend = await registered(make_model(base_model=str(base)), **options)
+    assert logprobs(await ask(again)) == pytest.approx(wanted, abs=1e-5)
+    await shut(again, backend)
+    following, _ = await registered(make_model("next", base_model=str(checkpoint)))
+    assert logprobs(await ask(following)) == pytest.approx(wanted, abs=1e-4)
 
 
 async def test_groups_without_spread_still_advance_the_step(registered):

@@ -9,10 +9,13 @@ from typing import Any
 
 import attrs
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_core.errors import BackendError, ConfigError
-from art_local.loader import PLAIN, Loader
+from art_local.loader import PLAIN, Loader, load_model
+from art_local.placement import placement
+from art_local.quiet import quiet_transformers
 from art_local.rotary import reset_dynamic_rotary, rotary_lengths
 from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.finite import not_finite
@@ -181,7 +184,7 @@ class Policy:
         """Set the trained parameters; BackendError when names or shapes are not this policy's, or
         values are not finite.
         """
-        mine, frozen = self.trained(), self._untrained()
+        mine, frozen = self.trained(), self._frozen()
         tensors = {n: t for n, t in tensors.items() if n not in frozen}
         odd = sorted(set(mine) ^ set(tensors))
         odd = odd or [n for n, p in mine.items() if p.shape != tensors[n].shape]
@@ -221,35 +224,31 @@ class Policy:
         """Write the weights as peft's adapter (LoRA) or a transformers model (whole), safetensors
         only.
         """
-        from safetensors.torch import save_file
-
-        tensors = {n: p.detach().cpu().contiguous() for n, p in self._trained()}
         if not self.is_lora:
-            tensors |= {n: p.detach().cpu().contiguous() for n, p in self._untrained().items()}
-            self.base.config.save_pretrained(directory)
-            save_file(tensors, directory / WHOLE, metadata={"format": "pt"})
+            # with buffers and generation config, its tensors named as in the base model's files
+            with quiet_transformers():
+                self.base.save_pretrained(directory)
             return
+        tensors = {n: p.detach().cpu().contiguous() for n, p in self._trained()}
         config = self.model.peft_config[ADAPTER]
         config.base_model_name_or_path = base_model
         config.inference_mode = True
         config.save_pretrained(directory)
         save_file(tensors, directory / LORA, metadata={"format": "pt"})
 
-    @property
-    def weights_file(self) -> str:
-        """The name of the file that `save` writes the trained parameters to."""
-        return LORA if self.is_lora else WHOLE
+    def read(self, directory: Path) -> dict[str, Tensor]:
+        """Return the parameters that `save` wrote, by the names they have here."""
+        if self.is_lora:
+            return load_file(directory / LORA)
+        # tensors have other names in a model's files than in the model, experts one by one
+        stored = load_model(directory, placement("cpu", "float32"), torch.float32)
+        return {name: parameter.detach() for name, parameter in stored.named_parameters()}
 
-    def _untrained(self) -> dict[str, Tensor]:
-        """Return what a wholly trained model has beside trained parameters: those of its vision
-        tower, and buffers.
-        """
+    def _frozen(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of a wholly trained model that stay: those of its vision tower."""
         if self.is_lora:
             return {}
-        frozen = {n: p for n, p in self.base.named_parameters() if not p.requires_grad}
-        tied = dict(self.base.named_parameters(remove_duplicate=False))
-        buffers = {n: b for n, b in self.base.state_dict().items() if n not in tied}
-        return {**frozen, **buffers}
+        return {n: p for n, p in self.base.named_parameters() if not p.requires_grad}
 
     def _body(self) -> Any:
         if self._text is not None:
@@ -303,7 +302,6 @@ class Policy:
 
 
 LORA = "adapter_model.safetensors"
-WHOLE = "model.safetensors"
 
 
 def _distinct(rows_R: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
-from safetensors.torch import load_file
 
 from art_core.rl.config import TrainConfig
 from art_local.loader import load_model
@@ -91,7 +90,7 @@ def test_all_weights_of_the_text_model_move_and_the_checkpoint_is_the_whole_mode
     torch.testing.assert_close(logits(whole), logits(policy.model))
 
     again = Policy(loaded(directory), dtype=torch.float32, lora=None, seed=0)
-    again.load(load_file(tmp_path / again.weights_file), tmp_path)
+    again.load(again.read(tmp_path), tmp_path)
     Trainer(again, progress=False).optimizer.load(trainer.optimizer.state(), Path("a checkpoint"))
     torch.testing.assert_close(logits(again.model), logits(policy.model))
 
