@@ -88,8 +88,8 @@ def _loaded(body: bytes) -> Any:
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what comes of some work, once the body is read; a client that disconnects cancels it,
-    and ClientDisconnect is raised.
+    """Return what comes of some work, which does not read the body; a client that disconnects
+    cancels it, and ClientDisconnect is raised.
     """
     working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(http))
     try:
@@ -104,8 +104,9 @@ async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _disconnected(http: Request) -> None:
-    # Once the body is read, http.disconnect is the one message that can come.
-    await http.receive()
+    # A body that was not read comes first, also an empty one.
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
 
 
 def only(*routes: str) -> Callable[[Request, Exception], Awaitable[Response]]:

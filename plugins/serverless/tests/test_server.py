@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import re
 import subprocess
 import threading
@@ -20,7 +21,7 @@ from art_serverless.protocol import JOBS, MODELS
 from art_serverless.server.api_page import openapi
 from art_serverless.server.errors import RefusedError
 from art_serverless.server.groups import GroupFiles
-from art_serverless.server.keys import Keys, server_keys
+from art_serverless.server.keys import Keys, exposure, server_keys
 from art_serverless.server.private import DIRECTORY, PrivatePaths
 from art_serverless.server.settings import options_of
 from art_serverless.server.store import Store
@@ -556,9 +557,49 @@ def test_the_environment_gives_the_key(tmp_path, monkeypatch):
     assert not (tmp_path / "serve.key").exists()
 
 
+@pytest.mark.parametrize("key", ["k", "1234567"])
+def test_a_key_that_can_be_guessed_is_refused(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("ART_API_KEY", key)
+    with pytest.raises(ConfigError, match="ART_API_KEY has a key of fewer than 8 characters"):
+        server_keys(tmp_path, "127.0.0.1", no_auth=False)
+    monkeypatch.delenv("ART_API_KEY")
+    file = tmp_path / "serve.key"
+    file.write_text(f"a long and random key\n{key}\n")
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"serve.key has a key of fewer than 8 characters"):
+        server_keys(tmp_path, "127.0.0.1", no_auth=False)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_key_file_that_others_may_read_is_refused(tmp_path, monkeypatch, mode):
+    monkeypatch.delenv("ART_API_KEY", raising=False)
+    server_keys(tmp_path, "127.0.0.1", no_auth=False)
+    (tmp_path / "serve.key").chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        server_keys(tmp_path, "127.0.0.1", no_auth=False)
+
+
+def test_an_address_that_others_reach_without_tls_is_warned_about():
+    for host in ("0.0.0.0", "::", "10.0.0.1"):
+        assert "plain text" in exposure(host, tls=False)
+        assert exposure(host, tls=True) is None
+    assert exposure("127.0.0.1", tls=False) is None
+
+
+def test_out_of_files_is_reported_once_a_minute(serving, caplog):
+    server = serving()
+    error = {"message": "accept", "exception": OSError(errno.EMFILE, "Too many open files")}
+    for _ in range(5):
+        server._loop.call_soon_threadsafe(server._loop.call_exception_handler, error)
+    until(lambda: "may open no more files" in caplog.text)
+    server.stop()
+    assert caplog.text.count("Too many open files") == 1
+
+
 def test_an_empty_key_file_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("ART_API_KEY", raising=False)
     (tmp_path / "serve.key").write_text("\n")
+    (tmp_path / "serve.key").chmod(0o600)
     with pytest.raises(ConfigError, match="holds no key"):
         server_keys(tmp_path, "127.0.0.1", no_auth=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import socket
 from urllib.parse import urlsplit
@@ -64,6 +65,20 @@ def test_the_printed_url_of_an_ipv6_address_can_be_used(started, monkeypatch):
     url = urlsplit(re.search(r"http://\S+/v1", line)[0])
     assert url.hostname == "::1"
     assert url.port > 0
+
+
+def test_the_files_of_the_server_are_for_their_owner_only(started, tmp_path):
+    earlier = os.umask(0o022)
+    try:
+        (tmp_path / "serve").mkdir()
+        with pytest.raises(ConfigError):
+            started("--port", "99999")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(earlier)
+    assert (tmp_path / "serve").stat().st_mode & 0o077 == 0
+    for file in (tmp_path / "serve").rglob("*"):
+        assert file.stat().st_mode & 0o077 == 0, file
 
 
 def test_answers_are_sent_at_once():

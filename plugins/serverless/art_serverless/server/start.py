@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from art_core import Backend, BackendError, ConfigError, Plugins, backend
 from art_core.endpoint.listener import api_url, bound_socket
-from art_serverless.server.keys import server_keys
+from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
+from art_core.forks import close_in_children, close_lock
+from art_serverless.server.keys import exposure, server_keys
 from art_serverless.server.settings import Settings, settings_of
 
 log = logging.getLogger("art_serverless")
@@ -27,12 +31,9 @@ CHAT_TIMEOUT_S = 600.0
 
 def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
     """Serve until the process is told to stop; yield what to print."""
-    import os
-
     plugins.backend(arguments.backend)
     directory = Path(arguments.dir or os.environ.get("ART_DIR") or ".art") / "serve"
-    directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory):
+    with _private(directory), _alone(directory):
         keys, about_keys = server_keys(directory, arguments.host, no_auth=arguments.no_auth)
         yield from _served(settings_of(arguments, directory, keys), about_keys)
 
@@ -44,6 +45,9 @@ def _served(settings: Settings, about_keys: str) -> Iterator[str]:
         url = api_url(host, port, "https" if settings.certfile else "http")
         served = backend(settings.backend, **settings.options)
         yield f"serving {settings.backend!r} at {url}; {about_keys}"
+        warning = exposure(settings.host, tls=settings.certfile is not None)
+        if warning:
+            yield warning
         yield f"models lie in {settings.directory}; stop with Ctrl-C"
         with _signals_end_quietly():
             whole = asyncio.run(run(settings, listener, served))
@@ -108,6 +112,8 @@ async def run(
         ssl_keyfile=settings.keyfile,
     )
     server = uvicorn.Server(config)
+    raise_open_files()
+    asyncio.get_running_loop().set_exception_handler(ExhaustionReport())
     begun(server)
     async with AsyncExitStack() as held:
         held.callback(store.close)
@@ -156,22 +162,33 @@ def _signals_end_quietly() -> Iterator[None]:
 
 
 @contextmanager
+def _private(directory: Path) -> Iterator[None]:
+    """Make the directory, and all files inside the block, readable by their owner only."""
+    earlier = os.umask(0o077)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError):  # of a directory that another user made for this one
+            directory.chmod(0o700)
+        yield
+    finally:
+        os.umask(earlier)
+
+
+@contextmanager
 def _alone(directory: Path) -> Iterator[None]:
+    fd = os.open(directory / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        from filelock import FileLock, Timeout
-    except ImportError as error:
-        raise _missing(error) from error
-    lock = FileLock(directory / "serve.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
         raise BackendError(
             f"another `art serve` uses {directory}", "Stop it, or give another --dir."
         ) from None
+    close_in_children(fd)
     try:
         yield
     finally:
-        lock.release()
+        close_lock(fd)
 
 
 def _listening(host: str, port: int) -> socket.socket:
