@@ -35,6 +35,7 @@ from art_core.metrics.builder import (
 from art_core.metrics.ledger import Ledger
 from art_core.metrics.row import MetricsRow
 from art_core.plugins.host import Plugins, installed_plugins
+from art_core.reason import settings_without_secrets
 from art_core.recording.recorder import Recorder, Recording
 from art_core.run import CLOSE_SECONDS, Run
 from art_core.rundir import checked_name, checked_step, run_directory, runs_path
@@ -124,7 +125,7 @@ class Model:
                     name=self.name,
                     run_dir=self.run_dir,
                     base_model=getattr(self, "base_model", self.inference_model_name),
-                    config=self.config,
+                    config=settings_without_secrets(self.config),
                     taxonomy=self._ledger.taxonomy,
                 )
                 self._run = Run.open(

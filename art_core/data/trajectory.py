@@ -19,6 +19,7 @@ import attrs
 from art_core.data.account import Account, Charged
 from art_core.data.choice import MessageOrChoice, message_of
 from art_core.errors import ConfigError
+from art_core.reason import without_secrets
 
 FailureReason = Literal["raised", "timeout", "wrong_type", "bad_reward"]
 _group_ids = itertools.count()
@@ -116,12 +117,12 @@ class RolloutFailure:
 
     @classmethod
     def of(cls, error: BaseException, reason: FailureReason = "raised") -> RolloutFailure:
-        """Describe an exception, also one whose text cannot be made."""
+        """Describe an exception without secrets, also one whose text cannot be made."""
         return cls(
             reason=reason,
             type=type(error).__name__,
-            message=text_of(error),
-            traceback=_traceback_of(error),
+            message=without_secrets(text_of(error)),
+            traceback=without_secrets(_traceback_of(error)),
         )
 
     def __str__(self) -> str:

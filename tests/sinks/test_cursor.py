@@ -96,6 +96,14 @@ def test_a_cursor_of_an_earlier_release_is_checked_by_its_seq(book, size):
     assert seqs(rows_after(book.path, Cursor(offset=second - 1, seq=2))[0]) == [1, 2]
 
 
+def test_a_cursor_after_what_is_no_row_is_read_anew(book):
+    book.path.write_text('{"seq": "junk"}\n')
+    offset = book.path.stat().st_size
+    book.add(1)
+    assert seqs(rows_after(book.path, Cursor(offset=offset, seq=1))[0]) == [1]
+    assert seqs(rows_after(book.path, Cursor(offset=offset, seq=1, mark="other"))[0]) == [1]
+
+
 def test_rows_that_the_art_reference_wrote_have_no_seq_and_come_too(book):
     book.path.write_text('{"step": 1, "recorded_at": "2025-01-01T00:00:00", "loss/train": 1}\n' * 2)
     rows, after = rows_after(book.path, Cursor())
