@@ -13,6 +13,7 @@ import httpx2
 import orjson
 
 from art_core import BackendError, ConfigError, TrajectoryGroup
+from art_core.endpoint.proxies import pass_by_proxies
 from art_serverless.answers import BusyError, NotFoundError, UnreachableError, checked
 from art_serverless.protocol import JOBS, LONGEST_WAIT_S, MODELS, MOST_ITEMS, Address, Event
 from art_serverless.wire import request_body
@@ -201,6 +202,7 @@ class Api:
     def _client(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
+            pass_by_proxies()  # no proxy gets the key of an `art serve` on this machine
             self._clients[loop] = httpx2.AsyncClient(
                 headers={"Authorization": f"Bearer {self.api_key}"}
             )

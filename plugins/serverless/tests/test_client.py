@@ -368,3 +368,18 @@ async def test_a_loss_is_named_and_checked_where_it_is_known(
     assert await backend.step(model) == 0
     await model.close()
     await backend.close()
+
+
+async def test_a_server_on_this_machine_is_reached_beside_a_proxy(
+    serving, connect, make_model, monkeypatch
+):
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
+        # First set, so that what the test leaves behind is taken away.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    backend, model = connect(serving()), make_model()
+    await model.register(backend)
+    assert await model.get_step() == 0
+    await model.close()
+    await backend.close()
