@@ -16,7 +16,8 @@ IN_ROWS = ("Gemma 3, with vision", "gpt-oss", "Mistral, sliding window")
 REFUSED = {
     "Falcon H1": "more than attention keys and values",
     "LFM 2": "'lfm2'",
-    "BLOOM": "cannot serve BloomForCausalLM",
+    "BLOOM": "states no context length",
+    "BERT": "the output head of BertLMHeadModel",
 }
 
 
@@ -34,6 +35,16 @@ def test_log_probs_are_those_of_transformers_wherever_the_model_is_taken(family,
 def test_what_cannot_be_served_is_refused_in_words(family, tmp_path):
     found = survey(lambda: make_family(family), tmp_path)
     assert REFUSED[family] in (found.refusal or "")
+
+
+def test_an_engine_that_fails_is_a_refusal_that_names_the_architecture(tmp_path):
+    def with_length():
+        model = make_family("BLOOM")
+        model.config.max_position_embeddings = 128
+        return model
+
+    found = survey(with_length, tmp_path)
+    assert (found.refusal or "").startswith("the embedded engine cannot serve BloomForCausalLM")
 
 
 def test_other_weights_are_a_fault(tmp_path):

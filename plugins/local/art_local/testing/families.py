@@ -107,8 +107,8 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GPT BigCode": ("GPTBigCode", {}),
     "OPT": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "Falcon": ("Falcon", {"new_decoder_architecture": True}),
-    "BLOOM": ("Bloom", {}),
-    "MPT": ("Mpt", {}),
+    "BLOOM": ("Bloom", {"max_position_embeddings": None}),
+    "MPT": ("Mpt", {"max_position_embeddings": None}),
     "Qwen3-Next": ("Qwen3Next", MOE | HEADS),
     "Llama 4": (
         "Llama4Text",

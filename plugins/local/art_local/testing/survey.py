@@ -44,7 +44,9 @@ class Findings:
 
     @property
     def faults(self) -> dict[str, float]:
-        """The distances that are more than rounding."""
+        """The distances that are more than rounding, of a model that is not refused."""
+        if self.refusal is not None:
+            return {}
         return {name: apart for name, apart in self.nats.items() if not apart <= TOLERANCE}
 
 
