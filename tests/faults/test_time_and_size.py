@@ -98,7 +98,7 @@ def test_a_log_of_ten_million_written_rows_opens_without_being_read(tmp_path, tr
     written = again.run.record("train", 2, metrics={"costs/gpu": 0.25})
     assert bytes_read() - before < 1_000_000
     assert (written.seq, written.metrics["costs/cum/all"]) == (rows + 3, 0.5)
-    again.run.history.close()
+    again.run.close()
     (model.run_dir / "history.jsonl").unlink()
 
 
