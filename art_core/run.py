@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -22,7 +20,7 @@ from art_core.data.trajectory import TrajectoryGroup
 from art_core.errors import HistoryError
 from art_core.files import sweep_leftovers
 from art_core.metrics.builder import MetricsBuilder, open_builders, withdraw_default
-from art_core.metrics.history import HistoryLog, file_identity, last_trained_step
+from art_core.metrics.history import HistoryLog, last_trained_step
 from art_core.metrics.ledger import NOTHING, Ledger, Taken
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
 from art_core.metrics.row import MetricsRow
@@ -32,6 +30,7 @@ from art_core.metrics.summarize import count, count_trained, scenario_ids, summa
 from art_core.metrics.summary_keeper import SummaryKeeper
 from art_core.metrics.tally import Reckoned, Tally, state_of
 from art_core.metrics.taxonomy import Taxonomy, place_all
+from art_core.open_runs import OpenRuns
 from art_core.plugins.host import Plugins
 from art_core.reason import reason_of
 from art_core.rundir import checked_step, describe_model, say_status
@@ -45,30 +44,6 @@ CLOSE_SECONDS = exits.CLOSE_SECONDS
 GRADIENT_STEPS = "data/cum/num_gradient_steps"
 
 _NO_GROUPS = GroupsToCount()
-
-_opening = threading.RLock()
-_open_runs: dict[tuple[int, int], Run] = {}
-"""The open runs of this process, by the identity of their logs."""
-
-
-def _open_run(path: Path) -> Run | None:
-    """Return the run of this process that has a log open, by whatever path it was opened."""
-    try:
-        return _open_runs.get(file_identity(path.stat()))
-    except OSError:
-        return None
-
-
-def _leave_to_the_parent() -> None:
-    """Forget the open runs in a forked process, and locks that other threads held."""
-    global _opening  # noqa: PLW0603
-    _opening = threading.RLock()
-    for run in _open_runs.values():
-        run.renew_lock()
-    _open_runs.clear()
-
-
-os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 @attrs.frozen(eq=False)
@@ -124,8 +99,8 @@ class Run:
         """
         path = info.run_dir / "history.jsonl"
         exits.program.watch()  # before sinks import libraries with hooks of their own
-        with _opening:
-            before = _open_run(path)
+        with _open.lock:
+            before = _open.at(path)
             history = before.history if before else HistoryLog.open(path)
             followers: Sequence[Follower] = ()
             try:
@@ -160,7 +135,7 @@ class Run:
             )
             history.after_sync = run.summary.now_and_then
             ledger.learn(totals)
-            _open_runs[history.identity] = run
+            _open.add(history.identity, run)
             if before:
                 before.heir = run
                 run.inherited = before.backend or before.inherited
@@ -191,7 +166,7 @@ class Run:
                 f"belongs to another object now, the {owner}", "Log with that one."
             )
             self._closed = True
-            del _open_runs[history.identity]
+            _open.remove(self)
             followers = self.delivery.hand_over(CLOSE_SECONDS, history.size)
             self.ledger.hand_over(ledger)
         self.summary.stop()
@@ -401,8 +376,7 @@ class Run:
             self.summary.close()
             self.history.close()
             exits.program.closed(self, status)
-            for identity in [key for key, run in list(_open_runs.items()) if run is self]:
-                del _open_runs[identity]
+            _open.remove(self)
         return reports
 
     def _record_rest(self) -> None:
@@ -413,3 +387,6 @@ class Run:
         """Close the run when the program ends: calls that no run has paid are booked here."""
         settle_rest(MetricsBuilder(self.ledger, self.prices))
         self.close(status, timeout, error)
+
+
+_open: OpenRuns[Run] = OpenRuns()

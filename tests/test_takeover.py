@@ -13,6 +13,7 @@ from art_core import run as runs
 from art_core.errors import HistoryError
 from art_core.exits import program
 from art_core.metrics.history import read_rows
+from art_core.open_runs import OpenRuns
 from art_core.testing.echo import EchoBackend
 from waiting import until
 
@@ -232,11 +233,13 @@ async def test_a_log_is_free_when_the_sinks_of_the_newer_object_cannot_begin(mak
     await log(make(), 2)
 
 
-def test_a_forked_process_has_no_open_run(make, monkeypatch):
+def test_a_forked_process_has_no_open_run(make):
     run = make().run
-    monkeypatch.setattr(runs, "_open_runs", {run.history.identity: run})
-    runs._leave_to_the_parent()
-    assert runs._open_run(run.history.path) is None
+    open_runs = OpenRuns()
+    open_runs.add(run.history.identity, run)
+    assert open_runs.at(run.history.path) is run
+    open_runs.leave_to_the_parent()
+    assert open_runs.at(run.history.path) is None
 
 
 class Backend(EchoBackend):
