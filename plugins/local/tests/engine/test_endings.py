@@ -17,7 +17,7 @@ pytestmark = pytest.mark.torch
 
 
 async def test_closing_the_stream_cancels_the_request_and_frees_its_row(engine) -> None:
-    stream = engine.generate(PROMPTS[0], Sampling(max_tokens=400))
+    stream = engine.generate(PROMPTS[0], Sampling(max_tokens=400, temperature=0.0))
     other = asyncio.create_task(sample(engine, PROMPTS[1]))
     await anext(stream)
     await stream.aclose()
@@ -65,7 +65,7 @@ async def test_a_dead_worker_ends_all_requests_now_and_later_with_the_reason(
 
 async def test_closing_ends_requests_under_way_and_a_second_close_does_nothing(model) -> None:
     engine = TransformersEngine(model)
-    stream = engine.generate(PROMPTS[0], Sampling(max_tokens=400))
+    stream = engine.generate(PROMPTS[0], Sampling(max_tokens=400, temperature=0.0))
     await anext(stream)
     await engine.close()
     with pytest.raises(EngineError, match="the engine is closed"):
