@@ -2,13 +2,15 @@
 
     python -S -E guard.py PARENT_PID LOG_FILE COMMAND...
 
-Standard library alone; it is started as a script. The server gets a process group of its own, whose
-id is printed as the only line on standard output. The exit status is the server's.
+It uses the standard library only and is started as a script. The server gets a process group of its
+own, whose id is printed as the only line on standard output. The exit status is the server's. On
+Linux the server also dies when the guard is killed. The log is kept below `LOG_BYTES`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -17,6 +19,10 @@ import time
 
 POLL_S = 0.1
 TERMINATE_S = 5.0
+PR_SET_PDEATHSIG = 1
+LOG_BYTES = 64 << 20
+KEPT_BYTES = 1 << 20
+"""What stays of a log that has grown too long: its end."""
 
 
 def main(parent: int, log_file: str, command: list[str]) -> int:
@@ -31,10 +37,12 @@ def main(parent: int, log_file: str, command: list[str]) -> int:
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
+            preexec_fn=_die_with_guard if sys.platform == "linux" else None,  # noqa: PLW1509
         )
     print(server.pid, flush=True)  # noqa: T201
     while server.poll() is None and not told and os.getppid() == parent:
         time.sleep(POLL_S)
+        shorten(log_file)
     if server.poll() is None:
         server.terminate()
         _wait(server, TERMINATE_S)
@@ -42,6 +50,23 @@ def main(parent: int, log_file: str, command: list[str]) -> int:
         # what the server started goes with it, however it ended
         os.killpg(server.pid, signal.SIGKILL)
     return abs(server.wait())
+
+
+def shorten(log_file: str) -> None:
+    """Keep only the end of a log that is longer than `LOG_BYTES`; the server appends to it."""
+    with contextlib.suppress(OSError):
+        if os.path.getsize(log_file) <= LOG_BYTES:  # noqa: PTH202
+            return
+        with open(log_file, "rb+") as log:  # noqa: PTH123
+            log.seek(-KEPT_BYTES, os.SEEK_END)
+            end = log.read()
+            log.truncate(0)
+        with open(log_file, "ab") as log:  # noqa: PTH123
+            log.write(end)
+
+
+def _die_with_guard() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait(server: subprocess.Popen[bytes], seconds: float) -> None:

@@ -26,7 +26,8 @@ def log_end(log_file: Path, since: int = 0) -> str:
     """
     try:
         with log_file.open("rb") as file:
-            file.seek(max(since, file.seek(0, os.SEEK_END) - END_BYTES))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since if since <= size else 0, size - END_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""

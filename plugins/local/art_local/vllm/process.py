@@ -66,9 +66,7 @@ class ServerProcess:
         status = self._guard.poll()
         if status is None:
             return None
-        if self._alive():
-            return "its guard was killed"
-        return f"it ended with status {status}"
+        return "its guard was killed" if status < 0 else f"it ended with status {status}"
 
     def stop(self) -> None:
         """End the server and all that it started; what does not end in time is killed."""
@@ -95,15 +93,6 @@ class ServerProcess:
         if self._guard.poll() is None or self._guard.returncode < 0:
             with suppress(ProcessLookupError):
                 os.killpg(self.group, signal.SIGKILL)
-
-    def _alive(self) -> bool:
-        if self._guard.returncode is None or self._guard.returncode >= 0:
-            return False
-        try:
-            os.killpg(self.group, 0)
-        except ProcessLookupError:
-            return False
-        return True
 
 
 def free_port() -> socket.socket:
