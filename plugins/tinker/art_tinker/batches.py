@@ -16,6 +16,7 @@ from art_core import ConfigError, TrainConfig
 from art_core.rl.presets import LossPreset
 from art_core.rl.sequences import TokenSequence
 from art_core.rl.weights import window_total
+from art_core.rl.windows import optimizer_steps
 from art_tinker.sdk import tinker
 
 LOSSES = ("cispo", "importance_sampling", "ppo")
@@ -95,11 +96,8 @@ class Window:
 
 def windows_of(sequences: Sequence[TokenSequence], config: TrainConfig) -> list[Window]:
     """Split a step's sequences into those of each optimizer step, by default one."""
-    size = config.grad_accumulation_sequences or max(len(sequences), 1)
-    return [
-        _window(tuple(sequences[start : start + size]), config.loss)
-        for start in range(0, len(sequences), size)
-    ]
+    steps = optimizer_steps(sequences, config.grad_accumulation_sequences)
+    return [_window(tuple(step), config.loss) for step in steps]
 
 
 def _window(sequences: tuple[TokenSequence, ...], loss: LossPreset) -> Window:

@@ -19,7 +19,7 @@ service_ends = pytest.mark.skipif(
     not hasattr(tinker.ServiceClient, "close"), reason="this SDK cannot end a session"
 )
 gives_alternatives = pytest.mark.skipif(
-    "topk_logprobs" not in inspect.signature(tinker.SamplingClient.sample).parameters,
+    "topk_sample_logprobs" not in inspect.signature(tinker.SamplingClient.sample).parameters,
     reason="this SDK gives no alternatives to a sampled token",
 )
 

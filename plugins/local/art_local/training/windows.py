@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from art_core.rl.sequences import TokenSequence
+from art_core.rl.windows import optimizer_steps
 from art_local.training.batches import MicroBatch
 
 
@@ -40,17 +41,8 @@ class Window:
 
 
 def windows_of(sequences: Sequence[TokenSequence], size: int | None) -> list[Window]:
-    """Split sequences, in their order, into optimizer steps of `size` sequences; the last one has
-    at least half as many, or joins the one before it.
-
-    The order is that of the groups, so groups stay together, and no random number is drawn.
-    """
-    size = size or len(sequences)
-    starts = list(range(0, len(sequences), size))
-    if len(starts) > 1 and 2 * (len(sequences) - starts[-1]) < size:
-        starts.pop()
-    ends = [*starts[1:], len(sequences)]
-    return [Window(sequences=sequences[a:b]) for a, b in zip(starts, ends, strict=True)]
+    """Split sequences into optimizer steps of `size` sequences, all in one by default."""
+    return [Window(sequences=step) for step in optimizer_steps(sequences, size)]
 
 
 def token_places(sequences: Sequence[TokenSequence], batch: MicroBatch) -> Tensor:
