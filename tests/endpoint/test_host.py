@@ -9,8 +9,10 @@ import threading
 
 import httpx2
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
 from art_core.endpoint.host import EndpointHost
+from art_core.endpoint.http import unless_gone
 from art_core.endpoint.listener import bound_socket
 from art_core.endpoint.server import create_app
 from art_core.errors import BackendError, ConfigError
@@ -54,6 +56,25 @@ async def test_a_client_that_disconnects_inside_its_body_is_forgotten(models) ->
     }
     await create_app(models, api_key=None)(scope, receive, send)
     assert sent[0]["status"] == 499
+
+
+async def test_work_ends_when_its_client_leaves_after_a_body_that_was_not_read() -> None:
+    messages = iter([{"type": "http.request", "body": b""}, {"type": "http.disconnect"}])
+    cancelled = []
+
+    async def receive():
+        return next(messages)
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    with pytest.raises(ClientDisconnect):
+        await unless_gone(Request({"type": "http"}, receive), work())
+    assert cancelled == [True]
 
 
 async def test_without_a_key_everyone_is_served(models) -> None:
