@@ -325,6 +325,22 @@ async def test_a_call_of_a_group_that_nobody_holds_any_more_goes_to_the_gatherin
     assert row.metrics["data/step_unpriced_calls"] == 1.0
 
 
+async def test_the_price_of_the_model_that_pays_comes_before_that_of_another(opened):
+    one, two = opened("one").metrics_builder("eval"), opened("two").metrics_builder("eval")
+    one.register_model_pricing("registered", **DOLLAR)
+    two.register_model_pricing("registered", prompt_per_million=5.0, completion_per_million=5.0)
+    call = payer.PendingCall(
+        source="judge",
+        prices=one.prices,
+        model_name="registered",
+        usage=art.TokenUsage(input_tokens=1_000_000),
+    )
+    assert call.quote() == 1.0
+    call.book(two)
+    assert two.prices is not one.prices
+    assert two.ledger.combined(two.ledger.take("val"))[0] == {"costs/eval/judge": 5.0}
+
+
 async def test_a_price_registered_with_another_model_prices_the_call(opened):
     one, two = opened("one"), opened("two")
     one.metrics_builder().register_model_pricing("registered", **DOLLAR)
