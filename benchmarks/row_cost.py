@@ -90,10 +90,9 @@ def compare(run: Run, floor_fd: int, rows: int) -> tuple[float, float]:
 def wide_rows(run: Run, leaves: int, rows: int) -> float:
     """Median milliseconds of a row with many cost leaves."""
     metrics = {f"costs/train/tool_{i % 40}/call_{i}": 0.001 for i in range(leaves)}
-    return (
-        median_us([timed(lambda s=s: run.record("train", s, metrics=metrics)) for s in range(rows)])
-        / 1e3
-    )
+    took = [timed(lambda s=s: run.record("train", s, metrics=metrics)) for s in range(rows)]
+    run.close()
+    return median_us(took) / 1e3
 
 
 def add_cost_us(model: art.Model, keys: int, calls: int) -> float:
@@ -118,6 +117,7 @@ def rows_of_new_scenarios(model: art.Model, rows: int, ids: int) -> tuple[float,
     for step in range(rows):
         builder.add_data(scenario_ids=[f"scenario-{step}-{i}" for i in range(ids)])
         times.append(timed(lambda s=step: run.record("train", s, metrics=metrics)))
+    run.close()
     gained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     window = min(1_000, rows // 2)
     growth = statistics.median(times[-window:]) / statistics.median(times[:window])
