@@ -93,7 +93,8 @@ os._exit(0)
 """
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
-    subprocess.run(command, check=True, timeout=60)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_while_the_parent_lives_the_run_stays_in_use(tmp_path):

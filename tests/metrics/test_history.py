@@ -244,6 +244,7 @@ def test_rows_are_synced_in_the_background(path, monkeypatch):
     opened = HistoryLog.open(path)
     opened.append(row(1))
     until(lambda: synced)
+    assert synced == [opened._fd]
     opened.close()
 
 

@@ -25,6 +25,7 @@ def test_a_hook_that_offers_none_offers_nothing(tmp_path, monkeypatch):
     text = "import art_core as art\n\n@art.hookimpl\ndef art_sinks():\n    return None\n"
     (tmp_path / "art_offers_none.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
+    assert "art_offers_none" in imported("art_offers_none").effects["modules_after_hooks"]
     contract = PluginContract()
     contract.module = "art_offers_none"
     contract.test_two_specs_do_not_share_a_name()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from art_core.testing.backend.answers import AnswersKit, difference
+from art_core.testing.backend.answers import Answers, AnswersKit, difference
 from art_core.testing.backend.base import (
     MakeBackend,
     MakeGroups,
@@ -12,6 +12,7 @@ from art_core.testing.backend.base import (
     registered,
     version,
 )
+from art_core.trainable import TrainableModel
 
 
 class BackendWeights(AnswersKit):
@@ -29,16 +30,23 @@ class BackendWeights(AnswersKit):
             self.assert_differ(base, trained, "steps 0 and 1")
             self.assert_same(trained, await self.answers(model, 1), "step 1 by both names")
 
+    async def _answers_of_two_steps(
+        self, model: TrainableModel, make_groups: MakeGroups
+    ) -> list[Answers]:
+        """Train two steps; return the answers before them and after each."""
+        seen = [await self.answers(model)]
+        for _ in range(2):
+            await self.trained(model, make_groups)
+            seen.append(await self.answers(model))
+        return seen
+
     async def test_older_steps_keep_their_weights(
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
     ) -> None:
         """An evaluation may ask for any step with a checkpoint, and for the untrained weights."""
         self.can_see_weights()
         async with registered(make_backend, make_model) as (_, model):
-            seen = [await self.answers(model)]
-            for _ in range(2):
-                await self.trained(model, make_groups)
-                seen.append(await self.answers(model))
+            seen = await self._answers_of_two_steps(model, make_groups)
             self.assert_differ(seen[1], seen[2], "steps 1 and 2")
             for step in (1, 0, 2, 1):
                 assert await version(model, step) == step
@@ -62,10 +70,7 @@ class BackendWeights(AnswersKit):
         """Greedy answers and log-probs are those from before the resume."""
         self.can_see_weights()
         async with registered(make_backend, make_model) as (_, model):
-            seen = [await self.answers(model)]
-            for _ in range(2):
-                await self.trained(model, make_groups)
-                seen.append(await self.answers(model))
+            seen = await self._answers_of_two_steps(model, make_groups)
         self.assert_differ(seen[0], seen[2], "steps 0 and 2")
         async with registered(make_backend, make_model) as (_, model):
             self.assert_same(seen[2], await self.answers(model), "the newest step")

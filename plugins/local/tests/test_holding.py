@@ -221,6 +221,8 @@ async def test_weights_are_gone_with_their_model(make_model, closing):
         await (backend.close() if closing else backend.unregister(model))
         # a thread that ends holds them for a moment more
         await until_async(lambda: all(reference() is None for reference in held), 20.0)
+        assert [reference() for reference in held] == [None] * len(held)
+        assert held
     finally:
         gc.enable()
     await backend.close()
