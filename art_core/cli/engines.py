@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from art_core.backends import EngineCatalog
+from art_core.backends import EngineCatalog, InferenceEngine
 from art_core.cli.models import add_backend
 from art_core.errors import ConfigError, unknown
 from art_core.plugins.commands import Column, Output, Record, Table
@@ -73,9 +74,7 @@ def list_engines(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
 
 def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Install an engine and yield its version and environment."""
-    catalog = _knowing(arguments, plugins)
-    index = {} if arguments.index is None else {"index": arguments.index}
-    engine = catalog.install(arguments.name, **index)
+    engine = _installed(_knowing(arguments, plugins), arguments.name, arguments.index)
     values = {"engine": engine.name, "version": engine.version, "path": engine.path}
     yield Record(values, [f"{engine.name} {engine.version} in {engine.path}"])
 
@@ -85,6 +84,14 @@ def remove_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[O
     path = _knowing(arguments, plugins).remove(arguments.name)
     text = f"{arguments.name} was not installed" if path is None else f"removed {path}"
     yield Record({"engine": arguments.name, "removed": path}, [text])
+
+
+def _installed(catalog: EngineCatalog, name: str, index: str | None) -> InferenceEngine:
+    if index is None:
+        return catalog.install(name)
+    if "index" not in inspect.signature(catalog.install).parameters:
+        raise ConfigError(f"engine {name!r} takes no package index", "Install it without --index.")
+    return catalog.install(name, index)
 
 
 def _knowing(arguments: argparse.Namespace, plugins: Plugins) -> EngineCatalog:

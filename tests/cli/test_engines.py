@@ -93,3 +93,17 @@ def test_a_backend_may_have_no_engines_to_list(art_command, art_error):
 def test_an_engine_may_come_from_another_package_index(art_command, garages):
     words = ("engines", "install", "big", "--index", "https://builds.example")
     assert "1.0 from https://builds.example" in art_command(*words, plugins=garages)
+
+
+class Shed(Garage):
+    """A catalogue that knows no package indexes."""
+
+    def install(self, name):
+        raise AssertionError("it is asked all the same")
+
+
+def test_a_catalog_that_takes_no_package_index_says_so(art_error):
+    words = ("engines", "install", "big", "--index", "https://builds.example")
+    error = art_error(*words, plugins={"shed": Shed("shed", {"big": None})})
+    assert "engine 'big' takes no package index" in error
+    assert "without --index" in error
