@@ -6,29 +6,38 @@ import math
 from collections.abc import Sequence
 
 SPREAD_TOLERANCE = 1e-12
-"""Rewards closer together than this are equal: a float std of equal rewards is not exactly 0."""
+"""Rewards are equal when they differ by at most this share of the largest one, or of 1 if all are
+smaller: sums of floats that are equal on paper differ in their last digits.
+"""
 
 BASELINES = ("group_mean", "rloo")
 SCALES = ("group", "batch", "none")
 
 
 def has_spread(rewards: Sequence[float]) -> bool:
-    """Tell whether a group can teach anything: more than one attempt, and rewards that differ."""
-    return len(rewards) > 1 and max(rewards) - min(rewards) > SPREAD_TOLERANCE
+    """Return whether a group can teach anything: its rewards differ by more than rounding."""
+    if len(rewards) < 2:
+        return False
+    low, high = min(rewards), max(rewards)
+    return high - low > SPREAD_TOLERANCE * max(1.0, -low, high)
 
 
 def population_std(rewards: Sequence[float]) -> float:
-    """Population standard deviation of rewards [G]."""
-    mean = _mean(rewards)
-    # Of large rewards the squares would overflow; `hypot` does not make them.
-    return math.hypot(*(r - mean for r in rewards)) / math.sqrt(len(rewards))
+    """Return the population standard deviation of rewards [G]."""
+    # `hypot` makes no squares, which would overflow for large rewards
+    return math.hypot(*_centred(rewards)) / math.sqrt(len(rewards))
 
 
-def _mean(rewards: Sequence[float]) -> float:
-    try:
-        return math.fsum(rewards) / len(rewards)
-    except (OverflowError, ValueError):
-        return sum(r / len(rewards) for r in rewards)
+def _centred(rewards: Sequence[float]) -> list[float]:
+    """Return rewards minus their mean, as exact as the differences between the rewards.
+
+    A mean of large rewards is rounded by more than close rewards differ. Differences from the first
+    reward are exact for close rewards, and so is their mean. Halves keep differences finite.
+    """
+    halves = [reward / 2 for reward in rewards]
+    differences = [half - halves[0] for half in halves]
+    mean = sum(difference / len(rewards) for difference in differences)
+    return [2 * (difference - mean) for difference in differences]
 
 
 def step_advantages(
@@ -68,9 +77,8 @@ def _group(
 ) -> list[float]:
     if not has_spread(rewards):
         return [0.0] * len(rewards)
-    mean = _mean(rewards)
     others = len(rewards) / (len(rewards) - 1) if baseline == "rloo" else 1.0
     std = batch_std or (population_std(rewards) if scale_rewards in (True, "group") else 1.0)
     up, down = min(1.0, 1.0 + balance), min(1.0, 1.0 - balance)
-    centred = [(r - mean) * others / std for r in rewards]
+    centred = [r * others / std for r in _centred(rewards)]
     return [a * (up if a > 0 else down) for a in centred]

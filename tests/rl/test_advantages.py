@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -101,12 +102,53 @@ def test_scales_have_names_and_the_switch_of_the_reference(asked, means):
     assert by_name == step_advantages(groups, scale_rewards=means)
 
 
-def test_equal_rewards_whose_float_std_is_not_zero_have_no_advantages():
-    assert population_std([0.1, 0.1, 0.1]) < 1e-12
-    rewards = [0.1, 0.1, 0.1]
-    mean = sum(rewards) / 3
-    assert mean != 0.1  # which is what made -1 of it when divided by its std
-    for scale in ("group", "batch", "none"):
-        for baseline in ("group_mean", "rloo"):
-            found = step_advantages([rewards], scale_rewards=scale, advantage_baseline=baseline)
-            assert found == [[0.0, 0.0, 0.0]]
+BASELINES = ("group_mean", "rloo")
+SCALES = ("group", "batch", "none")
+ROUNDED = [
+    [0.1, 0.1, 0.1],
+    [30000.1, 30000.1, 30000.1],
+    [10000.1 + 0.2, 10000.3, 10000.3],
+    [sum([1000.1] * 10), 10001.0],
+    [-70000.7 * 3, -210002.1],
+]
+"""Rewards that are equal on paper; floats, their mean or their std differ by rounding."""
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("rewards", ROUNDED)
+def test_rewards_that_differ_by_rounding_have_no_advantages(rewards, baseline, scale):
+    found = step_advantages([rewards], scale_rewards=scale, advantage_baseline=baseline)
+    assert found == [[0.0] * len(rewards)]
+
+
+def exact(rewards, baseline, scale):
+    """Advantages by fractions; the std's square root has 40 digits."""
+    values = [Fraction(r) for r in rewards]
+    mean = sum(values) / len(values)
+    others = Fraction(len(values), len(values) - 1) if baseline == "rloo" else 1
+    variance = sum((v - mean) ** 2 for v in values) / len(values)
+    digits = 10**40
+    std = Fraction(math.isqrt(int(variance * digits**2)), digits) if scale != "none" else 1
+    return [float((v - mean) * others / std) for v in values]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("baseline", BASELINES)
+@given(
+    base=st.sampled_from([0.0, 1.0, -30000.1, 65536.0, 1e9]),
+    parts=st.lists(st.integers(-1000, 1000), min_size=2, max_size=16).filter(has_spread),
+    step=st.sampled_from([1.0, 1e-3, 1e-5]),
+)
+def test_advantages_are_those_of_exact_arithmetic(base, parts, step, baseline, scale):
+    rewards = [base + part * step for part in parts]
+    if has_spread(rewards):
+        found = step_advantages([rewards], scale_rewards=scale, advantage_baseline=baseline)[0]
+        wanted = exact(rewards, baseline, scale)
+        largest = max(map(abs, wanted))
+        assert found == pytest.approx(wanted, rel=1e-12, abs=1e-12 * largest)
+
+
+def test_equal_rewards_have_a_std_of_exactly_zero():
+    assert population_std([0.1, 0.1, 0.1]) == 0.0
+    assert population_std([30000.1] * 7) == 0.0
