@@ -41,7 +41,7 @@ faults: .venv/dev.stamp ## kills, crashes and clocks in full numbers: 1,000 kill
 contract: .venv/dev.stamp ## what each backend does, tested and written into docs/backends.md
 	$(BIN)/nox -s contract
 
-lint: .venv/dev.stamp ## ruff, import contracts, spelling, weightless plugins
+lint: .venv/dev.stamp ## ruff, import contracts, spelling, plain English, weightless plugins
 	$(BIN)/nox -s lint
 
 types: .venv/dev.stamp ## mypy, strict

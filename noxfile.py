@@ -72,7 +72,7 @@ def _pip(python: str, constraint: Path) -> tuple[str, ...]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff's rules and format, import contracts, spelling, and that plugins stay weightless."""
+    """Ruff, import contracts, spelling, plain English, and that plugins stay weightless."""
     sources = [path for path in SOURCES if (ROOT / path).exists()]
     _run(session, "ruff", "check", *sources)
     _run(session, "ruff", "format", "--check", *sources)
@@ -80,6 +80,7 @@ def lint(session: nox.Session) -> None:
     packages = os.pathsep.join(str(path) for path in (ROOT, *PLUGINS))
     _run(session, "lint-imports", "--no-logo", PYTHONPATH=packages)
     _run(session, "codespell")
+    _run(session, "python", "docs/words.py")
     _run(session, "python", "-m", "pytest", "-q", "tests/test_weightless.py")
 
 
