@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from art_core.backends import (
-        Backend,
         BackendSpec,
         BaseModel,
         Bill,
@@ -20,14 +19,8 @@ if TYPE_CHECKING:
         InferenceEngine,
         ModelCatalog,
         TrainResult,
-        backend,
     )
-    from art_core.costs.rates import TokenRates
-    from art_core.costs.track import track_api_cost
-    from art_core.costs.usage import GpuTime, TokenUsage
-    from art_core.data.gather import gather_trajectories, gather_trajectory_groups
-    from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
-    from art_core.errors import (
+    from art_core.base.errors import (
         ArtError,
         BackendError,
         ConfigError,
@@ -39,26 +32,31 @@ if TYPE_CHECKING:
         RolloutError,
         SinkError,
     )
-    from art_core.metrics.builder import MetricsBuilder
+    from art_core.costs.builder import MetricsBuilder
+    from art_core.costs.track import track_api_cost
+    from art_core.data.gather import gather_trajectories, gather_trajectory_groups
+    from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
+    from art_core.hooks.commands import Column, CommandSpec, Record, Table
+    from art_core.hooks.hookspecs import hookimpl
+    from art_core.hooks.host import Plugins
+    from art_core.log.timeline import Change, Timeline
+    from art_core.metrics.rates import TokenRates
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
-    from art_core.metrics.timeline import Change, Timeline
-    from art_core.model import Model
-    from art_core.plugins.commands import Column, CommandSpec, Record, Table
-    from art_core.plugins.hookspecs import hookimpl
-    from art_core.plugins.host import Plugins
+    from art_core.metrics.usage import GpuTime, TokenUsage
+    from art_core.model.backend import Backend, backend
+    from art_core.model.model import Model
+    from art_core.model.trainable import TrainableModel
     from art_core.rl.config import TrainConfig
     from art_core.rl.custom import LossSpec, LossTokens
     from art_core.sinks.console import console_sink
     from art_core.sinks.line import CurrentLine
     from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
-    from art_core.trainable import TrainableModel
 
 __version__ = "0.1.0"
 
 _HOME = {
     "backends": (
-        "Backend",
         "BackendSpec",
         "BaseModel",
         "Bill",
@@ -68,14 +66,13 @@ _HOME = {
         "InferenceEngine",
         "ModelCatalog",
         "TrainResult",
-        "backend",
     ),
-    "costs.rates": ("TokenRates",),
+    "metrics.rates": ("TokenRates",),
     "costs.track": ("track_api_cost",),
-    "costs.usage": ("GpuTime", "TokenUsage"),
+    "metrics.usage": ("GpuTime", "TokenUsage"),
     "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
     "data.trajectory": ("History", "RolloutFailure", "Trajectory", "TrajectoryGroup"),
-    "errors": (
+    "base.errors": (
         "ArtError",
         "BackendError",
         "ConfigError",
@@ -87,20 +84,21 @@ _HOME = {
         "RolloutError",
         "SinkError",
     ),
-    "metrics.builder": ("MetricsBuilder",),
+    "costs.builder": ("MetricsBuilder",),
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
-    "metrics.timeline": ("Change", "Timeline"),
-    "model": ("Model",),
-    "plugins.commands": ("Column", "CommandSpec", "Record", "Table"),
-    "plugins.hookspecs": ("hookimpl",),
-    "plugins.host": ("Plugins",),
+    "log.timeline": ("Change", "Timeline"),
+    "model.backend": ("Backend", "backend"),
+    "model.model": ("Model",),
+    "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
+    "hooks.hookspecs": ("hookimpl",),
+    "hooks.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
     "rl.custom": ("LossSpec", "LossTokens"),
     "sinks.console": ("console_sink",),
     "sinks.line": ("CurrentLine",),
     "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
-    "trainable": ("TrainableModel",),
+    "model.trainable": ("TrainableModel",),
 }
 _MODULE_OF = {name: f"art_core.{module}" for module, names in _HOME.items() for name in names}
 
@@ -172,9 +170,9 @@ def __getattr__(name: str) -> Any:
 
 def _name_of_art(name: str) -> Any:
     """Return a name that ART has in its core; ConfigError says what to use in its place."""
-    from art_core.backends import creator
-    from art_core.errors import ConfigError
-    from art_core.plugins.host import installed_plugins
+    from art_core.base.errors import ConfigError
+    from art_core.hooks.host import installed_plugins
+    from art_core.model.backend import creator
 
     if name == "LocalBackend":
         return creator(installed_plugins().backend("local"))

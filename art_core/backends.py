@@ -1,24 +1,12 @@
-"""Where the weights live: the contract of a backend, and `backend("name")`, which finds one by
-name.
-"""
+"""Values that backends exchange with the core: endpoints, checkpoints, results, specs."""
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import attrs
-
-from art_core.data.trajectory import TrajectoryGroup
-from art_core.errors import ConfigError, PluginError
-from art_core.plugins.checks import accepted_options
-from art_core.plugins.host import OURS, installed_plugins
-
-if TYPE_CHECKING:
-    from art_core.trainable import TrainableModel
 
 
 @attrs.frozen(kw_only=True)
@@ -56,43 +44,6 @@ class TrainResult:
     step: int
     metrics: dict[str, float] = attrs.field(factory=dict)
     checkpoint: Path | None = None
-
-
-@runtime_checkable
-class Backend(Protocol):
-    """Trains a model's weights and serves them. Stateful; one backend may hold several models."""
-
-    async def register(self, model: TrainableModel) -> Endpoint:
-        """Load the model at its last whole checkpoint (or fresh) and serve it."""
-
-    async def unregister(self, model: TrainableModel) -> None:
-        """Stop serving the model and free what it holds; `register` brings it back at its last
-        checkpoint. A model that is not registered is none of its business.
-        """
-
-    async def train(
-        self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
-    ) -> TrainResult:
-        """Run one step (`TrainConfig.of(**options)`) and serve the new weights.
-
-        Reports what it used through `model.charge(...)`, so that no cost is lost when the step
-        fails.
-        """
-
-    async def step(self, model: TrainableModel) -> int:
-        """Return the training step of the newest weights; 0 before the first."""
-
-    async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
-        """Return the checkpoints that exist, oldest first."""
-
-    async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
-        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
-
-    async def close(self) -> None:
-        """Stop serving and free what is held; a second call does nothing."""
-
-
-_METHODS = [name for name in vars(Backend) if not name.startswith("_")]
 
 
 @attrs.frozen(kw_only=True)
@@ -164,58 +115,8 @@ class BackendSpec:
     """
 
     name: str
-    create: Callable[..., Backend] | str
+    create: Callable[..., Any] | str
     summary: str
     models: Callable[[], ModelCatalog] | None = None
     engines: Callable[[], EngineCatalog] | None = None
     bill: Callable[[Path], Bill] | None = None
-
-
-def backend(name: str, **options: Any) -> Backend:
-    """Make the backend of that name, from the plugins that are installed.
-
-    Raises ConfigError for an unknown name or option (with what there is and what to install) and
-    for a missing package, PluginError for a plugin that is installed but broken, also for one whose
-    backend lacks a method.
-    """
-    spec = installed_plugins().backend(name)
-    with _told_what_lacks(name):
-        create = creator(spec)
-        accepted_options(create, options, f"backend {name!r}")
-        made = create(**options)
-    lacking = [method for method in _METHODS if not hasattr(made, method)]
-    if lacking:
-        raise PluginError(
-            f"backend {name!r} is made as a {type(made).__name__}, which has no "
-            f"{', '.join(lacking)}",
-            f"A backend has: {', '.join(_METHODS)}.",
-        )
-    return made
-
-
-def creator(spec: BackendSpec) -> Callable[..., Backend]:
-    """Return what makes a spec's backend, imported now when it is given as a text.
-
-    Raises ConfigError for a missing package, PluginError for a name that its module lacks.
-    """
-    if not isinstance(spec.create, str):
-        return spec.create
-    with _told_what_lacks(spec.name):
-        try:
-            found: Callable[..., Backend] = pkgutil.resolve_name(spec.create)
-        except AttributeError as error:
-            raise PluginError(
-                f"backend {spec.name!r} is to be made by {spec.create!r}: {error}"
-            ) from error
-        return found
-
-
-@contextmanager
-def _told_what_lacks(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        ours = f"art-{name}" if name in OURS["backend"] else str(error.name)
-        raise ConfigError(
-            f"backend {name!r} needs {error.name!r}, which is not installed", f"pip install {ours}"
-        ) from error

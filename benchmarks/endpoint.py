@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 import art_core as art  # noqa: E402
-from art_core.client import openai_client  # noqa: E402
+from art_core.client.openai_client import openai_client  # noqa: E402
 from art_core.endpoint.engine import Sampling, ServedModel  # noqa: E402
 from art_core.endpoint.host import EndpointHost  # noqa: E402
 from art_local.engine import TransformersEngine  # noqa: E402

@@ -30,8 +30,8 @@ import orjson
 from row_cost import open_model, step_metrics
 
 from art_core.cli.main import main as art
+from art_core.log.summary import read_summary
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.summary import read_summary
 
 TARGET_S = 3.0
 MEGABYTE = 1 << 20

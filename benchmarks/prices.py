@@ -23,11 +23,11 @@ from rivals.environments import add_options, install, python_of
 from rivals.pages import put
 
 import art_core as art
+from art_core.base.errors import PricingError
 from art_core.costs.book import PriceBook
 from art_core.costs.stream import TrackedStream
-from art_core.costs.usage import TokenUsage
-from art_core.errors import PricingError
-from art_core.plugins import builtin
+from art_core.hooks import builtin
+from art_core.metrics.usage import TokenUsage
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "costs" / "golden.json"

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import art_core as art
-from art_core.run import Run
+from art_core.run.run import Run
 
 
 def _names() -> tuple[str, ...]:

@@ -20,11 +20,11 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 import art_core as art
-from art_core import exits
 from art_core.cli.main import parser
 from art_core.cli.new import rendered, words_of
-from art_core.plugins import hookspecs
-from art_core.plugins.host import installed_plugins
+from art_core.hooks import hookspecs
+from art_core.hooks.host import installed_plugins
+from art_core.run import exits
 from art_core.testing.echo import EchoBackend
 
 ROOT = Path(__file__).parent.parent

@@ -57,7 +57,11 @@ def test_a_star_import_gives_the_public_names():
 
 @pytest.mark.parametrize(
     "code",
-    ["import art_core", "from art_core import *", "import art_core.trainable, art_core.client"],
+    [
+        "import art_core",
+        "from art_core import *",
+        "import art_core.model.trainable, art_core.client.openai_client",
+    ],
 )
 def test_importing_loads_nothing_heavy(code):
     heavy = "{'torch', 'openai', 'wandb', 'pydantic', 'transformers', 'numpy', 'tqdm', 'pytest'}"
@@ -83,7 +87,7 @@ def test_names_of_art_are_found_where_art_has_them():
 
 def test_the_local_backend_is_that_of_the_plugin(monkeypatch):
     plugins = art.Plugins()
-    monkeypatch.setattr("art_core.plugins.host.installed_plugins", lambda: plugins)
+    monkeypatch.setattr("art_core.hooks.host.installed_plugins", lambda: plugins)
     with pytest.raises(art.ConfigError, match="pip install art-local"):
         art.LocalBackend  # noqa: B018
 

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from art_core.errors import ConfigError
-from art_core.plugins.commands import Output
-from art_core.plugins.host import Plugins, installed_plugins
-from art_core.rundir import find_runs, runs_path
+from art_core.base.errors import ConfigError
+from art_core.hooks.commands import Output
+from art_core.hooks.host import Plugins, installed_plugins
+from art_core.log.rundir import find_runs, runs_path
 
 _HELP = """\
 Prints the code that makes a shell complete commands, options, names of runs, backends and sinks.

@@ -8,16 +8,16 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_run
 from art_core.cli.reconcile import reconciled
 from art_core.cli.text import SHARE, branches, counted, usd_column
-from art_core.costs.price_dates import OLD_AFTER_DAYS
-from art_core.costs.receipt import Receipt
-from art_core.errors import ConfigError
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import find_run, runs_path
+from art_core.metrics.receipt import Receipt
+from art_core.prices.dates import OLD_AFTER_DAYS
 from art_core.reports.costs import CostReport, RewardPrice, item_name, read_costs
-from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 The tree holds the whole run with all attempts, also what abandoned steps spent. "$ a step" divides

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import attrs
 
-from art_core.errors import ConfigError
-from art_core.rundir import FoundRun, find_run
+from art_core.base.errors import ConfigError
+from art_core.log.rundir import FoundRun, find_run
 
 
 @attrs.frozen

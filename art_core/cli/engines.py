@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.backends import EngineCatalog, InferenceEngine
+from art_core.base.errors import ConfigError, unknown
 from art_core.cli.models import add_backend
-from art_core.errors import ConfigError, unknown
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
 
 _HELP = """\
 An engine that is not part of a backend's own package is installed once, into an environment of its

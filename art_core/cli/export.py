@@ -8,10 +8,10 @@ from typing import Any
 
 from art_core.cli.arguments import add_run, output_file
 from art_core.cli.text import counted
-from art_core.plugins.commands import Output, Record
-from art_core.plugins.host import Plugins
+from art_core.hooks.commands import Output, Record
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import find_run, runs_path
 from art_core.reports.export import FORMATS, export
-from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 csv and parquet have one line per row and one column per key, blank where the row has no value;

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from art_core.base.errors import ConfigError
 from art_core.cli.arguments import directory
 from art_core.cli.reading import problem_lines
 from art_core.cli.text import counted
-from art_core.errors import ConfigError
-from art_core.metrics.summary import read_summaries
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import find_runs, read_problem, runs_path
+from art_core.log.summary import read_summaries
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
 from art_core.reports import board
 from art_core.reports.board import Place
-from art_core.rundir import find_runs, read_problem, runs_path
 
 log = logging.getLogger("art_core")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from art_core import __version__
+from art_core.base.errors import ArtError
 from art_core.cli import (
     completion,
     costs,
@@ -30,9 +31,8 @@ from art_core.cli import (
 )
 from art_core.cli.arguments import Parser, add_json
 from art_core.cli.output import print_json, print_text
-from art_core.errors import ArtError
-from art_core.plugins.commands import CommandSpec
-from art_core.plugins.host import Plugins, installed_plugins
+from art_core.hooks.commands import CommandSpec
+from art_core.hooks.host import Plugins, installed_plugins
 
 log = logging.getLogger("art_core")
 

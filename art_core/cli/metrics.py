@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
 from art_core.metrics.taxonomy import CATALOGUE_VERSION, MetricSpec
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
 
 _HELP = """\
 A key that ends in * stands for any rest. "sum" keys add up within a step; those marked cumulative

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.backends import ModelCatalog
+from art_core.base.errors import ConfigError
 from art_core.cli.completion import backend_names, completed
-from art_core.errors import ConfigError
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
 
 _HELP = """\
 A backend fetches a base model by itself when training starts; pull fetches it beforehand.

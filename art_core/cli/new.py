@@ -14,9 +14,9 @@ from string import Template
 from typing import Any
 
 from art_core import __version__
-from art_core.errors import ConfigError
-from art_core.plugins.commands import Output, Record
-from art_core.plugins.host import Plugins
+from art_core.base.errors import ConfigError
+from art_core.hooks.commands import Output, Record
+from art_core.hooks.host import Plugins
 
 _HELP = """\
 Writes a folder with a pyproject.toml, code and tests that pass, to start from. The tests of a

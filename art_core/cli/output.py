@@ -18,7 +18,7 @@ import attrs
 import orjson
 
 from art_core.cli.table import table_lines
-from art_core.plugins.commands import Output, Record, Table
+from art_core.hooks.commands import Output, Record, Table
 
 _BITS_63 = 1 << 63
 

@@ -8,16 +8,16 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_directory, output_file
 from art_core.cli.completion import completed, metric_keys, run_names
 from art_core.cli.reading import read_run
 from art_core.cli.text import counted
-from art_core.errors import ConfigError
+from art_core.hooks.commands import Output, Record
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import FoundRun, find_run, runs_path
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.plugins.commands import Output, Record
-from art_core.plugins.host import Plugins
 from art_core.reports.curves import STEP, Curve, curve
-from art_core.rundir import FoundRun, find_run, runs_path
 
 _HELP = """\
 A key has a slash and a known section (reward/mean); everything else names a run, or is a run's

@@ -7,11 +7,12 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from art_core.backends import BackendSpec, creator
+from art_core.backends import BackendSpec
 from art_core.cli.completion import backend_names, completed
-from art_core.plugins.checks import options_of
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
+from art_core.hooks.checks import options_of
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.model.backend import creator
 
 _PLUGINS_HELP = """\
 A plugin is an installed distribution with an entry point in the group `art_core`.

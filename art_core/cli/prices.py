@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 
 from art_core.cli.text import counted
-from art_core.costs.price_dates import OLD_AFTER_DAYS, is_old
-from art_core.costs.training import ListedModel, fetched, keep_list, listed_models, price_file
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.prices.dates import OLD_AFTER_DAYS, is_old
+from art_core.prices.training import ListedModel, fetched, keep_list, listed_models, price_file
 
 _HELP = """\
 Prices are US dollars per million tokens, each with the date and the source of its list. update

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from art_core.log.rundir import FoundRun
+from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.metrics.timeline import Timeline
-from art_core.rundir import FoundRun
 
 
 def read_run(run: FoundRun, taxonomy: Taxonomy) -> Timeline:

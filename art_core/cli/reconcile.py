@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.backends import Bill
+from art_core.base.errors import ConfigError
 from art_core.cli.text import usd_column
-from art_core.errors import ConfigError
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import FoundRun
 from art_core.reports.costs import CostReport
-from art_core.rundir import FoundRun
 
 
 def reconciled(run: FoundRun, report: CostReport, plugins: Plugins) -> Iterator[Output]:

@@ -9,15 +9,15 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_run
 from art_core.cli.text import signed_percent, usd_column
 from art_core.costs.book import PriceBook
-from art_core.errors import ConfigError
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import find_run, runs_path
 from art_core.reports.costs import CostReport, item_name, read_costs
 from art_core.reports.reprice import Prices, read_prices, reprice
-from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 The rows keep receipts of what was bought: tokens of calls, time of devices. They are priced again,

@@ -9,14 +9,14 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_directory
 from art_core.cli.completion import completed, run_names
 from art_core.cli.deletion import deletable_run, delete_run, holdings
 from art_core.cli.text import counted, sized
-from art_core.errors import ConfigError
-from art_core.plugins.commands import Output, Record
-from art_core.plugins.host import Plugins
-from art_core.rundir import runs_path
+from art_core.hooks.commands import Output, Record
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import runs_path
 
 _HELP = """\
 Deletes a run's directory: its log, trajectories and checkpoints. On a terminal it asks first; in a

@@ -8,13 +8,13 @@ from typing import Any
 
 from art_core.cli.arguments import add_directory
 from art_core.cli.reading import problem_lines
-from art_core.metrics.history import last_row
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.history import last_row
+from art_core.log.rundir import FoundRun, find_runs, read_problem, runs_path
+from art_core.log.summary import read_summary
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
-from art_core.rundir import FoundRun, find_runs, read_problem, runs_path
 
 _HELP = """\
 A run is a directory <dir>/<project>/models/<name> with a history.jsonl in it. A run that says it is

@@ -10,11 +10,11 @@ from art_core.cli.arguments import add_run
 from art_core.cli.reading import read_run
 from art_core.cli.sparkline import sparkline
 from art_core.cli.text import SHARE, branches, counted, usd_column
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import find_run, runs_path
+from art_core.log.timeline import Timeline, attempt_of
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.timeline import Timeline, attempt_of
-from art_core.plugins.commands import Column, Output, Record, Table
-from art_core.plugins.host import Plugins
-from art_core.rundir import find_run, runs_path
 
 _HELP = """\
 RUN is a name, project/name, or a run's directory. Curves read left to right, a bar a step (or the

@@ -8,13 +8,13 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError, SinkError
 from art_core.cli.arguments import add_run
 from art_core.cli.completion import completed, sink_names
 from art_core.cli.text import counted
-from art_core.errors import ConfigError, SinkError
-from art_core.plugins.commands import Output, Record
-from art_core.plugins.host import Plugins
-from art_core.rundir import find_run, runs_path
+from art_core.hooks.commands import Output, Record
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import find_run, runs_path
 from art_core.sinks.options import kind_of, made_again
 from art_core.sinks.sync import Progress, run_info, sync
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from art_core.plugins.commands import Column, Table
+from art_core.hooks.commands import Column, Table
 
 _GAP = "  "
 _LEAST_PROSE = 24

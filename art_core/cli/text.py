@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from art_core.plugins.commands import Column
+from art_core.hooks.commands import Column
 
 SHARE = Column(key="share", form=".0%", right=True)
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.amounts import number_or_none, text_of
-from art_core.costs.gpus import date_of, source_of
-from art_core.costs.rates import TokenRates, price, price_gpu
-from art_core.costs.readers import read_usage
-from art_core.costs.readers.reported import REPORTING
-from art_core.costs.usage import GpuTime, TokenUsage
-from art_core.errors import ConfigError, PricingError
-from art_core.plugins.host import Plugins
+from art_core.base.errors import ConfigError, PricingError
+from art_core.base.numbers import number_or_none, text_of
+from art_core.hooks.host import Plugins
+from art_core.metrics.rates import TokenRates, price, price_gpu
+from art_core.metrics.readers import read_usage
+from art_core.metrics.readers.reported import REPORTING
+from art_core.metrics.usage import GpuTime, TokenUsage
+from art_core.prices.gpus import date_of, source_of
 
 log = logging.getLogger("art_core")
 

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import attrs
 import orjson
 
-from art_core.costs.genai import provider_at
+from art_core.costs.builder import MetricsBuilder
 from art_core.costs.nested import MeteredCall, calls_inside
 from art_core.costs.payer import Payer, carry_payers, payer_of
 from art_core.costs.stream import TrackedStream
-from art_core.costs.usage import TokenUsage
-from art_core.metrics.builder import MetricsBuilder
+from art_core.metrics.usage import TokenUsage
+from art_core.prices.genai import provider_at
 
 log = logging.getLogger("art_core")
 

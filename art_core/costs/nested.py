@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.usage import COUNTS, TokenUsage
+from art_core.metrics.usage import COUNTS, TokenUsage
 
 
 @attrs.frozen(eq=False)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import attrs
 
+from art_core.base.threads import carry_into_threads
 from art_core.costs.book import PriceBook
+from art_core.costs.builder import MetricsBuilder, active_builder, open_builders
 from art_core.costs.nested import calls_inside
-from art_core.costs.rates import TokenRates
-from art_core.costs.usage import TokenUsage
 from art_core.data.account import (
     UNOWNED,
     Account,
@@ -26,9 +26,9 @@ from art_core.data.account import (
     unsettled,
 )
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.metrics.builder import MetricsBuilder, active_builder, open_builders
-from art_core.plugins.host import installed_plugins
-from art_core.threads import carry_into_threads
+from art_core.hooks.host import installed_plugins
+from art_core.metrics.rates import TokenRates
+from art_core.metrics.usage import TokenUsage
 
 log = logging.getLogger("art_core")
 

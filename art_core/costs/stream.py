@@ -9,8 +9,8 @@ from typing import Any, Self
 import attrs
 
 from art_core.costs.nested import CallsInside
-from art_core.costs.readers import read_delta, read_usage
-from art_core.costs.usage import COUNTS, TokenUsage, field
+from art_core.metrics.readers import read_delta, read_usage
+from art_core.metrics.usage import COUNTS, TokenUsage, field
 
 log = logging.getLogger("art_core")
 

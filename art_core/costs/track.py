@@ -13,16 +13,16 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
 
+from art_core.base.errors import ConfigError
 from art_core.costs.book import rates_of
+from art_core.costs.builder import active_builder
 from art_core.costs.nested import CallsInside, calls_inside
 from art_core.costs.payer import Payer, book_for, carry_payers, payer_of
-from art_core.costs.rates import TokenRates
 from art_core.costs.stream import TrackedStream, is_stream
-from art_core.costs.usage import TokenUsage
 from art_core.data.account import before_gatherings
-from art_core.errors import ConfigError
-from art_core.metrics.builder import active_builder
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.rates import TokenRates
+from art_core.metrics.usage import TokenUsage
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")

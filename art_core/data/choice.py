@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 
 Message = dict[str, Any]
 MessageOrChoice = Any

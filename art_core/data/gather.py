@@ -12,12 +12,12 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError, RolloutError
+from art_core.base.progress import progress_bar
 from art_core.data.account import Account, begin_gathering, charging, in_scope, open_account
 from art_core.data.outcome import Outcome, outcome
 from art_core.data.pool import widen_thread_pool
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup, text_of
-from art_core.errors import ConfigError, RolloutError
-from art_core.progress import progress_bar
 
 _UNBEGUN = inspect.CORO_CREATED
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]

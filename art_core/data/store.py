@@ -15,11 +15,11 @@ from typing import Any
 import attrs
 import orjson
 
+from art_core.base.errors import HistoryError
+from art_core.base.files import json_line
 from art_core.data.choice import choice_dict, is_choice, message_dict
 from art_core.data.prompts import restore_prompts, shorten_prompts
 from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
-from art_core.errors import HistoryError
-from art_core.files import json_line
 
 log = logging.getLogger("art_core")
 

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import attrs
 
+from art_core.base.errors import ConfigError
+from art_core.base.reason import without_secrets
 from art_core.data.account import Account, Charged
 from art_core.data.choice import MessageOrChoice, message_of
-from art_core.errors import ConfigError
-from art_core.reason import without_secrets
 
 FailureReason = Literal["raised", "timeout", "wrong_type", "bad_reward"]
 _group_ids = itertools.count()

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import unknown
 from art_core.endpoint.engine import ModelNames, Sampling, ServedModel
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.prompt_limit import PromptLimit, too_long
@@ -16,7 +17,6 @@ from art_core.endpoint.request import ChatRequest
 from art_core.endpoint.template_check import TemplateCheck
 from art_core.endpoint.thoughts import in_content, opened_by
 from art_core.endpoint.transcripts import Transcripts
-from art_core.errors import unknown
 
 MAX_MODEL_NAME = 200
 """Characters of a name that engines are asked for; a longer one must be listed."""

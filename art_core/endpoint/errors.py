@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Literal
 
-from art_core.errors import ArtError
+from art_core.base.errors import ArtError
 
 Code = Literal[
     "body_too_large",

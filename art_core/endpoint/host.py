@@ -13,12 +13,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from art_core.base.errors import BackendError, ConfigError
 from art_core.endpoint.engine import ModelNames
 from art_core.endpoint.listener import api_url, bound_socket
 from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
 from art_core.endpoint.proxies import pass_by_proxies
 from art_core.endpoint.transcripts import MAX_IDS
-from art_core.errors import BackendError, ConfigError
 
 POLL_S = 0.01
 KEEP_ALIVE_S = 3600

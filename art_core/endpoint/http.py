@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException  # noqa: TID253
 from starlette.requests import ClientDisconnect, Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
+from art_core.base.errors import ArtError
+from art_core.base.files import json_line
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.strict_json import json_text, whole_json
-from art_core.errors import ArtError
-from art_core.files import json_line
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")

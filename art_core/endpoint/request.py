@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import did_you_mean
 from art_core.endpoint.errors import (
     UNCONSTRAINED,
     RequestError,
@@ -18,7 +19,6 @@ from art_core.endpoint.errors import (
     unsupported,
 )
 from art_core.endpoint.messages import checked_messages, checked_tools
-from art_core.errors import did_you_mean
 
 MAX_CHOICES = 128
 MAX_STOPS, MAX_STOP = 4, 256

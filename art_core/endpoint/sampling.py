@@ -10,12 +10,12 @@ from contextlib import aclosing
 
 import attrs
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.answer import Answer
 from art_core.endpoint.chat import Prepared
 from art_core.endpoint.choice import Delta, GrowingChoice
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.transcripts import Transcripts
-from art_core.errors import EngineError
 
 
 @attrs.frozen

@@ -1,19 +1,15 @@
-"""What was measured: names, sums, rows and the log that keeps them."""
+"""What was measured: names, values, sums and rows. Values here are pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-if TYPE_CHECKING:
-    from art_core.costs.track import track_api_cost
-    from art_core.metrics.builder import MetricsBuilder
-
-__all__ = ["MetricsBuilder", "track_api_cost"]
+_NAMES_OF_ART = ("MetricsBuilder", "track_api_cost")
+"""ART has these names in its `metrics`."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _NAMES_OF_ART:
         raise AttributeError(f"module 'art_core.metrics' has no attribute {name!r}")
-    import art_core
-
-    return getattr(art_core, name)
+    return getattr(import_module("art_core"), name)

@@ -11,7 +11,7 @@ from operator import itemgetter
 
 import attrs
 
-from art_core.errors import MetricError
+from art_core.base.errors import MetricError
 from art_core.metrics.taxonomy import Taxonomy, cumulative_key
 
 Totals = Mapping[str, float]

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 from orjson import OPT_APPEND_NEWLINE, JSONEncodeError, dumps, loads
 
-from art_core.errors import HistoryError
+from art_core.base.errors import HistoryError
 
 log = logging.getLogger("art_core")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from art_core.costs.amounts import text_of
+from art_core.base.errors import MetricError
+from art_core.base.numbers import text_of
 from art_core.data.choice import is_choice, tokens_of
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.errors import MetricError
 from art_core.metrics.taxonomy import Taxonomy, combine_values, number, total
 from art_core.rl.advantages import has_spread, population_std
 

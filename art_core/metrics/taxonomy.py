@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from art_core.errors import MetricError, unknown
+from art_core.base.errors import MetricError, unknown
 
 CATALOGUE_VERSION = 1
 _REMEMBERED = 256

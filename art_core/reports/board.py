@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from art_core.errors import ConfigError, unknown
-from art_core.metrics.summary_page import Summary
+from art_core.base.errors import ConfigError, unknown
+from art_core.log.rundir import FoundRun
+from art_core.log.summary_page import Summary
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.rundir import FoundRun
 
 REWARD, COST = "reward/mean", "costs/cum/all"
 PER_DOLLAR = "reward_per_dollar"

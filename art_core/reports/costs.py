@@ -9,12 +9,12 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.price_dates import is_old
-from art_core.costs.receipt import Receipt, receipt_of
-from art_core.metrics.history import read_rows
+from art_core.log.history import read_rows
+from art_core.log.timeline import Timeline, is_paid
+from art_core.metrics.receipt import Receipt, receipt_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.metrics.timeline import Timeline, is_paid
+from art_core.prices.dates import is_old
 
 _REWARDS = ("reward/mean", "val/reward")
 _SUM = "costs/cum/"

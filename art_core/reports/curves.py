@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from art_core.errors import ConfigError, unknown
+from art_core.base.errors import ConfigError, unknown
 
 STEP = "step"
 Curves = Mapping[str, Mapping[int, float]]

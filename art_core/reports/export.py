@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import ConfigError
-from art_core.metrics.history import read_rows
+from art_core.base.errors import ConfigError
+from art_core.log.history import read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
 

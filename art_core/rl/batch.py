@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
+from art_core.base.errors import ConfigError
 from art_core.data.choice import ChoiceTokens, is_cut_off
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.errors import ConfigError
 from art_core.rl.advantages import has_spread, step_advantages
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence, merge_turns, turns_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import ConfigError, unknown
+from art_core.base.errors import ConfigError, unknown
 from art_core.rl import options as check
 from art_core.rl.advantages import BASELINES, SCALES
 from art_core.rl.custom import LossSpec

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 
 
 @attrs.frozen(kw_only=True)

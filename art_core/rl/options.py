@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 
-from art_core.costs.amounts import price_of
-from art_core.errors import ConfigError, unknown
+from art_core.base.errors import ConfigError, unknown
+from art_core.base.numbers import price_of
 
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import attrs
 
-from art_core.errors import ConfigError, unknown
+from art_core.base.errors import ConfigError, unknown
 from art_core.rl.custom import LossSpec, spec_of_path
 
 Level = Literal["token", "sequence", "average", "geometric_average"]

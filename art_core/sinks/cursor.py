@@ -14,10 +14,10 @@ from typing import BinaryIO
 import attrs
 import orjson
 
-from art_core.errors import HistoryError, SinkError
-from art_core.files import replace_json
-from art_core.forks import close_in_children
-from art_core.metrics.history import read_rows
+from art_core.base.errors import HistoryError, SinkError
+from art_core.base.files import replace_json
+from art_core.base.forks import close_in_children
+from art_core.log.history import read_rows
 from art_core.metrics.row import MetricsRow
 
 BATCH = 500

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from art_core.log.timeline import Change, Timeline, adds_up
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.timeline import Change, Timeline, adds_up
 from art_core.sinks.protocol import RunInfo
 
 _REMEMBERED = 1_000

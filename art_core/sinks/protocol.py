@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import attrs
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
+from art_core.log.rundir import checked_name
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.rundir import checked_name
 
 
 @attrs.frozen(kw_only=True)

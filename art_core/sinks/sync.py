@@ -8,11 +8,11 @@ from pathlib import Path
 
 import attrs
 
-from art_core.errors import ConfigError
-from art_core.files import read_json
-from art_core.forks import close_lock
-from art_core.metrics.history import last_row
-from art_core.rundir import RunState
+from art_core.base.errors import ConfigError
+from art_core.base.files import read_json
+from art_core.base.forks import close_lock
+from art_core.log.history import last_row
+from art_core.log.rundir import RunState
 from art_core.sinks.cursor import count_after, load_cursor, lock_cursor
 from art_core.sinks.delivery import DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec

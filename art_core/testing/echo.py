@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core.backends import BackendSpec, Checkpoint, Endpoint, TrainResult
-from art_core.costs.usage import GpuTime
+from art_core.base.errors import BackendError
+from art_core.base.files import replace_json
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.errors import BackendError
-from art_core.files import replace_json
+from art_core.metrics.usage import GpuTime
 from art_core.rl.batch import TrainingBatch, training_batch
 from art_core.rl.config import TrainConfig
 from art_core.testing.echo_server import LOGPROB, EchoServer, Reply
 
 if TYPE_CHECKING:
-    from art_core.trainable import TrainableModel
+    from art_core.model.trainable import TrainableModel
 
 
 def last_message(messages: Sequence[dict[str, Any]], step: int) -> str:

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import attrs
 
 from art_core.backends import BackendSpec
+from art_core.hooks.commands import CommandSpec
+from art_core.hooks.host import GROUP, Plugins
 from art_core.metrics.taxonomy import MetricSpec
-from art_core.plugins.commands import CommandSpec
-from art_core.plugins.host import GROUP, Plugins
 from art_core.rl.custom import LossSpec
 from art_core.sinks.protocol import SinkSpec
 from art_core.testing.statements import Contract, Setting
@@ -38,7 +38,7 @@ _TYPES = {
 _IMPORT = """
 import json, logging, os, sys, threading
 import art_core
-from art_core.plugins.host import Plugins
+from art_core.hooks.host import Plugins
 before, level = dict(os.environ), (logging.root.level, len(logging.root.handlers))
 module = __import__(sys.argv[1], fromlist=["*"])
 seen = {

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, NoReturn
 import attrs
 import pytest
 
-from art_core.costs.rates import TokenRates, price
-from art_core.costs.readers import read_usage
-from art_core.costs.usage import TokenUsage
-from art_core.model import Model
-from art_core.plugins.host import Plugins
+from art_core.hooks.host import Plugins
+from art_core.metrics.rates import TokenRates, price
+from art_core.metrics.readers import read_usage
+from art_core.metrics.usage import TokenUsage
+from art_core.model.model import Model
 from art_core.testing.statements import Contract, Setting
 
 PRICE_HOOKS = frozenset({"art_usage", "art_token_rates", "art_gpu_rate"})

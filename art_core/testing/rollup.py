@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from art_core.hooks.host import Plugins
 from art_core.metrics.taxonomy import SPLITS
-from art_core.model import Model
-from art_core.plugins.host import Plugins
+from art_core.model.model import Model
 from art_core.testing.statements import Contract, Setting
 
 Metrics = Mapping[str, float]

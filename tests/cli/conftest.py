@@ -72,7 +72,7 @@ def art_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def host(plugins: Mapping[str, object]) -> art.Plugins:
-    from art_core.plugins import builtin
+    from art_core.hooks import builtin
 
     found = art.Plugins()
     found.register(builtin, "core")

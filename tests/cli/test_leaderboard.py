@@ -5,7 +5,7 @@ import csv
 import orjson
 import pytest
 
-from art_core.metrics import summary as summaries
+from art_core.log import summary as summaries
 
 
 def names(printed):

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 import art_core as art
-from art_core.rundir import FoundRun
+from art_core.log.rundir import FoundRun
 from art_core.sinks import delivery, sync
 from art_core.sinks.cursor import load_cursor
 from art_core.sinks.options import keep_options

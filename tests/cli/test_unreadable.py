@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from art_core.metrics import summary
-from art_core.rundir import FoundRun, find_runs, read_problem
+from art_core.log import summary
+from art_core.log.rundir import FoundRun, find_runs, read_problem
 
 ROW = {"reward/mean": 0.5, "costs/cum/all": 1.0}
 

@@ -2,9 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from art_core.costs import payer, track
+from art_core.costs import builder, payer, track
 from art_core.data.account import UNOWNED
-from art_core.metrics import builder
 
 
 @pytest.fixture

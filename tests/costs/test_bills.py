@@ -8,8 +8,8 @@ import pytest
 
 import art_core as art
 from art_core.costs.book import PriceBook
-from art_core.costs.terms import term_file
-from art_core.plugins import builtin
+from art_core.hooks import builtin
+from art_core.prices.terms import term_file
 
 CHAT = {"prompt_tokens": 10_000, "completion_tokens": 1_000, "total_tokens": 11_000}
 RESPONSES = {"input_tokens": 10_000, "output_tokens": 1_000, "total_tokens": 11_000}

@@ -2,11 +2,11 @@ import attrs
 import pytest
 
 import art_core as art
+from art_core.base.errors import ConfigError, PricingError
 from art_core.costs.book import PriceBook, rates_of
-from art_core.costs.rates import TokenRates
-from art_core.costs.usage import GpuTime, TokenUsage
-from art_core.errors import ConfigError, PricingError
-from art_core.plugins import builtin
+from art_core.hooks import builtin
+from art_core.metrics.rates import TokenRates
+from art_core.metrics.usage import GpuTime, TokenUsage
 
 MILLION = TokenUsage(input_tokens=1_000_000)
 

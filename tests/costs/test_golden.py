@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 import art_core as art
-from art_core.errors import PricingError
-from art_core.plugins import builtin
+from art_core.base.errors import PricingError
+from art_core.hooks import builtin
 
 CASES = json.loads((Path(__file__).parent / "golden.json").read_text(), parse_float=Decimal)
 PRICED = [case for case in CASES if case["usd"] is not None]

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 import pytest
 
 import art_core as art
+from art_core.base.errors import PricingError, RolloutError
 from art_core.costs import payer
 from art_core.data.account import UNOWNED, Account, unsettled
-from art_core.errors import PricingError, RolloutError
 
 RESPONSE = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 0}}
 DOLLAR = {"prompt_per_million": 1.0, "completion_per_million": 1.0}

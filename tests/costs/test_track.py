@@ -8,8 +8,8 @@ from weakref import WeakSet
 import pytest
 
 import art_core as art
-from art_core.errors import ConfigError, MetricError, PricingError
-from art_core.metrics import builder
+from art_core.base.errors import ConfigError, MetricError, PricingError
+from art_core.costs import builder
 
 RESPONSE = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}}
 

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 
 import art_core as art
+from art_core.base.errors import ConfigError, RolloutError
 from art_core.data import outcome
-from art_core.errors import ConfigError, RolloutError
 
 
 async def rollout(reward=1.0, after=0.0):

@@ -8,6 +8,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 
 import art_core as art
+from art_core.base.errors import HistoryError
 from art_core.data.choice import is_choice
 from art_core.data.store import (
     append_groups,
@@ -17,7 +18,6 @@ from art_core.data.store import (
     trajectory_file,
 )
 from art_core.data.trajectory import RolloutFailure
-from art_core.errors import HistoryError
 
 CHOICE = {
     "index": 0,

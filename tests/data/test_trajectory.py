@@ -6,9 +6,9 @@ import attrs
 import pytest
 
 import art_core as art
+from art_core.base.errors import ConfigError
 from art_core.data import trajectory as module
 from art_core.data.trajectory import RolloutFailure
-from art_core.errors import ConfigError
 
 
 def test_messages_are_those_that_a_next_request_needs():

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 import art_core as art
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 
 
 async def rollout(reward):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from art_core.client import asking_for_tokens
+from art_core.client.openai_client import asking_for_tokens
 from art_core.endpoint.engine import CONTEXT_HEADER, request_context
-from art_core.model import Model
+from art_core.model.model import Model
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import openai
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
+from art_core.base.errors import ConfigError, EngineError
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.request import NEUTRAL, NOT_OF_TEMPLATES, PARAMETERS, WITHOUT_EFFECT
-from art_core.errors import ConfigError, EngineError
 
 BAD_VALUES = [
     ({"model": None}, "model"),

@@ -11,11 +11,11 @@ import httpx2
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
+from art_core.base.errors import BackendError, ConfigError
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.http import unless_gone
 from art_core.endpoint.listener import bound_socket
 from art_core.endpoint.server import create_app
-from art_core.errors import BackendError, ConfigError
 from waiting import until_async
 
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 import pytest
 
 import art_core as art
-from art_core.errors import HistoryError
-from art_core.metrics import history
-from art_core.metrics.history import HistoryLog, read_rows
+from art_core.base.errors import HistoryError
+from art_core.log import history
+from art_core.log.history import HistoryLog, read_rows
 
 FULL = """
 import asyncio, os, sys, time
@@ -173,7 +173,7 @@ def test_whatever_the_descriptor_does_a_row_is_there_once_or_not_at_all(
 STORM = """
 import random, signal, sys
 import art_core as art
-from art_core.metrics import history
+from art_core.log import history
 
 # The first row starts the timer of the next sync, and Python says so when that is interrupted.
 history.SYNC_SECONDS = 3600.0

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 import art_core as art
-from art_core.errors import HistoryError
+from art_core.base.errors import HistoryError
 from waiting import alive
 
 TRAINER = """

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import art_core as art
-from art_core.metrics.history import read_rows
+from art_core.log.history import read_rows
 
 COST = 0.25  # sums of quarters are exact
 
@@ -116,13 +116,13 @@ def test_a_kill_while_a_row_of_a_megabyte_is_written_costs_that_row_at_most(
 
 
 POINTS = {
-    "before the row": ("art_core.metrics.history.HistoryLog.append", "before", 2),
-    "after the row": ("art_core.metrics.history.HistoryLog.append", "after", 3),
+    "before the row": ("art_core.log.history.HistoryLog.append", "before", 2),
+    "after the row": ("art_core.log.history.HistoryLog.append", "after", 3),
     "before the sink": ("Sink.write", "before", 3),
     "after the sink": ("Sink.write", "after", 3),
     "before the cursor": ("art_core.sinks.delivery.save_cursor", "before", 3),
     "after the cursor": ("art_core.sinks.delivery.save_cursor", "after", 3),
-    "before the status": ("art_core.run.say_status", "before", 3),
+    "before the status": ("art_core.run.run.say_status", "before", 3),
     "never": ("", "", 3),
 }
 CRASH = """

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core import run as runs
 from art_core.cli.reading import read_run
+from art_core.log.history import read_rows
+from art_core.log.rundir import FoundRun
+from art_core.log.summary import read_summary
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.history import read_rows
-from art_core.metrics.summary import read_summary
-from art_core.rundir import FoundRun
+from art_core.run import run as runs
 
 
 def model_in(base, **options):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import art_core as art
-from art_core.errors import ConfigError, HistoryError, MetricError
-from art_core.metrics import history
+from art_core.base.errors import ConfigError, HistoryError, MetricError
+from art_core.log import history
 
 torch = pytest.importorskip("torch")
 

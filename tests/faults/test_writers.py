@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from art_core.errors import HistoryError
+from art_core.base.errors import HistoryError
 from waiting import until
 
 SECOND = """

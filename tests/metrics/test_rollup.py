@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from art_core.errors import MetricError
+from art_core.base.errors import MetricError
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.rollup import compile_plan, roll, totals_of
 

@@ -6,7 +6,7 @@ import attrs
 import orjson
 import pytest
 
-from art_core.errors import HistoryError
+from art_core.base.errors import HistoryError
 from art_core.metrics.row import MetricsRow
 
 ROW = MetricsRow(

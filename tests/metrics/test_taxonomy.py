@@ -3,7 +3,7 @@ import decimal
 import numpy as np
 import pytest
 
-from art_core.errors import MetricError
+from art_core.base.errors import MetricError
 from art_core.metrics import taxonomy as taxonomy_module
 from art_core.metrics.catalogue import ALIASES, SPECS, builtin_taxonomy
 from art_core.metrics.taxonomy import MetricSpec, Taxonomy, cumulative_key, number, place_all

@@ -8,10 +8,10 @@ import pytest
 from current_line import CURVES, TRAINED, rows
 
 import art_core as art
-from art_core.checkpoints import Retention
 from art_core.cli.main import main
-from art_core.metrics import summary as summaries
+from art_core.log import summary as summaries
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.run.checkpoints import Retention
 
 TAXONOMY = builtin_taxonomy()
 NEWEST = {key: curve[max(curve)] for key, curve in CURVES.items()}

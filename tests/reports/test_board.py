@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
+from art_core.log.rundir import FoundRun
+from art_core.log.summary_page import Entry, Summary
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.summary_page import Entry, Summary
 from art_core.reports import board
-from art_core.rundir import FoundRun
 
 TAXONOMY = builtin_taxonomy()
 

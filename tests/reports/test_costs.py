@@ -3,8 +3,8 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from art_core.costs.receipt import Receipt
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.receipt import Receipt
 from art_core.reports.costs import read_costs
 
 

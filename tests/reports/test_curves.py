@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_core.reports.curves import curve
 
 CURVES = {

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from art_core.costs.receipt import Receipt
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
+from art_core.log.history import read_rows
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.history import read_rows
+from art_core.metrics.receipt import Receipt
 from art_core.reports import export as exports
 from art_core.reports.export import export
 

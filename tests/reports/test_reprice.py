@@ -5,12 +5,12 @@ import csv
 import pytest
 
 import art_core as art
+from art_core.base.errors import ConfigError
 from art_core.costs.book import PriceBook
-from art_core.costs.rates import TokenRates
-from art_core.costs.receipt import Receipt, gpu_receipt
-from art_core.costs.usage import GpuTime
-from art_core.errors import ConfigError
 from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.rates import TokenRates
+from art_core.metrics.receipt import Receipt, gpu_receipt
+from art_core.metrics.usage import GpuTime
 from art_core.reports.reprice import Prices, read_prices, reprice
 
 

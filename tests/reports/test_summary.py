@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core.metrics import summary as summaries
-from art_core.metrics import summary_reader
-from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.history import read_rows
-from art_core.metrics.summary import (
+from art_core.log import summary as summaries
+from art_core.log import summary_reader
+from art_core.log.history import read_rows
+from art_core.log.summary import (
     bring_up_to_date,
     kept_summary,
     read_summaries,
     read_summary,
 )
-from art_core.metrics.summary_page import better_values
+from art_core.log.summary_page import better_values
+from art_core.log.timeline import Timeline
+from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.taxonomy import MetricSpec
-from art_core.metrics.timeline import Timeline
 
 TAXONOMY = builtin_taxonomy()
 WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -9,13 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core.metrics import summary as summaries
-from art_core.metrics import summary_columns
+from art_core.log import summary as summaries
+from art_core.log import summary_columns
+from art_core.log.summary import kept_summary, read_summary
+from art_core.log.summary_columns import scan_columns
+from art_core.log.summary_line import summary_of_line
+from art_core.log.summary_page import Summary
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.summary import kept_summary, read_summary
-from art_core.metrics.summary_columns import scan_columns
-from art_core.metrics.summary_line import summary_of_line
-from art_core.metrics.summary_page import Summary
 from art_core.metrics.taxonomy import MetricSpec
 
 TAXONOMY = builtin_taxonomy()

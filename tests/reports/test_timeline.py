@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
+from art_core.log.history import read_rows
+from art_core.log.timeline import Timeline
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.history import read_rows
-from art_core.metrics.timeline import Timeline
 
 WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 import art_core as art
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_core.rl.batch import training_batch
 
 

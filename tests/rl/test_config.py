@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 import art_core as art
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_core.rl.options import check_options, count
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 import art_core as art
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_core.rl.config import LOSS_OPTIONS
 from art_core.rl.custom import spec_of_path
 from art_core.rl.presets import PRESETS, loss_preset

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 import art_core as art
-from art_core.metrics.history import HistoryLog
+from art_core.log.history import HistoryLog
 
 
 @attrs.define

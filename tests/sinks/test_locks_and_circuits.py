@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import art_core as art
-from art_core.errors import SinkError
+from art_core.base.errors import SinkError
 from art_core.sinks import delivery
 from art_core.sinks.cursor import Cursor, lock_cursor, save_cursor
 from art_core.sinks.delivery import BREAK_AFTER, Delivery

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import art_core as art
-from art_core.errors import PluginError
+from art_core.base.errors import PluginError
 from art_core.sinks.options import FILE, keep_options, made_again
 
 

@@ -3,7 +3,7 @@ import openai
 import pytest
 
 import art_core as art
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_core.rl.sequences import merge_turns, turns_of
 from art_core.testing.backend import BackendContract
 from art_core.testing.echo import EchoBackend, echo_spec

@@ -15,7 +15,7 @@ import attrs
 from families import Family
 
 import art_core as art
-from art_core.client import openai_client
+from art_core.client.openai_client import openai_client
 from art_core.data.choice import ChoiceTokens
 from art_core.endpoint.engine import Sampling, ServedModel, Token
 from art_core.endpoint.host import EndpointHost

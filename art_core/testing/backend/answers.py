@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from art_core.data.choice import tokens_of
+from art_core.model.trainable import TrainableModel
 from art_core.testing.backend.base import MAX_TOKENS, QUESTION, BackendKit
-from art_core.trainable import TrainableModel
 
 QUESTIONS = (QUESTION, {"role": "user", "content": "Count to three."})
 

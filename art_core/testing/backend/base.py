@@ -9,14 +9,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-from art_core.backends import Backend, TrainResult
+from art_core.backends import TrainResult
 from art_core.data.choice import ChoiceTokens, tokens_of
 from art_core.data.gather import gather_trajectory_groups
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.plugins.hookspecs import hookimpl
-from art_core.plugins.host import Plugins
+from art_core.hooks.hookspecs import hookimpl
+from art_core.hooks.host import Plugins
+from art_core.model.backend import Backend
+from art_core.model.trainable import TrainableModel
 from art_core.testing.statements import Contract, Setting
-from art_core.trainable import TrainableModel
 
 MakeBackend = Callable[[], Backend]
 MakeModel = Callable[[], TrainableModel]

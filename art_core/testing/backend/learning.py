@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from art_core.data.gather import gather_trajectory_groups
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.model.trainable import TrainableModel
 from art_core.testing.backend.base import (
     QUESTION,
     BackendKit,
@@ -15,7 +16,6 @@ from art_core.testing.backend.base import (
     registered,
 )
 from art_core.testing.statements import Setting
-from art_core.trainable import TrainableModel
 
 
 class LearningContract(BackendKit):

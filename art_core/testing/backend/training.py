@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from art_core.base.errors import ArtError, ConfigError
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.errors import ArtError, ConfigError
 from art_core.testing.backend.answers import AnswersKit
 from art_core.testing.backend.base import (
     QUESTION,

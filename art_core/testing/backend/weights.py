@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from art_core.model.trainable import TrainableModel
 from art_core.testing.backend.answers import Answers, AnswersKit, difference
 from art_core.testing.backend.base import (
     MakeBackend,
@@ -12,7 +13,6 @@ from art_core.testing.backend.base import (
     registered,
     version,
 )
-from art_core.trainable import TrainableModel
 
 
 class BackendWeights(AnswersKit):

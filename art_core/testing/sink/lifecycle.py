@@ -10,8 +10,8 @@ from pathlib import Path
 
 import attrs
 
-from art_core.metrics.history import read_rows
-from art_core.model import Model
+from art_core.log.history import read_rows
+from art_core.model.model import Model
 from art_core.sinks.delivery import DeliveryReport
 from art_core.sinks.protocol import RunInfo
 from art_core.testing.sink.base import (

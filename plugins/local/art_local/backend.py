@@ -15,7 +15,7 @@ import attrs
 import torch  # noqa: TID253
 
 from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.options import cap, check_options, count, optional, price
 from art_local.chat_template import read_template

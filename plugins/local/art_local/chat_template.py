@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 
 log = logging.getLogger("art_local")
 FILE = "chat_template.jinja"

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 from safetensors import SafetensorError
 
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 
 log = logging.getLogger("art_local")
 MANIFEST = "manifest.json"

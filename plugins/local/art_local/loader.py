@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch  # noqa: TID253
 
-from art_core.errors import ConfigError
-from art_core.files import read_json
+from art_core.base.errors import ConfigError
+from art_core.base.files import read_json
 from art_local.placement import Placement
 from art_local.quiet import quiet_transformers
 from art_local.supported import REMEDY, architecture_of, refused_unless_possible

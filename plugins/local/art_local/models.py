@@ -13,8 +13,8 @@ import urllib.request
 from pathlib import Path
 
 from art_core import BaseModel
-from art_core.errors import BackendError, ConfigError
-from art_core.progress import line_progress
+from art_core.base.errors import BackendError, ConfigError
+from art_core.base.progress import line_progress
 from art_local.packaged import PACKAGED, convert_into
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)

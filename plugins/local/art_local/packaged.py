@@ -18,8 +18,8 @@ from pathlib import Path
 
 import attrs
 
-from art_core.errors import BackendError
-from art_core.progress import progress_bar
+from art_core.base.errors import BackendError
+from art_core.base.progress import progress_bar
 
 log = logging.getLogger("art_local")
 DOWNLOAD_TIMEOUT_S = 900.0

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import attrs
 import torch  # noqa: TID253
 
-from art_core.errors import ConfigError, unknown
+from art_core.base.errors import ConfigError, unknown
 
 DTYPES = {
     "bfloat16": torch.bfloat16,

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import torch  # noqa: TID253
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Sampling, Token
-from art_core.errors import EngineError
 from art_local.engine.local import LocalEngine
 from art_local.training.policy import Policy
 

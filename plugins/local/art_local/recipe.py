@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_local.checkpoints import StoredCheckpoint
 
 

@@ -17,7 +17,7 @@ import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
 from art_core import TrainResult, TrajectoryGroup
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import staleness

@@ -14,8 +14,8 @@ import attrs
 import torch  # noqa: TID253
 
 from art_core import Endpoint
+from art_core.base.errors import EngineError
 from art_core.endpoint.host import EndpointHost
-from art_core.errors import EngineError
 from art_local.chat_template import load_tokenizer, template_for
 from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine

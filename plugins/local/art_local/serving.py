@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 import torch  # noqa: TID253
 
-from art_core.errors import ConfigError, unknown
-from art_core.files import read_json
-from art_core.progress import progress_bar
+from art_core.base.errors import ConfigError, unknown
+from art_core.base.files import read_json
+from art_core.base.progress import progress_bar
 from art_local.loader import load_config
 from art_local.placement import Placement, placement
 from art_local.rotary import rotary_lengths

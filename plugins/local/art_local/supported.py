@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from art_core.errors import ArtError, ConfigError, EngineError
+from art_core.base.errors import ArtError, ConfigError, EngineError
 from art_local.training.memory import is_out_of_memory
 
 REMEDY = "Choose a plain decoder as base model (Llama, Qwen, Mistral, Gemma, SmolLM, ...)."

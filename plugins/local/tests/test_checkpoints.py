@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_local.checkpoints import MANIFEST, CheckpointStore
 
 
@@ -54,7 +54,7 @@ FULL = """
     from pathlib import Path
     import torch
     from safetensors.torch import save_file
-    from art_core.errors import BackendError
+    from art_core.base.errors import BackendError
     from art_local.checkpoints import CheckpointStore
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     def fill(directory):

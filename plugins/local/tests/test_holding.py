@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 import art_core as art
-from art_core.errors import EngineError
-from art_core.metrics.history import read_rows
+from art_core.base.errors import EngineError
+from art_core.log.history import read_rows
 from art_local import clock
 from art_local.servers import Servers
 from waiting import until_async

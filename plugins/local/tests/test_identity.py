@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_local import identity
 from art_local.checkpoints import StoredCheckpoint
 from art_local.identity import BaseIdentity, fingerprint

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 from art_local import models
 from art_local.models import LocalCatalog, hub_answers, resolve_base_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_local.placement import multiplies_bf16, placement
 
 

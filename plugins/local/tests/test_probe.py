@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from art_local.engine import TransformersEngine
 from art_local.placement import placement
 from art_local.probe import TEXT, check_agreement

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import art_core as art
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 from art_local.serving import model_facts
 from art_local.supported import refused_unless_possible
 from art_local.testing.tiny import save_tiny_model

@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from art_core import Change, CurrentLine, MetricsRow, RunInfo, SinkError
-from art_core.files import read_json, replace_json
+from art_core.base.files import read_json, replace_json
 from art_mlflow.keys import LONGEST, to_mlflow
 
 _BATCH, _PARAMS = 1_000, 100

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from art_core import BackendError
-from art_core.progress import progress_bar
+from art_core.base.progress import progress_bar
 from art_serverless.api import Api
 from art_serverless.protocol import Event
 

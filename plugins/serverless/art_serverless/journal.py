@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from art_core.files import read_json, replace_json
+from art_core.base.files import read_json, replace_json
 
 FILE = "serverless.json"
 

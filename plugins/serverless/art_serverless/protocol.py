@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import attrs
 
 from art_core import ConfigError, LossSpec, TrainConfig
-from art_core.errors import unknown
+from art_core.base.errors import unknown
 
 DEFAULT_URL: Final = "https://api.training.wandb.ai/v1"
 MODELS: Final = "/preview/models"

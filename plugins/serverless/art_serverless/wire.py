@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from art_core import ConfigError, TrajectoryGroup
-from art_core.files import json_line
+from art_core.base.files import json_line
 
 _TRAJECTORY: dict[str, Any] = {
     "messages_and_choices": [],

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 from art_core.testing.backend import attempts
 from art_serverless.backend import ServerlessBackend
 from art_serverless.jobs import JobResult, combined

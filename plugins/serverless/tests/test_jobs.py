@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 import art_core as art
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_core.testing.backend import QUESTION, ask, attempts
 from art_core.testing.echo import EchoBackend
 from art_serverless.jobs import JobFailedError

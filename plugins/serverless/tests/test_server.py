@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 from art_core.testing.backend import ask as ask_model
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS

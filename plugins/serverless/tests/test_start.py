@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from art_core import Plugins
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_core.testing.echo import EchoBackend, echo_spec
 from art_serverless import plugin
 from art_serverless.server.start import _listening, serve

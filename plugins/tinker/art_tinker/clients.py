@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_tinker.sdk import Connection, settled
 from art_tinker.store import Manifest
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import FinishReason, Sampling, Token
-from art_core.errors import EngineError
 from art_tinker.costs import Meter
 from art_tinker.sdk import Connection, requested, tinker
 

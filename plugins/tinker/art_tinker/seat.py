@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core import ConfigError, TrainConfig, TrainResult, TrajectoryGroup
-from art_core.errors import BackendError, unknown
+from art_core.base.errors import BackendError, unknown
 from art_core.rl.batch import training_batch
 from art_core.rl.sequences import TokenSequence, staleness
 from art_tinker.batches import ServiceLoss, Window, service_loss, windows_of

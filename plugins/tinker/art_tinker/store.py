@@ -9,8 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from art_core.errors import BackendError, ConfigError
-from art_core.files import read_json, replace_json
+from art_core.base.errors import BackendError, ConfigError
+from art_core.base.files import read_json, replace_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

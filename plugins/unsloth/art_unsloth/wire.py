@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from art_core import ArtError, BackendError, ConfigError, TrajectoryGroup, errors
-from art_core.files import json_line
+from art_core.base.files import json_line
 
 _INFINITE = "infinite"
 

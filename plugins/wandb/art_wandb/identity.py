@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from art_core import RunInfo
-from art_core.files import read_json, replace_json
+from art_core.base.files import read_json, replace_json
 
 _LONGEST = 64
 

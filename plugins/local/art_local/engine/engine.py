@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from art_core.base.errors import ConfigError, EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
-from art_core.errors import ConfigError, EngineError, unknown
 from art_local.engine.batch import Limits
 from art_local.engine.forward import Forward
 from art_local.engine.local import StepWeights

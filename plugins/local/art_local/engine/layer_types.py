@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 
 REMEDY = "Choose a plain decoder (Llama, Qwen, Mistral, Gemma, SmolLM, ...) or another engine."
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})

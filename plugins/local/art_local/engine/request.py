@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import FinishReason, Sampling, Token
-from art_core.errors import EngineError
 from art_local.engine.weights import Adapter
 
 Event = Token | EngineError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Sampling
-from art_core.errors import EngineError
 
 Drawn = tuple[int, float, tuple[tuple[int, float], ...]]
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 
 
 class DeviceTurns:

@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import nn
 
-from art_core.errors import ConfigError, unknown
+from art_core.base.errors import ConfigError, unknown
 
 Place = tuple[nn.Module, str]
 BASE = "base"

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from art_local.engine.batch import Batch, Limits
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver

@@ -14,8 +14,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from art_core.base.errors import ConfigError, EngineError
 from art_core.endpoint.engine import Sampling, Token
-from art_core.errors import ConfigError, EngineError
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
 from art_local.engine import TransformersEngine

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 
 if TYPE_CHECKING:
     from art_local.training.policy import Policy

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_core.rl.custom import LossFunction, LossTokens
 from art_core.rl.presets import LossPreset
 from art_local.training.importance import kept, known, log_ratios, mismatch, ratios_at_level

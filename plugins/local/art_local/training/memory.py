@@ -9,7 +9,7 @@ from typing import TypeVar
 import attrs
 import torch
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 
 log = logging.getLogger("art_local")
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 
 BETAS = (0.9, 0.99)
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from art_core.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, ConfigError
 from art_local.loader import PLAIN, Loader, load_model
 from art_local.placement import placement
 from art_local.quiet import quiet_transformers

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from art_core.progress import progress_bar
+from art_core.base.progress import progress_bar
 from art_core.rl.config import TrainConfig
 from art_core.rl.custom import LossFunction
 from art_core.rl.presets import LossPreset

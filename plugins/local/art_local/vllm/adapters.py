@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from art_local.engine.local import StepWeights
 from art_local.vllm.client import ServerGoneError, VllmClient
 from art_local.vllm.loop import LoopThread, within

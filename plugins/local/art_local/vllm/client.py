@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 import orjson
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import FinishReason, Sampling, Token
-from art_core.errors import EngineError
 
 CONNECT_S = 10.0
 FINISHES: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}

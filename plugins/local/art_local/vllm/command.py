@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank accepts, above 1."""

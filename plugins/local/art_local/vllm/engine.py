@@ -14,8 +14,8 @@ from pathlib import Path
 import attrs
 import torch  # noqa: TID253
 
+from art_core.base.errors import EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
-from art_core.errors import EngineError, unknown
 from art_local.engine.local import StepWeights
 from art_local.vllm.adapters import Adapters
 from art_local.vllm.client import VllmClient, completion_body

@@ -12,8 +12,8 @@ from typing import Literal
 
 import attrs
 
-from art_core.errors import ConfigError
-from art_core.files import read_json
+from art_core.base.errors import ConfigError
+from art_core.base.files import read_json
 from art_local.models import cache_directory
 
 log = logging.getLogger("art_local")

@@ -17,9 +17,9 @@ from pathlib import Path
 import attrs
 
 from art_core import InferenceEngine
-from art_core.errors import BackendError, ConfigError, unknown
-from art_core.files import replace_json
-from art_core.progress import progress_bar
+from art_core.base.errors import BackendError, ConfigError, unknown
+from art_core.base.files import replace_json
+from art_core.base.progress import progress_bar
 from art_local.packages import explanation, missing_build, planned_downloads, size_line
 from art_local.vllm.environment import (
     CPU_PLUGIN,

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from art_local.vllm.log_end import log_end
 
 GUARD = Path(__file__).with_name("guard.py")

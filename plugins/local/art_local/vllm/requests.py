@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Token
-from art_core.errors import EngineError
 from art_local.vllm.adapters import Adapters
 from art_local.vllm.client import RefusedError, ServerGoneError, VllmClient, tokens_of
 from art_local.vllm.loop import LoopThread

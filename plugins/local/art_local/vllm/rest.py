@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from art_local.vllm.client import VllmClient
 from art_local.vllm.loop import within
 from art_local.vllm.supervisor import Supervisor

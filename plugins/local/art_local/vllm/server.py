@@ -14,7 +14,7 @@ from typing import Protocol
 
 import attrs
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from art_local.vllm.client import RefusedError, ServerGoneError, VllmClient
 from art_local.vllm.command import ServerSettings, arguments, environment
 from art_local.vllm.process import ServerProcess, free_port

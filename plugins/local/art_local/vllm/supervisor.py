@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import attrs
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from art_local.vllm.client import VllmClient
 from art_local.vllm.gauges import StepGauges, read_page
 from art_local.vllm.server import Server

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from engine_helpers import PROMPTS, sample
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Sampling
-from art_core.errors import EngineError
 from art_local.engine import TransformersEngine
 from art_local.engine.batch import Batch
 from waiting import until_async

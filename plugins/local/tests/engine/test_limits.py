@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from engine_helpers import GREEDY, PROMPTS, assert_logprobs_are_the_models, ids, sample
 
+from art_core.base.errors import ConfigError, EngineError
 from art_core.endpoint.engine import Sampling
-from art_core.errors import ConfigError, EngineError
 from art_local.engine import TransformersEngine
 from art_local.engine.batch import Batch
 

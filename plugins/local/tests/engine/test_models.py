@@ -9,8 +9,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from art_core.base.errors import ConfigError
 from art_core.endpoint.engine import Sampling
-from art_core.errors import ConfigError
 from art_local.engine import TransformersEngine
 from art_local.engine.forward import cache_name
 

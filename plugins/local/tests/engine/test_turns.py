@@ -9,8 +9,8 @@ import time
 import pytest
 from engine_helpers import PROMPTS, sample
 
+from art_core.base.errors import BackendError, EngineError
 from art_core.endpoint.engine import Sampling
-from art_core.errors import BackendError, EngineError
 from art_local.engine import DeviceTurns, TransformersEngine
 
 pytestmark = pytest.mark.torch

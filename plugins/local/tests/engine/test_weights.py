@@ -9,8 +9,8 @@ import pytest
 import torch
 from engine_helpers import GREEDY, PROMPTS, assert_logprobs_are_the_models, ids, noisy_copy, sample
 
+from art_core.base.errors import ConfigError, EngineError
 from art_core.endpoint.engine import Sampling
-from art_core.errors import ConfigError, EngineError
 from art_local.engine import TransformersEngine
 from art_local.engine.weights import Weights
 

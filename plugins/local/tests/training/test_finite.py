@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_core.rl.config import TrainConfig
 from art_local.training.finite import not_finite
 from art_local.training.trainer import Trainer

@@ -8,7 +8,7 @@ import attrs
 import pytest
 import torch
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.custom import LossSpec
 from art_core.rl.presets import PRESETS, loss_preset

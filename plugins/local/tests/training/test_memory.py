@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_core.rl.config import TrainConfig
 from art_local.training.reference import under
 from art_local.training.trainer import Trainer

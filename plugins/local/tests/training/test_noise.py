@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from art_core.errors import ConfigError
+from art_core.base.errors import ConfigError
 from art_local.training.noise import without_noise
 from art_local.training.policy import Policy
 

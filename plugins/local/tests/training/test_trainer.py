@@ -8,7 +8,7 @@ import attrs
 import pytest
 import torch
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_core.rl.config import TrainConfig
 from art_core.rl.presets import PRESETS
 from art_local.training.optimizer import Optimizer

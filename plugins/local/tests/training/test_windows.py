@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from art_core.errors import BackendError
+from art_core.base.errors import BackendError
 from art_core.rl.config import TrainConfig
 from art_core.rl.custom import LossSpec
 from art_core.rl.sequences import TokenSequence

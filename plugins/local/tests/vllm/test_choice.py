@@ -11,8 +11,8 @@ import torch
 from vllm_helpers import FACTS, QUICK, adapter, sampled, state
 
 import art_core as art
-from art_core.errors import EngineError
-from art_core.files import replace_json
+from art_core.base.errors import EngineError
+from art_core.base.files import replace_json
 from art_local.loader import PlainLoader
 from art_local.placement import Placement, placement
 from art_local.servers import Servers

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from vllm_helpers import adapter, gone, sampled, state
 
+from art_core.base.errors import BackendError, EngineError
 from art_core.endpoint.engine import Sampling, Token
-from art_core.errors import BackendError, EngineError
 from art_local.engine.local import StepWeights
 from art_local.servers import Servers
 from art_local.serving import wait_ready

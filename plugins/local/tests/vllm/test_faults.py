@@ -10,7 +10,7 @@ import signal
 import pytest
 from vllm_helpers import adapter, gone, sampled, state
 
-from art_core.errors import EngineError
+from art_core.base.errors import EngineError
 from waiting import until_async
 
 

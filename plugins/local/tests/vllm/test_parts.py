@@ -11,8 +11,8 @@ import sys
 import pytest
 from vllm_helpers import gone
 
+from art_core.base.errors import ConfigError, EngineError
 from art_core.endpoint.engine import Sampling, Token
-from art_core.errors import ConfigError, EngineError
 from art_local.vllm import guard
 from art_local.vllm.client import completion_body, tokens_of
 from art_local.vllm.command import arguments, environment

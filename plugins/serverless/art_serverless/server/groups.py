@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core.files import replace_bytes
+from art_core.base.files import replace_bytes
 
 log = logging.getLogger("art_serverless")
 

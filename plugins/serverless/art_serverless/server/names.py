@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from art_core.base.errors import unknown
 from art_core.endpoint.errors import shown
-from art_core.errors import unknown
 from art_serverless.protocol import Address
 from art_serverless.server.errors import RefusedError
 

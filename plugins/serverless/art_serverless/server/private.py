@@ -8,8 +8,8 @@ from pathlib import Path
 
 import attrs
 
+from art_core.base.reason import without_secrets
 from art_core.endpoint.errors import RequestError
-from art_core.reason import without_secrets
 
 DIRECTORY = "<directory of art serve>"
 

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from art_core import LossSpec
+from art_core.base.errors import unknown
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import shown
 from art_core.endpoint.http import json_body, json_response, unless_gone
-from art_core.errors import unknown
 from art_serverless.protocol import (
     LONGEST_WAIT_S,
     MOST_ITEMS,

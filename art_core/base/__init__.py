@@ -1,0 +1,1 @@
+"""Errors, files, progress and numbers; imports nothing else of art_core."""

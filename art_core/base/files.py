@@ -1,0 +1,146 @@
+"""Values as JSON: small files that are whole or absent, and lines that any value fits into."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from art_core.base.errors import ConfigError
+
+
+def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """Replace a JSON file whole; a reader, or a kill at any point, sees the old or the new content.
+
+    Raises ConfigError, with the file as it was, for a value that JSON can't hold.
+    """
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    except TypeError as error:
+        raise ConfigError(
+            f"cannot keep this in {path.name}: {error}", "Use JSON values."
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, data, sync=sync)
+
+
+def replace_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Replace a file whole; on any failure, a full disk say, the old content stays."""
+    # Not tempfile: its files are for their owner alone, and a team reads each other's runs.
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+_LEFTOVER = re.compile(r"\..+\.(?:(\d+)-)?[0-9a-f]{12}\.tmp")
+
+
+def sweep_leftovers(*directories: Path) -> None:
+    """Delete the files that `replace_json` had begun in processes that were killed."""
+    for directory in directories:
+        with suppress(OSError):
+            for path in list(directory.iterdir()):
+                found = _LEFTOVER.fullmatch(path.name)
+                if found and not _is_alive(found[1]):
+                    path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str | None) -> bool:
+    """Return whether a process runs; one without an id is of an earlier release, and is gone."""
+    if pid is None:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one when the file is missing, ConfigError when it is another
+    thing.
+    """
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}", "Mend or delete it.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no JSON object", "Mend or delete it.")
+    return value
+
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_DEEPEST = 100
+
+
+def json_line(stored: Mapping[str, Any]) -> bytes:
+    """Return values as one line of JSON; what JSON can't hold becomes text, so that nothing is lost
+    for one odd object.
+    """
+    try:
+        return orjson.dumps(stored, default=_plain, option=_OPTIONS)
+    except TypeError:
+        return orjson.dumps(_cleaned(stored), default=_plain, option=_OPTIONS)
+
+
+def _plain(value: Any) -> Any:
+    """Return something close to a value that JSON has no form for; at the worst, its type."""
+    try:
+        return _near(value)
+    except Exception:
+        return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _near(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", warnings=False)
+    if isinstance(value, Decimal | Fraction):
+        return float(value)
+    if isinstance(value, set | frozenset):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
+
+
+def _cleaned(value: Any, depth: int = 0) -> Any:
+    """Return JSON values without the keys, integers, halves of characters and depths that orjson
+    refuses.
+    """
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if depth < _DEEPEST and isinstance(value, Mapping):
+        keys = (_cleaned(k if isinstance(k, str) else _shown(k)) for k in value)
+        return {k: _cleaned(v, depth + 1) for k, v in zip(keys, value.values(), strict=True)}
+    if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
+        return [_cleaned(v, depth + 1) for v in value]
+    try:
+        orjson.dumps(value, default=_plain, option=_OPTIONS)
+    except TypeError:
+        return _cleaned(_shown(value))
+    return value

@@ -1,0 +1,1 @@
+"""The OpenAI client, and recording for agents that bring their own."""

@@ -1,0 +1,199 @@
+"""The recorder's HTTP side: it asks for tokens too, and passes on what comes and keeps it. Import
+it only to serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
+
+import openai  # noqa: TID253
+from starlette.applications import Starlette  # noqa: TID253
+from starlette.exceptions import HTTPException  # noqa: TID253
+from starlette.requests import Request  # noqa: TID253
+from starlette.responses import Response, StreamingResponse  # noqa: TID253
+from starlette.routing import Route  # noqa: TID253
+
+from art_core.backends import Endpoint
+from art_core.base.threads import having
+from art_core.client.openai_client import openai_client
+from art_core.client.recorder import Recording
+from art_core.costs.metered import ModelMeter
+from art_core.endpoint.engine import CONTEXT_HEADER
+from art_core.endpoint.errors import RequestError
+from art_core.endpoint.http import bearer_key, guarded, json_body, only, unless_gone
+
+CHAT = "/v1/chat/completions"
+TOKENS = {"logprobs": True, "return_token_ids": True}
+MAX_REQUEST_BYTES = 256 << 20
+"""The served model has a limit of its own."""
+_OF_THE_WAY = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "date",
+        "keep-alive",
+        "proxy-authenticate",
+        "server",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_OF_THE_CLIENT = _OF_THE_WAY | {
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "content-type",
+    "expect",
+    "host",
+    "proxy-authorization",
+    "te",
+    "user-agent",
+}
+FORCING = ("response_format", "parallel_tool_calls", "tool_choice")
+
+
+def create_relay(
+    served: Endpoint,
+    recordings: Mapping[str, Recording],
+    *,
+    trainable: bool,
+    meter: ModelMeter | None = None,
+) -> Starlette:
+    """Make the application; a request's key says which of the recordings it belongs to."""
+    relay = _Relay(served, recordings, TOKENS if trainable else {}, meter)
+    return Starlette(
+        routes=[Route(CHAT, guarded(relay.chat_completions), methods=["POST"])],
+        exception_handlers={HTTPException: only(CHAT)},
+        lifespan=relay.lifespan,
+    )
+
+
+class _Relay:
+    _client: openai.AsyncOpenAI
+
+    def __init__(
+        self,
+        served: Endpoint,
+        recordings: Mapping[str, Recording],
+        tokens: dict[str, bool],
+        meter: ModelMeter | None,
+    ) -> None:
+        self._served = served
+        self._meter = meter
+        self._tokens = tokens
+        self._recordings = recordings
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        made = openai_client(self._served, trainable=False, meter=self._meter)
+        async with made as client:
+            # Whoever asks tries again, if it wants to.
+            self._client = client.with_options(max_retries=0)
+            yield
+
+    async def chat_completions(self, http: Request) -> Response:
+        recording = self._recordings.get(bearer_key(http))
+        if recording is None:
+            reason = "no recording has this key; one's key is good inside its `with` block alone"
+            raise RequestError(401, reason, None, "invalid_api_key")
+        request = await json_body(http, MAX_REQUEST_BYTES)
+        parts = self._parts(recording, request, http)
+        try:
+            # Awaited before the response starts, so that a refusal keeps its HTTP status.
+            head = await unless_gone(http, _next(parts))
+            if not request.get("stream"):
+                content = await unless_gone(http, _read(parts))
+                if isinstance(content, bytes):
+                    return Response(content, head.status_code, _passed(head.headers))
+                parts = _broken_off(content)
+        except openai.APIStatusError as error:
+            refusal = error.response
+            return Response(refusal.content, refusal.status_code, _passed(refusal.headers))
+        except openai.APIConnectionError as error:
+            reason = f"{self._served.base_url} cannot be reached: {error.__cause__ or error}"
+            raise RequestError(503, reason, None, "engine_error") from error
+        return StreamingResponse(_rest(parts), head.status_code, _passed(head.headers))
+
+    async def _parts(
+        self, recording: Recording, request: dict[str, Any], http: Request
+    ) -> AsyncGenerator[Any, None]:
+        """Give the answer's head, then its bytes. Bytes that end it are recorded before they are
+        passed on, since the agent may leave its block as soon as it has them.
+        """
+        async with self._asked(recording, request, http) as answer:
+            received = recording.begin(request)
+            ended = False
+            try:
+                yield answer
+                async for part in answer.iter_bytes():
+                    recording.add(received, part)
+                    yield part
+                ended = True
+            finally:
+                recording.finish(received, ended=ended)
+
+    @asynccontextmanager
+    async def _asked(
+        self, recording: Recording, request: dict[str, Any], http: Request
+    ) -> AsyncIterator[Any]:
+        context = {CONTEXT_HEADER: recording.context} if recording.context else {}
+        asking = self._client.chat.completions.with_streaming_response.create(
+            model=request.get("model", ""),
+            messages=request.get("messages", []),
+            extra_body=(_freed(request) if recording.unconstrained else request) | self._tokens,
+            extra_headers=_own_headers(http) | context,
+            extra_query=dict(http.query_params),
+        )
+        async with AsyncExitStack() as stack:
+            with having(recording.payers):
+                answer = await stack.enter_async_context(asking)
+            yield answer
+
+
+def _freed(request: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what would force the form of an answer; a tool_choice of "none" hides the tools."""
+    forced = {name for name in FORCING if request.get(name) != "none"}
+    return {name: value for name, value in request.items() if name not in forced}
+
+
+def _own_headers(http: Request) -> dict[str, str]:
+    """Return the headers that the agent itself has set; its client's are those of our client."""
+    return {
+        name: value
+        for name, value in http.headers.items()
+        if name not in _OF_THE_CLIENT and not name.startswith("x-stainless-")
+    }
+
+
+def _passed(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an answer without those of its connection and its encoding."""
+    return {name: value for name, value in headers.items() if name.lower() not in _OF_THE_WAY}
+
+
+async def _next(parts: AsyncGenerator[Any, None]) -> Any:
+    return await anext(parts)
+
+
+async def _read(parts: AsyncGenerator[Any, None]) -> bytes | OSError:
+    """Return the bytes of an answer, or that it broke off."""
+    try:
+        async with aclosing(parts):
+            return b"".join([part async for part in parts])
+    except Exception as error:
+        return ConnectionResetError(f"the answer broke off: {error!r}")
+
+
+async def _broken_off(error: OSError) -> AsyncGenerator[Any, None]:
+    """Break off for the agent too, so that its client does what it does without recording."""
+    yield b""
+    raise error
+
+
+async def _rest(parts: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
+        async for part in parts:
+            yield part

@@ -1,0 +1,234 @@
+"""Fifth stop: the user's hand on the ledger, in a context that says what costs belong to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import Any
+from weakref import WeakSet
+
+import attrs
+
+from art_core.base.errors import ConfigError, MetricError
+from art_core.base.numbers import text_of
+from art_core.costs.book import PriceBook
+from art_core.costs.ledger import Ledger
+from art_core.data.account import in_scope
+from art_core.metrics.rates import TokenRates
+from art_core.metrics.receipt import gpu_receipt, token_receipt
+from art_core.metrics.taxonomy import number
+from art_core.metrics.usage import GpuTime, TokenUsage
+
+active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_builder", default=None)
+default_builders: WeakSet[MetricsBuilder] = WeakSet()
+"""Of the open models. A cost goes there when no builder is active and one model is open."""
+_defaults = threading.Lock()
+
+
+def offer_default(builder: MetricsBuilder) -> None:
+    """Let costs without an active builder go to this one, until `withdraw_default`."""
+    with _defaults:
+        default_builders.add(builder)
+
+
+def withdraw_default(builder: MetricsBuilder) -> None:
+    """Let no more costs go to a builder that was offered; one that was not is left alone."""
+    with _defaults:
+        default_builders.discard(builder)
+
+
+def open_builders() -> list[MetricsBuilder]:
+    """Return the default builders of the open models."""
+    with _defaults:
+        return list(default_builders)
+
+
+@attrs.frozen(eq=False)
+class MetricsBuilder:
+    """Adds to the next row of a model: `model.metrics_builder()`, or with a context, "train" or
+    "eval".
+
+    Metrics whose spec says `sum` (`costs/`, `time/step_`, `data/step_`, idle times) add up within a
+    step; others are averaged, or as their spec says.
+    """
+
+    ledger: Ledger = attrs.field(repr=False)
+    prices: PriceBook = attrs.field(repr=False)
+    context: str = ""
+
+    @contextmanager
+    def measure(self, key: str) -> Iterator[None]:
+        """Add the seconds spent in the block to a key, `time/step_actor_s` say."""
+        self._key(key)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add_metric(key, time.perf_counter() - start)
+
+    def add_metric(self, key: str, value: float) -> None:
+        """Add a sample to a key; a bare key goes under the context's split."""
+        if isinstance(key, str) and key.startswith("costs/"):
+            self.add_cost(key, value)
+        else:
+            self.ledger.add(self.context, self._key(key), number(key, value))
+
+    def add_cost(self, path: str, usd: float) -> None:
+        """Add US dollars to a cost leaf: `train/llm_judge` means `costs/train/llm_judge`."""
+        if type(usd).__name__ in {"bool", "bool_"}:
+            raise MetricError(f"cost {path!r} must be a number of US dollars, got {usd!r}")
+        value = number(path, usd)
+        if value < 0:
+            raise MetricError(f"a cost can't be negative: {path!r} {usd!r}")
+        self.ledger.add_cost(self.context, path, value)
+
+    def add_data(
+        self,
+        *,
+        step_num_scenarios: float | None = None,
+        step_actor_tokens: float | None = None,
+        scenario_ids: Iterable[Any] = (),
+    ) -> None:
+        """Add counts of the step, and the ids of its scenarios for
+        `data/cum/num_unique_scenarios`.
+        """
+        if isinstance(scenario_ids, str):
+            raise ConfigError(
+                f"scenario_ids must be a collection of ids, got the string {scenario_ids!r}"
+            )
+        self._add_given(
+            "data/", step_num_scenarios=step_num_scenarios, step_actor_tokens=step_actor_tokens
+        )
+        self.ledger.add_scenarios(text_of(i) for i in scenario_ids)
+
+    def add_user_timing(
+        self,
+        *,
+        step_wall_s: float | None = None,
+        step_actor_s: float | None = None,
+        step_eval_s: float | None = None,
+    ) -> None:
+        """Add seconds that your own code measured."""
+        self._add_given(
+            "time/", step_wall_s=step_wall_s, step_actor_s=step_actor_s, step_eval_s=step_eval_s
+        )
+
+    def add_idle_times(
+        self, *, step_trainer_idle_s: float | None = None, step_actor_idle_s: float | None = None
+    ) -> None:
+        """Add seconds in which trainer or actor waited."""
+        self._add_given(
+            "throughput/",
+            step_trainer_idle_s=step_trainer_idle_s,
+            step_actor_idle_s=step_actor_idle_s,
+        )
+
+    def add_usage(
+        self,
+        source: str,
+        usage: TokenUsage,
+        *,
+        provider: str,
+        model_name: str,
+        rates: TokenRates | None = None,
+    ) -> float | None:
+        """Price tokens and add them at `costs/<context>/<source>`, or where they fit in if that is
+        a leaf's parent or child in the run; return US dollars, or None when unpriced.
+
+        Unpriced calls are counted in `data/step_unpriced_calls` and said once a model; those of
+        which a part has no price, in `data/step_partly_priced_calls`.
+        """
+        usage = self.prices.believed(provider, usage)
+        usd, rates = self.prices.quote(provider, model_name, usage, rates)
+        unread = self.prices.unread(provider, model_name, usage, rates) if usd is not None else ()
+        usage = attrs.evolve(usage, unread=unread)
+        with self.ledger.one_row():
+            leaf = self.ledger.paid_leaf(f"{self.context or 'train'}/{source}")
+            if usd is None:
+                self.add_unpriced()
+            else:
+                self.ledger.add(self.context, leaf, usd)
+            if unread:
+                self.ledger.add("", "data/step_partly_priced_calls", 1.0)
+            self.ledger.add_receipt(token_receipt(leaf, provider, model_name, usage, usd, rates))
+        return usd
+
+    def add_gpu_time(self, time: GpuTime, *, remedy: str | None = None) -> float | None:
+        """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced.
+
+        `remedy` ends the warning about a device without a price. Without any seconds nothing is
+        added.
+        """
+        usd, rates = self.prices.quote_gpu(time, remedy)
+        if not time.seconds:
+            return usd
+        with self.ledger.one_row():
+            leaf = self.ledger.paid_leaf("gpu")
+            if usd is not None:
+                self.ledger.add(self.context, leaf, usd)
+            self.ledger.add_receipt(gpu_receipt(leaf, time, usd, rates))
+        return usd
+
+    def add_unpriced(self) -> None:
+        """Count a paid call whose cost is not known."""
+        self.ledger.add("", "data/step_unpriced_calls", 1.0)
+
+    def add_response_cost(
+        self,
+        source: str,
+        response: Any,
+        *,
+        provider: str,
+        model_name: str,
+        service_tier: str | None = None,
+    ) -> float | None:
+        """Read the tokens out of a provider's response and add what they cost; as `add_usage`.
+
+        `service_tier` wins over what the response says: "batch" for one out of a batch's results.
+        """
+        usage = self.prices.usage(response, provider)
+        if service_tier is not None:
+            usage = attrs.evolve(usage, service_tier=service_tier)
+        return self.add_usage(source, usage, provider=provider, model_name=model_name)
+
+    def register_model_pricing(self, model: str, **per_million: float) -> None:
+        """Set a model's prices, in US dollars per million tokens; see `TokenRates` for the
+        names.
+        """
+        self.prices.register(model, **per_million)
+
+    def register_cost_extractor(
+        self, provider: str, extract: Callable[[Any], float | None]
+    ) -> None:
+        """Set a function that reads US dollars out of a provider's responses, or of the chunks of a
+        streamed one; None where they say nothing.
+        """
+        self.prices.register_extractor(provider, extract)
+
+    def activate(self) -> Token[MetricsBuilder | None]:
+        """Make this the builder that `@track_api_cost` adds to, from here on in this task or
+        thread, and in threads that it starts.
+        """
+        return active_builder.set(self)
+
+    @contextmanager
+    def activate_context(self) -> Iterator[MetricsBuilder]:
+        """Make this the active builder inside the block, and in threads that it starts."""
+        token = self.activate()
+        try:
+            with in_scope(self):
+                yield self
+        finally:
+            active_builder.reset(token)
+
+    def _key(self, key: str) -> str:
+        split = {"": "train", "eval": "val"}.get(self.context, self.context)
+        return self.ledger.taxonomy.place(key, split)
+
+    def _add_given(self, section: str, **values: float | None) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self.add_metric(section + name, value)

@@ -1,0 +1,284 @@
+"""Finds plugins, sets broken ones aside, and calls their hooks; the only user of pluggy's
+manager.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import logging
+import math
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import pluggy
+
+from art_core.base.errors import ConfigError, MetricError, PluginError, unknown
+from art_core.hooks import hookspecs
+from art_core.hooks.checks import (
+    check_hooks,
+    checked_backends,
+    checked_commands,
+    checked_losses,
+    checked_specs,
+    instance_of,
+    price,
+)
+from art_core.metrics.rates import TokenRates
+from art_core.metrics.taxonomy import Taxonomy
+from art_core.metrics.usage import TokenUsage
+
+if TYPE_CHECKING:
+    from art_core.backends import BackendSpec
+    from art_core.hooks.commands import CommandSpec
+    from art_core.rl.custom import LossSpec
+    from art_core.sinks.protocol import SinkSpec
+
+log = logging.getLogger("art_core")
+GROUP = "art_core"
+OURS = {
+    "backend": frozenset({"local", "unsloth", "tinker", "serverless"}),
+    "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard"}),
+}
+SINGULAR = {
+    "art_backends": "backend",
+    "art_commands": "command",
+    "art_losses": "loss",
+    "art_sinks": "sink",
+}
+S = TypeVar("S", "BackendSpec", "SinkSpec")
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class PluginInfo:
+    """A plugin as `art plugins` lists it; `error` is None for one that works."""
+
+    name: str
+    version: str
+    hooks: tuple[str, ...]
+    error: str | None
+
+
+@attrs.define
+class Plugins:
+    """The plugins of this process. A broken one is set aside, by name, while the rest answer."""
+
+    strict: bool = False
+    problems: dict[str, PluginError] = attrs.field(factory=dict)
+    _versions: dict[str, str] = attrs.field(factory=dict)
+    _manager: pluggy.PluginManager = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._manager = pluggy.PluginManager(GROUP)
+        self._manager.add_hookspecs(hookspecs)
+
+    @classmethod
+    def discover(cls) -> Plugins:
+        """Load the built-in plugin and every installed one (entry-point group `art_core`).
+
+        `ART_BLOCK=a,b` leaves plugins out before they are imported; `ART_STRICT=1` raises what is
+        broken.
+        """
+        from art_core.hooks import builtin
+
+        plugins = cls(strict=os.environ.get("ART_STRICT", "") not in ("", "0"))
+        plugins.register(builtin, "core")
+        blocked = {name.strip() for name in os.environ.get("ART_BLOCK", "").split(",")}
+        for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+            if entry.name not in blocked:
+                version = entry.dist.version if entry.dist else ""
+                plugins._versions.setdefault(entry.name, version)
+                plugins._load(entry.name, entry.load)
+        return plugins
+
+    def register(self, plugin: object, name: str) -> None:
+        """Add a plugin object or module; the last one added is asked first."""
+        self._load(name, lambda: plugin)
+
+    def _load(self, name: str, load: Callable[[], object]) -> None:
+        taken = self._manager.has_plugin(name)
+        try:
+            if taken:
+                raise PluginError(f"another plugin has the name {name!r}")
+            plugin = load()
+            check_hooks(plugin)
+            self._manager.register(plugin, name)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self._set_aside(f"{name} (again)" if taken else name, error)
+
+    def _set_aside(self, name: str, error: BaseException) -> None:
+        problem = PluginError(f"plugin {name!r} is broken: {type(error).__name__}: {error}")
+        problem.__cause__ = error
+        if self.strict:
+            raise problem
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+        self.problems[name] = problem
+        log.warning("%s; it is left out", problem)
+
+    def infos(self) -> list[PluginInfo]:
+        """Return what is loaded and what was set aside, by name."""
+        working = [
+            PluginInfo(
+                name=name,
+                version=self._versions.get(name, ""),
+                hooks=tuple(sorted(h.name for h in self._manager.get_hookcallers(plugin) or ())),
+                error=None,
+            )
+            for name, plugin in self._manager.list_name_plugin()
+        ]
+        broken = [
+            PluginInfo(
+                name=name, version=self._versions.get(name, ""), hooks=(), error=str(problem)
+            )
+            for name, problem in self.problems.items()
+        ]
+        return sorted(working + broken, key=lambda info: info.name)
+
+    def backends(self) -> dict[str, BackendSpec]:
+        """Return the backends on offer, by name."""
+        return self._offers("art_backends", checked_backends)
+
+    def sinks(self) -> dict[str, SinkSpec]:
+        """Return the sinks on offer, by name: each with the options of its plugin, none."""
+        return {name: _as_offered(spec) for name, spec in self._offers("art_sinks").items()}
+
+    def commands(self) -> dict[str, CommandSpec]:
+        """Return the commands of `art` that plugins add, by name."""
+        return self._offers("art_commands", checked_commands)
+
+    def losses(self) -> dict[str, LossSpec]:
+        """Return the losses on offer, by name; the presets are not among them."""
+        return self._offers("art_losses", checked_losses)
+
+    def backend(self, name: str) -> BackendSpec:
+        """Return a backend by name; ConfigError or PluginError says what there is and what to
+        install.
+        """
+        return self._named("backend", name, self.backends())
+
+    def sink(self, name: str) -> SinkSpec:
+        """Return a sink by name; errors as `backend`."""
+        return self._named("sink", name, self.sinks())
+
+    def taxonomy(self) -> Taxonomy:
+        """Return the built-in catalogue with the specs of all plugins."""
+        from art_core.metrics.catalogue import builtin_taxonomy
+
+        taxonomy = builtin_taxonomy()
+        for name, specs in self._answers("art_metrics", tuple):
+            try:
+                taxonomy = taxonomy.extended(specs)
+            except Exception as error:
+                self._set_aside(name, error)
+        return taxonomy
+
+    @property
+    def derives(self) -> bool:
+        """True when a plugin derives metrics (`art_rollup`)."""
+        return bool(self._manager.hook.art_rollup.get_hookimpls())
+
+    def rollup(
+        self,
+        leaves: Mapping[str, float],
+        totals: Mapping[str, float],
+        split: str,
+        taken: Collection[str],
+    ) -> dict[str, float]:
+        """Ask all plugins for derived metrics of a row; `taken` keys stay as they are, failures are
+        left out, bare names go under the split.
+        """
+
+        def read(answer: Mapping[str, float]) -> dict[str, float]:
+            totals_of_the_run = [k for k in answer if "/cum/" in k]
+            if totals_of_the_run:
+                raise MetricError(f"{totals_of_the_run[0]!r} is a total, which the core keeps")
+            if of_costs := [k for k in answer if k.startswith("costs/")]:
+                raise MetricError(f"{of_costs[0]!r} would be among the dollars that were paid")
+            return {k if "/" in k else f"{split}/{k}": float(v) for k, v in answer.items()}
+
+        derived: dict[str, float] = {}
+        given = {"leaves": leaves, "totals": totals, "split": split}
+        for _, answer in self._answers("art_rollup", read, **given):
+            new = {k: v for k, v in answer.items() if k not in taken and k not in derived}
+            derived |= {k: v for k, v in new.items() if math.isfinite(v)}
+        return derived
+
+    def usage(self, response: Any, provider: str) -> TokenUsage | None:
+        """Ask plugins to read a response's tokens; the first answer counts."""
+        read = instance_of(TokenUsage)
+        return self._first("art_usage", read, response=response, provider=provider)
+
+    def token_rates(self, provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
+        """Ask plugins for a model's prices; the first answer counts."""
+        read = instance_of(TokenRates)
+        return self._first("art_token_rates", read, provider=provider, model=model, usage=usage)
+
+    def gpu_rate(self, device: str) -> float | None:
+        """Ask plugins for a device's price in US dollars per device-hour; the first answer
+        counts.
+        """
+        return self._first("art_gpu_rate", price, device=device)
+
+    def _answers(
+        self, hook: str, read: Callable[[Any], T], **arguments: Any
+    ) -> Iterator[tuple[str, T]]:
+        """Ask one plugin after the other, the last one added first; one that fails, or whose answer
+        can't be read, is set aside.
+        """
+        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            given = {name: arguments[name] for name in implementation.argnames}
+            try:
+                answer = implementation.function(**given)
+                result = None if answer is None else read(answer)
+            except (Exception, SystemExit) as error:
+                self._set_aside(implementation.plugin_name, error)
+                continue
+            if result is not None:
+                yield implementation.plugin_name, result
+
+    def _first(self, hook: str, read: Callable[[Any], T], **arguments: Any) -> T | None:
+        return next((answer for _, answer in self._answers(hook, read, **arguments)), None)
+
+    def _offers(
+        self, hook: str, read: Callable[[Any], list[Any]] = checked_specs
+    ) -> dict[str, Any]:
+        offers: dict[str, Any] = {}
+        owner: dict[str, str] = {}
+        for plugin, specs in self._answers(hook, read):
+            for spec in specs:
+                if spec.name in offers:
+                    raise PluginError(
+                        f"{SINGULAR[hook]} {spec.name!r} is offered by "
+                        f"the plugins {owner[spec.name]!r} and {plugin!r}",
+                        f"Uninstall one, or set ART_BLOCK={owner[spec.name]}.",
+                    )
+                offers[spec.name], owner[spec.name] = spec, plugin
+        return offers
+
+    def _named(self, kind: str, name: str, offers: Mapping[str, S]) -> S:
+        if name in offers:
+            return offers[name]
+        if name in self.problems:
+            raise PluginError(f"no {kind} {name!r}: {self.problems[name]}") from self.problems[
+                name
+            ].__cause__
+        near = difflib.get_close_matches(name, OURS[kind] - offers.keys(), n=1)
+        remedy = f"pip install art-{near[0]}" if near else ""
+        raise ConfigError(unknown(kind, name, offers, known_as="installed"), remedy)
+
+
+def _as_offered(spec: SinkSpec) -> SinkSpec:
+    return attrs.evolve(spec, options={}) if spec.options is None else spec
+
+
+@functools.cache
+def installed_plugins() -> Plugins:
+    """Return the plugins of this process, discovered on first use."""
+    return Plugins.discover()

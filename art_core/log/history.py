@@ -1,0 +1,325 @@
+"""Eighth stop: `history.jsonl`, the run's log. One row is one line is one write(2); the last row is
+the state.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import attrs
+import orjson
+
+from art_core.base.errors import ConfigError, HistoryError
+from art_core.base.files import read_json
+from art_core.base.forks import close_in_children, close_lock
+from art_core.metrics.row import MetricsRow
+
+log = logging.getLogger("art_core")
+
+SYNC_SECONDS = 2.0
+_this = {"process": os.getpid()}
+os.register_at_fork(after_in_child=lambda: _this.update(process=os.getpid()))
+_CHUNK = 1 << 16
+_LOCK_TRIES = 10
+_TRAINED = b'"data/step_num_gradient_steps"'
+
+
+def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
+    """Yield the whole rows from a byte offset on, each with the offset after it.
+
+    Lines that are not rows are passed over with a warning; a torn last line is left for later.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            if line.strip(b"\r\n\0 "):
+                try:
+                    yield MetricsRow.from_line(line), offset
+                except HistoryError as error:
+                    log.warning("%s: %s", path, error)
+
+
+def scenario_ids_of(path: Path) -> set[str]:
+    """Return the scenario ids that a log has seen; only rows that first saw one are parsed.
+
+    ART keeps them in the run's `state.json` instead.
+    """
+    ids = former_scenario_ids(path.parent)
+    with path.open("rb") as file:
+        for line in file:
+            if b'"_scenario_ids"' in line and line.endswith(b"\n"):
+                with suppress(ValueError, KeyError, TypeError):
+                    ids.update(orjson.loads(line.removeprefix(BOM_UTF8))["_scenario_ids"])
+    return ids
+
+
+def former_scenario_ids(run_dir: Path) -> set[str]:
+    """Return the scenario ids that ART kept in a run's `state.json`; none where it kept none."""
+    try:
+        stored = read_json(run_dir / "state.json")["_metrics_builder_state"]["unique_scenario_ids"]
+    except (ConfigError, KeyError, TypeError):
+        return set()
+    ids = stored if isinstance(stored, list) else []
+    return {scenario for scenario in ids if isinstance(scenario, str)}
+
+
+def last_row(path: Path) -> MetricsRow | None:
+    """Return the last whole row, reading the file from its end."""
+    with path.open("rb") as file:
+        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
+            if line.strip(b"\r\n\0 "):
+                try:
+                    return MetricsRow.from_line(line)
+                except HistoryError as error:
+                    log.warning("%s: %s", path, error)
+    return None
+
+
+def last_trained_step(path: Path) -> int:
+    """Return the step of the last row that a training step wrote; 0 without one."""
+    with path.open("rb") as file:
+        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
+            if _TRAINED in line:
+                with suppress(HistoryError):
+                    return MetricsRow.from_line(line).step
+    return 0
+
+
+def unreadable_totals(path: Path) -> list[str]:
+    """Return the sums over the run that are no numbers in the last row."""
+    with path.open("rb") as file:
+        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
+            try:
+                MetricsRow.from_line(line)
+            except HistoryError:
+                continue
+            record = orjson.loads(line.removeprefix(BOM_UTF8))
+            return [
+                key
+                for key, value in record.items()
+                if ("/cum/" in key or key == "time/wall_clock_sec")
+                and not isinstance(value, (int, float))
+            ]
+    return []
+
+
+def _lines_backwards(fd: int, end: int) -> Iterator[bytes]:
+    rest = b""
+    while end:
+        start = max(0, end - _CHUNK)
+        rest, *lines = (os.pread(fd, end - start, start) + rest).split(b"\n")
+        yield from reversed(lines)
+        end = start
+    yield rest
+
+
+@attrs.define
+class HistoryLog:
+    """The open log of a run: appends rows, and is the only one to do so while it is open.
+
+    `after_sync` is called on the thread that syncs rows, some seconds after they were appended.
+    """
+
+    path: Path
+    last: MetricsRow | None
+    _fd: int
+    _size: int
+    _pid: int = attrs.field(factory=os.getpid)
+    after_sync: Callable[[], None] | None = None
+    _timer: threading.Timer | None = None
+    _unusable: tuple[str, str] | None = None
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> HistoryLog:
+        """Open or create the log, repair a torn tail and read the last row.
+
+        Raises HistoryError when another process or object has it open, or the directory can't be
+        written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise HistoryError(
+                f"cannot open {path}: {error.strerror}", "Choose another base_path."
+            ) from error
+        if not _locked(fd):
+            os.close(fd)  # the lock is another's
+            raise HistoryError(
+                f"the run in {path.parent} is in use by another process",
+                "End that one, or give this model another name.",
+            )
+        close_in_children(fd)
+        try:
+            _repair(fd, path)
+            return cls(path, last_row(path), fd, os.fstat(fd).st_size)
+        except OSError as error:
+            close_lock(fd)
+            raise HistoryError(
+                f"cannot repair the torn end of {path}: {error}", "Free space, then open it again."
+            ) from error
+
+    def append(self, row: MetricsRow) -> None:
+        """Append a row: when this returns, the row survives the death of the process.
+
+        Raises HistoryError, with the file as it was, when the disk does not take it whole. After
+        any other error, Ctrl-C say, `last` tells whether the row is there.
+        """
+        if self.forked:  # where another thread may have held the lock
+            self._refuse()
+        line = row.to_line()
+        size = len(line)
+        with self._lock:
+            if self._unusable is not None:
+                self._refuse()
+            try:
+                written = os.write(self._fd, line)
+            except OSError as error:
+                self._undo(str(error.strerror), error)
+            except BaseException:
+                # A signal's handler raised, of Ctrl-C say: a row that is there whole stays.
+                if os.fstat(self._fd).st_size != self._size + size:
+                    os.ftruncate(self._fd, self._size)
+                else:
+                    self._size, self.last = self._size + size, row
+                raise
+            if written != size:
+                self._undo(f"the disk took {written} of {size} bytes")
+            self._size += written
+            self.last = row
+            if self._timer is None:
+                self._sync_soon()
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk, so that they survive the death of the machine.
+
+        Also looks whether the log still has a name: when somebody deleted it, the next `append`
+        says so.
+        """
+        if self.forked:
+            return
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._fd >= 0:
+                os.fdatasync(self._fd)
+                if os.fstat(self._fd).st_nlink == 0:
+                    self._unusable = (
+                        "was deleted while in use",
+                        "Open the run again to begin a new log.",
+                    )
+
+    def close(self) -> None:
+        """Sync, and let others open the log; a second call does nothing."""
+        if self._fd >= 0 and not self.forked:
+            self.sync()
+            with self._lock:
+                close_lock(self._fd)
+                self._fd, self._unusable = -1, ("is closed", "Log before model.close().")
+
+    def hand_over(self, problem: str, remedy: str) -> HistoryLog:
+        """Return the log for another object, locked without a gap. This one refuses rows from here
+        on, with `problem` and `remedy`.
+        """
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            os.fdatasync(self._fd)
+            other = HistoryLog(self.path, self.last, self._fd, self._size)
+            self._fd, self._unusable = -1, (problem, remedy)
+        return other
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The file's device and number: one file has one, by whatever path it was opened."""
+        return file_identity(os.fstat(self._fd))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log."""
+        return self._size
+
+    @property
+    def forked(self) -> bool:
+        """True in a child process: the log belongs to the parent."""
+        return self._pid != _this["process"]
+
+    def _refuse(self) -> NoReturn:
+        forked = ("was opened before this process was forked", "Log from the parent process alone.")
+        problem, remedy = self._unusable or forked
+        raise HistoryError(f"{self.path} {problem}", remedy)
+
+    def _undo(self, reason: str, cause: OSError | None = None) -> NoReturn:
+        os.ftruncate(self._fd, self._size)
+        raise HistoryError(
+            f"cannot write {self.path}: {reason}", "Free space, then log again: nothing is lost."
+        ) from cause
+
+    def _sync_later(self) -> None:
+        self.sync()
+        if self.after_sync is not None:
+            self.after_sync()
+
+    def _sync_soon(self) -> None:
+        self._timer = threading.Timer(SYNC_SECONDS, self._sync_later)
+        self._timer.daemon = True
+        try:
+            self._timer.start()
+        except RuntimeError:
+            # No thread is left, or the interpreter ends: the row is there, and `close` syncs it.
+            self._timer = None
+
+
+def file_identity(found: os.stat_result) -> tuple[int, int]:
+    """Return a file's device and number."""
+    return found.st_dev, found.st_ino
+
+
+def _locked(fd: int) -> bool:
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # `art runs` asks for the status by holding a shared lock for an instant.
+            time.sleep(0.02)
+        else:
+            return True
+    return False
+
+
+def _repair(fd: int, path: Path) -> None:
+    size = os.fstat(fd).st_size
+    good = _whole_bytes(fd, size)
+    if good == size:
+        return
+    torn = os.pread(fd, size - good, good)
+    with path.with_name("history.torn").open("ab") as file:
+        file.write(torn + b"\n")
+    os.ftruncate(fd, good)
+    log.warning("%s ended in a torn line of %d bytes: moved to history.torn", path, len(torn))
+
+
+def _whole_bytes(fd: int, size: int) -> int:
+    end = size
+    while end:
+        start = max(0, end - _CHUNK)
+        at = os.pread(fd, end - start, start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0

@@ -1,0 +1,322 @@
+"""The current line of a run: the value of each metric at each step, and the steps that count.
+
+Reports, the retention of checkpoints and sinks read rows through a `Timeline`, so that they agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+import attrs
+
+from art_core.log.history import read_rows
+from art_core.metrics.row import MetricsRow, is_total
+from art_core.metrics.taxonomy import Taxonomy
+
+LEARNED = ("reward/", "loss/")
+"""How the keys begin that a row of a trained step has."""
+TRAINED = ("train", "")
+"""The splits of such a row: rows of ART have none."""
+_TRAIN = (*LEARNED, "train/")
+
+
+def attempt_of(row: MetricsRow) -> int:
+    """Return a row's attempt; 0 where another program wrote something else there."""
+    return row.attempt if isinstance(row.attempt, int) else 0
+
+
+def adds_up(key: str, taxonomy: Taxonomy) -> bool:
+    """Return whether a metric is summed over the rows of a step."""
+    return is_paid(key) or (not is_total(key) and taxonomy.spec(key).combine == "sum")
+
+
+def is_paid(key: str) -> bool:
+    """Return whether a metric is a cost of a step."""
+    return key.startswith("costs/") and not key.startswith("costs/cum/")
+
+
+def _is_learned(row: MetricsRow, metrics: Mapping[str, float]) -> bool:
+    return row.split in TRAINED and any(key.startswith(LEARNED) for key in metrics)
+
+
+def _is_training_row(row: MetricsRow, metrics: Mapping[str, float]) -> bool:
+    """Return whether a row, under canonical names, shows that its step was trained.
+
+    That is a row on the split `train`; one that ART wrote has no split, and is known by a reward
+    or a loss. Step 0 is the base model: it counts only with a reward or a loss of its own on
+    `train`, not when evaluations or costs were logged before the first step.
+    """
+    if row.split == "train" and row.step > 0:
+        return True
+    return row.split in TRAINED and any(key.startswith(_TRAIN) for key in metrics)
+
+
+@attrs.frozen
+class Change:
+    """What a row changed: `values` are {step: {key: value}} of the line at the steps it changed.
+
+    `trains` says that its step was not trained before, or is trained again in its place.
+    `begins_at` is the row's step if it is the first row that its attempt trained. If it replaced
+    rows of earlier attempts, `line` is the whole line, and `values` are all from `begins_at` on.
+    """
+
+    values: Mapping[int, Mapping[str, float]]
+    trains: bool = False
+    begins_at: int | None = None
+    line: Timeline | None = attrs.field(default=None, repr=False)
+
+
+@attrs.define(eq=False)
+class _Stretch:
+    """Rows of an attempt: those before its first trained row, or those from there on.
+
+    `begins_at` is the step of that row; None before it.
+    """
+
+    attempt: int
+    number: int
+    begins_at: int | None = None
+    values: dict[str, dict[int, float]] = attrs.field(factory=dict)
+    nonfinite: dict[str, int] = attrs.field(factory=dict)
+    times: dict[int, datetime] = attrs.field(factory=dict)
+    trained: set[int] = attrs.field(factory=set)
+    furthest_trained: int = -1
+
+
+@attrs.frozen
+class _Kind:
+    """How the values of a key are kept."""
+
+    kept: bool
+    total: bool
+    sums: bool
+
+
+@attrs.define(eq=False)
+class Timeline:
+    """The current line of a run, made of its rows in the order of the log.
+
+    - An attempt that trains replaces what earlier attempts logged at the step of its first trained
+      row and at later steps. Such a row is on `train` and has a reward or a loss. Costs stay:
+      they were paid.
+    - Metrics that add up (costs, times and counts of a step) are the sum over the rows of a step.
+      Of other metrics the newest row counts.
+    - Sums over the run, clocks and average speeds stand at the furthest step, also those of a row
+      of an older step.
+
+    Keys are those of today's catalogue. With `keeps`, only the metrics are kept whose key it
+    accepts. `totals` has the newest value of each total that is kept; `logged` are the keys of all
+    rows; `earlier_step` is the furthest step before the newest attempt.
+    """
+
+    taxonomy: Taxonomy
+    keeps: Callable[[str], bool] | None = None
+    rows: int = 0
+    last: MetricsRow | None = None
+    earlier_step: int = -1
+    totals: dict[str, float] = attrs.field(factory=dict)
+    logged: set[str] = attrs.field(factory=set)
+    _stretches: list[_Stretch] = attrs.field(factory=list)
+    _furthest: tuple[_Stretch, int] | None = None
+    _kinds: dict[str, _Kind] = attrs.field(factory=dict)
+
+    @classmethod
+    def of_log(
+        cls,
+        history: Path,
+        taxonomy: Taxonomy,
+        keeps: Callable[[str], bool] | None = None,
+        *,
+        before: float = math.inf,
+    ) -> Timeline:
+        """Read a log: all of it, or the rows before the one with the seq `before`."""
+        line = cls(taxonomy, keeps)
+        for row, _ in read_rows(history):
+            if isinstance(row.seq, int) and row.seq >= before:
+                break
+            line.add(row)
+        return line
+
+    def add(self, row: MetricsRow) -> Mapping[str, float]:
+        """Add a row; return its metrics under their canonical names."""
+        metrics = self.taxonomy.renamed(row.metrics, foreign=not row.seq)
+        self.rows += 1
+        self.last = row
+        self.logged.update(metrics)
+        stretch = self._stretch_of(row, metrics)
+        stretch.times[row.step] = row.recorded_at
+        if _is_training_row(row, metrics):
+            stretch.trained.add(row.step)
+            stretch.furthest_trained = max(stretch.furthest_trained, row.step)
+        if self._furthest is None or row.step >= self._furthest[1]:
+            self._furthest = stretch, row.step
+        for key, value in metrics.items():
+            kind = self._kinds.get(key) or self._kind(key)
+            if kind.kept:
+                self._add(stretch, row.step, key, value, kind)
+        for name in row.nonfinite if isinstance(row.nonfinite, dict) else ():
+            key = self.taxonomy.resolve(name)
+            if any(key in known.values for known in self._stretches):
+                stretch.nonfinite[key] = row.step
+        return metrics
+
+    def _add(self, stretch: _Stretch, step: int, key: str, value: float, kind: _Kind) -> None:
+        if kind.total:
+            assert self._furthest is not None
+            self.totals[key] = value
+            stretch, step = self._furthest
+        curve = stretch.values.setdefault(key, {})
+        curve[step] = curve.get(step, 0.0) + value if kind.sums else value
+        if stretch.nonfinite.get(key, math.inf) <= step:
+            del stretch.nonfinite[key]
+
+    def _stretch_of(self, row: MetricsRow, metrics: Mapping[str, float]) -> _Stretch:
+        number, learned = attempt_of(row), _is_learned(row, metrics)
+        last = self._stretches[-1] if self._stretches else None
+        if last is None or last.number != number or (learned and _goes_back(row, last)):
+            self.earlier_step = self.furthest_step
+            last = self._begin(last.attempt + 1 if last else 1, number)
+        if learned and last.begins_at is None:
+            if last.times:
+                last = self._begin(last.attempt, number)
+            last.begins_at = row.step
+            if row.step <= self.earlier_step or row.step < self.furthest_step:
+                # They stood at a step that is replaced; rows of ART may lack some.
+                last.values.update({key: {row.step: value} for key, value in self.totals.items()})
+            self._furthest = last, row.step
+        return last
+
+    def _begin(self, attempt: int, number: int) -> _Stretch:
+        self._stretches.append(_Stretch(attempt, number))
+        return self._stretches[-1]
+
+    def _kind(self, key: str) -> _Kind:
+        kept = self.keeps is None or self.keeps(key)
+        kind = _Kind(kept, is_total(key), adds_up(key, self.taxonomy))
+        self._kinds[key] = kind
+        return kind
+
+    def _with_limits(self, *, own: bool) -> Iterator[tuple[_Stretch, float]]:
+        """Yield the stretches, the oldest first, each with the step from which on others replace
+        it. With `own`, what an attempt logged before it trained is replaced after that step, too.
+        """
+        limits: list[tuple[_Stretch, float]] = []
+        for stretch in reversed(self._stretches):
+            limit = min(
+                (
+                    later.begins_at + (later.attempt == stretch.attempt)
+                    for later, _ in limits
+                    if later.begins_at is not None and (own or later.attempt != stretch.attempt)
+                ),
+                default=math.inf,
+            )
+            limits.append((stretch, limit))
+        return reversed(limits)
+
+    @property
+    def trained(self) -> set[int]:
+        """The steps of the line that were trained."""
+        limited = self._with_limits(own=True)
+        return {step for stretch, limit in limited for step in stretch.trained if step < limit}
+
+    def curve(self, key: str) -> dict[int, float]:
+        """Return {step: value} of a key, by step; empty when the line has none."""
+        merged: dict[int, float] = {}
+        paid, kind = is_paid(key), self._kind(key)
+        for stretch, limit in self._with_limits(own=kind.total):
+            for step, value in stretch.values.get(key, {}).items():
+                if paid or step < limit:
+                    merged[step] = merged.get(step, 0.0) + value if kind.sums else value
+        return dict(sorted(merged.items()))
+
+    def curves(self) -> dict[str, dict[int, float]]:
+        """Return {step: value} of each key that is kept."""
+        keys = dict.fromkeys(key for stretch in self._stretches for key in stretch.values)
+        return {key: self.curve(key) for key in keys}
+
+    def nonfinite_at(self, key: str) -> int | None:
+        """Return the step at which the newest value of a key was not finite; None if it was."""
+        found = -1
+        for stretch, limit in self._with_limits(own=False):
+            finite = [step for step in stretch.values.get(key, ()) if step < limit]
+            if max(finite, default=-1) >= found:
+                found = -1
+            if stretch.nonfinite.get(key, limit) < limit:
+                found = max(found, stretch.nonfinite[key])
+        return found if found >= max(self.curve(key), default=0) else None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the newest attempt has trained."""
+        return bool(self._stretches) and self._stretches[-1].begins_at is not None
+
+    @property
+    def furthest_step(self) -> int:
+        """The step that the line has come to; -1 without rows."""
+        return self._furthest[1] if self._furthest else -1
+
+    def values(self, first: float = -math.inf) -> dict[int, dict[str, float]]:
+        """Return {step: {key: value}} of the line, from a step on."""
+        by_step: dict[int, dict[str, float]] = {}
+        for key, curve in self.curves().items():
+            for step, value in curve.items():
+                if step >= first:
+                    by_step.setdefault(step, {})[key] = value
+        return dict(sorted(by_step.items()))
+
+    def times(self) -> dict[int, datetime]:
+        """Return when the newest row of each step was recorded."""
+        return {step: time for stretch in self._stretches for step, time in stretch.times.items()}
+
+    def change(self, row: MetricsRow) -> Change:
+        """Add a row, and return what it changed."""
+        count = len(self._stretches)
+        limits = {id(stretch): limit for stretch, limit in self._with_limits(own=False)}
+        known = self._is_trained(row.step)
+        metrics = self.add(row)
+        trains = self._is_trained(row.step) and not known
+        begins_at = self._stretches[-1].begins_at if len(self._stretches) > count else None
+        if begins_at is None:
+            return Change(self._changed(row.step, metrics), trains)
+        attempt = self._stretches[-1].attempt
+        replaced = any(
+            begins_at <= step < limits[id(stretch)]
+            for stretch in self._stretches[:count]
+            if stretch.attempt != attempt
+            for step in stretch.times
+        )
+        if replaced:
+            return Change(self.values(begins_at), trains=True, begins_at=begins_at, line=self)
+        return Change(self._changed(row.step, metrics), trains, begins_at)
+
+    def _is_trained(self, step: int) -> bool:
+        limited = self._with_limits(own=True)
+        return any(step in stretch.trained and step < limit for stretch, limit in limited)
+
+    def _changed(self, step: int, metrics: Mapping[str, float]) -> dict[int, dict[str, float]]:
+        assert self._furthest is not None
+        changed: dict[int, dict[str, float]] = {step: {}}
+        for key, value in metrics.items():
+            kind = self._kinds[key]
+            at = self._furthest[1] if kind.total else step
+            changed.setdefault(at, {})[key] = self._sum_at(key, at) if kind.sums else value
+        return changed
+
+    def _sum_at(self, key: str, step: int) -> float:
+        paid = is_paid(key)
+        return sum(
+            stretch.values[key][step]
+            for stretch, limit in self._with_limits(own=False)
+            if step in stretch.values.get(key, {}) and (paid or step < limit)
+        )
+
+
+def _goes_back(row: MetricsRow, stretch: _Stretch) -> bool:
+    """Return whether a row that ART wrote begins another attempt, since its step is an older one.
+
+    ART does not count attempts.
+    """
+    return not row.seq and row.step < stretch.furthest_trained

@@ -1,0 +1,265 @@
+"""A model whose weights are trained: which backend has it, its steps and its checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from art_core.backends import Checkpoint, Endpoint, TrainResult
+from art_core.base.errors import ConfigError, HistoryError
+from art_core.data.store import move_groups, set_earlier_aside, trajectory_file
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.hooks.checks import option_names
+from art_core.metrics.usage import GpuTime
+from art_core.model.backend import Backend
+from art_core.model.backend import backend as make_backend
+from art_core.model.model import Model, ready_groups
+from art_core.run.checkpoints import Retention, check_resumed
+from art_core.run.run import CLOSE_SECONDS, Registered
+from art_core.sinks.delivery import DeliveryReport
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+log = logging.getLogger("art_core")
+
+
+@attrs.define(kw_only=True, eq=False)
+class TrainableModel(Model):
+    """A model whose weights a backend trains and serves.
+
+    `base_model` is what the backend starts from; `backend` is one, or its name, registered on first
+    use (default: the one of `ART_BACKEND`).
+    """
+
+    base_model: str
+    backend: Backend | str | None = None
+    _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
+    _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
+    _made: Backend | None = attrs.field(default=None, init=False, repr=False)
+    _trainable: ClassVar[bool] = True
+    _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
+
+    async def register(
+        self, backend: Backend | str | None = None, *, step: int | None = None
+    ) -> None:
+        """Have a backend load the model, at its last checkpoint or fresh, and serve it.
+
+        `step` goes back to an older checkpoint, 0 to the base model; the backend sets the
+        checkpoints after it aside. Without it, BackendError is raised when the log has trained
+        steps and the backend has no checkpoint; a backend that is behind the log is a warning.
+
+        One that the model makes, of a name, it closes as well: when it is closed itself, when
+        another one is registered, and when this fails.
+        """
+        async with self._registering:
+            await self._register(backend, step)
+
+    async def _register(self, backend: Backend | str | None, step: int | None = None) -> None:
+        chosen = backend or self.backend or os.environ.get("ART_BACKEND")
+        if chosen is None:
+            raise ConfigError(
+                f"model {self.name!r} has no backend",
+                'Call await model.register(art.backend("local")).',
+            )
+        new, before = isinstance(chosen, str), self._made
+        if isinstance(chosen, str):
+            chosen = make_backend(chosen)
+        try:
+            before = await self._leave_inherited(chosen) or before
+            self._endpoint = await self._resumed(chosen, step)
+        except BaseException:
+            if new:
+                await chosen.close()
+            raise
+        self.backend = chosen
+        self._made = chosen if new or chosen is before else None
+        self.run.backend = Registered(chosen, self._made is chosen)
+        if before is not None and before is not chosen:
+            await before.close()
+        await self._close_clients()
+        self._clients.clear()
+
+    async def _resumed(self, chosen: Backend, step: int | None) -> Endpoint:
+        """Have the backend load the model at its last checkpoint, or at `step`."""
+        can_go_back = "step" in option_names(chosen.register)
+        if step is not None:
+            self._check_going_back(chosen, step, can_go_back=can_go_back)
+            return await chosen.register(self, step=step)  # type: ignore[call-arg]
+        endpoint = await chosen.register(self)
+        if trained := self.run.trained_step():
+            try:
+                check_resumed(
+                    self.run.name, trained, await chosen.step(self), can_go_back=can_go_back
+                )
+            except BaseException:
+                await chosen.unregister(self)
+                raise
+        return endpoint
+
+    def _check_going_back(self, chosen: Backend, step: int, *, can_go_back: bool) -> None:
+        if not can_go_back:
+            raise ConfigError(
+                f"backend {type(chosen).__name__} can't go back to step {step}: its register() "
+                "takes no step",
+                "Leave step out, or use another model name to begin again.",
+            )
+        last = self.run.history.last
+        if last is not None and last.attempt == self.run.info.attempt and last.step > step:
+            raise ConfigError(
+                f"model {self.name!r} has logged step {last.step} and can't go back to step {step}",
+                "Make the model again, art.TrainableModel(...), and register that one: its rows "
+                "are a new attempt.",
+            )
+
+    async def _leave_inherited(self, chosen: Backend) -> Backend | None:
+        """Free what an older object of this run holds at another backend. Return the chosen backend
+        if that object made it.
+        """
+        inherited, self.run.inherited = self.run.inherited, None
+        if inherited is None:
+            return None
+        if inherited.backend is chosen:
+            return chosen if inherited.owned else None
+        if inherited.owned:
+            await inherited.backend.close()
+        else:
+            await inherited.backend.unregister(self)
+        return None
+
+    async def _ready_backend(self) -> Backend:
+        if self._endpoint is None:
+            async with self._registering:
+                await self._register_first()
+        assert self.backend is not None and not isinstance(self.backend, str)
+        return self.backend
+
+    async def _register_first(self) -> None:
+        if self._endpoint is None:  # another task may have been faster
+            await self._register(None)
+
+    def endpoint(self) -> Endpoint:
+        """Return where the backend serves the model; ConfigError before `register`."""
+        if self._endpoint is None:
+            raise ConfigError(
+                f"model {self.name!r} is not registered",
+                "Call await model.register(backend) first.",
+            )
+        return self._endpoint
+
+    def openai_client(self) -> AsyncOpenAI:
+        """Return an OpenAI client whose choices carry the token ids that training needs."""
+        return super().openai_client()
+
+    async def get_step(self) -> int:
+        """Return the training step of the newest weights."""
+        if self._endpoint is None:
+            return self.run.last_step
+        return await (await self._ready_backend()).step(self)
+
+    async def train(
+        self, trajectory_groups: Iterable[TrajectoryGroup], **options: Any
+    ) -> TrainResult:
+        """Run one training step on the groups and log them and its metrics as one row.
+
+        Options are those of `TrainConfig`. The groups are checked and stored before the step
+        begins, so that a failing step loses nothing that was measured; tried again with the same
+        groups, it does not store them twice. When a step that was cancelled ends first, they move
+        to the next step's file. Groups that were stored for the step earlier, and are not those
+        that were trained, move to the file of the same name in `earlier/`. Raises MetricError for a
+        metric of a trajectory or group that no row could hold.
+        """
+        backend = await self._ready_backend()
+        groups = ready_groups(trajectory_groups)
+        run = self.run
+        run.check("train", groups)
+        expected = await backend.step(self) + 1
+        start = self._store("train", expected, groups)
+        self._settle("train", groups)
+        result = await backend.train(self, groups, **options)
+        # A newer object may have taken the run over; the step is trained, and gets its row.
+        run.current().record(
+            "train", result.step, groups=groups, metrics=result.metrics, trained=True
+        )
+        # Their row is written: to raise now would have the step trained again.
+        try:
+            _tidy(run.info.run_dir, groups, (expected, start), result.step)
+        except HistoryError as error:
+            log.warning("trajectories of step %d: %s", result.step, error)
+        return result
+
+    def _backend_is_handed_over(self) -> bool:
+        """Return whether a newer object of this run has the backend that this one made."""
+        if self._run is None or self._run.heir is None:
+            return False
+        newer = self._run.current().backend
+        return newer is not None and newer.backend is self._made
+
+    def charge(self, time: GpuTime) -> float | None:
+        """Add the cost of devices held to the next row's `costs/gpu`; backends call this.
+
+        The price is the one in `time`, else a plugin's. Returns US dollars, or None, with one
+        warning, when there is no price. A time of 0 seconds only looks for the price: a backend
+        charges it in `register`, so that the warning comes before the first rollout.
+        """
+        return self.metrics_builder().add_gpu_time(time, remedy=self._price_remedy())
+
+    def _price_remedy(self) -> str:
+        """Return how a device gets a price: by the backend's option, where it has one."""
+        if "gpu_cost_per_hour_usd" in option_names(type(self.backend)):
+            return "Give the backend gpu_cost_per_hour_usd=..."
+        return (
+            "A price book prices it, a plugin with the hook art_gpu_rate; what this run cost "
+            f"computes: art reprice {shlex.quote(str(self.run_dir))} --gpu-usd-per-hour USD"
+        )
+
+    async def checkpoints(self) -> Sequence[Checkpoint]:
+        """Return the checkpoints that the backend keeps, oldest first."""
+        return await (await self._ready_backend()).checkpoints(self)
+
+    async def delete_checkpoints(self, best_checkpoint_metric: str = "val/reward") -> list[int]:
+        """Delete all checkpoints but the newest and the best by a metric; return the steps.
+
+        The best is searched in every row of the run, in the direction that the metric's spec says.
+        """
+        backend = await self._ready_backend()
+        existing = [c.step for c in await backend.checkpoints(self)]
+        if self._retention is None:
+            self._retention = Retention(self.run.history.path, self._ledger.taxonomy)
+        keep = self._retention.steps_to_keep(existing, best_checkpoint_metric)
+        return await backend.delete_checkpoints(self, keep)
+
+    async def close(
+        self,
+        timeout: float = CLOSE_SECONDS,
+        *,
+        status: str | None = None,
+        error: BaseException | None = None,
+    ) -> Mapping[str, DeliveryReport]:
+        """Close the backend if this model made it, then as `Model.close`."""
+        try:
+            if self._made is not None and not self._backend_is_handed_over():
+                await self._made.close()
+        finally:
+            reports = await super().close(timeout, status=status, error=error)
+        return reports
+
+
+def _tidy(
+    run_dir: Path, groups: Sequence[TrajectoryGroup], stored: tuple[int, int], step: int
+) -> None:
+    """Have the file of a step that was trained hold its groups and no earlier ones. `stored` is the
+    step under which they were stored, and the byte of its file at which they begin.
+    """
+    expected, start = stored
+    file = trajectory_file(run_dir, "train", step)
+    if step != expected:
+        start = move_groups(groups, trajectory_file(run_dir, "train", expected), file)
+    set_earlier_aside(file, start)

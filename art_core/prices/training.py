@@ -1,0 +1,195 @@
+"""Default prices of hosted training: a dated data file, never a literal in code, and the lists that
+`art prices update` has read since.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core.base.errors import ConfigError
+from art_core.base.files import replace_json
+from art_core.base.numbers import price_of
+from art_core.metrics.rates import TokenRates
+from art_core.prices.dates import day_of
+
+log = logging.getLogger("art_core")
+
+CACHED = ":cached-prefill"
+"""After a model's name: its prompt tokens that the service had in its cache."""
+_NAMES = ("model", "tinker_id")
+_SPELLED = {"cached_prefill": "cached", "prefill_cached": "cached"}
+_TIMEOUT_S = 30
+_PRICES = ("prefill", "cached", "sample", "train")
+
+
+@attrs.frozen(kw_only=True)
+class ListedModel:
+    """A model in a price list: US dollars per million tokens, None for a price that is not known.
+
+    `cached` is for prompt tokens that the service had in its cache.
+    """
+
+    provider: str
+    model: str
+    prefill: float
+    sample: float
+    cached: float | None = None
+    train: float | None = None
+    as_of: str
+    source: str
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """The provider's and the model's name, in lower case."""
+        return self.provider.lower(), self.model.lower()
+
+
+@cache
+def price_file() -> dict[str, Any]:
+    """Return the price file: `provider`, `as_of`, `source`, `url`, `unit`, `cached_share`,
+    `prices`.
+    """
+    data: dict[str, Any] = orjson.loads(
+        files("art_core.prices").joinpath("training_prices.json").read_bytes()
+    )
+    return data
+
+
+def update_path() -> Path:
+    """Return where `art prices update` keeps lists: `ART_CACHE`, else `art` in the user's cache."""
+    given = os.environ.get("ART_CACHE")
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "art"
+    return (Path(given).expanduser() if given else cache_home) / "training_prices.json"
+
+
+def training_rates(provider: str, model: str) -> TokenRates | None:
+    """Return what prefill (as input), cached prefill (as a cache read), sampling (as output) and
+    training of a model cost; None when no list names it.
+
+    With `:cached-prefill` after the model's name, input is what cached prefill costs.
+    """
+    bare = model.lower().removesuffix(CACHED)
+    entry = listed_models().get((provider.lower(), bare))
+    if entry is None:
+        return None
+    prefill = entry.prefill if bare == model.lower() else entry.cached
+    if prefill is None:
+        return None
+    return TokenRates(
+        input_per_million=prefill,
+        output_per_million=entry.sample,
+        cache_read_per_million=entry.cached,
+        train_per_million=entry.train,
+        source=f"{entry.source}, {entry.as_of}",
+        as_of=entry.as_of,
+    )
+
+
+@cache
+def listed_models() -> dict[tuple[str, str], ListedModel]:
+    """Return the models of the file and of later lists; of a model, the newest prices."""
+    models = [*read_list(price_file(), {}), *_updated()]
+    return {m.name: m for m in sorted(models, key=lambda m: day_of(m.as_of))}
+
+
+def _updated() -> list[ListedModel]:
+    try:
+        return read_list(orjson.loads(update_path().read_bytes()), {})
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("%s is not used: %s. Run `art prices update` again.", update_path(), error)
+        return []
+
+
+def keep_list(models: Iterable[ListedModel]) -> Path:
+    """Keep the models of a list for later runs, beside those of earlier lists; return the file."""
+    kept = {model.name: model for model in (*_updated(), *models)}
+    path = update_path()
+    replace_json(path, {"prices": [attrs.asdict(model) for model in kept.values()]})
+    listed_models.cache_clear()
+    return path
+
+
+def fetched(source: str, provider: str, today: date) -> list[ListedModel]:
+    """Read a price list from a file or an address (http, https); ConfigError where that fails."""
+    try:
+        data: Any = orjson.loads(_read(source))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read a price list from {source}: {error}") from error
+    defaults = {"provider": provider, "as_of": today.isoformat(), "source": source}
+    if provider == price_file()["provider"]:
+        defaults["cached_share"] = price_file()["cached_share"]
+    try:
+        return read_list(data, defaults)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.args[0]}", error.args[1]) from error
+    except ValueError as error:
+        raise ConfigError(f"{source}: as_of is a day such as 2026-10-07: {error}") from error
+
+
+def _read(source: str) -> bytes:
+    if not source.startswith(("http://", "https://")):
+        return Path(source).expanduser().read_bytes()
+    import urllib.request
+
+    with urllib.request.urlopen(source, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http only
+        body: bytes = answer.read()
+    return body
+
+
+def read_list(data: Any, defaults: Mapping[str, Any]) -> list[ListedModel]:
+    """Read a price list: an object as the price file is, or a list of objects as Tinker publishes
+    it.
+
+    `defaults` has the `provider`, `as_of` and `source` for a list without them, and
+    `cached_share`, the part of prefill that cached prefill costs. Raises ConfigError for a list
+    that is none, or has a model without prices.
+    """
+    rows = data.get("prices") if isinstance(data, Mapping) else data
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(
+            f"no price list: {data!s:.80}",
+            'It is a list of {"model": ..., "prefill": ..., "sample": ..., "train": ...}, or an '
+            'object with it under "prices".',
+        )
+    own = data if isinstance(data, Mapping) else {}
+    share = defaults.get("cached_share")
+    return [_model(row, {**defaults, **own}, share) for row in rows]
+
+
+def _model(row: Any, defaults: Mapping[str, Any], share: float | None) -> ListedModel:
+    name = next((row[key] for key in _NAMES if isinstance(row, Mapping) and row.get(key)), None)
+    if not isinstance(name, str):
+        raise ConfigError(f"an entry of the price list has no model: {row!s:.80}")
+    row = {_SPELLED.get(key, key): value for key, value in row.items()}
+    prices = {key: _dollars(f"{key} of {name}", row.get(key)) for key in _PRICES}
+    prefill, sample, cached = prices["prefill"], prices["sample"], prices["cached"]
+    if prefill is None or sample is None:
+        raise ConfigError(f"the price list has no prefill or no sample price of {name!r}")
+    if cached is None and share is not None:
+        cached = round(prefill * share, 6)
+    origin = {key: str(row.get(key) or defaults[key]) for key in ("provider", "as_of", "source")}
+    day_of(origin["as_of"])
+    train = prices["train"]
+    return ListedModel(
+        model=name, prefill=prefill, sample=sample, cached=cached, train=train, **origin
+    )
+
+
+def _dollars(name: str, value: Any) -> float | None:
+    """Return a price, also one as "$0.195"; None where there is none."""
+    if isinstance(value, str):
+        value = value.strip().lstrip("$").replace(",", "")
+        value = float(value) if value.replace(".", "", 1).isdigit() else None
+    return None if value is None else price_of(name, value)

@@ -1,0 +1,1 @@
+"""An open run: its state, its end, and its checkpoints."""
