@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.metrics.usage import GpuTime, TokenUsage
-    from art_core.model.backend import Backend, backend
+    from art_core.model.backend import Backend, RegisteredModels, backend
     from art_core.model.model import Model
     from art_core.model.trainable import TrainableModel
     from art_core.rl.config import TrainConfig
@@ -88,7 +88,7 @@ _HOME = {
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
     "log.timeline": ("Change", "Timeline"),
-    "model.backend": ("Backend", "backend"),
+    "model.backend": ("Backend", "RegisteredModels", "backend"),
     "model.model": ("Model",),
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
     "hooks.hookspecs": ("hookimpl",),
@@ -134,6 +134,7 @@ __all__ = [
     "Plugins",
     "PricingError",
     "Record",
+    "RegisteredModels",
     "RolloutError",
     "RolloutFailure",
     "RunInfo",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from art_core.backends import BackendSpec, Checkpoint, Endpoint, TrainResult
-from art_core.base.errors import ConfigError, PluginError
+from art_core.base.errors import BackendError, ConfigError, PluginError
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.checks import accepted_options
 from art_core.hooks.host import OURS, installed_plugins
 
 if TYPE_CHECKING:
     from art_core.model.trainable import TrainableModel
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -52,6 +55,49 @@ class Backend(Protocol):
 
 
 _METHODS = [name for name in vars(Backend) if not name.startswith("_")]
+
+
+class RegisteredModels(dict[Path, T]):
+    """The models registered with a backend: what the backend holds for each, by run directory.
+
+    `backend` is the backend's name, for messages. Set `closed` when the backend closes.
+    """
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+        self.closed = False
+
+    @staticmethod
+    def key(model: TrainableModel) -> Path:
+        """Return the key of a model: its run directory without symbolic links."""
+        return model.run_dir.resolve()
+
+    def of(self, model: TrainableModel) -> T:
+        """Return what the backend holds for a model.
+
+        Raises BackendError if the backend is closed, ConfigError if the model is not registered.
+        """
+        self.check_open()
+        try:
+            return self[self.key(model)]
+        except KeyError:
+            raise ConfigError(
+                f"model {model.name!r} is not registered with this backend",
+                "Call await model.register(backend) first.",
+            ) from None
+
+    def check_open(self) -> None:
+        """Raise BackendError if the backend is closed."""
+        if self.closed:
+            raise self.closed_error()
+
+    def closed_error(self) -> BackendError:
+        """Return the error of a call to a closed backend."""
+        return BackendError(
+            f"the {self.backend} backend is closed",
+            f'Make a new one: art.backend("{self.backend}").',
+        )
 
 
 def backend(name: str, **options: Any) -> Backend:

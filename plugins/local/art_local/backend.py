@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import torch  # noqa: TID253
 
-from art_core import Checkpoint, Endpoint, GpuTime, TrainResult, TrajectoryGroup
+from art_core import (
+    Checkpoint,
+    Endpoint,
+    GpuTime,
+    RegisteredModels,
+    TrainResult,
+    TrajectoryGroup,
+)
 from art_core.base.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.options import cap, check_options, count, optional, price
@@ -119,7 +126,7 @@ class LocalBackend:
             progress=progress,
             chat_template=read_template(chat_template),
         )
-        self._seats: dict[Path, Seat] = {}
+        self._seats: RegisteredModels[Seat] = RegisteredModels("local")
         self._leaving: dict[Path, Seat] = {}
         self._bases: dict[Path, Any] = {}
         self._identities: dict[Path, BaseIdentity] = {}
@@ -128,7 +135,6 @@ class LocalBackend:
         # one thread: loading, training and checkpoints never overlap
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="art-train")
         self._clock = Clock()
-        self._closed = False
 
     async def register(self, model: TrainableModel, *, step: int | None = None) -> Endpoint:
         """Load the model at its last whole checkpoint, or fresh, and serve it.
@@ -139,8 +145,8 @@ class LocalBackend:
         reported here, before any rollout. Raises ConfigError for a base model that can't be used or
         a checkpoint that does not fit, BackendError when something could not be fetched.
         """
-        self._check_open()
-        key = model.run_dir.resolve()
+        self._seats.check_open()
+        key = self._seats.key(model)
 
         def seated() -> Endpoint:
             taken = self._seats.get(key)
@@ -162,7 +168,7 @@ class LocalBackend:
         """Stop serving the model and free what it holds, after the step under way; `register`
         brings it back at its last checkpoint. Cancelling stops the waiting, not this.
         """
-        key = model.run_dir.resolve()
+        key = self._seats.key(model)
         if key not in self._seats:
             return
         # from here on nothing else refers to it, so that its memory can be freed
@@ -177,7 +183,7 @@ class LocalBackend:
         Requests under way finish on the weights that they began with. The device's time since the
         last charge is charged to the model, also when the step fails.
         """
-        seat = self._seat_of(model)
+        seat = self._seats.of(model)
         config = TrainConfig.of(model.plugins.losses(), **options)
         try:
             return await self._on_worker(lambda: seat.resident.train(groups, config))
@@ -186,23 +192,23 @@ class LocalBackend:
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""
-        return self._seat_of(model).resident.step
+        return self._seats.of(model).resident.step
 
     async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
         """Return the checkpoints on disk, oldest first."""
-        store = self._seat_of(model).resident.store
+        store = self._seats.of(model).resident.store
         return [Checkpoint(step=step, path=store.path(step)) for step in store.steps()]
 
     async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
         """Delete all checkpoints but those steps and the newest; return the deleted steps."""
-        store = self._seat_of(model).resident.store
+        store = self._seats.of(model).resident.store
         return await self._on_worker(lambda: store.delete(keep))
 
     async def close(self) -> None:
         """Finish the step under way, stop serving, free the device; a second call does nothing."""
-        if self._closed:
+        if self._seats.closed:
             return
-        self._closed = True
+        self._seats.closed = True
         try:
             await asyncio.wait_for(
                 asyncio.to_thread(self._worker.shutdown, cancel_futures=True), CLOSE_TIMEOUT_S
@@ -296,27 +302,13 @@ class LocalBackend:
         if self.placement.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _seat_of(self, model: TrainableModel) -> Seat:
-        self._check_open()
-        seat = self._seats.get(model.run_dir.resolve())
-        if seat is None:
-            raise ConfigError(
-                f"model {model.name!r} is not registered with this backend",
-                "Call await model.register(backend) first.",
-            )
-        return seat
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise _closed_error()
-
     async def _on_worker(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, work)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and not (task and task.cancelling()):
-                raise _closed_error() from None  # closing took it out of the queue
+            if self._seats.closed and not (task and task.cancelling()):
+                raise self._seats.closed_error() from None  # closing took it out of the queue
             raise
 
     def _charge(self, model: TrainableModel) -> None:
@@ -331,7 +323,3 @@ class LocalBackend:
             for held in held_devices(self.placement, self._choice)
             if held.device.type != "cpu" or price is not None
         ]
-
-
-def _closed_error() -> BackendError:
-    return BackendError("the local backend is closed", 'Make a new one: art.backend("local").')

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core import (
-    BackendError,
     Checkpoint,
     ConfigError,
     Endpoint,
     LossSpec,
+    RegisteredModels,
     TrainConfig,
     TrainResult,
     TrajectoryGroup,
@@ -79,16 +79,15 @@ class ServerlessBackend:
             stall_timeout_s=stall_timeout_s,
             progress=progress,
         )
-        self._seats: dict[Path, Seat] = {}
+        self._seats: RegisteredModels[Seat] = RegisteredModels("serverless")
         self._steps: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._closed = False
 
     async def register(self, model: TrainableModel) -> Endpoint:
         """Register the model with the service, which loads it at its last checkpoint, or fresh.
 
         A training job that an earlier process left behind is waited for; its metrics become a row.
         """
-        self._check_open()
+        self._seats.check_open()
         remote = await self._api.register(
             self._entity,
             model.project,
@@ -102,7 +101,7 @@ class ServerlessBackend:
                 f"{remote.base_model!r}, this run asks for {model.base_model!r}",
                 "Use that base model, or another model name.",
             )
-        key = model.run_dir.resolve()
+        key = self._seats.key(model)
         seat = self._seats.get(key)
         if seat is None or seat.remote != remote:
             seat = Seat(
@@ -128,7 +127,7 @@ class ServerlessBackend:
 
         Cancelling stops the waiting, not the job: the next `train` or `register` finds it again.
         """
-        seat = self._seat_of(model)
+        seat = self._seats.of(model)
         checked_loss(options)
         check_finite(options)
         counted = _counted(groups, options, model.plugins.losses())
@@ -137,45 +136,29 @@ class ServerlessBackend:
 
     async def unregister(self, model: TrainableModel) -> None:
         """Forget the model here; the service keeps it, and puts it to sleep by itself."""
-        self._seats.pop(model.run_dir.resolve(), None)
+        self._seats.pop(self._seats.key(model), None)
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""
-        return self._seat_of(model).step
+        return self._seats.of(model).step
 
     async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
         """Return the checkpoints that the service keeps, oldest first."""
-        steps = await self._api.checkpoints(self._seat_of(model).remote.id)
+        steps = await self._api.checkpoints(self._seats.of(model).remote.id)
         return [Checkpoint(step=step) for step in steps]
 
     async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
         """Delete all checkpoints but those steps and the newest; return the deleted steps."""
-        seat = self._seat_of(model)
+        seat = self._seats.of(model)
         steps = await self._api.checkpoints(seat.remote.id)
         gone = [step for step in steps[:-1] if step not in keep]
         return await self._api.delete_checkpoints(seat.remote.id, gone) if gone else []
 
     async def close(self) -> None:
         """Close the connections; the service goes on by itself. A second call does nothing."""
-        self._closed = True
+        self._seats.closed = True
         self._seats.clear()
         await self._api.close()
-
-    def _seat_of(self, model: TrainableModel) -> Seat:
-        self._check_open()
-        seat = self._seats.get(model.run_dir.resolve())
-        if seat is None:
-            raise ConfigError(
-                f"model {model.name!r} is not registered with this backend",
-                "Call await model.register(backend) first.",
-            )
-        return seat
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError(
-                "the serverless backend is closed", 'Make a new one: art.backend("serverless").'
-            )
 
 
 def _counted(

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core import (
-    BackendError,
     Checkpoint,
-    ConfigError,
     Endpoint,
+    RegisteredModels,
     TrainConfig,
     TrainResult,
     TrajectoryGroup,
@@ -107,10 +106,9 @@ class TinkerBackend:
             step_timeout_s=step_timeout_s,
             request_timeout_s=request_timeout_s,
         )
-        self._served: dict[Path, _Served] = {}
+        self._served: RegisteredModels[_Served] = RegisteredModels("tinker")
         # A model is begun or left, one after the other: each would write the other's steps.
         self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._closed = False
 
     async def register(self, model: TrainableModel) -> Endpoint:
         """Begin a session for the model at its last saved state, or fresh, and serve it.
@@ -119,12 +117,12 @@ class TinkerBackend:
         that the service has not or a key that it does not take, BackendError when it does not
         answer.
         """
-        key = model.run_dir.resolve()
+        key = self._served.key(model)
         async with self._turns[key]:
-            self._check_open()
+            self._served.check_open()
             if key not in self._served:
                 self._served[key] = await self._serve(model)
-                self._check_open()
+                self._served.check_open()
             served = self._served[key]
         if served.seat.model is not model:
             self._hand_over(served.seat, model)
@@ -135,7 +133,7 @@ class TinkerBackend:
 
         Requests under way are cut off, and booked when the service is done with them.
         """
-        await self._left(model.run_dir.resolve())
+        await self._left(self._served.key(model))
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -145,27 +143,27 @@ class TinkerBackend:
         The tokens of the step are charged also when it fails, unless the service refused it. After
         a failure the next step starts from the newest state that was saved.
         """
-        seat = self._seat_of(model)
+        seat = self._served.of(model).seat
         return await seat.train(groups, TrainConfig.of(model.plugins.losses(), **options))
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""
-        return self._seat_of(model).step
+        return self._served.of(model).seat.step
 
     async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
         """Return the steps whose states the service keeps, oldest first."""
-        store = self._seat_of(model).store
+        store = self._served.of(model).seat.store
         return [Checkpoint(step=step, path=store.path(step)) for step in store.steps()]
 
     async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
         """Delete all states but those steps' and the newest, at the service and here; return the
         deleted steps.
         """
-        return await self._seat_of(model).delete(list(keep))
+        return await self._served.of(model).seat.delete(list(keep))
 
     async def close(self) -> None:
         """Finish the steps under way, stop serving, end the sessions; again, it does nothing."""
-        self._closed = True
+        self._served.closed = True
         for key in list(self._turns):
             await self._left(key)
 
@@ -218,19 +216,3 @@ class TinkerBackend:
         seat.meter = seat.samplers.meter = Meter(
             model=model, cached_per_million=self._options.cached_prefill_per_million
         )
-
-    def _seat_of(self, model: TrainableModel) -> Seat:
-        self._check_open()
-        served = self._served.get(model.run_dir.resolve())
-        if served is None:
-            raise ConfigError(
-                f"model {model.name!r} is not registered with this backend",
-                "Call await model.register(backend) first.",
-            )
-        return served.seat
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError(
-                "the tinker backend is closed", 'Make a new one: art.backend("tinker").'
-            )

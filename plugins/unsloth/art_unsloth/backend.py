@@ -19,6 +19,7 @@ from art_core import (
     ConfigError,
     Endpoint,
     GpuTime,
+    RegisteredModels,
     TrainConfig,
     TrainResult,
     TrajectoryGroup,
@@ -47,10 +48,9 @@ class UnslothBackend:
     def __init__(self, options: Options, *, start: Start = Worker) -> None:
         self._options = options
         self._start = start
-        self._models: dict[str, TrainableModel] = {}
+        self._models: RegisteredModels[TrainableModel] = RegisteredModels("unsloth")
         self._meter = _Meter()
         self._starting = threading.Lock()
-        self._closed = False
         self._worker: Worker | None = None
         self._running()
 
@@ -64,18 +64,17 @@ class UnslothBackend:
         """Load the model at its last whole checkpoint, or fresh, and serve it from the worker;
         `step` goes back to an older checkpoint.
         """
-        self._check_open()
+        self._models.check_open()
         await asyncio.to_thread(self._running)
-        self._models[_key(model)] = model
+        self._models[self._models.key(model)] = model
         self._meter.start()
-        told = {"name": model.name, "project": model.project, "base_model": str(model.base_model)}
-        return Endpoint(**await self._ask("register", model, step=step, **told))
+        return Endpoint(**await self._ask("register", model, step=step))
 
     async def unregister(self, model: TrainableModel) -> None:
         """Stop serving the model and free what it holds, after the step under way."""
         if self._worker is not None and self._worker.death is None:
             await self._ask("unregister", model)
-        self._models.pop(_key(model), None)
+        self._models.pop(self._models.key(model), None)
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -85,7 +84,7 @@ class UnslothBackend:
         Cancelling stops the waiting, not the step. What the step held is charged to the model in
         any case, also when the worker dies in it.
         """
-        self._check_open()
+        self._models.check_open()
         config = TrainConfig.of(model.plugins.losses(), **options)
         if not isinstance(options.get("loss_fn", ""), str):
             raise ConfigError(
@@ -120,9 +119,9 @@ class UnslothBackend:
 
     async def close(self) -> None:
         """Finish the step under way, stop serving, end the worker; a second call does nothing."""
-        if self._closed:
+        if self._models.closed:
             return
-        self._closed = True
+        self._models.closed = True
         worker = self._worker
         assert worker is not None
         try:
@@ -155,11 +154,11 @@ class UnslothBackend:
             self._worker = worker
 
     async def _ask(self, operation: str, model: TrainableModel, **values: Any) -> Any:
-        self._check_open()
+        self._models.check_open()
         assert self._worker is not None
         worker = self._worker
         try:
-            return await self._answer(worker, operation, key=_key(model), **values)
+            return await self._answer(worker, operation, model=self._identity(model), **values)
         except BackendError:
             if worker.death is not None:
                 self._meter.charge_rest(model)
@@ -170,18 +169,21 @@ class UnslothBackend:
         future = await asyncio.to_thread(worker.request, operation, **values)
         return await asyncio.wrap_future(future)
 
+    def _identity(self, model: TrainableModel) -> dict[str, str]:
+        """Return what the worker has to know of a model."""
+        return {
+            "name": model.name,
+            "project": model.project,
+            "base_model": str(model.base_model),
+            "run_dir": str(self._models.key(model)),
+        }
+
     def _news(self, message: dict[str, Any]) -> None:
         """Take what the worker charges; it comes before the answer of what it is for."""
         self._meter.charged()
-        model = self._models.get(message["key"])
+        model = self._models.get(Path(message["run_dir"]))
         if model is not None:
             model.charge(GpuTime(**message["charge"]))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError(
-                "the unsloth backend is closed", 'Make a new one: art.backend("unsloth").'
-            )
 
 
 class _Meter:
@@ -208,8 +210,3 @@ class _Meter:
             return
         for held in self._devices:
             model.charge(attrs.evolve(held, seconds=time.monotonic() - since))
-
-
-def _key(model: TrainableModel) -> str:
-    """What a model is called between the backend and its worker: its run's directory."""
-    return str(model.run_dir.resolve())

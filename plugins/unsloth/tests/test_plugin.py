@@ -14,7 +14,7 @@ import pytest
 import art_core as art
 from art_unsloth import wire
 from art_unsloth.options import Options
-from art_unsloth.worker import Serving
+from art_unsloth.worker import WorkerBackend
 
 
 @pytest.fixture
@@ -73,9 +73,10 @@ async def test_an_option_without_a_limit_is_still_without_one_in_the_worker():
             return art.TrainResult(step=1, metrics={})
 
     answers = []
-    serving = Serving(answers.append)
-    serving._backend, serving._models = Local(), {"run": None}
-    values = {"key": "run", "groups": [], "options": wire.option_values(given)}
+    serving = WorkerBackend(answers.append)
+    serving._backend = Local()
+    model = {"name": "m", "project": "p", "base_model": "b", "run_dir": "run"}
+    values = {"model": model, "groups": [], "options": wire.option_values(given)}
     line = wire.encoded({"number": 0, "operation": "train", "values": values})
     await serving.answer(wire.decoded(line))
     assert answers[0]["answer"]["step"] == 1
