@@ -78,7 +78,7 @@ clean: ## remove what was built; runs in .art stay
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	@echo 'Installing torch into .venv; this takes a minute or two.'
-	$(BIN)/python plugins/local/art_local/packages.py --constraint $(LOCK) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+	$(BIN)/python plugins/local/art_local/vllm/packages.py --constraint $(LOCK) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 	$(PIP) hatchling editables
 	@touch $@
 

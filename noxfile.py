@@ -195,7 +195,7 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     """Install everything within a constraint, run all tests, report the failing ones."""
     python = str(folder / "bin" / "python")
     index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
-    torch = str(ROOT / "plugins" / "local" / "art_local" / "packages.py")
+    torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
     session.run(python, torch, "--constraint", str(constraint), *index, external=True)
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
@@ -312,7 +312,7 @@ def wheels(session: nox.Session) -> None:
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
     # torch alone and first: what the wheels need of it is then there, and nothing bigger is taken.
     index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
-    torch = str(ROOT / "plugins" / "local" / "art_local" / "packages.py")
+    torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
     session.run(python, torch, "--constraint", str(LOCK), *index, external=True)
     session.run(*pip, *built, external=True)
     # offered without what it needs to be made: Unsloth's own dependencies are gigabytes

@@ -23,7 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from art_local.threads import wait_asleep
+from art_local.plugin import wait_asleep
 
 wait_asleep()
 
@@ -37,7 +37,7 @@ from art_core.endpoint.engine import Sampling, ServedModel  # noqa: E402
 from art_core.endpoint.host import EndpointHost  # noqa: E402
 from art_local.engine import TransformersEngine  # noqa: E402
 from art_local.models import resolve_base_model  # noqa: E402
-from art_local.quiet import quiet_transformers  # noqa: E402
+from art_local.models.load import silence_logs  # noqa: E402
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ROUNDS = {1: 12, 32: 4, 256: 2}
@@ -192,7 +192,7 @@ def figures_of(count: int, rounds: list[tuple[Run, Run]]) -> dict[str, float]:
 async def measure(options: argparse.Namespace) -> dict[str, float]:
     """Measure every number of agents."""
     directory = resolve_base_model(options.model)
-    with quiet_transformers():
+    with silence_logs():
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(directory)
     # Only the endpoint asks for an end token; the repetition is as long as the answer was.

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from art_local.threads import wait_asleep
+from art_local.plugin import wait_asleep
 
 wait_asleep()
 
@@ -33,12 +33,12 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from art_core.endpoint.engine import Sampling  # noqa: E402
 from art_local.engine import TransformersEngine  # noqa: E402
-from art_local.engine.local import LocalEngine, StepWeights  # noqa: E402
+from art_local.engine.protocol import LocalEngine, StepWeights  # noqa: E402
+from art_local.engines import ServingNeeds, choose, start_vllm, wait_ready  # noqa: E402
 from art_local.models import resolve_base_model  # noqa: E402
-from art_local.placement import placement  # noqa: E402
-from art_local.probe import compare  # noqa: E402
-from art_local.resident import load_model, sharing_parameters  # noqa: E402
-from art_local.serving import ServingNeeds, choose, start_vllm, wait_ready  # noqa: E402
+from art_local.models.placement import placement  # noqa: E402
+from art_local.session.probe import compare  # noqa: E402
+from art_local.session.resident import load_model, sharing_parameters  # noqa: E402
 from art_local.training.policy import Policy  # noqa: E402
 from art_local.vllm.environment import environment_path, installed  # noqa: E402
 

@@ -146,12 +146,12 @@ def main() -> None:
     parser.add_argument("--dtype", help="bfloat16 or float32; by default what suits the machine")
     arguments = parser.parse_args()
 
-    from art_local.threads import wait_asleep
+    from art_local.plugin import wait_asleep
 
     wait_asleep()
     from art_local.models import resolve_base_model
-    from art_local.placement import placement
-    from art_local.resident import load_model
+    from art_local.models.placement import placement
+    from art_local.session.resident import load_model
     from art_local.training.policy import Policy
 
     place = placement("cpu", arguments.dtype)

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from art_local.threads import wait_asleep
+from art_local.plugin import wait_asleep
 
 wait_asleep()
 
@@ -31,7 +31,7 @@ from art_core.endpoint.engine import ServedModel  # noqa: E402
 from art_core.endpoint.host import EndpointHost  # noqa: E402
 from art_local.engine import TransformersEngine  # noqa: E402
 from art_local.models import resolve_base_model  # noqa: E402
-from art_local.quiet import quiet_transformers  # noqa: E402
+from art_local.models.load import silence_logs  # noqa: E402
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CONCURRENCY = (1, 8, 32)
@@ -128,7 +128,7 @@ async def complete(client: openai.AsyncOpenAI, texts: list[str], new_tokens: int
 async def measure(options: argparse.Namespace) -> dict[str, tuple[float, float]]:
     """Median tokens per second of (generate, endpoint) by what is sampled together."""
     directory = resolve_base_model(options.model)
-    with quiet_transformers():
+    with silence_logs():
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         served_model = copy.deepcopy(model)

@@ -75,8 +75,8 @@ def our_step(model: Path, batch: list[list[int]], dtype: str | None, prompt: int
     """The trainer as the backend uses it, the merge of the new weights included."""
     from art_core.rl.config import TrainConfig
     from art_core.rl.sequences import TokenSequence
-    from art_local.placement import placement
-    from art_local.resident import load_model
+    from art_local.models.placement import placement
+    from art_local.session.resident import load_model
     from art_local.training.policy import Policy
     from art_local.training.trainer import Trainer
 
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from art_local.threads import wait_asleep
+    from art_local.plugin import wait_asleep
 
     wait_asleep()
     from art_local.models import resolve_base_model

@@ -20,7 +20,7 @@ kind, base, points = sys.argv[1], sys.argv[2], sys.argv[3]
 if kind == "local":
     import torch
     from art_local.testing.tiny import save_tiny_model
-    import art_local.backend, art_local.resident, art_local.training.policy
+    import art_local.backend, art_local.session.resident, art_local.training.policy
     import huggingface_hub.hf_file_system, peft, starlette.applications, torch._dynamo, uvicorn
     torch.set_num_threads(1)
     options = dict(device="cpu", dtype="float32", lora_rank=4, lora_alpha=8, progress=False)
@@ -179,7 +179,7 @@ def test_a_step_that_dies_at_any_point_goes_on_from_a_whole_checkpoint(
 @pytest.mark.timeout(1800)
 def test_a_step_of_the_local_backend_that_dies_at_any_point_goes_on(tmp_path, trials, assert_right):
     pytest.importorskip("art_local")
-    from art_local.checkpoints import CheckpointStore
+    from art_local.session.checkpoints import CheckpointStore
 
     points, said = died_at("local", tmp_path, some(trials, 5, 24, 9))
     assert {code for _, code, *_ in points} <= {0, 9}, said

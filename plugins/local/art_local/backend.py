@@ -25,16 +25,16 @@ from art_core import (
 from art_core.base.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.options import cap, check_options, count, optional, price
-from art_local.chat_template import read_template
-from art_local.clock import Clock
 from art_local.engine import DeviceTurns
-from art_local.identity import BaseIdentity
+from art_local.engines import choose, held_devices
 from art_local.models import resolve_base_model
-from art_local.placement import placement
-from art_local.recipe import Recipe
-from art_local.seat import Seat, SeatOptions, take_seat
-from art_local.servers import Servers
-from art_local.serving import choose, held_devices
+from art_local.models.chat_template import read_template
+from art_local.models.identity import BaseIdentity
+from art_local.models.placement import placement
+from art_local.session.adapter_card import Recipe
+from art_local.session.gpu_timer import Clock
+from art_local.session.model_session import Seat, SeatOptions, take_seat
+from art_local.vllm.pool import Servers
 
 if TYPE_CHECKING:
     from art_core import TrainableModel

@@ -1,13 +1,39 @@
-"""What art-local offers to art-core. Nothing heavy is imported before a backend is made."""
+"""The hooks of art-local. Importing this module imports nothing heavy."""
 
 from __future__ import annotations
 
+import os
+import sys
+from typing import Any
+
 from art_core import BackendSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
+
+WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+
+def wait_asleep() -> bool:
+    """Make torch's threads sleep while they wait, unless the user set OpenMP's wait policy.
+
+    Threads that spin slow other busy processes on the same cores 10 times and more. Returns False
+    when torch is loaded already: it reads the policy once, at import.
+    """
+    for name, value in WAIT_ASLEEP.items():
+        os.environ.setdefault(name, value)
+    return "torch" not in sys.modules
+
+
+def __getattr__(name: str) -> Any:
+    if name != "LocalBackend":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    wait_asleep()
+    from art_local.backend import LocalBackend
+
+    return LocalBackend
 
 
 def models() -> ModelCatalog:
     """Make the catalog behind `art models`."""
-    from art_local.models import LocalCatalog
+    from art_local.models.find import LocalCatalog
 
     return LocalCatalog()
 
@@ -25,7 +51,7 @@ def art_backends() -> list[BackendSpec]:
     return [
         BackendSpec(
             name="local",
-            create="art_local.entry:LocalBackend",
+            create="art_local.plugin:LocalBackend",
             summary=(
                 "trains LoRA adapters (or all weights) and serves them in this "
                 "process, on CPU or CUDA"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 import art_core as art
-from art_local.placement import placement
+from art_local.models.placement import placement
 from art_local.testing.tiny import save_tiny_model
 from waiting import until_async
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import art_core as art
-from art_local.chat_template import FILE, load_tokenizer, read_template, template_for
+from art_local.models.chat_template import FILE, load_tokenizer, read_template, template_for
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "progress": False}

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from art_core.base.errors import BackendError
-from art_local.checkpoints import MANIFEST, CheckpointStore
+from art_local.session.checkpoints import MANIFEST, CheckpointStore
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ FULL = """
     import torch
     from safetensors.torch import save_file
     from art_core.base.errors import BackendError
-    from art_local.checkpoints import CheckpointStore
+    from art_local.session.checkpoints import CheckpointStore
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     def fill(directory):
         save_file({"w": torch.zeros(1000)}, directory / "weights")
@@ -80,7 +80,7 @@ def test_weights_that_the_disk_does_not_take_say_so_and_leave_nothing(store):
 KILLED = """
     import os, sys
     from pathlib import Path
-    from art_local import checkpoints
+    from art_local.session import checkpoints
     store = checkpoints.CheckpointStore(Path(sys.argv[1]))
     calls = 0
     def dying(path, fsync=checkpoints._fsync):
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_read_here_is_no_reason_to_take_an_older_one
     def failing(_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("art_local.checkpoints._sha256", failing)
+    monkeypatch.setattr("art_local.session.checkpoints._sha256", failing)
     with pytest.raises(BackendError, match=r"0002 could not be read: .*Input/output error.*older"):
         store.newest_whole()
     assert names(store) == ["0001", "0002"]

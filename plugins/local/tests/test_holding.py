@@ -13,8 +13,8 @@ import pytest
 import art_core as art
 from art_core.base.errors import EngineError
 from art_core.log.history import read_rows
-from art_local import clock
-from art_local.servers import Servers
+from art_local.session import gpu_timer
+from art_local.vllm.pool import Servers
 from waiting import until_async
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
@@ -61,7 +61,7 @@ async def busy(backend):
 def ticks(monkeypatch):
     """The clock by which devices are charged."""
     made = SimpleNamespace(now=100.0, monotonic=lambda: made.now)
-    monkeypatch.setattr(clock, "time", made)
+    monkeypatch.setattr(gpu_timer, "time", made)
     return made
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from art_core.base.errors import ConfigError
-from art_local import identity
-from art_local.checkpoints import StoredCheckpoint
-from art_local.identity import BaseIdentity, fingerprint
+from art_local.models import identity
+from art_local.models.identity import BaseIdentity, fingerprint
+from art_local.session.checkpoints import StoredCheckpoint
 
 CUT_OFF = b"\x3d\0\0\0\0\0\0\0" + (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}')
 

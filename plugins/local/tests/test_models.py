@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from art_core.base.errors import BackendError, ConfigError
-from art_local import models
-from art_local.models import LocalCatalog, hub_answers, resolve_base_model
+from art_local.models import find as models
+from art_local.models.find import LocalCatalog, hub_answers, resolve_base_model
 
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -11,8 +11,8 @@ import zipfile
 
 import pytest
 
-from art_local import packages
-from art_local.packages import (
+from art_local.vllm import packages
+from art_local.vllm.packages import (
     Package,
     explanation,
     has_cuda,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from art_core.base.errors import ConfigError
-from art_local.placement import multiplies_bf16, placement
+from art_local.models.placement import multiplies_bf16, placement
 
 
 def test_the_cpu_computes_in_bf16_where_it_can_multiply_it():

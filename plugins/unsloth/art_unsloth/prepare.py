@@ -13,7 +13,7 @@ def import_unsloth(device: str | None) -> None:
     not let itself be imported.
     """
     from art_local.models import cache_directory
-    from art_local.threads import wait_asleep
+    from art_local.plugin import wait_asleep
 
     if sys.platform == "darwin":
         raise ConfigError(

@@ -11,8 +11,8 @@ from torch import nn
 
 from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
-from art_local.placement import Placement, placement, random_state_kept
-from art_local.quiet import quiet_transformers
+from art_local.models.load import silence_logs
+from art_local.models.placement import Placement, placement, random_state_kept
 from art_local.vllm.environment import installed
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _engine(asked: str, *, on_cuda: bool, fast: bool | None, here: bool) -> str:
 
 @attrs.frozen(kw_only=True)
 class UnslothLoader:
-    """Makes models by `FastLanguageModel` (see `art_local.loader.Loader`)."""
+    """Makes models by `FastLanguageModel` (see `art_local.models.load.Loader`)."""
 
     max_seq_length: int | None
     load_in_4bit: bool
@@ -105,7 +105,7 @@ class UnslothLoader:
         from unsloth import FastLanguageModel
 
         longest = self.max_seq_length or _context_length(directory)
-        with quiet_transformers(), random_state_kept(placement.device):
+        with silence_logs(), random_state_kept(placement.device):
             model, _ = FastLanguageModel.from_pretrained(
                 str(directory),
                 max_seq_length=longest,

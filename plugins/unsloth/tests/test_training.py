@@ -38,8 +38,8 @@ def test_a_sequence_that_unsloth_would_cut_is_refused():
 
 
 def test_all_linear_layers_but_the_output_head_get_lora(tiny_directory):
-    from art_local.loader import load_model
-    from art_local.placement import placement
+    from art_local.models.load import load_model
+    from art_local.models.placement import placement
     from art_unsloth.training import _linear_layers
 
     model = load_model(tiny_directory, placement("cpu", "float32"), torch.float32)

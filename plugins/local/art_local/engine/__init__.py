@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from art_local.engine.device_lock import DeviceTurns
     from art_local.engine.engine import TransformersEngine
-    from art_local.engine.turns import DeviceTurns
 
 __all__ = ["DeviceTurns", "TransformersEngine"]
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return TransformersEngine
     if name == "DeviceTurns":
-        from art_local.engine.turns import DeviceTurns
+        from art_local.engine.device_lock import DeviceTurns
 
         return DeviceTurns
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,10 +14,10 @@ from torch import nn
 from art_core.base.errors import ConfigError, EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.batch import Limits
+from art_local.engine.device_lock import DeviceTurns
 from art_local.engine.forward import Forward
-from art_local.engine.local import StepWeights
+from art_local.engine.protocol import StepWeights
 from art_local.engine.request import Request
-from art_local.engine.turns import DeviceTurns
 from art_local.engine.weights import BASE, Weights
 from art_local.engine.worker import Worker
 

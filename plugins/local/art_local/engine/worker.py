@@ -11,11 +11,11 @@ import torch
 
 from art_core.base.errors import EngineError
 from art_local.engine.batch import Batch, Limits
+from art_local.engine.device_lock import DeviceTurns
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver
-from art_local.engine.turns import DeviceTurns
 from art_local.engine.weights import Adapter, Weights
-from art_local.rotary import Group
+from art_local.models.rotary import Group
 
 GATHER_S = 0.004
 GATHER_MOST_S = 0.04

@@ -130,7 +130,7 @@ def make_family(name: str) -> Any:
     import torch
     import transformers
 
-    from art_local.loader import auto_class
+    from art_local.models.load import auto_class
 
     kind, options = FAMILIES[name]
     sizes = {} if "text_config" in options else SIZES

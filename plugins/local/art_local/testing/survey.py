@@ -20,9 +20,9 @@ from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
 from art_local.engine import TransformersEngine
 from art_local.engine.layer_types import check_servable
-from art_local.loader import load_model
-from art_local.placement import placement
-from art_local.supported import cannot_serve, refused_unless_possible
+from art_local.models.load import load_model
+from art_local.models.placement import placement
+from art_local.models.supported import cannot_serve, refused_unless_possible
 from art_local.training.packing_check import can_pack, packing_difference
 from art_local.training.policy import Policy
 from art_local.training.trainer import Trainer
@@ -225,8 +225,8 @@ def _warnings() -> Iterator[list[str]]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Show no warnings and no bars of the libraries inside the block."""
-    from art_local.quiet import quiet_transformers
+    from art_local.models.load import silence_logs
 
-    with quiet_transformers(), warnings.catch_warnings():
+    with silence_logs(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from art_local.threads import WAIT_ASLEEP
+from art_local.plugin import WAIT_ASLEEP
 from art_local.vllm.environment import Environment
 from art_local.vllm.process import ServerProcess, free_port
 
@@ -36,9 +36,9 @@ def save_random_adapter(model: Path, directory: Path, *, seed: int, rank: int = 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from art_local.quiet import quiet_transformers
+    from art_local.models.load import silence_logs
 
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+    with silence_logs(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from art_local.loader import PLAIN, Loader
-from art_local.placement import random_state_kept
-from art_local.quiet import quiet_transformers
+from art_local.models.load import PLAIN, Loader, silence_logs
+from art_local.models.placement import random_state_kept
 from art_local.training.parameter_lora import (
     is_parameter_lora,
     merged_parameter_forward,
@@ -58,7 +57,7 @@ def add_lora(
         task_type="CAUSAL_LM",
     )
     device = next(model.parameters()).device
-    with quiet_transformers(), random_state_kept(device):
+    with silence_logs(), random_state_kept(device):
         peft_model: Any = loader.lora(model, config)
     for layer in lora_layers(peft_model).values():
         a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

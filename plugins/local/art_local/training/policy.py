@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_core.base.errors import BackendError, ConfigError
-from art_local.loader import PLAIN, Loader, load_model
-from art_local.placement import placement
-from art_local.quiet import quiet_transformers
-from art_local.rotary import reset_dynamic_rotary, rotary_lengths
+from art_local.models.load import PLAIN, Loader, load_model, silence_logs
+from art_local.models.placement import placement
+from art_local.models.rotary import reset_dynamic_rotary, rotary_lengths
 from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.finite import not_finite
 from art_local.training.layout import Layout
@@ -226,7 +225,7 @@ class Policy:
         """
         if not self.is_lora:
             # with buffers and generation config, its tensors named as in the base model's files
-            with quiet_transformers():
+            with silence_logs():
                 self.base.save_pretrained(directory)
             return
         tensors = {n: p.detach().cpu().contiguous() for n, p in self._trained()}

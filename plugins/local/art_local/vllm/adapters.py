@@ -12,10 +12,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from art_core.base.errors import EngineError
-from art_local.engine.local import StepWeights
+from art_local.engine.protocol import StepWeights
 from art_local.vllm.client import ServerGoneError, VllmClient
 from art_local.vllm.loop import LoopThread, within
-from art_local.vllm.rest import Rest
+from art_local.vllm.sleep import Rest
 from art_local.vllm.supervisor import Supervisor
 
 log = logging.getLogger("art_local")

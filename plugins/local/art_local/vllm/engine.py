@@ -16,14 +16,14 @@ import torch  # noqa: TID253
 
 from art_core.base.errors import EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
-from art_local.engine.local import StepWeights
+from art_local.engine.protocol import StepWeights
 from art_local.vllm.adapters import Adapters
 from art_local.vllm.client import VllmClient, completion_body
 from art_local.vllm.command import BASE
 from art_local.vllm.loop import LoopThread, within
 from art_local.vllm.requests import Requests
-from art_local.vllm.rest import Rest
 from art_local.vllm.server import Server
+from art_local.vllm.sleep import Rest
 from art_local.vllm.supervisor import Patience, Supervisor
 
 CLOSE_TIMEOUT_S = 60.0

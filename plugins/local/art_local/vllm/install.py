@@ -20,7 +20,6 @@ from art_core import InferenceEngine
 from art_core.base.errors import BackendError, ConfigError, unknown
 from art_core.base.files import replace_json
 from art_core.base.progress import progress_bar
-from art_local.packages import explanation, missing_build, planned_downloads, size_line
 from art_local.vllm.environment import (
     CPU_PLUGIN,
     MARKER,
@@ -31,6 +30,7 @@ from art_local.vllm.environment import (
     interpreter,
     own_parts,
 )
+from art_local.vllm.packages import explanation, missing_build, planned_downloads, size_line
 
 log = logging.getLogger("art_local")
 NAME = "vllm"

@@ -14,9 +14,9 @@ from pathlib import Path
 import attrs
 
 from art_core.base.errors import EngineError
-from art_local.vllm.log_end import log_end
+from art_local.vllm.crash_report import log_end
 
-GUARD = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).with_name("parent_watchdog.py")
 KILL_AFTER_S = 15.0
 
 

@@ -12,7 +12,7 @@ from art_core.endpoint.engine import Token
 from art_local.vllm.adapters import Adapters
 from art_local.vllm.client import RefusedError, ServerGoneError, VllmClient, tokens_of
 from art_local.vllm.loop import LoopThread
-from art_local.vllm.rest import Rest
+from art_local.vllm.sleep import Rest
 from art_local.vllm.supervisor import Supervisor
 
 NOT_FOUND = 404

@@ -12,7 +12,7 @@ import attrs
 
 from art_core.base.errors import EngineError
 from art_local.vllm.client import VllmClient
-from art_local.vllm.gauges import StepGauges, read_page
+from art_local.vllm.metrics import StepGauges, read_page
 from art_local.vllm.server import Server
 
 log = logging.getLogger("art_local")

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from art_local.placement import random_state_kept
+from art_local.models.placement import random_state_kept
 from art_local.training.lora import PREFIX, dithered, lora_layers
 from art_local.training.policy import Policy
 

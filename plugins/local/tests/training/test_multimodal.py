@@ -10,8 +10,8 @@ import transformers
 from peft import PeftModel
 
 from art_core.rl.config import TrainConfig
-from art_local.loader import load_model
-from art_local.placement import placement
+from art_local.models.load import load_model
+from art_local.models.placement import placement
 from art_local.training.policy import Policy
 from art_local.training.trainer import Trainer
 

@@ -13,13 +13,13 @@ from vllm_helpers import FACTS, QUICK, adapter, sampled, state
 import art_core as art
 from art_core.base.errors import EngineError
 from art_core.base.files import replace_json
-from art_local.loader import PlainLoader
-from art_local.placement import Placement, placement
-from art_local.servers import Servers
-from art_local.serving import choose, held_devices, memory_share, model_facts
+from art_local.engines import choose, held_devices, memory_share, model_facts
+from art_local.models.load import PlainLoader
+from art_local.models.placement import Placement, placement
 from art_local.vllm.client import VllmClient
 from art_local.vllm.engine import VllmEngine
 from art_local.vllm.environment import MARKER
+from art_local.vllm.pool import Servers
 from art_local.vllm.server import RemoteServer
 from art_local.vllm.supervisor import Patience
 

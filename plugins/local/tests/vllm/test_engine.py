@@ -18,9 +18,9 @@ from vllm_helpers import adapter, gone, sampled, state
 
 from art_core.base.errors import BackendError, EngineError
 from art_core.endpoint.engine import Sampling, Token
-from art_local.engine.local import StepWeights
-from art_local.servers import Servers
-from art_local.serving import wait_ready
+from art_local.engine.protocol import StepWeights
+from art_local.engines import wait_ready
+from art_local.vllm.pool import Servers
 from waiting import until_async
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import art_core as art
-from art_local.packages import Package
 from art_local.vllm import environment
 from art_local.vllm import install as module
 from art_local.vllm.environment import MARKER, environment_path, installed, required
 from art_local.vllm.install import BUILD_TOOL, LocalEngines, Stage, install, stages
+from art_local.vllm.packages import Package
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from vllm_helpers import gone
 
 from art_core.base.errors import ConfigError, EngineError
 from art_core.endpoint.engine import Sampling, Token
-from art_local.vllm import guard
+from art_local.vllm import parent_watchdog
 from art_local.vllm.client import completion_body, tokens_of
 from art_local.vllm.command import arguments, environment
-from art_local.vllm.gauges import StepGauges, read_page
-from art_local.vllm.log_end import log_end
+from art_local.vllm.crash_report import log_end
+from art_local.vllm.metrics import StepGauges, read_page
 from art_local.vllm.process import ServerProcess, free_port
 from waiting import until
 
@@ -216,15 +216,15 @@ def test_a_server_whose_guard_is_killed_is_ended_all_the_same(tmp_path):
 
 
 def test_a_log_that_grows_too_long_keeps_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "LOG_BYTES", 1000)
-    monkeypatch.setattr(guard, "KEPT_BYTES", 100)
+    monkeypatch.setattr(parent_watchdog, "LOG_BYTES", 1000)
+    monkeypatch.setattr(parent_watchdog, "KEPT_BYTES", 100)
     log = tmp_path / "log"
     with log.open("ab", buffering=0) as server:
         server.write(b"a line\n" * 142)
-        guard.shorten(str(log))
+        parent_watchdog.shorten(str(log))
         assert log.stat().st_size == 142 * 7
         server.write(b"a line\nRuntimeError: the end\n")
-        guard.shorten(str(log))
+        parent_watchdog.shorten(str(log))
         assert log.stat().st_size == 100
         server.write(b"ValueError: after it\n")
     assert log_end(log, since=900).startswith("RuntimeError: the end | ValueError: after it")

@@ -6,7 +6,7 @@ import json
 import urllib.request
 
 from art_core.endpoint.engine import Sampling
-from art_local.engine.local import StepWeights
+from art_local.engine.protocol import StepWeights
 from art_local.vllm.engine import ModelFacts
 from waiting import alive, until
 

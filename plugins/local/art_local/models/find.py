@@ -15,7 +15,7 @@ from pathlib import Path
 from art_core import BaseModel
 from art_core.base.errors import BackendError, ConfigError
 from art_core.base.progress import line_progress
-from art_local.packaged import PACKAGED, convert_into
+from art_local.models.packaged import PACKAGED, convert_into
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_local.checkpoints import StoredCheckpoint
+from art_local.session.checkpoints import StoredCheckpoint
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,9 +13,8 @@ import torch  # noqa: TID253
 
 from art_core.base.errors import ConfigError
 from art_core.base.files import read_json
-from art_local.placement import Placement
-from art_local.quiet import quiet_transformers
-from art_local.supported import REMEDY, architecture_of, refused_unless_possible
+from art_local.models.placement import Placement
+from art_local.models.supported import REMEDY, architecture_of, refused_unless_possible
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -65,7 +68,7 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
     architecture = architecture_of(config)
     with (
         refused_unless_possible(architecture, "loaded"),
-        quiet_transformers(),
+        silence_logs(),
         torch.random.fork_rng(devices=[]),
     ):
         model, info = auto_class(config).from_pretrained(
@@ -100,3 +103,26 @@ def load_config(directory: Path) -> Any:
     named = (stored.get("architectures") or [None])[0] or stored.get("model_type")
     with refused_unless_possible(str(named or directory), "loaded"):
         return AutoConfig.from_pretrained(directory, local_files_only=True)
+
+
+@contextmanager
+def silence_logs() -> Iterator[None]:
+    """Show no transformers progress bars and nothing below an error inside the block."""
+    import transformers.modeling_gguf_pytorch_utils as gguf
+    from tqdm.auto import tqdm
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # The reader of GGUF files has a bar of its own, which transformers' switch does not reach.
+    gguf.tqdm = partial(tqdm, disable=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        gguf.tqdm = tqdm
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

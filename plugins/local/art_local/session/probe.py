@@ -12,7 +12,7 @@ import torch  # noqa: TID253
 
 from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Sampling, Token
-from art_local.engine.local import LocalEngine
+from art_local.engine.protocol import LocalEngine
 from art_local.training.policy import Policy
 
 Turn = Callable[[], AbstractContextManager[Any]]

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_local.checkpoints import StoredCheckpoint
+from art_local.session.checkpoints import StoredCheckpoint
 
 HASHED_WHOLE = 64 << 20
 """Weights of at most so many bytes are hashed whole; of larger ones, parts of every tensor."""

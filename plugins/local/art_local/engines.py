@@ -12,10 +12,10 @@ import torch  # noqa: TID253
 from art_core.base.errors import ConfigError, unknown
 from art_core.base.files import read_json
 from art_core.base.progress import progress_bar
-from art_local.loader import load_config
-from art_local.placement import Placement, placement
-from art_local.rotary import rotary_lengths
-from art_local.supported import REMEDY, architecture_of
+from art_local.models.load import load_config
+from art_local.models.placement import Placement, placement
+from art_local.models.rotary import rotary_lengths
+from art_local.models.supported import REMEDY, architecture_of
 from art_local.vllm.client import VllmClient
 from art_local.vllm.command import ServerSettings
 from art_local.vllm.engine import ModelFacts, VllmEngine

@@ -184,10 +184,10 @@ def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from art_local.quiet import quiet_transformers
+    from art_local.models.load import silence_logs
 
     with (
-        quiet_transformers(),
+        silence_logs(),
         progress_bar(total=4, desc=f"convert {gguf.stem}", disable=not progress) as bar,
     ):
         source = AutoModelForCausalLM.from_pretrained(

@@ -21,15 +21,15 @@ from art_core.base.errors import BackendError, ConfigError
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import staleness
-from art_local.chat_template import FILE as TEMPLATE
-from art_local.checkpoints import CheckpointStore, StoredCheckpoint
 from art_local.engine import DeviceTurns
-from art_local.engine.local import LocalEngine, StepWeights
-from art_local.identity import BaseIdentity
-from art_local.leases import Lease, LoadedSteps
-from art_local.loader import load_model
-from art_local.placement import placement
-from art_local.recipe import Recipe
+from art_local.engine.protocol import LocalEngine, StepWeights
+from art_local.models.chat_template import FILE as TEMPLATE
+from art_local.models.identity import BaseIdentity
+from art_local.models.load import load_model
+from art_local.models.placement import placement
+from art_local.session.adapter_card import Recipe
+from art_local.session.checkpoints import CheckpointStore, StoredCheckpoint
+from art_local.session.leases import Lease, LoadedSteps
 from art_local.training.policy import Policy
 from art_local.training.reference import Reference
 from art_local.training.trainer import Trainer

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from art_local.seat import SeatOptions, SharedEngine
-from art_local.serving import ServingNeeds, start_vllm
+from art_local.engines import ServingNeeds, start_vllm
+from art_local.session.model_session import SeatOptions, SharedEngine
 from art_local.vllm.engine import VllmEngine
 
 if TYPE_CHECKING:

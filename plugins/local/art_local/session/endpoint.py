@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import attrs
 
 from art_core.endpoint.engine import ChatTokenizer, ServedModel
-from art_local.leases import Lease, LeasedEngine
-from art_local.resident import Resident
+from art_local.session.leases import Lease, LeasedEngine
+from art_local.session.resident import Resident
 
 
 @attrs.frozen

@@ -12,10 +12,10 @@ def test_inside_the_block_no_bar_of_transformers_is_drawn_and_afterwards_all_are
     import transformers.modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    from art_local.quiet import quiet_transformers
+    from art_local.models.load import silence_logs
 
     for _ in range(2):
-        with quiet_transformers(), quiet_transformers():
+        with silence_logs(), silence_logs():
             for bar in (gguf.tqdm, logging.tqdm):
                 assert list(bar(range(2), desc="weights")) == [0, 1]
     assert capsys.readouterr().err == ""

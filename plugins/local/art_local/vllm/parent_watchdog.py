@@ -1,6 +1,6 @@
 """Runs a server as its child and ends it, with all its children, when the parent dies or says so.
 
-    python -S -E guard.py PARENT_PID LOG_FILE COMMAND...
+    python -S -E parent_watchdog.py PARENT_PID LOG_FILE COMMAND...
 
 It uses the standard library only and is started as a script. The server gets a process group of its
 own, whose id is printed as the only line on standard output. The exit status is the server's. On

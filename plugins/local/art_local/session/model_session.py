@@ -16,20 +16,20 @@ import torch  # noqa: TID253
 from art_core import Endpoint
 from art_core.base.errors import EngineError
 from art_core.endpoint.host import EndpointHost
-from art_local.chat_template import load_tokenizer, template_for
-from art_local.checkpoints import CheckpointStore
 from art_local.engine import DeviceTurns, TransformersEngine
 from art_local.engine.layer_types import check_servable
-from art_local.engine.local import LocalEngine
-from art_local.identity import BaseIdentity
-from art_local.loader import PLAIN, Loader
-from art_local.placement import Placement
-from art_local.probe import check_agreement
-from art_local.recipe import Recipe
-from art_local.resident import Resident, sharing_parameters
-from art_local.served import ServedNames
-from art_local.serving import EngineChoice, wait_ready
-from art_local.supported import cannot_serve, refused_unless_possible
+from art_local.engine.protocol import LocalEngine
+from art_local.engines import EngineChoice, wait_ready
+from art_local.models.chat_template import load_tokenizer, template_for
+from art_local.models.identity import BaseIdentity
+from art_local.models.load import PLAIN, Loader
+from art_local.models.placement import Placement
+from art_local.models.supported import cannot_serve, refused_unless_possible
+from art_local.session.adapter_card import Recipe
+from art_local.session.checkpoints import CheckpointStore
+from art_local.session.endpoint import ServedNames
+from art_local.session.probe import check_agreement
+from art_local.session.resident import Resident, sharing_parameters
 from art_local.training.policy import Policy
 from art_local.vllm.engine import VllmEngine
 
