@@ -9,10 +9,9 @@ from typing import Any
 
 from art_core.backends import BackendSpec
 from art_core.cli.completion import backend_names, completed
-from art_core.hooks.checks import options_of
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.model.backend import creator
+from art_core.model.backend import creator, options_of
 
 _PLUGINS_HELP = """\
 A plugin is an installed distribution with an entry point in the group `art_core`.

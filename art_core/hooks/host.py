@@ -1,6 +1,4 @@
-"""Finds plugins, sets broken ones aside, and calls their hooks; the only user of pluggy's
-manager.
-"""
+"""The host of plugins: it finds them, sets broken ones aside by name, and calls their hooks."""
 
 from __future__ import annotations
 
@@ -10,30 +8,23 @@ import importlib.metadata
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pluggy
 
-from art_core.base.errors import ConfigError, MetricError, PluginError, unknown
+from art_core.base.errors import ConfigError, PluginError, unknown
 from art_core.hooks import hookspecs
-from art_core.hooks.checks import (
-    check_hooks,
-    checked_backends,
-    checked_commands,
-    checked_losses,
-    checked_specs,
-    instance_of,
-    price,
-)
-from art_core.metrics.rates import TokenRates
+from art_core.hooks.guard import check_hooks, guard
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.metrics.usage import TokenUsage
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
+    from art_core.metrics.rates import TokenRates
+    from art_core.metrics.usage import TokenUsage
     from art_core.rl.custom import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
@@ -50,7 +41,6 @@ SINGULAR = {
     "art_sinks": "sink",
 }
 S = TypeVar("S", "BackendSpec", "SinkSpec")
-T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -65,11 +55,14 @@ class PluginInfo:
 
 @attrs.define
 class Plugins:
-    """The plugins of this process. A broken one is set aside, by name, while the rest answer."""
+    """The plugins of this process. pluggy calls their hooks, each within a guard: a plugin that
+    breaks is set aside, by name, while the rest answer.
+    """
 
     strict: bool = False
     problems: dict[str, PluginError] = attrs.field(factory=dict)
     _versions: dict[str, str] = attrs.field(factory=dict)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
     _manager: pluggy.PluginManager = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -107,19 +100,29 @@ class Plugins:
             plugin = load()
             check_hooks(plugin)
             self._manager.register(plugin, name)
+            self._guard(plugin)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
             self._set_aside(f"{name} (again)" if taken else name, error)
+
+    def _guard(self, plugin: object) -> None:
+        for caller in self._manager.get_hookcallers(plugin) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is plugin:
+                    guard(implementation, caller.name, self._set_aside)
 
     def _set_aside(self, name: str, error: BaseException) -> None:
         problem = PluginError(f"plugin {name!r} is broken: {type(error).__name__}: {error}")
         problem.__cause__ = error
         if self.strict:
             raise problem
-        if self._manager.has_plugin(name):
-            self._manager.unregister(name=name)
-        self.problems[name] = problem
+        with self._lock:
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            elif name in self.problems:
+                return  # another thread, or another hook of the same call, was first
+            self.problems[name] = problem
         log.warning("%s; it is left out", problem)
 
     def infos(self) -> list[PluginInfo]:
@@ -143,7 +146,7 @@ class Plugins:
 
     def backends(self) -> dict[str, BackendSpec]:
         """Return the backends on offer, by name."""
-        return self._offers("art_backends", checked_backends)
+        return self._offers("art_backends")
 
     def sinks(self) -> dict[str, SinkSpec]:
         """Return the sinks on offer, by name: each with the options of its plugin, none."""
@@ -151,11 +154,11 @@ class Plugins:
 
     def commands(self) -> dict[str, CommandSpec]:
         """Return the commands of `art` that plugins add, by name."""
-        return self._offers("art_commands", checked_commands)
+        return self._offers("art_commands")
 
     def losses(self) -> dict[str, LossSpec]:
         """Return the losses on offer, by name; the presets are not among them."""
-        return self._offers("art_losses", checked_losses)
+        return self._offers("art_losses")
 
     def backend(self, name: str) -> BackendSpec:
         """Return a backend by name; ConfigError or PluginError says what there is and what to
@@ -172,11 +175,11 @@ class Plugins:
         from art_core.metrics.catalogue import builtin_taxonomy
 
         taxonomy = builtin_taxonomy()
-        for name, specs in self._answers("art_metrics", tuple):
+        for offer in self._manager.hook.art_metrics():
             try:
-                taxonomy = taxonomy.extended(specs)
+                taxonomy = taxonomy.extended(offer)
             except Exception as error:
-                self._set_aside(name, error)
+                self._set_aside(offer.plugin, error)
         return taxonomy
 
     @property
@@ -194,72 +197,46 @@ class Plugins:
         """Ask all plugins for derived metrics of a row; `taken` keys stay as they are, failures are
         left out, bare names go under the split.
         """
-
-        def read(answer: Mapping[str, float]) -> dict[str, float]:
-            totals_of_the_run = [k for k in answer if "/cum/" in k]
-            if totals_of_the_run:
-                raise MetricError(f"{totals_of_the_run[0]!r} is a total, which the core keeps")
-            if of_costs := [k for k in answer if k.startswith("costs/")]:
-                raise MetricError(f"{of_costs[0]!r} would be among the dollars that were paid")
-            return {k if "/" in k else f"{split}/{k}": float(v) for k, v in answer.items()}
-
         derived: dict[str, float] = {}
-        given = {"leaves": leaves, "totals": totals, "split": split}
-        for _, answer in self._answers("art_rollup", read, **given):
-            new = {k: v for k, v in answer.items() if k not in taken and k not in derived}
+        for answer in self._manager.hook.art_rollup(leaves=leaves, totals=totals, split=split):
+            placed = {k if "/" in k else f"{split}/{k}": v for k, v in answer.items()}
+            new = {k: v for k, v in placed.items() if k not in taken and k not in derived}
             derived |= {k: v for k, v in new.items() if math.isfinite(v)}
         return derived
 
     def usage(self, response: Any, provider: str) -> TokenUsage | None:
         """Ask plugins to read a response's tokens; the first answer counts."""
-        read = instance_of(TokenUsage)
-        return self._first("art_usage", read, response=response, provider=provider)
+        usage: TokenUsage | None = self._manager.hook.art_usage(
+            response=response, provider=provider
+        )
+        return usage
 
     def token_rates(self, provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
         """Ask plugins for a model's prices; the first answer counts."""
-        read = instance_of(TokenRates)
-        return self._first("art_token_rates", read, provider=provider, model=model, usage=usage)
+        rates: TokenRates | None = self._manager.hook.art_token_rates(
+            provider=provider, model=model, usage=usage
+        )
+        return rates
 
     def gpu_rate(self, device: str) -> float | None:
         """Ask plugins for a device's price in US dollars per device-hour; the first answer
         counts.
         """
-        return self._first("art_gpu_rate", price, device=device)
+        usd: float | None = self._manager.hook.art_gpu_rate(device=device)
+        return usd
 
-    def _answers(
-        self, hook: str, read: Callable[[Any], T], **arguments: Any
-    ) -> Iterator[tuple[str, T]]:
-        """Ask one plugin after the other, the last one added first; one that fails, or whose answer
-        can't be read, is set aside.
-        """
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            given = {name: arguments[name] for name in implementation.argnames}
-            try:
-                answer = implementation.function(**given)
-                result = None if answer is None else read(answer)
-            except (Exception, SystemExit) as error:
-                self._set_aside(implementation.plugin_name, error)
-                continue
-            if result is not None:
-                yield implementation.plugin_name, result
-
-    def _first(self, hook: str, read: Callable[[Any], T], **arguments: Any) -> T | None:
-        return next((answer for _, answer in self._answers(hook, read, **arguments)), None)
-
-    def _offers(
-        self, hook: str, read: Callable[[Any], list[Any]] = checked_specs
-    ) -> dict[str, Any]:
+    def _offers(self, hook: str) -> dict[str, Any]:
         offers: dict[str, Any] = {}
         owner: dict[str, str] = {}
-        for plugin, specs in self._answers(hook, read):
-            for spec in specs:
+        for offer in getattr(self._manager.hook, hook)():
+            for spec in offer:
                 if spec.name in offers:
                     raise PluginError(
                         f"{SINGULAR[hook]} {spec.name!r} is offered by "
-                        f"the plugins {owner[spec.name]!r} and {plugin!r}",
+                        f"the plugins {owner[spec.name]!r} and {offer.plugin!r}",
                         f"Uninstall one, or set ART_BLOCK={owner[spec.name]}.",
                     )
-                offers[spec.name], owner[spec.name] = spec, plugin
+                offers[spec.name], owner[spec.name] = spec, offer.plugin
         return offers
 
     def _named(self, kind: str, name: str, offers: Mapping[str, S]) -> S:

@@ -95,6 +95,13 @@ class TokenRates:
             **others,
         )
 
+    def scaled(self, factor: float, source: str) -> TokenRates:
+        """Return all rates multiplied by a factor, such as 0.8 for a discount of 20 %."""
+        names = [field.name for field in attrs.fields(TokenRates) if "_per_" in field.name]
+        rates: dict[str, Any] = {name: getattr(self, name) for name in names}
+        scaled = {name: rate * factor for name, rate in rates.items() if rate is not None}
+        return attrs.evolve(self, source=source, **scaled)
+
     def cover(self, usage: TokenUsage) -> bool:
         """Tell whether every kind of token in a usage has a price."""
         return not usage.train_tokens or self.train_per_million is not None

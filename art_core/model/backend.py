@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from art_core.backends import BackendSpec, Checkpoint, Endpoint, TrainResult
-from art_core.base.errors import BackendError, ConfigError, PluginError
+from art_core.base.errors import BackendError, ConfigError, PluginError, unknown
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.hooks.checks import accepted_options
 from art_core.hooks.host import OURS, installed_plugins
 
 if TYPE_CHECKING:
@@ -148,3 +148,30 @@ def _told_what_lacks(name: str) -> Iterator[None]:
         raise ConfigError(
             f"backend {name!r} needs {error.name!r}, which is not installed", f"pip install {ours}"
         ) from error
+
+
+def options_of(create: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters that `create` takes by name."""
+    parameters = inspect.signature(create).parameters.values()
+    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def option_names(create: Callable[..., Any]) -> set[str]:
+    """Return the names of the options that `create` takes; none where it does not name them."""
+    try:
+        return {parameter.name for parameter in options_of(create)}
+    except (TypeError, ValueError):
+        return set()  # written in C
+
+
+def accepted_options(create: Callable[..., Any], options: Iterable[str], kind: str) -> None:
+    """Raise ConfigError for options that `create` does not take, and for those that it misses."""
+    given, named = set(options), options_of(create)
+    parameters = inspect.signature(create).parameters.values()
+    known = [p.name for p in named]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for option in sorted(given.difference(known)):
+            raise ConfigError(unknown(f"{kind} option", option, known))
+    missing = [p.name for p in named if p.default is p.empty and p.name not in given]
+    if missing:
+        raise ConfigError(f"{kind} needs {', '.join(missing)}", f"Give {missing[0]}=...")

@@ -16,9 +16,8 @@ from art_core.backends import Checkpoint, Endpoint, TrainResult
 from art_core.base.errors import ConfigError, HistoryError
 from art_core.data.store import move_groups, set_earlier_aside, trajectory_file
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.hooks.checks import option_names
 from art_core.metrics.usage import GpuTime
-from art_core.model.backend import Backend
+from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend
 from art_core.model.model import Model, ready_groups
 from art_core.run.checkpoints import Retention, check_resumed

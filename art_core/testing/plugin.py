@@ -175,7 +175,9 @@ class PluginContract(Contract):
 
     def _offered(self, hook: str) -> list[Any]:
         offer = getattr(import_module(self.module), hook, None)
-        return list(offer() or ()) if offer else []
+        if offer is None or getattr(offer, "art_core_impl", {}).get("wrapper"):
+            return []
+        return list(offer() or ())
 
     def _named(self) -> list[BackendSpec | SinkSpec | CommandSpec]:
         plugins = self._plugins()

@@ -100,7 +100,7 @@ class PricingContract(Contract):
 
     def test_it_has_a_hook_that_prices(self, book: Plugins) -> None:
         """The hooks have the names that the core knows."""
-        assert PRICE_HOOKS & set(_hooks(book))
+        assert PRICE_HOOKS & _hooks(book)
 
     def test_every_hook_has_an_example(self, book: Plugins) -> None:
         """`priced` and `bills` for token rates, `bills` for usage, `devices` for device rates."""
@@ -234,9 +234,8 @@ class PricingContract(Contract):
         return [usage for usage in read if usage is not None]
 
 
-def _hooks(book: Plugins) -> tuple[str, ...]:
-    (info,) = book.infos()
-    return info.hooks
+def _hooks(book: Plugins) -> set[str]:
+    return {hook for info in book.infos() for hook in info.hooks}
 
 
 def _known(book: Plugins, provider: str, model: str, usage: TokenUsage | None) -> TokenRates:

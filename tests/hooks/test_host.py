@@ -63,8 +63,12 @@ def test_an_installed_plugin_is_found_by_its_entry_point(install):
         ("@art.hookimpl\ndef art_gpu_rate(gpu): ...", "gpu"),
         ("def art_backends(): ...", "hook 'art_backends' is not marked. Put @art_core.hookimpl"),
         (
-            "@art.hookimpl(wrapper=True)\ndef art_gpu_rate(device): return (yield)",
-            "hook 'art_gpu_rate' is a wrapper",
+            "@art.hookimpl(hookwrapper=True)\ndef art_gpu_rate(device): yield",
+            r"'art_gpu_rate' is a wrapper of the old style. Use hookimpl\(wrapper=True\)",
+        ),
+        (
+            "@art.hookimpl(wrapper=True)\ndef art_gpu_rate(device): return 1.0",
+            "not a generator function",
         ),
     ],
 )

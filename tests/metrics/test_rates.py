@@ -92,3 +92,16 @@ def test_more_hourly_writes_than_writes_do_not_make_a_call_cheaper():
     odd = TokenUsage(input_tokens=1_000_000, cache_write_1h_tokens=1_000_000)
     rates = TokenRates.of(prompt_per_million=1.0, completion_per_million=1.0)
     assert price(odd, rates) == 2.0
+
+
+def test_scaled_rates_scale_each_rate_that_is_given():
+    rates = TokenRates(
+        input_per_million=2.0, output_per_million=8.0, web_search_per_thousand=10.0, as_of="2026-05"
+    )
+    assert rates.scaled(0.5, "half") == TokenRates(
+        input_per_million=1.0,
+        output_per_million=4.0,
+        web_search_per_thousand=5.0,
+        source="half",
+        as_of="2026-05",
+    )
