@@ -16,7 +16,7 @@ from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
 from art_core.log.rundir import find_run, runs_path
 from art_core.metrics.receipt import Receipt
-from art_core.prices.dates import OLD_AFTER_DAYS
+from art_core.prices.table import OLD_AFTER_DAYS
 from art_core.reports.costs import CostReport, RewardPrice, item_name, read_costs
 
 _HELP = """\

@@ -12,8 +12,8 @@ import attrs
 from art_core.cli.text import counted
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.prices.dates import OLD_AFTER_DAYS, is_old
-from art_core.prices.training import ListedModel, fetched, keep_list, listed_models, price_file
+from art_core.prices.table import OLD_AFTER_DAYS, is_old, read_table
+from art_core.prices.training import ListedModel, fetch_list, listed_models, save_list
 
 _HELP = """\
 Prices are US dollars per million tokens, each with the date and the source of its list. update
@@ -65,10 +65,10 @@ def list_prices(_: argparse.Namespace, __: Plugins) -> Iterator[Output]:
 
 def update_prices(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     """Read and keep a list; yield the prices that changed."""
-    source = arguments.source or price_file()["url"]
+    source = arguments.source or read_table("training")["url"]
     before = listed_models()
-    models = fetched(source, arguments.provider, _today())
-    path = keep_list(models)
+    models = fetch_list(source, arguments.provider, _today())
+    path = save_list(models)
     rows = [
         _row(model, _today()) | {"was": _known(before.get(model.name))}
         for model in models

@@ -18,7 +18,7 @@ from art_core.metrics.rates import TokenRates, price, price_gpu
 from art_core.metrics.readers import read_usage
 from art_core.metrics.readers.reported import REPORTING
 from art_core.metrics.usage import GpuTime, TokenUsage
-from art_core.prices.gpus import date_of, source_of
+from art_core.prices.table import gpu_rate_origin
 
 log = logging.getLogger("art_core")
 
@@ -195,9 +195,7 @@ class PriceBook:
         """
         rate, origin = time.usd_per_hour, {"source": "explicit"}
         if rate is None and (rate := self.plugins.gpu_rate(time.device)) is not None:
-            origin = {"source": source_of(time.device, rate)}
-            if (as_of := date_of(time.device, rate)) is not None:
-                origin["as_of"] = as_of
+            origin = gpu_rate_origin(time.device, rate)
         if rate is None:
             remedy = remedy or "Give it with the time: usd_per_hour=..."
             self.say_once(

@@ -33,6 +33,6 @@ def art_token_rates(provider: str, model: str, usage: TokenUsage | None) -> Toke
 @hookimpl
 def art_gpu_rate(device: str) -> float | None:
     """Default prices of devices, from `gpu_prices.json`; None for a device that is not in it."""
-    from art_core.prices.gpus import default_rate
+    from art_core.prices.table import gpu_rate
 
-    return default_rate(device)
+    return gpu_rate(device)

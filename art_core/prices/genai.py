@@ -1,4 +1,4 @@
-"""The default price book: genai-prices, imported when a price is first asked for."""
+"""The default price book of API models: genai-prices, imported when it is first asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from art_core.metrics.rates import TokenRates
 from art_core.metrics.usage import TokenUsage
-from art_core.prices.terms import bills_audio_as_text, bills_by_prompt, factor_of
+from art_core.prices.table import read_table
 
 log = logging.getLogger("art_core")
 
@@ -42,8 +42,8 @@ def provider_at(base_url: str) -> str | None:
 def book_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
     """Return the book's rates for a call; None for a model, or terms of the call, without a price.
 
-    The prompt's length and the terms of the call choose among a model's prices. Terms that the book
-    does not have are priced by the factor that the term file has for them.
+    The prompt's length and the terms of the call choose among a model's prices. For terms that the
+    book does not have, the price is multiplied by their factor in the term table.
     """
     library = _library()
     if library is None:
@@ -65,11 +65,13 @@ def book_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRate
     prompt, answer = rate("input_mtok"), rate("output_mtok")
     if not prompt and not answer:
         return None
-    # By the search, in a batch too.
+    # Searches have no discount in a batch.
     search = rate("web_searches_kcount", 1.0)
-    by_prompt = bills_by_prompt(found.provider.id, found.model.id)
+    terms = read_table("term")
+    starts = terms["searches_billed_by_prompt"].get(found.provider.id, ())
+    by_prompt = found.model.id.startswith(tuple(starts))
     in_audio, out_audio = rate("input_audio_mtok"), rate("output_audio_mtok")
-    if in_audio is None and bills_audio_as_text(found.provider.id):
+    if in_audio is None and found.provider.id in terms["audio_prompts_billed_as_text"]:
         in_audio = prompt
     return TokenRates(
         input_per_million=prompt or 0.0,
@@ -106,8 +108,8 @@ _NAMES = {"geography": "inference_geo"}
 
 
 def _terms(found: Any, usage: TokenUsage) -> tuple[dict[str, str], float | None]:
-    """Return the terms that the book has prices for, and the factor of the others; None for a
-    factor that is not known.
+    """Return the terms that the book has prices for, and the factor of the others; None for an
+    unknown factor.
     """
     listed: dict[str, str] = {}
     factor = 1.0
@@ -118,11 +120,21 @@ def _terms(found: Any, usage: TokenUsage) -> tuple[dict[str, str], float | None]
         if any(variant.when == context for variant in variants):
             listed |= context
             continue
-        known = factor_of(found.provider.id, found.model.id, term, value)
+        known = _factor(found.provider.id, found.model.id, term, value)
         if known is None:
             return {}, None
         factor *= known
     return listed, factor
+
+
+def _factor(provider: str, model: str, term: str, value: str) -> float | None:
+    """Return the factor on the list price of tokens; None when it is not known."""
+    for entry in read_table("term")["factors"]:
+        if entry["provider"] == provider and entry.get(term) == value:
+            starts = entry.get("models")
+            if starts is None or model.startswith(tuple(starts)):
+                return float(entry["factor"])
+    return None
 
 
 def _at(value: Any, input_tokens: int) -> Any:

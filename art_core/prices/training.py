@@ -1,6 +1,4 @@
-"""Default prices of hosted training: a dated data file, never a literal in code, and the lists that
-`art prices update` has read since.
-"""
+"""Prices of hosted training: the table of this package, and lists saved by `art prices update`."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from art_core.base.errors import ConfigError
 from art_core.base.files import replace_json
 from art_core.base.numbers import price_of
 from art_core.metrics.rates import TokenRates
-from art_core.prices.dates import day_of
+from art_core.prices.table import day_of, read_table
 
 log = logging.getLogger("art_core")
 
@@ -54,29 +51,18 @@ class ListedModel:
         return self.provider.lower(), self.model.lower()
 
 
-@cache
-def price_file() -> dict[str, Any]:
-    """Return the price file: `provider`, `as_of`, `source`, `url`, `unit`, `cached_share`,
-    `prices`.
-    """
-    data: dict[str, Any] = orjson.loads(
-        files("art_core.prices").joinpath("training_prices.json").read_bytes()
-    )
-    return data
-
-
 def update_path() -> Path:
-    """Return where `art prices update` keeps lists: `ART_CACHE`, else `art` in the user's cache."""
+    """Return the file of saved lists: in `ART_CACHE`, else in `art` in the user's cache."""
     given = os.environ.get("ART_CACHE")
     cache_home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "art"
     return (Path(given).expanduser() if given else cache_home) / "training_prices.json"
 
 
 def training_rates(provider: str, model: str) -> TokenRates | None:
-    """Return what prefill (as input), cached prefill (as a cache read), sampling (as output) and
-    training of a model cost; None when no list names it.
+    """Return a model's rates, None when no list has it: prefill is input, cached prefill a cache
+    read, sampling output.
 
-    With `:cached-prefill` after the model's name, input is what cached prefill costs.
+    With `:cached-prefill` after the model's name, input has the price of cached prefill.
     """
     bare = model.lower().removesuffix(CACHED)
     entry = listed_models().get((provider.lower(), bare))
@@ -97,12 +83,12 @@ def training_rates(provider: str, model: str) -> TokenRates | None:
 
 @cache
 def listed_models() -> dict[tuple[str, str], ListedModel]:
-    """Return the models of the file and of later lists; of a model, the newest prices."""
-    models = [*read_list(price_file(), {}), *_updated()]
+    """Return the models of the table and of saved lists, each at its newest prices."""
+    models = [*read_list(read_table("training"), {}), *_saved_models()]
     return {m.name: m for m in sorted(models, key=lambda m: day_of(m.as_of))}
 
 
-def _updated() -> list[ListedModel]:
+def _saved_models() -> list[ListedModel]:
     try:
         return read_list(orjson.loads(update_path().read_bytes()), {})
     except FileNotFoundError:
@@ -112,24 +98,25 @@ def _updated() -> list[ListedModel]:
         return []
 
 
-def keep_list(models: Iterable[ListedModel]) -> Path:
-    """Keep the models of a list for later runs, beside those of earlier lists; return the file."""
-    kept = {model.name: model for model in (*_updated(), *models)}
+def save_list(models: Iterable[ListedModel]) -> Path:
+    """Save the models of a list for later runs, beside those of earlier lists; return the file."""
+    saved = {model.name: model for model in (*_saved_models(), *models)}
     path = update_path()
-    replace_json(path, {"prices": [attrs.asdict(model) for model in kept.values()]})
+    replace_json(path, {"prices": [attrs.asdict(model) for model in saved.values()]})
     listed_models.cache_clear()
     return path
 
 
-def fetched(source: str, provider: str, today: date) -> list[ListedModel]:
-    """Read a price list from a file or an address (http, https); ConfigError where that fails."""
+def fetch_list(source: str, provider: str, today: date) -> list[ListedModel]:
+    """Read a price list from a file or an address (http, https); ConfigError when that fails."""
     try:
         data: Any = orjson.loads(_read(source))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read a price list from {source}: {error}") from error
+    table = read_table("training")
     defaults = {"provider": provider, "as_of": today.isoformat(), "source": source}
-    if provider == price_file()["provider"]:
-        defaults["cached_share"] = price_file()["cached_share"]
+    if provider == table["provider"]:
+        defaults["cached_share"] = table["cached_share"]
     try:
         return read_list(data, defaults)
     except ConfigError as error:
@@ -149,12 +136,11 @@ def _read(source: str) -> bytes:
 
 
 def read_list(data: Any, defaults: Mapping[str, Any]) -> list[ListedModel]:
-    """Read a price list: an object as the price file is, or a list of objects as Tinker publishes
-    it.
+    """Read a price list: an object such as the table, or a list of objects as Tinker publishes it.
 
-    `defaults` has the `provider`, `as_of` and `source` for a list without them, and
-    `cached_share`, the part of prefill that cached prefill costs. Raises ConfigError for a list
-    that is none, or has a model without prices.
+    `defaults` has the `provider`, `as_of` and `source` of a list without them, and `cached_share`,
+    the price of cached prefill as a part of that of prefill. Raises ConfigError for anything else,
+    and for a model without prices.
     """
     rows = data.get("prices") if isinstance(data, Mapping) else data
     if not isinstance(rows, list) or not rows:
@@ -188,7 +174,7 @@ def _model(row: Any, defaults: Mapping[str, Any], share: float | None) -> Listed
 
 
 def _dollars(name: str, value: Any) -> float | None:
-    """Return a price, also one as "$0.195"; None where there is none."""
+    """Return a price, also from a text such as "$0.195"; None where there is none."""
     if isinstance(value, str):
         value = value.strip().lstrip("$").replace(",", "")
         value = float(value) if value.replace(".", "", 1).isdigit() else None

@@ -14,7 +14,7 @@ from art_core.log.timeline import Timeline, is_paid
 from art_core.metrics.receipt import Receipt, receipt_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
-from art_core.prices.dates import is_old
+from art_core.prices.table import is_old
 
 _REWARDS = ("reward/mean", "val/reward")
 _SUM = "costs/cum/"

@@ -68,11 +68,11 @@ def test_a_list_without_old_prices_says_nothing_more(art_command, source, monkey
 def test_an_update_without_a_source_asks_the_service_itself(art_command, monkeypatch):
     asked = []
 
-    def fetched(source, provider, today):
+    def fetch_list(source, provider, today):
         asked.append((source, provider, today))
         return list(listed_models().values())[:1]
 
-    monkeypatch.setattr(prices, "fetched", fetched)
+    monkeypatch.setattr(prices, "fetch_list", fetch_list)
     assert "no price has changed" in art_command("prices", "update")
     address = "https://tinker-docs.thinkingmachines.ai/tinker/models.json"
     assert asked == [(address, "tinker", date(2026, 12, 1))]

@@ -9,7 +9,7 @@ import pytest
 import art_core as art
 from art_core.costs.book import PriceBook
 from art_core.hooks import builtin
-from art_core.prices.terms import term_file
+from art_core.prices.table import read_table
 
 CHAT = {"prompt_tokens": 10_000, "completion_tokens": 1_000, "total_tokens": 11_000}
 RESPONSES = {"input_tokens": 10_000, "output_tokens": 1_000, "total_tokens": 11_000}
@@ -249,7 +249,7 @@ def test_a_finished_batch_of_openai_costs_half(book):
 
 
 def test_factors_are_dated_and_say_where_they_are_from():
-    assert term_file()["as_of"].startswith("2026-")
-    for entry in term_file()["factors"]:
+    assert read_table("term")["as_of"].startswith("2026-")
+    for entry in read_table("term")["factors"]:
         assert entry["factor"] > 0
         assert entry["source"].startswith("https://")

@@ -3,7 +3,7 @@ import pytest
 from art_core.base.errors import ConfigError
 from art_core.metrics.rates import TokenRates, price, price_gpu
 from art_core.metrics.usage import GpuTime, TokenUsage
-from art_core.prices.gpus import default_rate, price_file
+from art_core.prices.table import gpu_rate, read_table
 
 
 def test_gpt_4_1_with_a_cached_prompt_costs_what_hand_arithmetic_says():
@@ -61,7 +61,7 @@ def test_two_devices_for_half_an_hour_cost_one_device_hour():
     ],
 )
 def test_a_device_is_priced_by_the_name_that_its_driver_gives(device, usd):
-    assert default_rate(device) == usd
+    assert gpu_rate(device) == usd
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_a_device_is_priced_by_the_name_that_its_driver_gives(device, usd):
     ],
 )
 def test_a_device_of_a_similar_name_has_no_price(device):
-    assert default_rate(device) is None
+    assert gpu_rate(device) is None
 
 
 def test_each_device_s_price_says_where_it_is_from_and_of_when():
-    names = [name.lower() for entry in price_file()["prices"] for name in entry["names"]]
+    names = [name.lower() for entry in read_table("gpu")["prices"] for name in entry["names"]]
     assert len(names) == len(set(names))
-    for entry in price_file()["prices"]:
+    for entry in read_table("gpu")["prices"]:
         assert entry["usd_per_hour"] > 0
         assert entry["source"]
         assert entry["as_of"].startswith("2026-")

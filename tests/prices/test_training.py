@@ -10,11 +10,11 @@ from art_core.base.errors import ConfigError
 from art_core.hooks import builtin
 from art_core.metrics.rates import price
 from art_core.metrics.receipt import receipt_of
-from art_core.prices.dates import is_old
+from art_core.prices.table import is_old
 from art_core.prices.training import (
-    fetched,
-    keep_list,
+    fetch_list,
     listed_models,
+    save_list,
     training_rates,
     update_path,
 )
@@ -104,7 +104,7 @@ def test_a_newer_list_counts_from_then_on_and_older_ones_beside_it(own_cache, tm
     ]  # fmt: skip
     source = tmp_path / "models.json"
     source.write_text(json.dumps(tinkers))
-    assert keep_list(fetched(str(source), "tinker", TODAY)) == own_cache
+    assert save_list(fetch_list(str(source), "tinker", TODAY)) == own_cache
     assert priced("Qwen/Qwen3-8B") == (0.25, 0.05, 1000.5, 0.5)
     assert priced("new/model") == (1.0, 0.1, 2.0, None)
     assert training_rates("tinker", "new/model").as_of == "2026-12-01"
@@ -113,7 +113,7 @@ def test_a_newer_list_counts_from_then_on_and_older_ones_beside_it(own_cache, tm
     own = {"provider": "acme", "as_of": "2026-11", "source": "our contract"}
     own |= {"prices": [{"model": "new/model", "prefill": 3, "sample": 4, "train": 5}]}
     source.write_text(json.dumps(own))
-    keep_list(fetched(str(source), "somebody", TODAY))
+    save_list(fetch_list(str(source), "somebody", TODAY))
     rates = training_rates("acme", "new/model")
     assert (rates.input_per_million, rates.source) == (3.0, "our contract, 2026-11")
     assert rates.cache_read_per_million is None
@@ -124,7 +124,7 @@ def test_an_older_list_does_not_win_over_the_file(tmp_path):
     old = [{"model": "Qwen/Qwen3-8B", "prefill": 9, "sample": 9, "as_of": "2026-01-05"}]
     source = tmp_path / "old.json"
     source.write_text(json.dumps(old))
-    keep_list(fetched(str(source), "tinker", TODAY))
+    save_list(fetch_list(str(source), "tinker", TODAY))
     assert priced("Qwen/Qwen3-8B") == PUBLISHED["Qwen/Qwen3-8B"]
 
 
@@ -145,13 +145,13 @@ def test_what_is_no_price_list_is_refused_and_changes_nothing(tmp_path, own_cach
     source = tmp_path / "odd.json"
     source.write_text(text)
     with pytest.raises(ConfigError, match=says):
-        fetched(str(source), "tinker", TODAY)
+        fetch_list(str(source), "tinker", TODAY)
     assert not own_cache.exists()
 
 
 def test_an_address_that_does_not_answer_is_an_error():
     with pytest.raises(ConfigError, match="cannot read a price list from http://127.0.0.1:9/"):
-        fetched("http://127.0.0.1:9/models.json", "tinker", TODAY)
+        fetch_list("http://127.0.0.1:9/models.json", "tinker", TODAY)
 
 
 def test_a_list_is_read_from_an_address():
@@ -169,7 +169,7 @@ def test_a_list_is_read_from_an_address():
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.handle_request).start()
         address = f"http://127.0.0.1:{server.server_port}/prices.json"
-        (model,) = fetched(address, "acme", TODAY)
+        (model,) = fetch_list(address, "acme", TODAY)
     assert (model.provider, model.prefill, model.source) == ("acme", 1.0, address)
     assert (model.cached, model.train) == (None, None)
 
