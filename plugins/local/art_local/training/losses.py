@@ -12,7 +12,9 @@ from torch import Tensor
 from art_core.base.errors import ConfigError
 from art_core.rl.custom import LossFunction, LossTokens
 from art_core.rl.presets import LossPreset
-from art_local.training.importance import kept, known, log_ratios, mismatch, ratios_at_level
+
+MAX_LOG_RATIO = 20.0
+"""Log-ratios are clamped to this size, so that no ratio and no gradient overflows."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -53,7 +55,7 @@ def token_losses(
     log_ratios_R = log_ratios(tokens.logprobs_R, tokens.old_logprobs_R)
     engine_log_ratios_R, factor_R = log_ratios_R.detach(), None
     if tokens.engine_logprobs_R is not None:
-        engine_log_ratios_R, factor_R = mismatch(
+        engine_log_ratios_R, factor_R = _mismatch(
             loss, tokens.old_logprobs_R, tokens.engine_logprobs_R
         )
     level = loss.importance_sampling_level
@@ -64,7 +66,7 @@ def token_losses(
         clipped_R = (capped_R < ratios_R).detach()
     else:
         losses_R, clipped_R = _surrogate(loss, tokens, log_ratios_R, ratios_R, capped_R)
-    kept_R = kept(loss, ratios_R, engine_log_ratios_R, tokens.sequences_R)
+    kept_R = _unmasked(loss, ratios_R, engine_log_ratios_R, tokens.sequences_R)
     if kept_R is not None:
         losses_R, clipped_R = torch.where(kept_R, losses_R, 0.0), clipped_R | ~kept_R
     if factor_R is not None:
@@ -108,7 +110,7 @@ def _of_function(
     losses_R = function(
         LossTokens(
             logprobs_R=tokens.logprobs_R,
-            old_logprobs_R=known(tokens.old_logprobs_R, tokens.logprobs_R),
+            old_logprobs_R=_known(tokens.old_logprobs_R, tokens.logprobs_R),
             log_ratios_R=log_ratios_R,
             ratios_R=ratios_R,
             advantages_R=tokens.advantages_R,
@@ -127,6 +129,65 @@ def _of_function(
             "Return one value a token, not their mean, computed from logprobs_R or ratios_R.",
         )
     return losses_R
+
+
+def _known(old_logprobs_R: Tensor, logprobs_R: Tensor) -> Tensor:
+    """Return the old log-probs [R], and where one is -inf, +inf or NaN, which no engine can have
+    meant, the policy's own: such a token counts as on-policy.
+    """
+    return torch.where(old_logprobs_R.isfinite(), old_logprobs_R, logprobs_R.detach())
+
+
+def log_ratios(logprobs_R: Tensor, old_logprobs_R: Tensor) -> Tensor:
+    """Return log(new / old) [R], finite for every input and at most `MAX_LOG_RATIO` in size."""
+    known_R = _known(old_logprobs_R, logprobs_R)
+    return (logprobs_R - known_R).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _sequence_means(values_R: Tensor, sequences_R: Tensor) -> Tensor:
+    """Return for each token [R] the mean of the values of its sequence's tokens."""
+    _, owner_R, counts_B = sequences_R.unique(return_inverse=True, return_counts=True)
+    sums_B = values_R.new_zeros(len(counts_B)).index_add(0, owner_R, values_R)
+    return (sums_B / counts_B)[owner_R]
+
+
+def ratios_at_level(log_ratios_R: Tensor, sequences_R: Tensor, level: str) -> Tensor:
+    """Return importance ratios [R] at a level (see `LossPreset`)."""
+    ratios_R = log_ratios_R.exp()
+    if level == "token":
+        return ratios_R
+    means_R = _sequence_means(log_ratios_R, sequences_R)
+    if level == "sequence":
+        return means_R.exp()
+    if level == "average":
+        return (ratios_R + means_R.exp()) / 2
+    return ((log_ratios_R + means_R) / 2).exp()
+
+
+def _mismatch(
+    loss: LossPreset, old_logprobs_R: Tensor, engine_logprobs_R: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return log(old / engine) [R] and the truncated ratio [R] that multiplies the loss, when old
+    log-probs are the policy's own.
+
+    Truncated importance sampling: min(old / engine, cap), not squared, without gradient.
+    """
+    log_ratios_R = log_ratios(old_logprobs_R, engine_logprobs_R).detach()
+    return log_ratios_R, log_ratios_R.exp().clamp(max=loss.truncated_importance_sampling)
+
+
+def _unmasked(
+    loss: LossPreset, ratios_R: Tensor, engine_log_ratios_R: Tensor, sequences_R: Tensor
+) -> Tensor | None:
+    """Return which tokens [R] the masks leave in, or None when no mask is on."""
+    kept_R = None
+    if loss.mask_prob_ratio:
+        kept_R = (ratios_R > 1 - loss.epsilon) & (ratios_R < 1 + loss.epsilon_high)
+    if loss.mask_sequence_ratio < math.inf:
+        means_R = _sequence_means(engine_log_ratios_R, sequences_R)
+        near_R = means_R.abs() <= math.log(loss.mask_sequence_ratio)
+        kept_R = near_R if kept_R is None else kept_R & near_R
+    return kept_R
 
 
 def loss_function(loss: LossPreset) -> LossFunction | None:

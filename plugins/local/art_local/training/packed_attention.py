@@ -14,8 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from art_local.training.layout import Layout
-from art_local.training.segments import Heads, put, take, without_padding
+from art_local.training.layout import Block, Layout
 
 SHORT = 384
 """Segments up to this length are batched matrix products; longer ones are torch's fused kernel."""
@@ -71,21 +70,52 @@ class _Joint:
     delta: Tensor
 
 
+@attrs.frozen(kw_only=True)
+class _Heads:
+    """N query heads over M key heads with the scale of their scores; between rows [n, L, H, D] and
+    the batched products of attention.
+    """
+
+    query: int
+    key: int
+    scale: float
+
+    def stacked(self, x_nLHD: Tensor) -> Tensor:
+        """[n, L, H, D] -> [n * M, H/M * L, D]: query heads that share a key head in one product."""
+        n, length, heads, width = x_nLHD.shape
+        each = x_nLHD.view(n, length, self.key, heads // self.key, width)
+        return each.permute(0, 2, 3, 1, 4).reshape(n * self.key, -1, width)
+
+    def unstacked(self, x: Tensor, length: int, heads: int) -> Tensor:
+        """Undo `stacked`."""
+        each = x.view(-1, self.key, heads // self.key, length, x.shape[-1])
+        return each.permute(0, 3, 1, 2, 4).reshape(-1, length, heads, x.shape[-1])
+
+    def repeated(self, x_nLMD: Tensor) -> Tensor:
+        """[n, L, M, D] -> [n, N, L, D], each key head as often as it is attended to."""
+        return x_nLMD.transpose(1, 2).repeat_interleave(self.query // self.key, 1)
+
+    def summed(self, x_nNLD: Tensor) -> Tensor:
+        """[n, N, L, D] -> [n, L, M, D], the sum over those repetitions."""
+        n, _, length, width = x_nNLD.shape
+        return x_nNLD.reshape(n, self.key, -1, length, width).sum(2).transpose(1, 2)
+
+
 class _Packed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q_SND: Tensor, k_SMD: Tensor, v_SMD: Tensor, layout: Layout, scale: float
     ) -> Tensor:
-        heads = Heads(query=q_SND.shape[1], key=k_SMD.shape[1], scale=scale)
+        heads = _Heads(query=q_SND.shape[1], key=k_SMD.shape[1], scale=scale)
         out_SND = torch.empty_like(q_SND)
         lse_SN1 = q_SND.new_empty(*q_SND.shape[:2], 1, dtype=_wide(q_SND))
         weights: list[Tensor] = []
         for block in layout.blocks:
-            rows = _Rows(*(take(x, block) for x in (q_SND, k_SMD, v_SMD)))
+            rows = _Rows(*(_take(x, block) for x in (q_SND, k_SMD, v_SMD)))
             inside = _short if block.length <= SHORT else _long
             out, lse, *kept = inside(rows, heads)
-            put(out_SND, out, block)
-            put(lse_SN1, lse, block)
+            _put(out_SND, out, block)
+            _put(lse_SN1, lse, block)
             weights += kept
         for start, stop, first, last in layout.shared:
             onto = _Rows(q_SND[first:last], k_SMD[start:stop], v_SMD[start:stop])
@@ -102,19 +132,19 @@ class _Packed(torch.autograd.Function):
         delta_SN1 = (grad_SND.to(lse_SN1.dtype) * out_SND).sum(-1, keepdim=True)
         dq_SND, dk_SMD, dv_SMD = (torch.empty_like(x) for x in (q_SND, k_SMD, v_SMD))
         for block in ctx.layout.blocks:
-            rows = _Rows(*(take(x, block) for x in (q_SND, k_SMD, v_SMD)))
+            rows = _Rows(*(_take(x, block) for x in (q_SND, k_SMD, v_SMD)))
             joint = _Joint(
-                without_padding(take(grad_SND, block), block),
-                take(out_SND, block),
-                take(lse_SN1, block),
-                without_padding(take(delta_SN1, block), block),
+                _without_padding(_take(grad_SND, block), block),
+                _take(out_SND, block),
+                _take(lse_SN1, block),
+                _without_padding(_take(delta_SN1, block), block),
             )
             if block.length <= SHORT:
                 parts = _short_backward(rows, joint, next(weights), next(weights), heads)
             else:
                 parts = _long_backward(rows, joint, heads)
             for into, part in zip((dq_SND, dk_SMD, dv_SMD), parts, strict=True):
-                put(into, part, block)
+                _put(into, part, block)
         for start, stop, first, last in ctx.layout.shared:
             onto = _Rows(q_SND[first:last], k_SMD[start:stop], v_SMD[start:stop])
             joint = _Joint(*(x[first:last] for x in (grad_SND, out_SND, lse_SN1, delta_SN1)))
@@ -125,7 +155,7 @@ class _Packed(torch.autograd.Function):
         return dq_SND, dk_SMD, dv_SMD, None, None
 
 
-def _short(rows: _Rows, heads: Heads) -> tuple[Tensor, ...]:
+def _short(rows: _Rows, heads: _Heads) -> tuple[Tensor, ...]:
     """Return outputs [n, L, N, D], logarithms of the denominators [n, L, N, 1], and for the
     backward pass the weights with those logarithms, stacked.
     """
@@ -142,7 +172,7 @@ def _short(rows: _Rows, heads: Heads) -> tuple[Tensor, ...]:
 
 
 def _short_backward(
-    rows: _Rows, joint: _Joint, p: Tensor, own_lse: Tensor, heads: Heads
+    rows: _Rows, joint: _Joint, p: Tensor, own_lse: Tensor, heads: _Heads
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The joint weights are those inside the segment times exp(its logarithm - the joint one)."""
     length = rows.q.shape[1]
@@ -158,13 +188,13 @@ def _short_backward(
     )
 
 
-def _long(rows: _Rows, heads: Heads) -> tuple[Tensor, ...]:
+def _long(rows: _Rows, heads: _Heads) -> tuple[Tensor, ...]:
     k, v = heads.repeated(rows.k), heads.repeated(rows.v)
     out, lse = _forward(rows.q.transpose(1, 2), k, v, is_causal=True, scale=heads.scale)
     return out.transpose(1, 2), lse.transpose(1, 2)[..., None]
 
 
-def _long_backward(rows: _Rows, joint: _Joint, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+def _long_backward(rows: _Rows, joint: _Joint, heads: _Heads) -> tuple[Tensor, Tensor, Tensor]:
     k, v = heads.repeated(rows.k), heads.repeated(rows.v)
     q, dy, y = (x.transpose(1, 2) for x in (rows.q, joint.grad, joint.out))
     lse = joint.lse[..., 0].transpose(1, 2).contiguous()
@@ -172,7 +202,7 @@ def _long_backward(rows: _Rows, joint: _Joint, heads: Heads) -> tuple[Tensor, Te
     return dq.transpose(1, 2), heads.summed(dk), heads.summed(dv)
 
 
-def _onto_prefix(rows: _Rows, heads: Heads) -> tuple[Tensor, Tensor]:
+def _onto_prefix(rows: _Rows, heads: _Heads) -> tuple[Tensor, Tensor]:
     """Return outputs [T, N, D] over the prefix alone, and logarithms of the denominators
     [T, N, 1].
     """
@@ -185,7 +215,7 @@ def _onto_prefix(rows: _Rows, heads: Heads) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def _prefix_backward(rows: _Rows, joint: _Joint, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+def _prefix_backward(rows: _Rows, joint: _Joint, heads: _Heads) -> tuple[Tensor, Tensor, Tensor]:
     """Given the joint outputs and denominators, the kernel's gradients are the joint ones."""
     q, k, v, dy, y, lse = (
         heads.stacked(x[None])[None]
@@ -207,6 +237,36 @@ def _join(out_TND: Tensor, lse_TN1: Tensor, other: Tensor, other_lse: Tensor) ->
     wide = share.dtype
     out_TND.copy_(torch.lerp(out_TND.to(wide), other.to(wide), share))
     lse_TN1.copy_(torch.logaddexp(lse_TN1, other_lse))
+
+
+def _take(x_SHD: Tensor, block: Block) -> Tensor:
+    """Return a block's segments [n, L, H, D]; a padded place repeats its segment's first."""
+    size = block.count * block.length
+    if block.start is not None:
+        flat = x_SHD[block.start : block.start + size]
+    else:
+        flat = x_SHD.index_select(0, block.index)
+    return flat.view(block.count, block.length, *x_SHD.shape[1:])
+
+
+def _put(into_SHD: Tensor, x_nLHD: Tensor, block: Block) -> None:
+    """Write a block's segments to their places; what stands in padding is left out."""
+    flat = x_nLHD.reshape(-1, *into_SHD.shape[1:])
+    if block.start is not None:
+        into_SHD[block.start : block.start + len(flat)] = flat
+        return
+    index = block.index
+    if block.kept is not None:
+        index, flat = index[block.kept], flat[block.kept]
+    into_SHD.index_copy_(0, index, flat)
+
+
+def _without_padding(x_nLHD: Tensor, block: Block) -> Tensor:
+    """Return a block's segments with 0 in padding."""
+    if block.kept is None:
+        return x_nLHD
+    flat = x_nLHD.flatten(0, 1)
+    return torch.zeros_like(flat).index_copy_(0, block.kept, flat[block.kept]).view(x_nLHD.shape)
 
 
 def _wide(x: Tensor) -> torch.dtype:

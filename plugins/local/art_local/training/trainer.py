@@ -30,8 +30,7 @@ from art_local.training.losses import (
 )
 from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer
-from art_local.training.packing import packed_batches
-from art_local.training.packing_check import can_pack
+from art_local.training.packing import can_pack, packed_batches
 from art_local.training.policy import Kept, Policy
 from art_local.training.reference import Reference, under
 from art_local.training.windows import Window, gathered, penalised, windows_of

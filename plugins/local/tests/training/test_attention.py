@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from art_local.training import attention
-from art_local.training.short_attention import short_causal_attention
+from art_local.training.attention import short_causal_attention
 
 
 def tensors(query_heads, key_heads, length, dtype=torch.float32):
@@ -53,7 +53,7 @@ def test_a_policy_uses_it_for_short_rows_and_torchs_for_long_ones(make_policy, m
         return short_causal_attention(*inputs)
 
     monkeypatch.setattr(attention, "short_causal_attention", counting)
-    monkeypatch.setattr(attention, "LONGEST", 20)
+    monkeypatch.setattr(attention, "MAX_SHORT", 20)
     policy = make_policy()
     used.clear()
     for length in (20, 21):
@@ -78,7 +78,7 @@ def test_both_attentions_give_a_policy_the_same_log_probs(make_policy, monkeypat
     rows, targets = torch.arange(29), torch.arange(1, 30)
     policy = make_policy()
     short, _ = policy.logprobs(ids, rows, targets, chunk_size=64)
-    monkeypatch.setattr(attention, "LONGEST", 0)
+    monkeypatch.setattr(attention, "MAX_SHORT", 0)
     long, _ = policy.logprobs(ids, rows, targets, chunk_size=64)
     torch.testing.assert_close(short, long)
 

@@ -12,8 +12,15 @@ from art_core.base.errors import ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.custom import LossSpec
 from art_core.rl.presets import PRESETS, loss_preset
-from art_local.training.importance import MAX_LOG_RATIO, log_ratios, ratios_at_level
-from art_local.training.losses import Tokens, loss_function, ratio_metrics, token_losses
+from art_local.training.losses import (
+    MAX_LOG_RATIO,
+    Tokens,
+    log_ratios,
+    loss_function,
+    ratio_metrics,
+    ratios_at_level,
+    token_losses,
+)
 
 CISPO, PPO = loss_preset("cispo"), loss_preset("ppo")
 

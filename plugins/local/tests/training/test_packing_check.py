@@ -10,7 +10,7 @@ from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
 from art_local.training import attention
 from art_local.training.layout import Shape, layout_of
-from art_local.training.packing_check import can_pack, packing_difference
+from art_local.training.packing import can_pack, packing_difference
 from art_local.training.policy import Policy
 from art_local.training.trainer import Trainer
 
