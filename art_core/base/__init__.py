@@ -1,1 +1,1 @@
-"""Errors, files, progress and numbers; imports nothing else of art_core."""
+"""Errors, files, progress and numbers. Imports no other part of art_core."""

@@ -1,4 +1,4 @@
-"""Before the walk: what can go wrong, each with what was asked, what is known and what to do.
+"""Errors, each with what was asked, what is known and what to do; and text without secrets.
 
 Arguments go to `Exception.args` and the text is made in `__str__`, so that every error pickles.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import bisect
 import difflib
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class ArtError(Exception):
@@ -62,13 +65,13 @@ class SinkError(ArtError, RuntimeError):
 
 _LISTED, _ALIKE = 40, 8
 _COMPARED, _COMPARABLE = 1000, 200
-"""Names that are compared with what was asked, and the most characters that it has: the search
-takes time in proportion to both."""
+"""How many names are compared, and the longest name that is: the search takes time in proportion to
+both."""
 
 
 def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "known") -> str:
-    """Say that a name does not exist: what was asked, what is there (of many the most alike), the
-    nearest match.
+    """Return the message for a name that does not exist: the name, the known names (if there are
+    many, the most similar ones) and the nearest match.
     """
     names = sorted(known)
     asked = str(asked)
@@ -90,7 +93,7 @@ def did_you_mean(asked: str, known: Iterable[str], before: str = "") -> str:
 
 
 def _around(asked: str, names: list[str]) -> list[str]:
-    """Return the names that are compared: of very many those that begin most alike."""
+    """Return the names to compare: of very many, those next to the name in the alphabet."""
     middle = bisect.bisect(names, asked)
     first = max(0, min(middle - _COMPARED // 2, len(names) - _COMPARED))
     return names[first : first + _COMPARED]
@@ -98,3 +101,74 @@ def _around(asked: str, names: list[str]) -> list[str]:
 
 def _short(asked: str) -> str:
     return asked if len(asked) <= _COMPARABLE else f"{asked[: _COMPARABLE - 1]}…"
+
+
+MAX_REASON = 300
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 6
+_USER_OF_URL = re.compile(r"://[^/\s@]*:[^/\s@]+@")
+_SECRETS = re.compile(
+    r"(?<=://)[^/\s@]+(?=@)"  # user:password@ of a URL
+    r"|(?<=bearer )\S+"
+    r"|\b(?:(?:sk|pk|hf|gh[opusr]|github_pat|xox[a-z]|em_live)[-_]|AKIA|AIza)[A-Za-z0-9*._-]{8,}"
+    r"|(?<=key=)[^&\s]+|(?<=token=)[^&\s]+|(?<=password=)[^&\s]+",
+    re.IGNORECASE,
+)
+
+
+_ONLY_DIGITS = re.compile(r"\b[0-9a-f]{32,}\b", re.IGNORECASE)
+"""W&B's keys and most others that are only digits; hashes of commits look the same."""
+_SECRET_SETTING = re.compile(
+    r"(?:^|_)(?:(?:api|access|secret|private|auth|service|account|signing)_?key"
+    r"|(?:(?:api|access|auth|bearer|refresh|hf|session)_?)?token"
+    r"|(?:client_)?secret|password|passwd|credentials?)$"
+)
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-. ]")
+
+
+def names_secret(name: str) -> bool:
+    """Return True if an option or variable of this name holds a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def has_password(text: str) -> bool:
+    """Return True if a text holds a URL with user and password."""
+    return _USER_OF_URL.search(text) is not None
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which `***` replaces what looks like a key, and the values of environment
+    variables whose names look like one.
+    """
+    return _ONLY_DIGITS.sub("***", _without_known_secrets(text))
+
+
+def settings_without_secrets(value: Any, name: str = "") -> Any:
+    """Return JSON values in which `***` replaces the texts of settings such as `api_key` or
+    `hf_token`, and what `without_secrets` replaces. Long hexadecimal numbers stay: commits, say.
+    """
+    if isinstance(value, Mapping):
+        return {k: settings_without_secrets(v, f"{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [settings_without_secrets(each, name) for each in value]
+    if not isinstance(value, str) or not value:
+        return value
+    words = _WORDS.sub("_", name).lower()
+    secret = _SECRET_SETTING.search(words) and not value.startswith("<")  # pad_token: "<pad>"
+    return "***" if secret else _without_known_secrets(value)
+
+
+def _without_known_secrets(text: str) -> str:
+    for name, value in os.environ.items():
+        if names_secret(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return _SECRETS.sub("***", text)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message, 300 characters at most,
+    without secrets.
+    """
+    message = without_secrets(next(iter(str(error).strip().splitlines()), ""))
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"

@@ -1,20 +1,27 @@
-"""Values as JSON: small files that are whole or absent, and lines that any value fits into."""
+"""JSON files that are whole or absent, JSON lines that hold any value, and file descriptors that
+forked children close.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+from weakref import WeakSet
 
 import orjson
 
 from art_core.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    import socket
 
 
 def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
@@ -33,12 +40,21 @@ def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
 
 
 def replace_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Replace a file whole; on any failure, a full disk say, the old content stays."""
-    # Not tempfile: its files are for their owner alone, and a team reads each other's runs.
+    """Replace a file whole; on any failure, such as a full disk, the old content stays."""
+    with replacing(path, sync=sync) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """Open a file beside a path; it takes the path's place when the block ends, and is deleted when
+    the block raises. `sync` waits until the disk has it.
+    """
+    # Not tempfile: only the owner can read its files, and a team reads each other's runs.
     aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
     try:
         with aside.open("xb") as file:
-            file.write(data)
+            yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
@@ -62,7 +78,7 @@ def sweep_leftovers(*directories: Path) -> None:
 
 
 def _is_alive(pid: str | None) -> bool:
-    """Return whether a process runs; one without an id is of an earlier release, and is gone."""
+    """Return whether a process runs. Files of earlier releases have no id: False."""
     if pid is None:
         return False
     try:
@@ -75,9 +91,7 @@ def _is_alive(pid: str | None) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one when the file is missing, ConfigError when it is another
-    thing.
-    """
+    """Read a JSON object, an empty one if the file is missing; ConfigError for other content."""
     try:
         value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
@@ -94,9 +108,7 @@ _DEEPEST = 100
 
 
 def json_line(stored: Mapping[str, Any]) -> bytes:
-    """Return values as one line of JSON; what JSON can't hold becomes text, so that nothing is lost
-    for one odd object.
-    """
+    """Return values as one line of JSON. Values that JSON cannot hold are stored as text."""
     try:
         return orjson.dumps(stored, default=_plain, option=_OPTIONS)
     except TypeError:
@@ -104,7 +116,7 @@ def json_line(stored: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return something close to a value that JSON has no form for; at the worst, its type."""
+    """Return JSON for a value that JSON has no form for: a similar value, its text, or its type."""
     try:
         return _near(value)
     except Exception:
@@ -129,9 +141,7 @@ def _near(value: Any) -> Any:
 
 
 def _cleaned(value: Any, depth: int = 0) -> Any:
-    """Return JSON values without the keys, integers, halves of characters and depths that orjson
-    refuses.
-    """
+    """Return values without the keys, integers, surrogates and depths that orjson refuses."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if depth < _DEEPEST and isinstance(value, Mapping):
@@ -144,3 +154,50 @@ def _cleaned(value: Any, depth: int = 0) -> Any:
     except TypeError:
         return _cleaned(_shown(value))
     return value
+
+
+# A forked child has a copy of each descriptor. A lock of `flock`, a port and the end of a socket
+# are free only when all copies are closed, so each child closes its own as it begins.
+_sockets: WeakSet[socket.socket] = WeakSet()
+_kept: dict[int, tuple[int, int]] = {}
+"""The identity of each file, by its descriptor: a descriptor may be reused for another file."""
+
+
+def close_in_children(fd: int) -> None:
+    """Have children that are forked from now on close a descriptor."""
+    _kept[fd] = _identity(fd)
+
+
+def close_socket_in_children(opened: socket.socket) -> None:
+    """Have children that are forked from now on close a socket."""
+    _sockets.add(opened)
+
+
+def close_lock(fd: int) -> None:
+    """Free the lock of a descriptor for all processes, and close it."""
+    _kept.pop(fd, None)
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _close_all() -> None:
+    for fd, identity in _kept.items():
+        with suppress(OSError):
+            if _identity(fd) == identity:
+                os.close(fd)
+    _kept.clear()
+    for opened in list(_sockets):
+        # Not `close`, which waits for files that were made of the socket.
+        fd = opened.detach()
+        with suppress(OSError):
+            os.close(fd)
+    _sockets.clear()
+
+
+os.register_at_fork(after_in_child=_close_all)

@@ -1,5 +1,5 @@
-"""Prices, counts and dollars as they are given: NumPy's, torch's, Decimal's or text become plain
-numbers, everything else is refused by its name.
+"""Prices, counts and seconds: numbers of NumPy, torch, Decimal or text become plain numbers; errors
+name the field of any other value.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ MAX_COUNT = 2**53
 
 
 def number_or_none(value: Any) -> float | None:
-    """Return a finite number as a float, also one that is text; None for anything else.
-
-    A bool is no amount.
-    """
+    """Return a finite number, or a text of one, as a float; None for other values and for bools."""
     if value is None or type(value).__name__ in {"bool", "bool_"}:
         return None
     try:
@@ -31,7 +28,7 @@ def number_or_none(value: Any) -> float | None:
 
 
 def count_of(name: str, value: Any) -> int:
-    """Return a count as an int; ConfigError for what is negative, too large or no whole number."""
+    """Return a count as an int; ConfigError if it is negative, too large or no whole number."""
     if type(value) is int and 0 <= value <= MAX_COUNT:
         return value
     number = number_or_none(value)
@@ -45,7 +42,7 @@ def count_of(name: str, value: Any) -> int:
 
 
 def price_of(name: str, value: Any) -> float:
-    """Return a price as a float; ConfigError for what is no finite number of at least 0."""
+    """Return a price as a float; ConfigError unless it is a finite number of at least 0."""
     number = number_or_none(value)
     if number is None or number < 0 or isinstance(value, (str, bytes)):
         raise ConfigError(f"{name} must be a price of at least 0, got {_shown(value)}")
@@ -53,7 +50,7 @@ def price_of(name: str, value: Any) -> float:
 
 
 def seconds_of(name: str, value: Any) -> float:
-    """Return a time as a float; ConfigError for what is no finite number of at least 0."""
+    """Return seconds as a float; ConfigError unless it is a finite number of at least 0."""
     number = number_or_none(value)
     if number is None:
         raise ConfigError(f"{name} must be a number, got {_shown(value)}")
@@ -63,7 +60,7 @@ def seconds_of(name: str, value: Any) -> float:
 
 
 def text_of(value: Any) -> str:
-    """Return text that a log can hold: what is not UTF-8 becomes a question mark."""
+    """Return text that a log can hold: what UTF-8 cannot encode becomes a question mark."""
     return str(value).encode(errors="replace").decode()
 
 
@@ -77,13 +74,13 @@ def _shown(value: Any) -> str:
 
 
 def as_count(value: Any) -> int:
-    """Return a count as an int, and what is none as it is: `check_count` names its field."""
+    """Return a whole number as an int, and any other value as it is: `check_count` refuses it."""
     number = None if type(value) is int else number_or_none(value)
     return value if number is None or not number.is_integer() else int(number)
 
 
 def as_number(value: Any) -> float:
-    """Return a number as a float, and what is none as it is, text among it."""
+    """Return a number as a float, and any other value as it is, also text."""
     number = None if isinstance(value, (str, bytes)) else number_or_none(value)
     return value if number is None else number
 

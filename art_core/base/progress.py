@@ -1,7 +1,8 @@
-"""Progress: a bar where a person watches, whole lines at intervals in a log or a pipe."""
+"""Progress: bars in a terminal or a notebook, whole lines at intervals in a log or a pipe."""
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import Any
@@ -30,9 +31,46 @@ def line_progress() -> Any | None:
     """Return the class whose progress is whole lines, for a library that takes a `tqdm_class`; None
     where bars are drawn.
     """
-    if draws_bars():
-        return None
-    from art_core.base.progress_lines import LineProgress
+    return None if draws_bars() else _line_class()
+
+
+@functools.cache
+def _line_class() -> Any:
+    """Make the class on first use: importing tqdm takes long."""
+    from tqdm import tqdm
+
+    class LineProgress(tqdm):  # type: ignore[type-arg]
+        """A tqdm bar that prints one line when it begins, one every `interval_s()` while it moves,
+        and one when it ends. No carriage return and no bar is drawn.
+        """
+
+        _printed: tuple[object, ...] = ()
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            every_s = interval_s()
+            options |= {"mininterval": every_s, "maxinterval": max(every_s, 10.0), "miniters": 1}
+            options |= {"ncols": 0, "dynamic_ncols": False}
+            super().__init__(*args, **options)
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
+            """Print a line, unless it would repeat the last one."""
+            line = " ".join((str(self) if msg is None else msg).splitlines())
+            shown = (self.n, self.total, self.desc, self.postfix)
+            if line and shown != self._printed:
+                self._printed = shown
+                self.fp.write(f"{line}\n")  # one write: other threads print whole lines, too
+                self.fp.flush()
+
+        def clear(self, nolock: bool = False) -> None:  # noqa: FBT001, FBT002
+            """Do nothing: a printed line stays."""
+
+        def close(self) -> None:
+            """Print the last line."""
+            if self.disable:
+                return
+            self.display()
+            self.disable = True
+            self._decr_instances(self)  # type: ignore[attr-defined]
 
     return LineProgress
 

@@ -16,7 +16,7 @@ import attrs
 import orjson
 
 from art_core.base.errors import HistoryError
-from art_core.base.files import json_line
+from art_core.base.files import json_line, replacing
 from art_core.data.choice import choice_dict, is_choice, message_dict
 from art_core.data.prompts import restore_prompts, shorten_prompts
 from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
@@ -91,15 +91,12 @@ def set_earlier_aside(path: Path, start: int) -> None:
     if not start:
         return
     aside = path.parent / EARLIER / path.name
-    rest = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         aside.parent.mkdir(exist_ok=True)
-        with path.open("rb") as file, aside.open("ab") as earlier, rest.open("wb") as kept:
+        with replacing(path) as rest, path.open("rb") as file, aside.open("ab") as earlier:
             earlier.write(file.read(start))
-            shutil.copyfileobj(file, kept)
-        rest.replace(path)
+            shutil.copyfileobj(file, rest)
     except OSError as error:
-        rest.unlink(missing_ok=True)
         raise HistoryError(
             f"cannot move groups of an earlier attempt from {path} to {aside}: {error}",
             f"{path} has them, before those that were trained.",

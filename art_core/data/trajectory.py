@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 import attrs
 
-from art_core.base.errors import ConfigError
-from art_core.base.reason import without_secrets
+from art_core.base.errors import ConfigError, without_secrets
 from art_core.data.account import Account, Charged
 from art_core.data.choice import MessageOrChoice, message_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from art_core.base.errors import ConfigError
-from art_core.base.forks import close_socket_in_children
+from art_core.base.files import close_socket_in_children
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

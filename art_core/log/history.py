@@ -19,8 +19,7 @@ import attrs
 import orjson
 
 from art_core.base.errors import ConfigError, HistoryError
-from art_core.base.files import read_json
-from art_core.base.forks import close_in_children, close_lock
+from art_core.base.files import close_in_children, close_lock, read_json
 from art_core.metrics.row import MetricsRow
 
 log = logging.getLogger("art_core")

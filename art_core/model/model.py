@@ -17,9 +17,8 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from art_core.backends import Endpoint
-from art_core.base.errors import ConfigError, HistoryError
+from art_core.base.errors import ConfigError, HistoryError, settings_without_secrets
 from art_core.base.files import read_json, replace_json
-from art_core.base.reason import settings_without_secrets
 from art_core.client.openai_client import openai_client
 from art_core.client.recorder import Recorder, Recording
 from art_core.costs.book import PriceBook

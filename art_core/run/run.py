@@ -13,9 +13,8 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import HistoryError
+from art_core.base.errors import HistoryError, reason_of
 from art_core.base.files import sweep_leftovers
-from art_core.base.reason import reason_of
 from art_core.costs.book import PriceBook
 from art_core.costs.builder import MetricsBuilder, open_builders, withdraw_default
 from art_core.costs.ledger import NOTHING, Ledger, Taken

@@ -15,8 +15,7 @@ import attrs
 import orjson
 
 from art_core.base.errors import HistoryError, SinkError
-from art_core.base.files import replace_json
-from art_core.base.forks import close_in_children
+from art_core.base.files import close_in_children, replace_json
 from art_core.log.history import read_rows
 from art_core.metrics.row import MetricsRow
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core.base.forks import close_lock
+from art_core.base.files import close_lock
 from art_core.sinks.cursor import (
     Cursor,
     count_after,

@@ -10,9 +10,8 @@ from typing import Any
 
 import orjson
 
-from art_core.base.errors import ArtError, ConfigError
+from art_core.base.errors import ArtError, ConfigError, has_password, names_secret
 from art_core.base.files import read_json, replace_json
-from art_core.base.reason import has_password, names_secret
 from art_core.sinks.protocol import SinkSpec
 
 FILE = "sinks.json"

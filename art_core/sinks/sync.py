@@ -9,8 +9,7 @@ from pathlib import Path
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.base.files import read_json
-from art_core.base.forks import close_lock
+from art_core.base.files import close_lock, read_json
 from art_core.log.history import last_row
 from art_core.log.rundir import RunState
 from art_core.sinks.cursor import count_after, load_cursor, lock_cursor

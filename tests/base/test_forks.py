@@ -1,4 +1,4 @@
-"""What a forked child closes. In a process of its own: tests/faults/test_forks.py."""
+"""What a forked child closes. In a process of its own: tests/faults/test_files.py."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from weakref import WeakSet
 
 import pytest
 
-from art_core.base import forks
+from art_core.base import files
 from art_core.base.errors import HistoryError
 from art_core.log import history
 from art_core.log.history import HistoryLog
 
 
 def test_a_child_closes_descriptors_that_are_still_of_the_same_file(monkeypatch):
-    monkeypatch.setattr(forks, "_kept", {})
-    monkeypatch.setattr(forks, "_sockets", WeakSet())
+    monkeypatch.setattr(files, "_kept", {})
+    monkeypatch.setattr(files, "_sockets", WeakSet())
     kept, reused = os.pipe()
     ours, theirs = socket.socketpair()
-    forks.close_in_children(kept)
-    forks.close_in_children(reused)
-    forks.close_socket_in_children(ours)
+    files.close_in_children(kept)
+    files.close_in_children(reused)
+    files.close_socket_in_children(ours)
     os.close(reused)
     other = os.open(os.devnull, os.O_RDONLY)
     assert other == reused
     with theirs, ours.makefile("rb"):
-        forks._close_all()
+        files._close_all()
         assert theirs.recv(1) == b""
         assert ours.fileno() == -1
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -1,7 +1,7 @@
 import pytest
 
 import art_core as art
-from art_core.base.reason import reason_of, settings_without_secrets, without_secrets
+from art_core.base.errors import reason_of, settings_without_secrets, without_secrets
 
 
 @pytest.mark.parametrize(

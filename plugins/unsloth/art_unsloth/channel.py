@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from art_core import BackendError
-from art_core.base.forks import close_socket_in_children
+from art_core.base.files import close_socket_in_children
 from art_core.base.progress import child_settings, draws_bars, final_lines
 from art_unsloth import wire
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core.base.reason import without_secrets
+from art_core.base.errors import without_secrets
 from art_core.endpoint.errors import RequestError
 
 DIRECTORY = "<directory of art serve>"

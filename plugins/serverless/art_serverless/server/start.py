@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from art_core import Backend, BackendError, ConfigError, Plugins, backend
-from art_core.base.forks import close_in_children, close_lock
+from art_core.base.files import close_in_children, close_lock
 from art_core.endpoint.listener import api_url, bound_socket
 from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
 from art_serverless.server.keys import exposure, server_keys
