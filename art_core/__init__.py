@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from art_core.model.model import Model
     from art_core.model.trainable import TrainableModel
     from art_core.rl.config import TrainConfig
-    from art_core.rl.custom import LossSpec, LossTokens
+    from art_core.rl.losses import LossSpec, LossTokens
     from art_core.sinks.console import console_sink
     from art_core.sinks.line import CurrentLine
     from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
@@ -94,7 +94,7 @@ _HOME = {
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
     "rl.config": ("TrainConfig",),
-    "rl.custom": ("LossSpec", "LossTokens"),
+    "rl.losses": ("LossSpec", "LossTokens"),
     "sinks.console": ("console_sink",),
     "sinks.line": ("CurrentLine",),
     "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),

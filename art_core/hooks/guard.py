@@ -15,8 +15,7 @@ import attrs
 from art_core.base.errors import MetricError, PluginError, unknown
 from art_core.metrics.rates import TokenRates
 from art_core.metrics.usage import TokenUsage
-from art_core.rl.custom import LossSpec
-from art_core.rl.presets import PRESETS
+from art_core.rl.losses import PRESETS, LossSpec
 
 BREAKS = (Exception, SystemExit)
 """Exceptions for which a plugin is set aside; others, such as KeyboardInterrupt, are the user's."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from art_core.metrics.rates import TokenRates
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.metrics.usage import TokenUsage
-    from art_core.rl.custom import LossSpec
+    from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
 hookspec = pluggy.HookspecMarker("art_core")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from art_core.hooks.commands import CommandSpec
     from art_core.metrics.rates import TokenRates
     from art_core.metrics.usage import TokenUsage
-    from art_core.rl.custom import LossSpec
+    from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
 log = logging.getLogger("art_core")

@@ -1,3 +1,1 @@
-"""RL maths that every backend shares, without torch: advantages, sequences, loss presets,
-options.
-"""
+"""RL mathematics that all backends share, without torch."""

@@ -1,4 +1,4 @@
-"""From groups of trajectories to the rows of one training step, with what was left out and why."""
+"""Groups of trajectories become the sequences of one training step; what is left out is logged."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import attrs
 
@@ -14,20 +15,18 @@ from art_core.data.choice import ChoiceTokens, is_cut_off
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.rl.advantages import has_spread, step_advantages
 from art_core.rl.config import TrainConfig
+from art_core.rl.losses import LossPreset
 from art_core.rl.sequences import TokenSequence, merge_turns, turns_of
-from art_core.rl.weights import token_weight
 
 log = logging.getLogger("art_core")
 
-_LARGEST = 3.4e38
+_MAX_FLOAT32 = 3.4e38
 """About the largest number that the trainers' 32-bit floats hold."""
 
 
 @attrs.frozen(kw_only=True)
 class TrainingBatch:
-    """Sequences of one step, advantages and weights on them, and `metrics` that say what went
-    in.
-    """
+    """Sequences of one step with advantages and weights, and `metrics` of what went in."""
 
     sequences: tuple[TokenSequence, ...]
     metrics: dict[str, float]
@@ -54,7 +53,7 @@ def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> Tr
             conversations = _conversations_of(trajectory, counts)
             if teaches:
                 sequences += _sequences_of(conversations, advantage, config, counts)
-    _say_what_is_missing(groups, sequences, counts)
+    _warn_of_missing(groups, sequences, counts)
     return TrainingBatch(
         sequences=tuple(sequences),
         metrics={
@@ -81,7 +80,7 @@ def _advantages(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[
         advantage_balance=config.advantage_balance,
     )
     for group, found in zip(groups, advantages, strict=True):
-        if not all(abs(advantage) <= _LARGEST for advantage in found):
+        if not all(abs(advantage) <= _MAX_FLOAT32 for advantage in found):
             raise ConfigError(
                 f"rewards from {min(group.rewards):g} to {max(group.rewards):g} give advantages "
                 "that no 32-bit float holds",
@@ -149,7 +148,7 @@ REMEDY = (
 )
 
 
-def _say_what_is_missing(
+def _warn_of_missing(
     groups: Sequence[TrajectoryGroup], sequences: Sequence[TokenSequence], counts: Counter[str]
 ) -> None:
     missing, flat = counts["without_tokens"], counts["flat_groups"]
@@ -180,7 +179,7 @@ def _say_what_is_missing(
 
 
 def _reasons(groups: Sequence[TrajectoryGroup], counts: Counter[str]) -> Iterator[str]:
-    """Say why nothing is left to train on; every count is over all that was submitted."""
+    """Yield the reasons why nothing is left to train on. Counts are over all submitted groups."""
     failed, flat = sum(len(group.failures) for group in groups), counts["flat_groups"]
     attempts, cut = failed + sum(map(len, groups)), num_cut_off(groups)
     if attempts > failed and not counts["choices"]:
@@ -199,3 +198,44 @@ def _reasons(groups: Sequence[TrajectoryGroup], counts: Counter[str]) -> Iterato
             f"{counts['left_out']} of {counts['conversations']} conversations hold a choice "
             "without token ids"
         )
+
+
+T = TypeVar("T")
+
+
+def optimizer_steps(sequences: Sequence[T], size: int | None) -> list[Sequence[T]]:
+    """Split sequences, in their order, into optimizer steps of `size` sequences; None puts all into
+    one. The last step has at least half as many, or joins the one before it, so that no step at the
+    full learning rate is taken on a small rest.
+
+    The order is that of the groups, so groups stay together, and no random number is drawn.
+    """
+    if not sequences:
+        return []
+    size = size or len(sequences)
+    starts = list(range(0, len(sequences), size))
+    if len(starts) > 1 and 2 * (len(sequences) - starts[-1]) < size:
+        starts.pop()
+    ends = [*starts[1:], len(sequences)]
+    return [sequences[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def token_weight(loss: LossPreset, *, of_sequence: int, of_trajectory: int) -> float:
+    """Weight of each token of a sequence, by how many tokens bear loss in it and in its trajectory
+    (see `LossPreset.normalization`).
+    """
+    return {
+        "trajectory": 1 / of_trajectory,
+        "sequence": 1 / of_sequence,
+        "token": 1.0,
+        "constant": 1 / loss.normalization_length,
+    }[loss.normalization]
+
+
+def window_total(loss: LossPreset, sequences: Iterable[TokenSequence]) -> float:
+    """Return the divisor of the weighted sum of token losses over the sequences of one optimizer
+    step: the number of trajectories, sequences, tokens, or sequences again.
+    """
+    if loss.normalization == "constant":
+        return float(sum(1 for _ in sequences))
+    return sum(s.weight * s.num_trainable for s in sequences)

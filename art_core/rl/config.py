@@ -1,17 +1,85 @@
-"""The options of one training step, checked before anything is spent."""
+"""The options of a training step, and the checks of an option's value, also of a backend's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.rl import options as check
+from art_core.base.numbers import price_of
 from art_core.rl.advantages import BASELINES, SCALES
-from art_core.rl.custom import LossSpec
-from art_core.rl.presets import LEVELS, NORMALIZATIONS, PRESETS, LossPreset, loss_preset
+from art_core.rl.losses import LEVELS, NORMALIZATIONS, PRESETS, LossPreset, LossSpec, loss_preset
+
+Check = Callable[[str, Any], None]
+"""Takes an option's name and value; raises ConfigError for a value that does not fit."""
+
+
+def check_options(check: Check, **options: Any) -> None:
+    """Raise ConfigError for the first option whose value the check does not take."""
+    for name, value in options.items():
+        check(name, value)
+
+
+def _must(text: str, fits: Callable[[Any], bool]) -> Check:
+    def check(name: str, value: Any) -> None:
+        if not fits(value):
+            raise ConfigError(f"{name} must {text}, got {value!r}")
+
+    return check
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float))
+
+
+def _is_whole(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int)
+
+
+positive = _must("be a finite number above 0", lambda v: _is_number(v) and 0 < v < math.inf)
+not_negative = _must(
+    "be a finite number of at least 0", lambda v: _is_number(v) and 0 <= v < math.inf
+)
+cap = _must("be a number above 0 (math.inf for none)", lambda v: _is_number(v) and v > 0)
+above_one = _must("be a finite number above 1", lambda v: _is_number(v) and 1 < v < math.inf)
+count = _must("be a whole number of at least 1", lambda v: _is_whole(v) and v >= 1)
+step = _must("be a step, 0 or more", lambda v: _is_whole(v) and v >= 0)
+balance = _must("lie in [-1, 1]", lambda v: _is_number(v) and -1 <= v <= 1)
+switch = _must("be True or False", lambda v: isinstance(v, bool))
+scale = _must(
+    f"be True or False, or {', '.join(map(repr, SCALES))}",
+    lambda v: isinstance(v, bool) or v in SCALES,
+)
+
+
+def price(name: str, value: Any) -> None:
+    """Take a price: a finite number of any kind, of at least 0."""
+    price_of(name, value)
+
+
+def optional(check: Check) -> Check:
+    """Take None, or what `check` takes."""
+
+    def checked(name: str, value: Any) -> None:
+        if value is not None:
+            check(name, value)
+
+    return checked
+
+
+def one_of(known: Iterable[str]) -> Check:
+    """Take one of these names."""
+    names = tuple(known)
+
+    def checked(name: str, value: Any) -> None:
+        if not isinstance(value, str) or value not in names:
+            raise ConfigError(unknown(name, value, names))
+
+    return checked
+
 
 LOSS_OPTIONS = (
     "epsilon", "epsilon_high", "importance_sampling_level", "kimi_k2_tau", "mask_prob_ratio",
@@ -21,18 +89,15 @@ LOSS_OPTIONS = (
 """Options that a loss has or has not; None (of a switch: False) leaves the loss its own value."""
 
 
-def _scale(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, bool) and value not in SCALES:
-        known = ", ".join(map(repr, SCALES))
-        raise ConfigError(f"{attribute.name} must be True or False, or {known}, got {value!r}")
+def _field(check: Check, *, default: Any = None) -> Any:
+    def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        check(attribute.name, value)
+
+    return attrs.field(default=default, validator=validate)
 
 
-def _field(default: Any, validator: check.Check) -> Any:
-    return attrs.field(default=default, validator=validator)
-
-
-def _optional(validator: check.Check) -> Any:
-    return attrs.field(default=None, validator=check.optional(validator))
+def _optional(check: Check) -> Any:
+    return _field(optional(check))
 
 
 @attrs.frozen(kw_only=True)
@@ -58,31 +123,31 @@ class TrainConfig:
     - `save_checkpoint`: write a checkpoint after the step.
     """
 
-    learning_rate: float = _field(1e-5, check.positive)
+    learning_rate: float = _field(positive, default=1e-5)
     loss_fn: str | LossSpec = attrs.field(default="cispo")
-    epsilon: float | None = _optional(check.positive)
-    epsilon_high: float | None = _optional(check.positive)
-    importance_sampling_level: str | None = _optional(check.one_of(LEVELS))
-    kimi_k2_tau: float | None = _optional(check.positive)
-    mask_prob_ratio: bool = _field(default=False, validator=check.switch)
-    mask_sequence_ratio: float | None = _optional(check.above_one)
-    max_negative_advantage_importance_sampling_weight: float | None = _optional(check.positive)
-    normalization: str | None = _optional(check.one_of(NORMALIZATIONS))
-    normalization_length: int | None = _optional(check.count)
-    truncated_importance_sampling: float | None = _optional(check.cap)
-    advantage_baseline: str = _field("group_mean", check.one_of(BASELINES))
-    scale_rewards: bool | str = attrs.field(default=False, validator=_scale)
-    advantage_balance: float = _field(0.0, check.balance)
-    kl_penalty_coef: float = _field(0.0, check.not_negative)
-    kl_penalty_reference_step: int | None = _optional(check.step)
-    mask_truncated: bool = _field(default=True, validator=check.switch)
-    max_grad_norm: float = _field(1.0, check.positive)
-    grad_accumulation_sequences: int | None = _optional(check.count)
-    micro_batch_tokens: int | None = _optional(check.count)
-    packing: bool = _field(default=True, validator=check.switch)
-    packed_sequence_length: int | None = _optional(check.count)
-    logprob_calculation_chunk_size: int | None = _optional(check.count)
-    save_checkpoint: bool = _field(default=True, validator=check.switch)
+    epsilon: float | None = _optional(positive)
+    epsilon_high: float | None = _optional(positive)
+    importance_sampling_level: str | None = _optional(one_of(LEVELS))
+    kimi_k2_tau: float | None = _optional(positive)
+    mask_prob_ratio: bool = _field(switch, default=False)
+    mask_sequence_ratio: float | None = _optional(above_one)
+    max_negative_advantage_importance_sampling_weight: float | None = _optional(positive)
+    normalization: str | None = _optional(one_of(NORMALIZATIONS))
+    normalization_length: int | None = _optional(count)
+    truncated_importance_sampling: float | None = _optional(cap)
+    advantage_baseline: str = _field(one_of(BASELINES), default="group_mean")
+    scale_rewards: bool | str = _field(scale, default=False)
+    advantage_balance: float = _field(balance, default=0.0)
+    kl_penalty_coef: float = _field(not_negative, default=0.0)
+    kl_penalty_reference_step: int | None = _optional(step)
+    mask_truncated: bool = _field(switch, default=True)
+    max_grad_norm: float = _field(positive, default=1.0)
+    grad_accumulation_sequences: int | None = _optional(count)
+    micro_batch_tokens: int | None = _optional(count)
+    packing: bool = _field(switch, default=True)
+    packed_sequence_length: int | None = _optional(count)
+    logprob_calculation_chunk_size: int | None = _optional(count)
+    save_checkpoint: bool = _field(switch, default=True)
 
     def __attrs_post_init__(self) -> None:
         preset = loss_preset(self.loss_fn)

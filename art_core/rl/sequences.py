@@ -1,4 +1,4 @@
-"""From turns with engine tokens to training sequences: exact prefixes merge, nothing is tokenised
+"""Turns with engine tokens become training sequences: exact prefixes merge, nothing is tokenised
 again.
 
 Turn k+1 continues turn k's sequence exactly when its prompt starts with that sequence; otherwise (a
@@ -70,8 +70,8 @@ def merge_turns(turns: Iterable[ChoiceTokens]) -> MergedTurns:
 
 def staleness(sequences: Iterable[TokenSequence], step: int) -> dict[str, float]:
     """Return by how many training steps the weights behind the turns are older than those of
-    `step`: the mean over turns, and the most. Turns of unknown weights do not count; without any
-    other there is nothing to tell.
+    `step`: the mean over turns and the maximum. Turns of unknown weights do not count; if there are
+    no others, the result is empty.
     """
     behind = [step - v for s in sequences for v in s.policy_versions if v is not None]
     if not behind:

@@ -22,7 +22,7 @@ from art_core.backends import BackendSpec
 from art_core.hooks.commands import CommandSpec
 from art_core.hooks.host import GROUP, Plugins
 from art_core.metrics.taxonomy import MetricSpec
-from art_core.rl.custom import LossSpec
+from art_core.rl.losses import LossSpec
 from art_core.sinks.protocol import SinkSpec
 from art_core.testing.statements import Contract, Setting
 

@@ -9,7 +9,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError, MetricError
 from art_core.base.numbers import MAX_COUNT, number_or_none, text_of
-from art_core.rl.options import check_options, optional, price
+from art_core.rl.config import check_options, optional, price
 
 
 class Scalar:

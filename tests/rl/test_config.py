@@ -5,7 +5,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError
-from art_core.rl.options import check_options, count
+from art_core.rl.config import check_options, count
 
 
 def test_the_defaults_are_those_that_the_reference_names():

@@ -5,8 +5,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError
 from art_core.rl.config import LOSS_OPTIONS
-from art_core.rl.custom import spec_of_path
-from art_core.rl.presets import PRESETS, loss_preset
+from art_core.rl.losses import PRESETS, loss_preset, spec_of_path
 
 
 def test_a_preset_is_found_by_its_name():

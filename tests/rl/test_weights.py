@@ -1,8 +1,8 @@
 import pytest
 
 import art_core as art
+from art_core.rl.batch import token_weight, window_total
 from art_core.rl.sequences import TokenSequence
-from art_core.rl.weights import token_weight, window_total
 
 
 def sequence(tokens, weight):

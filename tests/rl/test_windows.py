@@ -1,6 +1,6 @@
 import pytest
 
-from art_core.rl.windows import optimizer_steps
+from art_core.rl.batch import optimizer_steps
 
 
 @pytest.mark.parametrize(

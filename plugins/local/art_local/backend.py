@@ -23,8 +23,7 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_core.base.errors import BackendError, ConfigError
-from art_core.rl.config import TrainConfig
-from art_core.rl.options import cap, check_options, count, optional, price
+from art_core.rl.config import TrainConfig, cap, check_options, count, optional, price
 from art_local.engine import DeviceTurns
 from art_local.engines import choose, held_devices
 from art_local.models import resolve_base_model

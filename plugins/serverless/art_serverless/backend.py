@@ -22,8 +22,8 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_core.rl.batch import num_cut_off, training_batch
-from art_core.rl.options import cap, check_options, optional, price
-from art_core.rl.presets import PRESETS
+from art_core.rl.config import cap, check_options, optional, price
+from art_core.rl.losses import PRESETS
 from art_serverless.account import service_key, service_url
 from art_serverless.api import Api
 from art_serverless.journal import Journal

@@ -20,7 +20,7 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_core.endpoint.host import EndpointHost
-from art_core.rl.options import cap, check_options, count, optional, price
+from art_core.rl.config import cap, check_options, count, optional, price
 from art_tinker.clients import SeatOptions
 from art_tinker.costs import Meter
 from art_tinker.sdk import Connection, tinker

@@ -13,10 +13,9 @@ from typing import Any
 import attrs
 
 from art_core import ConfigError, TrainConfig
-from art_core.rl.presets import LossPreset
+from art_core.rl.batch import optimizer_steps, window_total
+from art_core.rl.losses import LossPreset
 from art_core.rl.sequences import TokenSequence
-from art_core.rl.weights import window_total
-from art_core.rl.windows import optimizer_steps
 from art_tinker.sdk import tinker
 
 LOSSES = ("cispo", "importance_sampling", "ppo")

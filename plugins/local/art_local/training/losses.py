@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from art_core.base.errors import ConfigError
-from art_core.rl.custom import LossFunction, LossTokens
-from art_core.rl.presets import LossPreset
+from art_core.rl.losses import LossFunction, LossPreset, LossTokens
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this size, so that no ratio and no gradient overflows."""

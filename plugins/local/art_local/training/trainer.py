@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from art_core.base.progress import progress_bar
+from art_core.rl.batch import window_total
 from art_core.rl.config import TrainConfig
-from art_core.rl.custom import LossFunction
-from art_core.rl.presets import LossPreset
+from art_core.rl.losses import LossFunction, LossPreset
 from art_core.rl.sequences import TokenSequence
-from art_core.rl.weights import window_total
 from art_local.training.batches import MicroBatch, micro_batches
 from art_local.training.finite import check_weights
 from art_local.training.losses import (

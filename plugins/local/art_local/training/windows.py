@@ -8,8 +8,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from art_core.rl.batch import optimizer_steps
 from art_core.rl.sequences import TokenSequence
-from art_core.rl.windows import optimizer_steps
 from art_local.training.batches import MicroBatch
 
 

@@ -10,8 +10,7 @@ import torch
 
 from art_core.base.errors import ConfigError
 from art_core.rl.config import TrainConfig
-from art_core.rl.custom import LossSpec
-from art_core.rl.presets import PRESETS, loss_preset
+from art_core.rl.losses import PRESETS, LossSpec, loss_preset
 from art_local.training.losses import (
     MAX_LOG_RATIO,
     Tokens,

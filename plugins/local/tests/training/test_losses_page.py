@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from art_core.rl.config import TrainConfig
-from art_core.rl.custom import LossTokens
+from art_core.rl.losses import LossTokens
 from art_local.training.trainer import Trainer
 
 PAGE = Path(__file__).parents[4] / "docs" / "losses.md"

@@ -10,7 +10,7 @@ import torch
 
 from art_core.base.errors import BackendError
 from art_core.rl.config import TrainConfig
-from art_core.rl.presets import PRESETS
+from art_core.rl.losses import PRESETS
 from art_local.training.optimizer import Optimizer
 from art_local.training.trainer import Trainer
 

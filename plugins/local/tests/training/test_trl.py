@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from art_core.rl.batch import token_weight
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
-from art_core.rl.weights import token_weight
 from art_local.training.policy import Policy
 from art_local.training.trainer import Trainer
 

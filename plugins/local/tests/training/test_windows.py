@@ -8,7 +8,7 @@ import torch
 
 from art_core.base.errors import BackendError
 from art_core.rl.config import TrainConfig
-from art_core.rl.custom import LossSpec
+from art_core.rl.losses import LossSpec
 from art_core.rl.sequences import TokenSequence
 from art_local.training.batches import micro_batches
 from art_local.training.trainer import Trainer

@@ -1,16 +1,78 @@
-"""Named losses as values: what each clips, at which level, and how tokens are averaged. The tensors
-are a backend's.
+"""Losses as values: the presets with their clips, levels and averages, and losses of your own. The
+tensors are a backend's.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.rl.custom import LossSpec, spec_of_path
+
+
+@attrs.frozen(kw_only=True)
+class LossSpec:
+    """A loss of your own: `create()` imports what is heavy and returns a function from `LossTokens`
+    to the loss of each token [R], before averaging.
+    """
+
+    name: str
+    create: Callable[[], LossFunction]
+    summary: str = ""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LossTokens:
+    """Tensors [R] that a loss function gets: one entry for each token that bears loss, in a part of
+    the step's sequences; no sequence is split.
+
+    - `logprobs_R`: of the tokens under the policy, with gradient. All else but the ratios is data.
+    - `old_logprobs_R`: under the policy that sampled them, as the engine reported them; with
+      several optimizer steps a batch, the policy's own from before the first. Always finite.
+    - `log_ratios_R`: log-probs minus old ones, clamped to +-20; `ratios_R`: their exponential at
+      the level of `importance_sampling_level`. Both with gradient.
+    - `advantages_R`: of the token's trajectory, a KL penalty included.
+    - `weights_R`: how much the token will count in the average; `sequences_R`: which tokens share a
+      sequence; `entropies_R`: of the policy's distribution, in nats.
+    """
+
+    logprobs_R: Any
+    old_logprobs_R: Any
+    log_ratios_R: Any
+    ratios_R: Any
+    advantages_R: Any
+    weights_R: Any
+    sequences_R: Any
+    entropies_R: Any
+
+
+LossFunction = Callable[[LossTokens], Any]
+"""Returns the loss of each token [R], a tensor with gradient."""
+
+
+def spec_of_path(path: str) -> LossSpec:
+    """Return a spec whose `create()` imports "module:function", or raises ConfigError."""
+    module, _, name = path.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f'a loss function is named "module:function", got {path!r}')
+
+    def create() -> LossFunction:
+        import importlib
+
+        try:
+            found: LossFunction = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"the loss function {path!r} can't be imported: {error}",
+                "It must be importable where the trainer runs: install it, or set PYTHONPATH.",
+            ) from error
+        return found
+
+    return LossSpec(name=path, create=create)
+
 
 Level = Literal["token", "sequence", "average", "geometric_average"]
 Normalization = Literal["trajectory", "sequence", "token", "constant"]
