@@ -33,6 +33,7 @@ from art_local.models.placement import placement
 from art_local.session.adapter_card import Recipe
 from art_local.session.gpu_timer import Clock
 from art_local.session.model_session import Seat, SeatOptions, take_seat
+from art_local.training.checkpointing import check_mode
 from art_local.vllm.pool import Servers
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class LocalBackend:
       without it, price plugins are asked for CUDA devices.
     - `lora_rank`, `lora_alpha`: the adapter on all linear layers; `full_finetune` trains all
       weights.
+    - `activation_checkpointing`: True computes each layer again in the backward pass instead of
+      keeping its activations; by default ("auto") a step does so where the activations of its
+      longest sequence do not fit in the free memory.
     - `chat_template`: for base models without one, or instead of their own: the template's text, or
       the path of a jinja file. Checkpoints keep it.
     - `seed`: of the adapter's start. `max_batch_size`: sequences sampled together.
@@ -84,6 +88,7 @@ class LocalBackend:
         lora_rank: int = 16,
         lora_alpha: int = 32,
         full_finetune: bool = False,
+        activation_checkpointing: bool | str = "auto",
         chat_template: str | os.PathLike[str] | None = None,
         seed: int = 0,
         max_batch_size: int = 64,
@@ -100,6 +105,7 @@ class LocalBackend:
             served_steps=served_steps,
         )
         check_options(optional(count), context_length=context_length)
+        check_mode(activation_checkpointing)
         check_options(cap, request_timeout_s=request_timeout_s)
         check_options(optional(price), gpu_cost_per_hour_usd=gpu_cost_per_hour_usd)
         self.placement = placement(device, dtype)
@@ -124,6 +130,7 @@ class LocalBackend:
             request_timeout_s=request_timeout_s,
             progress=progress,
             chat_template=read_template(chat_template),
+            activation_checkpointing=activation_checkpointing,
         )
         self._seats: RegisteredModels[Seat] = RegisteredModels("local")
         self._leaving: dict[Path, Seat] = {}

@@ -22,10 +22,10 @@ def make_policy(tiny_directory):
     from art_local.session.resident import load_model
     from art_local.training.policy import Policy
 
-    def make(*, lora=(4, 8), dtype=torch.float32, seed=0, merged=True):
+    def make(*, lora=(4, 8), dtype=torch.float32, **options):
         loaded_as = torch.float32 if lora is None else dtype
         model = load_model(tiny_directory, placement("cpu", "float32"), loaded_as)
-        return Policy(model, dtype=dtype, lora=lora, seed=seed, merged=merged)
+        return Policy(model, **{"dtype": dtype, "lora": lora, "seed": 0, **options})
 
     return make
 

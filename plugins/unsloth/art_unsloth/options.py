@@ -24,8 +24,8 @@ class Options:
 
     As the local backend has them: `device`, `dtype`, `engine`, `engine_device`, `engine_url`,
     `engine_key`, `engine_args`, `engine_timeouts`, `gpu_cost_per_hour_usd`, `lora_rank`,
-    `lora_alpha`, `chat_template`, `seed`, `max_batch_size`, `served_steps`, `request_timeout_s`,
-    `progress`.
+    `lora_alpha`, `activation_checkpointing` (on CUDA Unsloth's own, on unless it is False),
+    `chat_template`, `seed`, `max_batch_size`, `served_steps`, `request_timeout_s`, `progress`.
     """
 
     load_in_4bit: bool = False
@@ -42,6 +42,7 @@ class Options:
     gpu_cost_per_hour_usd: float | None = None
     lora_rank: int = 16
     lora_alpha: int = 32
+    activation_checkpointing: bool | str = "auto"
     chat_template: str | os.PathLike[str] | None = None
     seed: int = 0
     max_batch_size: int = 64

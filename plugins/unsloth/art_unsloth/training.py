@@ -13,6 +13,7 @@ from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
 from art_local.models.load import silence_logs
 from art_local.models.placement import Placement, placement, random_state_kept
+from art_local.training.checkpointing import AUTO
 from art_local.vllm.environment import installed
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class UnslothLocal(LocalBackend):
         self._options = attrs.evolve(
             self._options,
             loader=UnslothLoader(
-                max_seq_length=max_seq_length, load_in_4bit=load_in_4bit, merges=not on_cuda
+                max_seq_length=max_seq_length,
+                load_in_4bit=load_in_4bit,
+                merges=not on_cuda,
+                activation_checkpointing=options.get("activation_checkpointing", AUTO),
             ),
             recipe=attrs.evolve(self._options.recipe, quantization=NF4 if load_in_4bit else None),
         )
@@ -99,6 +103,7 @@ class UnslothLoader:
     max_seq_length: int | None
     load_in_4bit: bool
     merges: bool
+    activation_checkpointing: bool | str = AUTO
 
     def base(self, directory: Path, placement: Placement, dtype: torch.dtype) -> Any:
         """Load a base model; sequences longer than `max_seq_length` are refused, never cut."""
@@ -136,8 +141,11 @@ class UnslothLoader:
 
     @property
     def _checkpointing(self) -> Any:
-        # On a GPU activations go to the host's memory; on a CPU they are there.
-        return False if self.merges else "unsloth"
+        # Where LoRA is merged the trainer checkpoints. Elsewhere Unsloth moves activations to the
+        # host's memory.
+        if self.merges or self.activation_checkpointing is False:
+            return False
+        return "unsloth"
 
 
 @attrs.frozen

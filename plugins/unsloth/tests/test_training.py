@@ -27,6 +27,24 @@ def test_on_cuda_vllm_serves_since_the_embedded_engine_cannot_run_unsloths_kerne
             _engine(engine, on_cuda=True, fast=fast, here=here)
 
 
+@pytest.mark.parametrize(
+    ("merges", "mode", "asked"),
+    [
+        (False, "auto", "unsloth"),
+        (False, True, "unsloth"),
+        (False, False, False),
+        (True, True, False),
+    ],
+)
+def test_unsloth_checkpoints_on_cuda_unless_that_is_switched_off(merges, mode, asked):
+    from art_unsloth.training import UnslothLoader
+
+    loader = UnslothLoader(
+        max_seq_length=None, load_in_4bit=False, merges=merges, activation_checkpointing=mode
+    )
+    assert loader._checkpointing == asked
+
+
 def test_a_sequence_that_unsloth_would_cut_is_refused():
     from art_unsloth.training import _Limit
 

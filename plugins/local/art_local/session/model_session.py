@@ -30,6 +30,7 @@ from art_local.session.checkpoints import CheckpointStore
 from art_local.session.endpoint import ServedNames
 from art_local.session.probe import check_agreement
 from art_local.session.resident import Resident, sharing_parameters
+from art_local.training.checkpointing import AUTO
 from art_local.training.policy import Policy
 from art_local.vllm.engine import VllmEngine
 
@@ -52,6 +53,7 @@ class SeatOptions:
     request_timeout_s: float
     progress: bool
     chat_template: str | None = None
+    activation_checkpointing: bool | str = AUTO
     loader: Loader = PLAIN
 
 
@@ -206,4 +208,5 @@ def _policy(base: Any, directory: Path, options: SeatOptions) -> Policy:
         loader=options.loader,
         # the policy that is trained is the one that is sampled from: vLLM does not merge
         merged=options.engine.name != "vllm",
+        activation_checkpointing=options.activation_checkpointing,
     )

@@ -1,4 +1,6 @@
-"""Work that runs out of memory is tried once more in smaller pieces, then told."""
+"""Work that runs out of memory is run again with less memory, then fails with an error that names
+the settings to lower.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import attrs
 import torch
 
 from art_core.base.errors import BackendError
+from art_local.training.checkpointing import Checkpointing
 
 log = logging.getLogger("art_local")
 T = TypeVar("T")
@@ -28,11 +31,20 @@ class Budget:
     halved: bool = False
     once: bool = False
 
-    def within(self, work: Callable[[], T], *, undo: Callable[[], None], longest: int) -> T:
-        """Run work; when memory runs out, undo it, halve the budget and run it again.
+    def within(
+        self,
+        work: Callable[[], T],
+        *,
+        undo: Callable[[], None],
+        longest: int,
+        checkpointing: Checkpointing | None = None,
+    ) -> T:
+        """Run work; when memory runs out, undo it and run it again: first with activation
+        checkpointing, then with half the budget.
 
-        Raises BackendError when it runs out a second time, or any other error as it is, with the
-        work undone. `longest` is the longest sequence, which is never split.
+        Raises BackendError when memory runs out after that, or any other error as it is, with the
+        work undone. `longest` is the longest sequence, which is never split. `checkpointing` is
+        given for work that has backward passes.
         """
         try:
             return work()
@@ -40,10 +52,14 @@ class Budget:
             undo()
             if not is_out_of_memory(error):
                 raise
-            if self.halved or self.once:
+            if checkpointing and checkpointing.switch_on():
+                self._report_checkpointing()
+            elif self.halved or self.once:
                 raise self.problem(longest) from error
-        self._halve()
-        return self.within(work, undo=undo, longest=longest)
+            else:
+                self._halve()
+        self._empty_cache()
+        return self.within(work, undo=undo, longest=longest, checkpointing=checkpointing)
 
     def problem(self, longest: int) -> BackendError:
         """Say what did not fit, and which settings to lower."""
@@ -56,11 +72,20 @@ class Budget:
             f"Lower {values}, or let rollouts be shorter.",
         )
 
+    def _report_checkpointing(self) -> None:
+        log.warning(
+            "out of memory on %s; trying again with activation checkpointing, which stays on. "
+            "Set activation_checkpointing=True to begin with it.",
+            self.device,
+        )
+
+    def _empty_cache(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _halve(self) -> None:
         self.halved = True
         self.tokens = max(1, self.tokens // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         log.warning(
             "out of memory on %s; trying once more with %d tokens at once. "
             "Set %s=%d to begin there.",

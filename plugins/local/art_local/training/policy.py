@@ -17,6 +17,7 @@ from art_local.models.load import PLAIN, Loader, load_model, silence_logs
 from art_local.models.placement import placement
 from art_local.models.rotary import reset_dynamic_rotary, rotary_lengths
 from art_local.training.attention import packed_options, use_training_attention
+from art_local.training.checkpointing import AUTO, Checkpointing
 from art_local.training.finite import not_finite
 from art_local.training.layout import Layout
 from art_local.training.logprobs import OutputHead, token_logprobs
@@ -54,7 +55,8 @@ class Policy:
     new dict of new tensors takes its place at `refresh`; those handed out before never change.
     `packs` remembers whether its rows may be packed, None before it was tried. `rotary` gives the
     lengths of sequences that may share a forward pass. Of a multimodal model the text model is
-    trained; its other parts stay as they are.
+    trained; its other parts stay as they are. `activation_checkpointing` is the option of the
+    backend, whose state is in `checkpointing`; a `loader` that does not merge has its own.
     """
 
     def __init__(
@@ -66,15 +68,16 @@ class Policy:
         seed: int,
         loader: Loader = PLAIN,
         merged: bool = True,
+        activation_checkpointing: bool | str = AUTO,
     ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.dtype = dtype
         self.base: Any = model
-        self.is_lora = lora is not None
+        self.lora, self.is_lora = lora, lora is not None
         self.device: torch.device = next(model.parameters()).device
         self.rotary = rotary_lengths(model.config)
         reset_dynamic_rotary(model)
-        self._merges, self._merged = loader.merges, merged
+        self._merges, self.merged = loader.merges, merged
         if loader.merges:
             use_training_attention(model)
         self._text = text_part(model)
@@ -93,11 +96,15 @@ class Policy:
             )
         # kernels of a loader that does not merge recompute activations in training mode alone
         self.model: Any = without_noise(model, training_mode=not loader.merges)
+        self.checkpointing = Checkpointing(
+            self._body(), activation_checkpointing if loader.merges else False
+        )
         self.head = _output_head(self.base)
         self.packs: bool | None = None
         self.serving: dict[str, Tensor] = {}
         self.refresh()
-        self._check_head()
+        if self.device.type != "meta":
+            self._check_head()
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that move, by the name they are stored under (for LoRA, peft's)."""
@@ -155,7 +162,7 @@ class Policy:
         """Compute the weights to serve from the parameters as they are now."""
         if not self._merges:
             return  # adapters are served
-        if self.is_lora and not self._merged:
+        if self.is_lora and not self.merged:
             use_factors(self.model)
         elif self.is_lora:
             self._serve(merged_tensors(self.model))
@@ -164,7 +171,7 @@ class Policy:
 
     def _serve(self, serving: dict[str, Tensor]) -> None:
         self.serving = serving
-        if self.is_lora and self._merges and self._merged:
+        if self.is_lora and self._merges and self.merged:
             use_merged(self.model, serving)
 
     def serving_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -257,6 +264,8 @@ class Policy:
     def _autocast(self) -> AbstractContextManager[Any]:
         if (self.is_lora and self._merges) or self.dtype == torch.float32:
             return nullcontext()
+        if self.device.type == "meta":
+            return nullcontext()  # which has no autocast
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def _own_logprobs(self, ids_1S: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from art_core.rl.config import TrainConfig
 from art_core.rl.losses import LossFunction, LossPreset
 from art_core.rl.sequences import TokenSequence
 from art_local.training.batches import MicroBatch, micro_batches
+from art_local.training.checkpointing import Checkpointing
 from art_local.training.finite import check_weights
 from art_local.training.losses import (
     TokenLosses,
@@ -30,6 +31,7 @@ from art_local.training.losses import (
 from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer
 from art_local.training.packing import can_pack, packed_batches
+from art_local.training.pass_size import PassSize, PassSizes
 from art_local.training.policy import Kept, Policy
 from art_local.training.reference import Reference, under
 from art_local.training.windows import Window, gathered, penalised, windows_of
@@ -74,6 +76,7 @@ class Trainer:
     def __init__(self, policy: Policy, *, turn: Turn = nullcontext, progress: bool = True) -> None:
         self.policy = policy
         self.optimizer = Optimizer(policy.trained())
+        self._pass_sizes = PassSizes(policy)
         self._turn = turn
         self._progress = progress
 
@@ -106,7 +109,7 @@ class Trainer:
                 function=loss_function(config.loss),
                 config=config,
                 packing=packing,
-                budget=self._budget(config, packing=packing),
+                budget=self._budget(config, sequences, packing=packing),
                 longest=max(len(s.token_ids) for s in sequences),
                 bar=bar,
             )
@@ -134,7 +137,9 @@ class Trainer:
         sums, norms = _Sums(), []
         try:
             for window in windows:
-                part = self._within(partial(self._accumulated, window, step), step)
+                part = self._within(
+                    partial(self._accumulated, window, step), step, self.policy.checkpointing
+                )
                 # an optimizer step that fails half-way has moved some of the weights
                 before = before or self._once(self._state, step)
                 norms.append(self._once(partial(self._optimizer_step, window, step), step))
@@ -255,21 +260,42 @@ class Trainer:
             layout=batch.layout,
         )
 
-    def _within(self, work: Callable[[], T], step: _Step) -> T:
-        return step.budget.within(work, undo=self.optimizer.drop_gradients, longest=step.longest)
+    def _within(
+        self, work: Callable[[], T], step: _Step, checkpointing: Checkpointing | None = None
+    ) -> T:
+        return step.budget.within(
+            work,
+            undo=self.optimizer.drop_gradients,
+            longest=step.longest,
+            checkpointing=checkpointing,
+        )
 
     def _once(self, work: Callable[[], T], step: _Step) -> T:
         """Run work that smaller pieces would not help."""
         budget = attrs.evolve(step.budget, once=True)
         return budget.within(work, undo=self.optimizer.drop_gradients, longest=step.longest)
 
-    def _budget(self, config: TrainConfig, *, packing: bool) -> Budget:
+    def _budget(
+        self, config: TrainConfig, sequences: Sequence[TokenSequence], *, packing: bool
+    ) -> Budget:
         setting, tokens = "micro_batch_tokens", self._row_tokens(config)
         if packing and (config.packed_sequence_length or not config.micro_batch_tokens):
             setting, usual = "packed_sequence_length", PACKED_TOKENS.get(self.policy.device.type)
             tokens = config.packed_sequence_length or usual or 16384
         settings = {setting: tokens, "logprob_calculation_chunk_size": self._chunk(config)}
-        return Budget(tokens=tokens, setting=setting, settings=settings, device=self.policy.device)
+        lengths = [len(s.token_ids) for s in sequences]
+        wanted = PassSize(
+            tokens=tokens,
+            longest=max(lengths),
+            total=sum(lengths),
+            chunk_rows=self._chunk(config),
+        )
+        return Budget(
+            tokens=self._pass_sizes.fitting_tokens(wanted),
+            setting=setting,
+            settings=settings,
+            device=self.policy.device,
+        )
 
     def _row_tokens(self, config: TrainConfig) -> int:
         return config.micro_batch_tokens or MICRO_BATCH_TOKENS.get(self.policy.device.type, 8192)

@@ -44,7 +44,7 @@ def test_a_step_is_tried_once_more_at_half_the_micro_batch(
     config = {"learning_rate": 1e-3, "grad_accumulation_sequences": several, "packing": False}
     calm = make_policy()
     wanted = Trainer(calm, progress=False).step(sequences, TrainConfig(**config))
-    policy = make_policy()
+    policy = make_policy(activation_checkpointing=False)
     tried = fail_above(policy, 110, error)
     found = Trainer(policy, progress=False).step(
         sequences, TrainConfig(**config, micro_batch_tokens=200)
@@ -60,7 +60,7 @@ def test_a_step_is_tried_once_more_at_half_the_micro_batch(
 def test_a_second_time_names_the_tokens_the_budget_and_the_settings_to_lower(
     make_policy, sequences, error
 ):
-    policy = make_policy()
+    policy = make_policy(activation_checkpointing=False)
     before = weights(policy)
     trainer = Trainer(policy, progress=False)
     tried = fail_above(policy, 0, error)
@@ -77,6 +77,38 @@ def test_a_second_time_names_the_tokens_the_budget_and_the_settings_to_lower(
     assert torch.equal(before, weights(policy))
     del policy.logprobs
     assert trainer.step(sequences, config)["data/step_num_gradient_steps"] == 1.0
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["CUDA", "cuBLAS", "CPU", "Python"])
+def test_activation_checkpointing_is_tried_before_smaller_passes(
+    make_policy, sequences, caplog, error
+):
+    policy, tried = make_policy(), []
+    logprobs = policy.logprobs
+
+    def limited(ids_BS, *args, **options):
+        tried.append(ids_BS.numel())
+        if not policy.checkpointing.on:
+            raise error
+        return logprobs(ids_BS, *args, **options)
+
+    policy.logprobs = limited
+    trainer, config = Trainer(policy, progress=False), TrainConfig(packing=False)
+    for _ in range(2):
+        assert trainer.step(sequences, config)["data/step_num_gradient_steps"] == 1.0
+        assert policy.checkpointing.on
+    assert tried == [468, 468, 468]
+    assert "trying again with activation checkpointing, which stays on" in caplog.text
+    assert caplog.text.count("trying") == 1
+
+
+def test_a_pass_without_gradients_is_made_smaller_at_once(make_policy, sequences):
+    policy = make_policy()
+    tried = fail_above(policy, 110, ERRORS[0])
+    config = TrainConfig(packing=False, micro_batch_tokens=200, grad_accumulation_sequences=6)
+    Trainer(policy, progress=False).step(sequences, config)
+    assert max(tried[1:]) <= 110
+    assert not policy.checkpointing.on
 
 
 def test_another_error_is_not_tried_again(make_policy, sequences):
@@ -101,7 +133,7 @@ def test_memory_that_runs_out_in_the_optimizer_is_told_at_once(make_policy, sequ
 def test_the_optimizers_own_step_is_not_said_to_have_been_tried_again(
     make_policy, sequences, monkeypatch
 ):
-    policy = make_policy()
+    policy = make_policy(activation_checkpointing=False)
     trainer = Trainer(policy, progress=False)
     fail_above(policy, 110, ERRORS[0])  # so that the budget is halved before
 
