@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         MetricError,
         PluginError,
         PricingError,
+        RewardError,
         RolloutError,
         SinkError,
     )
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from art_core.model.backend import Backend, RegisteredModels, backend
     from art_core.model.model import Model
     from art_core.model.trainable import TrainableModel
+    from art_core.rewards.combined import reward
+    from art_core.rewards.judge import Judge
+    from art_core.rewards.ruler import ruler, ruler_score_group
     from art_core.rl.config import TrainConfig
     from art_core.rl.losses import LossSpec, LossTokens
     from art_core.sinks.console import console_sink
@@ -81,6 +85,7 @@ _HOME = {
         "MetricError",
         "PluginError",
         "PricingError",
+        "RewardError",
         "RolloutError",
         "SinkError",
     ),
@@ -93,6 +98,9 @@ _HOME = {
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
+    "rewards.combined": ("reward",),
+    "rewards.judge": ("Judge",),
+    "rewards.ruler": ("ruler", "ruler_score_group"),
     "rl.config": ("TrainConfig",),
     "rl.losses": ("LossSpec", "LossTokens"),
     "sinks.console": ("console_sink",),
@@ -122,6 +130,7 @@ __all__ = [
     "History",
     "HistoryError",
     "InferenceEngine",
+    "Judge",
     "LossSpec",
     "LossTokens",
     "MetricError",
@@ -135,6 +144,7 @@ __all__ = [
     "PricingError",
     "Record",
     "RegisteredModels",
+    "RewardError",
     "RolloutError",
     "RolloutFailure",
     "RunInfo",
@@ -155,33 +165,24 @@ __all__ = [
     "gather_trajectories",
     "gather_trajectory_groups",
     "hookimpl",
+    "reward",
+    "ruler",
+    "ruler_score_group",
     "track_api_cost",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"LocalBackend", "ruler_score_group"}:
-        return _name_of_art(name)
+    if name == "LocalBackend":  # ART has it in its core
+        from art_core.hooks.host import installed_plugins
+        from art_core.model.backend import creator
+
+        return creator(installed_plugins().backend("local"))
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'art_core' has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
-
-
-def _name_of_art(name: str) -> Any:
-    """Return a name that ART has in its core; ConfigError says what to use in its place."""
-    from art_core.base.errors import ConfigError
-    from art_core.hooks.host import installed_plugins
-    from art_core.model.backend import creator
-
-    if name == "LocalBackend":
-        return creator(installed_plugins().backend("local"))
-    raise ConfigError(
-        f"art_core has no {name}",
-        "Score each group with a judge of your own: "
-        "art.gather_trajectory_groups(groups, after_each=judge).",
-    )
 
 
 def __dir__() -> list[str]:

@@ -47,6 +47,10 @@ class RolloutError(ArtError, RuntimeError):
     groups: tuple[object, ...] = ()
 
 
+class RewardError(ArtError, RuntimeError):
+    """A reward that could not be computed: a judge without a usable answer, a sandbox that failed."""
+
+
 class BackendError(ArtError, RuntimeError):
     """A backend that could not do what it was asked."""
 

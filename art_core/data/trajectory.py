@@ -219,9 +219,20 @@ class TrajectoryGroup(Charged):
         self, trajectories: Iterable[Trajectory], failures: Iterable[RolloutFailure] = ()
     ) -> TrajectoryGroup:
         """Return this group with its pending rollouts replaced by what they gave."""
+        return self._with([*self.trajectories, *trajectories], [*self.failures, *failures])
+
+    def with_trajectories(self, trajectories: Iterable[Trajectory]) -> TrajectoryGroup:
+        """Return this group with other trajectories, judged ones for example. Failures, metadata,
+        metrics, logs and the account of paid calls stay.
+        """
+        return self._with(list(trajectories), list(self.failures))
+
+    def _with(
+        self, trajectories: list[Trajectory], failures: list[RolloutFailure]
+    ) -> TrajectoryGroup:
         group = TrajectoryGroup(
-            [*self.trajectories, *trajectories],
-            exceptions=[*self.failures, *failures],
+            trajectories,
+            exceptions=failures,
             metadata=self.metadata,
             metrics=self.metrics,
             logs=self.logs,
