@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "art_core"
-AROUND = {"cli", "endpoint", "reports", "testing"}
+AROUND = {"cli", "endpoint", "reports", "rewards", "testing"}
 """Folders of the core that stand around the walk of a step."""
 OPENERS = ("What", "How", "Which", "Where", "From", "For", "Who")
 """Words that begin a noun phrase where a sentence is due."""
@@ -206,10 +206,9 @@ def register_path() -> list[str]:
 
 
 async def _register() -> list[str]:
+    import art_core as art
     import art_local.backend
     from art_local.testing.tiny import save_tiny_model
-
-    import art_core as art
 
     package = Path(art_local.backend.__file__).parent
     with tempfile.TemporaryDirectory() as base:

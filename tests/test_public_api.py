@@ -100,6 +100,7 @@ def test_the_local_backend_is_that_of_the_plugin(monkeypatch):
     assert art.LocalBackend(gpu_cost_per_hour_usd=2.25) == {"gpu_cost_per_hour_usd": 2.25}
 
 
-def test_a_name_of_art_that_is_not_here_says_what_to_use():
-    with pytest.raises(art.ConfigError, match=r"no ruler_score_group.*after_each=judge"):
-        from art_core import ruler_score_group  # noqa: F401
+def test_ruler_is_found_where_art_has_it():
+    from art_core import rewards
+
+    assert art.ruler_score_group is rewards.ruler_score_group

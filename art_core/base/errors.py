@@ -48,7 +48,7 @@ class RolloutError(ArtError, RuntimeError):
 
 
 class RewardError(ArtError, RuntimeError):
-    """A reward that could not be computed: a judge without a usable answer, a sandbox that failed."""
+    """A reward that could not be computed, such as a judge that gave no usable answer."""
 
 
 class BackendError(ArtError, RuntimeError):

@@ -108,7 +108,7 @@ async def test_a_judge_that_stays_with_prose_is_an_error():
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        ({"role": "assistant", "content": None, "refusal": "I won't."}, "refused: \"I won't.\""),
+        ({"role": "assistant", "content": None, "refusal": "I won't."}, 'refused: "I won\'t."'),
         ((200, {"id": "x", "object": "chat.completion", "choices": []}), "returned no answer"),
         ((403, {"error": {"message": "no"}}), "could not be asked: PermissionDeniedError"),
         ((500, {}), "could not be asked: InternalServerError"),
