@@ -1,7 +1,8 @@
-"""Carry context variables into threads, which begin without those of the code that starts them."""
+"""Context variables that are carried into threads, and the size of the default thread pool."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 Values = Mapping[ContextVar[Any], Any]
 _carried: set[ContextVar[Any]] = set()
@@ -85,3 +87,26 @@ def _wrap_run(thread: threading.Thread, values: Values) -> None:
             run()
 
     thread.run = running  # type: ignore[method-assign]
+
+
+MAX_THREADS = 1024
+"""asyncio's own pool has four threads more than there are cores. Agents that are no coroutines wait
+for answers in them: the fifth agent of a core would wait for a thread while its `timeout` runs. A
+thread is started only if no other one is idle."""
+
+_ASYNCIOS_OWN = "asyncio"
+_widened: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def widen_thread_pool() -> None:
+    """Give the running event loop a default pool of MAX_THREADS threads, once, unless the program
+    has set a pool of its own.
+    """
+    loop = asyncio.get_running_loop()
+    if loop in _widened:
+        return
+    _widened.add(loop)
+    # An event loop has no public way to return its pool; asyncio's own one has this prefix.
+    pool: Any = getattr(loop, "_default_executor", None)
+    if pool is None or getattr(pool, "_thread_name_prefix", "") == _ASYNCIOS_OWN:
+        loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="art-agent"))

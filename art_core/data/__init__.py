@@ -1,1 +1,1 @@
-"""What flows: messages and choices, trajectories, groups of them, and their files."""
+"""Messages and choices, trajectories, groups of them, and their files."""

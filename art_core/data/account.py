@@ -1,7 +1,7 @@
-"""First stop: paid calls of rollouts, kept until the model is known whose run pays for them.
+"""Accounts keep the paid calls of rollouts until it is known which run pays for them.
 
 Each gathered group has an account. The first model that logs or trains the group, or a trajectory
-of it, books what the account holds, once. What belongs to a group that nobody logs goes up to the
+of it, books the calls in the account, once. The calls of a group that no model logs move up to the
 account of its gathering, and from there to `UNOWNED`.
 """
 
@@ -22,15 +22,15 @@ T = TypeVar("T")
 
 
 class PaidCall(Protocol):
-    """A call whose cost is not in a run yet. `several` models were open when it was made."""
+    """A call whose cost is not in a run yet."""
 
     @property
     def source(self) -> str:
-        """Return what was called."""
+        """Return the source of the cost, a path below `costs/`."""
 
     @property
     def several(self) -> bool:
-        """Return whether several models were open."""
+        """Return whether several models were open when the call was made."""
 
     def quote(self) -> float | None:
         """Return US dollars; None when unpriced."""
@@ -42,14 +42,14 @@ class PaidCall(Protocol):
 active_account: ContextVar[Account | None] = ContextVar("art_active_account", default=None)
 _lock = threading.RLock()
 _handed_over: deque[tuple[Any, list[PaidCall]]] = deque()
-"""Calls of accounts that are gone, with the owner of the account above them."""
+"""Calls of deleted accounts, with the owner of the account above."""
 
 
 @attrs.define(eq=False)
 class Account:
     """Paid calls of one group, or of one gathering. After `settle` they go to its owner at once.
 
-    `above` is the account that gets the calls when nothing refers to this one any more.
+    `above` is the account that gets the calls when this one is deleted.
     """
 
     above: Account | None = None
@@ -63,7 +63,7 @@ class Account:
             weakref.finalize(self, _hand_over, self.above, self.calls)
 
     def add(self, call: PaidCall) -> None:
-        """Keep a call, or book it when the owner is known."""
+        """Keep a call, or book it if the owner is known."""
         with _lock:
             owner = self.owner
             if owner is None:
@@ -72,8 +72,8 @@ class Account:
             call.book(owner)
 
     def settle(self, owner: Any) -> None:
-        """Book what is here, and what dropped groups of the same gathering left, for an owner.
-        An account has one owner: later ones get nothing.
+        """Book the calls, and those of dropped groups of the same gathering, for an owner. An
+        account has one owner: later ones get nothing.
         """
         with _lock:
             self.owner = self.owner or owner
@@ -87,7 +87,7 @@ class Account:
             return _emptied(self.calls)
 
     def absorb(self, other: Account) -> None:
-        """Take over the calls of another account."""
+        """Move the calls of another account to this one."""
         if other is not self:
             for call in other.take():
                 self.add(call)
@@ -99,7 +99,7 @@ class Account:
 
 
 class Charged:
-    """Base of trajectories and groups: carries the account of the paid calls that made them. The
+    """Base of trajectories and groups: has the account of the paid calls that made them. The
     account is no field, so copies and stored values do not have it.
     """
 
@@ -111,10 +111,10 @@ class Charged:
         return getattr(self, "_account", None)
 
     def charge_to(self, account: Account) -> Account:
-        """Carry an account, unless there is one already; return the one that is carried."""
-        carried = self.account or account
-        object.__setattr__(self, "_account", carried)
-        return carried
+        """Set the account unless there is one already; return the account that is set."""
+        charged = self.account or account
+        object.__setattr__(self, "_account", charged)
+        return charged
 
 
 _accounts: weakref.WeakSet[Account] = weakref.WeakSet()
@@ -131,7 +131,7 @@ def open_account() -> Account:
 
 @contextmanager
 def charging(account: Account) -> Iterator[None]:
-    """Let paid calls inside the block, and in what it starts, belong to an account."""
+    """Keep in an account the paid calls of the block and of tasks and threads that it starts."""
     token = active_account.set(account)
     try:
         yield
@@ -141,7 +141,7 @@ def charging(account: Account) -> Iterator[None]:
 
 @contextmanager
 def in_scope(payer: T) -> Iterator[T]:
-    """Make a payer known, while the block runs, to threads that began outside: see `scopes`."""
+    """Make a payer known to threads that began outside, while the block runs: see `scopes`."""
     entered = (threading.get_ident(), payer)
     _scopes.append(entered)
     try:
@@ -175,7 +175,7 @@ def book_all(owner: Any, calls: Iterable[PaidCall]) -> None:
 
 
 def flush() -> None:
-    """Book calls of accounts that are gone for the owners that they were handed over to."""
+    """Book the calls of deleted accounts for the owners of the accounts above them."""
     while _handed_over:
         book_all(*_handed_over.popleft())
 
@@ -194,8 +194,8 @@ def _emptied(calls: deque[PaidCall]) -> list[PaidCall]:
 
 
 def _hand_over(above: Account, calls: deque[PaidCall]) -> None:
-    """Pass on the calls of an account that is gone. Garbage collection may run this anywhere, so
-    nothing is booked here.
+    """Move the calls of a deleted account up. Garbage collection may run this anywhere, so nothing
+    is booked here.
     """
     with _lock:
         left = _emptied(calls)

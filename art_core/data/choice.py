@@ -1,4 +1,4 @@
-"""First stop: one answer of the model inside a conversation, and the tokens that it was made of.
+"""Choices: the model's answers inside a conversation, with the engine's tokens.
 
 A *choice* is what an OpenAI-compatible endpoint returns in `completion.choices[0]`: the client's
 object, or the dict that it was stored as. Everything else in a conversation is a message dict.
@@ -20,13 +20,13 @@ MessageOrChoice = Any
 
 @attrs.frozen(kw_only=True)
 class ChoiceTokens:
-    """The engine's own tokens for one choice: nothing here was tokenised again.
+    """The engine's own tokens of one choice; no text was tokenised again.
 
     `prompt_ids` [P] is the whole prompt that the engine saw, `completion_ids` [C] what it sampled
     (its end token included), `logprobs` [C] the natural log-probabilities of the samples, and
-    `policy_version` the training step of the weights that made them, if the endpoint said so.
-    `biased` means that the endpoint drew them at another temperature or top_p than 1, so that
-    `logprobs` are not those of the draw.
+    `policy_version` the training step of the weights that made them, if the endpoint reported it.
+    `biased` means that the endpoint sampled at a temperature or top_p other than 1, so `logprobs`
+    are not those of the sampling.
     """
 
     prompt_ids: tuple[int, ...]
@@ -38,14 +38,14 @@ class ChoiceTokens:
 
 
 def is_choice(item: MessageOrChoice) -> bool:
-    """Tell a choice from a message."""
+    """Return whether an item of a conversation is a choice; others are messages."""
     if isinstance(item, Mapping):
         return "message" in item and "finish_reason" in item
     return hasattr(item, "message") and hasattr(item, "finish_reason")
 
 
 def is_cut_off(item: MessageOrChoice) -> bool:
-    """Tell whether an item of a conversation is an answer that `max_tokens` cut off."""
+    """Return whether an item of a conversation is an answer that `max_tokens` cut off."""
     return is_choice(item) and bool(_get(item, "finish_reason") == "length")
 
 
@@ -76,9 +76,7 @@ def _dumped(item: Any) -> dict[str, Any]:
 
 
 def message_of(item: MessageOrChoice) -> Message:
-    """Return the chat message of a choice, or the message itself, fit to be sent back to a
-    model.
-    """
+    """Return the chat message of a choice, or the message itself, to send it back to a model."""
     if not is_choice(item):
         return message_dict(item)
     message = message_dict(_get(item, "message"))
@@ -91,8 +89,8 @@ def _get(item: Any, name: str) -> Any:
 
 
 def _completion_ids(item: MessageOrChoice, content: Sequence[Any]) -> list[int] | None:
-    """Return a choice's token ids; of one that openai put together from a stream's chunks, those
-    beside its log-probs.
+    """Return a choice's token ids. A choice that openai assembled from a stream has them in its
+    log-probs.
     """
     ids: list[int] | None = _get(item, "token_ids")
     beside = [_get(entry, "token_id") for entry in content]
@@ -100,7 +98,7 @@ def _completion_ids(item: MessageOrChoice, content: Sequence[Any]) -> list[int] 
 
 
 def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
-    """Return the engine's tokens of a choice, or None when the endpoint did not send them whole."""
+    """Return the engine's tokens of a choice; None if the endpoint did not send all of them."""
     prompt_ids = _get(item, "prompt_token_ids")
     content = _get(_get(item, "logprobs") or {}, "content")
     if not prompt_ids or content is None:

@@ -1,25 +1,31 @@
-"""Second stop: run rollouts at the same time; what fails becomes data in its group."""
+"""Gathering: rollouts run at the same time, and a rollout that fails becomes data in its group."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import inspect
+import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 
 from art_core.base.errors import ConfigError, RolloutError
 from art_core.base.progress import progress_bar
+from art_core.base.threads import widen_thread_pool
 from art_core.data.account import Account, begin_gathering, charging, in_scope, open_account
-from art_core.data.outcome import Outcome, outcome
-from art_core.data.pool import widen_thread_pool
+from art_core.data.choice import is_choice, message_dict, tokens_of
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup, text_of
 
-_UNBEGUN = inspect.CORO_CREATED
+log = logging.getLogger("art_core")
+
+GRACE_SECONDS = 2.0
+_NOT_BEGUN = inspect.CORO_CREATED
+Outcome = Trajectory | RolloutFailure
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
 
 
@@ -38,11 +44,11 @@ async def gather_trajectory_groups(
     Trajectory or gives a reward that is not a finite number becomes a `RolloutFailure` of its
     group. More failures than `max_exceptions` (a count, or a share of all rollouts when below 1)
     end the gathering with a RolloutError, and so does a gathering in which every rollout failed;
-    its `groups` hold what every group has until then. `after_each` sees each finished group (to
-    judge it, say) and returns it, another one, or None to drop it; when it raises, the gathering
-    ends with such an error too. A rollout that goes on after it was cancelled is left behind, with
-    a warning. `pbar_desc=None` shows no progress bar. Raises ConfigError for a limit that is no
-    number of at least 0.
+    its `groups` hold what every group has until then. `after_each` gets each finished group, for
+    example to judge it, and returns it, another one, or None to drop it; when it raises, the
+    gathering ends with such an error too. A rollout that goes on after it was cancelled is left
+    behind, with a warning. `pbar_desc=None` shows no progress bar. Raises ConfigError for a limit
+    that is not a number of at least 0.
 
     At most `max_concurrent` rollouts run at the same time; `timeout` counts from the start of each.
     A coroutine that raises instead of returning a group gives a group with that one failure.
@@ -66,7 +72,8 @@ async def gather_trajectory_groups(
             error.groups = tuple(group for group in early if group is not None)
             raise
         finally:
-            tally.bar.close()
+            if bar is not None:
+                bar.close()
     finished = [g for g in (task.result() for task in tasks) if g is not None]
     if total and tally.failed == total:
         raise _failed(f"all {total} rollouts failed; the first: {tally.first}", finished)
@@ -81,24 +88,21 @@ async def gather_trajectories(
     timeout: float | None = None,
     max_concurrent: int | None = None,
 ) -> list[Trajectory]:
-    """Run rollouts concurrently and return the trajectories of those that did not fail, in
-    order.
-    """
-    group = TrajectoryGroup(trajectories)
-    options: dict[str, Any] = {
-        "pbar_desc": pbar_desc,
-        "max_exceptions": max_exceptions,
-        "timeout": timeout,
-        "max_concurrent": max_concurrent,
-    }
-    (finished,) = await gather_trajectory_groups([group], **options)
+    """Run rollouts concurrently; return the trajectories of those that did not fail, in order."""
+    (finished,) = await gather_trajectory_groups(
+        [TrajectoryGroup(trajectories)],
+        pbar_desc=pbar_desc,
+        max_exceptions=max_exceptions,
+        timeout=timeout,
+        max_concurrent=max_concurrent,
+    )
     return list(finished)
 
 
 async def run_group(group: TrajectoryGroup) -> TrajectoryGroup:
     """Run a group's pending rollouts, without a progress bar or a limit on failures."""
     widen_thread_pool()
-    tally = _Tally(total=len(group.pending), limit=math.inf, bar=_bar(None, 0))
+    tally = _Tally(total=len(group.pending), limit=math.inf, bar=None)
     return await _run_rollouts(_charged(group, open_account()), None, tally)
 
 
@@ -113,6 +117,7 @@ class _Tally:
     limit: float
     bar: Any
     slots: AbstractAsyncContextManager[Any] = attrs.field(factory=nullcontext)
+    done: int = 0
     failed: int = 0
     first: RolloutFailure | None = None
     reward_sum: float = 0.0
@@ -133,13 +138,10 @@ class _Tally:
             self.failed += 1
             self.first = self.first or outcome
         else:
+            self.done += 1
             self.reward_sum += outcome.reward
-        self.bar.update(1)
-        done = self.bar.n - self.failed
-        if done > 0:
-            self.bar.set_postfix(
-                reward=f"{self.reward_sum / done:.3f}", failed=self.failed, refresh=False
-            )
+        if self.bar is not None:
+            self._show()
         if self.failed > self.limit:
             raise RolloutError(
                 f"{self.failed} of {self.total} rollouts failed, more than max_exceptions allows; "
@@ -147,37 +149,43 @@ class _Tally:
                 "Mend the rollout, or raise max_exceptions.",
             )
 
+    def _show(self) -> None:
+        self.bar.update(1)
+        if self.done:
+            reward = f"{self.reward_sum / self.done:.3f}"
+            self.bar.set_postfix(reward=reward, failed=self.failed, refresh=False)
+
 
 def _limit(max_exceptions: int | float | None, total: int) -> float:
     if max_exceptions is None:
         return math.inf
-    try:
-        fits = max_exceptions >= 0 and not isinstance(max_exceptions, bool)
-    except TypeError:
-        fits = False
-    if not fits:
+    limit = _number(max_exceptions)
+    if not limit >= 0:
         raise ConfigError(
             f"max_exceptions must be a count or a share below 1, got {max_exceptions!r}"
         )
-    return max_exceptions if max_exceptions >= 1 else max_exceptions * total
+    return limit if limit >= 1 else limit * total
 
 
 def _seconds(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    try:
-        seconds = math.nan if isinstance(timeout, (bool, str, bytes)) else float(timeout)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not seconds >= 0:
+    seconds = None if timeout is None else _number(timeout)
+    if seconds is not None and not seconds >= 0:
         raise ConfigError(
             f"timeout must be a number of seconds of at least 0, or None, got {timeout!r:.80}"
         )
     return seconds
 
 
+def _number(value: Any) -> float:
+    """Return a number as a float; NaN for other values."""
+    try:
+        return math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def _slots(max_concurrent: int | None) -> AbstractAsyncContextManager[Any]:
-    """Return what a rollout enters before it begins: it waits there for others to end."""
+    """Return the semaphore that a rollout enters before it begins."""
     if max_concurrent is None:
         return nullcontext()
     fits = isinstance(max_concurrent, int) and not isinstance(max_concurrent, bool)
@@ -188,22 +196,9 @@ def _slots(max_concurrent: int | None) -> AbstractAsyncContextManager[Any]:
     return asyncio.Semaphore(max_concurrent)
 
 
-class _NoBar:
-    n = 0
-
-    def update(self, count: int) -> None:
-        self.n += count
-
-    def set_postfix(self, **_: Any) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
 def _bar(desc: str | None, total: int) -> Any:
     if desc is None:
-        return _NoBar()
+        return None
     return progress_bar(desc=desc, total=total, unit="rollout", dynamic_ncols=True)
 
 
@@ -251,9 +246,7 @@ async def _failing(error: BaseException) -> Trajectory:
 
 
 def _ends_the_gathering(error: BaseException) -> bool:
-    """Return whether an exception is none of a rollout: one that ends the program, or a
-    cancellation of the gathering.
-    """
+    """Return whether an exception ends the program or cancels the gathering."""
     task = asyncio.current_task()
     cancelled = task is not None and task.cancelling() > 0
     return isinstance(error, KeyboardInterrupt | SystemExit) or (
@@ -317,7 +310,7 @@ def _drop_waiting(rollouts: Iterable[Any]) -> None:
     for rollout in rollouts:
         if isinstance(rollout, asyncio.Future):
             rollout.cancel()
-        elif inspect.iscoroutine(rollout) and inspect.getcoroutinestate(rollout) == _UNBEGUN:
+        elif inspect.iscoroutine(rollout) and inspect.getcoroutinestate(rollout) == _NOT_BEGUN:
             rollout.close()  # else Python warns that it was never awaited
 
 
@@ -326,3 +319,82 @@ def _with_outcomes(group: TrajectoryGroup, outcomes: Sequence[Outcome]) -> Traje
         [o for o in outcomes if isinstance(o, Trajectory)],
         [o for o in outcomes if isinstance(o, RolloutFailure)],
     )
+
+
+async def outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outcome:
+    """Run a rollout for `timeout` seconds at most; return its trajectory or its failure.
+
+    A rollout that is late, or whose gathering ends, is cancelled. It may still return a trajectory.
+    If it goes on for GRACE_SECONDS, it is left behind, with a warning that names it.
+    """
+    started, task = datetime.now(UTC), asyncio.ensure_future(rollout)
+    task.add_done_callback(_retrieve)
+    try:
+        await asyncio.wait((task,), timeout=timeout)
+    finally:
+        late = not task.done()
+        if late:
+            await _stop(task)
+    if late and (not task.done() or task.cancelled()):
+        went_on = "" if task.done() else ", and goes on although it was cancelled"
+        return RolloutFailure(
+            reason="timeout",
+            type="TimeoutError",
+            message=f"the rollout took longer than {timeout:g} s{went_on}",
+        )
+    try:
+        result = task.result()
+    except BaseException as error:
+        # Some are no `Exception`: those of pytest.fail, of a panic in Rust. Exceptions that end the
+        # program stop the event loop first.
+        return RolloutFailure.of(error)
+    try:
+        return _accepted(result, started)
+    except Exception as error:  # an object of the user's raises when it is inspected
+        return RolloutFailure.of(error, "wrong_type")
+
+
+async def _stop(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.wait((task,), timeout=GRACE_SECONDS)
+    if not task.done():
+        log.warning(
+            "a rollout goes on %g s after it was cancelled, and is left behind: %r; does it catch "
+            "CancelledError?",
+            GRACE_SECONDS,
+            task,
+        )
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a task, else asyncio logs that it never was."""
+    _ = task.cancelled() or task.exception()
+
+
+def _accepted(result: Any, started: datetime) -> Outcome:
+    if not isinstance(result, Trajectory):
+        text = f"the rollout returned {type(result).__name__}, not a Trajectory"
+        return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
+    for history in result.histories():
+        for item in history.messages_and_choices:
+            _ = is_choice(item) or message_dict(item)
+    try:
+        result.reward = float(result.reward)
+    except Exception:
+        result.reward = math.nan
+    if not math.isfinite(result.reward):
+        text = "the reward is not a finite number"
+        return RolloutFailure(reason="bad_reward", type="ValueError", message=text)
+    # A rollout may make its trajectory only when it has the answer; its time began before.
+    result.start_time = min(result.start_time, started)
+    _stamp_policy_versions(result)
+    return result.finish()
+
+
+def _stamp_policy_versions(trajectory: Trajectory) -> None:
+    turns = [tokens_of(item) for item in trajectory.messages_and_choices if is_choice(item)]
+    versions = [turn.policy_version for turn in turns if turn and turn.policy_version is not None]
+    if versions and trajectory.initial_policy_version is None:
+        trajectory.initial_policy_version = versions[0]
+    if versions and trajectory.final_policy_version is None:
+        trajectory.final_policy_version = versions[-1]

@@ -1,5 +1,9 @@
-"""Trajectories on disk: one JSON-lines file a step and split, a line a group, appended and read
-back whole.
+"""Trajectories on disk: one JSON-lines file per step and split, with one line per group.
+
+The prompt of a turn begins with the prompt and the answer of the turn before. Stored whole, the
+prompts of a conversation would take disk as the square of its length. A line of the files has
+`{"turn": [history, item], "same": n, "then": [...]}` in place of such a prompt: the first n ids of
+that turn's prompt and answer, then other ids.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ import orjson
 from art_core.base.errors import HistoryError
 from art_core.base.files import json_line, replacing
 from art_core.data.choice import choice_dict, is_choice, message_dict
-from art_core.data.prompts import restore_prompts, shorten_prompts
 from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
 
 log = logging.getLogger("art_core")
@@ -29,19 +32,18 @@ EARLIER = "earlier"
 
 
 def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
-    """Return where the trajectories of a split and step lie."""
+    """Return the path of the trajectories of a split and step."""
     return run_dir / "trajectories" / split / f"{step:04d}.jsonl"
 
 
 def append_groups(
     path: Path, groups: Iterable[TrajectoryGroup], *, tokens: bool = True, again: bool = False
 ) -> int:
-    """Append groups, a line each, in one write; return the byte at which they begin. Raises
-    HistoryError when the disk does not take them whole.
+    """Append groups, one line each, in one write; return the byte at which they begin. Raises
+    HistoryError if the disk does not take them whole.
 
     `tokens=False` leaves out token ids and log-probs, most of the bytes. `again=True` leaves the
-    file as it is when it ends with these very lines. What JSON can't hold is kept as text, so that
-    no object in somebody's metadata costs a step its trajectories.
+    file as it is if it ends with these lines. Values that JSON cannot hold are stored as text.
     """
     data = _lines(groups, tokens=tokens)
     try:
@@ -64,9 +66,9 @@ def append_groups(
 
 
 def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -> int:
-    """Append groups to the file of their step, and cut them from the end of the one where they
-    stand; return the byte at which they begin. Raises HistoryError when the disk does not take
-    them, and then they stay.
+    """Append groups to the file of their step and cut them from the end of the file that has them;
+    return the byte at which they begin. Raises HistoryError, with the groups where they were, if
+    the disk does not take them.
     """
     start = append_groups(target, groups, again=True)
     data = _lines(groups)
@@ -84,9 +86,9 @@ def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -
 
 
 def set_earlier_aside(path: Path, start: int) -> None:
-    """Move the groups that stand before a byte of a step's file into the file of the same name in
-    `earlier/`: the step was trained without them. Raises HistoryError when the disk does not take
-    them, and then they stay.
+    """Move the groups before a byte of a step's file into the file of the same name in `earlier/`:
+    the step was trained without them. Raises HistoryError, with the groups where they were, if the
+    disk does not take them.
     """
     if not start:
         return
@@ -125,7 +127,7 @@ def _ends_with(fd: int, size: int, data: bytes) -> bool:
 
 
 def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
-    """Read back the groups of a file; a torn line is passed over with a warning."""
+    """Read back the groups of a file; a torn line is skipped with a warning."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -149,7 +151,7 @@ def _history_dict(history: History, *, tokens: bool) -> dict[str, Any]:
 
 
 def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]:
-    """Return a group as JSON values: a line of the file has them, with shorter prompts."""
+    """Return a group as JSON values; a line of the file has them with shorter prompts."""
     return {
         "trajectories": [_trajectory_dict(t, tokens=tokens) for t in group.trajectories],
         "failures": [attrs.asdict(f) for f in group.failures],
@@ -191,3 +193,83 @@ def _trajectory_of(stored: dict[str, Any]) -> Trajectory:
             "end_time": None if ended is None else datetime.fromisoformat(ended),
         }
     )
+
+
+PROMPT, ANSWER = "prompt_token_ids", "token_ids"
+MIN_SAME = 16
+"""A prompt with fewer ids in common with each earlier turn is stored whole."""
+
+Ids = list[int]
+Turn = tuple[int, int]
+
+
+def shorten_prompts(histories: Sequence[list[Any]]) -> None:
+    """Shorten the prompts in the items of a trajectory's conversations, in place."""
+    newest: dict[int, tuple[Turn, Ids]] = {}
+    for place, items in enumerate(histories):
+        for number, item in enumerate(items):
+            if not _has_prompt(item):
+                continue
+            prompt = list(item[PROMPT])
+            turn, same = _most_alike(prompt, newest, place)
+            if same >= MIN_SAME:
+                item[PROMPT] = {"turn": turn, "same": same, "then": prompt[same:]}
+            newest[place] = (place, number), prompt + list(item.get(ANSWER) or ())
+
+
+def restore_prompts(histories: Sequence[list[Any]]) -> list[list[Any]]:
+    """Return the items with whole prompts; KeyError for a turn that is missing."""
+    known: dict[Turn, Ids] = {}
+    restored: list[list[Any]] = []
+    for place, items in enumerate(histories):
+        restored.append([])
+        for number, stored in enumerate(items):
+            item = stored
+            if _is_choice(item) and isinstance(item.get(PROMPT), Mapping):
+                item = {**item, PROMPT: _whole(item[PROMPT], known)}
+            if _has_prompt(item):
+                known[place, number] = [*item[PROMPT], *(item.get(ANSWER) or ())]
+            restored[-1].append(item)
+    return restored
+
+
+def _whole(stored: Mapping[str, Any], known: Mapping[Turn, Ids]) -> Ids:
+    place, number = stored["turn"]
+    return [*known[place, number][: stored["same"]], *stored["then"]]
+
+
+def _is_choice(item: Any) -> bool:
+    return isinstance(item, Mapping) and is_choice(item)
+
+
+def _has_prompt(item: Any) -> bool:
+    return _is_choice(item) and isinstance(item.get(PROMPT), list | tuple)
+
+
+def _most_alike(
+    prompt: Ids, newest: Mapping[int, tuple[Turn, Ids]], place: int
+) -> tuple[Turn, int]:
+    """Return the turn whose ids have the longest common beginning with a prompt, and its length.
+    The turn before, in the same conversation, is compared first.
+    """
+    best: tuple[Turn, int] = (0, 0), 0
+    for history in sorted(newest, key=lambda other: other != place):
+        turn, ids = newest[history]
+        same = _same(prompt, ids)
+        if same > best[1]:
+            best = turn, same
+        if same == len(ids):
+            break
+    return best
+
+
+def _same(one: Ids, other: Ids) -> int:
+    """Return how many ids at the beginning are equal, by comparing slices, which is fast."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

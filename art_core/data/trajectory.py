@@ -1,7 +1,7 @@
-"""First stop: an attempt at a task, and the group of attempts that is compared with itself.
+"""Attempts at a task, and groups of attempts at the same task.
 
 A `Trajectory` is mutable while the rollout writes it; a `TrajectoryGroup` is frozen. A rollout that
-fails is not lost: it is a `RolloutFailure` in its group.
+fails is a `RolloutFailure` in its group.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ def _aware(time: datetime) -> datetime:
 
 @attrs.define(kw_only=True)
 class History:
-    """A conversation besides the main one (a sub-agent's, or one before a context was
-    compacted).
-    """
+    """A conversation besides the main one: of a sub-agent, or before a context was compacted."""
 
     messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
     tools: list[dict[str, Any]] | None = None
@@ -48,7 +46,7 @@ class History:
 
 @attrs.define(kw_only=True)
 class Trajectory(Charged):
-    """One attempt: the conversation, its reward, and whatever the rollout measured about it.
+    """One attempt: the conversation, its reward, and what the rollout measured about it.
 
     `reward` is a finite float; `metrics` are numbers or bools, averaged over the step;
     `initial_policy_version` and `final_policy_version` are the training steps whose weights made
@@ -94,8 +92,8 @@ class Trajectory(Charged):
             self.metrics[key] = self.metrics.get(key, 0.0) + time.monotonic() - start
 
     def finish(self) -> Trajectory:
-        """Stamp the end of the attempt, once, with its duration in seconds, unless it has a metric
-        `duration` of its own; return the trajectory.
+        """Set the end of the attempt, once, and the metric `duration` in seconds unless there is
+        one; return the trajectory.
         """
         if self.end_time is None:
             self.end_time = _now()
@@ -107,7 +105,7 @@ class Trajectory(Charged):
 
 @attrs.frozen(kw_only=True)
 class RolloutFailure:
-    """An attempt that gave no trajectory: the kind of failure, its message and its traceback."""
+    """An attempt without a trajectory: the kind of failure, its message and its traceback."""
 
     reason: FailureReason
     type: str
@@ -129,7 +127,7 @@ class RolloutFailure:
 
 
 def text_of(error: BaseException) -> str:
-    """Return an exception's message. One whose message cannot be made is described by why not."""
+    """Return an exception's message, or the reason why it has none."""
     try:
         return str(error)
     except Exception as odd:
@@ -162,8 +160,8 @@ class TrajectoryGroup(Charged):
 
     Takes trajectories, rollouts still to be awaited (a generator of coroutines), and exceptions of
     rollouts that failed, mixed in any order. Await the group, or give it to
-    `gather_trajectory_groups`, to run the rollouts. `metrics` are logged once a group, and
-    `metadata` (a scenario's id, say) stays with the failures too.
+    `gather_trajectory_groups`, to run the rollouts. `metrics` are logged once per group, and
+    `metadata` (for example a scenario's id) stays with the failures too.
     """
 
     trajectories: tuple[Trajectory, ...]
@@ -240,18 +238,16 @@ class TrajectoryGroup(Charged):
         return group if self.account is None else group.paid_by(self.account)
 
     def paid_by(self, account: Account) -> TrajectoryGroup:
-        """Let the group, and its trajectories that have none, carry the account of their paid
-        calls; return the group.
-        """
+        """Set the account of the group and of its trajectories that have none; return the group."""
         self.charge_to(account).absorb(account)
         for trajectory in self.trajectories:
             trajectory.charge_to(account)
         return self
 
     def accounts(self) -> list[Account]:
-        """Return the accounts of paid calls that the group and its trajectories carry."""
-        carried = [self.account, *(t.account for t in self.trajectories)]
-        return list(dict.fromkeys(account for account in carried if account is not None))
+        """Return the accounts of the group and its trajectories."""
+        accounts = [self.account, *(t.account for t in self.trajectories)]
+        return list(dict.fromkeys(account for account in accounts if account is not None))
 
     def to_dict(self, *, tokens: bool = True) -> dict[str, Any]:
         """Return the group as plain values.
@@ -265,7 +261,7 @@ class TrajectoryGroup(Charged):
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> TrajectoryGroup:
         """Rebuild a group from `to_dict`'s values, or from a line of the trajectory files.
-        ConfigError says which value does not fit.
+        ConfigError names the value that does not fit.
         """
         from art_core.data.store import group_of
 

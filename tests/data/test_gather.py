@@ -9,7 +9,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError, RolloutError
-from art_core.data import outcome
+from art_core.data import gather as module
 
 
 async def rollout(reward=1.0, after=0.0):
@@ -425,7 +425,7 @@ async def left_to_its_end(end):
 async def test_a_rollout_that_swallows_its_cancellation_is_left_behind_and_named(
     monkeypatch, caplog
 ):
-    monkeypatch.setattr(outcome, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
     end = asyncio.Event()
     failure = await only_failure(swallows_cancellation(end), timeout=0.05)
     assert failure.reason == "timeout"
@@ -438,7 +438,7 @@ async def test_a_rollout_that_swallows_its_cancellation_is_left_behind_and_named
 async def test_an_early_end_does_not_wait_for_a_rollout_that_swallows_its_cancellation(
     monkeypatch, caplog
 ):
-    monkeypatch.setattr(outcome, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
     end = asyncio.Event()
     with pytest.raises(RolloutError, match="max_exceptions"):
         await gather(art.TrajectoryGroup([broken(), swallows_cancellation(end)]), max_exceptions=0)

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 import art_core as art
 from art_core.base.errors import ConfigError
 from art_core.data.choice import tokens_of
-from art_core.data.prompts import restore_prompts, shorten_prompts
-from art_core.data.store import append_groups, read_groups
+from art_core.data.store import append_groups, read_groups, restore_prompts, shorten_prompts
 
 
 def choice(prompt, answer):

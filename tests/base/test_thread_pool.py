@@ -3,7 +3,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import art_core as art
-from art_core.data.pool import widen_thread_pool
+from art_core.base.threads import widen_thread_pool
 
 AGENTS = 100
 
