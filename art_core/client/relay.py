@@ -22,7 +22,7 @@ from art_core.client.recorder import Recording
 from art_core.costs.metered import ModelMeter
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError
-from art_core.endpoint.http import bearer_key, guarded, json_body, only, unless_gone
+from art_core.endpoint.http import bearer_key, guarded, json_body, unknown_route, unless_gone
 
 CHAT = "/v1/chat/completions"
 TOKENS = {"logprobs": True, "return_token_ids": True}
@@ -67,7 +67,7 @@ def create_relay(
     relay = _Relay(served, recordings, TOKENS if trainable else {}, meter)
     return Starlette(
         routes=[Route(CHAT, guarded(relay.chat_completions), methods=["POST"])],
-        exception_handlers={HTTPException: only(CHAT)},
+        exception_handlers={HTTPException: unknown_route(f"this endpoint has {CHAT}")},
         lifespan=relay.lifespan,
     )
 
@@ -99,7 +99,7 @@ class _Relay:
         recording = self._recordings.get(bearer_key(http))
         if recording is None:
             reason = "no recording has this key; one's key is good inside its `with` block alone"
-            raise RequestError(401, reason, None, "invalid_api_key")
+            raise RequestError(401, reason)
         request = await json_body(http, MAX_REQUEST_BYTES)
         parts = self._parts(recording, request, http)
         try:
@@ -115,7 +115,7 @@ class _Relay:
             return Response(refusal.content, refusal.status_code, _passed(refusal.headers))
         except openai.APIConnectionError as error:
             reason = f"{self._served.base_url} cannot be reached: {error.__cause__ or error}"
-            raise RequestError(503, reason, None, "engine_error") from error
+            raise RequestError(503, reason) from error
         return StreamingResponse(_rest(parts), head.status_code, _passed(head.headers))
 
     async def _parts(

@@ -129,7 +129,6 @@ def prompt_tokens(
                 400,
                 f"the chat template cannot render these messages ({type(error).__name__}: {error})",
                 "messages",
-                "invalid_value",
             ) from error
         limit.check(rendered, count, served)
         return rendered

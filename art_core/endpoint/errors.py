@@ -1,4 +1,4 @@
-"""What goes wrong at the endpoint, as OpenAI's clients read it: a status and `{"error": {message,
+"""Errors of HTTP servers, in the form that OpenAI's clients read: a status and `{"error": {message,
 type, param, code}}`.
 """
 
@@ -30,35 +30,42 @@ Code = Literal[
 ]
 
 MAX_MESSAGE, MAX_PARAM = 4000, 200
-"""Characters of an error's texts: parts of a request stand in them."""
-_SHOWN_ITEMS, _SHOWN_LEVELS = 10, 4
+"""Characters of an error's texts, which may quote a request."""
+_MAX_ITEMS, _MAX_LEVELS = 10, 4
 
-_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    409: "conflict_error",
-    429: "rate_limit_error",
-    503: "service_unavailable",
+_TYPES: dict[int, tuple[str, Code]] = {
+    400: ("invalid_request_error", "invalid_value"),
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", "permission_denied"),
+    404: ("not_found_error", "not_found"),
+    405: ("invalid_request_error", "not_found"),
+    409: ("conflict_error", "conflict"),
+    413: ("invalid_request_error", "body_too_large"),
+    422: ("invalid_request_error", "invalid_value"),
+    500: ("server_error", "internal_error"),
+    501: ("server_error", "not_supported"),
+    503: ("service_unavailable", "engine_error"),
+    507: ("server_error", "storage_full"),
 }
+"""The error's type and its default code for each status."""
 
 UNCONSTRAINED = (
     "Ask for it in the messages, and let the reward miss what is otherwise; "
     "model.recording(trajectory, unconstrained=True) leaves the parameter out"
 )
-"""What to do about a parameter that would have to force the form of an answer."""
+"""The remedy for a parameter that would force the form of an answer."""
 
 
 class RequestError(ArtError):
-    """A request that the endpoint answers with an error: HTTP status, message, the parameter at
-    fault, a code.
+    """An error with which a server answers a request: HTTP status, message, the parameter at fault,
+    and a code, by default that of the status.
     """
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: Code | None = None
     ) -> None:
         param = None if param is None else param[:MAX_PARAM]
-        Exception.__init__(self, status, message[:MAX_MESSAGE], param, code)
+        Exception.__init__(self, status, message[:MAX_MESSAGE], param, code or _TYPES[status][1])
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -69,15 +76,23 @@ class RequestError(ArtError):
         return int(self.args[0])
 
     def body(self) -> dict[str, Any]:
-        """The error as JSON values, in OpenAI's shape."""
+        """Return the error as JSON values, in OpenAI's form."""
         status, message, param, code = self.args
-        default = "server_error" if status >= 500 else "invalid_request_error"
-        kind = _KINDS.get(status, default)
+        kind = _TYPES[status][0]
         return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def request_error(error: BaseException) -> RequestError:
+    """Return the error with which a server answers a request that failed."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, ArtError):
+        return RequestError(503, str(error))
+    return RequestError(500, f"{type(error).__name__}: {error}")
+
+
 def shown(value: object, limit: int = 200) -> str:
-    """Return a value's repr, cut to some characters; the work does not grow with the value."""
+    """Return a value's repr, cut to `limit` characters; the time does not grow with the value."""
     text = repr(_cut(value, limit))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
@@ -87,21 +102,19 @@ def _cut(value: object, limit: int, depth: int = 0) -> object:
         return value[:limit]
     if not isinstance(value, Mapping | list | tuple):
         return value
-    if depth == _SHOWN_LEVELS:
+    if depth == _MAX_LEVELS:
         return "…"
     if isinstance(value, Mapping):
-        some = islice(value.items(), _SHOWN_ITEMS)
+        some = islice(value.items(), _MAX_ITEMS)
         return {_cut(key, limit): _cut(each, limit, depth + 1) for key, each in some}
-    return [_cut(each, limit, depth + 1) for each in value[:_SHOWN_ITEMS]]
+    return [_cut(each, limit, depth + 1) for each in value[:_MAX_ITEMS]]
 
 
 def bad_parameter(name: str, expected: str, got: object) -> RequestError:
-    """A parameter whose value does not fit."""
-    return RequestError(
-        400, f"{name} must be {expected}, got {shown(got, 400)}"[:500], name, "invalid_value"
-    )
+    """Return the error of a parameter whose value is not valid."""
+    return RequestError(400, f"{name} must be {expected}, got {shown(got, 400)}"[:500], name)
 
 
-def unsupported(name: str, why: str) -> RequestError:
-    """A parameter that exists but cannot be honoured here."""
-    return RequestError(400, f"{name} is not supported: {why}", name, "unsupported_parameter")
+def unsupported(name: str, reason: str) -> RequestError:
+    """Return the error of a parameter that exists and is not supported here."""
+    return RequestError(400, f"{name} is not supported: {reason}", name, "unsupported_parameter")

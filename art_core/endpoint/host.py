@@ -15,13 +15,12 @@ from typing import Any, Self
 
 from art_core.base.errors import BackendError, ConfigError
 from art_core.endpoint.engine import ModelNames
-from art_core.endpoint.listener import api_url, bound_socket
+from art_core.endpoint.listener import UVICORN_OPTIONS, api_url, listening_socket
 from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
 from art_core.endpoint.proxies import pass_by_proxies
 from art_core.endpoint.transcripts import MAX_IDS
 
 POLL_S = 0.01
-KEEP_ALIVE_S = 3600
 
 
 class AppHost:
@@ -101,17 +100,9 @@ class AppHost:
                 "pip install 'art-core[endpoint]'",
             ) from error
         config = uvicorn.Config(
-            app,
-            log_level="error",
-            access_log=False,
-            ws="none",  # there are none, and loading their library may print its warnings
-            lifespan="on",
-            timeout_graceful_shutdown=1,
-            # Clients keep connections through a training step; closing under them loses a request.
-            timeout_keep_alive=KEEP_ALIVE_S,
-            backlog=2048,
+            app, log_level="error", lifespan="on", timeout_graceful_shutdown=1, **UVICORN_OPTIONS
         )
-        listener = bound_socket(*self._address)
+        listener = listening_socket(*self._address)
         self._address = listener.getsockname()[:2]
         return uvicorn.Server(config), listener
 

@@ -1,12 +1,14 @@
-"""What routes share: bodies, keys, errors and clients that go away, in Starlette. Import it only to
-serve.
+"""Helpers of HTTP routes, in Starlette: bodies, keys, errors and clients that disconnect.
+
+Import it only to serve.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import orjson
@@ -14,44 +16,50 @@ from starlette.exceptions import HTTPException  # noqa: TID253
 from starlette.requests import ClientDisconnect, Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
-from art_core.base.errors import ArtError
 from art_core.base.files import json_line
-from art_core.endpoint.errors import RequestError
+from art_core.endpoint.errors import RequestError, request_error
 from art_core.endpoint.strict_json import json_text, whole_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 MAX_BODY_BYTES = 16 << 20
-_HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
-"""How halves of characters are written, escaped or as bytes."""
+_SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+"""Lone surrogates in JSON: escaped, or as bytes."""
 
 
-def guarded(handler: Handler) -> Handler:
-    """Return a handler whose errors are answers of OpenAI's shape."""
+def guarded(
+    handler: Handler, as_error: Callable[[BaseException], RequestError] = request_error
+) -> Handler:
+    """Return a handler that answers an exception with the error that `as_error` returns for it."""
 
     async def answered(http: Request) -> Response:
         try:
             return await handler(http)
-        except RequestError as error:
-            return json_response(error.body(), error.status)
         except ClientDisconnect:
             return Response(status_code=499)
-        except ArtError as error:
-            body = RequestError(503, str(error), None, "engine_error").body()
-            return json_response(body, 503)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # a panic of a tokenizer in Rust is no Exception
-            failure = RequestError(500, f"{type(error).__name__}: {error}", None, "internal_error")
-            return json_response(failure.body(), 500)
+        except BaseException as error:  # a panic of a tokenizer in Rust is not an Exception
+            answer = as_error(error)
+            return json_response(answer.body(), answer.status)
 
     return answered
 
 
 def bearer_key(http: Request) -> str:
-    """Return the key that a request came with; "" without one."""
+    """Return the key in a request's Authorization header, "" without one."""
     scheme, _, key = http.headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def check_key(http: Request, keys: Iterable[bytes]) -> None:
+    """Raise RequestError (401) unless a request has one of the keys."""
+    sent = bearer_key(http).encode()
+    # Every key is compared, in constant time: the duration must not depend on the keys.
+    matches = [hmac.compare_digest(sent, key) for key in keys]
+    if not any(matches):
+        message = "wrong or missing API key; send it as 'Authorization: Bearer <key>'"
+        raise RequestError(401, message)
 
 
 async def json_body(http: Request, limit: int = MAX_BODY_BYTES) -> dict[str, Any]:
@@ -60,9 +68,7 @@ async def json_body(http: Request, limit: int = MAX_BODY_BYTES) -> dict[str, Any
     async for part in http.stream():
         body += part
         if len(body) > limit:
-            raise RequestError(
-                413, f"the body is larger than {limit} bytes", None, "body_too_large"
-            )
+            raise RequestError(413, f"the body is larger than {limit} bytes")
     try:
         value = _loaded(bytes(body))
     except ValueError as error:
@@ -73,13 +79,11 @@ async def json_body(http: Request, limit: int = MAX_BODY_BYTES) -> dict[str, Any
 
 
 def _loaded(body: bytes) -> Any:
-    """Read JSON; halves of characters, which some clients send where they cut a text, become
-    U+FFFD.
-    """
+    """Read JSON. Lone surrogates, which some clients send where they cut a text, become U+FFFD."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        if _HALVES.search(body) is None:
+        if _SURROGATES.search(body) is None:
             raise
         value = whole_json(body.decode(errors="surrogatepass"))
         if value is None:
@@ -88,8 +92,9 @@ def _loaded(body: bytes) -> Any:
 
 
 async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what comes of some work, which does not read the body; a client that disconnects
-    cancels it, and ClientDisconnect is raised.
+    """Return the result of `work`, which must not read the body.
+
+    If the client disconnects first, cancel `work` and raise ClientDisconnect.
     """
     working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(http))
     try:
@@ -104,32 +109,27 @@ async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _disconnected(http: Request) -> None:
-    # A body that was not read comes first, also an empty one.
+    # A body that was not read comes first, even if it is empty.
     while (await http.receive())["type"] != "http.disconnect":
         pass
 
 
-def only(*routes: str) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """Return the handler of requests to other routes than an application has: it names these."""
-    return elsewhere(f"this endpoint has {', '.join(routes)}")
-
-
-def elsewhere(hint: str) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """Return the handler of requests to other routes than an application has, with a hint."""
+def unknown_route(hint: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return the handler of requests to routes that an application does not have."""
 
     async def refuse(http: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        reason = f"{error.detail}; {hint}"
+        message = f"{error.detail}; {hint}"
         if http.url.path.endswith("/responses"):
-            reason += ". Have your client use chat completions instead of the Responses API"
-        body = RequestError(error.status_code, reason, None, "not_found").body()
-        return json_response(body, error.status_code)
+            message += ". Have your client use chat completions instead of the Responses API"
+        answer = RequestError(error.status_code, message, None, "not_found")
+        return json_response(answer.body(), answer.status)
 
     return refuse
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return JSON; what JSON can't hold is replaced, as an agent can't mend a model's answer."""
+    """Return a value as JSON; values that JSON cannot represent are replaced."""
     try:
         return orjson.dumps(value)
     except TypeError:
@@ -137,5 +137,5 @@ def json_bytes(value: Any) -> bytes:
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return an answer in JSON."""
+    """Return a response with a value as JSON."""
     return Response(json_bytes(value), status_code=status, media_type="application/json")

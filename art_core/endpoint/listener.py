@@ -1,26 +1,36 @@
-"""Listening sockets for HTTP servers, and the URLs that clients use for them."""
+"""Listening sockets for HTTP servers, their URLs, and uvicorn's options for them."""
 
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from art_core.base.errors import ConfigError
 from art_core.base.files import close_socket_in_children
 
+BACKLOG = 2048
+UVICORN_OPTIONS: dict[str, Any] = {
+    "access_log": False,
+    "ws": "none",  # there are no websockets, and importing their library may print warnings
+    "timeout_keep_alive": 3600,  # clients keep connections open through a training step
+    "backlog": BACKLOG,
+}
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address; port 0 takes a free one. Forked children close
-    it, so that the port is free when this process ends.
 
-    Raises ConfigError for an address that cannot be used.
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address; port 0 takes a free one.
+
+    Forked children close it, so that the port is free when this process ends. Raises ConfigError
+    for an address that cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named, because asyncio sets TCP_NODELAY only then: without it each answer
-    # waits 40 ms for the client's delayed acknowledgement.
+    # The protocol must be given: asyncio sets TCP_NODELAY only then. Without it each answer waits
+    # 40 ms for the client's delayed acknowledgement.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(

@@ -14,7 +14,7 @@ from art_core.base.errors import EngineError
 from art_core.endpoint.answer import Answer
 from art_core.endpoint.chat import Prepared
 from art_core.endpoint.choice import Delta, GrowingChoice
-from art_core.endpoint.errors import RequestError
+from art_core.endpoint.errors import RequestError, request_error
 from art_core.endpoint.transcripts import Transcripts
 
 
@@ -46,7 +46,7 @@ async def sample(
         while growing:
             step = await steps.get()
             if isinstance(step, BaseException):
-                raise _as_request_error(step, timeout_s)
+                raise _late(timeout_s) if isinstance(step, TimeoutError) else request_error(step)
             yield step
             growing -= step.delta.finish_reason is not None
     finally:
@@ -99,11 +99,6 @@ def _keep(
         transcripts.keep(tokenizer, prepared.prompt_text, prepared.prompt_ids, answer_ids)
 
 
-def _as_request_error(error: BaseException, timeout_s: float) -> RequestError:
-    if isinstance(error, TimeoutError):
-        return RequestError(
-            503, f"the engine did not finish within {timeout_s:g} s", None, "engine_timeout"
-        )
-    if isinstance(error, EngineError):
-        return RequestError(503, str(error), None, "engine_error")
-    return RequestError(500, f"{type(error).__name__}: {error}", None, "internal_error")
+def _late(timeout_s: float) -> RequestError:
+    message = f"the engine did not finish within {timeout_s:g} s"
+    return RequestError(503, message, None, "engine_timeout")

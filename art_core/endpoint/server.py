@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -22,12 +21,12 @@ from art_core.endpoint.errors import RequestError
 from art_core.endpoint.http import (
     MAX_BODY_BYTES,
     Handler,
-    bearer_key,
+    check_key,
     guarded,
     json_body,
     json_bytes,
     json_response,
-    only,
+    unknown_route,
     unless_gone,
 )
 from art_core.endpoint.prompt_limit import PromptLimit
@@ -38,7 +37,7 @@ from art_core.endpoint.template_check import TemplateCheck
 from art_core.endpoint.transcripts import MAX_IDS, Transcripts
 
 PROMPT_THREADS = 4
-ROUTES = ("/v1/chat/completions", "/v1/models", "/health")
+OTHER_ROUTES = "this endpoint has /v1/chat/completions, /v1/models, /health"
 
 
 def create_app(
@@ -62,7 +61,7 @@ def create_app(
         Route("/v1/models/{name:path}", _keyed(routes.one_model, api_key), methods=["GET"]),
         Route("/v1/chat/completions", _keyed(routes.chat_completions, api_key), methods=["POST"]),
     ]
-    return Starlette(routes=table, exception_handlers={HTTPException: only(*ROUTES)})
+    return Starlette(routes=table, exception_handlers={HTTPException: unknown_route(OTHER_ROUTES)})
 
 
 class _Routes:
@@ -145,20 +144,11 @@ async def _after(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGene
 
 def _keyed(handler: Handler, api_key: str | None) -> Handler:
     async def keyed(http: Request) -> Response:
-        _check_key(http, api_key)
+        if api_key is not None:
+            check_key(http, [api_key.encode()])
         return await handler(http)
 
     return guarded(keyed)
-
-
-def _check_key(http: Request, api_key: str | None) -> None:
-    if api_key is not None and not hmac.compare_digest(bearer_key(http).encode(), api_key.encode()):
-        raise RequestError(
-            401,
-            "wrong or missing API key; send the endpoint's key as 'Authorization: Bearer ...'",
-            None,
-            "invalid_api_key",
-        )
 
 
 def _event(value: Any) -> bytes:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from art_core.base.errors import BackendError, ConfigError
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.http import unless_gone
-from art_core.endpoint.listener import bound_socket
+from art_core.endpoint.listener import listening_socket
 from art_core.endpoint.server import create_app
 from waiting import until_async
 
@@ -121,7 +121,7 @@ def test_an_endpoint_on_an_ipv6_address_has_a_url_that_clients_read(models) -> N
     url = httpx2.URL(host.base_url)
     assert (url.host, url.port, url.path) == ("::1", 8000, "/v1")
     try:
-        bound_socket("::1", 0).close()
+        listening_socket("::1", 0).close()
     except ConfigError:
         pytest.skip("no IPv6 on this machine")
     with EndpointHost(models, host="::1") as host:

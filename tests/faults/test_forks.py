@@ -17,7 +17,7 @@ from waiting import alive
 
 TRAINER = """
 import os, sys, time, art_core as art
-from art_core.endpoint.listener import bound_socket
+from art_core.endpoint.listener import listening_socket
 class Sink:
     def open(self, run): ...
     def write(self, rows): ...
@@ -28,7 +28,7 @@ run = model.run
 run.record("train", 1, metrics={"costs/gpu": 0.25})
 while not run.delivery.followers[0].opened:
     time.sleep(0.01)
-listener = bound_socket("127.0.0.1", 0)
+listener = listening_socket("127.0.0.1", 0)
 listener.listen()
 port = listener.getsockname()[1]
 """

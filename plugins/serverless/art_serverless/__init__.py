@@ -1,1 +1,1 @@
-"""art-serverless: training and serving elsewhere, and the server that does it."""
+"""art-serverless: a backend that trains and serves at a service, and `art serve`, the service."""

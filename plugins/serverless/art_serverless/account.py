@@ -1,4 +1,4 @@
-"""Which service, and with whose key: from the options, else from the environment."""
+"""The service's address and key: from the options, else from the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from art_serverless.protocol import DEFAULT_URL
 
 
 def service_url(given: str | None) -> str:
-    """Return the service's URL; ConfigError for one that is none."""
+    """Return the service's URL; ConfigError if it is not an http(s) URL."""
     url = (given or os.environ.get("ART_BASE_URL") or DEFAULT_URL).rstrip("/")
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise ConfigError(f"base_url must be an http(s) URL, got {url!r}")
@@ -18,9 +18,9 @@ def service_url(given: str | None) -> str:
 
 
 def service_key(url: str, given: str | None) -> str:
-    """Return the key for a URL. W&B's key is for W&B: no other server is shown it.
+    """Return the key for a URL. W&B's key is sent to W&B only.
 
-    Raises ConfigError where there is none, with where it could come from.
+    Raises ConfigError if there is no key.
     """
     of_wandb = f".{urlsplit(url).hostname}".endswith(".wandb.ai")
     name = "WANDB_API_KEY" if of_wandb else "ART_API_KEY"
@@ -28,6 +28,6 @@ def service_key(url: str, given: str | None) -> str:
     if not key:
         raise ConfigError(
             f"no API key for {url}",
-            f"Give api_key=, or set {name}; `art serve` says where its key lies.",
+            f"Give api_key=, or set {name}; `art serve` prints the file of its key.",
         )
     return key

@@ -1,4 +1,4 @@
-"""The serverless backend: a model that is trained and served elsewhere."""
+"""The serverless backend: models are trained and served by a service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from art_serverless.account import service_key, service_url
 from art_serverless.api import Api
 from art_serverless.journal import Journal
 from art_serverless.protocol import check_finite, checked_loss
-from art_serverless.seat import Seat, StepOptions
+from art_serverless.remote_model import RemoteModel, StepOptions
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
@@ -40,13 +40,13 @@ class ServerlessBackend:
     - `base_url`: of the service, ending in /v1; default `ART_BASE_URL`, else W&B Training.
     - `api_key`: default `WANDB_API_KEY` for W&B's addresses, `ART_API_KEY` for any other.
     - `entity`: the team that owns the models; default `WANDB_ENTITY`, else the service's choice.
-    - `cost_per_hour_usd`: price of an hour of training, for `costs/gpu`; without it, what the
-      service itself says that a step cost.
+    - `cost_per_hour_usd`: price of an hour of training, for `costs/gpu`; by default the costs that
+      the service reports.
     - `request_timeout_s`, `register_timeout_s`: of one request, and of loading a model there.
-    - `stall_timeout_s`: how long a job may tell nothing before the step is given up.
+    - `stall_timeout_s`: seconds without news of a job after which the step fails.
     - `progress`: show progress bars.
 
-    Raises ConfigError for a missing key, a bad URL, a limit or a price that can't be.
+    Raises ConfigError for a missing key, and for an invalid URL, limit or price.
     """
 
     def __init__(
@@ -79,96 +79,96 @@ class ServerlessBackend:
             stall_timeout_s=stall_timeout_s,
             progress=progress,
         )
-        self._seats: RegisteredModels[Seat] = RegisteredModels("serverless")
-        self._steps: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._models: RegisteredModels[RemoteModel] = RegisteredModels("serverless")
+        self._step_locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def register(self, model: TrainableModel) -> Endpoint:
         """Register the model with the service, which loads it at its last checkpoint, or fresh.
 
-        A training job that an earlier process left behind is waited for; its metrics become a row.
+        If an earlier process left a training job, wait for it and log its metrics as a row.
         """
-        self._seats.check_open()
-        remote = await self._api.register(
+        self._models.check_open()
+        record = await self._api.register(
             self._entity,
             model.project,
             model.name,
             model.base_model,
             timeout_s=self._register_timeout_s,
         )
-        if remote.base_model != model.base_model:
+        if record.base_model != model.base_model:
             raise ConfigError(
                 f"model {model.name!r} is registered there with base model "
-                f"{remote.base_model!r}, this run asks for {model.base_model!r}",
+                f"{record.base_model!r}, this run asks for {model.base_model!r}",
                 "Use that base model, or another model name.",
             )
-        key = self._seats.key(model)
-        seat = self._seats.get(key)
-        if seat is None or seat.remote != remote:
-            seat = Seat(
+        key = self._models.key(model)
+        remote = self._models.get(key)
+        if remote is None or remote.record != record:
+            remote = RemoteModel(
                 api=self._api,
                 options=self._step_options,
-                remote=remote,
+                record=record,
                 journal=Journal(model.run_dir),
-                one_step=self._steps[key],
+                step_lock=self._step_locks[key],
             )
-        await seat.begin(model)
-        self._seats[key] = seat
+        await remote.resume(model)
+        self._models[key] = remote
         return Endpoint(
             base_url=self._api.base_url,
             api_key=self._api.api_key,
-            model_name=remote.address.uri,
+            model_name=record.address.uri,
             step_suffix=":step{step}",
         )
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:
-        """Have the service run one step (`TrainConfig.of(**options)`), and wait for it.
+        """Run one step at the service (`TrainConfig.of(**options)`), and wait for it.
 
-        Cancelling stops the waiting, not the job: the next `train` or `register` finds it again.
+        Cancelling this call does not stop the job: the next `train` or `register` finds it again.
         """
-        seat = self._seats.of(model)
+        remote = self._models.of(model)
         checked_loss(options)
         check_finite(options)
         counted = _counted(groups, options, model.plugins.losses())
-        result = await seat.train(model, groups, options)
+        result = await remote.train(model, groups, options)
         return attrs.evolve(result, metrics={**counted, **result.metrics})
 
     async def unregister(self, model: TrainableModel) -> None:
-        """Forget the model here; the service keeps it, and puts it to sleep by itself."""
-        self._seats.pop(self._seats.key(model), None)
+        """Forget the model here. The service keeps it, and unloads it when it is idle."""
+        self._models.pop(self._models.key(model), None)
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""
-        return self._seats.of(model).step
+        return self._models.of(model).step
 
     async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
-        """Return the checkpoints that the service keeps, oldest first."""
-        steps = await self._api.checkpoints(self._seats.of(model).remote.id)
+        """Return the checkpoints at the service, oldest first."""
+        steps = await self._api.checkpoints(self._models.of(model).record.id)
         return [Checkpoint(step=step) for step in steps]
 
     async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
         """Delete all checkpoints but those steps and the newest; return the deleted steps."""
-        seat = self._seats.of(model)
-        steps = await self._api.checkpoints(seat.remote.id)
-        gone = [step for step in steps[:-1] if step not in keep]
-        return await self._api.delete_checkpoints(seat.remote.id, gone) if gone else []
+        model_id = self._models.of(model).record.id
+        steps = await self._api.checkpoints(model_id)
+        unwanted = [step for step in steps[:-1] if step not in keep]
+        return await self._api.delete_checkpoints(model_id, unwanted) if unwanted else []
 
     async def close(self) -> None:
-        """Close the connections; the service goes on by itself. A second call does nothing."""
-        self._seats.closed = True
-        self._seats.clear()
+        """Close the connections; jobs at the service continue. A second call does nothing."""
+        self._models.closed = True
+        self._models.clear()
         await self._api.close()
 
 
 def _counted(
     groups: Sequence[TrajectoryGroup], options: dict[str, Any], losses: Mapping[str, LossSpec]
 ) -> dict[str, float]:
-    """Check the options, and count what can be counted here, for services that do not.
+    """Check the options, and return the metrics of the batch, which services may not report.
 
-    A loss that only the service knows is for the service to check. Of groups without token ids only
-    the attempts that were cut off are counted. Raises ConfigError for options that are wrong
-    anywhere.
+    Options with a loss that is not installed here are checked by the service only. For groups
+    without token ids the result only counts the attempts that were cut off. Raises ConfigError for
+    invalid options.
     """
     cut_off = {"data/step_num_truncated": float(num_cut_off(groups))}
     if options.get("loss_fn", "cispo") not in {*PRESETS, *losses}:

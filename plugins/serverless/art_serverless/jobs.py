@@ -1,4 +1,4 @@
-"""A training job, followed from its first event to its last."""
+"""Following a training job from its first event to its last."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from art_core.base.progress import progress_bar
 from art_serverless.api import Api
 from art_serverless.protocol import Event
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 2.0
+MIN_PAUSE_S, MAX_PAUSE_S = 0.2, 2.0
 
 
 class JobFailedError(BackendError):
-    """The service could not run the step; the message is its reason."""
+    """The service could not run the step; the message has its reason."""
 
 
 @attrs.frozen(kw_only=True)
 class JobResult:
-    """What a job told: metrics of each gradient step, the seconds it trained, its last words."""
+    """The result of a job: the metrics of each gradient step, its seconds, and its last event."""
 
     gradient_steps: tuple[Mapping[str, float], ...]
     seconds: float
@@ -36,7 +36,7 @@ async def follow(
 ) -> JobResult:
     """Wait for a job to end, with a progress bar over its gradient steps.
 
-    Raises JobFailedError with the service's reason, BackendError when it tells nothing new for
+    Raises JobFailedError with the service's reason, BackendError if there are no new events for
     `stall_timeout_s`.
     """
     steps: list[Mapping[str, float]] = []
@@ -54,36 +54,36 @@ async def follow(
             elif event.type == "training_ended":
                 seconds = time.monotonic() - started
                 return JobResult(gradient_steps=tuple(steps), seconds=seconds, ended=event.data)
-    raise AssertionError("events go on until one ends the job, or raise")
+    raise AssertionError("the events include one that ends the job")
 
 
 async def _events(api: Api, job_id: str, stall_timeout_s: float) -> AsyncIterator[Event]:
-    """Yield events as they come. A service that lets a request wait is asked again at once, one
-    that does not after a pause that grows.
+    """Yield events as they come. A service that answers at once is asked again after a pause, which
+    grows; one that waits for events is asked again at once.
     """
     cursor: str | None = None
-    heard, pause = time.monotonic(), SHORTEST_PAUSE_S
+    last_news, pause = time.monotonic(), MIN_PAUSE_S
     while True:
-        asked = time.monotonic()
+        sent = time.monotonic()
         found = await api.events(job_id, cursor)
         for event in found:
             cursor = event.id
             yield event
         now = time.monotonic()
         if found:
-            heard, pause = now, SHORTEST_PAUSE_S
-        elif now - heard > stall_timeout_s:
+            last_news, pause = now, MIN_PAUSE_S
+        elif now - last_news > stall_timeout_s:
             raise BackendError(
-                f"training job {job_id} told nothing new for {now - heard:.0f} s",
-                "It may still run; it is found again when the model registers.",
+                f"training job {job_id} had no new events for {now - last_news:.0f} s",
+                "It may still run. The client finds it again when the model registers.",
             )
-        elif now - asked < SHORTEST_PAUSE_S:
+        elif now - sent < MIN_PAUSE_S:
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            pause = min(2 * pause, MAX_PAUSE_S)
 
 
 def combined(steps: Iterable[Mapping[str, float]], summed: Iterable[str]) -> dict[str, float]:
-    """Return one value a key: the sum over gradient steps for `summed`, the mean for the others."""
+    """Return one value per key: the sum over gradient steps for `summed`, else the mean."""
     values: dict[str, list[float]] = {}
     for step in steps:
         for key, value in step.items():

@@ -1,4 +1,4 @@
-"""What the client remembers of a job under way, so that a new process finds it again."""
+"""The record of a job under way, by which a new process finds the job again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FILE = "serverless.json"
 
 @attrs.frozen(kw_only=True)
 class Pending:
-    """A training step that was sent: the request's `key`, the step that it should give, and the
-    job's id once the service has answered.
+    """A training step that was sent: the request's `key`, the number of the step, and the job's id
+    once the service has answered.
     """
 
     key: str
@@ -26,13 +26,13 @@ class Pending:
 
     @classmethod
     def new(cls, model_id: str, step: int) -> Pending:
-        """Name a request that is about to be sent."""
+        """Return a request with a key of its own, about to be sent."""
         return cls(key=secrets.token_hex(16), model_id=model_id, step=step)
 
 
 @attrs.frozen
 class Journal:
-    """One file in the run's directory; at most one step is under way in a run."""
+    """A file in the run's directory. A run has at most one step under way."""
 
     run_dir: Path
 
@@ -42,6 +42,6 @@ class Journal:
         return Pending(**found["pending"]) if found.get("pending") else None
 
     def write(self, pending: Pending | None) -> None:
-        """Remember the step under way; None when it is over."""
-        kept = None if pending is None else attrs.asdict(pending)
-        replace_json(self.run_dir / FILE, {"pending": kept})
+        """Save the step under way; None when it is over."""
+        saved = None if pending is None else attrs.asdict(pending)
+        replace_json(self.run_dir / FILE, {"pending": saved})

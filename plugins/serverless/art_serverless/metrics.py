@@ -1,4 +1,4 @@
-"""From what a job told to canonical metrics and costs."""
+"""Canonical metrics and costs of a job's events."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PLAIN_NAMES = {
     "kl_div": "loss/kl_div",
     "learning_rate": "loss/learning_rate",
 }
-"""What services that say bare names mean by them."""
+"""Metrics of services that use bare names, and their canonical keys."""
 
 STEPS = "data/step_num_gradient_steps"
 
 
 def metrics_of(job: JobResult, taxonomy: Any) -> dict[str, float]:
-    """Return a step's metrics under canonical keys; keys that the taxonomy refuses are left out."""
-    told = combined(job.gradient_steps, _summed(job, taxonomy))
+    """Return a step's metrics under canonical keys, without those that the taxonomy rejects."""
+    values = combined(job.gradient_steps, _summed(job, taxonomy))
     found: dict[str, float] = {STEPS: float(len(job.gradient_steps))}
-    for name, value in told.items():
+    for name, value in values.items():
         if name.startswith("costs/"):
             continue
         try:
@@ -41,14 +41,14 @@ def metrics_of(job: JobResult, taxonomy: Any) -> dict[str, float]:
 
 
 def costs_of(job: JobResult) -> dict[str, float]:
-    """Return what the service says that the step cost, by cost leaf, in US dollars."""
+    """Return the costs of the step that the service reports, by cost leaf, in US dollars."""
     leaves = cost_leaves(key for step in job.gradient_steps for key in step)
-    told = combined(job.gradient_steps, leaves)
-    return {key.removeprefix("costs/"): told[key] for key in leaves if told[key] > 0}
+    usd = combined(job.gradient_steps, leaves)
+    return {key.removeprefix("costs/"): usd[key] for key in leaves if usd[key] > 0}
 
 
 def cost_leaves(keys: Iterable[str]) -> list[str]:
-    """Return the costs among a step's keys that are no sum of others, nor one over the run."""
+    """Return the cost keys that are neither sums of other keys nor sums over the run."""
     costs = {key for key in keys if key.startswith("costs/")}
     return [key for key in sorted(costs) if not _is_sum(key, costs)]
 

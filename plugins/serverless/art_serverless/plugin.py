@@ -1,6 +1,4 @@
-"""What art-serverless offers to art-core: the backend, and `art serve`. Nothing heavy is imported
-here.
-"""
+"""The plugin's hooks: the backend `serverless` and the command `art serve`. Imports stay light."""
 
 from __future__ import annotations
 
@@ -25,16 +23,16 @@ def art_backends() -> list[BackendSpec]:
 
 _HELP = """\
 examples:
-  art serve --backend local                   on this machine alone; says where the key lies
+  art serve --backend local                   for this machine only; prints the key's file
   art serve --backend local --host 0.0.0.0 --certfile cert.pem --keyfile key.pem
   art serve --backend local -o device=cuda -o lora_rank=32
 
 on the other machine:
   art.backend("serverless", base_url="https://gpu-box:8080/v1", api_key=...)
 
-Ctrl-C or SIGTERM stops it in order, a second one at once: the next start runs what was cut off.
+Ctrl-C or SIGTERM stops it in order, a second one at once. The next start completes its jobs.
 
-environment: ART_API_KEY (the key that clients must send), ART_DIR (where models lie)
+environment: ART_API_KEY (the key that clients must send), ART_DIR (the directory of models)
 """
 
 
@@ -45,11 +43,16 @@ def _at_least_zero(text: str) -> float:
     return number
 
 
-_at_least_zero.__name__ = "number"  # what argparse calls it
+_at_least_zero.__name__ = "number"  # argparse prints this name
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", metavar="NAME", default="local", help="what trains and serves")
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        default="local",
+        help="backend that trains and serves (%(default)s)",
+    )
     parser.add_argument(
         "-o",
         "--option",
@@ -60,7 +63,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (%(default)s)")
-    parser.add_argument("--dir", metavar="DIR", help="where models lie (ART_DIR, else .art)")
+    parser.add_argument("--dir", metavar="DIR", help="directory of models (ART_DIR, else .art)")
     parser.add_argument("--no-auth", action="store_true", help="no key; on loopback only")
     parser.add_argument("--certfile", metavar="PEM", help="serve TLS with this certificate")
     parser.add_argument("--keyfile", metavar="PEM", help="the certificate's private key")
@@ -76,7 +79,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         type=_at_least_zero,
         default=30.0,
         metavar="N",
-        help="put a model to sleep after so long without a request; 0 never (%(default)g)",
+        help="unload a model after so many minutes without a request; 0: never (%(default)g)",
     )
     parser.add_argument(
         "--max-body-mb",
@@ -90,8 +93,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         type=_at_least_zero,
         default=60.0,
         metavar="N",
-        help="how long a stop waits before it cancels the training step under way; local, unsloth "
-        "and tinker finish a step that they began, however long (%(default)g)",
+        help="seconds that a stop waits before it cancels the training step; the backends local, "
+        "unsloth and tinker finish a step that they began all the same (%(default)g)",
     )
 
 

@@ -1,4 +1,4 @@
-"""What both ends of the wire agree on: paths, names, options and events. Values only; no HTTP."""
+"""The protocol between client and server: paths, names, options and events. No HTTP here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DEFAULT_URL: Final = "https://api.training.wandb.ai/v1"
 MODELS: Final = "/preview/models"
 JOBS: Final = "/preview/training-jobs"
 SFT_JOBS: Final = "/preview/sft-training-jobs"
-MOST_ITEMS: Final = 100
-LONGEST_WAIT_S: Final = 30.0
+MAX_ITEMS: Final = 100
+MAX_WAIT_S: Final = 30.0
 
 SCHEME: Final = "wandb-artifact:///"
 MAX_INFERENCE_NAME: Final = 2048
@@ -27,7 +27,7 @@ _INFERENCE_NAME = re.compile(r"(?P<stem>.+?)(?:(?::step|@)(?P<step>[0-9]{1,15}))
 
 @attrs.frozen(kw_only=True)
 class Address:
-    """Who a model belongs to and what it is called, wherever it is served."""
+    """A model's owner, project and name at a service."""
 
     entity: str
     project: str
@@ -35,14 +35,14 @@ class Address:
 
     @property
     def uri(self) -> str:
-        """The name to put into a request for the newest weights."""
+        """The model name in a request for the newest weights."""
         return SCHEME + "/".join(quote(p, safe="") for p in (self.entity, self.project, self.name))
 
 
 @attrs.frozen(kw_only=True)
 class InferenceName:
-    """A model's name in a request, taken apart: all of its address or its `name` alone, and a step
-    (None: the newest).
+    """A model name in a request, parsed: a whole address or only `name`, and a step (None: the
+    newest).
     """
 
     name: str
@@ -52,7 +52,7 @@ class InferenceName:
 
     @classmethod
     def parse(cls, text: str) -> InferenceName:
-        """Read `wandb-artifact:///<entity>/<project>/<name>[:step<N>]` or `<name>[@<step>]`."""
+        """Parse `wandb-artifact:///<entity>/<project>/<name>[:step<N>]` or `<name>[@<step>]`."""
         if len(text) > MAX_INFERENCE_NAME:
             return cls(name=text)
         match = _INFERENCE_NAME.fullmatch(text)
@@ -67,7 +67,7 @@ class InferenceName:
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """Something that a training job tells; `id` is the cursor to go on from."""
+    """An event of a training job; `id` is the cursor for the events after it."""
 
     id: str
     type: str
@@ -75,14 +75,14 @@ class Event:
 
 
 LEGACY: Final = ("normalize_advantages", "ppo", "precalculate_logprobs")
-"""Options of the protocol that TrainConfig says in other words, or not at all."""
+"""Options of the protocol that TrainConfig has under other names, or not at all."""
 
 
 def train_config(given: Mapping[str, Any], losses: Mapping[str, LossSpec]) -> dict[str, Any]:
-    """Return what a job's `experimental_config` means as options of `train`; null is the default.
+    """Return a job's `experimental_config` as options of `train`; null means the default.
 
-    `losses` are what the server's plugins offer. Raises ConfigError for an unknown option, naming
-    the nearest, and for one that can't be done, a loss by import path among them.
+    `losses` are those of the server's plugins. Raises ConfigError for an unknown option, with the
+    nearest known one, and for an unsupported value, such as a loss by import path.
     """
     options = {key: value for key, value in given.items() if value is not None}
     known = [field.name for field in attrs.fields(TrainConfig)]
@@ -91,7 +91,7 @@ def train_config(given: Mapping[str, Any], losses: Mapping[str, LossSpec]) -> di
             raise ConfigError(unknown("training option", key, [*known, *LEGACY]))
     if options.pop("precalculate_logprobs", False):
         raise ConfigError(
-            "precalculate_logprobs is not done here: the engine's own log-probs are used",
+            "precalculate_logprobs is not supported: the engine's own log-probs are used",
             "Leave it out.",
         )
     scaled = options.pop("normalize_advantages", None)
@@ -105,16 +105,17 @@ def train_config(given: Mapping[str, Any], losses: Mapping[str, LossSpec]) -> di
 
 
 def check_finite(options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a number that JSON has no form for: null would mean the default."""
+    """Raise ConfigError for a number that JSON cannot represent: null would mean the default."""
     for name, value in options.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(
-                f"{name}={value} can't be sent to a service", "For no limit give 1e9, say."
+                f"{name}={value} can't be sent to a service",
+                "For no limit give a large number such as 1e9.",
             )
 
 
 def checked_loss(options: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a loss that is not named: a service runs no code of its clients."""
+    """Raise ConfigError unless the loss is a name: a service does not run code of its clients."""
     loss = options.get("loss_fn", "")
     if not isinstance(loss, str) or ":" in loss:
         raise ConfigError(

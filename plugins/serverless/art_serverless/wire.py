@@ -1,4 +1,4 @@
-"""Trajectory groups on the wire: the form that the protocol gives them, both ways."""
+"""Trajectory groups in the protocol's JSON: written by the client, read by the server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _group_json(group: TrajectoryGroup) -> dict[str, Any]:
     if not all(map(math.isfinite, group.rewards)):
         raise ConfigError(
             f"a group has rewards that are not finite: {group.rewards}",
-            "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
+            "Gathering sorts such attempts out: art.gather_trajectory_groups(groups).",
         )
     values = group.to_dict()
     values["exceptions"] = values.pop("failures")
@@ -48,7 +48,7 @@ def _group_json(group: TrajectoryGroup) -> dict[str, Any]:
 def groups_of(values: Any) -> list[TrajectoryGroup]:
     """Read groups from a request's `trajectory_groups`; missing fields have their defaults.
 
-    Raises ConfigError that says where something does not fit: `trajectory_groups[0]...`.
+    Raises ConfigError with the path of an invalid value: `trajectory_groups[0]...`.
     """
     if not isinstance(values, list):
         raise ConfigError(f"trajectory_groups must be a list, got {type(values).__name__}")
@@ -79,11 +79,11 @@ def _group_of(value: Any, where: str) -> TrajectoryGroup:
 
 def _trajectory(value: Any, where: str) -> dict[str, Any]:
     given = _object(value, where)
-    odd = sorted(given.keys() - _TRAJECTORY.keys())
-    if odd:
-        raise ConfigError(f"{where}.{odd[0]} is not a field of a trajectory")
+    unknown = sorted(given.keys() - _TRAJECTORY.keys())
+    if unknown:
+        raise ConfigError(f"{where}.{unknown[0]} is not a field of a trajectory")
     filled = _TRAJECTORY | {k: v for k, v in given.items() if v is not None}
-    reward = given.get("reward", 0.0)  # null is what JSON makes of NaN
+    reward = given.get("reward", 0.0)  # NaN is written as null
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
         raise ConfigError(f"{where}.reward must be a finite number, got {reward!r}")
     for name in ("messages_and_choices", "additional_histories", "logs"):
@@ -101,8 +101,8 @@ def _trajectory(value: Any, where: str) -> dict[str, Any]:
 
 def _items(items: Sequence[Any], where: str) -> None:
     for n, item in enumerate(items):
-        known = _object(item, f"{where}[{n}]")
-        if "role" not in known and "message" not in known:
+        fields = _object(item, f"{where}[{n}]")
+        if "role" not in fields and "message" not in fields:
             raise ConfigError(f"{where}[{n}] is neither a message nor a choice")
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import art_core as art
+from art_core.endpoint.listener import listening_socket
 from art_core.testing.backend import plugins_with_prices
 from art_core.testing.echo import EchoBackend
-from art_serverless.server.keys import Keys
+from art_serverless.server.access import Keys
 from art_serverless.server.settings import Settings
-from art_serverless.server.start import _listening, run
+from art_serverless.server.start import run
 
 KEY = "a key of the tests"
 
@@ -24,7 +25,7 @@ class Serving:
 
     def __init__(self, directory: Path, backend, **settings):
         self.backend = backend
-        self.listener = _listening("127.0.0.1", 0)
+        self.listener = listening_socket("127.0.0.1", 0)
         self.settings = Settings(
             backend="echo",
             options={},

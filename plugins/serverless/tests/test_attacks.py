@@ -14,7 +14,7 @@ import pytest
 
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MAX_INFERENCE_NAME, MODELS, InferenceName
-from art_serverless.server.routes import MOST_STEPS
+from art_serverless.server.routes import MAX_STEPS
 from waiting import until
 
 KEY = "a key of the tests"
@@ -50,7 +50,7 @@ def ask(serving):
         ("POST", JOBS, {"model_id": "{id}", "trajectory_groups": [{LONG: 1}] * 3}, 422),
         ("POST", f"{MODELS}/{{id}}/log", {"trajectory_groups": [], "split": LONG}, 422),
         ("POST", f"{MODELS}/{{id}}/log", {"trajectory_groups": [], "split": [1]}, 422),
-        ("DELETE", f"{MODELS}/{{id}}/checkpoints", {"steps": [1] * (MOST_STEPS + 1)}, 422),
+        ("DELETE", f"{MODELS}/{{id}}/checkpoints", {"steps": [1] * (MAX_STEPS + 1)}, 422),
         ("POST", "/chat/completions", {**CHAT, "model": LONG}, 404),
         ("POST", "/chat/completions", {**CHAT, "model": "agent\n@1"}, 404),
         ("POST", "/chat/completions", {**CHAT, "model": "agent@" + "9" * 5000}, 404),

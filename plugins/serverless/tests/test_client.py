@@ -77,7 +77,7 @@ async def refusal(connect, make_model, url, error=ConfigError, **options):
         (409, ConfigError, "409: no"),
         (422, ConfigError, "422: no"),
         (429, BackendError, "The quota is used up"),
-        (500, BackendError, "its own log says more"),
+        (500, BackendError, "its own log has details"),
         (418, BackendError, "418: no"),
     ],
 )
@@ -336,12 +336,12 @@ async def test_a_number_that_json_cannot_hold_is_refused_and_not_made_the_defaul
 async def test_a_service_that_reports_no_cost_is_said_once(
     serving, connect, make_model, monkeypatch, caplog
 ):
-    monkeypatch.setattr("art_serverless.seat.costs_of", lambda job: {})
+    monkeypatch.setattr("art_serverless.remote_model.costs_of", lambda job: {})
     backend, model = connect(serving()), make_model()
     await model.register(backend)
     for _ in range(2):
         await model.train(await attempts(model, (0.0, 1.0)), mask_truncated=False)
-    assert caplog.text.count("the service does not report what a job costs") == 1
+    assert caplog.text.count("the service does not report the cost of jobs") == 1
     await model.close()
     await backend.close()
 

@@ -21,7 +21,7 @@ from art_serverless.jobs import JobFailedError
 from art_serverless.journal import Journal, Pending
 from art_serverless.protocol import Address
 from art_serverless.server.store import Store
-from art_serverless.server.work import MOST_BEGUN
+from art_serverless.server.work import MAX_ATTEMPTS
 from waiting import until_async
 
 OPTIONS = {"mask_truncated": False}
@@ -120,7 +120,7 @@ async def test_a_client_that_died_finds_its_job_when_the_model_registers(
 ):
     server = serving()
     backend, model = await ready(server, connect, make_model)
-    pending = Pending.new(backend._seats.of(model).remote.id, 1)
+    pending = Pending.new(backend._models.of(model).record.id, 1)
     Journal(model.run_dir).write(pending)  # and then the answer to the request was lost
     groups = await attempts(model, (0.0, 1.0))
     await backend._api.submit(pending.model_id, groups, OPTIONS, key=pending.key)
@@ -142,7 +142,7 @@ async def test_a_job_that_is_found_again_has_the_price_of_its_own_time(
     server = serving()
     backend, model = connect(server, cost_per_hour_usd=3600.0), make_model()
     await model.register(backend)
-    pending = Pending.new(backend._seats.of(model).remote.id, 1)
+    pending = Pending.new(backend._models.of(model).record.id, 1)
     Journal(model.run_dir).write(pending)
     job_id = await backend._api.submit(pending.model_id, [], OPTIONS, key=pending.key)
     while not any(e.type == "gradient_step" for e in await backend._api.events(job_id, None)):
@@ -200,11 +200,11 @@ async def test_a_request_that_never_arrived_is_said_and_forgotten(
 ):
     server = serving()
     backend, model = await ready(server, connect, make_model)
-    Journal(model.run_dir).write(Pending.new(backend._seats.of(model).remote.id, 1))
+    Journal(model.run_dir).write(Pending.new(backend._models.of(model).record.id, 1))
     await closed(backend, model)
     backend, model = await ready(server, connect, make_model)
     assert await backend.step(model) == 0
-    assert "knows no job of it" in caplog.text
+    assert "has no job for it" in caplog.text
     await closed(backend, model)
 
 
@@ -224,7 +224,7 @@ async def test_a_clock_that_is_wrong_changes_nothing(serving, connect, make_mode
 async def test_jobs_of_one_model_run_in_order(serving, connect, make_model):
     server = serving()
     backend, model = await ready(server, connect, make_model)
-    model_id = backend._seats.of(model).remote.id
+    model_id = backend._models.of(model).record.id
     jobs = [await backend._api.submit(model_id, [], OPTIONS, key=str(n)) for n in range(4)]
     ended = []
     for job in jobs:
@@ -241,15 +241,15 @@ def test_a_job_is_kept_whole_and_a_second_start_forgets_what_the_first_told(tmp_
     model = store.add_model(Address(entity="e", project="p", name="n"), "base")
     job = store.add_job(model.id, {"learning_rate": 1e-3}, b"[]", "key")
     assert store.add_job(model.id, {"learning_rate": 1e-3}, b"[]", "key") is None
-    store.begin(job.id)
-    store.train(job.id, 4)
-    store.tell(job.id, "training_started", {"num_sequences": 1})
+    store.count_attempt(job.id)
+    store.begin_training(job.id, 4)
+    store.add_event(job.id, "training_started", {"num_sequences": 1})
     store.close()
     store = Store(tmp_path)
     (found,) = store.unfinished()
-    assert found == attrs.evolve(job, state="running", step_before=4, begun=1)
-    store.begin(job.id)
-    store.train(job.id, 4)
+    assert found == attrs.evolve(job, state="running", step_before=4, attempts=1)
+    store.count_attempt(job.id)
+    store.begin_training(job.id, 4)
     assert store.events(job.id, 0, 10) == []
     store.end(job.id, "ended", [("training_ended", {"step": 5})])
     assert store.unfinished() == []
@@ -266,14 +266,14 @@ async def test_a_step_that_was_whole_before_the_server_died_is_not_run_again(
 ):
     server = serving()
     backend, model = await ready(server, connect, make_model)
-    model_id = backend._seats.of(model).remote.id
+    model_id = backend._models.of(model).record.id
     await model.train(await attempts(model, (0.0, 1.0)), **OPTIONS)
     server.stop()
     store = Store(server.settings.directory)
     job = store.add_job(model_id, OPTIONS, b"[]", "cut off")
-    for _ in range(MOST_BEGUN):
-        store.begin(job.id)
-    store.train(job.id, 0)  # at last it had made step 1, and its news was lost
+    for _ in range(MAX_ATTEMPTS):
+        store.count_attempt(job.id)
+    store.begin_training(job.id, 0)  # at last it had made step 1, and its news was lost
     store.close()
     again = serving(directory=server.settings.directory)
     await closed(backend, model)
@@ -353,7 +353,7 @@ async def test_a_server_that_dies_in_mid_job_runs_it_after_its_restart(
     healthy(url)
     backend, model = await ready(url, connect, make_model)
     groups = await attempts(model, (0.0, 1.0))
-    pending = Pending.new(backend._seats.of(model).remote.id, 1)
+    pending = Pending.new(backend._models.of(model).record.id, 1)
     Journal(model.run_dir).write(pending)
     await backend._api.submit(pending.model_id, groups, OPTIONS, key=pending.key)
     await asyncio.sleep(0.3)
@@ -375,7 +375,7 @@ async def test_a_second_signal_does_not_wait_for_the_step_under_way(
     process, url = slow_server(grace_s=60)
     healthy(url)
     backend, model = await ready(url, connect, make_model)
-    await backend._api.submit(backend._seats.of(model).remote.id, [], OPTIONS, key="k")
+    await backend._api.submit(backend._models.of(model).record.id, [], OPTIONS, key="k")
     await closed(backend, model)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -409,7 +409,7 @@ async def test_a_stop_waits_for_a_step_that_its_backend_does_not_leave_whatever_
     whole = Whole()
     server = serving(whole, grace_s=0.0)
     backend, model = await ready(server, connect, make_model)
-    model_id = backend._seats.of(model).remote.id
+    model_id = backend._models.of(model).record.id
     job_id = await backend._api.submit(model_id, [], OPTIONS, key="k")
     await backend._api.events(job_id, None)
     stopping = asyncio.create_task(asyncio.to_thread(server.stop))
@@ -432,7 +432,7 @@ async def test_a_client_that_waits_for_news_is_answered_when_the_server_stops(
 ):
     server = serving(Slow(), grace_s=0.0)
     backend, model = await ready(server, connect, make_model)
-    model_id = backend._seats.of(model).remote.id
+    model_id = backend._models.of(model).record.id
     job_id = await backend._api.submit(model_id, [], OPTIONS, key="k")
     begun = (await backend._api.events(job_id, None))[-1]
     waiting = asyncio.create_task(backend._api.events(job_id, begun.id))

@@ -15,16 +15,16 @@ import openai
 import pytest
 
 from art_core.base.errors import BackendError, ConfigError
+from art_core.endpoint.errors import RequestError
 from art_core.testing.backend import ask as ask_model
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
-from art_serverless.server.api_page import openapi
-from art_serverless.server.errors import RefusedError
-from art_serverless.server.groups import GroupFiles
-from art_serverless.server.keys import Keys, exposure, server_keys
+from art_serverless.server.access import Keys, exposure, server_keys
+from art_serverless.server.openapi import openapi
 from art_serverless.server.private import DIRECTORY, PrivatePaths
+from art_serverless.server.routes import OPERATIONS
 from art_serverless.server.settings import options_of
-from art_serverless.server.store import Store
+from art_serverless.server.store import GroupFiles, Store
 from waiting import until
 
 KEY = "a key of the tests"
@@ -108,7 +108,7 @@ def test_health_and_pages_need_no_key_and_figures_do(ask):
 
 
 def test_the_openapi_page_declares_each_name_of_a_path_once():
-    for path, item in openapi()["paths"].items():
+    for path, item in openapi(OPERATIONS)["paths"].items():
         for operation in item.values():
             declared = [p["name"] for p in operation["parameters"] if p["in"] == "path"]
             assert declared == re.findall(r"{(\w+)}", path), path
@@ -195,14 +195,14 @@ def test_errors_name_base_models_not_their_places_and_no_secrets(tmp_path, monke
     private = PrivatePaths.of(tmp_path / "serve", {"tiny": "models/tiny", "qwen": "qwen"})
 
     def sent(status, text):
-        return str(private.of_error(RefusedError(status, text, "model")))
+        return str(private.of_error(RequestError(status, text, "model")))
 
     assert sent(404, f"served: agent@0, {tmp_path}/models/tiny") == "served: agent@0, tiny"
     assert sent(404, "served: agent@0, models/tiny") == "served: agent@0, tiny"
     assert sent(422, "no qwen at /home/somebody/x") == "no qwen at ~/x"
     assert sent(500, f"{tmp_path}/serve/a is locked") == f"{DIRECTORY}/a is locked"
     assert sent(500, "very-secret-value and sk-abcdefghijk") == "*** and ***"
-    error = private.of_error(RefusedError(404, "text", "model", "model_not_found"))
+    error = private.of_error(RequestError(404, "text", "model", "model_not_found"))
     assert error.body()["error"]["code"] == "model_not_found"
 
 
@@ -395,13 +395,13 @@ def test_a_key_that_comes_with_another_body_is_refused(ask):
 
 def test_requests_of_one_key_at_the_same_time_make_one_job(ask, monkeypatch):
     given = {"model_id": register(ask)["id"], "trajectory_groups": []}
-    both, keep = threading.Barrier(2), GroupFiles.keep
+    both, keep = threading.Barrier(2), GroupFiles.save
 
     def keep_together(self, job_id, groups):
         both.wait(10)
         keep(self, job_id, groups)
 
-    monkeypatch.setattr(GroupFiles, "keep", keep_together)
+    monkeypatch.setattr(GroupFiles, "save", keep_together)
 
     def once(_):
         return ask("POST", JOBS, json=given, headers={"Idempotency-Key": "k"}).json()["id"]
@@ -422,8 +422,8 @@ def test_a_disk_that_is_slow_to_take_a_jobs_groups_holds_up_nobody_else(ask, mon
         assert written.wait(20)
         keep(self, job_id, groups)
 
-    keep = GroupFiles.keep
-    monkeypatch.setattr(GroupFiles, "keep", keep_slowly)
+    keep = GroupFiles.save
+    monkeypatch.setattr(GroupFiles, "save", keep_slowly)
     question = {"model": "agent", "messages": [{"role": "user", "content": "hi"}]}
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         submitted = pool.submit(ask, "POST", JOBS, json=given)

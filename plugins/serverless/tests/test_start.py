@@ -12,9 +12,10 @@ import pytest
 
 from art_core import Plugins
 from art_core.base.errors import ConfigError
+from art_core.endpoint.listener import listening_socket
 from art_core.testing.echo import EchoBackend, echo_spec
 from art_serverless import plugin
-from art_serverless.server.start import _listening, serve
+from art_serverless.server.start import serve
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_number_that_is_none_is_refused(started, option, value):
 def test_the_printed_url_of_an_ipv6_address_can_be_used(started, monkeypatch):
     monkeypatch.setattr("art_serverless.server.start.backend", lambda *_, **__: EchoBackend())
     try:
-        _listening("::1", 0).close()
+        listening_socket("::1", 0).close()
     except ConfigError:
         pytest.skip("no IPv6 on this machine")
     line = started("--host", "::1", "--port", "0")
@@ -83,7 +84,7 @@ def test_the_files_of_the_server_are_for_their_owner_only(started, tmp_path):
 
 def test_answers_are_sent_at_once():
     """asyncio sets TCP_NODELAY on connections of a listener that says its protocol."""
-    with _listening("127.0.0.1", 0) as listener:
+    with listening_socket("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 

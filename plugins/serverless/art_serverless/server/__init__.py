@@ -1,1 +1,1 @@
-"""`art serve`: any installed backend over the same API, in order of the walk: start, app, work."""
+"""`art serve`: any installed backend over the same API. Read start, app, routes, work."""

@@ -1,81 +1,89 @@
-"""The server's HTTP side, in Starlette: which routes there are, who may use them, how errors are
-answered.
-"""
+"""The HTTP application: a route for each operation, with its key, its errors and its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import errno
+import logging
+import sqlite3
 
+import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from art_core.endpoint.http import elsewhere
-from art_serverless.protocol import (
-    JOBS,
-    MODELS,
-    SFT_JOBS,
-)
-from art_serverless.server.http import (
-    refusal,
-    refused,
-)
-from art_serverless.server.local_requests import check_local
-from art_serverless.server.routes import Routes, Server
+from art_core import ArtError, BackendError, ConfigError, MetricError
+from art_core.endpoint.errors import RequestError, request_error
+from art_core.endpoint.http import Handler, check_key, guarded, unknown_route
+from art_serverless.server.access import Keys, check_local
+from art_serverless.server.openapi import Operation
+from art_serverless.server.routes import OPERATIONS, Routes, Server
 
-Handler = Callable[[Request], Awaitable[Response]]
+log = logging.getLogger("art_serverless")
 
 
 def create_app(server: Server) -> Starlette:
-    """Make the application; everything but /health needs a key."""
+    """Create the application."""
     routes = Routes(server)
-    table: list[tuple[str, str, Handler]] = [
-        ("POST", MODELS, routes.register),
-        ("DELETE", MODELS + "/{model_id}", routes.delete),
-        ("POST", MODELS + "/{model_id}/log", routes.log),
-        ("GET", MODELS + "/{model_id}/checkpoints", routes.checkpoints),
-        ("DELETE", MODELS + "/{model_id}/checkpoints", routes.delete_checkpoints),
-        ("POST", JOBS, routes.submit),
-        ("GET", JOBS, routes.find_jobs),
-        ("GET", JOBS + "/{job_id}/events", routes.events),
-        ("POST", SFT_JOBS, routes.sft),
-        ("GET", "/models", routes.names),
-        ("GET", "/models/{name:path}", routes.name),
-        ("POST", "/chat/completions", routes.chat),
-    ]
-    guarded = [
-        Route(f"/v1{path}", _guarded(handler, server, f"{method} {path}"), methods=[method])
-        for method, path, handler in table
-    ]
-    open_to_all = [
-        Route("/health", routes.health, methods=["GET"]),
-        Route("/openapi.json", routes.openapi, methods=["GET"]),
-        Route("/docs", routes.docs, methods=["GET"]),
-    ]
-    metrics = Route("/metrics", _guarded(routes.metrics, server, "GET /metrics"), methods=["GET"])
-    handlers = {HTTPException: elsewhere("see /docs for what there is")}
-    return Starlette(routes=[*guarded, metrics, *open_to_all], exception_handlers=handlers)
+    return Starlette(
+        routes=[
+            Route(operation.path, _handler(operation, routes, server), methods=[operation.method])
+            for operation in OPERATIONS
+        ],
+        exception_handlers={HTTPException: unknown_route("see /docs for what there is")},
+    )
 
 
-def _guarded(handler: Handler, server: Server, name: str) -> Handler:
-    async def guarded(http: Request) -> Response:
-        with server.monitor.request(name) as watched:
-            response = await _answered(handler, http, server)
-            watched(response.status_code)
+def _handler(operation: Operation, routes: Routes, server: Server) -> Handler:
+    async def checked(http: Request) -> Response:
+        if operation.needs_key:
+            _check_access(http, server.keys)
+        return await operation.handler(routes, http)
+
+    answered = guarded(checked, lambda error: server.private.of_error(refusal(error)))
+
+    async def watched(http: Request) -> Response:
+        label = f"{operation.method} {operation.path.removeprefix('/v1')}"
+        with server.monitor.request(label) as finished:
+            response = await answered(http)
+            finished(response.status_code)
             return response
 
-    return guarded
+    return watched
 
 
-async def _answered(handler: Handler, http: Request, server: Server) -> Response:
-    try:
-        if server.keys.open:
-            check_local(http.headers)
-        server.keys.check(http.headers.get("authorization", ""))
-        return await handler(http)
-    except ClientDisconnect:
-        return Response(status_code=499)
-    except Exception as error:
-        return refused(server.private.of_error(refusal(error)))
+def _check_access(http: Request, keys: Keys) -> None:
+    if keys.accepted:
+        check_key(http, keys.accepted)
+    else:
+        check_local(http.headers)
+
+
+def refusal(error: BaseException) -> RequestError:
+    """Return the error with which a request is answered; unexpected errors are logged."""
+    if isinstance(error, RequestError | BackendError):
+        return request_error(error)
+    if isinstance(error, ConfigError | MetricError):
+        return RequestError(422, str(error))
+    if isinstance(error, ArtError):
+        return RequestError(500, str(error))
+    if _is_too_deep(error):
+        return RequestError(400, "the body is nested too deeply", code="invalid_json")
+    if _is_full(error):
+        return RequestError(507, f"the server's disk is full: {error}")
+    log.error("a request failed", exc_info=error)
+    return request_error(error)
+
+
+def _is_too_deep(error: BaseException) -> bool:
+    too_deep = isinstance(error, orjson.JSONEncodeError) and "ecursion limit" in str(error)
+    return too_deep or isinstance(error, RecursionError)
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_FULL)
+        return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full

@@ -1,11 +1,12 @@
-"""Chat completions: a request goes on to the backend's own endpoint, and its answer comes back.
+"""Chat completions: requests are forwarded to the backend's own endpoint.
 
-The tokens of the answer are remembered, so that choices without them can be trained on.
+The backend is always asked for the tokens of its answers. They are remembered for clients that do
+not ask for them, so that training jobs may contain choices without tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from http import HTTPStatus
@@ -19,45 +20,43 @@ from starlette.types import Receive, Scope, Send
 
 from art_core import TrainableModel
 from art_core.endpoint.engine import CONTEXT_HEADER
-from art_core.endpoint.errors import shown
+from art_core.endpoint.errors import RequestError, shown
 from art_serverless.protocol import InferenceName
-from art_serverless.server.errors import RefusedError
 from art_serverless.server.private import PrivatePaths
 from art_serverless.server.sampled import SampledAnswers
-from art_serverless.server.seats import Seats
+from art_serverless.server.slots import ModelSlots
 from art_serverless.server.store import Store, StoredModel
-from art_serverless.server.token_fields import TokenFields
 
 CONTEXTS = ("train", "eval")
+Keep = Callable[[Mapping[str, Any]], None]
 
 
 @attrs.define(kw_only=True, eq=False)
 class Inference:
-    """Passes requests on; a model stays awake as long as one of its requests runs."""
+    """Forwards chat completions; a model stays loaded while one of its requests runs."""
 
     store: Store
-    seats: Seats
+    slots: ModelSlots
     timeout_s: float
     private: PrivatePaths = attrs.field(factory=PrivatePaths)
     sampled: SampledAnswers = attrs.field(factory=SampledAnswers)
     _client: httpx2.AsyncClient | None = None
 
     async def chat(self, request: dict[str, Any], context: str = "") -> Response:
-        """Answer `POST /chat/completions`, streamed or whole; `context` says what its costs are."""
-        asked = request.get("model")
-        if not isinstance(asked, str):
-            raise RefusedError(400, f"model must be a string, got {shown(asked)}", "model")
-        stored, step = self.named(asked)
+        """Answer `POST /chat/completions`, streamed or not. Its costs belong to `context`."""
+        name = request.get("model")
+        if not isinstance(name, str):
+            raise RequestError(400, f"model must be a string, got {shown(name)}", "model")
+        stored, step = self.named(name)
         _check_messages(request.get("messages"))
         fields = TokenFields.of(request)
-        if fields.all:
-            keep = None
-        else:
+        keep = None
+        if not fields.all:
             keep = partial(self.sampled.remember, stored.id, request["messages"])
-            request = fields.asking(request)
+            request = fields.added_to(request)
         async with AsyncExitStack() as stack:
-            model = await stack.enter_async_context(self.seats.using(stored))
-            answer = await self._sent(model, request, step, context)
+            model = await stack.enter_async_context(self.slots.using(stored))
+            answer = await self._forward(model, request, step, context)
             stack.push_async_callback(answer.aclose)
             kind = answer.headers.get("content-type", "application/json")
             if kind.startswith("text/event-stream"):
@@ -77,22 +76,25 @@ class Inference:
         if self._client is not None:
             await self._client.aclose()
 
-    def named(self, asked: str) -> tuple[StoredModel, int | None]:
-        """Return the model of a name and the step in it; RefusedError for none, and for several."""
-        name = InferenceName.parse(asked)
+    def named(self, text: str) -> tuple[StoredModel, int | None]:
+        """Return the model and the step that a name refers to.
+
+        Raises RequestError if there is no such model, or if several models fit.
+        """
+        name = InferenceName.parse(text)
         found = self.store.models_called(name.name, name.entity, name.project)
         if not found:
             served = ", ".join(m.address.uri for m in self.store.models()) or "none"
-            said = f"no model {shown(asked)}; served: {served}"[:2000]
-            raise RefusedError(404, said, "model", "model_not_found")
+            message = f"no model {shown(text)}; served: {served}"[:2000]
+            raise RequestError(404, message, "model", "model_not_found")
         if len(found) > 1:
             several = ", ".join(m.address.uri for m in found)
-            raise RefusedError(
-                409, f"{shown(asked)} may mean any of {several}; give one of these", "model"
+            raise RequestError(
+                409, f"{shown(text)} may mean any of {several}; give one of these", "model"
             )
         return found[0], name.step
 
-    async def _sent(
+    async def _forward(
         self, model: TrainableModel, request: dict[str, Any], step: int | None, context: str
     ) -> httpx2.Response:
         endpoint = model.endpoint()
@@ -115,7 +117,7 @@ class Inference:
         try:
             return await self._client.send(outgoing, stream=True)
         except httpx2.HTTPError as error:
-            raise RefusedError(
+            raise RequestError(
                 503, f"the engine did not answer: {type(error).__name__} {error}"
             ) from None
 
@@ -123,19 +125,121 @@ class Inference:
 def _check_messages(messages: Any) -> None:
     whole = isinstance(messages, list) and all(isinstance(each, dict) for each in messages)
     if not whole or not messages:
-        said = f"messages must be a list of at least one message, got {shown(messages)}"
-        raise RefusedError(400, said, "messages")
+        message = f"messages must be a list of at least one message, got {shown(messages)}"
+        raise RequestError(400, message, "messages")
 
 
 class _Stream(StreamingResponse):
-    """Passes events on; what is held for them is let go however that ends, or never begins."""
+    """Sends events. `resources` are released when the response ends, even before it starts."""
 
     def __init__(
-        self, events: AsyncIterator[bytes], status: int, kind: str, held: AsyncExitStack
+        self, events: AsyncIterator[bytes], status: int, kind: str, resources: AsyncExitStack
     ) -> None:
         super().__init__(events, status, media_type=kind)
-        self._held = held
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._held:
+        async with self._resources:
             await super().__call__(scope, receive, send)
+
+
+@attrs.frozen(kw_only=True)
+class TokenFields:
+    """The fields about tokens that a client asks for. The others are cut from the answer."""
+
+    logprobs: bool
+    token_ids: bool
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> TokenFields:
+        """Return the fields that a request asks for."""
+        return cls(
+            logprobs=bool(request.get("logprobs")) or request.get("top_logprobs") is not None,
+            token_ids=bool(request.get("return_token_ids")),
+        )
+
+    @property
+    def all(self) -> bool:
+        """True if the client asks for all fields, so that the server need not remember them."""
+        return self.logprobs and self.token_ids
+
+    def added_to(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the request with all fields asked for."""
+        more = {} if self.logprobs else {"logprobs": True}
+        return {**request, **more, **({} if self.token_ids else {"return_token_ids": True})}
+
+    def cut(self, completion: dict[str, Any]) -> dict[str, Any]:
+        """Return a completion, or a chunk of one, with the fields that were asked for."""
+        cut = dict(completion)
+        if not self.token_ids:
+            cut.pop("prompt_token_ids", None)
+        cut["choices"] = [self._cut_choice(choice) for choice in completion.get("choices") or ()]
+        return cut
+
+    def _cut_choice(self, choice: Mapping[str, Any]) -> dict[str, Any]:
+        cut = dict(choice)
+        if not self.token_ids:
+            cut.pop("token_ids", None)
+        if not self.logprobs and "logprobs" in cut:
+            cut["logprobs"] = None
+        return cut
+
+    async def cut_stream(self, lines: AsyncIterator[str], keep: Keep) -> AsyncIterator[bytes]:
+        """Yield the events of a stream with the fields that were asked for. `keep` is called with
+        the whole completion at the end.
+        """
+        joined = _JoinedChunks()
+        async for line in lines:
+            text = line.removeprefix("data:").strip()
+            if not line.startswith("data:") or not text.startswith("{"):
+                if text == "[DONE]":
+                    keep(joined.completion())
+                yield line.encode() + b"\n"
+                continue
+            chunk = orjson.loads(text)
+            joined.add(chunk)
+            yield b"data: " + orjson.dumps(self.cut(chunk)) + b"\n"
+
+
+class _JoinedChunks:
+    """A completion made of a stream's chunks: the parts by which its answers are found again."""
+
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        names = ("prompt_token_ids", "policy_version", "sampling")
+        self._head |= {name: chunk[name] for name in names if name in chunk}
+        for part in chunk.get("choices") or ():
+            new = {"content": "", "calls": {}, "token_ids": [], "entries": []}
+            choice = self._choices.setdefault(part["index"], new)
+            delta = part.get("delta") or {}
+            choice["content"] += delta.get("content") or ""
+            choice["token_ids"] += part.get("token_ids") or ()
+            choice["entries"] += (part.get("logprobs") or {}).get("content") or ()
+            for call in delta.get("tool_calls") or ():
+                _join_call(choice["calls"], call)
+
+    def completion(self) -> dict[str, Any]:
+        choices = [
+            {
+                "message": {
+                    "role": "assistant",
+                    "content": choice["content"],
+                    "tool_calls": list(choice["calls"].values()),
+                },
+                "token_ids": choice["token_ids"],
+                "logprobs": {"content": choice["entries"]},
+            }
+            for choice in self._choices.values()
+        ]
+        return {**self._head, "choices": choices}
+
+
+def _join_call(calls: dict[int, dict[str, Any]], part: Mapping[str, Any]) -> None:
+    call = calls.setdefault(part["index"], {"function": {"name": "", "arguments": ""}})
+    if part.get("id"):
+        call["id"] = part["id"]
+    for name, text in (part.get("function") or {}).items():
+        call["function"][name] = call["function"].get(name, "") + (text or "")

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: requests, their times, jobs and models."""
+"""Figures for Prometheus: requests, their times, jobs and models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
 class Monitor:
-    """Counters in a registry of their own."""
+    """Counts requests, in a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -36,24 +36,24 @@ class Monitor:
 
     @contextmanager
     def request(self, route: str) -> Iterator[Callable[[int], None]]:
-        """Time a request; call what is yielded with its status."""
+        """Time a request; yield a function that takes its status."""
         status = 499
         started = time.perf_counter()
 
-        def watched(answered: int) -> None:
+        def finished(code: int) -> None:
             nonlocal status
-            status = answered
+            status = code
 
         self._running.inc()
         try:
-            yield watched
+            yield finished
         finally:
             self._running.dec()
             self._requests.labels(route, str(status)).inc()
             self._seconds.labels(route).observe(time.perf_counter() - started)
 
     def text(self, jobs: Mapping[str, int], awake: int) -> tuple[bytes, str]:
-        """Return what is counted as Prometheus reads it, and its content type."""
+        """Return the figures in Prometheus' form, and its content type."""
         for state in ("queued", "running", "ended", "failed"):
             self._jobs.labels(state).set(jobs.get(state, 0))
         self._models.set(awake)

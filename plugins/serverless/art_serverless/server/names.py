@@ -1,4 +1,4 @@
-"""Names that clients choose: what a model and its base model may be called."""
+"""Checks of the names that clients choose for models and base models."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from art_core.base.errors import unknown
-from art_core.endpoint.errors import shown
+from art_core.endpoint.errors import RequestError, shown
 from art_serverless.protocol import Address
-from art_serverless.server.errors import RefusedError
 
 ENTITY = "local"
 OWN_FILES = "serve."
-"""What lies beside the entities' directories: serve.sqlite, serve.key, serve.lock."""
+"""Beginning of the server's own files, which lie beside the directories of the entities."""
 _NAME = re.compile(r"[^\W_][\w.-]{0,127}", re.ASCII)
 _BASE_MODEL = re.compile(r"[^\W_][\w.-]{0,127}(/[^\W_][\w.-]{0,127})?", re.ASCII)
 
 
 def checked_address(given: Mapping[str, Any]) -> Address:
-    """Return a model's address; RefusedError for a name that could leave the server's directory, or
-    be a file of the server's own.
+    """Return a model's address; RequestError for a name that could be a path out of the server's
+    directory, or one of the server's own files.
     """
     entity = _name("entity", given.get("entity") or ENTITY)
     if entity.lower().startswith(OWN_FILES):
-        raise RefusedError(
+        raise RequestError(
             422,
             f"entity can't begin with {OWN_FILES!r}, as the server's own files do: {shown(entity)}",
             "entity",
@@ -40,7 +39,7 @@ def checked_address(given: Mapping[str, Any]) -> Address:
 def _name(field: str, value: Any) -> str:
     if isinstance(value, str) and _NAME.fullmatch(value) and ".." not in value:
         return value
-    raise RefusedError(
+    raise RequestError(
         422,
         f"{field} must be letters, digits, '.', '-' and '_', beginning with a letter or digit, "
         f"at most 128 of them; got {shown(value)}",
@@ -49,29 +48,29 @@ def _name(field: str, value: Any) -> str:
 
 
 def checked_base_model(given: Mapping[str, Any], known: Mapping[str, str]) -> str:
-    """Return the base model's name; RefusedError for a path, and for one that is not offered."""
+    """Return the name of the base model; RequestError for a path and for an unknown name."""
     value = given.get("base_model")
     if isinstance(value, str) and value in known:
         return value
     if known:
-        raise RefusedError(422, unknown("base model", shown(value).strip("'"), known), "base_model")
+        raise RequestError(422, unknown("base model", shown(value).strip("'"), known), "base_model")
     if isinstance(value, str) and _BASE_MODEL.fullmatch(value) and ".." not in value:
         check_no_path(value)
         return value
-    raise _no_name(value)
+    raise _not_a_name(value)
 
 
 def check_no_path(base_model: str) -> None:
-    """Raise RefusedError for a base model that a client named and that exists as a file or a
-    directory here: a backend would load it from there.
+    """Raise RequestError if the name of a base model is also a file or a directory here: the
+    backend would load it from there.
     """
     if os.path.lexists(base_model):
-        raise _no_name(base_model)
+        raise _not_a_name(base_model)
 
 
-def _no_name(value: Any) -> RefusedError:
-    return RefusedError(
+def _not_a_name(value: Any) -> RequestError:
+    return RequestError(
         422,
-        f"base_model must be a name such as 'Qwen/Qwen3-0.6B', no path; got {shown(value)}",
+        f"base_model must be a name such as 'Qwen/Qwen3-0.6B', not a path; got {shown(value)}",
         "base_model",
     )

@@ -1,4 +1,4 @@
-"""Texts for clients, without the server's paths and secrets."""
+"""Texts for clients: the server's paths and secrets are replaced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIRECTORY = "<directory of art serve>"
 
 @attrs.frozen
 class PrivatePaths:
-    """Paths of this machine; each has a word that clients read in its place."""
+    """Paths of this machine, each with the word that replaces it in texts for clients."""
 
     words: tuple[tuple[str, str], ...] = ()
 
@@ -36,18 +36,18 @@ class PrivatePaths:
         return text
 
     def hide_all(self, text: str) -> str:
-        """Return a text without these paths and without what looks like a secret."""
+        """Return a text without these paths and without secrets."""
         return without_secrets(self.hide(text))
 
     def of_error(self, error: RequestError) -> RequestError:
-        """Return an answer's error without these paths; one of the server, without secrets too."""
+        """Return an error without these paths; an error of the server also without secrets."""
         _, message, param, code = error.args
         hide = self.hide_all if error.status >= 500 else self.hide
         return RequestError(error.status, hide(str(message)), param, code)
 
 
 def _forms(path: str) -> set[str]:
-    """Return the ways to write a path; none for a single word, which stands in other texts too."""
+    """Return the ways to write a path; none for a single word, which may have other meanings."""
     expanded = Path(path).expanduser()
     forms = {path, *map(str, (expanded, expanded.absolute(), expanded.resolve()))}
     return {form for form in forms if os.sep in form and form != os.sep}

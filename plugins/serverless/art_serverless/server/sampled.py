@@ -1,4 +1,4 @@
-"""The tokens of sampled answers, so that a client that returns plain choices can train."""
+"""The tokens of sampled answers, remembered for clients that send choices without tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import attrs
 import orjson
 
 MAX_NUMBERS = 1 << 24
-"""Token ids and log-probs that are remembered, of all models together: 128 MiB at most."""
+"""Limit for the remembered token ids and log-probs of all models together: 128 MiB."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class SampledAnswer:
-    """One answer: the ids of its prompt, its own ids and their log-probs, as the engine gave them.
+    """One answer: the ids of its prompt, its own ids and their log-probs, as the engine sent them.
 
     `context` is the digest of the messages before it. `policy_version` and `sampling` are None if
     the endpoint did not send them.
@@ -56,8 +56,8 @@ class SampledAnswer:
 
 @attrs.define
 class FilledGroups:
-    """Trajectory groups of a request; `unknown` are the places of choices without known tokens,
-    `with_tokens` the number of those that came with theirs.
+    """Trajectory groups of a request. `unknown` lists the choices whose tokens are not known,
+    `with_tokens` counts the choices that were sent with their tokens.
     """
 
     groups: list[dict[str, Any]] = attrs.field(factory=list)
@@ -65,8 +65,10 @@ class FilledGroups:
     with_tokens: int = 0
 
     def problem(self) -> str | None:
-        """Return why the groups can't be trained on. A client that sends tokens itself may leave
-        some choices without; these conversations are left out.
+        """Return the reason why the groups can't be trained on, if any.
+
+        If a client sends tokens with some choices, the others are not a problem: training leaves
+        their conversations out.
         """
         if not self.unknown or self.with_tokens:
             return None
@@ -80,10 +82,11 @@ class FilledGroups:
 
 
 class SampledAnswers:
-    """Remembers the newest answers of all models; the oldest go first. Safe under threads.
+    """Remembers the newest answers of all models. Safe under threads.
 
-    An answer is found by its model, its text and tool calls, and the messages before it; or, if
-    the choice has log-probs, by these in place of the messages. Of equal ones the newest counts.
+    An answer is found by its model, its text and tool calls, and the messages before it. If the
+    choice has log-probs, it is also found by these, after any messages. Of equal answers the newest
+    counts.
     """
 
     def __init__(self, max_numbers: int = MAX_NUMBERS) -> None:
@@ -97,7 +100,7 @@ class SampledAnswers:
     def remember(
         self, model_id: str, messages: Sequence[Any], completion: Mapping[str, Any]
     ) -> None:
-        """Remember the choices of a chat completion that hold their tokens."""
+        """Remember the choices of a chat completion that have their tokens."""
         context = _context(messages)
         prompt_ids = array("I", completion.get("prompt_token_ids") or ())
         for choice in completion["choices"]:
@@ -115,13 +118,13 @@ class SampledAnswers:
             self._add((model_id, _line(choice["message"])), answer)
 
     def forget(self, model_id: str) -> None:
-        """Forget the answers of a model that was deleted."""
+        """Forget the answers of a model."""
         with self._lock:
             for number in [n for n, (key, _) in self._answers.items() if key[0] == model_id]:
                 self._drop(number)
 
     def filled(self, model_id: str, groups: Sequence[Mapping[str, Any]]) -> FilledGroups:
-        """Return checked trajectory groups whose choices have their tokens, where known."""
+        """Return checked trajectory groups with the tokens of their choices where known."""
         filled = FilledGroups()
         for n, group in enumerate(groups):
             trajectories = [
@@ -190,7 +193,7 @@ def is_choice(item: Any) -> bool:
 
 
 def has_tokens(choice: Mapping[str, Any]) -> bool:
-    """Return True if a choice holds the token ids of prompt and answer, with their log-probs."""
+    """Return True if a choice has the token ids of prompt and answer, and their log-probs."""
     token_ids = choice.get("token_ids")
     if not isinstance(token_ids, list) or not choice.get("prompt_token_ids"):
         return False
@@ -216,7 +219,7 @@ def _context(messages: Sequence[Any]) -> bytes:
 
 
 def _line(message: Mapping[str, Any]) -> bytes:
-    """Return a message's content in one form: clients leave out, or add, fields without values."""
+    """Return a message in one form: clients leave out, or add, fields without values."""
     given = message.get("tool_calls")
     calls = [_call(call) for call in given] if isinstance(given, list) else []
     fields = [message.get("role", "assistant"), _text(message.get("content")), calls]

@@ -1,4 +1,4 @@
-"""What `art serve` was asked for on the command line."""
+"""The settings of `art serve`, read from its command line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import attrs
 
 from art_core import ConfigError
-from art_serverless.server.keys import Keys
+from art_serverless.server.access import Keys
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """How to serve; see `art serve --help`."""
+    """Settings of the server; see `art serve --help`."""
 
     backend: str
     options: Mapping[str, Any]
@@ -34,7 +34,7 @@ class Settings:
 
 
 def settings_of(arguments: argparse.Namespace, directory: Path, keys: Keys) -> Settings:
-    """Return what the command line says; ConfigError for what can't be served with."""
+    """Return the settings of a command line; ConfigError for values that are not valid."""
     _check_tls(arguments.certfile, arguments.keyfile)
     return Settings(
         backend=arguments.backend,
@@ -53,7 +53,7 @@ def settings_of(arguments: argparse.Namespace, directory: Path, keys: Keys) -> S
 
 
 def options_of(given: Iterable[str]) -> dict[str, Any]:
-    """Return `key=value` texts as options; a value is a Python literal, else a string."""
+    """Return the options in `key=value` texts; a value is a Python literal, else a string."""
     options: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -74,7 +74,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _check_tls(certfile: str | None, keyfile: str | None) -> None:
-    """Raise ConfigError for a certificate or a key that can't be served with."""
+    """Raise ConfigError for a certificate or a key that cannot be used."""
     if keyfile and not certfile:
         raise ConfigError(f"--keyfile {keyfile} has no certificate", "Give --certfile, too.")
     if not certfile:

@@ -1,4 +1,4 @@
-"""From the command line to a running server, and down again."""
+"""`art serve` from its command line to the running server, and its end."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from typing import Any
 
 from art_core import Backend, BackendError, ConfigError, Plugins, backend
 from art_core.base.files import close_in_children, close_lock
-from art_core.endpoint.listener import api_url, bound_socket
+from art_core.endpoint.listener import UVICORN_OPTIONS, api_url, listening_socket
 from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
-from art_serverless.server.keys import exposure, server_keys
+from art_serverless.server.access import exposure, server_keys
 from art_serverless.server.settings import Settings, settings_of
 
 log = logging.getLogger("art_serverless")
 
-BACKLOG = 2048
 IDLE_CHECKS_S = 20.0
 EXIT_CHECKS_S = 0.1
 CHAT_TIMEOUT_S = 600.0
 
 
 def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
-    """Serve until the process is told to stop; yield what to print."""
+    """Serve until a signal ends the process; yield the lines to print."""
     plugins.backend(arguments.backend)
     directory = Path(arguments.dir or os.environ.get("ART_DIR") or ".art") / "serve"
-    with _private(directory), _alone(directory):
+    with _private_files(directory), _locked(directory):
         keys, about_keys = server_keys(directory, arguments.host, no_auth=arguments.no_auth)
         yield from _served(settings_of(arguments, directory, keys), about_keys)
 
 
 def _served(settings: Settings, about_keys: str) -> Iterator[str]:
     _uvicorn()
-    with _listening(settings.host, settings.port) as listener:
+    # Clients can connect now; they wait until the backend is loaded.
+    with listening_socket(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         url = api_url(host, port, "https" if settings.certfile else "http")
         served = backend(settings.backend, **settings.options)
@@ -49,19 +49,19 @@ def _served(settings: Settings, about_keys: str) -> Iterator[str]:
         if warning:
             yield warning
         yield f"models lie in {settings.directory}; stop with Ctrl-C"
-        with _signals_end_quietly():
+        with _closing_after_signals():
             whole = asyncio.run(run(settings, listener, served))
-        yield "stopped" if whole else "stopped; the next start sees to the step under way"
+        yield "stopped" if whole else "stopped; the next start completes the interrupted step"
 
 
 async def run(
     settings: Settings,
     listener: socket.socket,
     served: Backend,
-    begun: Callable[[Any], None] = lambda _: None,
+    started: Callable[[Any], None] = lambda _: None,
 ) -> bool:
-    """Serve a backend until SIGINT or SIGTERM, then close it; False when a training step was left
-    in the middle. `begun` is given uvicorn's server, whose `should_exit` ends it too.
+    """Serve a backend until SIGINT or SIGTERM, then close it. Return False if a training step was
+    interrupted. `started` is called with uvicorn's server, whose `should_exit` ends it too.
     """
     uvicorn = _uvicorn()
     from art_serverless.server.app import create_app
@@ -69,23 +69,21 @@ async def run(
     from art_serverless.server.monitor import Monitor
     from art_serverless.server.private import PrivatePaths
     from art_serverless.server.routes import Server
-    from art_serverless.server.seats import Seats
+    from art_serverless.server.slots import ModelSlots
     from art_serverless.server.store import Store
     from art_serverless.server.work import Work
 
     store = Store(settings.directory)
-    seats = Seats(
-        backend=served,
-        directory=settings.directory,
-        base_models=settings.base_models,
+    slots = ModelSlots(
+        backend=served, directory=settings.directory, base_models=settings.base_models
     )
     private = PrivatePaths.of(settings.directory, settings.base_models)
-    work = Work(store=store, seats=seats, private=private)
-    inference = Inference(store=store, seats=seats, private=private, timeout_s=CHAT_TIMEOUT_S)
+    work = Work(store=store, slots=slots, private=private)
+    inference = Inference(store=store, slots=slots, private=private, timeout_s=CHAT_TIMEOUT_S)
     app = create_app(
         Server(
             store=store,
-            seats=seats,
+            slots=slots,
             work=work,
             inference=inference,
             monitor=Monitor(),
@@ -95,57 +93,57 @@ async def run(
             private=private,
         )
     )
-    left_behind = work.resume()
-    if left_behind:
-        log.warning("%d training jobs were left behind; they run now", left_behind)
+    unfinished = work.resume()
+    if unfinished:
+        log.warning(
+            "%d training jobs of an earlier server are unfinished; they run now", unfinished
+        )
     config = uvicorn.Config(
         app,
-        http="h11",  # httptools holds headers of any length, before a key was seen
+        http="h11",  # httptools stores headers of any length, before the key is checked
         log_level="warning",
-        access_log=False,
-        ws="none",
         lifespan="off",
         timeout_graceful_shutdown=5,
-        timeout_keep_alive=3600,
-        backlog=BACKLOG,
         ssl_certfile=settings.certfile,
         ssl_keyfile=settings.keyfile,
+        **UVICORN_OPTIONS,
     )
     server = uvicorn.Server(config)
     raise_open_files()
     asyncio.get_running_loop().set_exception_handler(ExhaustionReport())
-    begun(server)
-    async with AsyncExitStack() as held:
-        held.callback(store.close)
-        held.push_async_callback(seats.close)
-        held.push_async_callback(inference.close)
-        held.callback(asyncio.create_task(_tend(seats, settings.idle_s)).cancel)
-        held.callback(asyncio.create_task(_wind_down(server, work)).cancel)
+    started(server)
+    async with AsyncExitStack() as stack:
+        stack.callback(store.close)
+        stack.push_async_callback(slots.close)
+        stack.push_async_callback(inference.close)
+        stack.callback(asyncio.create_task(_unload_idle(slots, settings.idle_s)).cancel)
+        stack.callback(asyncio.create_task(_wind_down(server, work)).cancel)
         await server.serve(sockets=[listener])
         return await work.stop(settings.grace_s)
     raise AssertionError("the block above returns or raises")
 
 
-async def _tend(seats: Any, idle_s: float) -> None:
+async def _unload_idle(slots: Any, idle_s: float) -> None:
     while idle_s > 0:
         await asyncio.sleep(min(IDLE_CHECKS_S, idle_s))
         try:
-            await seats.put_to_sleep(idle_s)
+            await slots.put_to_sleep(idle_s)
         except Exception:
             log.exception("a model could not be put to sleep")
 
 
 async def _wind_down(server: Any, work: Any) -> None:
-    """Let requests for news end at once, for which uvicorn would wait, and then cut them off."""
-    while not server.should_exit:  # noqa: ASYNC110 uvicorn has a flag, no event
+    """End the requests that wait for events: uvicorn would wait for them, and then cut them off."""
+    while not server.should_exit:  # noqa: ASYNC110 uvicorn has a flag, not an event
         await asyncio.sleep(EXIT_CHECKS_S)
     work.wind_down()
 
 
 @contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """Let uvicorn end at a signal, which it raises again afterwards, and the rest be closed too. A
-    second signal waits for nothing: what was accepted is on the disk.
+def _closing_after_signals() -> Iterator[None]:
+    """Let the block close everything after a signal, which uvicorn raises again when it has ended.
+
+    A second signal ends the process at once: the accepted jobs are on disk.
     """
     signals = (signal.SIGINT, signal.SIGTERM)
 
@@ -162,12 +160,12 @@ def _signals_end_quietly() -> Iterator[None]:
 
 
 @contextmanager
-def _private(directory: Path) -> Iterator[None]:
-    """Make the directory, and all files inside the block, readable by their owner only."""
+def _private_files(directory: Path) -> Iterator[None]:
+    """Create the directory. It and all files created inside the block are for their owner only."""
     earlier = os.umask(0o077)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with suppress(PermissionError):  # of a directory that another user made for this one
+        with suppress(PermissionError):  # another user created the directory for this one
             directory.chmod(0o700)
         yield
     finally:
@@ -175,7 +173,7 @@ def _private(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
     fd = os.open(directory / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,28 +189,14 @@ def _alone(directory: Path) -> Iterator[None]:
         close_lock(fd)
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    listener = bound_socket(host, port)
-    try:
-        listener.listen(BACKLOG)  # clients that connect while the backend is loaded wait
-    except OSError as error:  # another server took the port between `bind` and here
-        listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
-    return listener
-
-
 def _uvicorn() -> Any:
     try:
         import prometheus_client  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise _missing(error) from error
+        raise ConfigError(
+            f"`art serve` needs {error.name!r}, which is not installed",
+            "pip install 'art-serverless[server]'",
+        ) from error
     return uvicorn
-
-
-def _missing(error: ImportError) -> ConfigError:
-    return ConfigError(
-        f"`art serve` needs {error.name!r}, which is not installed",
-        "pip install 'art-serverless[server]'",
-    )

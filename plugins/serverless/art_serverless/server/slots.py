@@ -1,4 +1,4 @@
-"""Models in the backend: loaded when they are asked for, put to sleep when nobody asks."""
+"""The loaded models: each is loaded on its first request, and unloaded when it is idle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from art_core import Backend, TrainableModel
-from art_serverless.server.errors import RefusedError
+from art_core.endpoint.errors import RequestError
 from art_serverless.server.names import check_no_path
 from art_serverless.server.store import StoredModel
 
@@ -21,8 +21,8 @@ log = logging.getLogger("art_serverless")
 
 
 @attrs.define(kw_only=True, eq=False)
-class Seat:
-    """A loaded model; `users` requests and jobs hold it awake."""
+class ModelSlot:
+    """A loaded model; it stays loaded while it has `users`, requests and jobs."""
 
     model: TrainableModel
     users: int = 0
@@ -30,44 +30,45 @@ class Seat:
 
 
 @attrs.define(kw_only=True, eq=False)
-class Seats:
-    """All models of the server, in `<directory>/<entity>/<project>/models/<name>` each.
+class ModelSlots:
+    """The models of the server, each in `<directory>/<entity>/<project>/models/<name>`.
 
-    `base_models` says where the base models lie that clients may name; empty: the backend knows.
+    `base_models` are the paths of the base models that clients may name. If it is empty, the
+    backend finds base models by name.
     """
 
     backend: Backend
     directory: Path
     base_models: Mapping[str, str]
-    _seats: dict[str, Seat] = attrs.field(factory=dict)
+    _slots: dict[str, ModelSlot] = attrs.field(factory=dict)
     _locks: dict[str, asyncio.Lock] = attrs.field(factory=dict)
     _removed: set[str] = attrs.field(factory=set)
 
     @property
     def awake(self) -> int:
-        """How many models are loaded."""
-        return len(self._seats)
+        """The number of loaded models."""
+        return len(self._slots)
 
     @asynccontextmanager
     async def using(self, stored: StoredModel) -> AsyncIterator[TrainableModel]:
-        """Hold a model awake inside the block; it is loaded first when it sleeps.
+        """Keep a model loaded inside the block; load it first if necessary.
 
-        Raises ConfigError for a base model that the backend does not have, RefusedError 404 for a
+        Raises ConfigError for a base model that the backend does not have, RequestError (404) for a
         model that was removed meanwhile.
         """
-        seat = await self._seat(stored)
-        seat.users += 1
+        slot = await self._slot(stored)
+        slot.users += 1
         try:
-            yield seat.model
+            yield slot.model
         finally:
-            seat.users -= 1
-            seat.last_used = time.monotonic()
+            slot.users -= 1
+            slot.last_used = time.monotonic()
 
-    async def _seat(self, stored: StoredModel) -> Seat:
+    async def _slot(self, stored: StoredModel) -> ModelSlot:
         async with self._locks.setdefault(stored.id, asyncio.Lock()):
             if stored.id in self._removed:
-                raise RefusedError(404, f"{stored.address.uri} was deleted")
-            if stored.id not in self._seats:
+                raise RequestError(404, f"{stored.address.uri} was deleted")
+            if stored.id not in self._slots:
                 if stored.base_model not in self.base_models:
                     check_no_path(stored.base_model)
                 model = self._model(stored)
@@ -76,9 +77,9 @@ class Seats:
                 except BaseException:
                     await model.close(status="failed")
                     raise
-                self._seats[stored.id] = Seat(model=model)
+                self._slots[stored.id] = ModelSlot(model=model)
                 log.info("%s is awake", stored.address.uri)
-            return self._seats[stored.id]
+            return self._slots[stored.id]
 
     def _model(self, stored: StoredModel) -> TrainableModel:
         return TrainableModel(
@@ -90,34 +91,35 @@ class Seats:
         )
 
     async def put_to_sleep(self, idle_s: float) -> list[str]:
-        """Unload models that nobody used for so long; return their ids. One whose newest weights
-        are in no checkpoint stays: they would be lost.
+        """Unload the models that were not used for `idle_s`; return their ids.
+
+        A model whose newest weights are not in a checkpoint stays, since they would be lost.
         """
         asleep = []
-        for model_id, seat in list(self._seats.items()):
+        for model_id, slot in list(self._slots.items()):
             async with self._locks[model_id]:
-                idle = seat.users == 0 and time.monotonic() - seat.last_used >= idle_s
-                if idle and model_id in self._seats and await _is_saved(seat.model):
+                idle = slot.users == 0 and time.monotonic() - slot.last_used >= idle_s
+                if idle and model_id in self._slots and await _is_saved(slot.model):
                     await self._unload(model_id)
                     asleep.append(model_id)
         return asleep
 
     async def _unload(self, model_id: str) -> None:
-        seat = self._seats.pop(model_id, None)
-        if seat is None:
+        slot = self._slots.pop(model_id, None)
+        if slot is None:
             return
         try:
-            await self.backend.unregister(seat.model)
+            await self.backend.unregister(slot.model)
         finally:
-            await seat.model.close()
-        log.info("%s sleeps", seat.model.name)
+            await slot.model.close()
+        log.info("%s sleeps", slot.model.name)
 
     async def remove(self, stored: StoredModel) -> None:
-        """Unload a model for good and delete its files; RefusedError 409 while somebody uses it."""
+        """Unload a model for good and delete its files; RequestError (409) if it is in use."""
         async with self._locks.setdefault(stored.id, asyncio.Lock()):
-            seat = self._seats.get(stored.id)
-            if seat is not None and seat.users:
-                raise RefusedError(409, f"{stored.address.uri} is in use; delete it afterwards")
+            slot = self._slots.get(stored.id)
+            if slot is not None and slot.users:
+                raise RequestError(409, f"{stored.address.uri} is in use; delete it afterwards")
             self._removed.add(stored.id)
             await self._unload(stored.id)
             directory = self._model(stored).run_dir
@@ -126,9 +128,9 @@ class Seats:
     async def close(self) -> None:
         """Close the backend and the logs of all models."""
         await self.backend.close()
-        for seat in self._seats.values():
-            await seat.model.close()
-        self._seats.clear()
+        for slot in self._slots.values():
+            await slot.model.close()
+        self._slots.clear()
 
 
 async def _is_saved(model: TrainableModel) -> bool:

@@ -10,27 +10,25 @@ from contextlib import contextmanager
 
 import pytest
 
+from art_core.endpoint.errors import RequestError
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import Address
-from art_serverless.server.database import Database
-from art_serverless.server.errors import RefusedError
-from art_serverless.server.groups import GroupFiles
-from art_serverless.server.http import refusal
+from art_serverless.server.app import refusal
 from art_serverless.server.inference import Inference
-from art_serverless.server.seats import Seats
-from art_serverless.server.store import Store
-from art_serverless.server.work import MOST_BEGUN, Work
+from art_serverless.server.slots import ModelSlots
+from art_serverless.server.store import Database, GroupFiles, Store
+from art_serverless.server.work import MAX_ATTEMPTS, Work
 
 ADDRESS = Address(entity="local", project="demo", name="agent")
 
 
 @pytest.fixture
 async def held(tmp_path):
-    """The server's parts without HTTP: store, seats, work and a stored model."""
+    """The server's parts without HTTP: store, slots, work and a stored model."""
     store = Store(tmp_path)
-    seats = Seats(backend=EchoBackend(), directory=tmp_path, base_models={})
-    yield store, seats, Work(store=store, seats=seats), store.add_model(ADDRESS, "base")
-    await seats.close()
+    slots = ModelSlots(backend=EchoBackend(), directory=tmp_path, base_models={})
+    yield store, slots, Work(store=store, slots=slots), store.add_model(ADDRESS, "base")
+    await slots.close()
     store.close()
 
 
@@ -40,32 +38,32 @@ async def done(work):
 
 
 async def test_a_model_in_use_is_not_deleted_under_its_user(held):
-    _, seats, _, stored = held
-    async with seats.using(stored) as model:
-        with pytest.raises(RefusedError, match="is in use"):
-            await seats.remove(stored)
+    _, slots, _, stored = held
+    async with slots.using(stored) as model:
+        with pytest.raises(RequestError, match="is in use"):
+            await slots.remove(stored)
         assert model.run_dir.is_dir()
-    await seats.remove(stored)
+    await slots.remove(stored)
     assert not model.run_dir.exists()
-    with pytest.raises(RefusedError, match="was deleted"):
-        async with seats.using(stored):
+    with pytest.raises(RequestError, match="was deleted"):
+        async with slots.using(stored):
             pass
     assert not model.run_dir.exists()
 
 
 async def test_weights_that_are_in_no_checkpoint_are_not_put_to_sleep(held):
-    _, seats, _, stored = held
-    async with seats.using(stored) as model:
+    _, slots, _, stored = held
+    async with slots.using(stored) as model:
         await model.train([], save_checkpoint=False)
-    assert await seats.put_to_sleep(0.0) == []
-    async with seats.using(stored) as model:
+    assert await slots.put_to_sleep(0.0) == []
+    async with slots.using(stored) as model:
         await model.train([])
-    assert await seats.put_to_sleep(0.0) == [stored.id]
+    assert await slots.put_to_sleep(0.0) == [stored.id]
 
 
 async def test_a_model_that_could_not_be_unloaded_can_be_loaded_again(held, monkeypatch):
-    _, seats, _, stored = held
-    async with seats.using(stored):
+    _, slots, _, stored = held
+    async with slots.using(stored):
         pass
 
     async def unregister(self, model):
@@ -74,15 +72,15 @@ async def test_a_model_that_could_not_be_unloaded_can_be_loaded_again(held, monk
     with monkeypatch.context() as patch:
         patch.setattr(EchoBackend, "unregister", unregister)
         with pytest.raises(RuntimeError, match="the device is gone"):
-            await seats.put_to_sleep(0.0)
-    async with seats.using(stored) as model:
+            await slots.put_to_sleep(0.0)
+    async with slots.using(stored) as model:
         await model.train([])
 
 
 async def test_a_job_of_a_model_that_was_deleted_meanwhile_is_forgotten(held):
-    store, seats, work, stored = held
+    store, slots, work, stored = held
     job = store.add_job(stored.id, {}, b"[]", "key")
-    await seats.remove(stored)
+    await slots.remove(stored)
     with store._db.writing() as db:
         db.execute("delete from models")
     work.add(job)
@@ -94,14 +92,14 @@ async def test_a_job_of_a_model_that_was_deleted_meanwhile_is_forgotten(held):
 async def test_a_job_that_takes_the_server_down_each_time_is_given_up(held):
     store, _, work, stored = held
     job = store.add_job(stored.id, {}, b"[]", "key")
-    for _ in range(MOST_BEGUN):
-        store.begin(job.id)
-        store.train(job.id, 0)  # and then the server died
+    for _ in range(MAX_ATTEMPTS):
+        store.count_attempt(job.id)
+        store.begin_training(job.id, 0)  # and then the server died
     assert work.resume() == 1
     await done(work)
     (told,) = store.events(job.id, 0, 10)
     assert told["type"] == "training_failed"
-    assert f"ended {MOST_BEGUN} times" in told["data"]["error_message"]
+    assert f"ended {MAX_ATTEMPTS} times" in told["data"]["error_message"]
     assert store.unfinished() == []
 
 
@@ -115,17 +113,17 @@ async def test_a_job_whose_model_takes_the_server_down_while_it_loads_is_given_u
             await asyncio.Event().wait()
 
     job = store.add_job(stored.id, {}, b"[]", "key")
-    for n in range(MOST_BEGUN + 1):
-        seats = Seats(backend=Stuck(), directory=tmp_path, base_models={})
-        work = Work(store=store, seats=seats)
+    for n in range(MAX_ATTEMPTS + 1):
+        slots = ModelSlots(backend=Stuck(), directory=tmp_path, base_models={})
+        work = Work(store=store, slots=slots)
         assert work.resume() == 1
         while work._tasks and len(loads) == n:
             await asyncio.sleep(0.01)
         await work.stop(0.0)  # as far as the job is concerned, a kill
-        await seats.close()
-    assert len(loads) == MOST_BEGUN
+        await slots.close()
+    assert len(loads) == MAX_ATTEMPTS
     (told,) = store.events(job.id, 0, 10)
-    assert f"ended {MOST_BEGUN} times" in told["data"]["error_message"]
+    assert f"ended {MAX_ATTEMPTS} times" in told["data"]["error_message"]
     assert store.unfinished() == []
 
 
@@ -152,7 +150,7 @@ def full_disk(monkeypatch):
         return failed[0]
 
     monkeypatch.setattr(Database, "writing", writing)
-    monkeypatch.setattr("art_serverless.server.work.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("art_serverless.server.work.MIN_PAUSE_S", 0.01)
     return fill
 
 
@@ -162,7 +160,7 @@ async def test_a_full_disk_at_any_write_of_a_job_holds_the_queue_until_there_is_
 ):
     store, _, work, stored = held
     jobs = [store.add_job(stored.id, {}, b"[]", str(n)) for n in range(3)]
-    names = ("begin", "train", "tell", "end")
+    names = ("count_attempt", "begin_training", "add_event", "end")
     original = getattr(store, names[write])
 
     def fills_first(*values):
@@ -189,7 +187,7 @@ async def test_a_full_disk_at_any_write_of_a_job_holds_the_queue_until_there_is_
 async def test_a_server_that_stops_while_its_disk_is_full_leaves_the_job_to_the_next(
     held, full_disk
 ):
-    store, seats, work, stored = held
+    store, slots, work, stored = held
     job = store.add_job(stored.id, {}, b"[]", "key")
     full_disk(-1)
     work.add(job)
@@ -198,7 +196,7 @@ async def test_a_server_that_stops_while_its_disk_is_full_leaves_the_job_to_the_
     assert await work.stop(10.0)
     full_disk(0)
     assert [left.id for left in store.unfinished()] == [job.id]
-    work = Work(store=store, seats=seats)
+    work = Work(store=store, slots=slots)
     assert work.resume() == 1
     await done(work)
     assert store.unfinished() == []
@@ -221,7 +219,7 @@ async def test_a_job_whose_end_cannot_be_recorded_leaves_the_queue_running(
         work.add(job)
     await done(work)
     assert [left.id for left in store.unfinished()] == [jobs[0].id]
-    assert f"how job {jobs[0].id} ended could not be recorded" in caplog.text
+    assert f"the end of job {jobs[0].id} could not be recorded" in caplog.text
 
 
 def test_a_job_that_could_not_be_kept_leaves_no_file(tmp_path, full_disk):
@@ -302,24 +300,24 @@ async def test_a_file_of_an_earlier_server_is_read(tmp_path):
 
 
 async def test_a_stream_whose_client_is_gone_before_it_begins_holds_nothing(held):
-    store, seats, _, stored = held
-    inference = Inference(store=store, seats=seats, timeout_s=10.0)
+    store, slots, _, stored = held
+    inference = Inference(store=store, slots=slots, timeout_s=10.0)
     question = {"model": "agent", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     response = await inference.chat(question)
-    assert seats._seats[stored.id].users == 1
+    assert slots._slots[stored.id].users == 1
 
     async def send(message):
         raise OSError("the client is gone")
 
     with pytest.raises(Exception, match=r"^(the client is gone)?$"):
         await response({"type": "http", "asgi": {"spec_version": "2.4"}}, None, send)
-    assert seats._seats[stored.id].users == 0
+    assert slots._slots[stored.id].users == 0
     await inference.close()
 
 
 async def test_every_cost_leaf_of_a_step_is_told_and_no_sum(held):
-    store, seats, work, stored = held
-    async with seats.using(stored) as model:
+    store, slots, work, stored = held
+    async with slots.using(stored) as model:
         model.metrics_builder("eval").add_cost("eval/tinker_sample", 0.25)
         model.metrics_builder("train").add_cost("train/tinker_sample", 0.5)
         model.metrics_builder("train").add_cost("train/tinker_train", 1.0)
@@ -335,7 +333,7 @@ async def test_every_cost_leaf_of_a_step_is_told_and_no_sum(held):
 
 async def test_what_a_model_cost_between_its_steps_is_told_once(held):
     """As what a device costs that is held until a model sleeps: a row of its own takes it."""
-    store, seats, work, stored = held
+    store, slots, work, stored = held
 
     def told(key):
         (step,) = (
@@ -346,9 +344,9 @@ async def test_what_a_model_cost_between_its_steps_is_told_once(held):
         return {name: usd for name, usd in step.items() if name.startswith("costs/")}
 
     for key, usd in (("first", 0.1), ("second", 0.2)):
-        async with seats.using(stored) as model:
+        async with slots.using(stored) as model:
             model.metrics_builder("train").add_cost("gpu", usd)
-        assert await seats.put_to_sleep(0.0) == [stored.id]
+        assert await slots.put_to_sleep(0.0) == [stored.id]
         work.add(store.add_job(stored.id, {}, b"[]", key))
         await done(work)
     assert told("first") == {"costs/gpu": 0.1}

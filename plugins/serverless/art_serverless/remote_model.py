@@ -1,4 +1,4 @@
-"""A registered model: its steps, one at a time, each followed from its request to its row."""
+"""A registered model at the service: its training steps, one at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core import BackendError, GpuTime, MetricError, TrainResult, TrajectoryGroup
-from art_serverless.answers import NotFoundError
-from art_serverless.api import Api, RemoteModel
+from art_serverless.api import Api, ModelRecord, NotFoundError
 from art_serverless.jobs import JobFailedError, JobResult, follow
 from art_serverless.journal import Journal, Pending
 from art_serverless.metrics import costs_of, metrics_of
@@ -24,7 +23,7 @@ log = logging.getLogger("art_serverless")
 
 @attrs.frozen(kw_only=True)
 class StepOptions:
-    """What the backend's options say about each step (see `ServerlessBackend`)."""
+    """Options of training steps (see `ServerlessBackend`)."""
 
     cost_per_hour_usd: float | None
     stall_timeout_s: float
@@ -32,33 +31,33 @@ class StepOptions:
 
 
 @attrs.define(kw_only=True, eq=False)
-class Seat:
-    """What the service calls a model, the step of its newest weights, and the journal that has room
-    for one step under way: `one_step` holds up a second.
+class RemoteModel:
+    """A model at the service, and the step of its newest weights. `step_lock` admits one training
+    step at a time; the journal records it.
     """
 
     api: Api
     options: StepOptions
-    remote: RemoteModel
+    record: ModelRecord
     journal: Journal
-    one_step: asyncio.Lock
+    step_lock: asyncio.Lock
     step: int = 0
 
-    async def begin(self, model: TrainableModel) -> None:
-        """Ask for the step that the service is at, after a step under way; log the row of a job
-        that was sent and never heard of again.
+    async def resume(self, model: TrainableModel) -> None:
+        """Read the newest step from the service, and complete a step of an earlier process: wait
+        for its job and log its row.
         """
-        async with self.one_step:
-            self.step = await self.api.newest_step(self.remote.id)
+        async with self.step_lock:
+            self.step = await self.api.newest_step(self.record.id)
             await self._finish_pending(model)
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], options: dict[str, Any]
     ) -> TrainResult:
-        """Have the service run a step after the one that may be under way, and wait for it."""
-        async with self.one_step:
+        """Run a step at the service and wait for it; a step under way is completed first."""
+        async with self.step_lock:
             await self._finish_pending(model)
-            pending = Pending.new(self.remote.id, self.step + 1)
+            pending = Pending.new(self.record.id, self.step + 1)
             self.journal.write(pending)
             pending = await self._submitted(pending, groups, options)
             return await self._followed(model, pending)
@@ -67,13 +66,13 @@ class Seat:
         self, pending: Pending, groups: Sequence[TrajectoryGroup], options: dict[str, Any]
     ) -> Pending:
         try:
-            job_id = await self.api.submit(self.remote.id, groups, options, key=pending.key)
+            job_id = await self.api.submit(self.record.id, groups, options, key=pending.key)
         except Exception as error:
             if not isinstance(error, BackendError) or isinstance(error, NotFoundError):
-                self.journal.write(None)  # it was refused, or never sent
+                self.journal.write(None)  # the request was rejected, or never sent
                 raise
-            # The answer was lost, or is a proxy's; whether there is a job, only the service knows.
-            found = await self.api.find_job(self.remote.id, pending.key)
+            # The answer was lost, or is a proxy's. Only the service knows whether the job exists.
+            found = await self.api.find_job(self.record.id, pending.key)
             if found is None:
                 raise
             job_id = found
@@ -95,21 +94,21 @@ class Seat:
             self.journal.write(None)
             raise
         step = job.ended.get("step")
-        self.step = int(step) if step is not None else await self.api.newest_step(self.remote.id)
+        self.step = int(step) if step is not None else await self.api.newest_step(self.record.id)
         metrics = metrics_of(job, model.plugins.taxonomy())
-        # A job that is found again has told all it had to say: its own time is not ours.
+        # A job that is found again has sent its events already: take the time that it reports.
         self._charge(model, job, max(job.seconds, metrics["time/step_trainer_s"]))
         self.journal.write(None)
         return TrainResult(step=self.step, metrics=metrics)
 
     async def _finish_pending(self, model: TrainableModel) -> None:
         pending = self.journal.read()
-        if pending is None or pending.model_id != self.remote.id:
+        if pending is None or pending.model_id != self.record.id:
             return
         job_id = pending.job_id or await self.api.find_job(pending.model_id, pending.key)
         if job_id is None:
             log.warning(
-                "step %d of %r was sent, and the service knows no job of it; it is at step %d",
+                "step %d of %r was sent, and the service has no job for it; it is at step %d",
                 *(pending.step, model.name, self.step),
             )
             self.journal.write(None)
@@ -130,7 +129,7 @@ class Seat:
         costs = costs_of(job)
         if not costs:
             model.metrics_builder().prices.say_once(
-                "the service does not report what a job costs: rows have no cost of training. Give "
+                "the service does not report the cost of jobs: rows have no cost of training. Give "
                 "the backend cost_per_hour_usd=..."
             )
         for path, usd in costs.items():
