@@ -54,8 +54,7 @@ if TYPE_CHECKING:
     from art_core.rl.config import TrainConfig
     from art_core.rl.losses import LossSpec, LossTokens
     from art_core.sinks.console import console_sink
-    from art_core.sinks.line import CurrentLine
-    from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
+    from art_core.sinks.protocol import CurrentLine, RunInfo, Sink, SinkSpec
 
 __version__ = "0.1.0"
 
@@ -104,8 +103,7 @@ _HOME = {
     "rl.config": ("TrainConfig",),
     "rl.losses": ("LossSpec", "LossTokens"),
     "sinks.console": ("console_sink",),
-    "sinks.line": ("CurrentLine",),
-    "sinks.protocol": ("RunInfo", "Sink", "SinkSpec"),
+    "sinks.protocol": ("CurrentLine", "RunInfo", "Sink", "SinkSpec"),
     "model.trainable": ("TrainableModel",),
 }
 _MODULE_OF = {name: f"art_core.{module}" for module, names in _HOME.items() for name in names}

@@ -15,8 +15,7 @@ from art_core.cli.text import counted
 from art_core.hooks.commands import Output, Record
 from art_core.hooks.host import Plugins
 from art_core.log.rundir import find_run, runs_path
-from art_core.sinks.options import kind_of, made_again
-from art_core.sinks.sync import Progress, run_info, sync
+from art_core.sinks.sync import Progress, kind_of, made_again, run_info, sync
 
 _HELP = """\
 For rows that a sink missed: its service was down, the trainer was killed, or the sink was installed

@@ -34,8 +34,8 @@ from art_core.run.dedup import GroupsToCount, Seen
 from art_core.run.open_runs import OpenRuns
 from art_core.run.totals import Reckoned, Tally, state_of
 from art_core.sinks.delivery import Delivery, DeliveryReport, Follower
-from art_core.sinks.options import keep_options
 from art_core.sinks.protocol import RunInfo, SinkSpec
+from art_core.sinks.sync import keep_options
 
 log = logging.getLogger("art_core")
 

@@ -1,1 +1,1 @@
-"""Where rows go: the contract of a sink, and its delivery from the log."""
+"""Sinks: their contract, and the delivery of rows from the log."""

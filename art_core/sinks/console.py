@@ -1,5 +1,5 @@
-"""A sink that prints: one line per train row with its headline numbers, and a short one for every
-other split.
+"""The console sink prints one line with the main numbers per train row, and a short line for other
+splits.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Value = Callable[[Mapping[str, float]], float | None]
 
 @attrs.frozen
 class Column:
-    """A column of the table: its title, how a number is formatted, and where it comes from."""
+    """A column of the table: its title, the format of a number, and the function for it."""
 
     title: str
     form: str
@@ -54,7 +54,7 @@ class Column:
         return max(_MIN_WIDTH, len(self.title))
 
     def cell(self, metrics: Mapping[str, float]) -> str:
-        """Return the row's number, "-" where it has none."""
+        """Return the row's number, "-" if it has none."""
         value = self.value(metrics)
         return ("-" if value is None else format(value, self.form)).rjust(self.width)
 
@@ -113,13 +113,13 @@ class ConsoleSink:
         """Nothing to finish."""
 
     def lines(self, row: MetricsRow) -> list[str]:
-        """Return what to print for a row: the header where it is due, and the row's line."""
+        """Return the lines to print for a row: the header if it is due, and the row."""
         metrics = row.metrics
         if row.split != "train" or not metrics.keys() & {"reward/mean", *(self.chosen or ())}:
             return _short(row)
         lines: list[str] = []
         if self._printed % _HEADER_EVERY == 0:
-            self._columns = _fitting(self._wanted(metrics), _width())
+            self._columns = _fit(self._wanted(metrics), _width())
             titles = (column.title.rjust(column.width) for column in self._columns)
             lines.append("  ".join(["  step", *titles]))
         cells = (column.cell(metrics) for column in self._columns)
@@ -134,7 +134,7 @@ class ConsoleSink:
         return (*_FIRST, *map(_own, own), *_LAST)
 
 
-def _fitting(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
+def _fit(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
     """Return the first columns that fit a width; one that is too wide is left out."""
     kept: list[Column] = []
     left = width - _STEP_WIDTH

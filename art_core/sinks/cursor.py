@@ -1,6 +1,4 @@
-"""How far a sink has come in the log: an offset, a seq and a mark, replaced whole after each
-acknowledged batch.
-"""
+"""The cursor of a sink: a place in the log, replaced whole after each batch that the sink took."""
 
 from __future__ import annotations
 
@@ -25,8 +23,9 @@ MARKED_BYTES = 4096
 
 @attrs.frozen
 class Cursor:
-    """A place in the log: the byte offset after the last delivered row, and that row's seq. `mark`
-    is a digest of the bytes before the offset; "" in files of earlier releases.
+    """A place in the log: the byte offset after the last delivered row, and that row's seq.
+
+    `mark` is a digest of the bytes before the offset; "" in files of earlier releases.
     """
 
     offset: int = 0
@@ -35,9 +34,7 @@ class Cursor:
 
 
 def load_cursor(path: Path) -> Cursor:
-    """Read a cursor; one that is missing or unreadable stands at the beginning: repeats are the
-    sink's to drop.
-    """
+    """Read a cursor. One that is missing or unreadable begins again: sinks drop repeated rows."""
     try:
         stored = orjson.loads(path.read_bytes())
         offset, seq = max(0, int(stored["offset"])), int(stored["seq"])
@@ -57,9 +54,9 @@ def cursor_at(history: Path, offset: int, seq: int) -> Cursor:
         return Cursor(offset=offset, seq=seq, mark=_mark(file, offset))
 
 
-def fitting(history: Path, cursor: Cursor) -> Cursor:
-    """Return a cursor if it is of this log, else the beginning: the log was restored from a backup,
-    begun anew, or lost its end with the machine.
+def valid_cursor(history: Path, cursor: Cursor) -> Cursor:
+    """Return a cursor of this log as it is, else the beginning. The cursor is of another log if the
+    log was restored from a backup, begun again, or lost its end in a crash of the machine.
     """
     with history.open("rb") as file:
         return cursor if _fits(file, cursor) else Cursor()
@@ -82,7 +79,7 @@ def _mark(file: BinaryIO, offset: int) -> str:
 
 
 def _seq_before(file: BinaryIO, offset: int) -> int | None:
-    """Return the seq of the row that ends at an offset; None where no row does."""
+    """Return the seq of the row that ends at an offset; None if no row does."""
     size = MARKED_BYTES
     while True:
         start = max(0, offset - size)
@@ -101,10 +98,10 @@ def _seq_before(file: BinaryIO, offset: int) -> int | None:
 
 
 def lock_cursor(path: Path) -> int:
-    """Take the lock of a cursor, so that only one process moves it; `close_lock` of the descriptor,
-    or the end of the process, frees it. -1 where no file can be made, hence no cursor either.
+    """Take the lock of a cursor, so that only one process moves it; return its descriptor.
+    `close_lock`, or the end of the process, frees it. -1 if no file can be made, hence no cursor.
 
-    Raises SinkError when it is taken.
+    Raises SinkError if the lock is taken.
     """
     try:
         # Not the run's directory: when it was renamed, the old name must stay free.
@@ -127,11 +124,11 @@ def lock_cursor(path: Path) -> int:
 def rows_after(
     history: Path, cursor: Cursor, until: float = math.inf
 ) -> tuple[list[MetricsRow], Cursor]:
-    """Return the next rows, 500 at most, and the cursor after them; none from offset `until` on.
+    """Return the next rows before offset `until`, 500 at most, and the cursor after them.
 
-    A log that the cursor is not of is read from its beginning.
+    If the cursor is of another log, rows are read from the beginning.
     """
-    cursor = fitting(history, cursor)
+    cursor = valid_cursor(history, cursor)
     rows: list[MetricsRow] = []
     end = cursor.offset
     for row, offset in read_rows(history, cursor.offset):
@@ -145,7 +142,7 @@ def rows_after(
 
 
 def count_after(history: Path, cursor: Cursor) -> int:
-    """Count the rows after a cursor. Raises OSError for a log that can't be read."""
+    """Count the rows after a cursor. Raises OSError if the log cannot be read."""
     count = 0
     while True:
         rows, cursor = rows_after(history, cursor)

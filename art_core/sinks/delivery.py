@@ -1,6 +1,4 @@
-"""Tenth stop: each sink follows the log on a thread of its own, after its own cursor, with its own
-failures.
-"""
+"""Delivery: each sink follows the log on its own thread, with its own cursor and failures."""
 
 from __future__ import annotations
 
@@ -20,24 +18,24 @@ from art_core.sinks.cursor import (
     Cursor,
     count_after,
     cursor_at,
-    fitting,
     load_cursor,
     lock_cursor,
     rows_after,
     save_cursor,
+    valid_cursor,
 )
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 log = logging.getLogger("art_core")
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
+FIRST_WAIT_S, MAX_WAIT_S = 0.5, 60.0
 BREAK_AFTER = 6
 
 
 @attrs.frozen(kw_only=True)
 class DeliveryReport:
-    """How far a sink had come when it was closed; `error` is a failure that was not made good, None
-    where nothing is missing. `failures` counts the tries that failed in a row.
+    """The state of a sink when it was closed. `error` is the failure because of which rows are
+    missing, None if none are. `failures` counts the tries that failed in a row.
     """
 
     sink: str
@@ -48,17 +46,17 @@ class DeliveryReport:
 
 def wait_after(failures: int) -> float:
     """Seconds to wait after failures in a row: doubled each time up to a minute, with jitter."""
-    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 10))
-    return longest * random.uniform(0.5, 1.0)
+    doubled = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 10))
+    return doubled * random.uniform(0.5, 1.0)
 
 
 @attrs.define(eq=False)
 class Follower:
-    """Brings the rows of a log to one sink: in order, at least once, beside the trainer.
+    """Delivers the rows of a log to one sink: in order, at least once, beside the trainer.
 
-    After a failure it waits (`wait_after`), and says the failure once an outage. After six in a row
-    the circuit is open: that is said too, and `close` tries once more, not until its deadline.
-    Nothing is held in memory: what is not delivered is in the log.
+    After a failure it waits (`wait_after`) and logs one warning per outage. After six failures in a
+    row the circuit is open: it logs another warning, and `close` tries once more, not until its
+    deadline. No rows are kept in memory: undelivered rows are in the log.
     """
 
     spec: SinkSpec
@@ -73,8 +71,8 @@ class Follower:
     opened: bool = False
     _opened_as: RunInfo = attrs.field(init=False)
     _lock: int | None = None
-    _hopeless: bool = False
-    _news: threading.Event = attrs.field(factory=threading.Event)
+    _last_try: bool = False
+    _woken: threading.Event = attrs.field(factory=threading.Event)
     _closing: threading.Event = attrs.field(factory=threading.Event)
     _deadline: float = math.inf
     _until: float = math.inf
@@ -92,13 +90,13 @@ class Follower:
 
     @property
     def cursor_file(self) -> Path:
-        """Where this sink's cursor is kept."""
+        """The file of this sink's cursor."""
         return self.run.run_dir / "sinks" / f"{self.spec.name}.cursor"
 
     def wake(self, newest: int) -> None:
-        """Take note of new rows, up to the one with the `seq` `newest`."""
+        """Deliver new rows, up to the one with the `seq` `newest`."""
         self.newest = newest
-        self._news.set()
+        self._woken.set()
 
     def close(
         self,
@@ -107,27 +105,27 @@ class Follower:
         reason: str | None = None,
         until: float = math.inf,
     ) -> None:
-        """Ask to finish by a `time.monotonic()`; `join` waits for it. The sink's close is told the
-        run's status, and the reason of a failure. Rows from offset `until` on are for a successor.
+        """Ask to finish by a `time.monotonic()`; `join` waits for it. The sink's `close` gets the
+        run's status and the reason of a failure. A successor gets the rows from offset `until` on.
         """
         self._deadline, self._until = deadline, until
         self.run = attrs.evolve(self.run, status=status, reason=reason)
         # A successor tries again, and from the same cursor.
-        self._hopeless = self._failures >= BREAK_AFTER or until < math.inf
+        self._last_try = self._failures >= BREAK_AFTER or until < math.inf
         self._closing.set()
-        self._news.set()
+        self._woken.set()
 
     @property
     def at_work(self) -> bool:
-        """True until `close` has done its work, or given up."""
+        """True until `close` has finished or given up."""
         return self._thread.is_alive()
 
     def wait(self) -> None:
-        """Wait until `close` has done its work, or its deadline is past."""
+        """Wait until `close` has finished, or its deadline is past."""
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
 
     def join(self) -> DeliveryReport:
-        """Wait until the rest is delivered or the deadline is past, and tell what is missing."""
+        """Wait until the rest is delivered or the deadline is past; report what is missing."""
         self.wait()
         error = self.error
         if self.at_work and error is None:
@@ -140,7 +138,7 @@ class Follower:
         )
 
     def missing(self) -> int:
-        """Count the rows that the sink has not got yet, also when the log was moved or deleted."""
+        """Count the undelivered rows, also if the log was moved or deleted."""
         try:
             return count_after(self.history, self.cursor)
         except OSError:
@@ -159,7 +157,7 @@ class Follower:
     def _follow_on(self) -> None:
         while True:
             try:
-                self._news.clear()
+                self._woken.clear()
                 finished = self._deliver()
             except BaseException as error:
                 if not self._failed(error):
@@ -167,10 +165,10 @@ class Follower:
                 continue
             if finished:
                 return
-            self._news.wait()
+            self._woken.wait()
 
     def _deliver(self) -> bool:
-        """Deliver what is there; True when the sink was closed and all is done."""
+        """Deliver the rows of the log; return True if the sink was closed and nothing is left."""
         closing = self._closing.is_set()
         if self._lock is None and self.spec.backlog:
             self._take_cursor()
@@ -196,13 +194,13 @@ class Follower:
     def _take_cursor(self) -> None:
         stored = load_cursor(self.cursor_file)
         self._lock = lock_cursor(self.cursor_file)
-        self.cursor = fitting(self.history, stored)
+        self.cursor = valid_cursor(self.history, stored)
         if self.cursor != stored:
-            # Of another log: the other readers of the file learn it, too.
+            # The cursor was of another log; other processes read the file.
             save_cursor(self.cursor_file, self.cursor)
 
     def _failed(self, error: BaseException) -> bool:
-        """Note a failure and wait; False when there is no time left to try again."""
+        """Record a failure and wait; return False if there is no time to try again."""
         self.error = f"{type(error).__name__}: {error}"
         self._failures += 1
         if self._failures == 1:
@@ -223,7 +221,7 @@ class Follower:
         if self._closing.is_set():
             left = self._deadline - time.monotonic()
             wait = min(wait, FIRST_WAIT_S)
-            if left < wait or self._hopeless:
+            if left < wait or self._last_try:
                 return False
             time.sleep(wait)
         else:
@@ -246,41 +244,41 @@ class Delivery:
         newest: int = 0,
         after: Iterable[Follower] = (),
     ) -> Delivery:
-        """Start a follower for each sink; `newest` is the `seq` of the log's last row. One whose
-        sink has a follower in `after` begins when that one has ended.
+        """Start a follower for each sink; `newest` is the `seq` of the log's last row. A follower
+        begins when the one of the same sink in `after` has ended.
         """
         before = {follower.spec.name: follower for follower in after}
         return cls([Follower(s, run, history, newest, before.get(s.name)) for s in specs])
 
     def hand_over(self, timeout: float, until: int) -> list[Follower]:
-        """Have the followers deliver the rows before offset `until` and end; return them."""
+        """Let the followers deliver the rows before offset `until` and end; return them."""
         for follower in self.followers:
             follower.close(time.monotonic() + timeout, "running", until=until)
         followers, self.followers = self.followers, []
         return followers
 
     def wake(self, newest: int) -> None:
-        """Take note that rows were appended, up to the one with the `seq` `newest`."""
+        """Deliver new rows, up to the one with the `seq` `newest`."""
         for follower in self.followers:
             follower.wake(newest)
 
     def close(
         self, timeout: float, status: str = "finished", reason: str | None = None
     ) -> Mapping[str, DeliveryReport]:
-        """Let all sinks finish within `timeout` seconds together; report each, and say what is
-        missing. The sinks are told the run's status, and the reason of a failure.
+        """Let all sinks finish within `timeout` seconds together; report each, and log a warning
+        for missing rows. The sinks get the run's status and the reason of a failure.
         """
         deadline = time.monotonic() + timeout
         for follower in self.followers:
             follower.close(deadline, status, reason)
         reports = {f.spec.name: f.join() for f in self.followers}
         for follower in self.followers:
-            _say(reports[follower.spec.name], follower.run.run_dir)
+            _warn_of_missing(reports[follower.spec.name], follower.run.run_dir)
         self.followers = []
         return reports
 
 
-def _say(report: DeliveryReport, run_dir: Path) -> None:
+def _warn_of_missing(report: DeliveryReport, run_dir: Path) -> None:
     if report.undelivered and not (run_dir / "history.jsonl").exists():
         log.warning(
             "sink %r: %d rows not delivered: %s has no log any more. If the run's directory was "

@@ -1,4 +1,6 @@
-"""Ninth stop: what a sink is. A class with three methods, and a spec that names it."""
+"""The contract of a sink: a class with three methods, and a spec that names it; and the current
+line of a run, which sinks of dashboards need.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import attrs
 
 from art_core.base.errors import ConfigError
 from art_core.log.rundir import checked_name
+from art_core.log.timeline import Change, Timeline, adds_up
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
@@ -17,12 +20,13 @@ from art_core.metrics.taxonomy import Taxonomy
 
 @attrs.frozen(kw_only=True)
 class RunInfo:
-    """Which run the rows belong to. `config` is what the user gave the model; `attempt` counts the
-    run's openings. `status` is "running" while rows come; in `Sink.close` it is what the run ended
-    as: "finished", "failed", "interrupted", or what `model.close(status=)` gave. `reason` is why it
-    failed, where that is known: an exception's type and message, without secrets. `sink` is the
-    name of the sink that gets this description. `taxonomy` has the metrics' specs, those of the
-    model's own plugins included.
+    """The run that the rows belong to.
+
+    `config` is what the user gave the model; `attempt` counts the run's openings. `status` is
+    "running" while rows come; in `Sink.close` it is the run's end: "finished", "failed",
+    "interrupted", or what `model.close(status=)` gave. `reason` is the exception because of which
+    the run failed, if known: type and message, without secrets. `sink` is the name of the sink that
+    gets this description. `taxonomy` has the specs of all metrics, also of the model's plugins.
     """
 
     project: str
@@ -38,7 +42,7 @@ class RunInfo:
 
 
 class Sink(Protocol):
-    """Takes rows, on a thread of its own; what it raises is retried, and no trainer sees it."""
+    """Takes rows, on its own thread. If it raises, the call is repeated; the trainer goes on."""
 
     def open(self, run: RunInfo) -> None:
         """Get ready; called before the first row, and again after a failure of this call."""
@@ -56,11 +60,11 @@ class Sink(Protocol):
 class SinkSpec:
     """A sink offered by a plugin: `create()` imports what is heavy and returns a `Sink`.
 
-    `default` sinks are used when a model names none; `backlog` says whether rows from before the
-    sink was first used are delivered too. `options` are those that code gave, as JSON values and
-    without secrets, and `factory(**options)` returns this spec again: `art sync` does so in another
-    process. Without `options` it refuses a sink that code made otherwise than its plugin. `kind` is
-    the name that the plugin gave where `named` gave another.
+    `default` sinks are used if a model names none. With `backlog`, rows from before the sink was
+    first used are delivered too. `options` are those that code gave, as JSON values and without
+    secrets, and `factory(**options)` returns this spec again: `art sync` does so in another
+    process. Without `options` it refuses a sink that code made in another way than its plugin.
+    `kind` is the name that the plugin gave if `named` gave another one.
     """
 
     name: str
@@ -73,16 +77,14 @@ class SinkSpec:
     kind: str = ""
 
     def named(self, name: str) -> SinkSpec:
-        """Return the same sink under another name: a model can have both, each with a cursor of its
-        own. ConfigError for a name that can't be a file's.
+        """Return the same sink under another name: a model can have both, each with its own cursor.
+        ConfigError for a name that cannot be the name of a file.
         """
         return attrs.evolve(self, name=checked_name("sink", name), kind=self.kind or self.name)
 
 
 def distinct_sinks(specs: Iterable[SinkSpec]) -> list[SinkSpec]:
-    """Return the sinks, one given twice once; ConfigError for two of one name, which would share a
-    cursor.
-    """
+    """Return the sinks without repeats; ConfigError for two of one name, which share a cursor."""
     chosen: dict[str, SinkSpec] = {}
     for spec in specs:
         if chosen.get(spec.name, spec) != spec:
@@ -92,3 +94,49 @@ def distinct_sinks(specs: Iterable[SinkSpec]) -> list[SinkSpec]:
             )
         chosen[spec.name] = spec
     return list(chosen.values())
+
+
+_REMEMBERED = 1_000
+
+
+@attrs.define(eq=False)
+class CurrentLine:
+    """The change of each row on the current line of a run. A repeated row has the same change.
+
+    It begins with the rows of the run's log before the first row, and keeps only the metrics that
+    add up.
+    """
+
+    run: RunInfo
+    _timeline: Timeline | None = None
+    _newest_seq: int = 0
+    _changes: dict[int, Change] = attrs.field(factory=dict)
+
+    @property
+    def trained(self) -> set[int]:
+        """The trained steps of the line, up to the newest row."""
+        return self._timeline.trained if self._timeline else set()
+
+    def change(self, row: MetricsRow) -> Change:
+        """Return the change of a row: the values to show, by step."""
+        if row.seq and row.seq <= self._newest_seq:
+            return self._changes.get(row.seq) or Change({})
+        timeline = self._timeline
+        if timeline is None:
+            timeline = self._timeline = self._before(row, sums=True)
+        found = timeline.change(row)
+        if found.line is not None:
+            found = self._before(row, sums=False).change(row)
+        if row.seq:
+            self._newest_seq = row.seq
+            self._changes[row.seq] = found
+            if len(self._changes) > _REMEMBERED:
+                del self._changes[next(iter(self._changes))]
+        return found
+
+    def _before(self, row: MetricsRow, *, sums: bool) -> Timeline:
+        taxonomy, history = self.run.taxonomy, self.run.run_dir / "history.jsonl"
+        keeps = (lambda key: adds_up(key, taxonomy)) if sums else None
+        if not row.seq or not history.exists():
+            return Timeline(taxonomy, keeps)
+        return Timeline.of_log(history, taxonomy, keeps, before=row.seq)

@@ -10,8 +10,7 @@ import art_core as art
 from art_core.log.rundir import FoundRun
 from art_core.sinks import delivery, sync
 from art_core.sinks.cursor import load_cursor
-from art_core.sinks.options import keep_options
-from art_core.sinks.sync import Progress
+from art_core.sinks.sync import Progress, keep_options
 from waiting import until
 
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 import art_core as art
-from art_core.sinks import line as lines
+from art_core.sinks import protocol as lines
 
 
 def row(seq, step, **metrics):

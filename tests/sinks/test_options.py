@@ -7,7 +7,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import PluginError
-from art_core.sinks.options import FILE, keep_options, made_again
+from art_core.sinks.sync import FILE, keep_options, made_again
 
 
 @attrs.define
