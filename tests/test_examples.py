@@ -103,3 +103,21 @@ def test_ctrl_c_ends_an_example_in_one_line_and_its_run_as_interrupted(
     assert error.splitlines()[-1] == "dice_agent.py: interrupted; type it again to resume"
     assert "Traceback" not in error
     assert FoundRun(tmp_path / "dice" / "models" / "dice-001").status() == "interrupted"
+
+
+def test_the_first_loop_trains_and_resumes(monkeypatch, tmp_path):
+    monkeypatch.setenv("ART_DIR", str(tmp_path))
+    monkeypatch.setenv("ART_SINKS", "")
+    made = []
+
+    def echo(name):
+        made.append(EchoBackend(reply=lambda messages, step: "yes"))
+        return made[-1]
+
+    monkeypatch.setattr("art_core.model.trainable.make_backend", echo)
+    for steps in ("1", "3"):
+        monkeypatch.setattr(sys, "argv", ["first_loop.py", "--steps", steps])
+        runpy.run_path(str(EXAMPLES / "first_loop.py"), run_name="__main__")
+    rows = list(read_rows(tmp_path / "demo" / "models" / "first-loop" / "history.jsonl"))
+    assert [(row.step, row.metrics["reward/mean"]) for row, *_ in rows] == [(1, 1), (2, 1), (3, 1)]
+    assert len(made) == 2
