@@ -13,8 +13,8 @@ import attrs
 class Endpoint:
     """An OpenAI-compatible endpoint that serves a model's weights, newest first.
 
-    `model_name` asks for the newest weights, `<model_name>@<step>` for those of a step; a service
-    with another form gives its own `step_suffix`.
+    `model_name` is the name of the newest weights, `<model_name>@<step>` of those of a step; a
+    service with another form gives its own `step_suffix`.
     """
 
     base_url: str
@@ -29,7 +29,7 @@ class Endpoint:
 
 @attrs.frozen(kw_only=True)
 class Checkpoint:
-    """Weights of one step, as a backend keeps them; `path` is None where they are remote."""
+    """Weights of one step, as a backend keeps them; `path` is None if they are remote."""
 
     step: int
     path: Path | None = None
@@ -37,8 +37,8 @@ class Checkpoint:
 
 @attrs.frozen(kw_only=True)
 class TrainResult:
-    """What one training step did: the step that the weights now have, and its metrics under
-    canonical keys.
+    """The result of one training step: the new step of the weights, and metrics under canonical
+    keys.
     """
 
     step: int
@@ -48,9 +48,7 @@ class TrainResult:
 
 @attrs.frozen(kw_only=True)
 class BaseModel:
-    """A base model that a backend knows by name: what it is, and where it lies when it is here
-    already.
-    """
+    """A base model that a backend knows by name; `path` is its directory if it was fetched."""
 
     name: str
     summary: str = ""
@@ -58,7 +56,7 @@ class BaseModel:
 
 
 class ModelCatalog(Protocol):
-    """Base models that a backend can fetch: what `art models` lists and pulls."""
+    """Base models that a backend can fetch; `art models` lists and pulls them."""
 
     def list(self) -> Iterable[BaseModel]:
         """Return the models known by name."""
@@ -69,8 +67,8 @@ class ModelCatalog(Protocol):
 
 @attrs.frozen(kw_only=True)
 class InferenceEngine:
-    """An inference engine that a backend can serve with. `path` is the environment of its own that
-    it was installed into; `version` is None while it is not installed.
+    """An inference engine that a backend can serve with. `path` is its own environment; `version`
+    is None while it is not installed.
     """
 
     name: str
@@ -80,7 +78,7 @@ class InferenceEngine:
 
 
 class EngineCatalog(Protocol):
-    """Inference engines of a backend: what `art engines` lists, installs and removes."""
+    """Inference engines of a backend; `art engines` lists, installs and removes them."""
 
     def list(self) -> Iterable[InferenceEngine]:
         """Return the engines known by name."""
@@ -91,13 +89,13 @@ class EngineCatalog(Protocol):
         """
 
     def remove(self, name: str) -> Path | None:
-        """Delete the engine's environment; return where it lay, None when it was not there."""
+        """Delete the engine's environment; return its path, None if there was none."""
 
 
 @attrs.frozen(kw_only=True)
 class Bill:
-    """What a service itself says that a run cost: US dollars by path below `costs/`, as far as it
-    has put prices on it; `notes` are lines that say what is missing.
+    """The cost of a run as a service reports it: US dollars by path below `costs/`, as far as the
+    service has priced the use; `notes` are lines about what is missing.
     """
 
     usd: dict[str, float]
@@ -109,9 +107,9 @@ class BackendSpec:
     """A backend offered by a plugin.
 
     - `create(**options)` returns a `Backend`; its parameters are the options. As a text,
-      "module:name", it is imported when a backend is made, so that what is heavy waits until then.
-    - `models` and `engines` make what `art models` and `art engines` list.
-    - `bill` asks for what a run, by its directory, was billed: `art costs RUN --reconcile`.
+      "module:name", it is imported when a backend is made, so heavy imports wait until then.
+    - `models` and `engines` make the catalogs of `art models` and `art engines`.
+    - `bill` returns the bill of a run, by its directory: `art costs RUN --reconcile`.
     """
 
     name: str

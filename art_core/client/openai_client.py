@@ -1,6 +1,4 @@
-"""The OpenAI client that a model hands out: it asks for token ids and log-probs and keeps them on
-each choice.
-"""
+"""The OpenAI client of a model asks for token ids and log-probs, and keeps them on each choice."""
 
 from __future__ import annotations
 
@@ -63,9 +61,9 @@ def openai_client(
 
 @functools.cache
 def _pooled_transport() -> Any:
-    """Connections to this machine in small pools: a pool looks at every connection that it has
-    twice a request, which at 256 requests together costs more than the request itself. Requests
-    for which no file is left wait for others.
+    """Return a transport with small pools of connections to this machine: a pool inspects each of
+    its connections twice per request, which at 256 concurrent requests costs more than the request
+    itself. Requests wait for others if no file is left.
     """
     # httpx or its successor: the one that openai itself was built on.
     built_on = openai_package().DefaultAsyncHttpxClient.__mro__[1].__module__
@@ -73,8 +71,8 @@ def _pooled_transport() -> Any:
 
     class PooledTransport(http.AsyncBaseTransport):  # type: ignore[misc]
         def __init__(self) -> None:
-            most = max(1, connections(raise_open_files()) // POOLS)
-            limits = http.Limits(max_connections=most, max_keepalive_connections=None)
+            limit = max(1, connections(raise_open_files()) // POOLS)
+            limits = http.Limits(max_connections=limit, max_keepalive_connections=None)
             # Plain HTTP needs no certificates, which take long to read.
             options = {"verify": False, "limits": limits}
             self._pools = [http.AsyncHTTPTransport(**options) for _ in range(POOLS)]
@@ -107,12 +105,12 @@ def openai_package() -> Any:
 
 
 def policy_version(response: Any) -> int | None:
-    """Return the training step of the weights behind a response: its `policy_version`, else what
-    its model is called: `<name>@<step>` or `<name>:step<step>`.
+    """Return the training step of the weights behind a response: its `policy_version`, else that of
+    its model's name: `<name>@<step>` or `<name>:step<step>`.
     """
-    said = getattr(response, "policy_version", None)
-    if said is not None:
-        return int(said)
+    version = getattr(response, "policy_version", None)
+    if version is not None:
+        return int(version)
     named = _STEP_OF_A_NAME.search(str(getattr(response, "model", "")))
     return int(named[1]) if named else None
 
@@ -120,12 +118,12 @@ def policy_version(response: Any) -> int | None:
 def asking_for_tokens(
     body: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a request's body and options so that it asks for log-probs and token ids, unless it
-    says otherwise, and sends the context of the active metrics builder, "train" or "eval", in a
+    """Return a request's body and options with the request for log-probs and token ids, unless it
+    declines them, and with the context of the active metrics builder ("train" or "eval") in a
     header.
     """
     extra = {"return_token_ids": True} | (options.get("extra_json") or {})
-    # Code around a client passes on what it was not given, as None or a sentinel of openai's.
+    # Code around a client passes options that it was not given as None or a sentinel of openai.
     asking = {**body, "logprobs": body.get("logprobs") is not False}
     asked = {**options, "extra_json": extra}
     builder = active_builder.get()
@@ -135,7 +133,7 @@ def asking_for_tokens(
 
 
 def keep_tokens(response: Any) -> Any:
-    """Put the prompt's token ids, the policy version and a sampling that biases importance ratios
+    """Set the prompt's token ids, the policy version and a sampling that biases importance ratios
     on each choice; return the completion.
     """
     prompt_ids = getattr(response, "prompt_token_ids", None)
@@ -157,8 +155,8 @@ def _put(choice: Any, prompt_ids: Any, version: int | None, sampling: Any) -> No
 
 @functools.cache
 def _trainable_client() -> Any:
-    """An `AsyncOpenAI` that changes chat completions where all its ways of asking meet: `create`
-    and `parse`, whole, raw and streamed, and those under `beta`.
+    """Return a subclass of `AsyncOpenAI` that changes chat completions in `post`, which `create`
+    and `parse` share, whole, raw and streamed, also under `beta`.
     """
     openai_package()
     from openai import AsyncOpenAI as OpenAIClient
@@ -193,8 +191,8 @@ def _trainable_client() -> Any:
 
 @attrs.define
 class ChunkTokens:
-    """Puts tokens where openai's own accumulator of a stream's chunks keeps them: those of the
-    whole answer on the first chunk of each choice, the id of each token beside its log-prob.
+    """Puts tokens where openai's own accumulator of a stream keeps them: those of the whole answer
+    on the first chunk of each choice, the id of each token beside its log-prob.
     """
 
     _prompt_ids: Any = None

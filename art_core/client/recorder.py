@@ -1,11 +1,14 @@
-"""An endpoint of a model's own for each trajectory: the key of a request says which one it is."""
+"""Recording: each trajectory has an endpoint with its own key, and requests to it extend the
+conversations of the trajectory.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +16,25 @@ import attrs
 
 from art_core.backends import Endpoint
 from art_core.base.threads import Values, present
-from art_core.client.conversation import add_choice
 from art_core.client.openai_client import keep_tokens, openai_package
 from art_core.client.received import ReceivedAnswer
 from art_core.costs.metered import ModelMeter
-from art_core.data.trajectory import Trajectory
+from art_core.data.choice import Message, MessageOrChoice, tokens_of
+from art_core.data.trajectory import History, Trajectory
+from art_core.endpoint.answer import read_answer
 from art_core.endpoint.host import AppHost
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
 
 log = logging.getLogger("art_core")
 
 
 @attrs.define(kw_only=True, eq=False)
 class Recording:
-    """A trajectory while it is recorded. Its requests belong to a context, "train" or "eval"; those
-    that are `unconstrained` go without what would force the form of an answer.
+    """A trajectory while it is recorded. Its requests belong to a context, "train" or "eval". With
+    `unconstrained`, request fields that force the form of an answer are removed.
     """
 
     trajectory: Trajectory
@@ -38,13 +43,10 @@ class Recording:
     payers: Values = attrs.field(factory=present, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _ended: bool = attrs.field(default=False, init=False)
-
     _growing: list[ReceivedAnswer] = attrs.field(factory=list, init=False)
 
     def begin(self, request: Mapping[str, Any]) -> ReceivedAnswer:
-        """Begin to record the answer to a request. Earlier answers that are whole are kept first:
-        the agent has what it waited for.
-        """
+        """Begin to record the answer to a request; keep earlier answers that are whole first."""
         received = ReceivedAnswer(request)
         with self._lock:
             self._keep_whole_ones()
@@ -52,14 +54,14 @@ class Recording:
         return received
 
     def add(self, received: ReceivedAnswer, part: bytes) -> None:
-        """Take bytes of an answer, and keep its choices if these were the last ones."""
+        """Add bytes of an answer, and keep its choices if these were the last ones."""
         with self._lock, _never_raising():
             received.add(part)
             if received.ended:
                 self._keep(received)
 
     def finish(self, received: ReceivedAnswer, *, ended: bool) -> None:
-        """Keep an answer of which no more comes: it `ended`, or the agent has gone away."""
+        """Keep an answer that gets no more bytes: it `ended`, or the agent has disconnected."""
         with self._lock, _never_raising():
             if ended:
                 received.end()
@@ -71,7 +73,7 @@ class Recording:
             self._growing = [each for each in self._growing if each is not received]
 
     def end(self) -> None:
-        """Keep what is whole, and leave the trajectory alone from now on."""
+        """Keep the answers that are whole; the trajectory is not changed any more."""
         with self._lock:
             self._keep_whole_ones()
             self._ended = True
@@ -96,7 +98,7 @@ class Recording:
 
 @contextmanager
 def _never_raising() -> Iterator[None]:
-    """Report what fails in recording; the agent must get its answer."""
+    """Log an error of the recording; the agent must get its answer."""
     try:
         yield
     except Exception:
@@ -104,7 +106,7 @@ def _never_raising() -> Iterator[None]:
 
 
 class Recorder(AppHost):
-    """Passes the requests of any number of recordings on to a served model; with `trainable`, they
+    """Forwards the requests of any number of recordings to a served model; with `trainable`, they
     ask for token ids and log-probs too.
     """
 
@@ -119,7 +121,7 @@ class Recorder(AppHost):
 
     @contextmanager
     def recorded(self, recording: Recording) -> Iterator[Endpoint]:
-        """Give an endpoint whose key stands for a recording while the block lasts."""
+        """Return an endpoint whose key belongs to a recording while the block lasts."""
         key = secrets.token_urlsafe(32)
         self._recordings[key] = recording
         try:
@@ -135,3 +137,82 @@ class Recorder(AppHost):
         return create_relay(
             self._served, self._recordings, trainable=self._trainable, meter=self._meter
         )
+
+
+_THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+"""Kinds of content parts that are not part of the answer."""
+
+
+def add_choice(
+    trajectory: Trajectory,
+    messages: Sequence[Message],
+    tools: list[dict[str, Any]] | None,
+    choice: MessageOrChoice,
+) -> None:
+    """Append a request's new messages and the choice that answers it to the conversation that the
+    request continues: its messages repeat those of the conversation, or its prompt begins with the
+    tokens. Messages that continue none begin another conversation.
+    """
+    for history in reversed(trajectory.histories()):
+        if _continues(history, messages, choice):
+            added = messages[len(history.messages_and_choices) :]
+            history.messages_and_choices += [*added, choice]
+            break
+    else:
+        begun = History(messages_and_choices=[*messages, choice], tools=tools)
+        trajectory.additional_histories.append(begun)
+        return
+    if history.messages_and_choices is trajectory.messages_and_choices:
+        trajectory.tools = trajectory.tools or tools
+
+
+def _continues(history: History, messages: Sequence[Message], choice: MessageOrChoice) -> bool:
+    known = history.messages()
+    if len(known) >= len(messages):
+        return False
+    before = tokens_of(history.messages_and_choices[-1]) if known else None
+    now = tokens_of(choice)
+    if before and now:
+        ids = before.prompt_ids + before.completion_ids
+        if now.prompt_ids[: len(ids)] == ids:
+            return True
+    return [*map(_compared, known)] == [*map(_compared, messages[: len(known)])]
+
+
+def _compared(message: Message) -> tuple[Any, ...]:
+    """Return a message in a form to compare: clients send answers back in several forms."""
+    role = message.get("role")
+    role = "system" if role == "developer" else role
+    calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    called = [(call.get("name"), _parsed(call.get("arguments"))) for call in calls]
+    text = _text(message.get("content"))
+    if role == "assistant":
+        refusal = message.get("refusal") or ""
+        text = _without_thoughts(text) + ("" if refusal in text else refusal)
+    return role, text.strip(), called
+
+
+def _without_thoughts(text: str) -> str:
+    """Return an answer without its thoughts, which clients may leave out when they send it back."""
+    return read_answer(text, {}).content
+
+
+def _text(content: Any) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    return "".join(_part_text(part) for part in content)
+
+
+def _part_text(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _THOUGHTS:
+        return ""
+    text = part.get(kind, part.get("text")) if kind is not None else part
+    return text if isinstance(text, str) else json.dumps(part, sort_keys=True, default=repr)
+
+
+def _parsed(arguments: Any) -> Any:
+    try:
+        return json.loads(arguments or "{}")
+    except (TypeError, ValueError, RecursionError):
+        return arguments

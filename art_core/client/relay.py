@@ -1,5 +1,5 @@
-"""The recorder's HTTP side: it asks for tokens too, and passes on what comes and keeps it. Import
-it only to serve.
+"""The recorder's HTTP application: it adds the request for tokens, forwards, and records answers.
+Import it only to serve.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHAT = "/v1/chat/completions"
 TOKENS = {"logprobs": True, "return_token_ids": True}
 MAX_REQUEST_BYTES = 256 << 20
 """The served model has a limit of its own."""
-_OF_THE_WAY = frozenset(
+_CONNECTION_HEADERS = frozenset(
     {
         "connection",
         "content-encoding",
@@ -42,7 +42,7 @@ _OF_THE_WAY = frozenset(
         "upgrade",
     }
 )
-_OF_THE_CLIENT = _OF_THE_WAY | {
+_CLIENT_HEADERS = _CONNECTION_HEADERS | {
     "accept",
     "accept-encoding",
     "authorization",
@@ -91,7 +91,7 @@ class _Relay:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         made = openai_client(self._served, trainable=False, meter=self._meter)
         async with made as client:
-            # Whoever asks tries again, if it wants to.
+            # The agent's client decides about retries.
             self._client = client.with_options(max_retries=0)
             yield
 
@@ -155,23 +155,25 @@ class _Relay:
 
 
 def _freed(request: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what would force the form of an answer; a tool_choice of "none" hides the tools."""
+    """Remove fields that force the form of an answer; a tool_choice of "none" hides the tools."""
     forced = {name for name in FORCING if request.get(name) != "none"}
     return {name: value for name, value in request.items() if name not in forced}
 
 
 def _own_headers(http: Request) -> dict[str, str]:
-    """Return the headers that the agent itself has set; its client's are those of our client."""
+    """Return the headers that the agent itself has set, without those of its client."""
     return {
         name: value
         for name, value in http.headers.items()
-        if name not in _OF_THE_CLIENT and not name.startswith("x-stainless-")
+        if name not in _CLIENT_HEADERS and not name.startswith("x-stainless-")
     }
 
 
 def _passed(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of an answer without those of its connection and its encoding."""
-    return {name: value for name, value in headers.items() if name.lower() not in _OF_THE_WAY}
+    return {
+        name: value for name, value in headers.items() if name.lower() not in _CONNECTION_HEADERS
+    }
 
 
 async def _next(parts: AsyncGenerator[Any, None]) -> Any:
@@ -179,7 +181,7 @@ async def _next(parts: AsyncGenerator[Any, None]) -> Any:
 
 
 async def _read(parts: AsyncGenerator[Any, None]) -> bytes | OSError:
-    """Return the bytes of an answer, or that it broke off."""
+    """Return the bytes of an answer, or the error that broke it off."""
     try:
         async with aclosing(parts):
             return b"".join([part async for part in parts])
@@ -188,7 +190,7 @@ async def _read(parts: AsyncGenerator[Any, None]) -> bytes | OSError:
 
 
 async def _broken_off(error: OSError) -> AsyncGenerator[Any, None]:
-    """Break off for the agent too, so that its client does what it does without recording."""
+    """Break off for the agent too: its client does the same as without recording."""
     yield b""
     raise error
 

@@ -1,1 +1,1 @@
-"""Models: what users hold."""
+"""Models, and the contract of a backend."""

@@ -29,7 +29,7 @@ class Backend(Protocol):
 
     async def unregister(self, model: TrainableModel) -> None:
         """Stop serving the model and free what it holds; `register` brings it back at its last
-        checkpoint. A model that is not registered is none of its business.
+        checkpoint. For a model that is not registered it does nothing.
         """
 
     async def train(
@@ -37,8 +37,7 @@ class Backend(Protocol):
     ) -> TrainResult:
         """Run one step (`TrainConfig.of(**options)`) and serve the new weights.
 
-        Reports what it used through `model.charge(...)`, so that no cost is lost when the step
-        fails.
+        Reports used devices through `model.charge(...)`, so that no cost is lost if the step fails.
         """
 
     async def step(self, model: TrainableModel) -> int:
@@ -51,7 +50,7 @@ class Backend(Protocol):
         """Delete all checkpoints but those steps and the newest; return the deleted steps."""
 
     async def close(self) -> None:
-        """Stop serving and free what is held; a second call does nothing."""
+        """Stop serving and free all resources; a second call does nothing."""
 
 
 _METHODS = [name for name in vars(Backend) if not name.startswith("_")]
@@ -103,12 +102,11 @@ class RegisteredModels(dict[Path, T]):
 def backend(name: str, **options: Any) -> Backend:
     """Make the backend of that name, from the plugins that are installed.
 
-    Raises ConfigError for an unknown name or option (with what there is and what to install) and
-    for a missing package, PluginError for a plugin that is installed but broken, also for one whose
-    backend lacks a method.
+    Raises ConfigError for an unknown name or option, with the known ones and what to install, and
+    for a missing package; PluginError for a broken plugin, also if its backend lacks a method.
     """
     spec = installed_plugins().backend(name)
-    with _told_what_lacks(name):
+    with _naming_the_package(name):
         create = creator(spec)
         accepted_options(create, options, f"backend {name!r}")
         made = create(**options)
@@ -123,13 +121,13 @@ def backend(name: str, **options: Any) -> Backend:
 
 
 def creator(spec: BackendSpec) -> Callable[..., Backend]:
-    """Return what makes a spec's backend, imported now when it is given as a text.
+    """Return the callable that makes a spec's backend; import it if it is given as a text.
 
     Raises ConfigError for a missing package, PluginError for a name that its module lacks.
     """
     if not isinstance(spec.create, str):
         return spec.create
-    with _told_what_lacks(spec.name):
+    with _naming_the_package(spec.name):
         try:
             found: Callable[..., Backend] = pkgutil.resolve_name(spec.create)
         except AttributeError as error:
@@ -140,7 +138,7 @@ def creator(spec: BackendSpec) -> Callable[..., Backend]:
 
 
 @contextmanager
-def _told_what_lacks(name: str) -> Iterator[None]:
+def _naming_the_package(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
@@ -157,7 +155,7 @@ def options_of(create: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def option_names(create: Callable[..., Any]) -> set[str]:
-    """Return the names of the options that `create` takes; none where it does not name them."""
+    """Return the names of the options that `create` takes; none if it does not name them."""
     try:
         return {parameter.name for parameter in options_of(create)}
     except (TypeError, ValueError):
@@ -165,7 +163,7 @@ def option_names(create: Callable[..., Any]) -> set[str]:
 
 
 def accepted_options(create: Callable[..., Any], options: Iterable[str], kind: str) -> None:
-    """Raise ConfigError for options that `create` does not take, and for those that it misses."""
+    """Raise ConfigError for options that `create` does not take, and for missing ones."""
     given, named = set(options), options_of(create)
     parameters = inspect.signature(create).parameters.values()
     known = [p.name for p in named]

@@ -1,4 +1,4 @@
-"""The model in the user's hands: rollouts in, rows out. `TrainableModel` adds the weights."""
+"""Models take rollouts and write rows. `TrainableModel` adds weights and their backend."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Model:
                     project=self.project,
                     name=self.name,
                     run_dir=self.run_dir,
-                    base_model=getattr(self, "base_model", self.inference_model_name),
+                    base_model=self._weights_name(),
                     config=settings_without_secrets(self.config),
                     taxonomy=self._ledger.taxonomy,
                 )
@@ -132,12 +132,16 @@ class Model:
                 )
             return self._run
 
+    def _weights_name(self) -> str | None:
+        """Return the name of the weights that the run records."""
+        return self.inference_model_name
+
     async def get_step(self) -> int:
         """Return the training step that the model is at."""
         return self.run.last_step
 
     def endpoint(self) -> Endpoint:
-        """Return where the model is served; ConfigError when that is not known."""
+        """Return the endpoint that serves the model; ConfigError if it is not known."""
         if not (self.inference_base_url and self.inference_model_name):
             raise ConfigError(
                 f"model {self.name!r} has no endpoint",
@@ -163,8 +167,8 @@ class Model:
         return self._clients[loop]
 
     def _meter(self) -> ModelMeter | None:
-        """Return what counts the model's own tokens; None for a trained model, whose backend
-        reports what it used.
+        """Return the counter of the model's own tokens; None for a trained model, whose backend
+        reports its use.
         """
         if self._trainable:
             return None
@@ -175,13 +179,13 @@ class Model:
     def recording(
         self, trajectory: Trajectory, *, unconstrained: bool = False
     ) -> Iterator[Endpoint]:
-        """Give an endpoint for an agent that brings its own client: while the block lasts, what is
-        said there goes into the trajectory, with the token ids if the model is trained.
+        """Give an endpoint for an agent that brings its own client: while the block lasts, requests
+        and answers there are added to the trajectory, with token ids if the model is trained.
 
-        What does not go on with a conversation of the trajectory becomes one of its
-        `additional_histories`. With `unconstrained`, what would force the form of an answer is left
-        out of requests: `response_format`, `parallel_tool_calls` and a `tool_choice` but "none".
-        ConfigError when the endpoint is not known.
+        A request that does not continue a conversation of the trajectory begins one of its
+        `additional_histories`. With `unconstrained`, fields that force the form of an answer are
+        removed from requests: `response_format`, `parallel_tool_calls`, and `tool_choice` unless it
+        is "none". ConfigError if the endpoint is not known.
         """
         with self._lock:
             if self._recorder is None:
@@ -206,8 +210,8 @@ class Model:
             await asyncio.to_thread(recorder.stop)
 
     def metrics_builder(self, context: str | None = None) -> MetricsBuilder:
-        """Return the builder of the next row's metrics; the context, "train" or "eval", says what
-        costs belong to.
+        """Return the builder of the next row's metrics. Costs belong to the context, "train" or
+        "eval".
         """
         return MetricsBuilder(self._ledger, self._prices, context or "")
 
@@ -223,7 +227,7 @@ class Model:
         current one).
 
         Raises ConfigError for a bad split or step and MetricError for bad keys or values, with
-        nothing written; HistoryError when the disk does not take them.
+        nothing written; HistoryError if the disk does not take the data.
         """
         checked_name("split", split)
         groups = ready_groups(trajectories or ())
@@ -235,12 +239,12 @@ class Model:
         return self.run.record(split, at, groups=groups, metrics=metrics)
 
     def _settle(self, split: str, groups: Sequence[TrajectoryGroup]) -> None:
-        """Book the paid calls of the rollouts, before the row that has them."""
+        """Book the paid calls of the rollouts, before their row is written."""
         settle(groups, self.metrics_builder("train" if split == "train" else "eval"))
 
     def _store(self, split: str, step: int, groups: Sequence[TrajectoryGroup]) -> int:
-        """Store groups; those of a call that is made again after it failed are there already.
-        Return the byte of the file at which they begin.
+        """Store groups, unless a failed call has stored them before; return the byte of the file at
+        which they begin.
         """
         which = (step, *(group.id for group in groups))
         again = self._stored.get(split) == which
@@ -249,7 +253,7 @@ class Model:
         return append_groups(file, groups, again=again)
 
     def read_state(self) -> dict[str, Any]:
-        """Return what `merge_state` kept: your own values, a dataset position say."""
+        """Return the values that `merge_state` stored, for example a position in a dataset."""
         return read_json(self.run_dir / "state.json")
 
     def merge_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,11 +271,11 @@ class Model:
         status: str | None = None,
         error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
-        """Write what waits and drain the sinks within `timeout` seconds; report each. Of an `error`
-        the run keeps type and message, without secrets, and tells them its sinks.
+        """Write a row of waiting metrics and drain the sinks within `timeout` seconds; report each.
+        The run and its sinks get the type and message of an `error`, without secrets.
 
-        In a `finally` or `except` block the error is the exception that led there. It gives the
-        `status`: "finished" without one, "interrupted" for Ctrl-C, else "failed".
+        In a `finally` or `except` block the error is the exception that is being handled. It gives
+        the `status`: "finished" without one, "interrupted" for Ctrl-C, else "failed".
         """
         error = error or _error_of_caller()
         status = status or status_of(error)
@@ -297,20 +301,20 @@ class Model:
 
 
 def _place_of_caller() -> str:
-    """Return file and line of the code that made the model."""
+    """Return the file and line of the code that made the model."""
     frame = _calling_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _error_of_caller() -> BaseException | None:
-    """Return the exception that is handled by the code that calls: not one of code around it."""
+    """Return the exception that the calling code itself handles, not code around it."""
     error = sys.exc_info()[1]
     trace = error.__traceback__ if error else None
     return error if trace is not None and trace.tb_frame is _calling_frame() else None
 
 
 def _calling_frame() -> FrameType:
-    """Return the nearest frame that is no code of the core."""
+    """Return the nearest frame outside of the core."""
     frame = sys._getframe(1)  # noqa: SLF001
     while frame.f_back is not None and _is_ours(frame):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""A model whose weights are trained: which backend has it, its steps and its checkpoints."""
+"""Trained models: their backend, steps and checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -24,9 +24,6 @@ from art_core.run.checkpoints import Retention, check_resumed
 from art_core.run.run import CLOSE_SECONDS, Registered
 from art_core.sinks.delivery import DeliveryReport
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
 log = logging.getLogger("art_core")
 
 
@@ -34,7 +31,7 @@ log = logging.getLogger("art_core")
 class TrainableModel(Model):
     """A model whose weights a backend trains and serves.
 
-    `base_model` is what the backend starts from; `backend` is one, or its name, registered on first
+    The backend starts from `base_model`. `backend` is a backend or its name, registered on first
     use (default: the one of `ART_BACKEND`).
     """
 
@@ -51,12 +48,12 @@ class TrainableModel(Model):
     ) -> None:
         """Have a backend load the model, at its last checkpoint or fresh, and serve it.
 
-        `step` goes back to an older checkpoint, 0 to the base model; the backend sets the
-        checkpoints after it aside. Without it, BackendError is raised when the log has trained
-        steps and the backend has no checkpoint; a backend that is behind the log is a warning.
+        `step` goes back to an older checkpoint, 0 to the base model; the backend sets later
+        checkpoints aside. Without `step`, BackendError is raised if the log has trained steps and
+        the backend has no checkpoint; a warning is logged if the backend is behind the log.
 
-        One that the model makes, of a name, it closes as well: when it is closed itself, when
-        another one is registered, and when this fails.
+        A backend that the model makes from a name is closed by the model: when the model is closed,
+        when another backend is registered, and when this call fails.
         """
         async with self._registering:
             await self._register(backend, step)
@@ -119,8 +116,8 @@ class TrainableModel(Model):
             )
 
     async def _leave_inherited(self, chosen: Backend) -> Backend | None:
-        """Free what an older object of this run holds at another backend. Return the chosen backend
-        if that object made it.
+        """Free the backend of an older object of this run. Return the chosen backend if that object
+        made it.
         """
         inherited, self.run.inherited = self.run.inherited, None
         if inherited is None:
@@ -145,7 +142,7 @@ class TrainableModel(Model):
             await self._register(None)
 
     def endpoint(self) -> Endpoint:
-        """Return where the backend serves the model; ConfigError before `register`."""
+        """Return the endpoint that serves the model; ConfigError before `register`."""
         if self._endpoint is None:
             raise ConfigError(
                 f"model {self.name!r} is not registered",
@@ -153,9 +150,8 @@ class TrainableModel(Model):
             )
         return self._endpoint
 
-    def openai_client(self) -> AsyncOpenAI:
-        """Return an OpenAI client whose choices carry the token ids that training needs."""
-        return super().openai_client()
+    def _weights_name(self) -> str | None:
+        return self.base_model
 
     async def get_step(self) -> int:
         """Return the training step of the newest weights."""
@@ -169,11 +165,10 @@ class TrainableModel(Model):
         """Run one training step on the groups and log them and its metrics as one row.
 
         Options are those of `TrainConfig`. The groups are checked and stored before the step
-        begins, so that a failing step loses nothing that was measured; tried again with the same
-        groups, it does not store them twice. When a step that was cancelled ends first, they move
-        to the next step's file. Groups that were stored for the step earlier, and are not those
-        that were trained, move to the file of the same name in `earlier/`. Raises MetricError for a
-        metric of a trajectory or group that no row could hold.
+        begins, so a failing step loses no data; a second try with the same groups does not store
+        them again. If a cancelled step ends first, they move to the next step's file. Groups that
+        were stored for the step earlier and not trained move to the file of the same name in
+        `earlier/`. Raises MetricError for a metric of a trajectory or group that no row can hold.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
@@ -183,11 +178,11 @@ class TrainableModel(Model):
         start = self._store("train", expected, groups)
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)
-        # A newer object may have taken the run over; the step is trained, and gets its row.
+        # A newer object may have the run now; the step is trained, so its row is written.
         run.current().record(
             "train", result.step, groups=groups, metrics=result.metrics, trained=True
         )
-        # Their row is written: to raise now would have the step trained again.
+        # The row is written: raising now would make the caller train the step again.
         try:
             _tidy(run.info.run_dir, groups, (expected, start), result.step)
         except HistoryError as error:
@@ -205,13 +200,13 @@ class TrainableModel(Model):
         """Add the cost of devices held to the next row's `costs/gpu`; backends call this.
 
         The price is the one in `time`, else a plugin's. Returns US dollars, or None, with one
-        warning, when there is no price. A time of 0 seconds only looks for the price: a backend
-        charges it in `register`, so that the warning comes before the first rollout.
+        warning, if there is no price. A backend charges 0 seconds in `register`, so that the
+        warning comes before the first rollout.
         """
         return self.metrics_builder().add_gpu_time(time, remedy=self._price_remedy())
 
     def _price_remedy(self) -> str:
-        """Return how a device gets a price: by the backend's option, where it has one."""
+        """Return how to give a device a price: by the backend's option, if it has one."""
         if "gpu_cost_per_hour_usd" in option_names(type(self.backend)):
             return "Give the backend gpu_cost_per_hour_usd=..."
         return (
@@ -226,7 +221,7 @@ class TrainableModel(Model):
     async def delete_checkpoints(self, best_checkpoint_metric: str = "val/reward") -> list[int]:
         """Delete all checkpoints but the newest and the best by a metric; return the steps.
 
-        The best is searched in every row of the run, in the direction that the metric's spec says.
+        All rows of the run are searched, in the direction of the metric's spec.
         """
         backend = await self._ready_backend()
         existing = [c.step for c in await backend.checkpoints(self)]
@@ -242,7 +237,7 @@ class TrainableModel(Model):
         status: str | None = None,
         error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
-        """Close the backend if this model made it, then as `Model.close`."""
+        """Close the backend if this model made it, then the run as `Model.close` does."""
         try:
             if self._made is not None and not self._backend_is_handed_over():
                 await self._made.close()
@@ -254,8 +249,8 @@ class TrainableModel(Model):
 def _tidy(
     run_dir: Path, groups: Sequence[TrajectoryGroup], stored: tuple[int, int], step: int
 ) -> None:
-    """Have the file of a step that was trained hold its groups and no earlier ones. `stored` is the
-    step under which they were stored, and the byte of its file at which they begin.
+    """Leave only the trained groups in the file of a trained step. `stored` is the step under which
+    they were stored, and the byte of its file at which they begin.
     """
     expected, start = stored
     file = trajectory_file(run_dir, "train", step)

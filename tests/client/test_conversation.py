@@ -2,7 +2,7 @@
 
 import pytest
 
-from art_core.client.conversation import add_choice
+from art_core.client.recorder import add_choice
 from art_core.data.trajectory import Trajectory
 
 ASK = {"role": "user", "content": "Paris?"}
