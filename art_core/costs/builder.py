@@ -1,4 +1,4 @@
-"""Fifth stop: the user's hand on the ledger, in a context that says what costs belong to."""
+"""The metrics builder: adds costs, times and counts to the ledger, in the context of a split."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from art_core.metrics.usage import GpuTime, TokenUsage
 
 active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_builder", default=None)
 default_builders: WeakSet[MetricsBuilder] = WeakSet()
-"""Of the open models. A cost goes there when no builder is active and one model is open."""
+"""Builders of the open models. A cost without an active builder goes to the only one."""
 _defaults = threading.Lock()
 
 
 def offer_default(builder: MetricsBuilder) -> None:
-    """Let costs without an active builder go to this one, until `withdraw_default`."""
+    """Add a builder to the default builders."""
     with _defaults:
         default_builders.add(builder)
 
 
 def withdraw_default(builder: MetricsBuilder) -> None:
-    """Let no more costs go to a builder that was offered; one that was not is left alone."""
+    """Remove a builder from the default builders, if it is one of them."""
     with _defaults:
         default_builders.discard(builder)
 
@@ -51,8 +51,8 @@ class MetricsBuilder:
     """Adds to the next row of a model: `model.metrics_builder()`, or with a context, "train" or
     "eval".
 
-    Metrics whose spec says `sum` (`costs/`, `time/step_`, `data/step_`, idle times) add up within a
-    step; others are averaged, or as their spec says.
+    Samples of one step combine by the rule of the metric's spec: `costs/`, `time/step_`,
+    `data/step_` and idle times add up, most others are averaged.
     """
 
     ledger: Ledger = attrs.field(repr=False)
@@ -61,7 +61,7 @@ class MetricsBuilder:
 
     @contextmanager
     def measure(self, key: str) -> Iterator[None]:
-        """Add the seconds spent in the block to a key, `time/step_actor_s` say."""
+        """Add the seconds spent in the block to a key, such as `time/step_actor_s`."""
         self._key(key)
         start = time.perf_counter()
         try:
@@ -135,18 +135,18 @@ class MetricsBuilder:
         model_name: str,
         rates: TokenRates | None = None,
     ) -> float | None:
-        """Price tokens and add them at `costs/<context>/<source>`, or where they fit in if that is
-        a leaf's parent or child in the run; return US dollars, or None when unpriced.
+        """Price tokens and add them at `costs/<context>/<source>`, or at the nearest valid key if
+        that conflicts with costs of the run; return US dollars, or None when unpriced.
 
-        Unpriced calls are counted in `data/step_unpriced_calls` and said once a model; those of
-        which a part has no price, in `data/step_partly_priced_calls`.
+        Unpriced calls are counted in `data/step_unpriced_calls`, with one warning per model. Calls
+        of which a part has no price are counted in `data/step_partly_priced_calls`.
         """
         usage = self.prices.believed(provider, usage)
         usd, rates = self.prices.quote(provider, model_name, usage, rates)
         unread = self.prices.unread(provider, model_name, usage, rates) if usd is not None else ()
         usage = attrs.evolve(usage, unread=unread)
         with self.ledger.one_row():
-            leaf = self.ledger.paid_leaf(f"{self.context or 'train'}/{source}")
+            leaf = self.ledger.cost_key(f"{self.context or 'train'}/{source}")
             if usd is None:
                 self.add_unpriced()
             else:
@@ -166,7 +166,7 @@ class MetricsBuilder:
         if not time.seconds:
             return usd
         with self.ledger.one_row():
-            leaf = self.ledger.paid_leaf("gpu")
+            leaf = self.ledger.cost_key("gpu")
             if usd is not None:
                 self.ledger.add(self.context, leaf, usd)
             self.ledger.add_receipt(gpu_receipt(leaf, time, usd, rates))
@@ -187,7 +187,7 @@ class MetricsBuilder:
     ) -> float | None:
         """Read the tokens out of a provider's response and add what they cost; as `add_usage`.
 
-        `service_tier` wins over what the response says: "batch" for one out of a batch's results.
+        `service_tier` replaces that of the response: "batch" for a result of a batch.
         """
         usage = self.prices.usage(response, provider)
         if service_tier is not None:
@@ -204,13 +204,13 @@ class MetricsBuilder:
         self, provider: str, extract: Callable[[Any], float | None]
     ) -> None:
         """Set a function that reads US dollars out of a provider's responses, or of the chunks of a
-        streamed one; None where they say nothing.
+        streamed one; None where they have none.
         """
         self.prices.register_extractor(provider, extract)
 
     def activate(self) -> Token[MetricsBuilder | None]:
-        """Make this the builder that `@track_api_cost` adds to, from here on in this task or
-        thread, and in threads that it starts.
+        """Make `@track_api_cost` add to this builder, from here on in this task or thread, and in
+        threads that it starts.
         """
         return active_builder.set(self)
 

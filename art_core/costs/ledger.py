@@ -1,120 +1,112 @@
-"""Fifth stop: what waits for the next row. Costs, times and counts that no trajectory carries."""
+"""The ledger: costs, times and counts that wait for the next row."""
 
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
+import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from weakref import WeakSet
 
 import attrs
 
 from art_core.base.errors import MetricError
+from art_core.log.history import HistoryLog
 from art_core.metrics.receipt import Receipt
-from art_core.metrics.rollup import Totals, ancestors, check_leaf, fitting, leaves_of_totals
-from art_core.metrics.samples import Samples, combine, folded
-from art_core.metrics.taxonomy import Taxonomy, total
+from art_core.metrics.rollup import CostTree, Totals
+from art_core.metrics.taxonomy import Taxonomy, combine_values, total
 
 log = logging.getLogger("art_core")
 
-_MANY = 4096
+Samples = dict[str, list[float]]
+"""What was added to each key since the last row."""
+_MAX_SAMPLES = 4096
+# One for all ledgers: a ledger that was handed over adds to another one. Reentrant: `one_row`.
+_lock = threading.RLock()
 
 
 @attrs.frozen
-class Taken:
-    """What a row took from the ledger; `restore` puts it back."""
+class Drained:
+    """What a row takes out of a ledger."""
 
-    samples: dict[str, Samples]
-    receipts: tuple[Receipt, ...]
-    scenario_ids: frozenset[str]
+    samples: dict[str, Samples] = attrs.field(factory=dict)
+    receipts: tuple[Receipt, ...] = ()
+    scenario_ids: frozenset[str] = frozenset()
+
+    def combined(self, taxonomy: Taxonomy) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the finite samples of each key, combined as its spec says, and the others."""
+        merged: Samples = {}
+        for samples in self.samples.values():
+            for key, values in samples.items():
+                merged.setdefault(key, []).extend(values)
+        combined: dict[str, float] = {}
+        nonfinite: dict[str, float] = {}
+        for key, values in merged.items():
+            finite = [v for v in values if math.isfinite(v)]
+            if finite:
+                combined[key] = combine_values(finite, taxonomy.spec(key).combine)
+            if len(finite) < len(values):
+                nonfinite[key] = next(v for v in values if not math.isfinite(v))
+        return combined, nonfinite
 
 
-NOTHING = Taken({}, (), frozenset())
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _by_heir(
-    method: Callable[Concatenate[Ledger, P], R],
-) -> Callable[Concatenate[Ledger, P], R]:
-    """Have a method done by the ledger that this one was handed over to, if it was."""
-
-    @functools.wraps(method)
-    def done(self: Ledger, /, *given: P.args, **named: P.kwargs) -> R:
-        if self._heir is None:
-            with self._lock:
-                if self._heir is None:
-                    return method(self, *given, **named)
-        # Without this ledger's lock: a thread that holds the heir's may wait for it.
-        return done(self._heir, *given, **named)
-
-    return done
+NOTHING = Drained()
 
 
 @attrs.define(eq=False)
 class Ledger:
-    """Samples not yet in a row, by context and key. Exact and safe under threads: sums are `fsum`.
+    """Samples that wait for a row, by context and key; exact and safe under threads.
 
-    What could not be part of a row is refused here, where it is added, so that it never stands in
-    the way of a row later. `waiting` says that there is something for the next row to take,
-    `out` holds what a row has taken that is not written yet.
+    Invalid samples are rejected on add, so writing a row cannot fail because of them. `waiting` is
+    True when there is something for the next row.
     """
 
     taxonomy: Taxonomy
     waiting: bool = False
-    out: Taken = NOTHING
     _samples: dict[str, Samples] = attrs.field(factory=dict)
     _receipts: dict[tuple[object, ...], Receipt] = attrs.field(factory=dict)
     _scenario_ids: set[str] = attrs.field(factory=set)
-    _paths: dict[str, str] = attrs.field(factory=dict)
-    _leaves: set[str] = attrs.field(factory=set)
-    _parents: set[str] = attrs.field(factory=set)
-    _booked_at: dict[str, str] = attrs.field(factory=dict)
+    _tree: CostTree = attrs.field(factory=CostTree)
+    _resolved: dict[str, str] = attrs.field(factory=dict)
     _ended: tuple[str, str] | None = None
-    _said_late: bool = False
+    _warned_late: bool = False
     _heir: Ledger | None = None
-    _lock: threading.RLock = attrs.field(factory=threading.RLock, repr=False)
 
     def __attrs_post_init__(self) -> None:
         _ledgers.add(self)
 
     def one_row(self) -> AbstractContextManager[object]:
-        """Hold off rows in the block: what is added there stands in one."""
-        return self._heir.one_row() if self._heir else self._lock
+        """Keep what is added in the block together: a row takes all of it or nothing."""
+        return _lock
 
     def hand_over(self, heir: Ledger) -> None:
-        """Give what waits to another ledger of the same run, and what is added later."""
-        with self._lock:
+        """Move what waits to another ledger of the same run, and what is added here later."""
+        with _lock:
+            drained = Drained(
+                self._samples, tuple(self._receipts.values()), frozenset(self._scenario_ids)
+            )
+            self._clear()
             self._heir = heir
-            samples, receipts, ids = self._samples, self._receipts, self._scenario_ids
-            self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
-        heir.restore(Taken(samples, tuple(receipts.values()), frozenset(ids)))
+            heir.restore(drained)
 
-    def learn(self, totals: Totals) -> None:
-        """Learn the cost leaves of a run's log, which is open: a new one can't conflict with them.
+    def add_logged_costs(self, totals: Totals) -> None:
+        """Add the cost leaves of the run's log, which is open: new ones must not conflict.
 
-        What waits at a leaf that does, added before the run was open say, moves to one that fits.
+        Samples that already wait at a conflicting leaf move to the nearest valid one.
         """
-        with self._lock:
+        with _lock:
             self._ended = None
-            logged = leaves_of_totals(totals)
-            parents = {parent for leaf in logged for parent in ancestors(leaf)}
-            places = {leaf: fitting(leaf, logged, parents) for leaf in self._leaves}
+            logged = CostTree.of_totals(totals)
+            places = {leaf: logged.resolve_conflict(leaf) for leaf in self._tree.leaves}
             moved = {leaf: place for leaf, place in places.items() if leaf != place}
             if moved:
-                self._leaves, self._parents = set(), set()
-                self._paths = {p: leaf for p, leaf in self._paths.items() if leaf not in moved}
+                self._tree = CostTree()
                 self._move(moved)
-                logged |= set(places.values())
-            for leaf in logged:
-                self._know(leaf)
+            for leaf in (*logged.leaves, *places.values()):
+                self._tree.add(leaf)
 
     def _move(self, moved: Mapping[str, str]) -> None:
         for buffer in self._samples.values():
@@ -131,51 +123,45 @@ class Ledger:
                 place,
             )
 
-    def _cost_key(self, path: str) -> str:
-        key = path if path.startswith("costs/") else f"costs/{path}"
-        return self.taxonomy.place(key, "train")
-
-    @_by_heir
-    def paid_leaf(self, path: str) -> str:
-        """Return where money that is spent already is booked: at its path's key, else, said once,
-        at a leaf that fits beside those that there are. MetricError for what is no path of a cost.
+    def cost_key(self, path: str) -> str:
+        """Return the key under which to record money already spent. If the path's own key conflicts
+        with others, use the nearest valid key and warn once. MetricError for an invalid path.
         """
-        leaf = self._cost_key(path)
-        with self._lock:
-            place = fitting(leaf, self._leaves, self._parents)
-            self._know(place)
-            if place != leaf and self._booked_at.get(leaf) != place:
-                self._booked_at[leaf] = place
+        with _lock:
+            if self._heir:
+                return self._heir.cost_key(path)
+            leaf = self._placed(path)
+            key = self._tree.resolve_conflict(leaf)
+            self._tree.add(key)
+            if key != leaf and self._resolved.get(leaf) != key:
+                self._resolved[leaf] = key
                 log.warning(
-                    "cost %r conflicts with others of the run: it is booked at %r.", leaf, place
+                    "cost %r conflicts with others of the run: it is booked at %r.", leaf, key
                 )
-        return place
-
-    @_by_heir
-    def cost_leaf(self, path: str) -> str:
-        """Return the key of a cost path; MetricError when it conflicts with a leaf or a parent."""
-        key = self._paths.get(path)
-        if key is None:
-            key = self._cost_key(path)
-            with self._lock:
-                check_leaf(key, self._leaves, self._parents)
-                self._know(key)
-                self._paths[path] = key
         return key
 
-    def _know(self, leaf: str) -> None:
-        self._leaves.add(leaf)
-        self._parents.update(ancestors(leaf))
+    def _placed(self, path: str) -> str:
+        return self.taxonomy.place(_cost_path(path), "train")
 
     def add_cost(self, context: str, path: str, usd: float) -> None:
-        """Add US dollars at a cost path; MetricError as `cost_leaf`."""
-        with self._lock:
-            self.add(context, self.cost_leaf(path), usd)
+        """Add US dollars; MetricError for a path that is invalid or conflicts with other costs."""
+        with _lock:
+            if self._heir:
+                self._heir.add_cost(context, path, usd)
+                return
+            key = _cost_path(path)
+            if key not in self._tree.leaves:
+                key = self._placed(path)
+                self._tree.check(key)
+                self._tree.add(key)
+            self.add(context, key, usd)
 
-    @_by_heir
     def add(self, context: str, key: str, value: float) -> None:
         """Add one sample; MetricError for one that differs where all must be the same."""
-        with self._lock:
+        with _lock:
+            if self._heir:
+                self._heir.add(context, key, value)
+                return
             try:
                 values = self._samples[context][key]
             except KeyError:
@@ -185,38 +171,9 @@ class Ledger:
             values.append(value)
             self.waiting = True
             if self._ended:
-                self._say_late(*self._ended)
-            if len(values) > _MANY and self.taxonomy.spec(key).combine == "sum":
-                values[:] = folded(values)
-
-    def close(self) -> None:
-        """Take note that no further row comes: costs that still wait, or come later, are said."""
-        with self._lock:
-            self._ended = ("the run is closed, and costs from here on", "before model.close()")
-            self._say_late(*self._ended)
-
-    def at_exit(self) -> None:
-        """Say costs that still wait when the program ends: of a model that was never logged."""
-        with self._lock:
-            self._say_late(
-                "the program ends, and costs that wait", "before model.log() or model.close()"
-            )
-
-    def forget(self) -> None:
-        """Begin empty in a forked process; the one that logs never hears of what is added here."""
-        self._lock = threading.RLock()
-        self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
-        self._ended = (
-            "this process was forked from the one that logs, and its costs",
-            "in that one",
-        )
-
-    def _say_late(self, why: str, where: str) -> None:
-        samples = [item for buffer in self._samples.values() for item in buffer.items()]
-        costs = {key: total(values) for key, values in samples if key.startswith("costs/")}
-        if costs and not self._said_late:
-            self._said_late = True
-            log.warning("%s come into no row: %s. Add them %s.", why, costs, where)
+                self._warn_late(*self._ended)
+            if len(values) > _MAX_SAMPLES and self.taxonomy.spec(key).combine == "sum":
+                values[:] = _folded(values)
 
     def _check_same(self, key: str, before: float, value: float) -> None:
         if value != before and self.taxonomy.spec(key).combine == "same":
@@ -224,24 +181,28 @@ class Ledger:
                 f"metric {key!r} must be the same throughout a step, got {before} and {value}"
             )
 
-    @_by_heir
     def add_receipt(self, receipt: Receipt) -> None:
-        """Keep what a cost was paid for."""
-        with self._lock:
+        """Add what a cost was paid for."""
+        with _lock:
+            if self._heir:
+                self._heir.add_receipt(receipt)
+                return
             before = self._receipts.get(receipt.kind)
             self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
             self.waiting = True
 
-    @_by_heir
     def add_scenarios(self, ids: Iterable[str]) -> None:
-        """Remember scenario ids for the next train row."""
-        with self._lock:
+        """Add scenario ids for the next train row."""
+        with _lock:
+            if self._heir:
+                self._heir.add_scenarios(ids)
+                return
             self._scenario_ids.update(ids)
             self.waiting = True
 
     def splits(self) -> list[str]:
         """Return the splits whose rows, in this order, take all that waits."""
-        with self._lock:
+        with _lock:
             of_train = bool(self._scenario_ids or self._receipts)
             others: set[str] = set()
             for context, buffer in self._samples.items():
@@ -253,64 +214,117 @@ class Ledger:
                 of_train = of_train or costs > 0
             return ["train"] * of_train + sorted(others)
 
-    def take(self, split: str) -> Taken:
-        """Remove and return what belongs in the next row of a split.
+    @contextmanager
+    def taking(self, split: str, history: HistoryLog) -> Iterator[Drained]:
+        """Take what belongs in the next row of a split, for a block that appends the row.
 
-        That is the split's own context, samples without context, and the costs of every context:
-        money does not wait for a row of its own split.
+        That is the split's own context, samples without context, and the costs of all contexts. If
+        the block raises before the log has a new row, all of it is put back.
         """
-        own = {"", split, "eval"} if split in ("val", "test") else {"", split}
-        with self._lock:
-            taken: dict[str, Samples] = {}
-            left: dict[str, Samples] = {}
-            for context, buffer in self._samples.items():
-                for key, values in buffer.items():
-                    of = taken if context in own or key.startswith("costs/") else left
-                    of.setdefault(context, {})[key] = values
-            later = set[str]() if split == "train" else self._scenario_ids
-            receipts = tuple(self._receipts.values())
-            out = Taken(taken, receipts, frozenset(self._scenario_ids - later))
-            waiting = bool(left or later)
-            # In one statement without a call: Ctrl-C comes before it or after it.
-            self._samples, self._receipts, self._scenario_ids, self.waiting, self.out = (
-                left,
-                {},
-                later,
-                waiting,
-                out,
-            )
-        return out
+        drained, last = NOTHING, history.last
+        try:
+            if self.waiting:
+                with _lock:
+                    taken, left = self._divided(split)
+                    later = set[str]() if split == "train" else self._scenario_ids
+                    ids = frozenset(self._scenario_ids - later)
+                    new = Drained(taken, tuple(self._receipts.values()), ids)
+                    waiting = bool(left or later)
+                    # In one statement without a call: Ctrl-C comes before it or after it.
+                    self._samples, self._receipts, self._scenario_ids, self.waiting, drained = (
+                        left,
+                        {},
+                        later,
+                        waiting,
+                        new,
+                    )
+            yield drained
+        except BaseException:
+            if history.last is last:
+                self.restore(drained)
+            raise
 
-    @_by_heir
-    def restore(self, taken: Taken) -> None:
-        """Put back what a row that was not written had taken."""
-        with self._lock:
-            for context, samples in taken.samples.items():
+    def _divided(self, split: str) -> tuple[dict[str, Samples], dict[str, Samples]]:
+        own = {"", split, "eval"} if split in ("val", "test") else {"", split}
+        taken: dict[str, Samples] = {}
+        left: dict[str, Samples] = {}
+        for context, buffer in self._samples.items():
+            for key, values in buffer.items():
+                part = taken if context in own or key.startswith("costs/") else left
+                part.setdefault(context, {})[key] = values
+        return taken, left
+
+    def restore(self, drained: Drained) -> None:
+        """Put back what was taken for a row that was not written."""
+        with _lock:
+            if self._heir:
+                self._heir.restore(drained)
+                return
+            for context, samples in drained.samples.items():
                 buffer = self._samples.setdefault(context, {})
                 for key, values in samples.items():
                     buffer[key] = values + buffer.get(key, [])
-            for receipt in taken.receipts:
+            for receipt in drained.receipts:
                 self.add_receipt(receipt)
-            self._scenario_ids |= taken.scenario_ids
-            self.waiting = self.waiting or taken != NOTHING
+            self._scenario_ids |= drained.scenario_ids
+            self.waiting = self.waiting or drained != NOTHING
 
-    def combined(self, taken: Taken) -> tuple[dict[str, float], dict[str, float]]:
-        """Combine the samples of each key as its spec says; apart, those that are not finite."""
-        return combine(taken.samples.values(), self.taxonomy)
+    def close(self) -> None:
+        """Warn of costs that still wait, and of later ones: the run writes no further row."""
+        with _lock:
+            self._ended = ("the run is closed, and costs from here on", "before model.close()")
+            self._warn_late(*self._ended)
+
+    def at_exit(self) -> None:
+        """Warn of costs that wait when the program ends: their model was never logged."""
+        with _lock:
+            self._warn_late(
+                "the program ends, and costs that wait", "before model.log() or model.close()"
+            )
+
+    def clear_in_child(self) -> None:
+        """Empty the ledger in a forked process: its rows are written by the parent."""
+        self._clear()
+        self._ended = (
+            "this process was forked from the one that logs, and its costs",
+            "in that one",
+        )
+
+    def _clear(self) -> None:
+        self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
+
+    def _warn_late(self, reason: str, place: str) -> None:
+        samples = [item for buffer in self._samples.values() for item in buffer.items()]
+        costs = {key: total(values) for key, values in samples if key.startswith("costs/")}
+        if costs and not self._warned_late:
+            self._warned_late = True
+            log.warning("%s come into no row: %s. Add them %s.", reason, costs, place)
 
 
-def leave_to_the_parent(ledgers: Iterable[Ledger]) -> None:
-    """Empty ledgers in a forked process: their rows are the parent's to write."""
+def _cost_path(path: str) -> str:
+    return path if path.startswith("costs/") else f"costs/{path}"
+
+
+def _folded(values: list[float]) -> list[float]:
+    """Return fewer samples with the same sum, and one that is not finite if there are any."""
+    nonfinite = [v for v in values if not math.isfinite(v)]
+    return [total([v for v in values if math.isfinite(v)]), *nonfinite[:1]]
+
+
+def clear_in_child(ledgers: Iterable[Ledger]) -> None:
+    """Empty ledgers in a forked process, and free the lock: a thread that held it is not there."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()
     for ledger in ledgers:
-        ledger.forget()
+        ledger.clear_in_child()
 
 
-def say_what_is_left(ledgers: Iterable[Ledger]) -> None:
-    """Say what waits in ledgers of which no run was opened."""
+def warn_of_costs_left(ledgers: Iterable[Ledger]) -> None:
+    """Warn of costs in ledgers whose run was not opened."""
     for ledger in ledgers:
         ledger.at_exit()
 
 
 _ledgers: WeakSet[Ledger] = WeakSet()
-atexit.register(lambda: say_what_is_left(list(_ledgers)))
-os.register_at_fork(after_in_child=lambda: leave_to_the_parent(list(_ledgers)))
+atexit.register(lambda: warn_of_costs_left(list(_ledgers)))
+os.register_at_fork(after_in_child=lambda: clear_in_child(list(_ledgers)))

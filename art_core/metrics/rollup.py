@@ -1,13 +1,14 @@
-"""Sixth stop: from leaves to a row. The cost tree, the running sums and what is derived from them;
-pure.
+"""From leaves to a row: the tree of costs, the running sums and what is derived from them; pure.
 
-A `Plan` is compiled once for each set of leaf keys: rows of a run mostly have the same ones.
+A `Plan` is compiled once for all rows that have the same names, which most rows of a run have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
+from typing import NamedTuple
 
 import attrs
 
@@ -15,9 +16,8 @@ from art_core.base.errors import MetricError
 from art_core.metrics.taxonomy import Taxonomy, cumulative_key
 
 Totals = Mapping[str, float]
-"""The run's running sums, `costs/cum/...`, `time/cum/...`, `data/cum/...`; each row carries them
-all.
-"""
+"""The run's running sums, `costs/cum/...`, `time/cum/...`, `data/cum/...`. Each row has all."""
+Values = Callable[[Mapping[str, float]], Iterable[float]]
 
 UNIQUE_SCENARIOS = "data/cum/num_unique_scenarios"
 _RATES = (
@@ -26,64 +26,132 @@ _RATES = (
 )
 
 
-Values = Callable[[Mapping[str, float]], Iterable[float]]
+@attrs.define
+class CostTree:
+    """The cost leaves of a run, and the parents above them; a leaf is never a parent."""
+
+    leaves: set[str] = attrs.field(factory=set)
+    parents: set[str] = attrs.field(factory=set)
+
+    @classmethod
+    def of_totals(cls, totals: Totals) -> CostTree:
+        """Return the tree of the costs that a run has logged."""
+        keys = {"costs" + key.removeprefix("costs/cum") for key in totals if _is_cost_total(key)}
+        parents = {parent for key in keys for parent in ancestors(key)}
+        return cls(keys - parents - {"costs/all"}, parents)
+
+    def add(self, leaf: str) -> None:
+        """Add a leaf that does not conflict with others."""
+        self.leaves.add(leaf)
+        self.parents.update(ancestors(leaf))
+
+    def check(self, leaf: str) -> None:
+        """Raise MetricError for a leaf that is a parent already, or whose parent is a leaf."""
+        if leaf in self.parents:
+            raise MetricError(
+                f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
+                f"Log it as a leaf, {leaf + '/other'!r} say.",
+            )
+        for parent in ancestors(leaf):
+            if parent in self.leaves:
+                raise MetricError(
+                    f"cost {leaf!r} can't stand under {parent!r}, which was logged as a leaf "
+                    "earlier in this run",
+                    f"Log {parent!r} no longer, or choose another path.",
+                )
+
+    def resolve_conflict(self, leaf: str) -> str:
+        """Return the nearest valid leaf: the given one, its parent if that is a leaf, or a new leaf
+        below it if it is a parent.
+        """
+        for parent in ancestors(leaf):
+            if parent in self.leaves:
+                return parent
+        while leaf in self.parents:
+            leaf += "/other"
+        return leaf
+
+
+class Names(NamedTuple):
+    """Names of a row: those given with it, and the keys of values that waited and of defaults."""
+
+    split: str
+    given: tuple[str, ...]
+    waiting: tuple[str, ...] = ()
+    defaults: tuple[str, ...] = ()
 
 
 @attrs.frozen
 class Plan:
-    """What to do with leaves of these keys.
+    """How to compute the rows that have these names.
 
-    `costs` are the cost leaves. `sums` are pairs of a parent and what reads its children, deepest
-    first. `running` are pairs of a key and the total that it is added to; `totals` holds a zero for
-    each of those.
+    `keys` are those of the given names. Values of `added` keys are given and waited: both count.
+    `costs` are the cost leaves. `sums` are pairs of a parent and a function that returns the values
+    of its children, deepest first. `running` are pairs of a key and the total that it is added to;
+    `totals` has a zero for each of those.
     """
 
+    names: Names
     keys: tuple[str, ...]
+    added: tuple[str, ...]
     costs: tuple[str, ...]
     sums: tuple[tuple[str, Values], ...]
     running: tuple[tuple[str, str], ...]
     totals: dict[str, float]
 
 
-NO_PLAN = Plan((), (), (), (), {})
+def compile_plan(names: Names, totals: Totals, taxonomy: Taxonomy) -> Plan:
+    """Make the plan of rows with these names.
 
-
-def compile_plan(keys: Collection[str], totals: Totals, taxonomy: Taxonomy) -> Plan:
-    """Make the plan of a set of leaf keys.
-
-    Raises MetricError when a cost is a leaf here and a parent elsewhere in the row or the run.
+    Raises MetricError for a split or name that is invalid, for a metric that is given twice, and
+    for a cost that is a leaf here and a parent elsewhere in the row or the run.
     """
+    taxonomy.check_split(names.split)
+    placed = place_names(names.given, names.split, taxonomy)
+    keys = tuple(dict.fromkeys((*names.defaults, *names.waiting, *placed)))
     leaves = [key for key in keys if key.startswith("costs/")]
-    seen = leaves_of_totals(totals)
     parents = {parent for leaf in leaves for parent in ancestors(leaf)}
-    all_parents = parents | {parent for leaf in seen for parent in ancestors(leaf)}
+    tree = CostTree.of_totals(totals)
+    tree.parents |= parents
     for leaf in leaves:
-        check_leaf(leaf, seen, all_parents)
+        tree.check(leaf)
     nested = sorted(parents, key=lambda key: (-key.count("/"), key))
     summed = [*nested, "costs/all"] if leaves else []
     children: dict[str, list[str]] = {}
     for node in (*leaves, *nested):
         children.setdefault(_parent(node), []).append(node)
-    added_up = [
-        *leaves,
-        *(k for k in keys if not k.startswith("costs/") and taxonomy.spec(k).cumulative),
-        *summed,
-    ]
+    others = [key for key in keys if not key.startswith("costs/") and taxonomy.spec(key).cumulative]
+    running = [(key, cumulative_key(key)) for key in (*leaves, *others, *summed)]
+    both = (key for key in placed if key in names.waiting)
     return Plan(
-        keys=tuple(keys),
+        names=names,
+        keys=placed,
+        added=tuple(key for key in both if taxonomy.spec(key).combine == "sum"),
         costs=tuple(leaves),
         sums=tuple((parent, _values_of(children[parent])) for parent in summed),
-        running=tuple((key, cumulative_key(key)) for key in added_up),
-        totals={cumulative_key(key): 0.0 for key in added_up},
+        running=tuple(running),
+        totals={total: 0.0 for _, total in running},
     )
 
 
-def roll(
+def place_names(given: Sequence[str], split: str, taxonomy: Taxonomy) -> tuple[str, ...]:
+    """Return the keys of names; MetricError for a name that is invalid or given twice."""
+    keys = tuple(taxonomy.place(name, split) for name in given)
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise MetricError(
+            f"metric {twice!r} is given twice: with and without its section, or under a "
+            "former name too"
+        )
+    return keys
+
+
+def compute_row(
     leaves: Mapping[str, float], totals: Totals, plan: Plan
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return (metrics, totals'): leaves with their parents, new totals and their ratios; O(nodes).
+    """Return (metrics, new totals): leaves with their parents, totals and ratios; O(nodes).
 
-    `totals` must hold every total of the plan: `{**plan.totals, **totals_so_far}`.
+    `totals` must have every total of the plan: `{**plan.totals, **totals_so_far}`.
     Raises MetricError for a negative cost.
     """
     for leaf in plan.costs:
@@ -103,14 +171,25 @@ def roll(
     return metrics, new
 
 
-def _values_of(keys: Sequence[str]) -> Values:
-    """Return what reads the values of keys out of a row, faster than a loop would."""
-    return itemgetter(*keys) if len(keys) > 1 else lambda values: (values[keys[0]],)
+def split_nonfinite(
+    values: Mapping[str, float],
+) -> tuple[Mapping[str, float], dict[str, float]]:
+    """Return (finite values, the others); the same mapping when all are finite."""
+    if math.isfinite(sum(values.values())):
+        return values, {}
+    nonfinite = {key: value for key, value in values.items() if not math.isfinite(value)}
+    return {key: value for key, value in values.items() if key not in nonfinite}, nonfinite
 
 
 def totals_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Read the totals back out of a row: the last row of a run is its state."""
+    """Return the totals in a row: the last row of a run is its state."""
     return {key: value for key, value in metrics.items() if "/cum/" in key}
+
+
+def ancestors(leaf: str) -> list[str]:
+    """Return the sums that a cost leaf is part of, without `costs/all`, the widest first."""
+    parts = leaf.split("/")
+    return ["/".join(parts[:n]) for n in range(2, len(parts))]
 
 
 def _parent(key: str) -> str:
@@ -118,41 +197,10 @@ def _parent(key: str) -> str:
     return "costs/all" if head == "costs" else head
 
 
-def ancestors(leaf: str) -> Iterable[str]:
-    """Yield the sums that a cost leaf is part of, `costs/all` apart, the widest first."""
-    parts = leaf.split("/")
-    return ("/".join(parts[:n]) for n in range(2, len(parts)))
+def _is_cost_total(key: str) -> bool:
+    return key.startswith("costs/cum/")
 
 
-def leaves_of_totals(totals: Totals) -> set[str]:
-    """Return the cost leaves that a run has seen."""
-    seen = {"costs" + k.removeprefix("costs/cum") for k in totals if k.startswith("costs/cum/")}
-    return seen - {parent for key in seen for parent in ancestors(key)} - {"costs/all"}
-
-
-def fitting(leaf: str, leaves: Collection[str], parents: Collection[str]) -> str:
-    """Return where the costs of a leaf may stand beside those leaves and parents: there, at the
-    leaf that it lies below, or under the parent that it is.
-    """
-    above = next((parent for parent in ancestors(leaf) if parent in leaves), None)
-    if above is not None:
-        return above
-    while leaf in parents:
-        leaf += "/other"
-    return leaf
-
-
-def check_leaf(leaf: str, leaves: Collection[str], parents: Collection[str]) -> None:
-    """Raise MetricError for a cost leaf that is a parent already, or whose parent is a leaf."""
-    if leaf in parents:
-        raise MetricError(
-            f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
-            f"Log it as a leaf, {leaf + '/other'!r} say.",
-        )
-    for parent in ancestors(leaf):
-        if parent in leaves:
-            raise MetricError(
-                f"cost {leaf!r} can't stand under {parent!r}, which was logged as a leaf earlier "
-                "in this run",
-                f"Log {parent!r} no longer, or choose another path.",
-            )
+def _values_of(keys: Sequence[str]) -> Values:
+    """Return a function that reads the values of keys from a row, faster than a loop."""
+    return itemgetter(*keys) if len(keys) > 1 else lambda values: (values[keys[0]],)

@@ -1,4 +1,4 @@
-"""Fourth stop: from groups of trajectories to a step's leaves."""
+"""From groups of trajectories to a step's leaves."""
 
 from __future__ import annotations
 

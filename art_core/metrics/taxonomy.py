@@ -1,6 +1,4 @@
-"""Third stop: the names. Sections, units, how samples combine, what adds up over a run, and old
-names.
-"""
+"""The names of metrics: sections, units, how samples combine, running sums, former names."""
 
 from __future__ import annotations
 
@@ -13,40 +11,21 @@ import attrs
 from art_core.base.errors import MetricError, unknown
 
 CATALOGUE_VERSION = 1
-_REMEMBERED = 256
-_REMEMBERED_KEYS = 65_536
 _JOINERS = str.maketrans("", "", "\u200c\u200d")
 """Invisible characters that join letters or emoji: Persian, Hindi and other languages need them."""
 Combine = Literal["sum", "mean", "last", "same"]
 Direction = Literal["higher", "lower"]
-_MEASURES = frozenset({"", "1", "USD", "loss", "nats", "norm", "ratio", "reward", "share"})
-_MEASURES |= {
-    "s",
-    "ms",
-    "min",
-    "h",
-    "B",
-    "kB",
-    "KB",
-    "MB",
-    "GB",
-    "KiB",
-    "MiB",
-    "GiB",
-    "W",
-    "C",
-    "%",
-}
-"""Units that measure. Any other unit names things that are counted: token, group, game."""
+_MEASURES = "1 USD loss nats norm ratio reward share s ms min h B kB KB MB GB KiB MiB GiB W C %"
+"""Units of measurements. Any other unit is the name of what is counted: token, group, game."""
 
 
 @attrs.frozen(kw_only=True)
 class MetricSpec:
-    """A metric: its key (a `*` at the end stands for any rest), unit, and how it behaves.
+    """A metric: its key (a `*` at the end stands for any rest), its unit and its rules.
 
-    `combine` says what samples of one step become; `cumulative`, whether the run's sum is kept
-    under `<section>/cum/...`; `direction`, which values are better, None where neither is;
-    `derived`, that the core computes it and it can't be logged.
+    `combine` is the rule by which samples of one step become one value. A `cumulative` metric has
+    its running sum under `<section>/cum/...`. `direction` is that of better values, None where
+    neither is better. A `derived` metric is computed by the core and can't be logged.
     """
 
     key: str
@@ -59,8 +38,9 @@ class MetricSpec:
 
     @property
     def counts(self) -> bool:
-        """True if values are whole numbers: the unit names things, and they are not averaged."""
-        return self.combine != "mean" and "/" not in self.unit and self.unit not in _MEASURES
+        """True if the metric counts things: its unit is their name, and values are not averaged."""
+        measures = not self.unit or "/" in self.unit or self.unit in _MEASURES.split()
+        return self.combine != "mean" and not measures
 
 
 SPLITS = ("train", "val", "test")
@@ -68,24 +48,21 @@ SPLITS = ("train", "val", "test")
 
 @attrs.define
 class Taxonomy:
-    """The catalogue in force, plugins included: places names, checks keys, knows old names."""
+    """The metrics of this process, those of plugins included: places names and checks keys."""
 
     specs: dict[str, MetricSpec]
     aliases: dict[str, str]
-    _placed: dict[str, dict[str, str]] = attrs.field(factory=dict, init=False, repr=False)
-    _resolved: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
-    _many: dict[tuple[str, tuple[str, ...]], tuple[tuple[str, ...], bool]] = attrs.field(
-        factory=dict, init=False, repr=False
-    )
+    sections: frozenset[str] = attrs.field(init=False, repr=False)
+    """First components that keys may have."""
+    _patterns: list[tuple[str, MetricSpec]] = attrs.field(init=False, repr=False)
+    _former_prefixes: list[tuple[str, str]] = attrs.field(init=False, repr=False)
 
-    _last: tuple[str, tuple[str, ...], tuple[tuple[str, ...], bool]] = attrs.field(
-        default=("", (), ((), True)), init=False, repr=False
-    )
-
-    @property
-    def sections(self) -> frozenset[str]:
-        """First components that keys may have."""
-        return frozenset(spec.key.split("/", 1)[0] for spec in self.specs.values())
+    def __attrs_post_init__(self) -> None:
+        self.sections = frozenset(key.partition("/")[0] for key in self.specs)
+        patterns = [(key[:-1], spec) for key, spec in self.specs.items() if key.endswith("*")]
+        self._patterns = sorted(patterns, key=lambda pattern: -len(pattern[0]))
+        old = self.aliases.items()
+        self._former_prefixes = [(key[:-1], new[:-1]) for key, new in old if key.endswith("*")]
 
     def extended(self, specs: Iterable[MetricSpec]) -> Taxonomy:
         """Return a taxonomy with more specs; two unequal specs of one key are a MetricError."""
@@ -100,11 +77,10 @@ class Taxonomy:
         found = self.specs.get(key)
         if found is not None:
             return found
-        fits = [
-            s for s in self.specs.values() if s.key.endswith("*") and key.startswith(s.key[:-1])
-        ]
-        best = max(fits, key=lambda s: len(s.key), default=None)
-        return attrs.evolve(best, key=key) if best else MetricSpec(key=key, unit="", help="")
+        for start, spec in self._patterns:
+            if key.startswith(start):
+                return attrs.evolve(spec, key=key)
+        return MetricSpec(key=key, unit="", help="")
 
     def is_count(self, key: str) -> bool:
         """Return True if a key counts things; `val/data/...` counts what `data/...` does."""
@@ -112,24 +88,17 @@ class Taxonomy:
 
     def resolve(self, key: str) -> str:
         """Return the canonical name of a key of an earlier catalogue; others stay."""
-        found = self._resolved.get(key)
-        if found is None:
-            if len(self._resolved) >= _REMEMBERED_KEYS:
-                self._resolved.clear()
-            found = self._resolved[key] = self._resolve(key)
-        return found
-
-    def _resolve(self, key: str) -> str:
         if key in self.aliases:
             return self.aliases[key]
-        for old, new in self.aliases.items():
-            if old.endswith("*") and key.startswith(old[:-1]) and key not in self.specs:
-                return new[:-1] + key[len(old) - 1 :]
+        for old, new in self._former_prefixes:
+            if key.startswith(old) and key not in self.specs:
+                return new + key.removeprefix(old)
         return key
 
     def former_average(self, key: str) -> str:
-        """Return the canonical name of a key beside ART's averages over trajectories: there, a
-        trajectory's own metric `m` is `train/m`, which is `reward/m` here.
+        """Return the canonical name of a key in a row of averages that ART wrote.
+
+        A trajectory's own metric `m` is `train/m` there, and `reward/m` here.
         """
         found = self.resolve(key)
         if found != key or key in self.specs or not key.startswith("train/"):
@@ -137,9 +106,9 @@ class Taxonomy:
         return "reward/" + key.removeprefix("train/")
 
     def names(self, keys: Sequence[str], *, foreign: bool) -> list[str]:
-        """Return the canonical names of a row's keys; `foreign` says that ART wrote the row.
+        """Return the canonical names of a row's keys. ART wrote a `foreign` row.
 
-        A row of ART without `train/reward` averages nothing: its `train/m` was a bare name.
+        A row of ART without `train/reward` has no averages: its `train/m` was a bare name.
         """
         of = self.former_average if foreign and "train/reward" in keys else self.resolve
         return [of(key) for key in keys]
@@ -149,6 +118,15 @@ class Taxonomy:
         names = self.names(tuple(metrics), foreign=foreign)
         return dict(zip(names, metrics.values(), strict=True))
 
+    def check_split(self, split: str) -> None:
+        """Raise MetricError for a split that has the name of a section."""
+        if split in self.sections and split not in SPLITS:
+            raise MetricError(
+                f"a split can't be named {split!r}: its metrics would stand among "
+                f"the section's, {split + '/...'!r}",
+                "Choose another name.",
+            )
+
     def place(self, name: str, split: str) -> str:
         """Return the key of a name on a split: sectioned names stay, bare ones go under it, former
         names become today's.
@@ -156,44 +134,7 @@ class Taxonomy:
         Raises MetricError for an unknown section, a reserved or malformed key, the legacy
         `costs_...` form, and a split that is named like a section.
         """
-        placed = self._placed.get(split)
-        if placed is None:
-            if split in self.sections.difference(SPLITS):
-                raise MetricError(
-                    f"a split can't be named {split!r}: its metrics would stand among "
-                    f"the section's, {split + '/...'!r}",
-                    "Choose another name.",
-                )
-            placed = self._placed[split] = {}
-        key = placed.get(name)
-        if key is None:
-            key = placed[name] = self._place(name, split)
-        return key
-
-    def places(self, names: tuple[str, ...], split: str) -> tuple[tuple[str, ...], bool]:
-        """Return the keys of names, and whether these are the names.
-
-        Remembered, since rows of a run mostly have the same ones.
-        """
-        last_split, last_names, last = self._last
-        if names == last_names and split == last_split:
-            return last
-        placed = self._many.get((split, names))
-        if placed is None:
-            keys = tuple(self.place(name, split) for name in names)
-            if len(set(keys)) != len(keys):
-                twice = next(key for key in keys if keys.count(key) > 1)
-                raise MetricError(
-                    f"metric {twice!r} is given twice: with and without its section, or under a "
-                    "former name too"
-                )
-            if len(self._many) >= _REMEMBERED:
-                self._many.clear()
-            placed = self._many[split, names] = (keys, keys == names)
-        self._last = split, names, placed
-        return placed
-
-    def _place(self, name: str, split: str) -> str:
+        self.check_split(split)
         _check_form(name)
         if name.startswith("costs_"):
             raise MetricError(
@@ -219,7 +160,7 @@ class Taxonomy:
         return name
 
     def direction(self, key: str) -> Direction | None:
-        """Tell which values of a key are better; old names count as the new ones."""
+        """Return the direction of better values of a key, also of a former name."""
         return self.spec(self.resolve(key)).direction
 
 
@@ -257,7 +198,7 @@ def number(name: str, value: Any) -> float:
 
 
 def total(values: Sequence[float]) -> float:
-    """Return the exact sum of samples; what is not finite, or too large, shows in it."""
+    """Return the exact sum of samples; infinite when they, or their sum, are not finite floats."""
     try:
         return math.fsum(values)
     except (OverflowError, ValueError):
@@ -269,18 +210,3 @@ def combine_values(values: Sequence[float], rule: str) -> float:
     if rule == "sum":
         return total(values)
     return total(values) / len(values) if rule == "mean" else values[-1]
-
-
-def place_all(
-    taxonomy: Taxonomy, metrics: Mapping[str, Any], split: str
-) -> tuple[Mapping[str, float], tuple[str, ...]]:
-    """Place every name, make every value a float; return them, and their keys alone.
-
-    Raises MetricError for two names of one key, and for what is not a number.
-    """
-    names = tuple(metrics)
-    keys, unchanged = taxonomy.places(names, split)
-    if list(map(type, metrics.values())).count(float) != len(names):
-        values = [number(name, value) for name, value in metrics.items()]
-        return dict(zip(keys, values, strict=True)), keys
-    return (metrics if unchanged else dict(zip(keys, metrics.values(), strict=True))), keys

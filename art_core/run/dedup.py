@@ -1,6 +1,4 @@
-"""What a run has seen already: groups, so that logging them twice counts them once, and the ids of
-scenarios.
-"""
+"""Groups and scenario ids that a run has counted: logging them twice counts them once."""
 
 from __future__ import annotations
 
@@ -13,58 +11,65 @@ import attrs
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.log.history import scenario_ids_of
 
-_REMEMBERED_GROUPS = 10_000
+_MAX_GROUPS = 10_000
 
 
 @attrs.frozen
-class GroupsToCount:
-    """Which groups of a row are counted: `new` in no row before, `again` in a step before and now
-    trained once more; `trained` are all that the row's step trained.
+class GroupsOfRow:
+    """The groups of a row; `trained` when the row's step trained them.
+
+    `new` are in no earlier row. `again` are in the row of an earlier step, and trained once more.
     """
 
+    all: Sequence[TrajectoryGroup] = ()
     new: Sequence[TrajectoryGroup] = ()
     again: Sequence[TrajectoryGroup] = ()
-    trained: Sequence[TrajectoryGroup] = ()
+    trained: bool = False
+
+
+NO_GROUPS = GroupsOfRow()
 
 
 @attrs.define
-class Seen:
-    """Knows the newest groups, and all scenario ids: these are read from the log when the first new
-    one comes. `some_scenarios` says that the log has any.
+class Dedup:
+    """The newest groups and all scenario ids of a run. Ids are read from the log when the first new
+    one comes, if the log `has_scenarios`.
     """
 
     history: Path
-    some_scenarios: bool
+    has_scenarios: bool
     _scenarios: set[str] | None = None
     _groups: set[tuple[str, int]] = attrs.field(factory=set)
     _trained: set[tuple[str, int]] = attrs.field(factory=set)
     _order: deque[tuple[str, int]] = attrs.field(factory=deque)
 
-    def to_count(
+    def of_row(
         self, split: str, groups: Sequence[TrajectoryGroup], *, trained: bool
-    ) -> GroupsToCount:
-        """Return which groups a row counts; `trained` if the row is of a step that trained them."""
-        return GroupsToCount(
+    ) -> GroupsOfRow:
+        """Return which groups of a row were counted before."""
+        return GroupsOfRow(
+            all=groups,
             new=[group for group in groups if (split, group.id) not in self._groups],
             again=[group for group in groups if trained and (split, group.id) in self._trained],
-            trained=groups if trained else (),
+            trained=trained,
         )
 
     def new_scenarios(self, ids: frozenset[str]) -> list[str]:
-        """Return the ids that no row has had, sorted."""
+        """Return the ids that are in no row, sorted."""
         if self._scenarios is None:
-            self._scenarios = scenario_ids_of(self.history) if self.some_scenarios else set()
+            self._scenarios = scenario_ids_of(self.history) if self.has_scenarios else set()
         return sorted(ids - self._scenarios)
 
-    def remember(self, split: str, groups: GroupsToCount, scenarios: Iterable[str]) -> None:
-        """Keep what a row that was written had counted, and which groups its step trained."""
+    def commit(self, split: str, groups: GroupsOfRow, scenarios: Iterable[str]) -> None:
+        """Remember the groups and new scenarios of a row that was written."""
         if self._scenarios is not None:
             self._scenarios.update(scenarios)
         for group in groups.new:
             self._groups.add((split, group.id))
             self._order.append((split, group.id))
-        self._trained.update((split, group.id) for group in groups.trained)
-        while len(self._order) > _REMEMBERED_GROUPS:
-            forgotten = self._order.popleft()
-            self._groups.discard(forgotten)
-            self._trained.discard(forgotten)
+        if groups.trained:
+            self._trained.update((split, group.id) for group in groups.all)
+        while len(self._order) > _MAX_GROUPS:
+            oldest = self._order.popleft()
+            self._groups.discard(oldest)
+            self._trained.discard(oldest)

@@ -1,10 +1,8 @@
-"""The state of this run: what the log says so far, what waits for the next row, and who follows."""
+"""An open run: its log, the row that comes next, and the sinks that follow."""
 
 from __future__ import annotations
 
 import logging
-import math
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,22 +15,21 @@ from art_core.base.errors import HistoryError, reason_of
 from art_core.base.files import sweep_leftovers
 from art_core.costs.book import PriceBook
 from art_core.costs.builder import MetricsBuilder, open_builders, withdraw_default
-from art_core.costs.ledger import NOTHING, Ledger, Taken
+from art_core.costs.ledger import NOTHING, Drained, Ledger
 from art_core.costs.payer import settle_rest
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import Plugins
 from art_core.log.history import HistoryLog, last_trained_step
 from art_core.log.rundir import checked_step, describe_model, say_status
 from art_core.log.summary_keeper import SummaryKeeper
-from art_core.metrics.rollup import UNIQUE_SCENARIOS, Plan, totals_of
+from art_core.metrics.rollup import UNIQUE_SCENARIOS, totals_of
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.samples import added, set_aside
 from art_core.metrics.summarize import count, count_trained, scenario_ids, summarize
-from art_core.metrics.taxonomy import Taxonomy, place_all
+from art_core.metrics.taxonomy import Taxonomy
 from art_core.run import exits
-from art_core.run.dedup import GroupsToCount, Seen
+from art_core.run.dedup import NO_GROUPS, Dedup, GroupsOfRow
 from art_core.run.open_runs import OpenRuns
-from art_core.run.totals import Reckoned, Tally, state_of
+from art_core.run.totals import Draft, RunningTotals, state_of
 from art_core.sinks.delivery import Delivery, DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, SinkSpec
 from art_core.sinks.sync import keep_options
@@ -41,8 +38,6 @@ log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = exits.CLOSE_SECONDS
 GRADIENT_STEPS = "data/cum/num_gradient_steps"
-
-_NO_GROUPS = GroupsToCount()
 
 
 @attrs.frozen(eq=False)
@@ -66,8 +61,8 @@ class Run:
     prices: PriceBook
     history: HistoryLog
     delivery: Delivery
-    tally: Tally
-    seen: Seen
+    totals: RunningTotals
+    dedup: Dedup
     summary: SummaryKeeper
     _derives: bool
     _earlier_clock: float
@@ -125,15 +120,15 @@ class Run:
                 prices=prices,
                 history=history,
                 delivery=delivery,
-                tally=Tally(ledger.taxonomy, totals),
-                seen=before.seen if before else Seen(path, UNIQUE_SCENARIOS in totals),
+                totals=RunningTotals(ledger.taxonomy, totals),
+                dedup=before.dedup if before else Dedup(path, UNIQUE_SCENARIOS in totals),
                 summary=SummaryKeeper(history, ledger.taxonomy),
                 derives=plugins.derives,
                 earlier_clock=state.get("time/wall_clock_sec", 0.0),
                 owner=owner,
             )
             history.after_sync = run.summary.now_and_then
-            ledger.learn(totals)
+            ledger.add_logged_costs(totals)
             _open.add(history.identity, run)
             if before:
                 before.heir = run
@@ -192,7 +187,7 @@ class Run:
     def trained_step(self) -> int:
         """Return the last step that the log says was trained; 0 before the first."""
         # without the sum nothing was trained, and a long log need not be read
-        return last_trained_step(self.history.path) if GRADIENT_STEPS in self.tally.totals else 0
+        return last_trained_step(self.history.path) if GRADIENT_STEPS in self.totals.totals else 0
 
     def record(
         self,
@@ -211,27 +206,17 @@ class Run:
         when the log does not take the row.
         """
         step = checked_step(step)
-        with self._lock:
-            counted = self.seen.to_count(split, groups, trained=trained) if groups else _NO_GROUPS
-            row = None
+        with self._lock, self.ledger.taking(split, self.history) as drained:
+            of_row = self.dedup.of_row(split, groups, trained=trained) if groups else NO_GROUPS
+            ids = self._new_ids(split, drained, of_row)
+            draft = self._draft(split, drained, of_row, metrics or {}, ids)
+            row = self._row(split, step, draft, drained)
             try:
-                taken = self.ledger.take(split) if self.ledger.waiting else NOTHING
-                leaves, keys, odd = self._leaves(split, taken, groups, counted, metrics or {})
-                ids = taken.scenario_ids
-                if counted.new and split == "train":
-                    ids = ids | scenario_ids(counted.new)
-                new_ids = self.seen.new_scenarios(ids) if ids else ()
-                rolled, totals, plan = self._reckon(split, leaves, keys, new_ids)
-                row = self._row(split, step, rolled, odd, taken, new_ids)
                 self.history.append(row)
-                self._keep(split, totals, plan, counted, new_ids)
+                self._commit(split, draft, of_row)
             except BaseException:
-                # Ctrl-C may come when the row is written already: then it counts.
-                if row is None or self.history.last is not row:
-                    self.ledger.restore(self.ledger.out)
-                    self.ledger.out = NOTHING
-                else:
-                    self._keep(split, totals, plan, counted, new_ids)
+                if self.history.last is row:  # Ctrl-C came after the row was written: it counts
+                    self._commit(split, draft, of_row)
                 raise
         self.delivery.wake(row.seq)
         return row
@@ -242,108 +227,67 @@ class Run:
         groups: Sequence[TrajectoryGroup],
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raise what `record` would of groups and metrics, before anything is written or paid."""
-        leaves, keys, _ = self._leaves(split, NOTHING, groups, GroupsToCount(groups), metrics or {})
-        self.tally.reckon(leaves, keys)
+        """Raise what `record` would raise for groups and metrics, without writing a row."""
+        of_row = GroupsOfRow(all=groups, new=groups)
+        self._draft(split, NOTHING, of_row, metrics or {}, ids=())
 
-    def _leaves(
+    def _draft(
         self,
         split: str,
-        taken: Taken,
-        groups: Sequence[TrajectoryGroup],
-        counted: GroupsToCount,
+        drained: Drained,
+        groups: GroupsOfRow,
         metrics: Mapping[str, Any],
-    ) -> tuple[Mapping[str, float], tuple[str, ...], dict[str, float]]:
-        """Return the row's leaves, their keys, and apart the values that are not finite."""
-        given, keys = place_all(self.taxonomy, metrics, split)
-        leaves, odd = set_aside(given)
-        if taken is not NOTHING:
-            buffered, odd_waiting = self.ledger.combined(taken)
-            leaves, odd = added(buffered, leaves, self.taxonomy), odd_waiting | odd
-        if groups:
-            averages, _ = place_all(self.taxonomy, summarize(groups, split, self.taxonomy), split)
-            counts = count(counted.new, split, self.taxonomy)
-            if counted.again:
-                counts |= count_trained([*counted.new, *counted.again])
-            leaves = {**counts, **averages, **leaves}
-        if split == "train" and "time/step_wall_s" not in leaves:
-            leaves = {**leaves, "time/step_wall_s": time.monotonic() - self._last_train_row}
-        leaves, odd_sums = set_aside(leaves)
-        if odd_sums:
-            odd = odd | odd_sums
-        return leaves, keys if leaves is given else tuple(leaves), odd
+        ids: Sequence[str],
+    ) -> Draft:
+        """Draft a row of what is given, what waited and the groups; nothing changes yet."""
+        waiting, nonfinite = ({}, {}) if drained is NOTHING else drained.combined(self.taxonomy)
+        defaults: dict[str, float] = {}
+        if groups.all:
+            defaults = count(groups.new, split, self.taxonomy)
+            if groups.again:
+                defaults |= count_trained([*groups.new, *groups.again])
+            defaults |= summarize(groups.all, split, self.taxonomy)
+        if split == "train":
+            defaults["time/step_wall_s"] = time.monotonic() - self._last_train_row
+        draft = self.totals.draft(split, metrics, waiting, defaults, ids)
+        return attrs.evolve(draft, nonfinite=nonfinite | draft.nonfinite) if nonfinite else draft
 
-    def _reckon(
-        self,
-        split: str,
-        leaves: Mapping[str, float],
-        keys: tuple[str, ...],
-        new_ids: Sequence[str],
-    ) -> Reckoned:
-        """Return the row's metrics and the totals after it; nothing changes yet."""
-        metrics, totals, plan = self.tally.reckon(leaves, keys)
-        if not math.isfinite(sum(metrics.values())):
-            metrics, totals = self._within_floats(metrics), self._within_floats(totals)
-        if new_ids:
-            unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(new_ids)
-            totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
+    def _new_ids(self, split: str, drained: Drained, groups: GroupsOfRow) -> Sequence[str]:
+        ids = drained.scenario_ids
+        if groups.new and split == "train":
+            ids |= scenario_ids(groups.new)
+        return self.dedup.new_scenarios(ids) if ids else ()
+
+    def _row(self, split: str, step: int, draft: Draft, drained: Drained) -> MetricsRow:
         clock = time.monotonic() - self._started
+        metrics = draft.metrics
         metrics["time/attempt_sec"] = clock
         metrics["time/wall_clock_sec"] = self._earlier_clock + clock
         if self._derives:
-            metrics |= self.plugins.rollup(leaves, totals, split, metrics.keys())
-        return metrics, totals, plan
-
-    def _within_floats(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return values of which none is larger than the largest float: JSON has no infinity."""
-        largest = sys.float_info.max
-        for section in {k.partition("/")[0] for k, v in values.items() if not math.isfinite(v)}:
-            self.prices.say_once(
-                f"{section}: a sum is more than a float holds; the largest float is recorded"
-            )
-        return {key: max(-largest, min(value, largest)) for key, value in values.items()}
-
-    def _row(
-        self,
-        split: str,
-        step: int,
-        metrics: dict[str, float],
-        odd: dict[str, float],
-        taken: Taken,
-        new_ids: Sequence[str],
-    ) -> MetricsRow:
-        last = self.history.last
+            metrics |= self.plugins.rollup(draft.leaves, draft.totals, split, metrics.keys())
         row = MetricsRow(
-            last.seq + 1 if last is not None else 1,
-            self.info.attempt,
-            step,
-            split,
-            datetime.now(UTC),
-            metrics,
-            {key: str(value) for key, value in odd.items()} if odd else {},
-            tuple(new_ids),
-            tuple([r.to_dict() for r in taken.receipts]) if taken.receipts else (),
+            seq=self.history.last.seq + 1 if self.history.last else 1,
+            attempt=self.info.attempt,
+            step=step,
+            split=split,
+            recorded_at=datetime.now(UTC),
+            metrics=metrics,
+            nonfinite={key: str(value) for key, value in draft.nonfinite.items()},
+            scenario_ids=tuple(draft.ids),
+            receipts=tuple([receipt.to_dict() for receipt in drained.receipts]),
         )
-        if odd:
+        if row.nonfinite:
             log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)
         return row
 
-    def _keep(
-        self,
-        split: str,
-        totals: dict[str, float],
-        plan: Plan,
-        counted: GroupsToCount,
-        new_ids: Sequence[str],
-    ) -> None:
-        """Go on from a row that is written."""
-        self.ledger.out = NOTHING
-        if self.tally.keep(totals, plan):
-            self.ledger.learn(plan.totals)
+    def _commit(self, split: str, draft: Draft, groups: GroupsOfRow) -> None:
+        """Continue from a row that is written."""
+        if self.totals.commit(draft):
+            self.ledger.add_logged_costs(draft.plan.totals)
         if split == "train":
             self._last_train_row = time.monotonic()
-        if counted is not _NO_GROUPS or new_ids:
-            self.seen.remember(split, counted, new_ids)
+        if groups.all or draft.ids:
+            self.dedup.commit(split, groups, draft.ids)
 
     def renew_lock(self) -> None:
         """Free the lock in a forked process, where the thread that held it is not."""

@@ -10,7 +10,7 @@ from art_core.base.errors import ConfigError, MetricError
 from art_core.costs import builder as module
 from art_core.costs.book import PriceBook
 from art_core.costs.builder import MetricsBuilder, active_builder
-from art_core.costs.ledger import Ledger, leave_to_the_parent, say_what_is_left
+from art_core.costs.ledger import Ledger, clear_in_child, warn_of_costs_left
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.taxonomy import MetricSpec
 from art_core.metrics.usage import TokenUsage
@@ -31,9 +31,15 @@ def build(ledger):
     return lambda context="": MetricsBuilder(ledger, prices, context)
 
 
+def take(ledger, split="train"):
+    """Take what waits, for a row that is written."""
+    with ledger.taking(split, SimpleNamespace(last=None)) as drained:
+        return drained
+
+
 def flush(ledger, split="train"):
-    leaves, odd = ledger.combined(ledger.take(split))
-    assert not odd
+    leaves, nonfinite = take(ledger, split).combined(ledger.taxonomy)
+    assert not nonfinite
     return leaves
 
 
@@ -85,7 +91,9 @@ def test_a_cost_that_could_not_stand_in_a_row_is_refused_where_it_is_added(
 
 
 def test_the_leaves_of_a_run_that_goes_on_are_known(build, ledger):
-    ledger.learn({"costs/cum/train/judge": 1.0, "costs/cum/train": 1.0, "costs/cum/all": 1.0})
+    ledger.add_logged_costs(
+        {"costs/cum/train/judge": 1.0, "costs/cum/train": 1.0, "costs/cum/all": 1.0}
+    )
     build().add_cost("train/judge", 1.0)
     with pytest.raises(MetricError, match="sum of the costs below it"):
         build().add_cost("train", 1.0)
@@ -109,9 +117,9 @@ def test_what_was_added_before_the_log_was_known_moves_to_a_leaf_that_fits(
         source = added.removeprefix("train/")
         build(context).add_usage(source, usage, provider="acme", model_name="m")
     build().add_cost("gpu", 0.5)
-    ledger.learn({f"costs/cum/{leaf}": 1.0 for leaf in logged})
-    taken = ledger.take("train")
-    assert ledger.combined(taken)[0] == {f"costs/{booked}": 3.0, "costs/gpu": 0.5}
+    ledger.add_logged_costs({f"costs/cum/{leaf}": 1.0 for leaf in logged})
+    taken = take(ledger, "train")
+    assert taken.combined(ledger.taxonomy)[0] == {f"costs/{booked}": 3.0, "costs/gpu": 0.5}
     assert [(r.leaf, r.calls, r.usd) for r in taken.receipts] == [(f"costs/{booked}", 3, 3.0)]
     for leaf in (*logged, booked, "gpu"):
         build().add_cost(leaf, 1.0)
@@ -145,8 +153,8 @@ def test_what_is_paid_already_is_booked_where_it_fits_and_said_once(
     usage = TokenUsage(input_tokens=1_000_000)
     for _ in range(2):
         build("train").add_usage(source, usage, provider="acme", model_name="m")
-    taken = ledger.take("train")
-    assert sum(ledger.combined(taken)[0].values()) == 3.0
+    taken = take(ledger, "train")
+    assert sum(taken.combined(ledger.taxonomy)[0].values()) == 3.0
     assert [(r.leaf, r.calls, r.usd) for r in taken.receipts] == [(f"costs/train/{booked}", 2, 2.0)]
     assert caplog.text.count(f"it is booked at 'costs/train/{booked}'") == 1
     with pytest.raises(MetricError, match="is reserved"):
@@ -165,21 +173,21 @@ def test_a_cost_and_its_receipt_stand_in_one_row(build, ledger):
     usage = TokenUsage(input_tokens=1_000_000)
     rows, done = [], threading.Event()
 
-    def take():
+    def log_rows():
         while not done.is_set():
-            rows.append(ledger.take("train"))
+            rows.append(take(ledger, "train"))
 
     def buy():
         for _ in range(500):
             build("train").add_usage("judge", usage, provider="acme", model_name="m")
 
     with ThreadPoolExecutor(5) as pool:
-        pool.submit(take)
+        pool.submit(log_rows)
         for buyer in [pool.submit(buy) for _ in range(3)]:
             buyer.result()
         done.set()
-    rows.append(ledger.take("train"))
-    booked = [sum(ledger.combined(row)[0].values()) for row in rows]
+    rows.append(take(ledger, "train"))
+    booked = [sum(row.combined(ledger.taxonomy)[0].values()) for row in rows]
     assert sum(booked) == 1_500.0
     assert booked == [sum(receipt.usd for receipt in row.receipts) for row in rows]
 
@@ -205,16 +213,16 @@ def test_what_a_forked_process_adds_is_said_there_and_stays_out_of_the_parents_r
 
 
 def test_what_waits_when_the_program_ends_is_said(build, ledger, caplog):
-    say_what_is_left([ledger])
+    warn_of_costs_left([ledger])
     assert not caplog.text
     build().add_cost("train/judge", 0.25)
-    say_what_is_left([ledger])
+    warn_of_costs_left([ledger])
     assert "the program ends, and costs that wait come into no row" in caplog.text
 
 
 def test_a_model_that_logs_in_a_forked_process_is_open_there(build, ledger, caplog):
-    leave_to_the_parent([ledger])
-    ledger.learn({})
+    clear_in_child([ledger])
+    ledger.add_logged_costs({})
     build().add_cost("train/judge", 0.25)
     assert not caplog.text
 
@@ -226,9 +234,9 @@ def test_receipts_say_what_was_paid_for_and_come_back_with_a_restored_row(build,
         build("eval").add_usage("judge", usage, provider="acme", model_name=model)
     gpu = art.GpuTime(device="card", seconds=1800, count=2, usd_per_hour=3.0)
     assert build().add_gpu_time(gpu) == 3.0
-    taken = ledger.take("val")
+    taken = take(ledger, "val")
     ledger.restore(taken)
-    assert ledger.take("val") == taken
+    assert take(ledger, "val") == taken
     bought = [receipt.to_dict() for receipt in taken.receipts]
     paid = {"leaf": "costs/eval/judge", "item": "judge", "provider": "acme", "usd": 4.0, "calls": 2}
     assert paid.items() <= bought[0].items()
@@ -250,9 +258,9 @@ def test_the_named_helpers_fill_their_sections(build, ledger):
     builder.add_data(step_num_scenarios=2, step_actor_tokens=40, scenario_ids=["a", 1])
     builder.add_user_timing(step_wall_s=3.0, step_actor_s=1.0, step_eval_s=0.5)
     builder.add_idle_times(step_trainer_idle_s=0.25, step_actor_idle_s=0.75)
-    taken = ledger.take("train")
+    taken = take(ledger, "train")
     assert taken.scenario_ids == {"a", "1"}
-    assert ledger.combined(taken)[0] == {
+    assert taken.combined(ledger.taxonomy)[0] == {
         "data/step_num_scenarios": 2.0,
         "data/step_actor_tokens": 40.0,
         "time/step_wall_s": 3.0,
@@ -296,9 +304,9 @@ def test_a_cost_that_is_not_finite_is_set_apart_and_the_others_are_kept(build, l
     for usd in (0.5, float("nan"), 0.25):
         build().add_cost("train/judge", usd)
     build().add_cost("gpu", float("inf"))
-    leaves, odd = ledger.combined(ledger.take("train"))
+    leaves, nonfinite = take(ledger, "train").combined(ledger.taxonomy)
     assert leaves == {"costs/train/judge": 0.75}
-    assert {key: str(value) for key, value in odd.items()} == {
+    assert {key: str(value) for key, value in nonfinite.items()} == {
         "costs/train/judge": "nan",
         "costs/gpu": "inf",
     }
@@ -321,17 +329,17 @@ def test_a_row_takes_its_own_split_and_the_money_of_all(build, ledger):
 
 def test_scenario_ids_wait_for_a_train_row(build, ledger):
     build().add_data(scenario_ids=["a"])
-    assert ledger.take("val").scenario_ids == frozenset()
-    assert ledger.take("train").scenario_ids == {"a"}
+    assert take(ledger, "val").scenario_ids == frozenset()
+    assert take(ledger, "train").scenario_ids == {"a"}
 
 
 def test_what_was_taken_can_be_restored_before_what_came_since(build, ledger):
     build().add_metric("data/position", 1)
     build().add_data(scenario_ids=["a"])
-    taken = ledger.take("train")
+    taken = take(ledger, "train")
     build().add_metric("data/position", 2)
     ledger.restore(taken)
-    again = ledger.take("train")
+    again = take(ledger, "train")
     assert again.samples == {"": {"data/position": [1.0, 2.0]}}
     assert again.scenario_ids == {"a"}
 
@@ -355,9 +363,9 @@ def test_many_samples_are_folded_without_losing_any(build, ledger):
     for _ in range(10_000):
         build().add_cost("train/judge", 0.001)
     assert len(ledger._samples[""]["costs/train/judge"]) < 5_000
-    leaves, odd = ledger.combined(ledger.take("train"))
+    leaves, nonfinite = take(ledger, "train").combined(ledger.taxonomy)
     assert leaves["costs/train/judge"] == pytest.approx(10.0, abs=1e-9)
-    assert "costs/train/judge" in odd
+    assert "costs/train/judge" in nonfinite
 
 
 def test_usage_is_priced_under_the_builders_context(build, ledger):
@@ -407,5 +415,5 @@ def test_a_response_whose_own_cost_is_no_number_of_dollars_is_priced_by_its_toke
     response = {"usage": {"prompt_tokens": 1_000_000, "cost": float("nan")}}
     paid = build().add_response_cost("judge", response, provider="acme", model_name="m")
     assert paid == 1.0
-    (receipt,) = ledger.take("train").receipts
+    (receipt,) = take(ledger, "train").receipts
     assert (receipt.usd, receipt.reported, receipt.rates["input_per_million"]) == (1.0, False, 1.0)

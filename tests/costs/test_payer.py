@@ -8,6 +8,7 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -338,7 +339,9 @@ async def test_the_price_of_the_model_that_pays_comes_before_that_of_another(ope
     assert call.quote() == 1.0
     call.book(two)
     assert two.prices is not one.prices
-    assert two.ledger.combined(two.ledger.take("val"))[0] == {"costs/eval/judge": 5.0}
+    with two.ledger.taking("val", SimpleNamespace(last=None)) as drained:
+        combined, _ = drained.combined(two.ledger.taxonomy)
+    assert combined == {"costs/eval/judge": 5.0}
 
 
 async def test_a_price_registered_with_another_model_prices_the_call(opened):

@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 
 from art_core.base.errors import MetricError
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.rollup import compile_plan, roll, totals_of
+from art_core.metrics.rollup import Names, compile_plan, compute_row, totals_of
 
 taxonomy = builtin_taxonomy()
 
 
 def rolled(leaves, totals=None):
     totals = totals or {}
-    plan = compile_plan(leaves, totals, taxonomy)
-    return roll(leaves, {**plan.totals, **totals}, plan)
+    plan = compile_plan(Names("train", tuple(leaves)), totals, taxonomy)
+    return compute_row(leaves, {**plan.totals, **totals}, plan)
 
 
 def test_parents_are_sums_and_gpu_stands_directly_under_costs():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from art_core.base.errors import MetricError
-from art_core.metrics import taxonomy as taxonomy_module
-from art_core.metrics.catalogue import ALIASES, SPECS, builtin_taxonomy
-from art_core.metrics.taxonomy import MetricSpec, Taxonomy, cumulative_key, number, place_all
+from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.rollup import place_names
+from art_core.metrics.taxonomy import MetricSpec, cumulative_key, number
 
 taxonomy = builtin_taxonomy()
 
@@ -58,7 +58,7 @@ def test_joiners_hide_neither_white_space_nor_an_empty_component(name):
 
 def test_a_name_that_is_not_a_string_is_an_error():
     with pytest.raises(MetricError, match="must be a string"):
-        place_all(taxonomy, {3: 1.0}, "train")
+        place_names((3,), "train", taxonomy)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_name_that_is_not_a_string_is_an_error():
     ],
 )
 def test_numbers_of_any_kind_become_floats(value, as_float):
-    result = place_all(taxonomy, {"loss/train": value, "foo": 0.0}, "train")[0]["loss/train"]
+    result = number("loss/train", value)
     assert (result, type(result)) == (as_float, float)
 
 
@@ -89,13 +89,7 @@ def test_a_huge_int_counts_as_infinite_so_that_the_row_sets_it_aside():
 
 def test_two_names_that_meet_in_one_key_are_an_error():
     with pytest.raises(MetricError, match="'train/foo' is given twice"):
-        place_all(taxonomy, {"foo": 1.0, "train/foo": 2.0}, "train")
-
-
-def test_placing_many_different_rows_forgets_the_oldest():
-    small = Taxonomy(taxonomy.specs, {})
-    for i in range(600):
-        assert place_all(small, {f"m{i}": 1.0}, "val")[0] == {f"val/m{i}": 1.0}
+        place_names(("foo", "train/foo"), "train", taxonomy)
 
 
 def test_a_spec_is_its_own_or_that_of_the_longest_pattern():
@@ -130,7 +124,7 @@ def test_what_is_logged_under_a_former_name_is_written_under_todays(name, split,
 
 def test_a_former_name_beside_todays_is_an_error():
     with pytest.raises(MetricError, match="'time/step_actor_s' is given twice"):
-        place_all(taxonomy, {"time/step_actor_s": 1.0, "time/step_rollout_s": 2.0}, "train")
+        place_names(("time/step_actor_s", "time/step_rollout_s"), "train", taxonomy)
     with pytest.raises(MetricError, match="'time/cum/actor_s' is reserved"):
         taxonomy.place("time/cum/rollout_s", "train")
 
@@ -142,7 +136,7 @@ def test_nothing_lies_below_the_sum_of_all_costs():
 
 
 def test_no_alias_is_a_canonical_name():
-    assert not set(ALIASES) & {spec.key for spec in SPECS}
+    assert not taxonomy.aliases.keys() & taxonomy.specs.keys()
 
 
 def test_a_plugin_adds_sections_and_an_unequal_twin_is_a_conflict():
@@ -187,10 +181,3 @@ def test_a_unit_of_a_plugin_that_names_things_makes_a_count():
     taxonomy = builtin_taxonomy().extended([games, mean])
     assert taxonomy.is_count("arena/games")
     assert not taxonomy.is_count("arena/mean_games")
-
-
-def test_names_that_are_remembered_are_bounded(monkeypatch):
-    monkeypatch.setattr(taxonomy_module, "_REMEMBERED_KEYS", 4)
-    taxonomy = Taxonomy({}, {"old/*": "new/*"})
-    assert [taxonomy.resolve(f"old/{n}") for n in range(20)] == [f"new/{n}" for n in range(20)]
-    assert len(taxonomy._resolved) <= 4

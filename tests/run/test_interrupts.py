@@ -48,7 +48,7 @@ def test_ctrl_c_at_any_point_of_a_row_loses_no_money_and_counts_nothing_twice(tm
         builder.add_gpu_time(art.GpuTime(device="card", seconds=1800, usd_per_hour=1.0))
         done = interrupted(run, at, groups)
         run.record("train", at, groups=groups)
-        totals = run.tally.totals
+        totals = run.totals.totals
         assert totals["costs/cum/eval/judge"] == 0.25 * at, f"at point {at}"
         assert totals["costs/cum/gpu"] == 0.5 * at, f"at point {at}"
         assert totals["data/cum/num_trajectories"] == 2 * at, f"at point {at}"

@@ -97,11 +97,11 @@ def test_groups_that_are_trained_again_are_submitted_again_and_sampled_once(make
 
 
 def test_very_many_groups_are_remembered_only_for_a_while(make, monkeypatch):
-    monkeypatch.setattr("art_core.run.dedup._REMEMBERED_GROUPS", 3)
+    monkeypatch.setattr("art_core.run.dedup._MAX_GROUPS", 3)
     run = make().run
     for _ in range(5):
         run.record("train", 1, groups=attempts(0, 1), trained=True)
-    assert len(run.seen._groups) == len(run.seen._trained) == 3
+    assert len(run.dedup._groups) == len(run.dedup._trained) == 3
 
 
 def test_values_that_are_not_finite_are_set_aside_and_said(make, caplog):
@@ -174,7 +174,7 @@ def test_a_row_that_was_not_written_leaves_no_key_in_later_rows(make, monkeypatc
         assert (spent["costs/cum/train"], spent["costs/cum/all"]) == (0.25, 3.25)
     else:
         # Nor does the log know it as a leaf: below it there may be others.
-        run.ledger.cost_leaf("train/judge/style")
+        run.ledger.add_cost("", "train/judge/style", 0.0)
         spent = run.record("train", 4, metrics={"costs/train/judge/style": 0.5}).metrics
         assert (spent["costs/cum/train/judge"], spent["costs/cum/all"]) == (0.5, 3.5)
 
@@ -337,12 +337,12 @@ def test_a_train_row_has_the_seconds_since_the_last_one(make, monkeypatch):
 
 
 def test_plans_of_very_different_rows_are_forgotten(make, monkeypatch):
-    monkeypatch.setattr("art_core.run.totals._REMEMBERED_PLANS", 4)
+    monkeypatch.setattr("art_core.run.totals._MAX_PLANS", 4)
     run = make().run
     for i in range(10):
         run.record("train", i, metrics={f"costs/train/tool_{i}": 1.0})
-    assert len(run.tally._plans) <= 4
-    assert run.tally.totals["costs/cum/all"] == 10.0
+    assert len(run.totals._plans) <= 4
+    assert run.totals.totals["costs/cum/all"] == 10.0
 
 
 class Doubler:
