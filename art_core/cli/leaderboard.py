@@ -15,7 +15,7 @@ from art_core.cli.text import counted
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
 from art_core.log.rundir import find_runs, read_problem, runs_path
-from art_core.log.summary import read_summaries
+from art_core.log.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.reports import board
 from art_core.reports.board import Place
@@ -26,9 +26,8 @@ _HELP = """\
 DIR, or --dir, is a directory of runs; several may be given (default: $ART_DIR, else .art). A column
 is a metric's key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says
 which values are better; where it does not, the higher. Sums over the run and clocks have no best.
-Also columns: step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). A
-summary is kept beside each log, so that only what is new is read; a long log that has none is
-scanned for the columns that are shown.
+Also columns: step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). Each
+run keeps a summary beside its log, so that only the rows that are new are read.
 
 examples:
   art leaderboard
@@ -88,37 +87,20 @@ def leaderboard(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
     if as_json and (arguments.csv or arguments.long):
         raise ConfigError("--json and CSV are two formats", "--json has every column as it is.")
     taxonomy = plugins.taxonomy()
-    names = _named(arguments)
-    try:
-        asked = None if names is None else board.asked_of(names, taxonomy)
-        yield from list(_board(arguments, taxonomy, asked))
-    except ConfigError:
-        # The error about an unknown column names the known ones: all must be read.
-        yield from _board(arguments, taxonomy, None)
-
-
-def _named(arguments: argparse.Namespace) -> list[str] | None:
-    """Return the columns that the board may need; None for all."""
-    if arguments.csv or arguments.long or getattr(arguments, "as_json", False):
-        return None
-    if arguments.matrix:
-        return [arguments.sort, arguments.matrix]
-    return [arguments.sort, *(_listed(arguments.columns) if arguments.columns else _COLUMNS)]
+    yield from _board(arguments, taxonomy)
 
 
 def _listed(columns: str) -> list[str]:
     return [name.strip() for name in columns.split(",") if name.strip()]
 
 
-def _board(
-    arguments: argparse.Namespace, taxonomy: Taxonomy, asked: Mapping[str, bool] | None
-) -> Iterator[Output]:
+def _board(arguments: argparse.Namespace, taxonomy: Taxonomy) -> Iterator[Output]:
     # A directory that was named twice counts once.
     given = (*arguments.dirs, *arguments.more_dirs)
     directories = list({path.resolve(): path for path in given}.values())
     directories = directories or [runs_path(None)]
     problems: dict[str, str] = {}
-    places, others = _places(directories, arguments.status, taxonomy, asked, problems)
+    places, others = _places(directories, arguments.status, taxonomy, problems)
     ranked = board.best_first(places, _column(arguments.sort, places, taxonomy), taxonomy)
     if arguments.csv or arguments.long:
         yield from (board.wide if arguments.csv else board.long)(ranked)
@@ -143,7 +125,6 @@ def _places(
     directories: Sequence[Path],
     status_asked: str | None,
     taxonomy: Taxonomy,
-    asked: Mapping[str, bool] | None,
     problems: dict[str, str],
 ) -> tuple[list[Place], int]:
     """Return the places and how many readable runs were left out; add those with a problem."""
@@ -155,11 +136,12 @@ def _places(
     readable = [(run, state.status) for run, state in runs if state.status != "unreadable"]
     wanted = _ENDED if status_asked is None else (status_asked,)
     chosen = [(run, status) for run, status in readable if {status, "all"}.intersection(wanted)]
-    summaries = read_summaries([run.history for run, _ in chosen], taxonomy, asked)
     places: list[Place] = []
-    for (run, status), summary in zip(chosen, summaries, strict=True):
-        if isinstance(summary, Exception):
-            problems[run.name] = read_problem(summary)
+    for run, status in chosen:
+        try:
+            summary = read_summary(run.history, taxonomy)
+        except Exception as error:
+            problems[run.name] = read_problem(error)
         else:
             places.append(board.place(run, status, summary))
     return places, len(readable) - len(chosen)

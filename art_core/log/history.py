@@ -20,6 +20,7 @@ import orjson
 
 from art_core.base.errors import ConfigError, HistoryError
 from art_core.base.files import close_in_children, close_lock, read_json
+from art_core.log.batches import BLANK
 from art_core.metrics.row import MetricsRow
 
 log = logging.getLogger("art_core")
@@ -43,7 +44,7 @@ def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            if line.strip(b"\r\n\0 "):
+            if line.strip(BLANK):
                 try:
                     yield MetricsRow.from_line(line), offset
                 except HistoryError as error:
@@ -78,7 +79,7 @@ def last_row(path: Path) -> MetricsRow | None:
     """Return the last whole row, reading the file from its end."""
     with path.open("rb") as file:
         for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
-            if line.strip(b"\r\n\0 "):
+            if line.strip(BLANK):
                 try:
                     return MetricsRow.from_line(line)
                 except HistoryError as error:

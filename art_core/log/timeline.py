@@ -6,21 +6,19 @@ Reports, the retention of checkpoints and sinks read rows through a `Timeline`, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 
+from art_core.log.batches import BUFFER, Batch, Columns, Kind, Plan, Points, read_batches
 from art_core.log.history import read_rows
 from art_core.metrics.row import MetricsRow, is_total
 from art_core.metrics.taxonomy import Taxonomy
 
-LEARNED = ("reward/", "loss/")
-"""How the keys begin that a row of a trained step has."""
-TRAINED = ("train", "")
-"""The splits of such a row: rows of ART have none."""
-_TRAIN = (*LEARNED, "train/")
+_MAX_PLANS = 256
 
 
 def attempt_of(row: MetricsRow) -> int:
@@ -36,22 +34,6 @@ def adds_up(key: str, taxonomy: Taxonomy) -> bool:
 def is_paid(key: str) -> bool:
     """Return whether a metric is a cost of a step."""
     return key.startswith("costs/") and not key.startswith("costs/cum/")
-
-
-def _is_learned(row: MetricsRow, metrics: Mapping[str, float]) -> bool:
-    return row.split in TRAINED and any(key.startswith(LEARNED) for key in metrics)
-
-
-def _is_training_row(row: MetricsRow, metrics: Mapping[str, float]) -> bool:
-    """Return whether a row, under canonical names, shows that its step was trained.
-
-    That is a row on the split `train`; one that ART wrote has no split, and is known by a reward
-    or a loss. Step 0 is the base model: it counts only with a reward or a loss of its own on
-    `train`, not when evaluations or costs were logged before the first step.
-    """
-    if row.split == "train" and row.step > 0:
-        return True
-    return row.split in TRAINED and any(key.startswith(_TRAIN) for key in metrics)
 
 
 @attrs.frozen
@@ -79,20 +61,11 @@ class _Stretch:
     attempt: int
     number: int
     begins_at: int | None = None
-    values: dict[str, dict[int, float]] = attrs.field(factory=dict)
+    values: dict[str, Points] = attrs.field(factory=dict)
     nonfinite: dict[str, int] = attrs.field(factory=dict)
     times: dict[int, datetime] = attrs.field(factory=dict)
     trained: set[int] = attrs.field(factory=set)
     furthest_trained: int = -1
-
-
-@attrs.frozen
-class _Kind:
-    """How the values of a key are kept."""
-
-    kept: bool
-    total: bool
-    sums: bool
 
 
 @attrs.define(eq=False)
@@ -115,13 +88,15 @@ class Timeline:
     taxonomy: Taxonomy
     keeps: Callable[[str], bool] | None = None
     rows: int = 0
+    first: MetricsRow | None = None
     last: MetricsRow | None = None
     earlier_step: int = -1
     totals: dict[str, float] = attrs.field(factory=dict)
     logged: set[str] = attrs.field(factory=set)
     _stretches: list[_Stretch] = attrs.field(factory=list)
     _furthest: tuple[_Stretch, int] | None = None
-    _kinds: dict[str, _Kind] = attrs.field(factory=dict)
+    _kinds: dict[str, Kind] = attrs.field(factory=dict)
+    _plans: dict[tuple[bool, tuple[str, ...]], Plan] = attrs.field(factory=dict)
 
     @classmethod
     def of_log(
@@ -134,47 +109,132 @@ class Timeline:
     ) -> Timeline:
         """Read a log: all of it, or the rows before the one with the seq `before`."""
         line = cls(taxonomy, keeps)
+        if before == math.inf:
+            with history.open("rb", buffering=BUFFER) as file:
+                for batch in read_batches(file):
+                    line.add_batch(batch)
+            return line
         for row, _ in read_rows(history):
             if isinstance(row.seq, int) and row.seq >= before:
                 break
             line.add(row)
         return line
 
+    @classmethod
+    def continued(
+        cls,
+        taxonomy: Taxonomy,
+        *,
+        attempt: int,
+        step: int,
+        earlier_step: int,
+        begun: bool,
+        newest: Mapping[str, tuple[int, float]],
+    ) -> Timeline:
+        """Return a line that goes on from an earlier part of a log, of which it has only the newest
+        value of each key, with its step. NaN is one that was not finite.
+
+        It is right unless the rows to come change steps before these, or it `goes_back_to` `step`.
+        """
+        line = cls(taxonomy, earlier_step=earlier_step)
+        stretch = _Stretch(1, attempt, step if begun else None, furthest_trained=step)
+        stretch.times[step] = datetime.min.replace(tzinfo=UTC)
+        for key, (at, value) in newest.items():
+            finite = not math.isnan(value)
+            stretch.values[key] = Points([at], array("d", [value])) if finite else Points()
+            if not finite:
+                stretch.nonfinite[key] = at
+            elif is_total(key):
+                line.totals[key] = value
+        line._stretches.append(stretch)
+        line._furthest = stretch, step
+        return line
+
+    def goes_back_to(self, step: int) -> bool:
+        """Return whether an attempt after the first began to train at a step or before it."""
+        begins = [later.begins_at for later in self._stretches[1:]]
+        return any(begin is not None and begin <= step for begin in begins)
+
     def add(self, row: MetricsRow) -> Mapping[str, float]:
         """Add a row; return its metrics under their canonical names."""
-        metrics = self.taxonomy.renamed(row.metrics, foreign=not row.seq)
+        plan = self._plan(tuple(row.metrics), foreign=not row.seq)
+        metrics = dict(zip(plan.names, row.metrics.values(), strict=True))
         self.rows += 1
+        self.first = self.first or row
         self.last = row
-        self.logged.update(metrics)
-        stretch = self._stretch_of(row, metrics)
+        stretch = self._stretch_of(row, learned=plan.learns(row))
         stretch.times[row.step] = row.recorded_at
-        if _is_training_row(row, metrics):
+        if plan.trains(row):
             stretch.trained.add(row.step)
             stretch.furthest_trained = max(stretch.furthest_trained, row.step)
         if self._furthest is None or row.step >= self._furthest[1]:
             self._furthest = stretch, row.step
-        for key, value in metrics.items():
-            kind = self._kinds.get(key) or self._kind(key)
-            if kind.kept:
-                self._add(stretch, row.step, key, value, kind)
+        for key, kind in plan.kinds.items():
+            self._add(stretch, row.step, key, metrics[key], kind)
         for name in row.nonfinite if isinstance(row.nonfinite, dict) else ():
             key = self.taxonomy.resolve(name)
             if any(key in known.values for known in self._stretches):
                 stretch.nonfinite[key] = row.step
         return metrics
 
-    def _add(self, stretch: _Stretch, step: int, key: str, value: float, kind: _Kind) -> None:
+    def add_batch(self, batch: Batch) -> None:
+        """Add rows of a log; those that can't be read are passed over with a warning."""
+        columns = batch.columns()
+        added = self._add_row(batch, 0)
+        if columns is not None and added and self.furthest_step < columns.steps[0]:
+            self._add_columns(columns)
+        else:
+            for index in range(1, len(batch.rows) - 1):
+                self._add_row(batch, index)
+        if len(batch.rows) > 1:
+            self._add_row(batch, -1)
+
+    def _add_row(self, batch: Batch, index: int) -> bool:
+        row = batch.row(index)
+        if row is not None:
+            self.add(row)
+        return row is not None
+
+    def _add_columns(self, columns: Columns) -> None:
+        """Add rows between the first and the last of a batch, at steps after the furthest one."""
+        stretch, first = self._stretches[-1], self.last
+        assert first is not None
+        plan = self._plan(tuple(columns.metrics), foreign=False)
+        self.rows += len(columns.steps)
+        stretch.times.update(zip(columns.steps, columns.times, strict=True))
+        if plan.trains(attrs.evolve(first, step=columns.steps[0])):
+            stretch.trained.update(columns.steps)
+        for key, values in zip(plan.names, columns.metrics.values(), strict=True):
+            if key in plan.kinds:
+                points = stretch.values.setdefault(key, Points())
+                points.merge(Points(columns.steps, values), sums=plan.kinds[key].sums)
+
+    def _plan(self, keys: tuple[str, ...], *, foreign: bool) -> Plan:
+        """Return how rows with these keys are added; `foreign` ones were written by ART."""
+        plan = self._plans.get((foreign, keys))
+        if plan is None:
+            names = tuple(self.taxonomy.names(keys, foreign=foreign))
+            plan = Plan.of(names, {name: self._kind(name) for name in names})
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            self._plans[foreign, keys] = plan
+            self.logged.update(names)
+        return plan
+
+    def _add(self, stretch: _Stretch, step: int, key: str, value: float, kind: Kind) -> None:
         if kind.total:
             assert self._furthest is not None
             self.totals[key] = value
             stretch, step = self._furthest
-        curve = stretch.values.setdefault(key, {})
-        curve[step] = curve.get(step, 0.0) + value if kind.sums else value
-        if stretch.nonfinite.get(key, math.inf) <= step:
+        points = stretch.values.get(key)
+        if points is None:
+            points = stretch.values[key] = Points()
+        points.put(step, value, sums=kind.sums)
+        if stretch.nonfinite and stretch.nonfinite.get(key, math.inf) <= step:
             del stretch.nonfinite[key]
 
-    def _stretch_of(self, row: MetricsRow, metrics: Mapping[str, float]) -> _Stretch:
-        number, learned = attempt_of(row), _is_learned(row, metrics)
+    def _stretch_of(self, row: MetricsRow, *, learned: bool) -> _Stretch:
+        number = attempt_of(row)
         last = self._stretches[-1] if self._stretches else None
         if last is None or last.number != number or (learned and _goes_back(row, last)):
             self.earlier_step = self.furthest_step
@@ -185,7 +245,8 @@ class Timeline:
             last.begins_at = row.step
             if row.step <= self.earlier_step or row.step < self.furthest_step:
                 # They stood at a step that is replaced; rows of ART may lack some.
-                last.values.update({key: {row.step: value} for key, value in self.totals.items()})
+                for key, value in self.totals.items():
+                    last.values[key] = Points([row.step], array("d", [value]))
             self._furthest = last, row.step
         return last
 
@@ -193,9 +254,9 @@ class Timeline:
         self._stretches.append(_Stretch(attempt, number))
         return self._stretches[-1]
 
-    def _kind(self, key: str) -> _Kind:
+    def _kind(self, key: str) -> Kind:
         kept = self.keeps is None or self.keeps(key)
-        kind = _Kind(kept, is_total(key), adds_up(key, self.taxonomy))
+        kind = Kind(kept, is_total(key), adds_up(key, self.taxonomy))
         self._kinds[key] = kind
         return kind
 
@@ -222,31 +283,45 @@ class Timeline:
         limited = self._with_limits(own=True)
         return {step for stretch, limit in limited for step in stretch.trained if step < limit}
 
+    def points(self, key: str) -> tuple[Sequence[int], Sequence[float]]:
+        """Return the steps at which a key has a value, rising, and these values."""
+        paid, kind = is_paid(key), self._kind(key)
+        parts = [
+            stretch.values[key].before(math.inf if paid else limit)
+            for stretch, limit in self._with_limits(own=kind.total)
+            if key in stretch.values
+        ]
+        if len(parts) == 1:
+            return parts[0].steps, parts[0].values
+        merged = Points()
+        for points in parts:
+            merged.merge(points, sums=kind.sums)
+        return merged.steps, merged.values
+
     def curve(self, key: str) -> dict[int, float]:
         """Return {step: value} of a key, by step; empty when the line has none."""
-        merged: dict[int, float] = {}
-        paid, kind = is_paid(key), self._kind(key)
-        for stretch, limit in self._with_limits(own=kind.total):
-            for step, value in stretch.values.get(key, {}).items():
-                if paid or step < limit:
-                    merged[step] = merged.get(step, 0.0) + value if kind.sums else value
-        return dict(sorted(merged.items()))
+        return dict(zip(*self.points(key), strict=True))
 
     def curves(self) -> dict[str, dict[int, float]]:
         """Return {step: value} of each key that is kept."""
-        keys = dict.fromkeys(key for stretch in self._stretches for key in stretch.values)
-        return {key: self.curve(key) for key in keys}
+        return {key: self.curve(key) for key in self.kept_keys()}
+
+    def kept_keys(self) -> list[str]:
+        """Return the keys that are kept."""
+        return list(dict.fromkeys(key for stretch in self._stretches for key in stretch.values))
 
     def nonfinite_at(self, key: str) -> int | None:
         """Return the step at which the newest value of a key was not finite; None if it was."""
         found = -1
+        if not any(key in stretch.nonfinite for stretch in self._stretches):
+            return None
         for stretch, limit in self._with_limits(own=False):
-            finite = [step for step in stretch.values.get(key, ()) if step < limit]
+            finite = stretch.values[key].before(limit).steps if key in stretch.values else ()
             if max(finite, default=-1) >= found:
                 found = -1
             if stretch.nonfinite.get(key, limit) < limit:
                 found = max(found, stretch.nonfinite[key])
-        return found if found >= max(self.curve(key), default=0) else None
+        return found if found >= max(self.points(key)[0], default=0) else None
 
     @property
     def has_begun(self) -> bool:
@@ -307,11 +382,12 @@ class Timeline:
 
     def _sum_at(self, key: str, step: int) -> float:
         paid = is_paid(key)
-        return sum(
-            stretch.values[key][step]
+        values = [
+            stretch.values[key].at(step)
             for stretch, limit in self._with_limits(own=False)
-            if step in stretch.values.get(key, {}) and (paid or step < limit)
-        )
+            if key in stretch.values and (paid or step < limit)
+        ]
+        return sum(value for value in values if value is not None)
 
 
 def _goes_back(row: MetricsRow, stretch: _Stretch) -> bool:

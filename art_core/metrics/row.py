@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-from orjson import OPT_APPEND_NEWLINE, JSONEncodeError, dumps, loads
+from orjson import OPT_APPEND_NEWLINE, JSONDecodeError, JSONEncodeError, dumps, loads
 
 from art_core.base.errors import HistoryError
 
@@ -89,7 +89,15 @@ class MetricsRow:
         A byte order mark, which some editors put at a file's start, is passed over.
         """
         try:
-            record: dict[str, Any] = loads(line.removeprefix(BOM_UTF8))
+            record = loads(line.removeprefix(BOM_UTF8))
+        except JSONDecodeError as error:
+            raise _not_a_row(line, error) from error
+        return cls.from_record(record)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> MetricsRow:
+        """Read a row back from a line's JSON object; HistoryError for one that is not a row."""
+        try:
             recorded_at = datetime.fromisoformat(record["recorded_at"])
             return cls(
                 seq=record.get("seq", 0),
@@ -108,7 +116,11 @@ class MetricsRow:
                 receipts=tuple(record.get("_receipts", ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise HistoryError(f"not a row of metrics: {line[:80]!r} ({error})") from error
+            raise _not_a_row(dumps(record), error) from error
+
+
+def _not_a_row(line: bytes, error: Exception) -> HistoryError:
+    return HistoryError(f"not a row of metrics: {line[:80]!r} ({error})")
 
 
 def is_total(key: str) -> bool:

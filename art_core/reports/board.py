@@ -11,7 +11,7 @@ import attrs
 
 from art_core.base.errors import ConfigError, unknown
 from art_core.log.rundir import FoundRun
-from art_core.log.summary_page import Summary
+from art_core.log.summary import Summary
 from art_core.metrics.taxonomy import Taxonomy
 
 REWARD, COST = "reward/mean", "costs/cum/all"
@@ -58,18 +58,6 @@ def place(run: FoundRun, status: str, summary: Summary) -> Place:
     if REWARD in values and values.get(COST, 0.0) > 0:
         values[PER_DOLLAR] = values[REWARD] / values[COST]
     return Place(run=run, status=status, summary=summary, values=values)
-
-
-def asked_of(names: Iterable[str], taxonomy: Taxonomy) -> dict[str, bool]:
-    """Return the metrics that columns are made of, and whether their best is among the columns."""
-    asked: dict[str, bool] = {}
-    for name in names:
-        key, best = _parted(name)
-        keys = (REWARD, COST) if key == PER_DOLLAR else (key,)
-        names_of = {form(k) for k in keys for form in (taxonomy.resolve, taxonomy.former_average)}
-        for metric in sorted(n for n in names_of if "/" in n):
-            asked[metric] = asked.get(metric, False) or best != ""
-    return asked
 
 
 def _parted(name: str) -> tuple[str, str]:

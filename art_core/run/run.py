@@ -21,7 +21,7 @@ from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import Plugins
 from art_core.log.history import HistoryLog, last_trained_step
 from art_core.log.rundir import checked_step, describe_model, say_status
-from art_core.log.summary_keeper import SummaryKeeper
+from art_core.log.summary import SummaryWriter
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, totals_of
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.summarize import count, count_trained, scenario_ids, summarize
@@ -63,7 +63,7 @@ class Run:
     delivery: Delivery
     totals: RunningTotals
     dedup: Dedup
-    summary: SummaryKeeper
+    summary: SummaryWriter
     _derives: bool
     _earlier_clock: float
     _started: float = attrs.field(factory=time.monotonic)
@@ -122,12 +122,12 @@ class Run:
                 delivery=delivery,
                 totals=RunningTotals(ledger.taxonomy, totals),
                 dedup=before.dedup if before else Dedup(path, UNIQUE_SCENARIOS in totals),
-                summary=SummaryKeeper(history, ledger.taxonomy),
+                summary=SummaryWriter(history, ledger.taxonomy),
                 derives=plugins.derives,
                 earlier_clock=state.get("time/wall_clock_sec", 0.0),
                 owner=owner,
             )
-            history.after_sync = run.summary.now_and_then
+            history.after_sync = run.summary.after_sync
             ledger.add_logged_costs(totals)
             _open.add(history.identity, run)
             if before:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from art_core.log import summary
+from art_core.cli import leaderboard
 from art_core.log.rundir import FoundRun, find_runs, read_problem
 
 ROW = {"reward/mean": 0.5, "costs/cum/all": 1.0}
@@ -124,14 +124,14 @@ def test_a_row_that_breaks_its_reader_is_that_runs_problem(odd, art_command, mon
 def test_a_log_that_breaks_while_it_is_summarized_is_that_runs_problem(
     odd, art_command, monkeypatch, caplog
 ):
-    read = summary.read_summary
+    read = leaderboard.read_summary
 
     def broken(history, taxonomy, **options):
         if history.parent == odd:
             raise OSError(5, "Input/output error", str(history))
         return read(history, taxonomy, **options)
 
-    monkeypatch.setattr(summary, "read_summary", broken)
+    monkeypatch.setattr(leaderboard, "read_summary", broken)
     assert art_command("leaderboard").splitlines()[-1] == (
         "demo/odd: history.jsonl: Input/output error"
     )

@@ -9,7 +9,6 @@ from current_line import CURVES, TRAINED, rows
 
 import art_core as art
 from art_core.cli.main import main
-from art_core.log import summary as summaries
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.run.checkpoints import Retention
 
@@ -81,9 +80,7 @@ def test_art_costs(printed):
     assert {step["step"] for step in steps if step["trained"]} == TRAINED
 
 
-@pytest.mark.parametrize("scanned", [False, True])
-def test_art_leaderboard(printed, monkeypatch, scanned):
-    monkeypatch.setattr(summaries, "_WORTH_A_SCAN", 0 if scanned else 1 << 30)
+def test_art_leaderboard(printed):
     (run,) = printed("leaderboard", "--status", "all")["runs"]
     assert {key: run[key] for key in NEWEST} == NEWEST
     for key, best in (("reward/mean", 2), ("val/reward", 1), ("loss/train", 3), ("costs/all", 4)):

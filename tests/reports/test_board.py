@@ -8,7 +8,7 @@ import pytest
 
 from art_core.base.errors import ConfigError
 from art_core.log.rundir import FoundRun
-from art_core.log.summary_page import Entry, Summary
+from art_core.log.summary import Entry, Summary
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.reports import board
 

@@ -10,26 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import art_core as art
+from art_core.log import batches
 from art_core.log import summary as summaries
-from art_core.log import summary_reader
 from art_core.log.history import read_rows
-from art_core.log.summary import (
-    bring_up_to_date,
-    kept_summary,
-    read_summaries,
-    read_summary,
-)
-from art_core.log.summary_page import better_values
+from art_core.log.summary import TooLongError, better_values, load_summary, read_summary
 from art_core.log.timeline import Timeline
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.taxonomy import MetricSpec
 
 TAXONOMY = builtin_taxonomy()
 WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+AT = b'"recorded_at":"2026-05-01T00:00:00"'
 
 
 def read(log):
     return read_summary(log.path, TAXONOMY)
+
+
+def stored(log):
+    with log.path.open("rb") as file:
+        return load_summary(log.path, file, TAXONOMY)
 
 
 def entry(log, key):
@@ -57,7 +57,7 @@ def test_the_page_says_how_far_the_run_came(log):
     log.add(step=9, reward__mean=0.5)
     log.add(step=4, split="val", val__reward=0.5)
     page = read(log)
-    assert (page.rows, page.step, page.highest_step, page.attempt, page.skipped) == (3, 4, 9, 1, 0)
+    assert (page.rows, page.step, page.highest_step, page.attempt) == (3, 4, 9, 1)
     assert page.started < page.ended
     assert page.offset == log.path.stat().st_size
 
@@ -65,24 +65,24 @@ def test_the_page_says_how_far_the_run_came(log):
 def test_only_what_is_new_is_read(log, monkeypatch):
     log.add(reward__mean=0.5)
     before = read(log).offset
-    begun = []
-    real = summary_reader.summarize_log
+    offsets = []
+    real = summaries.read_batches
 
-    def spied(file, summary, taxonomy):
-        begun.append(summary.offset)
-        return real(file, summary, taxonomy)
+    def spied(file, offset):
+        offsets.append(offset)
+        return real(file, offset)
 
-    monkeypatch.setattr(summaries, "summarize_log", spied)
+    monkeypatch.setattr(summaries, "read_batches", spied)
     read(log)
-    assert begun == []
+    assert offsets == []
     log.add(reward__mean=0.75)
     assert entry(log, "reward/mean") == (0.5, 0.75, 0.75, 2)
-    assert begun == [before]
+    assert offsets == [before]
 
 
 def test_a_torn_last_line_waits_until_it_is_whole(log):
     log.add(reward__mean=0.5)
-    log.raw(b'{"schema":1,"seq":2,"step":2,"reward/mean":0.')
+    log.raw(b'{"schema":1,"seq":2,"step":2,%b,"reward/mean":0.' % AT)
     assert read(log).rows == 1
     log.raw(b"75}\n")
     assert entry(log, "reward/mean") == (0.5, 0.75, 0.75, 2)
@@ -96,23 +96,23 @@ def test_a_log_that_is_one_torn_line_says_nothing_yet(log):
 @pytest.mark.parametrize(
     "line", [b"{torn\n", b"5\n", b'"x"\n', b"[]\n", b'{"a/b":1}\n', b'{"step":"x","a/b":1}\n']
 )
-def test_lines_that_are_no_rows_are_passed_over_and_counted(log, line):
+def test_lines_that_are_no_rows_are_passed_over(log, line):
     log.add(reward__mean=0.25)
     log.raw(line)
     log.add(reward__mean=0.5)
     assert entry(log, "reward/mean") == (0.25, 0.5, 0.5, 2)
-    assert read(log).skipped == 1
+    assert read(log).rows == 2
 
 
 def test_blank_lines_are_nothing(log):
     log.raw(b"\n\0\0\n\r\n")
     log.add(reward__mean=0.25)
-    assert (read(log).rows, read(log).skipped) == (1, 0)
+    assert read(log).rows == 1
 
 
 def test_values_that_are_no_numbers_are_left_out(log):
     for value in ("null", "1.5", '"text"', "true", "[1]"):
-        log.raw(b'{"step":1,"x/a":%b,"x/b":null,"x/c":"text"}\n' % value.encode())
+        log.raw(b'{"step":1,%b,"x/a":%b,"x/b":null,"x/c":"text"}\n' % (AT, value.encode()))
     assert entry(log, "x/a") == (1.0, 1.0, 1.0, 1)
     assert set(read(log).metrics) == {"x/a"}
 
@@ -136,6 +136,14 @@ def test_each_of_several_newest_values_that_were_not_finite_is_nan(log):
     assert math.isnan(entry(log, "reward/std_dev")[1])
 
 
+def test_a_value_that_stays_not_finite_is_nan_at_its_newest_step(log):
+    log.add(reward__mean=0.5)
+    for _ in range(3):
+        log.add(nonfinite={"reward/mean": "nan"})
+        assert math.isnan(entry(log, "reward/mean")[1])
+    assert read(log).metrics["reward/mean"].step == 4
+
+
 def test_former_names_are_todays(log):
     log.raw(b'{"training_step":3,"recorded_at":"2026-05-01T00:00:00","train/reward":0.5}\n')
     log.add(step=4, reward__mean=0.25)
@@ -154,16 +162,20 @@ def test_a_step_that_a_later_attempt_repeated_counts_as_the_later_had_it(log):
     assert entry(log, "reward/mean") == (0.1, 0.4, 0.4, 4)
 
 
-def test_a_repeated_step_is_left_to_a_reader_who_has_the_time(log):
+def test_a_summary_that_needs_too_much_reading_is_not_made(log):
     log.add(step=1, reward__mean=0.5)
     log.add(step=2, reward__mean=0.75)
-    bring_up_to_date(log.path, TAXONOMY, at_most=1 << 20)
-    before = kept_summary(log.path, TAXONOMY)
+    before = read(log)
+    size = before.offset
     log.add(step=2, attempt=2, reward__mean=0.25)
-    bring_up_to_date(log.path, TAXONOMY, at_most=before.offset)
-    assert kept_summary(log.path, TAXONOMY) == before
-    bring_up_to_date(log.path, TAXONOMY, at_most=log.path.stat().st_size)
-    assert kept_summary(log.path, TAXONOMY).metrics["reward/mean"].best == 0.5
+    with pytest.raises(TooLongError):
+        read_summary(log.path, TAXONOMY, max_bytes=size)
+    with pytest.raises(TooLongError):
+        read_summary(log.path, TAXONOMY, max_bytes=10)
+    assert stored(log) == before
+    page = read_summary(log.path, TAXONOMY, max_bytes=log.path.stat().st_size)
+    assert page.metrics["reward/mean"].best == 0.5
+    assert stored(log) == page
 
 
 def test_a_sum_over_the_run_has_no_best_in_repeated_steps_either(log):
@@ -185,13 +197,13 @@ def test_blank_and_torn_lines_are_left_out_where_steps_repeat(log):
     log.add(step=1, attempt=2, reward__mean=0.25)
     log.raw(b'{"schema":1')
     assert entry(log, "reward/mean") == (0.25, 0.25, 0.25, 1)
-    assert (read(log).rows, read(log).skipped) == (2, 1)
+    assert read(log).rows == 2
 
 
 def test_text_in_a_repeated_step_is_left_out_too(log):
     log.add(step=1, reward__mean=0.5)
-    log.raw(b'{"attempt":2,"step":1,"reward/mean":"high"}\n{"attempt":2,"step":1,"x/y":"z"}\n')
-    log.raw(b'{"attempt":2,"step":0,"reward/mean":"low"}\n')
+    for values in (b'1,"reward/mean":"high"', b'1,"x/y":"z"', b'0,"reward/mean":"low"'):
+        log.raw(b'{"seq":2,"attempt":2,%b,"step":%b}\n' % (AT, values))
     assert entry(log, "reward/mean") == (0.5, 0.5, 0.5, 1)
 
 
@@ -207,9 +219,11 @@ def change(**fields):
     [
         change(version=[0, 0]),
         change(offset=5),
-        change(head=7),
+        change(offset=1 << 40),
+        change(mark="{other"),
+        change(mark_offset=1),
         change(metrics={"reward/mean": 5}),
-        change(metrics={"reward/mean": ["lower", 0.5, 0.5, 0.5, 1]}),
+        change(metrics={"reward/mean": ["lower", 0.5, 0.5, 1, 2, 0.5, 1]}),
         change(extra=1),
         change(offset="x"),
         lambda page: page.clear(),
@@ -253,7 +267,18 @@ def test_a_plugin_that_turns_a_direction_makes_the_page_anew(log):
     assert read_summary(log.path, turned).metrics["x/y"].best == 1.0
 
 
-def test_a_directory_that_cannot_be_written_costs_speed_alone(log, monkeypatch):
+def test_a_log_that_was_restored_and_went_on_otherwise_is_read_anew(log):
+    for reward in (0.5, 0.75, 0.25):
+        log.add(reward__mean=reward)
+    read(log)
+    first, *others = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(first + b"".join(o.replace(b"T12:", b"T13:") for o in others))
+    again = [o.replace(b"0.75", b"0.95") for o in log.path.read_bytes().splitlines(keepends=True)]
+    log.path.write_bytes(b"".join(again))
+    assert entry(log, "reward/mean") == (0.5, 0.25, 0.95, 2)
+
+
+def test_a_directory_that_cannot_be_written_costs_only_speed(log, monkeypatch):
     log.add(reward__mean=0.5)
 
     def refuse(*_, **__):
@@ -261,29 +286,18 @@ def test_a_directory_that_cannot_be_written_costs_speed_alone(log, monkeypatch):
 
     monkeypatch.setattr(summaries, "replace_json", refuse)
     assert read(log).rows == 1
-    assert kept_summary(log.path, TAXONOMY).rows == 0
+    assert stored(log).rows == 0
 
 
-def test_a_long_log_is_read_some_rows_at_a_time(log, monkeypatch):
-    monkeypatch.setattr(summary_reader, "_AT_ONCE", 7)
+@pytest.mark.parametrize("piece", [1, 2_000, 1 << 20])
+def test_a_long_log_is_read_some_rows_at_a_time(log, monkeypatch, piece):
+    monkeypatch.setattr(batches, "MAX_ROWS", 7)
+    monkeypatch.setattr(summaries, "_PIECE_BYTES", piece)
     for n in range(50):
-        log.add(reward__mean=n)
+        log.add(reward__mean=n, costs__cum__all=n)
     assert (read(log).rows, entry(log, "reward/mean")) == (50, (0.0, 49.0, 49.0, 50))
-
-
-def test_two_processes_say_what_one_says(log, monkeypatch):
-    log.add(reward__mean=0.5)
-    logs = [log.path, *(log.path.parent.with_name(f"m{n}") / "history.jsonl" for n in range(9))]
-    for n, path in enumerate(logs[1:]):
-        path.parent.mkdir()
-        path.write_bytes(log.path.read_bytes() * (n + 2))
-    alone = read_summaries(logs, TAXONOMY)
-    assert [page.rows for page in alone] == list(range(1, 11))
-    for path in logs:
-        path.with_name("summary.json").unlink()
-    monkeypatch.setattr(summaries, "_WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(summaries.os, "cpu_count", lambda: 2)
-    assert read_summaries(logs, TAXONOMY) == alone
+    assert entry(log, "costs/cum/all") == (0.0, 49.0, None, None)
+    assert read(log).step == 50
 
 
 KEYS = ["reward/mean", "loss/train", "x/y", "costs/all", "time/step_wall_s", "costs/cum/all"]
@@ -295,27 +309,49 @@ rows = st.tuples(
 )
 
 
-@given(
-    attempts=st.lists(st.tuples(st.integers(0, 6), st.lists(rows, max_size=6)), max_size=4),
-    cut=st.integers(0, 24),
-)
-def test_a_page_says_what_the_current_line_has_wherever_it_was_cut(tmp_path_factory, attempts, cut):
-    path = tmp_path_factory.mktemp("log") / "history.jsonl"
+@st.composite
+def logs(draw):
+    """Lines of a log: attempts that begin at some step, with rows that may come several times, each
+    one step further, as those of a long run do.
+    """
+    attempts = draw(st.lists(st.tuples(st.integers(0, 6), st.lists(rows, max_size=6)), max_size=4))
     lines = []
     for attempt, (first, written) in enumerate(attempts, 1):
         step = first
         for split, forward, metrics, nonfinite in written:
-            step = max(0, step + forward)
-            row = art.MetricsRow(
-                seq=len(lines) + 1,
-                attempt=attempt,
-                step=step,
-                split=split,
-                recorded_at=WHEN,
-                metrics={key: float(value) for key, value in metrics.items()},
-                nonfinite={key: text for key, text in nonfinite.items() if key not in metrics},
-            )
-            lines.append(row.to_line())
+            for _ in range(draw(st.sampled_from([1, 1, 1, 4]))):
+                step = max(0, step + forward)
+                row = art.MetricsRow(
+                    seq=len(lines) + 1,
+                    attempt=attempt,
+                    step=step,
+                    split=split,
+                    recorded_at=WHEN,
+                    metrics={key: float(value) for key, value in metrics.items()},
+                    nonfinite={key: text for key, text in nonfinite.items() if key not in metrics},
+                )
+                lines.append(row.to_line())
+    return lines
+
+
+@given(lines=logs())
+def test_rows_in_batches_make_the_line_that_single_rows_make(tmp_path_factory, lines):
+    path = tmp_path_factory.mktemp("log") / "history.jsonl"
+    path.write_bytes(b"".join(lines))
+    found, right = Timeline.of_log(path, TAXONOMY), Timeline(TAXONOMY)
+    for row, _ in read_rows(path):
+        right.add(row)
+    assert found.curves() == right.curves()
+    assert (found.trained, found.times()) == (right.trained, right.times())
+    for name in ("rows", "first", "last", "totals", "logged", "furthest_step", "earlier_step"):
+        assert getattr(found, name) == getattr(right, name)
+    for key in KEYS:
+        assert found.nonfinite_at(key) == right.nonfinite_at(key)
+
+
+@given(lines=logs(), cut=st.integers(0, 40))
+def test_a_page_says_what_the_current_line_has_wherever_it_was_cut(tmp_path_factory, lines, cut):
+    path = tmp_path_factory.mktemp("log") / "history.jsonl"
     path.write_bytes(b"".join(lines[:cut]))
     read_summary(path, TAXONOMY)
     path.write_bytes(b"".join(lines))

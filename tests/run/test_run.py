@@ -9,7 +9,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError, HistoryError, MetricError
 from art_core.log.history import read_rows
-from art_core.log.summary import kept_summary, read_summary
+from art_core.log.summary import load_summary, read_summary
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
 from art_core.run import exits
@@ -456,7 +456,7 @@ def test_closing_brings_the_summary_of_the_log_up_to_date(make):
 
 
 def test_a_long_log_without_a_summary_is_left_to_the_leaderboard(make, monkeypatch):
-    monkeypatch.setattr("art_core.log.summary_keeper.AT_MOST", 10)
+    monkeypatch.setattr("art_core.log.summary.MAX_UNREAD_BYTES", 10)
     run = make().run
     run.record("train", 1)
     run.close()
@@ -494,7 +494,7 @@ def test_a_status_that_cannot_be_kept_is_said_and_ends_nothing(make, caplog):
 
 
 def test_a_long_log_has_a_summary_while_it_grows(make, monkeypatch):
-    monkeypatch.setattr("art_core.log.summary_keeper.WORTH_IT", 2_000)
+    monkeypatch.setattr("art_core.log.summary.GROWTH_BYTES", 2_000)
     run = make().run
     kept = run.info.run_dir / "summary.json"
     run.record("train", 1, metrics={"loss/train": 0.5})
@@ -513,7 +513,7 @@ def test_a_long_log_has_a_summary_while_it_grows(make, monkeypatch):
 def test_the_summary_of_a_growing_log_is_made_by_one_thread_and_not_after_the_end(
     make, monkeypatch
 ):
-    monkeypatch.setattr("art_core.log.summary_keeper.WORTH_IT", 1)
+    monkeypatch.setattr("art_core.log.summary.GROWTH_BYTES", 1)
     run = make().run
     run.record("train", 1)
     kept = run.info.run_dir / "summary.json"
@@ -544,7 +544,8 @@ def test_a_run_that_was_killed_left_a_summary_that_its_rows_agree_with(tmp_path)
     subprocess.run([sys.executable, "-c", GROWING, str(tmp_path)], check=False, timeout=60)
     log = tmp_path / "p" / "models" / "m" / "history.jsonl"
     taxonomy = builtin_taxonomy()
-    assert 0 < kept_summary(log, taxonomy).offset <= log.stat().st_size
+    with log.open("rb") as file:
+        assert 0 < load_summary(log, file, taxonomy).offset <= log.stat().st_size
     brought_up = read_summary(log, taxonomy)
     log.with_name("summary.json").unlink()
     assert brought_up == read_summary(log, taxonomy)
