@@ -27,7 +27,7 @@ from art_core.sinks.protocol import SinkSpec
 from art_core.testing.statements import Contract, Setting
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_LONGEST_SUMMARY = 120
+_MAX_SUMMARY = 120
 _TYPES = {
     "art_backends": BackendSpec,
     "art_commands": CommandSpec,
@@ -148,7 +148,7 @@ class PluginContract(Contract):
     def test_its_summaries_fit_into_a_table(self) -> None:
         """One line of 1 to 120 characters."""
         for spec in self._named():
-            assert 0 < len(spec.summary) <= _LONGEST_SUMMARY, spec.name
+            assert 0 < len(spec.summary) <= _MAX_SUMMARY, spec.name
             assert "\n" not in spec.summary
 
     def test_what_its_specs_name_can_be_imported(self) -> None:

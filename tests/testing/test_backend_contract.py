@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from art_core.testing.backend import BackendContract, LearningContract
-from art_core.testing.backend.answers import Answer, difference
+from art_core.testing.backend.base import Answer, difference
 from art_core.testing.echo import EchoBackend
 
 sys.path.append(str(Path(__file__).parent))

@@ -6,8 +6,7 @@ import art_core as art
 from art_core.base.errors import BackendError
 from art_core.rl.sequences import merge_turns, turns_of
 from art_core.testing.backend import BackendContract
-from art_core.testing.echo import EchoBackend, echo_spec
-from art_core.testing.echo_server import EchoServer, _Listener
+from art_core.testing.echo import EchoBackend, EchoServer, _Listener, echo_spec
 
 
 class TestEcho(BackendContract):

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from art_core.testing.sink import SinkContract, run_in
-from art_core.testing.sink.outage import disk_full_and_network_down
-from art_core.testing.sink.thread import SinkThread
+from art_core.testing.sink.doubles import SinkThread, disk_full_and_network_down
 
 sys.path.append(str(Path(__file__).parent))
 from mutants.runner import run_text

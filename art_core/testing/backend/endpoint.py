@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from art_core.testing.backend.answers import AnswersKit
 from art_core.testing.backend.base import (
     MAX_TOKENS,
     QUESTION,
+    BackendContractBase,
     MakeBackend,
     MakeModel,
     registered,
@@ -18,7 +18,7 @@ from art_core.testing.backend.base import (
 )
 
 
-class BackendEndpoint(AnswersKit):
+class BackendEndpoint(BackendContractBase):
     """The tests of the endpoint."""
 
     async def test_a_registered_model_is_listed_by_its_endpoint(

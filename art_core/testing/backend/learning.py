@@ -9,7 +9,7 @@ from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.model.trainable import TrainableModel
 from art_core.testing.backend.base import (
     QUESTION,
-    BackendKit,
+    BackendContractBase,
     MakeBackend,
     MakeModel,
     ask,
@@ -18,11 +18,11 @@ from art_core.testing.backend.base import (
 from art_core.testing.statements import Setting
 
 
-class LearningContract(BackendKit):
+class LearningContract(BackendContractBase):
     """Trains on a reward of the author's: subclass it, give `make_backend` and `reward`."""
 
     settings: ClassVar[tuple[Setting, ...]] = (
-        *BackendKit.settings,
+        *BackendContractBase.settings,
         Setting("learning_steps", "how many steps are trained"),
         Setting("attempts_per_step", "how many answers are rewarded in a step"),
         Setting("rise", "by how much the mean reward must rise from the first step to the last"),

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from art_core.testing.backend.answers import AnswersKit
 from art_core.testing.backend.base import (
+    BackendContractBase,
     MakeBackend,
     MakeGroups,
     MakeModel,
@@ -16,7 +16,7 @@ from art_core.testing.backend.base import (
 )
 
 
-class BackendLifecycle(AnswersKit):
+class BackendLifecycle(BackendContractBase):
     """The tests of cancelling and closing."""
 
     @pytest.mark.parametrize("delay_s", [0.0, 0.02])

@@ -8,9 +8,9 @@ import pytest
 
 from art_core.base.errors import ArtError, ConfigError
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.testing.backend.answers import AnswersKit
 from art_core.testing.backend.base import (
     QUESTION,
+    BackendContractBase,
     MakeBackend,
     MakeGroups,
     MakeModel,
@@ -19,7 +19,7 @@ from art_core.testing.backend.base import (
 )
 
 
-class BackendTraining(AnswersKit):
+class BackendTraining(BackendContractBase):
     """The tests of a training step."""
 
     async def test_each_training_step_advances_the_step_by_one(

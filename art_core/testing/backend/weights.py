@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from art_core.model.trainable import TrainableModel
-from art_core.testing.backend.answers import Answers, AnswersKit, difference
 from art_core.testing.backend.base import (
+    Answers,
+    BackendContractBase,
     MakeBackend,
     MakeGroups,
     MakeModel,
+    difference,
     registered,
     version,
 )
 
 
-class BackendWeights(AnswersKit):
+class BackendWeights(BackendContractBase):
     """The tests that compare greedy answers and log-probs."""
 
     async def test_training_changes_the_weights_that_answer(

@@ -15,8 +15,7 @@ import pytest
 from art_core.metrics.row import MetricsRow
 from art_core.sinks.delivery import Delivery
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
-from art_core.testing.sink.outage import disk_full_and_network_down
-from art_core.testing.sink.thread import SinkThread
+from art_core.testing.sink.doubles import SinkThread, disk_full_and_network_down
 from art_core.testing.statements import Contract, Setting
 
 SINK_NAME = "contract"
@@ -54,7 +53,7 @@ def some_rows(count: int, first: int = 1) -> list[MetricsRow]:
     return [row(n, reward__mean=n / 8, costs__cum__all=n / 4) for n in numbers]
 
 
-class SinkKit(Contract):
+class SinkContractBase(Contract):
     """The fixtures and settings of `SinkContract`, and its comparison."""
 
     settings: ClassVar[tuple[Setting, ...]] = (

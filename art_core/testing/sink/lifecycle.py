@@ -18,7 +18,7 @@ from art_core.testing.sink.base import (
     SINK_NAME,
     MakeSink,
     ReadBack,
-    SinkKit,
+    SinkContractBase,
     ended,
     row,
     run_in,
@@ -40,7 +40,7 @@ asyncio.run(main())
 """
 
 
-class SinkLifecycle(SinkKit):
+class SinkLifecycle(SinkContractBase):
     """Repeats, restarts and kills; opening and closing."""
 
     def test_a_batch_that_comes_again_is_kept_once(

@@ -16,18 +16,17 @@ from art_core.testing.sink.base import (
     MakeSink,
     Outage,
     ReadBack,
-    SinkKit,
+    SinkContractBase,
     ended,
     kept,
     some_rows,
 )
-from art_core.testing.sink.outage import FlakySink, network_down
-from art_core.testing.sink.thread import SinkThread
+from art_core.testing.sink.doubles import FlakySink, SinkThread, network_down
 
 _SECRET = re.compile(r"(^|_)(api_?key|token|secret|password|credentials?)$", re.IGNORECASE)
 
 
-class SinkSideEffects(SinkKit):
+class SinkSideEffects(SinkContractBase):
     """Threads, failures and what others can see."""
 
     def test_it_works_on_the_threads_of_the_core(
