@@ -15,8 +15,8 @@ from art_core.base.errors import ConfigError
 from art_core.costs.builder import active_builder
 from art_core.costs.metered import READABLE, ModelMeter
 from art_core.endpoint.engine import CONTEXT_HEADER
+from art_core.endpoint.listener import pass_by_proxies
 from art_core.endpoint.open_files import connections, raise_open_files
-from art_core.endpoint.proxies import pass_by_proxies
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

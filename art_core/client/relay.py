@@ -22,7 +22,13 @@ from art_core.client.recorder import Recording
 from art_core.costs.metered import ModelMeter
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError
-from art_core.endpoint.http import bearer_key, guarded, json_body, unknown_route, unless_gone
+from art_core.endpoint.http import (
+    bearer_key,
+    guarded,
+    json_body,
+    unknown_route,
+    unless_disconnected,
+)
 
 CHAT = "/v1/chat/completions"
 TOKENS = {"logprobs": True, "return_token_ids": True}
@@ -104,9 +110,9 @@ class _Relay:
         parts = self._parts(recording, request, http)
         try:
             # Awaited before the response starts, so that a refusal keeps its HTTP status.
-            head = await unless_gone(http, _next(parts))
+            head = await unless_disconnected(http, _next(parts))
             if not request.get("stream"):
-                content = await unless_gone(http, _read(parts))
+                content = await unless_disconnected(http, _read(parts))
                 if isinstance(content, bytes):
                     return Response(content, head.status_code, _passed(head.headers))
                 parts = _broken_off(content)

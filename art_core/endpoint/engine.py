@@ -1,8 +1,8 @@
-"""What the endpoint asks of an engine: token ids in, sampled tokens with their log-probs out.
+"""The interface of engines: token ids in, sampled tokens with their log-probs out.
 
-The endpoint owns chat templates, tool calls, model names and errors; an engine owns weights and
-batching. The embedded transformers engine is one implementation, a vLLM server or a hosted sampling
-client are others.
+The endpoint handles chat templates, tool calls, model names and errors; an engine handles weights
+and batching. Implementations are the embedded transformers engine, a vLLM server, and hosted
+sampling clients.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import attrs
 FinishReason = Literal["stop", "length"]
 CONTEXT_HEADER = "X-ART-Context"
 request_context: ContextVar[str] = ContextVar("art_request_context", default="")
-"""What the request at hand belongs to, "train" or "eval", as its header says; "" without one."""
+"""The context of the current request, "train" or "eval", from its header; "" without a header."""
 
 
 @attrs.frozen(kw_only=True)
 class Sampling:
-    """How one sequence is sampled. `top_logprobs` alternatives come with each token (0 for none).
+    """The parameters of one sequence. Each token has `top_logprobs` alternatives (0 for none).
 
-    `stop_token_ids` end the sequence and stay in its tokens; stop strings are the endpoint's
-    business. `seed` makes the draw repeatable for equal prompts and weights; a negative one is
-    another seed than its positive. What else is in the batch may change log-probs in their last
-    digits, and so a draw between tokens that are as good as equal. `stream` asks for tokens as they
-    come; without it an engine may hand all of them out at the end.
+    `stop_token_ids` end the sequence and stay in its tokens. The endpoint itself looks for stop
+    strings. `seed` makes the draw repeatable for equal prompts and weights; -1 and 1 are different
+    seeds. Other sequences of the batch may change the last digits of log-probs, and so a draw
+    between almost equally probable tokens. With `stream` an engine yields tokens as they come,
+    without it it may yield all of them at the end.
     """
 
     max_tokens: int
@@ -44,8 +44,8 @@ class Token:
     """One sampled token: its id, its natural log-probability under the weights at temperature 1,
     and alternatives.
 
-    An engine that keeps prompts says with any one token of a sequence how many of the prompt's
-    tokens it had computed before.
+    An engine that caches prompts sets `cached_tokens` in at least one token of a sequence: the
+    number of the prompt's tokens that were in its cache.
     """
 
     id: int
@@ -68,15 +68,15 @@ class Engine(Protocol):
         """Sample one sequence; the last token carries `finish`. Closing the generator cancels the
         request.
 
-        Raises EngineError when the engine is closed, dead or past its timeout, with the reason.
+        Raises EngineError with the reason if the engine is closed, dead or too late.
         """
 
     async def close(self) -> None:
-        """End all requests with an EngineError and free what is held."""
+        """End all requests with an EngineError and free all memory."""
 
 
 class ChatTokenizer(Protocol):
-    """What the endpoint needs of a tokenizer; that of transformers fits."""
+    """The methods of a tokenizer that the endpoint uses; tokenizers of transformers have them."""
 
     eos_token_id: int | None
     all_special_ids: list[int]
@@ -92,20 +92,18 @@ class ChatTokenizer(Protocol):
 
 
 class ModelNames(Protocol):
-    """Which model names an endpoint answers to, and which weights each means."""
+    """The model names of an endpoint, and the weights of each."""
 
     def names(self) -> Sequence[str]:
         """Return the names to list under /v1/models."""
 
     async def resolve(self, name: str) -> ServedModel:
-        """Return what a name means now, its weights loaded; raises KeyError for an unknown name."""
+        """Return the model of a name, with its weights loaded; KeyError for an unknown name."""
 
 
 @attrs.frozen(kw_only=True)
 class ServedModel:
-    """Weights behind a model name: the engine that has them, its adapter's name, and the step that
-    made them.
-    """
+    """The weights of a model name: their engine, their adapter, and the step that made them."""
 
     engine: Engine
     tokenizer: ChatTokenizer

@@ -50,7 +50,7 @@ _TYPES: dict[int, tuple[str, Code]] = {
 """The error's type and its default code for each status."""
 
 UNCONSTRAINED = (
-    "Ask for it in the messages, and let the reward miss what is otherwise; "
+    "Ask for it in the messages, and give a lower reward for other answers; "
     "model.recording(trajectory, unconstrained=True) leaves the parameter out"
 )
 """The remedy for a parameter that would force the form of an answer."""

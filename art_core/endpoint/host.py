@@ -1,6 +1,4 @@
-"""An endpoint on this machine: an application under uvicorn, in a thread of its own, on a free
-port of the loopback.
-"""
+"""A server on this machine: an application under uvicorn in a thread, on a loopback port."""
 
 from __future__ import annotations
 
@@ -15,17 +13,17 @@ from typing import Any, Self
 
 from art_core.base.errors import BackendError, ConfigError
 from art_core.endpoint.engine import ModelNames
-from art_core.endpoint.listener import UVICORN_OPTIONS, api_url, listening_socket
+from art_core.endpoint.listener import UVICORN_OPTIONS, api_url, listening_socket, pass_by_proxies
 from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
-from art_core.endpoint.proxies import pass_by_proxies
 from art_core.endpoint.transcripts import MAX_IDS
 
 POLL_S = 0.01
 
 
 class AppHost:
-    """Serves the application that `make_app` returns between `start` and `stop`; also a context
-    manager. `port` 0 takes a free one.
+    """Serves the application of `make_app` between `start` and `stop`; also a context manager.
+
+    `port` 0 takes a free one.
     """
 
     def __init__(
@@ -43,11 +41,11 @@ class AppHost:
         return api_url(*self._address)
 
     def start(self, timeout_s: float = 30.0) -> Self:
-        """Serve; return when the endpoint answers. Raises the limit on open files, and keeps
-        requests to this machine from proxies.
+        """Start serving; return when the endpoint answers.
 
-        Raises ConfigError when starlette or uvicorn is missing or the port is taken, BackendError
-        when it does not start in time.
+        This also raises the process's limit of open files, and adds this machine to `no_proxy`.
+        Raises ConfigError if starlette or uvicorn is missing or the port is taken, BackendError if
+        the endpoint does not start in time.
         """
         raise_open_files()
         pass_by_proxies()
@@ -69,7 +67,7 @@ class AppHost:
         return self
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stop serving; requests under way are cut off. A second call does nothing."""
+        """Stop serving and cut off running requests. A second call does nothing."""
         if self._thread is None:
             return
         self._server.should_exit = True
@@ -116,7 +114,7 @@ class AppHost:
 
 
 def _reporting(app: Any) -> Any:
-    """Return an application whose event loop does not flood the log when files have run out."""
+    """Return an application whose event loop reports a lack of open files once a minute."""
 
     async def called(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":  # the first call, in the event loop of the server
@@ -129,7 +127,7 @@ def _reporting(app: Any) -> Any:
 class EndpointHost(AppHost):
     """Serves models over HTTP.
 
-    Without `api_key` a random one is made. The other options are those of `AppHost` and of
+    `api_key` is random by default. The other options are those of `AppHost` and of
     `art_core.endpoint.server.create_app`.
     """
 

@@ -91,21 +91,22 @@ def _loaded(body: bytes) -> Any:
         return orjson.loads(json_text(value))
 
 
-async def unless_gone(http: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_disconnected(http: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of `work`, which must not read the body.
 
     If the client disconnects first, cancel `work` and raise ClientDisconnect.
     """
-    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(http))
+    working = asyncio.create_task(work)
+    disconnected = asyncio.create_task(_disconnected(http))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return working.result()
     finally:
         working.cancel()
-        gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        disconnected.cancel()
+        await asyncio.gather(working, disconnected, return_exceptions=True)
 
 
 async def _disconnected(http: Request) -> None:

@@ -1,12 +1,17 @@
-"""Listening sockets for HTTP servers, their URLs, and uvicorn's options for them."""
+"""Addresses of HTTP servers on this machine: sockets, URLs, and proxies to be passed by."""
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
 from art_core.base.errors import ConfigError
 from art_core.base.files import close_socket_in_children
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_EXCEPT = ("no_proxy", "NO_PROXY")
 
 BACKLOG = 2048
 UVICORN_OPTIONS: dict[str, Any] = {
@@ -44,3 +49,17 @@ def api_url(host: str, port: int, scheme: str = "http") -> str:
     """Return the URL of an API on an address; an IPv6 address is written in brackets."""
     name = f"[{host}]" if ":" in host else host
     return f"{scheme}://{name}:{port}/v1"
+
+
+def pass_by_proxies() -> None:
+    """Add this machine to `no_proxy` if environment variables name a proxy, for clients in this
+    process and its children: a proxy cannot reach an endpoint here.
+    """
+    if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES):
+        return
+    given = ",".join(os.environ.get(name, "") for name in _EXCEPT).split(",")
+    hosts = dict.fromkeys(host.strip() for host in given if host.strip())
+    if "*" in hosts:
+        return
+    for name in _EXCEPT:
+        os.environ[name] = ",".join(dict.fromkeys((*hosts, *LOOPBACK)))

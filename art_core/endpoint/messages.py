@@ -1,4 +1,4 @@
-"""Messages and tools as chat templates want them: plain strings, tool arguments as objects."""
+"""Messages and tools in the form that chat templates read: plain strings, arguments as objects."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def checked_messages(value: Any) -> tuple[dict[str, Any], ...]:
-    """Check the conversation and return it in the form that Hugging Face chat templates read."""
+    """Return the messages in the form of Hugging Face's chat templates; RequestError if invalid."""
     if not isinstance(value, list) or not value:
         raise bad_parameter("messages", "a list of at least one message", value)
     return tuple(_message(f"messages[{place}]", message) for place, message in enumerate(value))
 
 
 def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
-    """Check tools and tool_choice; with "none" the model is not told of the tools."""
+    """Return the tools, none with tool_choice "none"; RequestError if they are invalid."""
     listed = [] if tools is None else tools
     if not isinstance(listed, list):
         raise bad_parameter("tools", "a list", tools)
@@ -62,7 +62,7 @@ def _message(where: str, message: Any) -> dict[str, Any]:
         raise unsupported(f"{where}.function_call", "use tool_calls")
     plain["role"] = "system" if role == "developer" else role
     plain["content"] = _text(where, _answer_parts(message.get("content")))
-    thoughts = plain.pop("reasoning", None)  # as OpenRouter and newer vLLM call them
+    thoughts = plain.pop("reasoning", None)  # the name at OpenRouter and in newer vLLM
     thoughts = thoughts if isinstance(thoughts, str) else _thoughts(message.get("content"))
     if thoughts is not None:
         plain.setdefault(FIELD, thoughts)
@@ -74,7 +74,7 @@ def _message(where: str, message: Any) -> dict[str, Any]:
 
 
 def _answer_parts(content: Any) -> Any:
-    """Return a content without parts that are thoughts."""
+    """Return a content without its thoughts."""
     if not isinstance(content, list):
         return content
     return [part for part in content if _thought(part) is None]
@@ -124,14 +124,14 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _parsed(arguments)
-    # Templates that write the whole object write it in this order, as models are taught to.
+    # Some templates render the whole object; models are trained with this order.
     ordered = {"name": function["name"], **function, "arguments": arguments}
     return {**call, "function": ordered}
 
 
 def _parsed(arguments: str) -> Any:
-    """Templates render arguments as JSON themselves; a string that is no JSON object stays what the
-    model wrote.
+    """Return arguments as an object, which templates render as JSON. A string that is not a JSON
+    object stays as the model wrote it.
     """
     value = whole_json(arguments or "{}")
     return value if isinstance(value, dict) else arguments

@@ -1,4 +1,4 @@
-"""Beside the endpoint: the system's limit on open files, of which connections are some."""
+"""The system's limit of open files, which includes connections."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 log = logging.getLogger("art_core")
 
-WANTED, MACOS_MOST = 65536, 10240
+WANTED, MACOS_MAX = 65536, 10240
 FEW = 4096
-"""A hard limit below this one is reported."""
+"""A lower limit is reported."""
 RESERVED = 128
-"""Files that are no connections: logs, devices, libraries."""
+"""Open files that are not connections: logs, devices, libraries."""
 
 SILENCE_S = 60.0
 
@@ -24,8 +24,9 @@ _reported: set[int] = set()
 
 
 def raise_open_files() -> int:
-    """Raise this process's soft limit on open files as far as it may, to WANTED at most; return the
-    limit. A hard limit that is low is reported once. Where there is no such limit, WANTED.
+    """Raise this process's soft limit of open files to at most WANTED; return the limit.
+
+    A limit that stays low is reported once. Without limits the result is WANTED.
     """
     try:
         import resource
@@ -33,10 +34,10 @@ def raise_open_files() -> int:
         return WANTED
     kind, unlimited = resource.RLIMIT_NOFILE, resource.RLIM_INFINITY
     soft, hard = resource.getrlimit(kind)
-    most = WANTED if hard == unlimited else min(WANTED, hard)
-    for limit in (most, MACOS_MOST):
-        if soft != unlimited and soft < limit <= most:
-            with suppress(ValueError, OSError):  # macOS has a second limit, which it doesn't show
+    highest = WANTED if hard == unlimited else min(WANTED, hard)
+    for limit in (highest, MACOS_MAX):
+        if soft != unlimited and soft < limit <= highest:
+            with suppress(ValueError, OSError):  # macOS has a second, hidden limit
                 resource.setrlimit(kind, (limit, hard))
                 soft = limit
     limit = WANTED if soft == unlimited else soft
@@ -55,14 +56,14 @@ def raise_open_files() -> int:
 
 
 def connections(limit: int) -> int:
-    """Return how many connections to this process itself fit into a limit. Each takes two files,
-    one at either end.
+    """Return the number of connections to this process itself that a limit allows. Each takes two
+    files, one at either end.
     """
     return max(16, (limit - RESERVED) // 2)
 
 
 class ExhaustionReport:
-    """Reports an event loop's errors; that no file can be opened any more, once a minute.
+    """Reports the errors of an event loop, but a lack of open files only once a minute.
 
     asyncio reports it two thousand times a second, with a traceback, while a connection waits.
     """
@@ -71,7 +72,7 @@ class ExhaustionReport:
         self._silent_until = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle an error, as `loop.set_exception_handler` wants it."""
+        """Handle an error of the loop; see `loop.set_exception_handler`."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in _EXHAUSTED:
             loop.default_exception_handler(context)

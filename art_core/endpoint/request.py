@@ -1,6 +1,4 @@
-"""First stop of the endpoint: a JSON body becomes a checked `ChatRequest`, or an error that names
-the parameter.
-"""
+"""First stop of the endpoint: a JSON body becomes a valid `ChatRequest`, or an error."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ WITHOUT_EFFECT = frozenset(
         "user",
     }
 )
-"""OpenAI's parameters that change nothing about the answer of an endpoint that keeps no records."""
+"""OpenAI's parameters that do not change the answers of this endpoint."""
 
 NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "answers are text"),
@@ -47,22 +45,22 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "logit_bias": (({},), "it changes the policy that is trained"),
     "response_format": (({"type": "text"},), f"answers are free text. {UNCONSTRAINED}"),
     "modalities": ((["text"],), "answers are text"),
-    "moderation": ((), "nothing is moderated here"),
+    "moderation": ((), "moderation is not available here"),
     "parallel_tool_calls": (
         (True,),
-        f"how many tools to call is the model's choice. {UNCONSTRAINED}",
+        f"the model decides how many tools to call. {UNCONSTRAINED}",
     ),
     "best_of": ((1,), "ask for n choices"),
-    "reasoning_effort": ((), "whether a model thinks is its template's: use chat_template_kwargs"),
+    "reasoning_effort": ((), "thinking is set in the chat template: use chat_template_kwargs"),
     "verbosity": (("medium",), "ask for the length in the messages"),
-    "web_search_options": ((), "nothing is searched here; offer a tool of your own"),
+    "web_search_options": ((), "there is no web search here; offer a tool of your own"),
     "functions": (([],), "use tools"),
     "function_call": (("none", "auto"), "use tools and tool_choice"),
     "top_k": ((-1, 0), "use top_p"),
     "min_p": ((0,), "use top_p"),
     "repetition_penalty": ((1,), "penalties change the policy that is trained"),
 }
-"""Parameters that are taken only with the values that mean nothing, if any, and why no other."""
+"""Parameters that are accepted only with their neutral values, if any, and the reason."""
 
 PARAMETERS = frozenset(
     {
@@ -87,7 +85,7 @@ PARAMETERS = frozenset(
 )
 
 
-NOT_OF_TEMPLATES = frozenset(
+TOKENIZER_OPTIONS = frozenset(
     {
         "chat_template",
         "conversation",
@@ -105,15 +103,13 @@ NOT_OF_TEMPLATES = frozenset(
         "truncation",
     }
 )
-"""Names that `chat_template_kwargs` may not have: the tokenizer takes them, not the template. A
-template of a request could run for ever."""
+"""Names that are rejected in `chat_template_kwargs`: they are arguments of the tokenizer. A chat
+template in a request could run for ever."""
 
 
 @attrs.frozen(kw_only=True)
 class ChatRequest:
-    """A chat completion that was asked for, every value in range. `max_tokens` None means what is
-    left of the context.
-    """
+    """A valid request for a chat completion. `max_tokens` None means the rest of the context."""
 
     model: str
     messages: tuple[dict[str, Any], ...]
@@ -133,9 +129,7 @@ class ChatRequest:
 
 
 def chat_request(body: Mapping[str, Any]) -> ChatRequest:
-    """Check a decoded JSON object; raises RequestError. `null` means the same as leaving a
-    parameter out.
-    """
+    """Return the request in a JSON object; `null` means the default. RequestError if invalid."""
     given = {name: value for name, value in body.items() if value is not None}
     _check_names(given)
     model = given.get("model")
@@ -171,11 +165,11 @@ def _check_names(given: Mapping[str, Any]) -> None:
             continue
         if name not in NEUTRAL:
             hint = did_you_mean(name, PARAMETERS)
-            said = f"unknown parameter {shown(name)}.{hint}"
-            raise RequestError(400, said, name, "unknown_parameter")
-        values, why = NEUTRAL[name]
+            message = f"unknown parameter {shown(name)}.{hint}"
+            raise RequestError(400, message, name, "unknown_parameter")
+        values, reason = NEUTRAL[name]
         if value not in values:
-            raise unsupported(name, f"{why} (got {shown(value)})"[:500])
+            raise unsupported(name, f"{reason} (got {shown(value)})"[:500])
 
 
 def _flag(given: Mapping[str, Any], name: str) -> bool:
@@ -246,7 +240,7 @@ def _template_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if len(options) > MAX_OPTIONS or max(map(len, options), default=0) > MAX_OPTION_NAME:
         expected = f"at most {MAX_OPTIONS} names of at most {MAX_OPTION_NAME} characters"
         raise bad_parameter("chat_template_kwargs", expected, options)
-    for name in sorted(NOT_OF_TEMPLATES & options.keys()):
+    for name in sorted(TOKENIZER_OPTIONS & options.keys()):
         raise unsupported(
             f"chat_template_kwargs.{name}",
             "only variables of the model's own chat template can be given",
@@ -270,5 +264,5 @@ def _include_usage(given: Mapping[str, Any], *, stream: bool) -> bool:
 
 
 def finite(value: float) -> float:
-    """JSON has no infinities: a token of probability 0 is reported as OpenAI does, with -9999."""
+    """Return a log-prob that JSON can represent: OpenAI sends -9999 for a probability of 0."""
     return value if math.isfinite(value) else -9999.0

@@ -10,10 +10,11 @@ from typing import Any
 import attrs
 
 from art_core.endpoint.answer import Answer
-from art_core.endpoint.chat import Prepared
-from art_core.endpoint.choice import Delta, logprob_entries
-from art_core.endpoint.engine import Token
-from art_core.endpoint.sampling import Step
+from art_core.endpoint.engine import ChatTokenizer, Token
+from art_core.endpoint.prompt import Prepared
+from art_core.endpoint.request import finite
+from art_core.endpoint.sampling import Delta, Step
+from art_core.endpoint.text import token_text
 from art_core.endpoint.thoughts import FIELD
 
 
@@ -30,8 +31,8 @@ class _Whole:
 
 
 async def completion(prepared: Prepared, steps: AsyncIterator[Step]) -> dict[str, Any]:
-    """Collect a chat.completion. With `return_token_ids`: `prompt_token_ids` at the top,
-    `token_ids` in each choice.
+    """Return a chat.completion. With `return_token_ids` it has `prompt_token_ids`, and each choice
+    `token_ids`.
     """
     wholes = [_Whole() for _ in prepared.samplings]
     async for step in steps:
@@ -47,8 +48,8 @@ async def completion(prepared: Prepared, steps: AsyncIterator[Step]) -> dict[str
 async def chunks(
     prepared: Prepared, steps: AsyncIterator[Step]
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Stream chat.completion.chunk objects: roles (and the prompt's ids) first, then tokens, then
-    usage if asked.
+    """Yield chat.completion.chunk objects: first the roles and the prompt's ids, then the tokens,
+    then the usage if it was asked for.
     """
     head = _head(prepared, "chat.completion.chunk")
     if prepared.request.include_usage:
@@ -86,11 +87,11 @@ def _head(prepared: Prepared, kind: str) -> dict[str, Any]:
 
 
 def _sampling(prepared: Prepared) -> dict[str, Any]:
-    """How it was drawn, when that was not by the log-probs told, which are at temperature 1."""
+    """Return temperature and top_p if they are not 1, as they are for the log-probs."""
     request = prepared.request
     narrowed = {"temperature": request.temperature, "top_p": request.top_p}
-    odd = {name: value for name, value in narrowed.items() if value != 1.0}
-    return {"sampling": odd} if odd else {}
+    other = {name: value for name, value in narrowed.items() if value != 1.0}
+    return {"sampling": other} if other else {}
 
 
 def _prompt(prepared: Prepared) -> dict[str, Any]:
@@ -98,8 +99,8 @@ def _prompt(prepared: Prepared) -> dict[str, Any]:
 
 
 def _usage(prepared: Prepared, tokens: Sequence[Token]) -> dict[str, Any]:
-    """Token counts. The prompt counts once, so of n choices the one that found least of it in the
-    engine's cache says how much of it was cached.
+    """Return the token counts. The prompt counts once, so its cached tokens are the fewest that one
+    of the n choices found in the engine's cache.
     """
     prompt, sampled = len(prepared.prompt_ids), len(tokens)
     usage: dict[str, Any] = {
@@ -146,14 +147,26 @@ def _delta(delta: Delta) -> dict[str, Any]:
 
 
 def _tokens(prepared: Prepared, tokens: tuple[Token, ...]) -> dict[str, Any]:
-    """Log-probabilities and ids as asked for; a chunk without tokens has no logprobs, as
-    OpenAI's.
-    """
+    """Return log-probs and ids as asked for. A chunk without tokens has no log-probs."""
     request = prepared.request
     entries = (
-        logprob_entries(tokens, prepared.served.tokenizer) if request.logprobs and tokens else None
+        _logprob_entries(tokens, prepared.served.tokenizer) if request.logprobs and tokens else None
     )
     found: dict[str, Any] = {"logprobs": {"content": entries, "refusal": None} if entries else None}
     if request.return_token_ids:
         found["token_ids"] = [token.id for token in tokens]
     return found
+
+
+def _logprob_entries(tokens: tuple[Token, ...], tokenizer: ChatTokenizer) -> list[dict[str, Any]]:
+    """Return OpenAI's logprobs.content: one entry per token id, with the end token."""
+    entries = []
+    for token in tokens:
+        top = [_entry(tokenizer, token_id, logprob) for token_id, logprob in token.top]
+        entries.append({**_entry(tokenizer, token.id, token.logprob), "top_logprobs": top})
+    return entries
+
+
+def _entry(tokenizer: ChatTokenizer, token_id: int, logprob: float) -> dict[str, Any]:
+    text, text_bytes = token_text(tokenizer, token_id)
+    return {"token": text, "logprob": finite(logprob), "bytes": text_bytes}

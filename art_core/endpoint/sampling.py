@@ -1,6 +1,4 @@
-"""Third stop of the endpoint: the engine's tokens of all choices of a request, as deltas in the
-order they come.
-"""
+"""Third stop of the endpoint: the engine's tokens become deltas of a request's choices."""
 
 from __future__ import annotations
 
@@ -11,16 +9,60 @@ from contextlib import aclosing
 import attrs
 
 from art_core.base.errors import EngineError
-from art_core.endpoint.answer import Answer
-from art_core.endpoint.chat import Prepared
-from art_core.endpoint.choice import Delta, GrowingChoice
+from art_core.endpoint.answer import NOTHING, Answer, GrowingAnswer, Shown
+from art_core.endpoint.engine import Token
 from art_core.endpoint.errors import RequestError, request_error
+from art_core.endpoint.prompt import Prepared
+from art_core.endpoint.text import Detokenizer, StopStrings
 from art_core.endpoint.transcripts import Transcripts
+
+
+@attrs.frozen(kw_only=True)
+class Delta:
+    """The growth of a choice by one token: text to send, and, in the last delta, the whole answer
+    and the reason why it ended.
+    """
+
+    shown: Shown = NOTHING
+    tokens: tuple[Token, ...] = ()
+    answer: Answer | None = None
+    finish_reason: str | None = None
+
+
+class GrowingChoice:
+    """Turns the engine's tokens into deltas of text. Text that may become a stop string, a tag or a
+    tool call is held back.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        request = prepared.request
+        offered = [tool["function"] for tool in request.tools]
+        functions = {each["name"]: each.get("parameters") for each in offered}
+        self._answer = GrowingAnswer(functions, prepared.closing)
+        self._detokenizer = Detokenizer(prepared.served.tokenizer, tools=bool(functions))
+        self._stops = StopStrings(request.stop)
+
+    def add(self, token: Token) -> Delta:
+        """Add a token; no token may follow after the delta that has the answer."""
+        shown = self._answer.add(self._stops.add(self._detokenizer.add(token.id)))
+        if token.finish is None and not self._stops.stopped:
+            return Delta(shown=shown, tokens=(token,))
+        return self._end(token, shown)
+
+    def _end(self, token: Token, shown: Shown) -> Delta:
+        if not self._stops.stopped:
+            left = self._stops.add(self._detokenizer.flush())
+            shown = shown.then(self._answer.add(left + self._stops.flush()))
+        rest, answer = self._answer.end()
+        finish = "stop" if self._stops.stopped else str(token.finish)
+        if answer.calls and finish == "stop":
+            finish = "tool_calls"
+        return Delta(shown=shown.then(rest), tokens=(token,), answer=answer, finish_reason=finish)
 
 
 @attrs.frozen
 class Step:
-    """A delta, and the choice that it belongs to."""
+    """A delta and the index of its choice."""
 
     index: int
     delta: Delta
@@ -29,11 +71,10 @@ class Step:
 async def sample(
     prepared: Prepared, timeout_s: float, transcripts: Transcripts
 ) -> AsyncGenerator[Step, None]:
-    """Sample all choices at once; answers are kept for the turns that continue them. Closing the
-    generator cancels them in the engine.
+    """Sample all choices at once; remember the answers for the turns that continue them.
 
-    Raises RequestError: 503 when the engine fails or does not finish within `timeout_s`, 500 for
-    anything unforeseen.
+    Closing the generator cancels the choices in the engine. Raises RequestError: 503 if the engine
+    fails or does not finish within `timeout_s`, 500 for unexpected errors.
     """
     steps: asyncio.Queue[Step | BaseException] = asyncio.Queue()
     deadline = asyncio.get_running_loop().time() + timeout_s
@@ -81,11 +122,11 @@ async def _produce(
                     return
         raise EngineError("the engine ended a sequence without a finish reason")
     except asyncio.CancelledError:
-        # Not read if the request itself was cancelled; an engine may cancel one, too.
+        # This is for an engine that cancels; if the request is cancelled, it is not read.
         steps.put_nowait(EngineError("the engine cancelled the request"))
         raise
     except BaseException as error:
-        # A panic of a tokenizer in Rust is no Exception; without it the request would not end.
+        # A panic of a tokenizer in Rust is not an Exception. The request must end then, too.
         steps.put_nowait(error)
 
 

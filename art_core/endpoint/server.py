@@ -1,4 +1,4 @@
-"""The endpoint's HTTP side: its routes, in Starlette. Import it only to serve."""
+"""The endpoint's routes, in Starlette. Import it only to serve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response, StreamingResponse  # noqa: TID253
 from starlette.routing import Route  # noqa: TID253
 
-from art_core.endpoint.chat import Prepared, prepare, served_model, unknown_model
 from art_core.endpoint.engine import CONTEXT_HEADER, ModelNames, request_context
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.http import (
@@ -27,13 +26,19 @@ from art_core.endpoint.http import (
     json_bytes,
     json_response,
     unknown_route,
-    unless_gone,
+    unless_disconnected,
 )
-from art_core.endpoint.prompt_limit import PromptLimit
+from art_core.endpoint.prompt import (
+    Prepared,
+    PromptLimit,
+    TemplateCheck,
+    prepare,
+    served_model,
+    unknown_model,
+)
 from art_core.endpoint.request import chat_request
 from art_core.endpoint.response import chunks, completion
 from art_core.endpoint.sampling import sample
-from art_core.endpoint.template_check import TemplateCheck
 from art_core.endpoint.transcripts import MAX_IDS, Transcripts
 
 PROMPT_THREADS = 4
@@ -48,10 +53,10 @@ def create_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     remembered_ids: int = MAX_IDS,
 ) -> Starlette:
-    """Make the application. `api_key` None serves everyone; /health needs no key.
+    """Return the application. With `api_key` None no key is needed; /health never needs one.
 
-    `request_timeout_s` bounds the whole of a request; one that is late is cancelled in the engine
-    and answered 503. `remembered_ids`: token ids of served conversations that are remembered.
+    A request that takes longer than `request_timeout_s` is cancelled in the engine and answered
+    with 503. The token ids of served conversations are remembered, up to `remembered_ids`.
     """
     transcripts = Transcripts(remembered_ids)
     routes = _Routes(models, request_timeout_s, max_body_bytes, transcripts)
@@ -97,7 +102,7 @@ class _Routes:
     async def chat_completions(self, http: Request) -> Response:
         request_context.set(http.headers.get(CONTEXT_HEADER, ""))
         body = await json_body(http, self._max_body_bytes)
-        return await unless_gone(http, self._chat(body))
+        return await unless_disconnected(http, self._chat(body))
 
     async def _chat(self, body: Mapping[str, Any]) -> Response:
         prepared = await self._prepared(body)
@@ -105,13 +110,13 @@ class _Routes:
             async with aclosing(sample(prepared, self._timeout_s, self._transcripts)) as steps:
                 return json_response(await completion(prepared, steps))
         events = self._events(prepared)
-        # Awaited before the response starts: an engine that fails at once gets its HTTP status.
+        # Awaited before the response starts, so that an early error sets the HTTP status.
         first = await anext(events)
         return StreamingResponse(_after(first, events), media_type="text/event-stream")
 
     async def _prepared(self, body: Mapping[str, Any]) -> Prepared:
-        """Check a request, find its model and make its prompt. What takes time in proportion to the
-        request is done in threads.
+        """Check a request, find its model and render its prompt. Work whose time is proportional to
+        the request runs in threads.
         """
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
         try:

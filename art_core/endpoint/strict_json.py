@@ -1,4 +1,4 @@
-"""JSON that every reader takes: what models write as JSON is more, and Python reads it."""
+"""Strict JSON: Python's parser also accepts NaN and other forms that models write."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def without_surrogates(text: str) -> str:
-    """Replace halves of characters, which no JSON can hold, by U+FFFD."""
+    """Replace lone surrogates, which JSON cannot represent, by U+FFFD."""
     return _SURROGATES.sub("\ufffd", text)
 
 
 def json_text(value: Any) -> str:
-    """Return a value as JSON, without halves of characters."""
+    """Return a value as JSON without lone surrogates."""
     return without_surrogates(json.dumps(value, ensure_ascii=False))
 
 
 def read_json(text: str, start: int = 0) -> tuple[Any, int] | None:
-    """Return the JSON value that begins at a place, and where it ends.
+    """Return the JSON value that begins at `start`, and its end.
 
-    None for what is no JSON, for NaN and numbers that are too large for a float, and for values
-    that are more than MAX_DEPTH deep.
+    None for text that is not JSON, for NaN, for numbers that are too large for a float, and for
+    values of more than MAX_DEPTH levels.
     """
     try:
         value, end = _DECODER.raw_decode(text, start)
@@ -35,7 +35,7 @@ def read_json(text: str, start: int = 0) -> tuple[Any, int] | None:
 
 
 def whole_json(text: str) -> Any:
-    """Return the value of a text that is one JSON value and spaces, else None."""
+    """Return the value of a text that is one JSON value with spaces around it, else None."""
     text = text.strip()
     read = read_json(text)
     return read[0] if read is not None and read[1] == len(text) else None
@@ -49,7 +49,7 @@ def _finite(digits: str) -> float:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)

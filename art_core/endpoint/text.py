@@ -1,4 +1,4 @@
-"""Token ids become text as they come: no broken characters, no special tokens, nothing past a stop
+"""Incremental text of token ids: without broken characters, special tokens, and text after a stop
 string.
 """
 
@@ -16,37 +16,37 @@ from art_core.endpoint.tools import MARKER_TOKENS
 REPLACEMENT = "\ufffd"
 _BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 MAX_HELD_TOKENS = 16
-"""Bytes that are no character after so many tokens never will be one."""
+"""Bytes that are not a character after so many tokens will never be one."""
 
 
 class Detokenizer:
-    """Grows the visible text of one choice, token by token.
+    """Returns the text of one choice token by token.
 
-    Special tokens are hidden, but for those of thoughts and, with `tools`, of tool calls, which are
-    read later. Characters whose bytes have not all come are held until they have.
+    Special tokens are left out, except those of thoughts and, with `tools`, of tool calls: they are
+    parsed later. A character is held back until all its bytes have come.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, *, tools: bool = False) -> None:
         self._tokenizer = tokenizer
         self._special = set(tokenizer.all_special_ids)
-        self._kept = {*TAGS, *TAGS.values(), *(MARKER_TOKENS if tools else ())}
+        self._visible = {*TAGS, *TAGS.values(), *(MARKER_TOKENS if tools else ())}
         self._ids: list[int] = []
         self._start = self._end = 0
         self._before = ""
 
     def add(self, token_id: int) -> str:
         """Return the text that this token completes."""
-        if token_id in self._special and self._decode([token_id]).strip() not in self._kept:
+        if token_id in self._special and self._decode([token_id]).strip() not in self._visible:
             return ""
         self._ids.append(token_id)
         return self._advance(final=len(self._ids) - self._end >= MAX_HELD_TOKENS)
 
     def flush(self) -> str:
-        """Return what is left when no more tokens come; unfinished characters become U+FFFD."""
+        """Return the rest of the text after the last token; incomplete characters become U+FFFD."""
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> str:
-        # From the last boundary, not from the token: tokenizers place spaces by the token before.
+        # Decode from the last boundary: tokenizers add spaces depending on the token before.
         now = self._decode(self._ids[self._start :])
         if not final and (len(now) <= len(self._before) or now.endswith(REPLACEMENT)):
             return ""
@@ -62,25 +62,23 @@ class Detokenizer:
 
 
 @lru_cache(maxsize=64)
-def _beginnings(endings: tuple[str, ...]) -> tuple[int, frozenset[str]]:
-    """Return the length of the longest true beginning of some strings, and all beginnings."""
+def _prefixes(endings: tuple[str, ...]) -> tuple[int, frozenset[str]]:
+    """Return the length of the longest proper prefix of some strings, and all proper prefixes."""
     longest = max(map(len, endings), default=1) - 1
     return longest, frozenset(text[:size] for text in endings for size in range(1, len(text)))
 
 
 def held_back(text: str, endings: tuple[str, ...]) -> int:
-    """Return the length of the longest end of `text` that could be the beginning of one of the
-    strings.
-    """
-    longest, beginnings = _beginnings(endings)
+    """Return the length of the longest suffix of `text` that is a prefix of one of the strings."""
+    longest, prefixes = _prefixes(endings)
     for size in range(min(longest, len(text)), 0, -1):
-        if text[-size:] in beginnings:
+        if text[-size:] in prefixes:
             return size
     return 0
 
 
 class StopStrings:
-    """Cuts text before the first stop string; text that may be the beginning of one waits."""
+    """Cuts text before the first stop string. Text that may begin a stop string is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -88,7 +86,7 @@ class StopStrings:
         self.stopped = False
 
     def add(self, text: str) -> str:
-        """Return the text that is safe to show now; `stopped` says that a stop string has come."""
+        """Return the text that can be sent now; `stopped` is True after a stop string."""
         self._waiting += text
         places = [place for place in map(self._waiting.find, self._stops) if place >= 0]
         if places:
@@ -97,7 +95,7 @@ class StopStrings:
         return self._release(len(self._waiting) - held_back(self._waiting, self._stops))
 
     def flush(self) -> str:
-        """Return what waited when no more text comes."""
+        """Return the text that was held back, after the last text."""
         return "" if self.stopped else self._release(len(self._waiting))
 
     def _release(self, length: int) -> str:
@@ -107,7 +105,7 @@ class StopStrings:
 
 @lru_cache(maxsize=1)
 def _byte_letters() -> dict[str, int]:
-    """The letters in which byte-level BPE vocabularies write bytes (GPT-2's table)."""
+    """Return the characters for bytes in byte-level BPE vocabularies (GPT-2's table)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {
@@ -116,9 +114,7 @@ def _byte_letters() -> dict[str, int]:
 
 
 def token_text(tokenizer: ChatTokenizer, token_id: int) -> tuple[str, list[int]]:
-    """Return a token's text and its bytes; a token that is part of a character shows U+FFFD and its
-    true bytes.
-    """
+    """Return a token's text and its bytes. The text of an incomplete character is U+FFFD."""
     text = without_surrogates(tokenizer.decode([token_id], skip_special_tokens=False))
     if REPLACEMENT not in text:
         return text, list(text.encode())

@@ -1,7 +1,7 @@
-"""Thoughts: what a model writes between `<think>` and `</think>` before it answers.
+"""Thoughts: a model's text between `<think>` and `</think>` before its answer.
 
-They are shown apart, as `reasoning_content`. A chat template that does not read that field gets
-them back at their place in the content, spelled as the model wrote them.
+Answers have them in a field of their own, `reasoning_content`. If a chat template does not read
+that field, they are put back into the content as the model wrote them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from art_core.endpoint.engine import ChatTokenizer
 TAGS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<seed:think>": "</seed:think>"}
 FIELD = "reasoning_content"
 MAX_SPELLINGS = 1 << 16
-_ENDS_OF_PROMPTS = 16
-"""Ids at the end of a prompt in which a template may have opened the thoughts."""
+_PROMPT_END = 16
+"""The number of ids at the end of a prompt in which a template may open the thoughts."""
 
 
 def opened_by(tokenizer: ChatTokenizer, prompt_ids: Sequence[int]) -> str | None:
-    """Return the tag that will close the thoughts that a prompt has opened, if it has."""
-    end = tokenizer.decode(prompt_ids[-_ENDS_OF_PROMPTS:], skip_special_tokens=False).rstrip()
+    """Return the closing tag of the thoughts that a prompt has opened, if any."""
+    end = tokenizer.decode(prompt_ids[-_PROMPT_END:], skip_special_tokens=False).rstrip()
     return next((close for tag, close in TAGS.items() if end.endswith(tag)), None)
 
 
 @attrs.frozen
 class Thoughts:
-    """The thoughts of an answer, without spaces around them, and what the model wrote before and
-    after them: tags and spaces.
+    """The thoughts of an answer without spaces around them, and the tags and spaces that the model
+    wrote before and after them.
     """
 
     text: str
@@ -39,15 +39,16 @@ class Thoughts:
 
 
 class Spellings:
-    """Remembers how thoughts were written around their text, for templates that want them in the
-    content. One thread keeps them, any may read them.
+    """Remembers the tags and spaces around thoughts, for templates without `reasoning_content`.
+
+    One thread writes, all threads may read.
     """
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, int], tuple[str, str]] = OrderedDict()
 
     def keep(self, thoughts: Thoughts, content: str, *, calls: bool) -> None:
-        """Remember the thoughts of an answer with this content; templates write calls behind it."""
+        """Remember the thoughts of an answer with this content; templates render calls after it."""
         key = hash(thoughts.text), hash(content)
         after = thoughts.after.rstrip() if calls and not content else thoughts.after
         self._known[key] = thoughts.before, after

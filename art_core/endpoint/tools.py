@@ -1,6 +1,6 @@
-"""Tool calls back from the text in which a model wrote them: Hermes, Qwen, Mistral, Llama 3.
+"""Parsing of tool calls in a model's text: the forms of Hermes, Qwen, Mistral and Llama 3.
 
-Text that cannot be read as a call stays content: what a model said is never dropped.
+Text that cannot be parsed as a call stays content: no text of a model is dropped.
 """
 
 from __future__ import annotations
@@ -8,21 +8,33 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
 
-from art_core.endpoint.strict_json import json_text, read_json, whole_json, without_surrogates
-from art_core.endpoint.tagged import FUNCTION, tagged_call
+from art_core.endpoint.strict_json import (
+    MAX_DEPTH,
+    json_text,
+    read_json,
+    whole_json,
+    without_surrogates,
+)
 
 HERMES, HERMES_END = "<tool_call>", "</tool_call>"
 MISTRAL, MISTRAL_END = "[TOOL_CALLS]", "[/TOOL_CALLS]"
 PYTHON_TAG = "<|python_tag|>"
+FUNCTION = "<function="
+_FUNCTION = re.compile(r"<function=([^>\n]+)>\s*")
+_FUNCTION_END = re.compile(r"\s*</function>")
+_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?")
+_VALUE_END = re.compile(r"\n?</parameter>|\n<parameter=([^>\n]+)>|\n?</function>|\n?</tool_call>")
+_LEFT_OPEN = re.compile(r"\s*(?=</tool_call>)")
+_WORDS = {"True": True, "False": False, "None": None}
 MARKERS = (HERMES, FUNCTION, MISTRAL, PYTHON_TAG)
 MARKER_TOKENS = (HERMES, HERMES_END, MISTRAL, MISTRAL_END, PYTHON_TAG, "[ARGS]", "[CALL_ID]")
-"""Tokens of tool formats; some tokenizers count them as special, and they must survive until the
-text is parsed."""
+"""Tokens of tool formats. Some tokenizers count them as special, and they must stay until the text
+is parsed."""
 
 _ID_LETTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
@@ -33,15 +45,16 @@ _MISTRAL_NAME = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*([\w-]*)\s*)?(?:\[A
 
 
 def _call_id() -> str:
-    """Nine letters and digits: Mistral's templates refuse any other id, the rest take this one."""
+    """Return nine letters and digits, the only ids that Mistral's templates accept."""
     return "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
 
 
 @attrs.frozen
 class ToolCall:
-    """A call that the model wrote: a function's name and its arguments, an object as JSON text. The
-    id is the model's own where it wrote one, so that a template that shows ids writes the call
-    again as it was.
+    """A call that the model wrote: a function's name and its arguments, an object as JSON text.
+
+    The id is the model's own if it wrote one, so that a template that shows ids renders the call as
+    the model wrote it.
     """
 
     name: str
@@ -49,7 +62,7 @@ class ToolCall:
     id: str = attrs.field(factory=_call_id)
 
     def as_dict(self) -> dict[str, Any]:
-        """OpenAI's form."""
+        """Return the call in OpenAI's form."""
         return {
             "id": self.id,
             "type": "function",
@@ -58,17 +71,17 @@ class ToolCall:
 
 
 Functions = Mapping[str, Any]
-"""The functions offered: the JSON schema of each one's parameters, by its name."""
+"""The offered functions: name -> JSON schema of the parameters."""
 
 Calls = tuple[list[ToolCall], int]
-"""Calls, and where in the text they end."""
+"""Calls, and the place in the text where they end."""
 
 
 def calls_at(text: str, marker: str, start: int, functions: Functions) -> Calls | None:
-    """Read the calls behind a marker, which begins at a place; None for what is no call.
+    """Parse the calls after a marker that begins at `start`; None if there is no call.
 
-    Behind an explicit marker any name is a call, so that an agent can answer that there is no such
-    tool; `<function=` without `<tool_call>` and Llama's form must name an offered function.
+    After an explicit marker any name is a call, so that an agent can answer that there is no such
+    tool. `<function=` without `<tool_call>` and Llama's form must name an offered function.
     """
     inside = start + len(marker)
     if marker == HERMES:
@@ -84,8 +97,8 @@ def calls_at(text: str, marker: str, start: int, functions: Functions) -> Calls 
 
 
 def bare_calls(text: str, start: int, functions: Functions) -> list[ToolCall]:
-    """Read JSON without a marker, as Llama 3 writes it: calls of offered functions and nothing
-    else, up to the end of the text.
+    """Parse calls without a marker, as Llama 3 writes them: JSON objects that name offered
+    functions, and nothing else, up to the end of the text.
     """
     read = _offered(text, start, functions)
     return read[0] if read is not None and read[1] == len(text) else []
@@ -101,7 +114,7 @@ def _hermes(text: str, start: int, functions: Functions) -> Calls | None:
         return None
     if text.startswith(HERMES_END, place):
         return calls, place + len(HERMES_END)
-    # Left open: the text ends here, goes on in another line, or the next call begins.
+    # No closing tag: the text ends here, continues on another line, or the next call begins.
     closed = place == len(text) or text.startswith(HERMES, place) or "\n" in text[end:place]
     return (calls, end) if closed else None
 
@@ -117,7 +130,7 @@ def _mistral(text: str, start: int) -> Calls | None:
 
 
 def _named(text: str, start: int) -> Calls | None:
-    """Read Mistral's newer form, `name[ARGS]{...}`."""
+    """Parse Mistral's newer form, `name[ARGS]{...}`."""
     name = _MISTRAL_NAME.match(text, start)
     read = read_json(text, name.end()) if name else None
     if name is None or read is None:
@@ -136,7 +149,7 @@ def _offered(text: str, start: int, functions: Functions) -> Calls | None:
 
 
 def _json_calls(text: str, place: int) -> Calls | None:
-    """Read a call as a JSON object, or a list of them."""
+    """Parse a call as a JSON object, or a list of such objects."""
     read = read_json(text, place) if text[place : place + 1] in ("{", "[") else None
     if read is None:
         return None
@@ -156,13 +169,13 @@ def _skip_spaces(text: str, place: int) -> int:
 
 
 def _skip_end(text: str, ending: str, place: int) -> int:
-    """Return the place behind spaces and an ending; without the ending, the place itself."""
+    """Return the place after spaces and an ending; `place` itself if the ending is missing."""
     behind = _skip_spaces(text, place)
     return behind + len(ending) if text.startswith(ending, behind) else place
 
 
 def _plain(value: Any) -> dict[str, Any] | None:
-    """Return a call's name, arguments and id from a JSON value in one of the forms in use."""
+    """Return the name, arguments and id of a call, from JSON in one of the usual forms."""
     if not isinstance(value, dict):
         return None
     if isinstance(value.get("function"), dict):
@@ -191,3 +204,81 @@ def _call(plain: Mapping[str, Any]) -> ToolCall:
     if isinstance(own, str) and _OWN_ID.fullmatch(own):
         return ToolCall(name, arguments, own)
     return ToolCall(name, arguments)
+
+
+def tagged_call(
+    text: str, start: int, functions: Mapping[str, Any]
+) -> tuple[dict[str, Any], int] | None:
+    """Parse `<function=name><parameter=key>value</parameter></function>`, as Qwen 3 Coder and
+    Qwen 3.5 write it: values have no quotes and no type. Return name and arguments, and the end.
+
+    A parameter without a closing tag ends before the next one of the function's schema, or with the
+    function. A function without a closing tag ends before `</tool_call>`.
+    """
+    opened = _FUNCTION.match(text, start)
+    if opened is None:
+        return None
+    name, place = _name(opened[1]), opened.end()
+    properties = _properties(functions.get(name))
+    arguments: dict[str, Any] = {}
+    while (parameter := _PARAMETER.match(text, place)) is not None:
+        key = _name(parameter[1])
+        ended = _value_end(text, parameter.end(), properties.keys() - {*arguments, key})
+        if ended is None:
+            return None
+        value = text[parameter.end() : max(parameter.end(), ended[0])]
+        arguments[key] = _value(value, _types(properties.get(key)))
+        place = ended[1]
+    closed = _FUNCTION_END.match(text, place) or (arguments and _LEFT_OPEN.match(text, place))
+    return ({"name": name, "arguments": arguments}, closed.end()) if closed else None
+
+
+def _name(written: str) -> str:
+    return written.strip().strip("\"'")
+
+
+def _value_end(text: str, start: int, others: Collection[str]) -> tuple[int, int] | None:
+    """Return the end of a value, and the place after its closing tag. `others` are the parameters
+    that may follow. Other tags are part of the value, which may be a text about such calls.
+    """
+    for found in _VALUE_END.finditer(text, start):
+        if found[0].endswith("</parameter>"):
+            return found.start(), found.end()
+        if found[1] is not None:
+            if _name(found[1]) in others:
+                return found.start(), found.start()
+        elif not _is_closed_later(text, found.end()):
+            return found.start(), found.start()
+    return None
+
+
+def _is_closed_later(text: str, place: int) -> bool:
+    """Return whether a parameter that is open at `place` is closed later."""
+    end = text.find("</parameter>", place)
+    return end >= 0 and "<parameter=" not in text[place:end]
+
+
+def _value(text: str, types: set[str]) -> Any:
+    """Parse a value without quotes. It is text if its schema allows a string or has no type, else
+    JSON or a word of Python. A value that cannot be parsed stays text.
+    """
+    if not types or ("string" in types and not (text == "null" and "null" in types)):
+        return text
+    value = whole_json(text)
+    return _WORDS.get(text, text) if value is None and text != "null" else value
+
+
+def _properties(schema: Any) -> Mapping[str, Any]:
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def _types(schema: Any, depth: int = 0) -> set[str]:
+    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
+        return set()
+    kind = schema.get("type", "object" if "$ref" in schema else None)
+    types = {each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str)}
+    for alternatives in (schema.get("anyOf"), schema.get("oneOf")):
+        for each in alternatives if isinstance(alternatives, list) else ():
+            types |= _types(each, depth + 1)
+    return types

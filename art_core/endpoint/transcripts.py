@@ -1,13 +1,12 @@
-"""Beside the second stop: which token ids stood behind the text that this endpoint has served.
+"""The token ids of the conversations that this endpoint has served, found by their text.
 
-A client sends a conversation back as text, and text does not tell how it was sampled: a model that
-wrote "ab" as two tokens would find it again as one. So a rendered prompt that begins with a prompt
-that was served, the answer to it, and the token that ends an answer, keeps the ids of that prompt
-and that answer; only what follows is tokenised. The text decides alone. Where a template renders an
-answer in other words (thoughts dropped, arguments written anew), the whole prompt is tokenised, as
-it is when nothing is known of its beginning.
+A client sends a conversation back as text, which does not show how it was sampled: a model that
+wrote "ab" as two tokens could get it back as one. If a rendered prompt begins with a served prompt,
+its answer and the token that ends answers, it keeps the ids of that prompt and that answer. Only
+the rest is tokenized. Matching is by text only. If a template renders an answer in another form
+(without thoughts, or with arguments written anew), the whole prompt is tokenized.
 
-Two answers of the same text in different tokens cannot be told apart: the newer one stands.
+Two answers with equal text and different tokens cannot be distinguished: the newer one is used.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from art_core.endpoint.engine import ChatTokenizer
 from art_core.endpoint.thoughts import Spellings
 
 MAX_IDS = 1 << 24
-"""Ids that are remembered, four bytes each; the least recently used conversations go first."""
+"""Limit for the remembered ids, four bytes each; the least recently used are forgotten first."""
 
 Render = Callable[..., Any]
 """Renders the messages of a request: to ids, or with `tokenize=False` to text."""
@@ -34,8 +33,8 @@ Render = Callable[..., Any]
 
 @attrs.define(eq=False)
 class _Spelling:
-    """How a tokenizer writes: whether its chat prompts are the encoding of their text, and the
-    texts of the tokens that end an answer.
+    """Properties of a tokenizer: `faithful` if its chat prompts are the encoding of their text, and
+    the texts of the tokens that end an answer.
     """
 
     tokenizer: ChatTokenizer
@@ -43,7 +42,7 @@ class _Spelling:
     ends: dict[str, int] = attrs.field(factory=dict)
 
     def learn_end(self, token_id: int | None) -> None:
-        """Remember how a token that ends answers is written, unless it is written as nothing."""
+        """Remember the text of a token that ends answers, unless it is empty."""
         if token_id is None:
             return
         written = self.tokenizer.decode([token_id], skip_special_tokens=False)
@@ -51,14 +50,14 @@ class _Spelling:
             self.ends[written] = token_id
 
     def without_end(self, answer_ids: Sequence[int]) -> Sequence[int]:
-        """Cut the end token off; engines may know more of them than the tokenizer."""
+        """Return the ids without the end token; engines may use others than the tokenizer's."""
         if not answer_ids or answer_ids[-1] not in self.tokenizer.all_special_ids:
             return answer_ids
         self.learn_end(answer_ids[-1])
         return answer_ids[:-1]
 
     def digests(self, text: str, places: Sequence[int]) -> list[bytes]:
-        """Return a digest of the text before each of some rising places."""
+        """Return a digest of the text before each place, in ascending order."""
         digest, start, found = hashlib.blake2b(b"%d" % id(self.tokenizer), digest_size=16), 0, []
         for place in places:
             digest.update(text[start:place].encode())
@@ -70,7 +69,7 @@ class _Spelling:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def text(self, before: int, token_ids: Sequence[int]) -> str | None:
-        """Return what ids say after the id `before`: some tokenizers place spaces by it."""
+        """Return the text of ids after the id `before`, on which their spaces may depend."""
         start = self.tokenizer.decode([before], skip_special_tokens=False)
         whole = self.tokenizer.decode([before, *token_ids], skip_special_tokens=False)
         return whole[len(start) :] if whole.startswith(start) else None
@@ -88,11 +87,11 @@ class Transcripts:
         self._lock = threading.Lock()
 
     def prompt(self, render: Render, tokenizer: ChatTokenizer) -> tuple[str | None, list[int]]:
-        """Return a rendered prompt as text and as ids; the text is None where ids are no encoding
-        of it, and nothing is remembered then.
+        """Return a rendered prompt as text and as ids. If the ids are not the encoding of the text,
+        the text is None, and nothing is remembered.
         """
         spelling = self._spellings.get(id(tokenizer))
-        text = render(tokenize=False)  # before ids: `render` refuses texts that are far too long
+        text = render(tokenize=False)  # before the ids: `render` rejects texts that are too long
         if spelling is not None and not spelling.faithful:
             return None, _ids(render(tokenize=True))
         if spelling is None:
@@ -106,7 +105,7 @@ class Transcripts:
         prompt_ids: Sequence[int],
         answer_ids: Sequence[int],
     ) -> None:
-        """Remember an answer to a prompt of this text, its end token included."""
+        """Remember an answer, with its end token, to a prompt with this text."""
         spelling = self._spellings[id(tokenizer)]
         answer_ids = spelling.without_end(answer_ids)
         answer = spelling.text(prompt_ids[-1], answer_ids)
@@ -131,8 +130,8 @@ class Transcripts:
         return (text if spelling.faithful else None), ids
 
     def _known(self, text: str, spelling: _Spelling) -> list[int] | None:
-        """Return the ids of a text whose beginning was served, the longest such beginning."""
-        ends = list(spelling.ends)  # answers of the event loop's thread may add one
+        """Return the ids of a text, with those of its longest beginning that was served."""
+        ends = list(spelling.ends)  # the event loop's thread may add one meanwhile
         if not ends:
             return None
         places = [found.start() for found in re.finditer("|".join(map(re.escape, ends)), text)]
@@ -146,7 +145,7 @@ class Transcripts:
         return None
 
     def _used(self, key: bytes) -> array[int] | None:
-        """Return the ids of a digest, which are forgotten later for being used now."""
+        """Return the ids of a digest, and mark them as used."""
         with self._lock:
             if key not in self._ids:
                 return None

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from art_core.endpoint.answer import read_answer
-from art_core.endpoint.growing import GrowingAnswer
+from art_core.endpoint.answer import GrowingAnswer, read_answer
 
 CALL = '<tool_call>\n{"name": "pay", "arguments": {"euros": 1}}\n</tool_call>'
 DRAFT = CALL.replace("1", "9")

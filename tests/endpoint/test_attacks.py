@@ -9,13 +9,12 @@ import httpx2
 import openai
 import pytest
 
-from art_core.endpoint.chat import MAX_MODEL_NAME, prompt_tokens
 from art_core.endpoint.engine import ServedModel
 from art_core.endpoint.errors import RequestError, shown
 from art_core.endpoint.messages import MAX_NAME
-from art_core.endpoint.prompt_limit import USUAL_LONGEST, PromptLimit
+from art_core.endpoint.prompt import MAX_MODEL_NAME, MIN_LONGEST_TOKEN, PromptLimit, prompt_tokens
 from art_core.endpoint.request import MAX_OPTION_NAME, MAX_OPTIONS, MAX_STOP, chat_request
-from art_core.endpoint.tagged import tagged_call
+from art_core.endpoint.tools import tagged_call
 from art_core.endpoint.transcripts import Transcripts
 from waiting import until_async
 
@@ -72,7 +71,7 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, fait
 
 def test_the_longest_token_is_not_taken_for_shorter_than_usual(engine, tokenizer) -> None:
     served = ServedModel(engine=engine, tokenizer=tokenizer, adapter="", name="m")
-    most = USUAL_LONGEST * engine.context_length
+    most = MIN_LONGEST_TOKEN * engine.context_length
     PromptLimit().check("x" * most, 1, served)
     with pytest.raises(RequestError, match=f"1 messages and {most + 1} characters"):
         PromptLimit().check("x" * (most + 1), 1, served)

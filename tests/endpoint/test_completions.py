@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from art_core.endpoint.chat import choice_seed
+from art_core.endpoint.prompt import choice_seed
 from art_core.endpoint.request import finite
 
 HI = [{"role": "user", "content": "hi"}]

@@ -12,7 +12,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from art_core.base.errors import ConfigError, EngineError
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.host import EndpointHost
-from art_core.endpoint.request import NEUTRAL, NOT_OF_TEMPLATES, PARAMETERS, WITHOUT_EFFECT
+from art_core.endpoint.request import NEUTRAL, PARAMETERS, TOKENIZER_OPTIONS, WITHOUT_EFFECT
 
 BAD_VALUES = [
     ({"model": None}, "model"),
@@ -84,7 +84,7 @@ async def test_what_cannot_be_honoured_is_refused_with_the_reason(refused, optio
     assert error["param"] in options
 
 
-@pytest.mark.parametrize("name", sorted(NOT_OF_TEMPLATES))
+@pytest.mark.parametrize("name", sorted(TOKENIZER_OPTIONS))
 async def test_a_request_cannot_bring_a_template_or_arguments_of_the_tokenizer(
     refused, tokenizer, name
 ) -> None:

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from art_core.base.errors import BackendError, ConfigError
 from art_core.endpoint.host import EndpointHost
-from art_core.endpoint.http import unless_gone
+from art_core.endpoint.http import unless_disconnected
 from art_core.endpoint.listener import listening_socket
 from art_core.endpoint.server import create_app
 from waiting import until_async
@@ -73,7 +73,7 @@ async def test_work_ends_when_its_client_leaves_after_a_body_that_was_not_read()
             raise
 
     with pytest.raises(ClientDisconnect):
-        await unless_gone(Request({"type": "http"}, receive), work())
+        await unless_disconnected(Request({"type": "http"}, receive), work())
     assert cancelled == [True]
 
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from art_core.endpoint.host import EndpointHost
-from art_core.endpoint.proxies import pass_by_proxies
+from art_core.endpoint.listener import pass_by_proxies
 
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 

@@ -8,8 +8,8 @@ import attrs
 import jinja2
 import pytest
 
+from art_core.endpoint.prompt import MAX_FORMS, TemplateCheck
 from art_core.endpoint.request import chat_request
-from art_core.endpoint.template_check import MAX_FORMS, TemplateCheck
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
 CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
@@ -51,7 +51,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Any:
         caplog.clear()
         check, tokenizer = TemplateCheck(), Templated(template)
         for body in bodies:
-            check.look(chat_request({"model": "m", **body}), tokenizer, "agent@3")  # type: ignore[arg-type]
+            check.check(chat_request({"model": "m", **body}), tokenizer, "agent@3")  # type: ignore[arg-type]
         return [record.getMessage() for record in caplog.records]
 
     return looked
@@ -110,7 +110,7 @@ def test_a_form_of_request_is_looked_at_once_and_forms_are_bounded() -> None:
     def look(**kwargs: Any) -> int:
         before = tokenizer.rendered
         body = {"model": "m", "messages": [ASK], "chat_template_kwargs": kwargs}
-        check.look(chat_request(body), tokenizer, "agent")  # type: ignore[arg-type]
+        check.check(chat_request(body), tokenizer, "agent")  # type: ignore[arg-type]
         return tokenizer.rendered - before
 
     assert (look(), look()) == (2, 0)

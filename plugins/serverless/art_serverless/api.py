@@ -13,7 +13,7 @@ import httpx2
 import orjson
 
 from art_core import ArtError, BackendError, ConfigError, TrajectoryGroup
-from art_core.endpoint.proxies import pass_by_proxies
+from art_core.endpoint.listener import pass_by_proxies
 from art_serverless.protocol import JOBS, MAX_ITEMS, MAX_WAIT_S, MODELS, Address, Event
 from art_serverless.wire import request_body
 

@@ -15,7 +15,7 @@ import attrs
 
 from art_core import ConfigError
 from art_core.endpoint.errors import RequestError
-from art_core.endpoint.proxies import LOOPBACK
+from art_core.endpoint.listener import LOOPBACK
 
 FILE = "serve.key"
 MIN_KEY_LENGTH = 8

@@ -18,7 +18,7 @@ from art_core import LossSpec
 from art_core.base.errors import unknown
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError, shown
-from art_core.endpoint.http import json_body, json_response, unless_gone
+from art_core.endpoint.http import json_body, json_response, unless_disconnected
 from art_serverless.protocol import (
     JOBS,
     MAX_ITEMS,
@@ -230,7 +230,7 @@ class Routes:
         if not items and wait_s and not self._is_over(job_id):
             with suppress(TimeoutError):
                 change = asyncio.wait_for(self._work.listen(job_id).wait(), wait_s)
-                await unless_gone(http, change)
+                await unless_disconnected(http, change)
             items = self._store.events(job_id, int(after), limit + 1)
         return _page(items, limit)
 
@@ -258,7 +258,7 @@ class Routes:
         """
         context = http.headers.get(CONTEXT_HEADER, "")
         answer = self._server.inference.chat(await json_body(http), context)
-        return await unless_gone(http, answer)
+        return await unless_disconnected(http, answer)
 
     async def _object(self, http: Request) -> dict[str, Any]:
         return await json_body(http, self._server.max_body_bytes)

@@ -22,7 +22,7 @@ from art_serverless.wire import groups_of
 log = logging.getLogger("art_serverless")
 
 MAX_ATTEMPTS = 3
-"""Attempts at one job. Without a limit a job that ends the server would do so for ever."""
+"""Attempts at one job. Without this limit, a job that ends the server would do so for ever."""
 MIN_PAUSE_S, MAX_PAUSE_S = 0.25, 5.0
 """Pauses between attempts to write to a full disk."""
 
