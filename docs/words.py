@@ -21,6 +21,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 TEXT_TOKENS = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}
 STATEMENT_ENDS = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+GENERATED = re.compile(r"<!-- (?:generated|contract|written by).*?<!-- end", re.DOTALL)
 F_STRING_PART = re.compile(r"{\w[^{}\n]*}")
 UNREAD = ("CHANGELOG.md", "docs/words.toml", "docs/words.py")
 
@@ -38,7 +39,8 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     """
     source = path.read_text()
     if path.suffix == ".md":
-        yield 1, source
+        # What is generated is checked where it comes from. Its lines stay, so that others keep theirs.
+        yield 1, GENERATED.sub(lambda part: "\n" * part[0].count("\n"), source)
         return
     is_test = "tests" in path.parts
     begins_statement = True

@@ -50,6 +50,11 @@ def test_a_phrase_over_two_lines_of_a_page_is_found_and_an_exception_is_not(word
     assert list(words.places(page, ONLY)) == [(5, "alone")]
 
 
+def test_the_generated_parts_of_a_page_are_left_out(words, write):
+    page = write("page.md", "<!-- generated: names -->\nIt says so.\n<!-- end -->\nIt said so.\n")
+    assert list(words.places(page, SAY)) == [(4, "said")]
+
+
 def test_places_up_to_the_allowed_number_are_no_fault(words, write):
     page = write("page.md", "It says so.\n")
     assert words.phrase_faults([page], SAY) == ["page.md:1: 'says'; write: report"]
