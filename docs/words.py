@@ -39,7 +39,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     """
     source = path.read_text()
     if path.suffix == ".md":
-        # What is generated is checked where it comes from. Its lines stay, so that others keep theirs.
+        # Generated text is checked at its source. Its line ends stay, for the numbers of the rest.
         yield 1, GENERATED.sub(lambda part: "\n" * part[0].count("\n"), source)
         return
     is_test = "tests" in path.parts
