@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from art_argus.plugin import argus_sink
-from art_argus.stop import stop_requested
+from art_argus.plugin import argus_sink, stop_requested
 
 __all__ = ["argus_sink", "stop_requested"]

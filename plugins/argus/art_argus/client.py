@@ -1,4 +1,4 @@
-"""One POST: sends events to an Argus server, and reads its stop button."""
+"""The client of an Argus server: it sends events in one POST, and reads the stop button."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from art_core import SinkError
 
 log = logging.getLogger("art_core")
 
-MOST_EVENTS = 100
+MAX_EVENTS = 100
 _BAD_ENVELOPE, _TOO_MANY = 422, 429
-_PATIENCE = 5
-_DEFAULT_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
+_MAX_TRIES = 5
+_DEFAULT_PAUSE_S, _MAX_PAUSE_S = 2.0, 60.0
 
 
 @attrs.frozen(kw_only=True)
-class Refused:
+class RefusedEvent:
     """An event that the server did not take, and its reason."""
 
     event: Event
@@ -46,13 +46,13 @@ class ArgusClient:
         http = httpx2.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s)
         return cls(url=url.rstrip("/"), http=http)
 
-    def send(self, events: Sequence[Event]) -> list[Refused]:
-        """Send events, 100 at most a POST; return those that the server will never take."""
-        chunks = [events[at : at + MOST_EVENTS] for at in range(0, len(events), MOST_EVENTS)]
+    def send(self, events: Sequence[Event]) -> list[RefusedEvent]:
+        """Send events, at most 100 per POST; return those that the server refuses for good."""
+        chunks = [events[at : at + MAX_EVENTS] for at in range(0, len(events), MAX_EVENTS)]
         return [refused for chunk in chunks for refused in self._send(chunk)]
 
     def stop_requested(self, batch_id: str) -> bool:
-        """Tell whether somebody asked Argus to stop a batch."""
+        """Return whether a user of Argus asked to stop a batch."""
         path = f"/api/batches/{quote(batch_id, safe='')}/stop-requested"
         answer = self._checked(self._ask("GET", path)).json()
         # The server says `requested`; its own client reads `stop_requested`.
@@ -62,7 +62,7 @@ class ArgusClient:
         """Close the connections."""
         self.http.close()
 
-    def _send(self, events: Sequence[Event], *, again: bool = True) -> list[Refused]:
+    def _send(self, events: Sequence[Event], *, again: bool = True) -> list[RefusedEvent]:
         answer = self._ask("POST", "/api/events/batch", json={"events": events})
         if answer.status_code == _BAD_ENVELOPE:
             return self._apart(events, answer.text)
@@ -70,20 +70,22 @@ class ArgusClient:
         self.last_sent = time.monotonic()
         stumbled = [r.event for r in refused if again and r.reason.startswith("internal")]
         if stumbled:
-            # The server failed at these, not they: they get a second chance.
+            # The server failed, the events are valid: send them once more.
             final = [r for r in refused if not r.reason.startswith("internal")]
             return [*final, *self._send(stumbled, again=False)]
         return refused
 
-    def _apart(self, events: Sequence[Event], reason: str) -> list[Refused]:
-        """One bad envelope fails a whole POST: halve it until the bad one stands alone."""
+    def _apart(self, events: Sequence[Event], reason: str) -> list[RefusedEvent]:
+        """Send the events of a POST that failed because of one bad envelope in halves, until that
+        one is found.
+        """
         if len(events) == 1:
-            return [Refused(event=events[0], reason=reason[:500])]
+            return [RefusedEvent(event=events[0], reason=reason[:500])]
         middle = len(events) // 2
         return [*self._send(events[:middle]), *self._send(events[middle:])]
 
     def _ask(self, method: str, path: str, **content: Any) -> httpx2.Response:
-        for _ in range(_PATIENCE):
+        for _ in range(_MAX_TRIES):
             try:
                 answer = self.http.request(method, path, **content)
             except httpx2.HTTPError as error:
@@ -92,7 +94,7 @@ class ArgusClient:
             if answer.status_code != _TOO_MANY:
                 return answer
             self.sleep(pause_s(answer.headers.get("Retry-After")))
-        raise SinkError(f"Argus at {self.url} asked {_PATIENCE} times in a row for fewer requests")
+        raise SinkError(f"Argus at {self.url} asked {_MAX_TRIES} times in a row for fewer requests")
 
     def _checked(self, answer: httpx2.Response) -> httpx2.Response:
         if answer.status_code in (401, 403):
@@ -109,15 +111,15 @@ class ArgusClient:
 
 
 def pause_s(retry_after: str | None) -> float:
-    """Return how long to wait after a 429: what the server says, a minute at most."""
+    """Return the seconds to wait after a 429: those that the server requests, a minute at most."""
     try:
-        asked = float(retry_after or _DEFAULT_PAUSE_S)
+        requested = float(retry_after or _DEFAULT_PAUSE_S)
     except ValueError:
-        asked = _DEFAULT_PAUSE_S
-    return min(max(asked, 0.0), _LONGEST_PAUSE_S)
+        requested = _DEFAULT_PAUSE_S
+    return min(max(requested, 0.0), _MAX_PAUSE_S)
 
 
-def _refused(events: Sequence[Event], answer: httpx2.Response) -> Iterator[Refused]:
+def _refused(events: Sequence[Event], answer: httpx2.Response) -> Iterator[RefusedEvent]:
     try:
         results = answer.json()["results"]
         reasons = {r["event_id"]: r.get("error") for r in results if r["status"] == "rejected"}
@@ -125,4 +127,4 @@ def _refused(events: Sequence[Event], answer: httpx2.Response) -> Iterator[Refus
         raise SinkError(f"not an answer of Argus: {answer.text[:200]!r}") from error
     for event in events:
         if event["event_id"] in reasons:
-            yield Refused(event=event, reason=str(reasons[event["event_id"]]))
+            yield RefusedEvent(event=event, reason=str(reasons[event["event_id"]]))

@@ -6,14 +6,85 @@ Argus keeps one of them.
 
 from __future__ import annotations
 
+import getpass
+import hashlib
+import re
+import socket
+import subprocess
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from art_argus.job import Job
+import attrs
+
 from art_argus.summary import Summary, finite, numbers
 from art_core import MetricsRow, RunInfo
+
+_MAX_BATCH, _MAX_JOB = 128, 256
+_OUTSIDE = re.compile(r"[^\w.-]+")
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """A run on Argus: a batch with one job. Argus ranks one job for each model and dataset."""
+
+    batch_id: str
+    job_id: str
+    model: str
+    dataset: str
+    source: dict[str, str]
+
+    @classmethod
+    def of(cls, run: RunInfo, task: str | None = None) -> Job:
+        """Return the job of a run; its ids are the same in every attempt."""
+        # Without the mark, project "a-b" with model "c" and "a" with "b-c" would be one batch.
+        mark = f"-{_short_hash(run.project)}" if "-" in run.project else ""
+        return cls(
+            batch_id=safe_id(f"{run.project}-{run.name}{mark}", _MAX_BATCH),
+            job_id=safe_id(f"{run.project}.{run.name}", _MAX_JOB),
+            model=run.name,
+            dataset=str(task or run.config.get("task") or run.project),
+            source={"project": safe_id(run.project, _MAX_BATCH), **origin()},
+        )
+
+
+def safe_id(text: str, max_length: int) -> str:
+    """Return an id that fits into a URL's path: letters, digits, `_`, `.` and `-`.
+
+    An id that was changed ends in a short hash of the text, so different texts have different ids.
+    """
+    safe = _OUTSIDE.sub("-", text)
+    if safe == text and len(text) <= max_length:
+        return text
+    return f"{safe[: max_length - 9]}-{_short_hash(text)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def origin() -> dict[str, str]:
+    """Return the origin of the run: host, user and the commit of the working directory."""
+    found = {"host": socket.gethostname(), "user": _user(), "commit": _commit()}
+    return {name: value for name, value in found.items() if value}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return ""
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
 
 Event = dict[str, Any]
 
@@ -24,7 +95,7 @@ _RENAMED = {"loss/train": "train_loss", "loss/learning_rate": "lr"}
 
 
 def started(job: Job, run: RunInfo, at: datetime) -> list[Event]:
-    """Return what opens a run: a batch of one job. On a known batch Argus takes it for a resume."""
+    """Return the events that open a run, a batch of one job; a known batch is resumed."""
     key = f"{run.attempt}/{_stamp(at)}"
     batch = {"experiment_type": EXPERIMENT_TYPE, "n_total_jobs": 1}
     about = {
@@ -42,9 +113,9 @@ def started(job: Job, run: RunInfo, at: datetime) -> list[Event]:
 def point(
     job: Job, row: MetricsRow, is_count: Callable[[str], bool], *, is_epoch: bool = True
 ) -> Event:
-    """Return a train row as a point of the job's curves, whose epoch is the step; any other row,
-    and one that is no epoch, as a log line with its values. Argus counts every point as an epoch
-    that was trained.
+    """Return a train row as a point of the job's curves, whose epoch is the step. Other rows, and
+    rows that are no epoch, become log lines with their values: Argus counts every point as a
+    trained epoch.
     """
     data: Event = dict(numbers(row.metrics, is_count))
     data |= {"split": row.split, "attempt": row.attempt, "seq": row.seq}
@@ -70,7 +141,7 @@ def _batch_time_ms(metrics: Mapping[str, float]) -> float:
 
 
 def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event]:
-    """Return what closes a run that ended, with its last metrics; nothing for one that did not."""
+    """Return the events that close a run that has ended, with its last metrics; else nothing."""
     if run.status not in ("finished", "failed", "interrupted", "killed"):
         return []
     at = summary.last_at or now
@@ -84,8 +155,8 @@ def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event
             _event(job, "job_done", at, done | metrics | elapsed, key),
             _event(job, "batch_done", at, {"n_done": 1, "n_failed": 0} | total, key),
         ]
-    told = "the run failed" if run.status == "failed" else f"the run was {run.status}"
-    reason = run.reason or told
+    status = "the run failed" if run.status == "failed" else f"the run was {run.status}"
+    reason = run.reason or status
     why = {"reason": reason, "error": reason}
     return [
         _event(job, "job_failed", at, {"status": "FAILED"} | why | metrics | elapsed, key),
@@ -94,7 +165,7 @@ def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event
 
 
 def heartbeat(job: Job, at: datetime) -> Event:
-    """Return a sign of life."""
+    """Return a heartbeat."""
     data = {"line": "heartbeat", "level": "debug", "ts_unix": at.timestamp()}
     return _event(job, "log_line", at, data, _stamp(at))
 

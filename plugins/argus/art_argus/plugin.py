@@ -1,12 +1,16 @@
-"""What art-argus offers to art-core. The HTTP client is imported when a run opens."""
+"""The hooks of art-argus, and the flag of the stop button. The HTTP client is imported when a run
+opens.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Protocol
 
 from art_core import ConfigError, MetricSpec, Sink, SinkSpec, hookimpl
 
-LONGEST_SILENCE_S = 300.0
+MAX_SILENCE_S = 300.0
 _DEFAULTS = {"timeout_s": 15.0, "heartbeat_s": 240.0, "stop_poll_s": 10.0}
 
 
@@ -22,13 +26,13 @@ def argus_sink(
     """Return the sink for a model's `sinks`; without `url` or `token`, ARGUS_URL or ARGUS_TOKEN.
 
     `task` is the leaderboard's dataset (default: `config["task"]` of the model, else its project).
-    While a run is open, a sign of life is sent after `heartbeat_s` without news, 300 at most, and
-    Argus's stop button is read every `stop_poll_s`. Raises ConfigError for a longer silence.
+    While a run is open, a heartbeat is sent after `heartbeat_s` without other events, 300 at most,
+    and Argus's stop button is read every `stop_poll_s`. Raises ConfigError for a longer silence.
     """
-    if not 0 < heartbeat_s <= LONGEST_SILENCE_S:
+    if not 0 < heartbeat_s <= MAX_SILENCE_S:
         raise ConfigError(
-            f"heartbeat_s must be above 0 and at most {LONGEST_SILENCE_S:g}, got {heartbeat_s!r}",
-            "Argus takes a batch that is silent for 15 minutes for a stalled one.",
+            f"heartbeat_s must be above 0 and at most {MAX_SILENCE_S:g}, got {heartbeat_s!r}",
+            "Argus marks a batch without events for 15 minutes as stalled.",
         )
 
     def create() -> Sink:
@@ -68,14 +72,14 @@ def argus_sink(
 
 @hookimpl
 def art_sinks() -> list[SinkSpec]:
-    """Offer the sink; a model gets it unasked where ARGUS_URL is set."""
+    """Offer the sink; it is a default one if ARGUS_URL is set."""
     return [argus_sink()]
 
 
 @hookimpl
 def art_metrics() -> list[MetricSpec]:
     """Offer the section `system`, whose megabytes Argus shows."""
-    told = {"gpu_memory_mb": "in use", "gpu_memory_peak_mb": "in use, at its peak"}
+    texts = {"gpu_memory_mb": "in use", "gpu_memory_peak_mb": "in use, at its peak"}
     return [
         MetricSpec(
             key=f"system/{name}",
@@ -84,5 +88,23 @@ def art_metrics() -> list[MetricSpec]:
             combine="last",
             direction="lower",
         )
-        for name, what in told.items()
+        for name, what in texts.items()
     ]
+
+
+class HasRunDir(Protocol):
+    """A model, or the `RunInfo` of a sink."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+
+
+def stop_requested(model: HasRunDir) -> bool:
+    """Return whether Argus's stop button was pressed since the model's run was opened."""
+    return flag_of(model).exists()
+
+
+def flag_of(model: HasRunDir) -> Path:
+    """Return the file that exists once a stop was requested."""
+    return model.run_dir / "sinks" / "argus.stop"

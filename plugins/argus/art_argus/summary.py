@@ -1,4 +1,4 @@
-"""A run's results on the leaderboard: the newest value of each key, the best of the outcomes."""
+"""The results of a run on the leaderboard: the newest value of each key, the best of outcomes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _MEGABYTES = {
 
 @attrs.define
 class Summary:
-    """Collects rows, as the run's current line has them. A row that was seen before, by its seq,
-    changes nothing.
+    """Collects the values of the run's current line. A row with the seq of an earlier one is
+    skipped.
     """
 
     run: RunInfo
@@ -48,7 +48,7 @@ class Summary:
         return summary
 
     def add(self, rows: Iterable[MetricsRow]) -> None:
-        """Take rows into account."""
+        """Add rows."""
         for row in rows:
             if 0 < row.seq <= self.seq:
                 continue
@@ -78,7 +78,7 @@ class Summary:
 
     @property
     def train_steps(self) -> int:
-        """Steps of the current line that were trained; evaluations are none."""
+        """The number of trained steps of the current line."""
         return len(self._line.trained)
 
     def metrics(self, config: Mapping[str, Any]) -> Numbers:

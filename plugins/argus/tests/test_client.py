@@ -4,8 +4,7 @@ import pytest
 
 import art_core as art
 from art_argus.client import ArgusClient, pause_s
-from art_argus.events import point
-from art_argus.job import Job
+from art_argus.events import Job, point
 from art_core.metrics.catalogue import builtin_taxonomy
 
 IS_COUNT = builtin_taxonomy().is_count

@@ -1,7 +1,7 @@
 import pytest
 
 from art_argus import argus_sink
-from art_argus.job import Job
+from art_argus.events import Job
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract
 

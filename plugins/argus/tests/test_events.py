@@ -6,8 +6,7 @@ import attrs
 import pytest
 
 import art_core as art
-from art_argus.events import ended, heartbeat, point, started
-from art_argus.job import Job, origin, safe_id
+from art_argus.events import Job, ended, heartbeat, origin, point, safe_id, started
 from art_argus.summary import Summary
 from art_core.metrics.catalogue import builtin_taxonomy
 

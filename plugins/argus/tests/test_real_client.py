@@ -4,8 +4,7 @@ import attrs
 import pytest
 
 from art_argus.client import ArgusClient
-from art_argus.events import ended, point, started
-from art_argus.job import Job
+from art_argus.events import Job, ended, point, started
 from art_argus.summary import Summary
 from art_core.metrics.catalogue import builtin_taxonomy
 

@@ -1,4 +1,4 @@
-"""What art-mlflow offers to art-core. MLflow is imported when a run opens."""
+"""The hook of art-mlflow. MLflow is imported when a run opens."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ def absolute(uri: str | None) -> str | None:
 
 @hookimpl
 def art_sinks() -> list[SinkSpec]:
-    """Offer the sink; it is a default one where MLFLOW_TRACKING_URI says that MLflow is wanted."""
+    """Offer the sink; it is a default one if MLFLOW_TRACKING_URI is set."""
     return [mlflow_sink()]

@@ -1,8 +1,9 @@
-"""Rows as metrics of an MLflow run. MLflow drops a point that comes again, so repeats are safe."""
+"""The sink of an MLflow run. MLflow drops a repeated point, so rows may be sent again."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,42 +16,58 @@ from mlflow.exceptions import MlflowException
 
 from art_core import Change, CurrentLine, MetricsRow, RunInfo, SinkError
 from art_core.base.files import read_json, replace_json
-from art_mlflow.keys import LONGEST, to_mlflow
+
+MAX_KEY = 250
+_REFUSED = re.compile(r"[^\w/. -]|(?<![^/])\.{1,2}(?![^/])")
+_ESCAPED = re.compile(":([0-9a-f]+):")
+
+
+def to_mlflow(key: str) -> str:
+    """Return a key with `:<hex code point>:` for each character that MLflow refuses there, and for
+    colons.
+    """
+    return _REFUSED.sub(lambda found: "".join(f":{ord(c):x}:" for c in found[0]), key)
+
+
+def from_mlflow(key: str) -> str:
+    """Return the key that `to_mlflow` was given."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), key)
+
 
 _BATCH, _PARAMS = 1_000, 100
-_LONGEST_VALUE = 6_000
+_MAX_VALUE = 6_000
 _ENDS = {"finished": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
 @attrs.define(eq=False)
 class MlflowSink:
     """Logs the run's current line (`CurrentLine`): each metric at its step and the row's time, in
-    batches of 1,000, MLflow's most.
+    batches of 1,000, MLflow's maximum.
     """
 
     tracking_uri: str | None = None
     experiment: str | None = None
     _client: MlflowClient | None = None
     _run: RunInfo | None = None
-    _kept: dict[str, Any] = attrs.field(factory=dict)
+    _stored: dict[str, Any] = attrs.field(factory=dict)
     _line: CurrentLine | None = None
 
     def open(self, run: RunInfo) -> None:
-        """Go on with the MLflow run that `sinks/<name>.json` names, or make one."""
+        """Continue the MLflow run that `sinks/<name>.json` names, or make one."""
         beside = f"sqlite:///{run.run_dir.parents[2].resolve() / 'mlflow.db'}"
         uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or beside
         self._client, self._run = MlflowClient(uri), run
         self._line = CurrentLine(run)
-        self._kept = read_json(self._file)
-        if not self._kept.get("run_id"):
+        self._stored = read_json(self._file)
+        if not self._stored.get("run_id"):
             self._make(attempt=1)
         try:
-            self._client.update_run(self._kept["run_id"], status="RUNNING")
+            self._client.update_run(self._stored["run_id"], status="RUNNING")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise SinkError(
-                f"MLflow at {uri} has no run {self._kept['run_id']}, which {self._file} names",
+                f"MLflow at {uri} has no run {self._stored['run_id']}, which {self._file} names",
                 "Use the server that it was made on, or delete that file for a new MLflow run.",
             ) from error
         self._describe()
@@ -60,10 +77,10 @@ class MlflowSink:
         assert self._line is not None
         waiting: list[Metric] = []
         for row in rows:
-            if 0 < row.attempt < self._kept.get("attempt", 1):
-                continue  # it comes again: the newest attempt's run has what counts of it
+            if 0 < row.attempt < self._stored.get("attempt", 1):
+                continue  # a repeat: the newest attempt's run has the values that count
             change = self._line.change(row)
-            if change.begins_at is not None and row.attempt > self._kept.get("attempt", 1):
+            if change.begins_at is not None and row.attempt > self._stored.get("attempt", 1):
                 self._log(waiting)
                 waiting = []
                 self._resume(row, change)
@@ -71,11 +88,11 @@ class MlflowSink:
         self._log(waiting)
 
     def close(self, run: RunInfo) -> None:
-        """Say how the run ended, if it did: `art sync` may come while it goes on."""
+        """Set the status of a run that has ended; `art sync` also closes runs that go on."""
         assert self._client is not None
         if run.status != "running":
             status = _ENDS.get(run.status, "FAILED")
-            self._client.set_terminated(self._kept["run_id"], status=status)
+            self._client.set_terminated(self._stored["run_id"], status=status)
 
     @property
     def _file(self) -> Path:
@@ -83,22 +100,22 @@ class MlflowSink:
         return self._run.run_dir / "sinks" / f"{self._run.sink or 'mlflow'}.json"
 
     def _resume(self, row: MetricsRow, change: Change) -> None:
-        """Go on with an attempt whose first trained row this is: in another MLflow run, which gets
-        the values that still count, if the attempt repeats steps.
+        """Begin an attempt at its first trained row. If it repeats steps, its rows go to another
+        MLflow run, which gets the values that still count.
         """
         assert self._client is not None
-        old = self._kept["run_id"]
+        old = self._stored["run_id"]
         if change.line is None:
-            self._keep({**self._kept, "attempt": row.attempt})
+            self._store({**self._stored, "attempt": row.attempt})
             self._client.set_tag(old, "art.attempt", str(row.attempt))
             return
         self._make(attempt=row.attempt, replaces=old)
         self._describe()
         times = change.line.times()
         self._log([m for s, v in change.line.values().items() for m in points(s, v, times[s])])
-        # Kept at last: an attempt that failed before is tried again, in a run of its own.
-        self._keep(self._kept)
-        self._client.set_tag(old, "art.replaced_by", self._kept["run_id"])
+        # Stored last: an attempt that failed before is tried again in another run.
+        self._store(self._stored)
+        self._client.set_tag(old, "art.replaced_by", self._stored["run_id"])
         self._client.set_terminated(old, status="KILLED")
 
     def _make(self, attempt: int, replaces: str | None = None) -> None:
@@ -107,33 +124,33 @@ class MlflowSink:
         found = client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else client.create_experiment(name)
         tags = {"art.attempt": str(attempt)} | ({"art.replaces": replaces} if replaces else {})
-        made = client.create_run(experiment, run_name=self._run.name, tags=tags).info.run_id
-        self._kept = {"run_id": made, "attempt": attempt, "described": False}
+        run_id = client.create_run(experiment, run_name=self._run.name, tags=tags).info.run_id
+        self._stored = {"run_id": run_id, "attempt": attempt, "described": False}
         if replaces is None:
-            # Kept before anything else can fail: a second try goes on with this run.
-            self._keep(self._kept)
+            # Stored before anything else can fail: a second try continues this run.
+            self._store(self._stored)
 
     def _describe(self) -> None:
         """Log the run's parameters, once."""
         assert self._run is not None and self._client is not None
-        if self._kept.get("described", True):
+        if self._stored.get("described", True):
             return
         params = params_of(self._run)
         for start in range(0, len(params), _PARAMS):
-            self._client.log_batch(self._kept["run_id"], params=params[start : start + _PARAMS])
-        self._kept = {**self._kept, "described": True}
-        if self._kept["attempt"] == 1:
-            self._keep(self._kept)
+            self._client.log_batch(self._stored["run_id"], params=params[start : start + _PARAMS])
+        self._stored = {**self._stored, "described": True}
+        if self._stored["attempt"] == 1:
+            self._store(self._stored)
 
-    def _keep(self, kept: dict[str, Any]) -> None:
-        self._kept = kept
-        replace_json(self._file, kept)
+    def _store(self, stored: dict[str, Any]) -> None:
+        self._stored = stored
+        replace_json(self._file, stored)
 
     def _log(self, metrics: Sequence[Metric]) -> None:
         assert self._client is not None
         for start in range(0, len(metrics), _BATCH):
             batch = metrics[start : start + _BATCH]
-            self._client.log_batch(self._kept["run_id"], metrics=batch)
+            self._client.log_batch(self._stored["run_id"], metrics=batch)
 
 
 def params_of(run: RunInfo) -> list[Param]:
@@ -141,7 +158,7 @@ def params_of(run: RunInfo) -> list[Param]:
     values of 6,000.
     """
     about = {**run.config, "base_model": run.base_model}
-    named = {to_mlflow(str(k))[:LONGEST]: str(v)[:_LONGEST_VALUE] for k, v in about.items()}
+    named = {to_mlflow(str(k))[:MAX_KEY]: str(v)[:_MAX_VALUE] for k, v in about.items()}
     return [Param(name, value) for name, value in named.items()]
 
 
@@ -156,5 +173,5 @@ def points(step: int, values: Mapping[str, float], at: datetime) -> Iterator[Met
     """Yield the metrics of a step; a key too long for MLflow, over 250 characters, is left out."""
     time = int(at.timestamp() * 1_000)
     for key, value in values.items():
-        if len(named := to_mlflow(key)) <= LONGEST:
+        if len(named := to_mlflow(key)) <= MAX_KEY:
             yield Metric(named, value, time, step)

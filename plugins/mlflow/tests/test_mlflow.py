@@ -17,7 +17,7 @@ import art_core as art
 from art_core.testing.plugin import PluginContract
 from art_core.testing.sink import SinkContract, ended, row, run_in
 from art_mlflow import mlflow_sink
-from art_mlflow.keys import from_mlflow, to_mlflow
+from art_mlflow.sink import from_mlflow, to_mlflow
 
 # MLflow's own mapping uses what SQLAlchemy 2.1 advises against.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

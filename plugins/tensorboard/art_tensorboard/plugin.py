@@ -1,4 +1,4 @@
-"""What art-tensorboard offers to art-core. TensorBoard is imported when a run opens."""
+"""The hook of art-tensorboard. TensorBoard is imported when a run opens."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def tensorboard_sink(logdir: str | Path | None = None) -> SinkSpec:
 
 @hookimpl
 def art_sinks() -> list[SinkSpec]:
-    """Offer the sink; it takes rows where it is named."""
+    """Offer the sink; it is used if it is named."""
     return [tensorboard_sink()]

@@ -1,4 +1,4 @@
-"""Rows as scalars in TensorBoard's event files; neither TensorFlow nor torch is needed."""
+"""The sink of TensorBoard's event files: rows as scalars. It needs neither TensorFlow nor torch."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TensorboardSink:
 
 
 def restart(row: MetricsRow) -> Event:
-    """Return the event at which TensorBoard drops what was written before from this step on."""
+    """Return the event that makes TensorBoard drop earlier values from this step on."""
     started = SessionLog(status=SessionLog.START)
     return Event(wall_time=row.recorded_at.timestamp(), step=row.step, session_log=started)
 

@@ -1,4 +1,4 @@
-"""What art-trackio offers to art-core. Trackio is imported when a run opens."""
+"""The hook of art-trackio. Trackio is imported when a run opens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from art_core import Sink, SinkSpec, hookimpl
 
 
 def trackio_sink(project: str | None = None) -> SinkSpec:
-    """Return a Trackio sink; `project` is the model's unless given. `TRACKIO_DIR` says where."""
+    """Return a Trackio sink in `TRACKIO_DIR`; `project` is the model's unless given."""
 
     def create() -> Sink:
         from art_trackio.sink import TrackioSink
@@ -27,5 +27,5 @@ def trackio_sink(project: str | None = None) -> SinkSpec:
 
 @hookimpl
 def art_sinks() -> list[SinkSpec]:
-    """Offer the sink; it is a default one where TRACKIO_DIR says that Trackio is wanted."""
+    """Offer the sink; it is a default one if TRACKIO_DIR is set."""
     return [trackio_sink()]

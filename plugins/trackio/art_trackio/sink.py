@@ -1,4 +1,4 @@
-"""Rows in Trackio's database, written at once: nothing waits in memory for a kill to lose it."""
+"""The sink of a Trackio run. Rows are written to its database at once, none wait in memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from art_core import MetricsRow, RunInfo
 
 @attrs.define(eq=False)
 class TrackioSink:
-    """Writes each row with its seq as Trackio's log id, so that one that comes again is dropped."""
+    """Writes each row with its seq as Trackio's log id, so repeats are dropped."""
 
     project: str | None = None
     _run: RunInfo | None = None
     _furthest: MetricsRow | None = None
 
     def open(self, run: RunInfo) -> None:
-        """Note which run the rows belong to; Trackio makes its database with the first."""
+        """Store the run; Trackio makes its database with the first rows."""
         self._run = run
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
@@ -75,5 +75,5 @@ def run_id(run: RunInfo) -> str:
 
 
 def record(row: MetricsRow) -> dict[str, Any]:
-    """Return what Trackio keeps of a row."""
+    """Return the values of a row for Trackio."""
     return {**row.metrics, "seq": row.seq, "attempt": row.attempt, "split": row.split}

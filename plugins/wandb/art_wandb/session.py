@@ -1,31 +1,80 @@
-"""Opens the W&B run: the one place that knows wandb's settings."""
+"""The W&B run of a run: its settings, its id and the rows that are certainly on the disk, both kept
+in `sinks/wandb.json`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import requests
 import wandb
 
 from art_core import RunInfo, SinkError
-from art_wandb.identity import run_id
-from art_wandb.options import Options
+from art_core.base.files import read_json, replace_json
+from art_wandb.plugin import WandbOptions
+
+_MAX_NAME = 64
+
+
+def run_id(run: RunInfo) -> str:
+    """Return the W&B run's id, made on first use: a resume has the same id, a new directory
+    another.
+    """
+    stored = _read(run).get("id")
+    if stored is not None:
+        return str(stored)
+    own_id = new_id(run.name, f"{run.project}/{run.name}/{time.time_ns()}")
+    _keep(run, "id", own_id)
+    return own_id
+
+
+def durable_seq(run: RunInfo) -> int | None:
+    """Return the seq up to which wandb has written all rows to the disk; None before the first."""
+    return _read(run).get("durable")
+
+
+def keep_durable_seq(run: RunInfo, seq: int) -> None:
+    """Store the seq up to which wandb has certainly written all rows to the disk."""
+    _keep(run, "durable", seq)
+
+
+def _read(run: RunInfo) -> dict[str, Any]:
+    return read_json(_file(run))
+
+
+def _keep(run: RunInfo, name: str, value: str | int) -> None:
+    replace_json(_file(run), _read(run) | {name: value}, sync=False)
+
+
+def _file(run: RunInfo) -> Path:
+    return run.run_dir / "sinks" / f"{run.sink or 'wandb'}.json"
+
+
+def new_id(name: str, seed: str) -> str:
+    """Return an id that W&B takes: letters, digits, `-` and `_` of the name, and a short hash."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:_MAX_NAME]
+    return f"{readable or 'run'}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+
 
 log = logging.getLogger("art_core")
 
 FLUSH_S = 1.0
 
 _open: dict[str, wandb.Run] = {}
-"""The runs of this process by id: wandb's service opens an id once at a time."""
+"""The runs of this process by id: wandb's service opens an id only once at a time."""
 
 
-def open_run(run: RunInfo, options: Options) -> wandb.Run:
+def open_run(run: RunInfo, options: WandbOptions) -> wandb.Run:
     """Return the W&B run of a run, new or resumed.
 
     Raises SinkError when W&B can't be reached in `init_timeout_s`, else what wandb raises.
@@ -47,7 +96,7 @@ def open_run(run: RunInfo, options: Options) -> wandb.Run:
     return opened
 
 
-def _init(run: RunInfo, options: Options, own_id: str, mode: Any) -> wandb.Run:
+def _init(run: RunInfo, options: WandbOptions, own_id: str, mode: Any) -> wandb.Run:
     return wandb.init(
         project=options.project or run.project,
         entity=options.entity,
@@ -69,8 +118,8 @@ def _init(run: RunInfo, options: Options, own_id: str, mode: Any) -> wandb.Run:
 
 @contextmanager
 def _pythons_hooks() -> Iterator[None]:
-    """Keep `sys.exit` and `sys.excepthook`, which wandb replaces to learn how a program ends: the
-    sink's `close` is given that, and Ctrl-C is to print one line.
+    """Restore `sys.exit` and `sys.excepthook`, which wandb replaces to see how a program ends: the
+    sink's `close` gets that, and Ctrl-C must print one line.
     """
     exit_, hook = sys.exit, sys.excepthook
     try:
@@ -83,23 +132,23 @@ def _pythons_hooks() -> Iterator[None]:
 
 
 def finish(run: wandb.Run, exit_code: int) -> None:
-    """Finish a W&B run; waits for uploads no longer than `finish_timeout_s`."""
+    """Finish a W&B run; wait for uploads at most `finish_timeout_s`."""
     run.finish(exit_code=exit_code)
     _open.pop(run.id, None)
 
 
 def config_of(run: RunInfo) -> dict[str, Any]:
-    """Return what W&B keeps as the run's config: the user's, and what the run is."""
+    """Return the config of the W&B run: the user's, with the names of the run."""
     about = {"project": run.project, "name": run.name, "base_model": run.base_model}
     stored: dict[str, Any] = json.loads(json.dumps({**run.config, "art": about}, default=str))
     return stored
 
 
 def abandon(run: wandb.Run | None, error: BaseException) -> None:
-    """Let go of a W&B run after an error, so that it can be opened again.
+    """Finish a W&B run after an error, so that it can be opened again.
 
-    When the error says that wandb's service died, the next run starts another one. A living service
-    is left alone: the process may have W&B runs of its own.
+    If the error means that wandb's service died, the next run starts another one. A living service
+    is not stopped: the process may have other W&B runs.
     """
     if run is not None:
         _finish_quietly(run)
@@ -108,7 +157,7 @@ def abandon(run: wandb.Run | None, error: BaseException) -> None:
 
 
 def _reach(mode: str | None, seconds: float) -> None:
-    """Ask W&B for any answer, before `wandb.init` takes the run's id and waits with it."""
+    """Request any answer of W&B, before `wandb.init` takes the run's id and waits."""
     settings = wandb.setup().settings
     url = os.environ.get("WANDB_BASE_URL") or settings.base_url
     if (mode or os.environ.get("WANDB_MODE") or settings.mode) not in {"online", "run", "shared"}:
@@ -123,8 +172,8 @@ def _reach(mode: str | None, seconds: float) -> None:
 
 
 def _forget_failed_run() -> None:
-    """Stop wandb's service, unless others use it: it would say that the id of a run that could not
-    be opened is in use, for as long as it lives.
+    """Stop wandb's service unless other runs use it: as long as it lives, it reports the id of a
+    run that could not be opened as being in use.
     """
     if wandb.run is None and not _open:
         _teardown()
@@ -145,7 +194,7 @@ def _finish_quietly(run: wandb.Run) -> None:
     _open.pop(run.id, None)
 
 
-def _settings(options: Options) -> wandb.Settings:
+def _settings(options: WandbOptions) -> wandb.Settings:
     code = options.saves_code()
     wanted = {
         "console": "off",
@@ -155,9 +204,9 @@ def _settings(options: Options) -> wandb.Settings:
         "init_timeout": options.init_timeout_s,
         "login_timeout": options.init_timeout_s,
         "finish_timeout": options.finish_timeout_s,
-        # wandb tells parts of its story on standard output, which is the user's.
+        # wandb prints to standard output, which belongs to the user's program.
         "silent": True,
-        # Not public, and left out where a later wandb lacks it: 15 s by default.
+        # Not public; left out if a later wandb lacks it. The default is 15 s.
         "x_transaction_log_flush_interval": FLUSH_S,
     }
     known = wandb.Settings.model_fields

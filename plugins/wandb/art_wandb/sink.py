@@ -1,24 +1,59 @@
-"""Rows to a W&B run, acknowledged when wandb's service has them, sent again when it lost them."""
+"""The sink of a W&B run: rows are acknowledged when wandb's service has them, and sent again if the
+service lost them.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
 import wandb
 
-from art_core import HistoryError, MetricsRow, RunInfo, SinkError
-from art_wandb.axes import STEP, Axes
-from art_wandb.identity import durable_seq, keep_durable_seq
-from art_wandb.options import Options
-from art_wandb.session import FLUSH_S, abandon, finish, open_run
-from art_wandb.table import COLUMNS, table_rows
+from art_core import HistoryError, MetricsRow, Plugins, RunInfo, SinkError
+from art_wandb.plugin import WandbOptions
+from art_wandb.session import FLUSH_S, abandon, durable_seq, finish, keep_durable_seq, open_run
+
+STEP = "training_step"
+ENVELOPE = ("seq", "attempt", "split")
+_JUDGED = ("reward", "val", "test")
+
+
+@attrs.define
+class Axes:
+    """Puts each section on the axis `training_step` before its first value is logged."""
+
+    define_metric: Callable[..., Any]
+    _defined: set[str] = attrs.field(factory=set, init=False)
+
+    def define_catalogue(self) -> None:
+        """Define the axis, all sections of the catalogue, also of plugins, and the best values of
+        rewards and evaluations.
+        """
+        taxonomy = Plugins.discover().taxonomy()
+        for name in (STEP, *ENVELOPE):
+            self.define_metric(name, hidden=True)
+        self.define_sections(taxonomy.sections)
+        for key in taxonomy.specs:
+            direction = taxonomy.direction(key)
+            if direction and key.startswith(_JUDGED) and not key.endswith("*"):
+                best = "last,max" if direction == "higher" else "last,min"
+                self.define_metric(key, step_metric=STEP, summary=best)
+
+    def define_sections(self, names: Iterable[str]) -> None:
+        """Define new sections, or those of keys; a run's own split is a section too."""
+        new = {name.partition("/")[0] for name in names} - self._defined
+        for section in sorted(new):
+            self.define_metric(f"{section}/*", step_metric=STEP)
+        self._defined |= new
+
 
 log = logging.getLogger("art_core")
 
@@ -29,16 +64,16 @@ _EXIT_CODES = {"finished": 0, "running": 0, "interrupted": 255}  # 255 is "kille
 class WandbSink:
     """Logs each row with `training_step`, `seq`, `attempt` and `split` beside its metrics.
 
-    wandb's service is a process of its own, which writes to the disk every second. When it dies,
-    alone or with this process, the next write starts another one and sends again, from the run's
-    log, what may not have reached the disk. `seq` tells repeats.
+    wandb's service is another process, which writes to the disk every second. If it dies, the next
+    write starts another one and sends the rows again that may not be on the disk, from the run's
+    log. Repeats have the same `seq`.
     """
 
-    options: Options = attrs.field(factory=Options)
+    options: WandbOptions = attrs.field(factory=WandbOptions)
     _info: RunInfo | None = None
     _run: wandb.Run | None = None
     _axes: Axes | None = None
-    _told: bool = False
+    _announced: bool = False
     _begun: bool = False
     _sent: int = 0
     _furthest: MetricsRow | None = None
@@ -66,7 +101,7 @@ class WandbSink:
             self._start()
         if not self._begun and durable_seq(run) is not None:
             self._begin(1)
-        # Without a row of this process, all of the log was delivered by others: was all of it kept?
+        # If this process wrote no row, others delivered the log: check whether all of it was kept.
         end = self._acknowledged + 1 if self._acknowledged else sys.maxsize
         rows = [*self._lost(end)] if self._begun else []
         if rows:
@@ -83,18 +118,18 @@ class WandbSink:
             self._run = opened = open_run(self._info, self.options)
             self._axes = Axes(opened.define_metric)
             self._axes.define_catalogue()
-            # W&B itself knows best how far it has come, where it can be asked.
+            # A resumed run of W&B knows its newest row.
             known = opened.summary.get("seq") if opened.resumed else None
             if known is not None:
                 self._begun, self._durable = True, int(known)
             self._sent = self._durable
             self._furthest = None
-        if not self._told:
-            self._told = True
-            log.warning("W&B: %s", told(opened, self.options))
+        if not self._announced:
+            self._announced = True
+            log.warning("W&B: %s", location(opened, self.options))
 
     def _begin(self, first: int) -> None:
-        """Find out how far wandb has come before this process, and note where it began."""
+        """Find and store the row up to which earlier processes have written."""
         assert self._info is not None
         known = durable_seq(self._info)
         self._begun = True
@@ -103,7 +138,7 @@ class WandbSink:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Give up a run that failed; the next call starts it again."""
+        """Abandon the run if the block raises; the next call starts it again."""
         try:
             yield
         except Exception as error:
@@ -142,7 +177,9 @@ class WandbSink:
         return record
 
     def _confirm(self, seq: int) -> None:
-        """Ask wandb's service for the last seq: it answers in order, so then it has all of them."""
+        """Check that wandb's service has the last seq: it answers in order, so it has all rows
+        then.
+        """
         assert self._run is not None and self._info is not None
         has = self._run.summary.get("seq") or 0
         if has < seq and not self._run.disabled:
@@ -158,7 +195,7 @@ class WandbSink:
             keep_durable_seq(self._info, self._durable)
 
     def _lost(self, before: int) -> Iterator[MetricsRow]:
-        """Yield the rows of the log after what W&B is known to have and before a seq."""
+        """Yield the rows of the log after those that W&B has and before a seq."""
         assert self._info is not None
         if self._sent + 1 >= before:
             return
@@ -172,8 +209,35 @@ class WandbSink:
                 yield row
 
 
-def told(run: wandb.Run, options: Options) -> str:
-    """Return where a run can be seen."""
+def location(run: wandb.Run, options: WandbOptions) -> str:
+    """Return the URL or directory of a run."""
     if run.offline:
         return f"offline ({options.reason()}), in {run.settings.sync_dir}"
     return run.url or "disabled"
+
+
+COLUMNS = ("step", "group", "trajectory", "reward", "metrics", "messages")
+_MAX_ROWS = 1_000
+
+
+def table_rows(run_dir: Path, split: str, step: int) -> list[list[Any]]:
+    """Return the stored trajectories of a split and step as rows of a table, 1,000 at most."""
+    path = run_dir / "trajectories" / split / f"{step:04d}.jsonl"
+    if not path.exists():
+        return []
+    return [row for row, _ in zip(_rows(path, step), range(_MAX_ROWS), strict=False)]
+
+
+def _rows(path: Path, step: int) -> Iterator[list[Any]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            for index, one in enumerate(json.loads(line)["trajectories"]):
+                metrics = json.dumps(one["metrics"], ensure_ascii=False)
+                messages = [_message(item) for item in one["messages_and_choices"]]
+                text = json.dumps(messages, ensure_ascii=False)
+                yield [step, number, index, float(one["reward"]), metrics, text]
+
+
+def _message(item: dict[str, Any]) -> Any:
+    """Return a message, or a choice's without its token data."""
+    return item.get("message", item)

@@ -18,7 +18,7 @@ import pytest
 import art_core as art
 from art_core.testing.sink import ended, row, run_in, some_rows
 from art_wandb import wandb_sink
-from art_wandb.identity import new_id, run_id
+from art_wandb.session import new_id, run_id
 from offline_runs import OURS, files, history, metrics_of, records, summary
 
 
