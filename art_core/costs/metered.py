@@ -1,4 +1,4 @@
-"""Count the tokens of a model at a paid endpoint, read from the answers that its client gets."""
+"""The costs of a model at a paid endpoint, read from the answers to its client."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import attrs
 import orjson
 
 from art_core.costs.builder import MetricsBuilder
-from art_core.costs.nested import MeteredCall, calls_inside
-from art_core.costs.payer import Payer, carry_payers, payer_of
+from art_core.costs.payer import MeteredCall, Payer, calls_inside, carry_payers, payer_of
 from art_core.costs.stream import TrackedStream
 from art_core.metrics.usage import TokenUsage
 from art_core.prices.genai import provider_at
@@ -30,7 +29,7 @@ _ANSWERS = ("/completions", "/responses")
 
 @attrs.frozen(eq=False)
 class ModelMeter:
-    """Adds the cost of each answer of an endpoint to the run that pays; `own` is the model's."""
+    """Adds the cost of each answer to the run that pays; `own` is the model's builder."""
 
     base_url: str
     model_name: str
@@ -42,7 +41,7 @@ class ModelMeter:
     async def see(self, response: Any) -> None:
         """Read a response's usage, now or when its stream ends: an event hook of the HTTP client.
 
-        An error here is logged, and the response reaches the caller.
+        Errors are logged only, so the response reaches the caller.
         """
         try:
             if response.request.method == "POST" and response.is_success:
@@ -82,7 +81,7 @@ class ModelMeter:
 
 @attrs.define(eq=False)
 class _Call:
-    """One request: who pays, and inside which tracked call it was made."""
+    """One request, its payer and the tracked call around it."""
 
     own: MetricsBuilder
     payer: Payer
@@ -91,7 +90,7 @@ class _Call:
     inside: Any = attrs.field(factory=calls_inside.get)
 
     def add(self, usage: TokenUsage) -> None:
-        """Add the cost, or leave that to the tracked call around this one."""
+        """Add the cost, now or by the tracked call around this one."""
         if self.inside is None:
             self._book(usage)
         else:

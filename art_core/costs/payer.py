@@ -1,5 +1,6 @@
-"""Choose the run that pays for a call: the active builder's, the gathered group's, or that of the
-next model that logs groups.
+"""The payer of a call: the active builder, the gathered group, or the next model that logs groups.
+
+A call inside a tracked call is paid once.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ import atexit
 import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
 
 import attrs
 
 from art_core.base.threads import carry_into_threads
 from art_core.costs.book import PriceBook
 from art_core.costs.builder import MetricsBuilder, active_builder, open_builders
-from art_core.costs.nested import calls_inside
 from art_core.data.account import (
     UNOWNED,
     Account,
@@ -28,17 +31,78 @@ from art_core.data.account import (
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import installed_plugins
 from art_core.metrics.rates import TokenRates
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.usage import COUNTS, TokenUsage
 
 log = logging.getLogger("art_core")
 
 
+@attrs.frozen(eq=False)
+class MeteredCall:
+    """A call that a model's own client made; `book` adds its cost to a run."""
+
+    usage: TokenUsage
+    book: Callable[[], None]
+
+
+@attrs.define(eq=False)
+class CallsInside:
+    """Calls that were paid inside one tracked call.
+
+    `responses` were counted by tracked calls inside it. `metered` calls of a model's own client
+    wait: the tracked call pays for the one that it returns. If it `streams`, it pays for all that
+    is read from the stream.
+    """
+
+    responses: list[Any] = attrs.field(factory=list)
+    metered: list[MeteredCall] = attrs.field(factory=list)
+    streams: bool = False
+    ended: bool = False
+
+    @contextmanager
+    def entered(self) -> Iterator[CallsInside]:
+        """Collect calls inside the block, and in tasks and threads that it starts."""
+        token = calls_inside.set(self)
+        try:
+            yield self
+        finally:
+            with suppress(ValueError):  # of a call that is dropped unfinished, in another context
+                calls_inside.reset(token)
+
+    def meter(self, call: MeteredCall) -> None:
+        """Add a call of a model's own client, or book it if the tracked call has ended."""
+        if not self.ended:
+            self.metered.append(call)
+        elif not self.streams:
+            call.book()
+
+    def pays_for(self, usage: TokenUsage) -> TokenUsage:
+        """Return the usage of the tracked call's response; a metered call with it is dropped."""
+        same = (call for call in self.metered if _counts(call.usage) == _counts(usage))
+        found = next(same, None)
+        if found is not None:
+            self.metered.remove(found)
+        return usage
+
+    def end(self) -> None:
+        """Book the metered calls that are left: the tracked call did not return them."""
+        self.ended = True
+        while self.metered:
+            self.metered.pop().book()
+
+
+calls_inside: ContextVar[CallsInside | None] = ContextVar("art_calls_inside", default=None)
+
+
+def _counts(usage: TokenUsage) -> list[int]:
+    return [getattr(usage, name) for name in COUNTS]
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class PendingCall:
-    """A paid call that no run has booked. `usage` is None when it could not be read.
+    """A paid call that no run has booked. `usage` is None if it could not be read.
 
-    `prices` is the price book that was asked before the call; it prices the call if the book of the
-    model that pays can't. `several` models were open when it was made.
+    `prices` is the price book that was used before the call; it prices the call if the book of the
+    paying model can't. `several` is True if several models were open at the call.
     """
 
     source: str
@@ -73,9 +137,7 @@ class PendingCall:
 
 @attrs.frozen(eq=False)
 class PendingPayer:
-    """Takes the paid calls of a source like a metrics builder, while the model that pays is not
-    known.
-    """
+    """Takes the paid calls of a source like a metrics builder, until the paying model is known."""
 
     source: str
     account: Account
@@ -90,7 +152,7 @@ class PendingPayer:
         model_name: str,
         rates: TokenRates | None = None,
     ) -> None:
-        """Keep a call with the account."""
+        """Add a call to the account."""
         call = PendingCall(
             source=source,
             prices=self.prices,
@@ -102,7 +164,7 @@ class PendingPayer:
         self._add(call)
 
     def add_unpriced(self) -> None:
-        """Keep a call whose usage could not be read."""
+        """Add a call whose usage could not be read."""
         self._add(PendingCall(source=self.source, prices=self.prices))
 
     def _add(self, call: PendingCall) -> None:
@@ -116,20 +178,20 @@ Payer = MetricsBuilder | PendingPayer
 
 
 def carry_payers() -> None:
-    """Give threads the payer of the context in which they are started."""
+    """Carry the payer of a context into threads that are started in it."""
     carry_into_threads(active_builder, active_account, calls_inside)
 
 
 def payer_of(
     source: str, provider: str, model_name: str, own: MetricsBuilder | None = None
 ) -> Payer:
-    """Return the payer of a call that is made now.
+    """Return the payer of a call that is made now: the first of these that there is.
 
-    The active builder comes first (one without a context gives way to a group, which gets the
-    context of its split), then the group that is gathered, then, in a thread that began
-    before, the only builder or gathering that is active anywhere. Then `own`, the builder of the
-    model that is called. Any other call is kept for the next model that logs groups, with one
-    warning per source unless exactly one model is open.
+    1. The active builder; one without a context comes after a group, which has that of its split.
+    2. The group that is gathered.
+    3. In a thread that began before: the only builder or gathering that is active anywhere.
+    4. `own`, the builder of the model that is called.
+    5. The next model that logs groups. There is one warning per source unless one model is open.
     """
     builder, account = active_builder.get(), active_account.get()
     if builder is None and account is None:
@@ -151,7 +213,7 @@ def settle(groups: Sequence[TrajectoryGroup], builder: MetricsBuilder) -> None:
     """Book the paid calls of groups that a model logs or trains on.
 
     Calls outside of a gathering are booked too, in the context of the groups. In a row without
-    groups only the only open model books them, as training.
+    groups they are booked as training, if no other model is open.
     """
     for group in groups:
         for account in group.accounts():
@@ -171,7 +233,7 @@ def _book_unowned(builder: MetricsBuilder) -> None:
 
 
 def settle_rest(builder: MetricsBuilder) -> None:
-    """Book all paid calls that no model has booked, if no other model is open: at its close."""
+    """Book all paid calls that no model has booked, at the close of the only open model."""
     flush()
     if not _only_open(builder):
         return
@@ -190,7 +252,7 @@ def settle_rest(builder: MetricsBuilder) -> None:
 
 
 def report_unpaid() -> None:
-    """Warn of paid calls that are in no run when the program ends."""
+    """Warn at the end of the program of paid calls that are in no run."""
     flush()
     calls = [call for account in unsettled() for call in account.take()]
     if calls:

@@ -1,4 +1,4 @@
-"""Streams of a paid API: passed through as they are, while their usage is read from the chunks."""
+"""Streams of a paid API: chunks pass unchanged, and their usage is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import attrs
 
-from art_core.costs.nested import CallsInside
+from art_core.costs.payer import CallsInside
 from art_core.metrics.readers import read_delta, read_usage
 from art_core.metrics.usage import COUNTS, TokenUsage, field
 
@@ -19,14 +19,14 @@ _LAST_EVENTS = ("message_stop", "response.completed", "response.incomplete", "re
 
 
 def is_stream(result: Any) -> bool:
-    """Tell an iterator of chunks from a response."""
+    """Return whether a result is an iterator of chunks, not a response."""
     return hasattr(result, "__aiter__") or hasattr(result, "__next__")
 
 
 def parts_of(chunk: Any) -> Iterator[Any]:
-    """Yield what may hold usage: the chunk, the `response` of OpenAI's last event, the `message` of
-    Anthropic's first one, the `chunk` of an OpenAI helper's event, the `data` of Mistral's, the
-    `x_groq` of Groq's last one.
+    """Yield the parts that may hold usage: the chunk, the `response` of OpenAI's last event, the
+    `message` of Anthropic's first one, the `chunk` of an OpenAI helper's event, the `data` of
+    Mistral's, the `x_groq` of Groq's last one.
     """
     yield chunk
     for name in ("response", "message", "chunk", "data", "x_groq"):
@@ -36,14 +36,14 @@ def parts_of(chunk: Any) -> Iterator[Any]:
 
 
 def later(before: TokenUsage, after: TokenUsage) -> TokenUsage:
-    """Combine what two chunks said: counts run on, so that the larger one is the newer."""
+    """Combine the usage of two chunks whose counts grow: the larger count is the newer."""
     counts = {name: max(getattr(before, name), getattr(after, name)) for name in COUNTS}
     cost = before.cost_usd if after.cost_usd is None else after.cost_usd
     return _joined(before, after, counts, cost)
 
 
 def more(before: TokenUsage, after: TokenUsage) -> TokenUsage:
-    """Combine what two chunks of LangChain said: each tells what it adds."""
+    """Combine the usage of two chunks of LangChain: each has the tokens that it adds."""
     counts = {name: getattr(before, name) + getattr(after, name) for name in COUNTS}
     costs = [usage.cost_usd for usage in (before, after) if usage.cost_usd is not None]
     return _joined(before, after, counts, sum(costs) if costs else None)
@@ -63,7 +63,7 @@ def _joined(
 
 
 def is_last(chunk: Any) -> bool:
-    """Return whether no usage follows after a chunk: the answer has ended, its count is known."""
+    """Return whether a chunk ends the answer: no usage follows."""
     event = field(chunk, "type")
     if isinstance(event, str) and event in _LAST_EVENTS:
         return True
@@ -73,7 +73,7 @@ def is_last(chunk: Any) -> bool:
 
 
 def _finished(chunk: Any, name: str) -> bool:
-    """Return whether a chunk's choices are finished, or left out as in OpenAI's chunk of usage."""
+    """Return whether a chunk's choices are finished, or absent as in OpenAI's chunk of usage."""
     choices = field(chunk, name)
     return isinstance(choices, list) and all(
         field(choice, "finish_reason") or field(choice, "finishReason") for choice in choices
@@ -81,17 +81,18 @@ def _finished(chunk: Any, name: str) -> bool:
 
 
 @attrs.define(eq=False)
-class Reading:
-    """Reads chunks by what reads a whole response. That may fail at one which says nothing, so that
-    an `error` counts only if no chunk was read.
+class ChunkReader:
+    """Reads chunks by a function that reads whole responses.
+
+    It may fail at chunks without usage, so an `error` counts only if no chunk could be read.
     """
 
     read: Callable[[Any], Any]
-    answered: bool = False
+    found_any: bool = False
     error: Exception | None = None
 
     def of(self, chunk: Any) -> Any:
-        """Return what the first part of a chunk that says anything says, else None."""
+        """Return the first value that is read from a part of a chunk, else None."""
         for part in parts_of(chunk):
             try:
                 found = self.read(part)
@@ -99,29 +100,29 @@ class Reading:
                 self.error = error
                 continue
             if found is not None:
-                self.answered = True
+                self.found_any = True
                 return found
         return None
 
-    def tell(self) -> None:
-        """Log the error of one that could read nothing."""
-        if self.error is not None and not self.answered:
+    def log_error(self) -> None:
+        """Log the error if nothing could be read."""
+        if self.error is not None and not self.found_any:
             log.error("no chunk of a stream could be read for its cost", exc_info=self.error)
 
 
 @attrs.define(eq=False)
 class TrackedStream:
-    """A stream of chunks, sync or async, that calls `finished(usage)` once, when it is over.
+    """A stream of chunks, sync or async, that calls `finished(usage)` once, at its end.
 
-    `tokens` reads the usage of a response, `cost` the US dollars that it says itself; both are
-    asked of each chunk, and answer None where it says nothing. `inside` collects paid calls that
-    are made while it is read: a generator's body runs then.
+    `tokens` reads the usage of each chunk, `cost` the US dollars that it reports; both return None
+    for a chunk without. `inside` collects paid calls while the stream is read, such as those of a
+    generator's body.
     """
 
     stream: Any
     finished: Callable[[TokenUsage], None]
-    tokens: Reading = attrs.field(default=read_usage, converter=Reading)
-    cost: Reading = attrs.field(default=lambda _: None, converter=Reading)
+    tokens: ChunkReader = attrs.field(default=read_usage, converter=ChunkReader)
+    cost: ChunkReader = attrs.field(default=lambda _: None, converter=ChunkReader)
     inside: CallsInside = attrs.field(factory=CallsInside)
     _usage: TokenUsage = attrs.field(factory=TokenUsage)
     _usd: float | None = None
@@ -144,15 +145,15 @@ class TrackedStream:
         return chunk
 
     def complete(self) -> None:
-        """Take note that the stream has come to its end."""
+        """Note that the stream is complete."""
         self._whole = True
 
     def finish(self) -> None:
-        """Report the usage of the chunks until now, once."""
+        """Report the usage of the chunks so far, once."""
         if not self._done:
             self._done = True
-            self.tokens.tell()
-            self.cost.tell()
+            self.tokens.log_error()
+            self.cost.log_error()
             usage, usd = self._usage, self._usd
             if not self._whole and usage.total_tokens:
                 usage = attrs.evolve(usage, unread=(*usage.unread, CUT))

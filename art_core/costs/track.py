@@ -14,14 +14,19 @@ from typing import Any, ParamSpec, TypeVar, cast
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.costs.book import rates_of
 from art_core.costs.builder import active_builder
-from art_core.costs.nested import CallsInside, calls_inside
-from art_core.costs.payer import Payer, book_for, carry_payers, payer_of
+from art_core.costs.payer import (
+    CallsInside,
+    Payer,
+    book_for,
+    calls_inside,
+    carry_payers,
+    payer_of,
+)
 from art_core.costs.stream import TrackedStream, is_stream
 from art_core.data.account import before_gatherings
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.rates import TokenRates
+from art_core.metrics.rates import TokenRates, rates_of
 from art_core.metrics.usage import TokenUsage
 
 log = logging.getLogger("art_core")
@@ -37,19 +42,19 @@ def track_api_cost(
     response_getter: Callable[[Any], Any] | None = None,
     **per_million: float,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Add what each call of the function costs to `costs/<context>/<source>`.
+    """Add the cost of each call of the function to `costs/<context>/<source>`.
 
-    The function, sync or async, returns a provider's response with its token usage, something from
-    which `response_getter` gets it, a stream of chunks, or a task or future of one of these; it may
-    be a generator of chunks, too.
+    The function is sync or async. It returns a provider's response with its token usage, a value
+    from which `response_getter` gets the response, a stream of chunks, or a task or future of one
+    of these. A generator of chunks works, too.
     The context is that of the active metrics builder. Without one, the cost of a rollout goes to
-    the run of the model that logs its group or trains on it, and any other to the only open model.
-    While there is none, or several, such a cost is kept, with a warning.
+    the run of the model that logs its group or trains on it, and any other cost to the only open
+    model. If no model is open, or several are, such a cost is kept, with a warning.
 
     Prices are those given here (`prompt_per_million=...`), else registered ones, else a plugin's.
-    A missing price raises PricingError before the call is made; after the call nothing raises: what
-    cannot be priced is counted in `data/step_unpriced_calls` and said once. Raises MetricError for
-    a source that is no path of a cost.
+    A missing price raises PricingError before the call is made. After the call nothing raises:
+    calls without a price are counted in `data/step_unpriced_calls`, with a warning. Raises
+    MetricError for an invalid source.
     """
     for name, value in (("source", source), ("provider", provider), ("model_name", model_name)):
         if not isinstance(value, str) or not value:
@@ -57,15 +62,15 @@ def track_api_cost(
     builtin_taxonomy().place(f"costs/train/{source}", "train")
     explicit = rates_of(per_million, source="explicit") if per_million else None
     carry_payers()
-    meter = _Meter(source, provider, model_name, response_getter, explicit)
+    tracked = _TrackedFunction(source, provider, model_name, response_getter, explicit)
     if explicit is None:
-        _unchecked.append(meter)
+        _unchecked.append(tracked)
         before_gatherings(_check_prices)
-    return cast("Callable[[Callable[P, R]], Callable[P, R]]", meter.wrap)
+    return cast("Callable[[Callable[P, R]], Callable[P, R]]", tracked.wrap)
 
 
 @attrs.frozen
-class _Meter:
+class _TrackedFunction:
     source: str
     provider: str
     model: str
@@ -73,7 +78,7 @@ class _Meter:
     explicit: TokenRates | None
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function of any of the four kinds, also a method."""
+        """Wrap a function, coroutine function or generator, also a method."""
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             return self._wrap_generator(function)
         if inspect.iscoroutinefunction(function):
@@ -174,10 +179,10 @@ class _Meter:
 
     @contextmanager
     def _calling(self, payer: Payer, inside: CallsInside) -> Iterator[None]:
-        """Collect what is paid inside the block.
+        """Collect paid calls inside the block.
 
-        Of a call that was answered and then failed, as OpenAI's `parse` does at a cut answer, the
-        error tells the `completion` that was paid.
+        A call can fail after its answer, as OpenAI's `parse` does at a cut answer. Its error has
+        the `completion`, which was paid.
         """
         try:
             with inside.entered():
@@ -190,7 +195,7 @@ class _Meter:
             raise
 
     def _usage(self, payer: Payer, response: Any, inside: CallsInside) -> TokenUsage | None:
-        """Return what a response used; None for one that a tracked call inside has counted."""
+        """Return a response's usage; None if a tracked call inside has counted it."""
         around = calls_inside.get()
         if around is not None:
             around.responses.append(response)
@@ -205,7 +210,7 @@ class _Meter:
             if used is not None:
                 payer.add_usage(self.source, used, **names, rates=self.explicit)
         except ConfigError as error:
-            payer.prices.say_once(
+            payer.prices.warn_once(
                 f"the cost of calls of {self.source!r} could not be read: {error}. "
                 "They are counted as unpriced; the call's result is kept"
             )
@@ -217,21 +222,21 @@ class _Meter:
             payer.add_unpriced()
 
 
-_unchecked: list[_Meter] = []
+_unchecked: list[_TrackedFunction] = []
 
 
 def _check_prices() -> None:
-    """Warn of prices that are missing before rollouts sample anything: their calls would raise."""
+    """Warn of missing prices before rollouts sample anything: calls without a price raise."""
     while _unchecked:
-        meter = _unchecked.pop()
+        tracked = _unchecked.pop()
         builder = active_builder.get()
-        prices = builder.prices if builder else book_for(meter.provider, meter.model)
-        if not prices.can_price(meter.provider, meter.model):
-            prices.say_once(
-                f"no price is known for model {meter.model!r} of provider {meter.provider!r}: "
-                f"calls of {meter.source!r} will raise PricingError before they are made. "
+        prices = builder.prices if builder else book_for(tracked.provider, tracked.model)
+        if not prices.can_price(tracked.provider, tracked.model):
+            prices.warn_once(
+                f"no price is known for model {tracked.model!r} of provider {tracked.provider!r}: "
+                f"calls of {tracked.source!r} will raise PricingError before they are made. "
                 "Register one: model.metrics_builder().register_model_pricing"
-                f"({meter.model!r}, prompt_per_million=..., completion_per_million=...)."
+                f"({tracked.model!r}, prompt_per_million=..., completion_per_million=...)."
             )
 
 

@@ -1,70 +1,49 @@
-"""Prices of tokens and of device time, and the arithmetic that turns usage into US dollars."""
+"""Prices of tokens and of device time, and the US dollars of a usage at these prices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 from attrs.validators import optional
 
+from art_core.base.errors import ConfigError
 from art_core.base.numbers import as_number, as_number_or_none, check_price
 from art_core.metrics.usage import GpuTime, TokenUsage
 
 
+def _optional_rate() -> Any:
+    return attrs.field(default=None, converter=as_number_or_none, validator=optional(check_price))
+
+
 @attrs.frozen(kw_only=True)
 class TokenRates:
-    """US dollars per million tokens, and where the price is from.
+    """US dollars per million tokens, and the source of the price.
 
-    Cache reads and writes cost as much as fresh prompt tokens unless given, and writes kept for an
-    hour as much as other writes. Tokens of images cost as much as text unless given; so do those of
+    Cache reads and writes cost as much as fresh prompt tokens unless given, and writes for an hour
+    as much as other writes. Tokens of images cost as much as text unless given; so do those of
     audio, and the call counts as partly priced.
-    Tokens to train on have no price unless `train_per_million` is given; at a hosted training
-    service, prefill is input, cached prefill is a cache read, and sampling is output. Searches that
-    the provider makes cost US dollars per thousand. `as_of` is the date of the price list.
+    Tokens to train on have no price unless `train_per_million` is given. At a hosted training
+    service, prefill is input, cached prefill is a cache read, and sampling is output. Searches by
+    the provider cost US dollars per thousand. `as_of` is the date of the price list.
     """
 
     input_per_million: float = attrs.field(converter=as_number, validator=check_price)
     output_per_million: float = attrs.field(converter=as_number, validator=check_price)
-    cache_read_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    cache_write_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    cache_write_1h_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    train_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    web_search_per_thousand: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    file_search_per_thousand: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    grounded_prompt_per_thousand: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    input_audio_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    output_audio_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    cache_read_audio_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    input_image_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    output_image_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
-    cache_read_image_per_million: float | None = attrs.field(
-        default=None, converter=as_number_or_none, validator=optional(check_price)
-    )
+    cache_read_per_million: float | None = _optional_rate()
+    cache_write_per_million: float | None = _optional_rate()
+    cache_write_1h_per_million: float | None = _optional_rate()
+    train_per_million: float | None = _optional_rate()
+    web_search_per_thousand: float | None = _optional_rate()
+    file_search_per_thousand: float | None = _optional_rate()
+    grounded_prompt_per_thousand: float | None = _optional_rate()
+    input_audio_per_million: float | None = _optional_rate()
+    output_audio_per_million: float | None = _optional_rate()
+    cache_read_audio_per_million: float | None = _optional_rate()
+    input_image_per_million: float | None = _optional_rate()
+    output_image_per_million: float | None = _optional_rate()
+    cache_read_image_per_million: float | None = _optional_rate()
     source: str = "explicit"
     as_of: str | None = None
 
@@ -103,7 +82,7 @@ class TokenRates:
         return attrs.evolve(self, source=source, **scaled)
 
     def cover(self, usage: TokenUsage) -> bool:
-        """Tell whether every kind of token in a usage has a price."""
+        """Return whether every kind of token in a usage has a price."""
         return not usage.train_tokens or self.train_per_million is not None
 
     def lacking(self, usage: TokenUsage) -> tuple[str, ...]:
@@ -116,6 +95,29 @@ class TokenRates:
             "output_audio_tokens": self.output_audio_per_million is None,
         }
         return tuple(name for name, lacks in without.items() if lacks and getattr(usage, name))
+
+
+RATE_NAMES = (
+    "prompt_per_million",
+    "completion_per_million",
+    "cached_prompt_per_million",
+    "cache_creation_per_million",
+    "cache_creation_1h_per_million",
+    "cache_read_per_million",
+    *[field.name for field in attrs.fields(TokenRates)[5:-2]],
+)
+"""Names of prices that users give: the parameters of `TokenRates.of`, and fields for the others."""
+
+
+def rates_of(prices: Mapping[str, float], *, source: str) -> TokenRates:
+    """Make rates of prices by name; ConfigError lists the names that are missing or unknown."""
+    missing = set(RATE_NAMES[:2]) - prices.keys()
+    if missing or prices.keys() - set(RATE_NAMES):
+        raise ConfigError(
+            f"prices need prompt_per_million and completion_per_million, got {sorted(prices)}",
+            f"Known: {', '.join(RATE_NAMES)}.",
+        )
+    return TokenRates.of(**prices, source=source)
 
 
 def price(usage: TokenUsage, rates: TokenRates) -> float:
@@ -147,7 +149,7 @@ def _prompt(usage: TokenUsage, rates: TokenRates) -> Iterator[tuple[int, float]]
 
 
 def _answer(usage: TokenUsage, rates: TokenRates) -> Iterator[tuple[int, float]]:
-    """Yield the parts of the answer, and what was trained on, each with its rate."""
+    """Yield the parts of the answer, and the tokens trained on, each with its rate."""
     audio, image, text = _split(
         usage.output_tokens, usage.output_audio_tokens, usage.output_image_tokens
     )

@@ -1,6 +1,6 @@
-"""What was bought: the calls and device time behind a cost leaf, with the price that was used.
+"""Receipts: the calls and device time behind a cost leaf, and the price that was used.
 
-Receipts lie in the rows that they were paid in, so that a run can be priced again later.
+Receipts are kept in the rows of their costs, so that a run can be priced again later.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from art_core.metrics.usage import COUNTS, GpuTime, TokenUsage
 
 @attrs.frozen(kw_only=True)
 class Receipt:
-    """Calls of one kind, or time of one device, in one row: added up while only numbers differ.
+    """Calls of one kind, or time of one device, in one row; those that differ in numbers only are
+    added up.
 
-    `usd` is what was booked at `leaf`, None when the calls had no price; `rates` are US dollars per
-    million tokens, or per device-hour; `reported` says that the provider itself named the cost;
-    `unread` names what the calls were billed for that is not in `usd`.
+    `usd` was booked at `leaf`; it is None when the calls had no price. `rates` are US dollars per
+    million tokens, or per device-hour. The provider itself named the cost if `reported`. `unread`
+    names the parts of the bill that are not in `usd`.
     """
 
     leaf: str
@@ -77,7 +78,7 @@ class Receipt:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the receipt as JSON values, without what it leaves at its default."""
+        """Return the receipt as JSON values, without those that have their default."""
         default = {field.name: field.default for field in attrs.fields(Receipt)}
         values = attrs.asdict(self)
         return {k: v for k, v in values.items() if v != default[k] and v != {}}
@@ -123,9 +124,9 @@ def gpu_receipt(leaf: str, time: GpuTime, usd: float | None, rates: Mapping[str,
 
 
 def receipt_of(stored: Mapping[str, Any]) -> Receipt:
-    """Read a receipt back out of a row; a null stands for the default.
+    """Read a receipt from a row; null stands for the default.
 
-    Raises TypeError for fields that are not known here and for values of other kinds.
+    Raises TypeError for unknown fields and invalid values.
     """
     receipt = Receipt(**{name: value for name, value in stored.items() if value is not None})
     if not isinstance(receipt.rates, dict) or not isinstance(receipt.leaf, str):

@@ -1,6 +1,4 @@
-"""Seventh stop: one row, the unit that is logged, kept and delivered, and its one-line JSON
-form.
-"""
+"""A row of metrics, and its form as one line of JSON."""
 
 from __future__ import annotations
 
@@ -28,10 +26,10 @@ _CLOCKS = frozenset({"time/wall_clock_sec", "time/attempt_sec"})
 class MetricsRow:
     """A step's metrics on one split.
 
-    `seq` counts the run's rows from 1 and is the key to drop repeats by; `attempt` counts the times
-    that the run was opened to log; `metrics` are finite floats; `nonfinite` holds the values that
-    were not, as text; `scenario_ids` are the ids that this row saw first; `receipts` say what its
-    costs were paid for, and at which price.
+    `seq` counts the run's rows from 1 and is the key to drop repeats by. `attempt` counts the times
+    that the run was opened to log. `metrics` are finite floats; `nonfinite` has the other values,
+    as text. `scenario_ids` are in no earlier row. `receipts` are the calls and device time behind
+    the costs, with their prices.
     """
 
     seq: int
@@ -45,7 +43,7 @@ class MetricsRow:
     receipts: tuple[dict[str, Any], ...] = ()
 
     def is_behind(self, other: MetricsRow | None) -> bool:
-        """Return True if a row that was logged before is of a later step of the same attempt."""
+        """Return True if a row logged before belongs to a later step of the same attempt."""
         if other is None or other.seq >= self.seq or other.attempt != self.attempt:
             return False
         return self.step < other.step
@@ -53,15 +51,16 @@ class MetricsRow:
     def without_totals(self) -> MetricsRow:
         """Return the row without the sums over the run, its clocks and its average speeds.
 
-        A row that is behind carries these as of when it was logged, which a curve over steps would
-        show at an old step.
+        A row that is behind has those of the time when it was logged. A curve over steps would show
+        them at an old step.
         """
         kept = {key: value for key, value in self.metrics.items() if not is_total(key)}
         return attrs.evolve(self, metrics=kept)
 
     def to_line(self) -> bytes:
-        """Return the row as one line of strict JSON; metric keys stand beside the envelope's, as in
-        ART's files. Values that JSON can't hold are converted or dropped, with a warning.
+        """Return the row as one line of strict JSON, with all keys on one level as in ART's files.
+
+        Values that JSON can't hold are converted or dropped, with a warning.
         """
         try:
             return _line(self)
@@ -84,9 +83,9 @@ class MetricsRow:
 
     @classmethod
     def from_line(cls, line: bytes) -> MetricsRow:
-        """Read a row back, also one that ART wrote; HistoryError for a line that is not one.
+        """Read a row, also one that ART wrote; HistoryError for any other line.
 
-        A byte order mark, which some editors put at a file's start, is passed over.
+        A byte order mark, which some editors put at a file's start, is skipped.
         """
         try:
             record = loads(line.removeprefix(BOM_UTF8))
@@ -124,7 +123,7 @@ def _not_a_row(line: bytes, error: Exception) -> HistoryError:
 
 
 def is_total(key: str) -> bool:
-    """Return whether a key is a sum over the run, a clock or an average speed: all of the run."""
+    """Return whether a key is about the whole run: a sum, a clock or an average speed."""
     return key in _CLOCKS or key.startswith("throughput/avg_") or "cum" in key.split("/")[1:]
 
 
@@ -150,8 +149,9 @@ def _line(row: MetricsRow) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: text as UTF-8, numbers of any type as floats or ints of
-    64 bits. Parts that can't be converted are dropped: null in a list, no key in an object.
+    """Return a value that JSON can hold: text as UTF-8, numbers as floats or ints of 64 bits.
+
+    Parts that can't be converted are dropped: null in a list, no key in an object.
     """
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()

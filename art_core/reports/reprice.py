@@ -12,9 +12,9 @@ import orjson
 
 from art_core.base.errors import ConfigError, unknown
 from art_core.base.numbers import price_of
-from art_core.costs.book import PriceBook, bare_name, rates_of
+from art_core.costs.book import PriceBook, bare_name
 from art_core.log.history import read_rows
-from art_core.metrics.rates import TokenRates, price
+from art_core.metrics.rates import TokenRates, price, rates_of
 from art_core.metrics.receipt import Receipt
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy

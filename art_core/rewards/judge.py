@@ -20,8 +20,7 @@ import attrs
 
 from art_core.base.errors import ConfigError, RewardError
 from art_core.client.openai_client import openai_package
-from art_core.costs.nested import CallsInside
-from art_core.costs.payer import carry_payers, payer_of
+from art_core.costs.payer import CallsInside, carry_payers, payer_of
 from art_core.prices.genai import provider_at
 from art_core.rewards.answers import json_in, score_of
 

@@ -405,6 +405,6 @@ async def test_counts_that_are_none_are_named_once_without_a_traceback(model, ca
     assert metrics["data/step_unpriced_calls"] == 2.0
     assert metrics["costs/all"] == 1.0
     assert caplog.text.count("prompt_tokens must be a whole number, got 'many'") == 1
-    assert "'acme' says that a call cost True US dollars: unused" in caplog.text
+    assert "'acme' reports a cost of True US dollars: ignored" in caplog.text
     assert "Traceback" not in caplog.text
     await model.close()

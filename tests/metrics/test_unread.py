@@ -8,7 +8,7 @@ import pytest
 
 import art_core as art
 from art_core.costs.stream import CUT, TrackedStream
-from art_core.metrics.readers import anthropic, chat, langchain, read_delta, read_usage, responses
+from art_core.metrics.readers import anthropic, openai, others, read_delta, read_usage
 from art_core.metrics.usage import TokenUsage
 
 CHAT = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -259,7 +259,13 @@ async def test_a_call_of_which_a_part_has_no_price_is_counted_and_kept_in_its_re
 
 def test_the_docs_list_every_field_that_is_understood():
     page = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
-    read = (*chat._READ, *chat._WRITTEN, *chat._WRITTEN_1H, *anthropic._COUNTS)
-    known = (*chat._KNOWN, *responses._KNOWN, *anthropic._KNOWN, *langchain._KNOWN)
+    chat = (*openai._CHAT_READ, *openai._CHAT_WRITTEN, *openai._CHAT_WRITTEN_1H)
+    read = (*chat, *anthropic._COUNTS)
+    known = (
+        *openai._CHAT_KNOWN,
+        *openai._RESPONSES_KNOWN,
+        *anthropic._KNOWN,
+        *others._KNOWN,
+    )
     fields = {path.rpartition(".")[2] for path in (*read, *known)}
     assert {name for name in fields if name not in page} == set()

@@ -1,4 +1,4 @@
-"""Readers of usage: the tokens that a provider's response reports, in each provider's own form."""
+"""Read the usage in a provider's response, in the form of each provider."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.metrics.readers.anthropic import anthropic_usage, is_anthropic
-from art_core.metrics.readers.batches import BATCH, is_line, result_of
-from art_core.metrics.readers.bedrock import bedrock_usage
-from art_core.metrics.readers.chat import chat_usage
-from art_core.metrics.readers.cohere import cohere_usage
+from art_core.metrics.readers.anthropic import anthropic_usage, bedrock_usage, is_anthropic
 from art_core.metrics.readers.gemini import gemini_usage
-from art_core.metrics.readers.langchain import langchain_usage
-from art_core.metrics.readers.responses import responses_usage
+from art_core.metrics.readers.openai import chat_usage, is_chat, responses_usage
+from art_core.metrics.readers.others import cohere_usage, langchain_usage
 from art_core.metrics.usage import TokenUsage, field
 
+_BATCH = "batch"
+_FAILED = ("errored", "canceled", "expired")
 _CACHED = ("cache_hit", "cached", "gptcache")
-"""What DSPy, AutoGen and GPTCache set in a reply out of their cache."""
+"""Marks of DSPy, AutoGen and GPTCache on a reply from their cache."""
 
 
 def read_usage(response: Any) -> TokenUsage | None:
@@ -26,16 +24,16 @@ def read_usage(response: Any) -> TokenUsage | None:
     Cohere, of a finished batch or a line of one, or of a LangChain message, object or dict; None
     without one.
 
-    Fields that are there, not zero and not understood stand in `unread`. A reply out of the cache
-    of the client, such as LiteLLM's, costs nothing.
+    `unread` has the fields that are not zero and not understood. A reply from the cache of the
+    client, such as LiteLLM's, costs nothing.
     """
-    if is_line(response):
-        result = result_of(response)
+    if _is_line(response):
+        result = _result_of(response)
         read = TokenUsage(cost_usd=0.0) if result is None else _read(result)
-        return attrs.evolve(read, service_tier=BATCH) if read is not None else None
+        return attrs.evolve(read, service_tier=_BATCH) if read is not None else None
     read = _read(response)
     if field(response, "object") == "batch" and read is not None:
-        return attrs.evolve(read, service_tier=BATCH)
+        return attrs.evolve(read, service_tier=_BATCH)
     if _from_the_clients_cache(response):
         return attrs.evolve(read or TokenUsage(), cost_usd=0.0, unread=())
     return read
@@ -65,7 +63,7 @@ def _read(response: Any) -> TokenUsage | None:
 
 def _of_usage(usage: Any, response: Any) -> TokenUsage | None:
     tier = field(response, "service_tier")
-    if _is_chat(usage):
+    if is_chat(usage):
         return chat_usage(usage, response, tier)
     if field(usage, "input_tokens") is not None:
         if is_anthropic(usage, response):
@@ -76,13 +74,22 @@ def _of_usage(usage: Any, response: Any) -> TokenUsage | None:
     return None if field(usage, "billed_units") is None else cohere_usage(usage)
 
 
-def _is_chat(usage: Any) -> bool:
-    """Return whether a usage has OpenAI's chat form.
+def _is_line(response: Any) -> bool:
+    """Return whether this is a line of a batch's output (OpenAI, Mistral, Anthropic, Gemini)."""
+    return isinstance(field(response, "custom_id"), str) or (
+        isinstance(field(response, "key"), str) and field(response, "response") is not None
+    )
 
-    A batch of OpenAI has the names of both forms; the count of one of them is 0.
-    """
-    prompt = field(usage, "prompt_tokens")
-    return bool(prompt) or (prompt is not None and not field(usage, "input_tokens"))
+
+def _result_of(line: Any) -> Any:
+    """Return the response in a batch's line; None for a request that failed and costs nothing."""
+    status = field(line, "response", "status_code")
+    if field(line, "error") or field(line, "result", "type") in _FAILED:
+        return None
+    if isinstance(status, int) and status >= 400:
+        return None
+    body = field(line, "response", "body") or field(line, "result", "message")
+    return field(line, "response") if body is None else body
 
 
 def _from_the_clients_cache(response: Any) -> bool:

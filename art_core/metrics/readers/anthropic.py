@@ -1,4 +1,4 @@
-"""Usage of Anthropic's messages: cache reads and writes stand beside `input_tokens`."""
+"""Usage of Anthropic and Amazon Bedrock: cache reads and writes are not in the input's tokens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import attrs
 
-from art_core.metrics.readers.fields import Fields
-from art_core.metrics.readers.reported import reported_cost
-from art_core.metrics.usage import TokenUsage, field
+from art_core.base.numbers import count_of
+from art_core.metrics.readers.openai import reported_cost
+from art_core.metrics.usage import Fields, TokenUsage, field
 
 _COUNTS = (
     "input_tokens",
@@ -83,3 +83,24 @@ def _counted(f: Fields) -> dict[str, int]:
         "cache_write_tokens": written,
         "cache_write_1h_tokens": hour,
     }
+
+
+def bedrock_usage(usage: Any, response: Any) -> TokenUsage:
+    """Read the usage of a Converse response."""
+    f = Fields(usage)
+    f.known("totalTokens", "cacheReadInputTokenCount", "cacheWriteInputTokenCount")
+    read, written = f.count("cacheReadInputTokens"), f.count("cacheWriteInputTokens")
+    hour = [
+        count_of("cacheDetails[].inputTokens", field(part, "inputTokens") or 0)
+        for part in f.get("cacheDetails") or ()
+        if field(part, "ttl") == "1h"
+    ]
+    return TokenUsage(
+        input_tokens=f.count("inputTokens") + read + written,
+        output_tokens=f.count("outputTokens"),
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=sum(hour),
+        service_tier=field(response, "serviceTier", "type"),
+        unread=f.unread(),
+    )

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.base.numbers import count_of
-from art_core.metrics.readers.fields import Fields
-from art_core.metrics.usage import TokenUsage, field
+from art_core.metrics.usage import Fields, TokenUsage, field
 
 _PROMPT, _TOOLS = "prompt", "tool_use_prompt"
 _ANSWER, _LIVE_ANSWER = "candidates", "response"

@@ -128,7 +128,7 @@ class RemoteModel:
             return
         costs = costs_of(job)
         if not costs:
-            model.metrics_builder().prices.say_once(
+            model.metrics_builder().prices.warn_once(
                 "the service does not report the cost of jobs: rows have no cost of training. Give "
                 "the backend cost_per_hour_usd=..."
             )

@@ -1,11 +1,10 @@
-"""Usage of a LangChain message: `usage_metadata`, in one form for all providers."""
+"""Usage of LangChain and Cohere."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from art_core.metrics.readers.fields import Fields
-from art_core.metrics.usage import TokenUsage, field
+from art_core.metrics.usage import Fields, TokenUsage, field
 
 _KNOWN = ("total_tokens", "input_cost", "output_cost", "input_cost_details", "output_cost_details")
 _TIERS = ("flex", "priority")
@@ -40,4 +39,16 @@ def langchain_usage(usage: Any, metadata: Any) -> TokenUsage:
         geography=field(raw, "inference_geo"),
         cost_usd=cost,
         unread=() if cost is not None else f.unread(),
+    )
+
+
+def cohere_usage(usage: Any) -> TokenUsage:
+    """Read the units that are billed; searches and classifications among them are left unread."""
+    f = Fields(usage)
+    f.known("tokens")
+    return TokenUsage(
+        input_tokens=f.count("billed_units.input_tokens"),
+        output_tokens=f.count("billed_units.output_tokens"),
+        cache_read_tokens=f.count("cached_tokens"),
+        unread=f.unread(),
     )
