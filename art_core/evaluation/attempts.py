@@ -1,0 +1,164 @@
+"""The attempts of an evaluation on disk: each is kept as soon as it ends, and paid once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core.base.errors import ConfigError, HistoryError
+from art_core.base.files import json_line
+from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One attempt at a scenario: what came of it, its seconds, and US dollars by source.
+
+    `unpriced` counts paid calls whose price is not known.
+    """
+
+    scenario: str
+    repeat: int
+    result: Trajectory | RolloutFailure
+    seconds: float
+    usd: Mapping[str, float] = attrs.field(factory=dict)
+    unpriced: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attempt as plain values, without token ids."""
+        group = TrajectoryGroup([self.result]).to_dict(tokens=False)
+        return attrs.asdict(self, filter=attrs.filters.exclude("result"), recurse=False) | {
+            "group": group
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Attempt:
+        """Rebuild an attempt from `to_dict`'s values."""
+        values = dict(stored)
+        group = TrajectoryGroup.from_dict(values.pop("group"))
+        results: list[Any] = [*group.trajectories, *group.failures]
+        return cls(result=results[0], **values)
+
+
+@attrs.define
+class AttemptFile:
+    """The attempts of one evaluation. It begins with the plan, and ends with `done` once their row
+    is in the log.
+    """
+
+    path: Path
+    plan: Mapping[str, Any]
+    attempts: list[Attempt] = attrs.field(factory=list)
+
+    @classmethod
+    def open(cls, path: Path, plan: Mapping[str, Any]) -> AttemptFile:
+        """Return the file with the attempts of an unfinished evaluation of the same plan, or begin
+        a new one in it. Raises HistoryError when the disk does not take it.
+        """
+        file = cls(path, dict(plan))
+        entries = _entries(path)
+        starts = [n for n, entry in enumerate(entries) if "plan" in entry]
+        current = entries[starts[-1] :] if starts else []
+        if current and current[0]["plan"] == file.plan and "done" not in current[-1]:
+            file.attempts = [Attempt.from_dict(e["attempt"]) for e in current[1:]]
+        else:
+            file._append({"plan": file.plan})
+        return file
+
+    def add(self, attempt: Attempt) -> None:
+        """Keep an attempt: it is on disk when this returns."""
+        self._append({"attempt": attempt.to_dict()})
+        self.attempts.append(attempt)
+
+    def finish(self) -> None:
+        """Note that the evaluation's row is in the log."""
+        self._append({"done": True})
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        line = json_line(entry)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                end = file.seek(0, os.SEEK_END)
+                try:
+                    file.write(_after_torn(self.path, end) + line)
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.truncate(self.path, end)
+                    raise
+        except OSError as error:
+            raise HistoryError(
+                f"cannot keep an attempt in {self.path}: {error}",
+                "Free space, then evaluate again: what is kept is not paid twice.",
+            ) from error
+
+
+def _after_torn(path: Path, end: int) -> bytes:
+    """Return a line end if the file's last line has none: a killed process wrote a part of it."""
+    if not end:
+        return b""
+    with path.open("rb") as file:
+        file.seek(end - 1)
+        return b"" if file.read(1) == b"\n" else b"\n"
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in filter(None, lines):
+        try:
+            found.append(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            continue  # torn by a kill: the attempt runs again
+    return found
+
+
+def scenario_id(scenario: Any) -> str:
+    """Return a scenario's id: its `id` or `scenario_id`, else text itself, else a hash of its JSON.
+
+    Raises ConfigError for a scenario without an id that JSON can't hold.
+    """
+    for name in ("id", "scenario_id"):
+        value = (
+            scenario.get(name) if isinstance(scenario, Mapping) else getattr(scenario, name, None)
+        )
+        if value is not None:
+            return str(value)
+    if isinstance(scenario, (str, int, float)):
+        return str(scenario)
+    if attrs.has(type(scenario)):
+        scenario = attrs.asdict(scenario)
+    try:
+        data = orjson.dumps(scenario, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        raise ConfigError(
+            f"a scenario needs an id: {scenario!r:.80} has none", "Give it a field `id`."
+        ) from error
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def by_id(scenarios: Sequence[Any]) -> dict[str, Any]:
+    """Return scenarios by id; ConfigError for none at all, and for one that is there twice."""
+    found: dict[str, Any] = {}
+    for scenario in scenarios:
+        key = scenario_id(scenario)
+        if key in found:
+            raise ConfigError(f"scenario {key!r} is there twice", "Give each its own id.")
+        found[key] = scenario
+    if not found:
+        raise ConfigError("an evaluation needs at least one scenario")
+    return found
+
+
+Rollout = Callable[[Any, Any], Any]
+"""An async function of a model and a scenario that returns a `Trajectory`."""

@@ -1,0 +1,256 @@
+"""Evaluate models on fixed scenarios: each attempt durable, one row per model and step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+
+from art_core.base.errors import ConfigError, RolloutError
+from art_core.base.progress import progress_bar
+from art_core.data.account import charging, open_account
+from art_core.data.gather import Outcome, outcome
+from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
+from art_core.evaluation.attempts import Attempt, AttemptFile, Rollout, by_id
+from art_core.evaluation.statistics import LEVEL, Estimate, clustered, pass_at_k
+from art_core.metrics.row import MetricsRow
+from art_core.model.model import Model
+
+log = logging.getLogger("art_core")
+
+
+@attrs.frozen(eq=False)
+class ModelAt:
+    """A model whose requests ask for the weights of one step; all else is the model's."""
+
+    model: Any
+    step: int
+
+    def get_inference_name(self, step: int | None = None) -> str:
+        """Return the name of the step's weights, or of another step."""
+        return str(self.model.get_inference_name(self.step if step is None else step))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Evaluation:
+    """What a model's weights of one step are worth on scenarios.
+
+    `reward` is the mean with its interval, clustered by scenario; `pass_at` the chance that one of
+    k attempts is worth at least `success`, for k of 1 and the number of repeats; `usd` and
+    `seconds` are per attempt; `row` is what was logged.
+    """
+
+    model: str
+    step: int
+    groups: Sequence[TrajectoryGroup]
+    reward: Estimate
+    pass_at: Mapping[int, float]
+    usd: float
+    seconds: float
+    unpriced: int
+    row: MetricsRow
+
+    @property
+    def rewards(self) -> dict[str, list[float]]:
+        """Rewards by scenario id."""
+        return {g.metadata["scenario_id"]: g.rewards for g in self.groups}
+
+    @property
+    def failures(self) -> int:
+        """Attempts that gave no trajectory."""
+        return sum(len(group.failures) for group in self.groups)
+
+
+async def evaluate(
+    models: Model | Iterable[Model],
+    scenarios: Iterable[Any],
+    rollout: Rollout,
+    *,
+    step: int | None = None,
+    split: str = "val",
+    repeats: int = 1,
+    max_concurrent: int = 32,
+    timeout: float | None = None,
+    success: float = 1.0,
+    level: float = LEVEL,
+    progress: str | None = "evaluate",
+) -> list[Evaluation]:
+    """Run `rollout(model, scenario)` `repeats` times per scenario for each model, and log a row of
+    each: mean reward, its standard error, pass@k, US dollars and seconds per attempt.
+
+    `step` asks for the weights of an older step, and is the row's; without it the newest ones are
+    evaluated. A scenario's id is its `id`, or made of its content. Each attempt is kept on disk as
+    it ends: an evaluation that was killed goes on when it is called again with the same scenarios,
+    and pays for no finished attempt twice. Attempts that failed then run again.
+
+    Raises ConfigError for no or doubled scenarios, RolloutError when every attempt of a model
+    fails, and then logs no row.
+    """
+    chosen = [models] if isinstance(models, Model) else list(models)
+    asked = by_id(list(scenarios))
+    if repeats < 1 or max_concurrent < 1:
+        raise ConfigError("repeats and max_concurrent must be at least 1")
+    slots = asyncio.Semaphore(max_concurrent)
+    total = len(chosen) * len(asked) * repeats
+    bar = progress_bar(desc=progress, total=total, unit="attempt") if progress else None
+    plan = _Plan(asked, rollout, split, repeats, timeout, success, level, slots, bar)
+    try:
+        return list(await asyncio.gather(*(plan.run(model, step) for model in chosen)))
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@attrs.frozen
+class _Plan:
+    scenarios: Mapping[str, Any]
+    rollout: Rollout
+    split: str
+    repeats: int
+    timeout: float | None
+    success: float
+    level: float
+    slots: asyncio.Semaphore
+    bar: Any
+
+    async def run(self, model: Model, step: int | None) -> Evaluation:
+        """Evaluate one model and log its row."""
+        at = await model.get_step() if step is None else step
+        served = model if step is None else ModelAt(model, step)
+        described = {"scenarios": sorted(self.scenarios), "repeats": self.repeats, "step": at}
+        path = model.run_dir / "evaluations" / self.split / f"{at:04d}.jsonl"
+        file = await asyncio.to_thread(AttemptFile.open, path, described)
+        restored = list(file.attempts)
+        kept = {(a.scenario, a.repeat) for a in restored if isinstance(a.result, Trajectory)}
+        wanted = [(s, r) for s in self.scenarios for r in range(self.repeats)]
+        missing = [key for key in wanted if key not in kept]
+        if self.bar is not None:
+            self.bar.update(len(wanted) - len(missing))
+        calls: list[Any] = []
+        tasks = [asyncio.ensure_future(self._one(served, file, key, calls)) for key in missing]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return await self._logged(model, at, file, restored, calls)
+
+    async def _one(
+        self, model: Any, file: AttemptFile, key: tuple[str, int], calls: list[Any]
+    ) -> None:
+        scenario, repeat = key
+        async with self.slots:
+            begun, account = time.monotonic(), open_account()
+            with charging(account):
+                result = await _outcome(self.rollout, model, self.scenarios[scenario], self.timeout)
+            paid = account.take()
+            calls += paid
+            attempt = Attempt(
+                scenario=scenario,
+                repeat=repeat,
+                result=result,
+                seconds=time.monotonic() - begun,
+                **_costs_of(paid),
+            )
+            await asyncio.to_thread(file.add, attempt)
+        if self.bar is not None:
+            self.bar.update(1)
+
+    async def _logged(
+        self,
+        model: Model,
+        step: int,
+        file: AttemptFile,
+        restored: Sequence[Attempt],
+        calls: Iterable[Any],
+    ) -> Evaluation:
+        newest = {(a.scenario, a.repeat): a for a in file.attempts}
+        groups = [self._group(scenario, newest) for scenario in self.scenarios]
+        trajectories = [t for group in groups for t in group]
+        if not trajectories:
+            first = next(f for group in groups for f in group.failures)
+            raise RolloutError(
+                f"all {len(newest)} attempts of {model.name} failed; the first: {first}",
+                "Mend it and evaluate again; nothing was logged.",
+            )
+        attempts = file.attempts
+        reward = clustered({g.metadata["scenario_id"]: g.rewards for g in groups}, self.level)
+        passed = self._pass_at(groups)
+        usd = math.fsum(sum(a.usd.values()) for a in attempts) / len(newest)
+        seconds = math.fsum(a.seconds for a in newest.values()) / len(newest)
+        metrics = {f"pass_at_{k}": value for k, value in passed.items()}
+        metrics |= {"usd_per_attempt": usd, "seconds_per_attempt": seconds}
+        if math.isfinite(reward.std_err):
+            metrics["reward_std_err"] = reward.std_err
+        self._book(model, restored, calls)
+        row = await model.log(groups, split=self.split, step=step, metrics=metrics)
+        await asyncio.to_thread(file.finish)
+        return Evaluation(
+            model=model.name,
+            step=step,
+            groups=groups,
+            reward=reward,
+            pass_at=passed,
+            usd=usd,
+            seconds=seconds,
+            unpriced=sum(a.unpriced for a in attempts),
+            row=row,
+        )
+
+    def _group(self, scenario: str, attempts: Mapping[tuple[str, int], Attempt]) -> TrajectoryGroup:
+        results = [attempts[scenario, r].result for r in range(self.repeats)]
+        return TrajectoryGroup(results, metadata={"scenario_id": scenario})
+
+    def _pass_at(self, groups: Sequence[TrajectoryGroup]) -> dict[int, float]:
+        """Return pass@k; a failure counts as an attempt that did not pass."""
+        passed = [sum(reward >= self.success for reward in g.rewards) for g in groups]
+        return {
+            k: math.fsum(pass_at_k(self.repeats, c, k) for c in passed) / len(passed)
+            for k in sorted({1, self.repeats})
+        }
+
+    def _book(self, model: Model, restored: Iterable[Attempt], calls: Iterable[Any]) -> None:
+        """Book the costs: new calls with their receipts, those of an earlier process as sums."""
+        builder = model.metrics_builder("eval" if self.split != "train" else "train")
+        for call in calls:
+            call.book(builder)
+        for attempt in restored:
+            for source, usd in attempt.usd.items():
+                builder.add_cost(f"{builder.context}/{source}", usd)
+            for _ in range(attempt.unpriced):
+                builder.add_unpriced()
+
+
+async def _outcome(rollout: Rollout, model: Any, scenario: Any, timeout: float | None) -> Outcome:
+    try:
+        made = rollout(model, scenario)
+    except Exception as error:
+        return RolloutFailure.of(error)
+    if not isinstance(made, Awaitable):
+        raise ConfigError(
+            f"the rollout returned {type(made).__name__}, not an awaitable",
+            "Write `async def rollout(model, scenario)`.",
+        )
+    return await outcome(cast("Awaitable[Trajectory]", made), timeout)
+
+
+def _costs_of(calls: Iterable[Any]) -> dict[str, Any]:
+    usd: Counter[str] = Counter()
+    unpriced = 0
+    for call in calls:
+        dollars = call.quote()
+        if dollars is None:
+            unpriced += 1
+        else:
+            usd[call.source] += dollars
+    return {"usd": dict(usd), "unpriced": unpriced}
