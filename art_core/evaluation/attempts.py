@@ -18,7 +18,7 @@ from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 
 @attrs.frozen(kw_only=True)
 class Attempt:
-    """One attempt at a scenario: what came of it, its seconds, and US dollars by source.
+    """One attempt at a scenario: what came of it, and US dollars by source.
 
     `unpriced` counts paid calls whose price is not known.
     """
@@ -26,7 +26,6 @@ class Attempt:
     scenario: str
     repeat: int
     result: Trajectory | RolloutFailure
-    seconds: float
     usd: Mapping[str, float] = attrs.field(factory=dict)
     unpriced: int = 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -149,20 +148,20 @@ class _Plan:
         self, model: Any, file: AttemptFile, key: tuple[str, int], calls: list[Any]
     ) -> None:
         scenario, repeat = key
-        async with self.slots:
-            begun, account = time.monotonic(), open_account()
-            with charging(account):
-                result = await _outcome(self.rollout, model, self.scenarios[scenario], self.timeout)
-            paid = account.take()
-            calls += paid
-            attempt = Attempt(
-                scenario=scenario,
-                repeat=repeat,
-                result=result,
-                seconds=time.monotonic() - begun,
-                **_costs_of(paid),
+        account = open_account()
+        with charging(account):
+            result = await run_attempt(
+                self.rollout, model, self.scenarios[scenario], self.timeout, self.slots
             )
-            await asyncio.to_thread(file.add, attempt)
+        paid = account.take()
+        calls += paid
+        attempt = Attempt(
+            scenario=scenario,
+            repeat=repeat,
+            result=result,
+            **_costs_of(paid),
+        )
+        await asyncio.to_thread(file.add, attempt)
         if self.bar is not None:
             self.bar.update(1)
 
@@ -187,7 +186,7 @@ class _Plan:
         reward = clustered({g.metadata["scenario_id"]: g.rewards for g in groups}, self.level)
         passed = self._pass_at(groups)
         usd = math.fsum(sum(a.usd.values()) for a in attempts) / len(newest)
-        seconds = math.fsum(a.seconds for a in newest.values()) / len(newest)
+        seconds = math.fsum(map(_seconds, trajectories)) / len(trajectories)
         metrics = {f"pass_at_{k}": value for k, value in passed.items()}
         metrics |= {"usd_per_attempt": usd, "seconds_per_attempt": seconds}
         if math.isfinite(reward.std_err):
@@ -231,6 +230,16 @@ class _Plan:
                 builder.add_unpriced()
 
 
+async def run_attempt(
+    rollout: Rollout, model: Any, scenario: Any, timeout: float | None, slots: asyncio.Semaphore
+) -> Outcome:
+    """Run one attempt when a slot is free; what fails is data. ConfigError for a rollout that is
+    not async.
+    """
+    async with slots:
+        return await _outcome(rollout, model, scenario, timeout)
+
+
 async def _outcome(rollout: Rollout, model: Any, scenario: Any, timeout: float | None) -> Outcome:
     try:
         made = rollout(model, scenario)
@@ -242,6 +251,12 @@ async def _outcome(rollout: Rollout, model: Any, scenario: Any, timeout: float |
             "Write `async def rollout(model, scenario)`.",
         )
     return await outcome(cast("Awaitable[Trajectory]", made), timeout)
+
+
+def _seconds(trajectory: Trajectory) -> float:
+    """Return the seconds between the start and the end of an attempt."""
+    assert trajectory.end_time is not None
+    return max(0.0, (trajectory.end_time - trajectory.start_time).total_seconds())
 
 
 def _costs_of(calls: Iterable[Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ async def test_another_plan_begins_anew(tmp_path):
     plan = {"scenarios": ["s0"], "repeats": 1, "step": 0}
     path = model.run_dir / "evaluations" / "val" / "0000.jsonl"
     old = AttemptFile.open(path, plan)
-    old.add(Attempt(scenario="s0", repeat=0, result=art.Trajectory(reward=9.0), seconds=1.0))
+    old.add(Attempt(scenario="s0", repeat=0, result=art.Trajectory(reward=9.0)))
     assert AttemptFile.open(path, plan).attempts[0].result.reward == 9.0
     (found,) = await evaluate(model, SCENARIOS, rollout, progress=None)
     assert found.reward.mean == pytest.approx(2 / 3)
@@ -113,9 +113,7 @@ async def test_failed_attempts_run_again_and_their_costs_stay(tmp_path):
     path = model.run_dir / "evaluations" / "val" / "0000.jsonl"
     file = AttemptFile.open(path, {"scenarios": ["s0", "s1", "s2"], "repeats": 1, "step": 0})
     lost = art.RolloutFailure(reason="raised", type="OSError", message="down")
-    file.add(
-        Attempt(scenario="s0", repeat=0, result=lost, seconds=1.0, usd={"judge": 0.5}, unpriced=1)
-    )
+    file.add(Attempt(scenario="s0", repeat=0, result=lost, usd={"judge": 0.5}, unpriced=1))
     (found,) = await evaluate(model, SCENARIOS, rollout, progress=None)
     assert found.failures == 0
     assert found.row.metrics["costs/eval/judge"] == 0.5
@@ -288,11 +286,11 @@ def test_a_torn_line_is_an_attempt_that_runs_again(tmp_path):
     path, plan = tmp_path / "x.jsonl", {"step": 0}
     file = AttemptFile.open(path, plan)
     for repeat in range(2):
-        file.add(Attempt(scenario="s", repeat=repeat, result=art.Trajectory(), seconds=1.0))
+        file.add(Attempt(scenario="s", repeat=repeat, result=art.Trajectory()))
     path.write_bytes(path.read_bytes()[:-9])
     torn = AttemptFile.open(path, plan)
     assert [a.repeat for a in torn.attempts] == [0]
-    torn.add(Attempt(scenario="s", repeat=1, result=art.Trajectory(reward=2.0), seconds=1.0))
+    torn.add(Attempt(scenario="s", repeat=1, result=art.Trajectory(reward=2.0)))
     again = AttemptFile.open(path, plan).attempts
     assert [(a.repeat, a.result.reward) for a in again] == [(0, 0.0), (1, 2.0)]
 
@@ -307,5 +305,5 @@ def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path, monkeypatch):
 
     monkeypatch.setattr("art_core.evaluation.attempts.os.fsync", full)
     with pytest.raises(art.HistoryError, match="cannot keep an attempt"):
-        file.add(Attempt(scenario="s", repeat=0, result=art.Trajectory(), seconds=1.0))
+        file.add(Attempt(scenario="s", repeat=0, result=art.Trajectory()))
     assert path.read_bytes() == before
