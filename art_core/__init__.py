@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from art_core.costs.track import track_api_cost
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
     from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
+    from art_core.evaluation.compare import Comparison, compare
+    from art_core.evaluation.evaluate import Evaluation, evaluate
     from art_core.hooks.commands import Column, CommandSpec, Record, Table
     from art_core.hooks.hookspecs import hookimpl
     from art_core.hooks.host import Plugins
@@ -94,6 +96,8 @@ _HOME = {
     "log.timeline": ("Change", "Timeline"),
     "model.backend": ("Backend", "RegisteredModels", "backend"),
     "model.model": ("Model",),
+    "evaluation.compare": ("Comparison", "compare"),
+    "evaluation.evaluate": ("Evaluation", "evaluate"),
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
@@ -119,11 +123,13 @@ __all__ = [
     "Checkpoint",
     "Column",
     "CommandSpec",
+    "Comparison",
     "ConfigError",
     "CurrentLine",
     "Endpoint",
     "EngineCatalog",
     "EngineError",
+    "Evaluation",
     "GpuTime",
     "History",
     "HistoryError",
@@ -159,7 +165,9 @@ __all__ = [
     "Trajectory",
     "TrajectoryGroup",
     "backend",
+    "compare",
     "console_sink",
+    "evaluate",
     "gather_trajectories",
     "gather_trajectory_groups",
     "hookimpl",

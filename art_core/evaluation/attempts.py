@@ -20,7 +20,8 @@ from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 class Attempt:
     """One attempt at a scenario: what came of it, and US dollars by source.
 
-    `unpriced` counts paid calls whose price is not known.
+    `unpriced` counts paid calls whose price is not known. `booked` says that the costs are in the
+    log, or wait for its next row.
     """
 
     scenario: str
@@ -28,13 +29,14 @@ class Attempt:
     result: Trajectory | RolloutFailure
     usd: Mapping[str, float] = attrs.field(factory=dict)
     unpriced: int = 0
+    booked: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attempt as plain values, without token ids."""
         group = TrajectoryGroup([self.result]).to_dict(tokens=False)
-        return attrs.asdict(self, filter=attrs.filters.exclude("result"), recurse=False) | {
-            "group": group
-        }
+        return attrs.asdict(
+            self, filter=attrs.filters.exclude("result", "booked"), recurse=False
+        ) | {"group": group}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Attempt:
@@ -47,8 +49,8 @@ class Attempt:
 
 @attrs.define
 class AttemptFile:
-    """The attempts of one evaluation. It begins with the plan, and ends with `done` once their row
-    is in the log.
+    """The attempts of one evaluation. It begins with the plan, and ends with the number of the row
+    that they became.
     """
 
     path: Path
@@ -56,16 +58,25 @@ class AttemptFile:
     attempts: list[Attempt] = attrs.field(factory=list)
 
     @classmethod
-    def open(cls, path: Path, plan: Mapping[str, Any]) -> AttemptFile:
+    def open(
+        cls, path: Path, plan: Mapping[str, Any], is_logged: Callable[[int], bool]
+    ) -> AttemptFile:
         """Return the file with the attempts of an unfinished evaluation of the same plan, or begin
-        a new one in it. Raises HistoryError when the disk does not take it.
+        a new one in it. `is_logged` says whether the log has the row of a number. Raises
+        HistoryError when the disk does not take it.
         """
         file = cls(path, dict(plan))
         entries = _entries(path)
         starts = [n for n, entry in enumerate(entries) if "plan" in entry]
         current = entries[starts[-1] :] if starts else []
-        if current and current[0]["plan"] == file.plan and "done" not in current[-1]:
-            file.attempts = [Attempt.from_dict(e["attempt"]) for e in current[1:]]
+        done = any(is_logged(entry["row"]) for entry in current if "row" in entry)
+        if current and current[0]["plan"] == file.plan and not done:
+            marks = [n for n, entry in enumerate(current) if "booked" in entry]
+            file.attempts = [
+                Attempt.from_dict(entry["attempt"] | {"booked": n < max(marks, default=0)})
+                for n, entry in enumerate(current)
+                if "attempt" in entry
+            ]
         else:
             file._append({"plan": file.plan})
         return file
@@ -75,9 +86,13 @@ class AttemptFile:
         self._append({"attempt": attempt.to_dict()})
         self.attempts.append(attempt)
 
-    def finish(self) -> None:
-        """Note that the evaluation's row is in the log."""
-        self._append({"done": True})
+    def finish(self, row: int) -> None:
+        """Note the number that the evaluation's row will have, before it is logged."""
+        self._append({"row": row})
+
+    def set_booked(self) -> None:
+        """Note that the costs of all attempts until now wait for the log's next row."""
+        self._append({"booked": True})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         line = json_line(entry)

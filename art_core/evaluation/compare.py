@@ -47,10 +47,11 @@ class Comparison:
         d = self.difference
         verdict = f"{self.better} is better" if self.better else "not decided"
         saved = f", {self.saved:.0%} of the plan saved" if self.saved > 0 else ""
+        cost = "" if self.usd is None else f"; the attempts cost {self.usd:.6f} US dollars"
         left_out = f", {self.left_out} left out" if self.left_out else ""
         return (
             f"{self.a} - {self.b}: {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] on {d.pairs} of "
-            f"{self.planned} scenarios{left_out}: {verdict}{saved}"
+            f"{self.planned} scenarios{left_out}: {verdict}{saved}{cost}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 from collections import Counter
@@ -18,6 +19,7 @@ from art_core.data.gather import Outcome, outcome
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.evaluation.attempts import Attempt, AttemptFile, Rollout, by_id
 from art_core.evaluation.statistics import LEVEL, Estimate, clustered, pass_at_k
+from art_core.log.history import read_rows
 from art_core.metrics.row import MetricsRow
 from art_core.model.model import Model
 
@@ -127,7 +129,9 @@ class _Plan:
         served = model if step is None else ModelAt(model, step)
         described = {"scenarios": sorted(self.scenarios), "repeats": self.repeats, "step": at}
         path = model.run_dir / "evaluations" / self.split / f"{at:04d}.jsonl"
-        file = await asyncio.to_thread(AttemptFile.open, path, described)
+
+        is_logged = functools.partial(_is_logged, model, self.split, at)
+        file = await asyncio.to_thread(AttemptFile.open, path, described, is_logged)
         restored = list(file.attempts)
         kept = {(a.scenario, a.repeat) for a in restored if isinstance(a.result, Trajectory)}
         wanted = [(s, r) for s in self.scenarios for r in range(self.repeats)]
@@ -161,7 +165,8 @@ class _Plan:
             result=result,
             **_costs_of(paid),
         )
-        await asyncio.to_thread(file.add, attempt)
+        # Not in a thread: a cancellation can not come between the attempt and its line.
+        file.add(attempt)
         if self.bar is not None:
             self.bar.update(1)
 
@@ -192,8 +197,13 @@ class _Plan:
         if math.isfinite(reward.std_err):
             metrics["reward_std_err"] = reward.std_err
         self._book(model, restored, calls)
-        row = await model.log(groups, split=self.split, step=step, metrics=metrics)
-        await asyncio.to_thread(file.finish)
+        last = model.run.history.last
+        file.finish(last.seq + 1 if last else 1)
+        try:
+            row = await model.log(groups, split=self.split, step=step, metrics=metrics)
+        except BaseException:
+            file.set_booked()
+            raise
         return Evaluation(
             model=model.name,
             step=step,
@@ -223,11 +233,24 @@ class _Plan:
         builder = model.metrics_builder("eval" if self.split != "train" else "train")
         for call in calls:
             call.book(builder)
-        for attempt in restored:
+        for attempt in (a for a in restored if not a.booked):
             for source, usd in attempt.usd.items():
                 builder.add_cost(f"{builder.context}/{source}", usd)
             for _ in range(attempt.unpriced):
                 builder.add_unpriced()
+
+
+def _is_logged(model: Model, split: str, step: int, seq: int) -> bool:
+    """Return whether the log's row of a number is an evaluation of a split and step: a process that
+    was killed may have noted the number and not written the row.
+    """
+    rows = (row for row, _ in read_rows(model.run.history.path))
+    found = next((row for row in rows if row.seq == seq), None)
+    return (
+        found is not None
+        and (found.split, found.step) == (split, step)
+        and f"{split}/pass_at_1" in found.metrics
+    )
 
 
 async def run_attempt(

@@ -225,10 +225,25 @@ class TrainableModel(Model):
         """
         backend = await self._ready_backend()
         existing = [c.step for c in await backend.checkpoints(self)]
+        keep = self._ready_retention().steps_to_keep(existing, best_checkpoint_metric)
+        return await backend.delete_checkpoints(self, keep)
+
+    async def best_checkpoint(
+        self, metric: str = "val/reward", at_least: float | None = None
+    ) -> int:
+        """Return the step of the best checkpoint by a metric.
+
+        A value counts by the worse end of its 95 % interval where its standard error was logged,
+        as `art.evaluate` does. Raises ConfigError when no checkpoint has the metric, or none is
+        surely at least `at_least`.
+        """
+        steps = [c.step for c in await self.checkpoints()]
+        return self._ready_retention().best_step(steps, metric, at_least)
+
+    def _ready_retention(self) -> Retention:
         if self._retention is None:
             self._retention = Retention(self.run.history.path, self._ledger.taxonomy)
-        keep = self._retention.steps_to_keep(existing, best_checkpoint_metric)
-        return await backend.delete_checkpoints(self, keep)
+        return self._retention
 
     async def close(
         self,

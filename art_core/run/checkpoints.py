@@ -17,6 +17,9 @@ from art_core.metrics.taxonomy import Taxonomy
 
 log = logging.getLogger("art_core")
 
+_NORMAL_95 = 1.96
+"""Standard errors on each side of a 95 % interval."""
+
 
 def check_resumed(run: str, trained: int, found: int, *, can_go_back: bool) -> None:
     """Compare the last step that the log says was trained with the step that a backend resumed at.
@@ -78,6 +81,33 @@ class Retention:
         lower = self.taxonomy.direction(wanted) == "lower"
         best = min(scored, key=lambda s: (scored[s] if lower else -scored[s], -s))
         return {best, max(steps)}
+
+    def best_step(self, steps: Sequence[int], metric: str, at_least: float | None = None) -> int:
+        """Return the best of the steps by a metric, the latest of equals.
+
+        A value counts by the worse end of its 95 % interval if its standard error was logged, as
+        `<metric>_std_err`; else as it is. Raises ConfigError when no step has the metric, or none
+        is at least `at_least` (at most, for a metric of which lower is better).
+        """
+        wanted = self.taxonomy.resolve(metric)
+        values, errors = self._values(wanted), self._values(f"{wanted}_std_err")
+        lower = self.taxonomy.direction(wanted) == "lower"
+        sign = -1.0 if lower else 1.0
+        bounds = {
+            step: sign * values[step] - _NORMAL_95 * errors.get(step, 0.0)
+            for step in steps
+            if step in values
+        }
+        if not bounds:
+            raise ConfigError(f"no checkpoint has a value of {metric!r}", "Evaluate one first.")
+        best = max(bounds, key=lambda step: (bounds[step], step))
+        if at_least is not None and bounds[best] < sign * at_least:
+            raise ConfigError(
+                f"no checkpoint is surely {'at most' if lower else 'at least'} {at_least:g} by "
+                f"{metric!r}: the best is step {best}, {sign * bounds[best]:.4g} at the worse end "
+                "of its interval"
+            )
+        return best
 
     def _values(self, wanted: str) -> dict[int, float]:
         # ART's averages over trajectories had another name, which bare names have as well.

@@ -34,7 +34,7 @@ def candidates(shelf):
 def test_commands_and_actions_are_completed(candidates):
     assert candidates("art lead") == ["leaderboard"]
     assert candidates("art models p") == ["pull"]
-    assert set(candidates("art co")) == {"costs", "completion"}
+    assert set(candidates("art co")) == {"costs", "compare", "completion"}
 
 
 def test_options_are_completed(candidates):

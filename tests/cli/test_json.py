@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from datetime import UTC, date, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from art_core.cli.arguments import Parser
 from art_core.cli.main import main, parser
 from art_core.cli.new import _KINDS as KINDS
 from art_core.cli.output import print_json
+from art_core.data.store import append_groups, trajectory_file
 
 ROW = {
     "reward/mean": 1 / 3,
@@ -114,6 +116,8 @@ CALLS = {
     "engines remove": [["m"]],
     "runs": [[]],
     "show": [["a"], ["empty"]],
+    "eval": [["agent_module:rollout", "--scenarios", "list.json", "--models", "openai/m"]],
+    "compare": [["a@1", "a@1"]],
     "leaderboard": [[], ["--matrix", "reward/mean"], ["--status", "failed"]],
     "costs": [["a"], ["empty"], ["a", "--per-step"], ["a", "--step", "1"], ["a", "--reconcile"]],
     "plot": [["a", "reward/mean"], ["a", "reward/mean", "--out", "x.svg"]],
@@ -130,6 +134,12 @@ CALLS = {
     "hello": [[]],
     "mine": [[]],
 }
+AGENT = """
+import art_core as art
+
+async def rollout(model, scenario):
+    return art.Trajectory()
+"""
 ALL = [(*name.split(), *words) for name, calls in CALLS.items() for words in calls]
 
 
@@ -155,8 +165,12 @@ def place(shelf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ART_CACHE", str(tmp_path / "cache"))
     (tmp_path / "list.json").write_text('[{"model": "m", "prefill": 1, "sample": 2}]')
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "agent_module.py").write_text(AGENT)
     log = shelf.run("a", ROW) / "history.jsonl"
     log.write_bytes(log.read_bytes().replace(b"}\n", RECEIPTS + b"\n"))
+    groups = [art.TrajectoryGroup([art.Trajectory()], metadata={"scenario_id": "x"})]
+    append_groups(trajectory_file(log.parent, "val", 1), groups)
     shelf.run("empty")
     return shelf
 

@@ -66,7 +66,7 @@ async def test_equal_models_use_the_plan_and_stay_open(models):
 
     found = await compare(*models, range(30), equal, repeats=2, progress="compare")
     assert (found.better, found.difference.pairs, found.saved) == ("", 30, 0)
-    assert str(found).endswith("on 30 of 30 scenarios: not decided")
+    assert str(found).endswith("30 scenarios: not decided; the attempts cost 0.000000 US dollars")
 
 
 async def test_the_cost_is_in_the_next_row_of_each_model(models):

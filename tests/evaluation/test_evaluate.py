@@ -27,6 +27,10 @@ async def rollout(model, scenario):
     return art.Trajectory(messages_and_choices=[question], reward=reward)
 
 
+def never(seq):
+    return False
+
+
 def attempts_of(model, split="val", step=0):
     path = model.run_dir / "evaluations" / split / f"{step:04d}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -45,7 +49,7 @@ async def test_a_row_of_a_model(tmp_path):
     assert metrics["val/usd_per_attempt"] == 0
     assert metrics["val/seconds_per_attempt"] == found.seconds > 0
     assert metrics["val/data/step_num_trajectories"] == 6
-    assert "done" in attempts_of(model)[-1]
+    assert attempts_of(model)[-1] == {"row": 1}
     await model.close()
 
 
@@ -100,18 +104,43 @@ async def test_another_plan_begins_anew(tmp_path):
     model = model_at(tmp_path)
     plan = {"scenarios": ["s0"], "repeats": 1, "step": 0}
     path = model.run_dir / "evaluations" / "val" / "0000.jsonl"
-    old = AttemptFile.open(path, plan)
+    old = AttemptFile.open(path, plan, never)
     old.add(Attempt(scenario="s0", repeat=0, result=art.Trajectory(reward=9.0)))
-    assert AttemptFile.open(path, plan).attempts[0].result.reward == 9.0
+    assert AttemptFile.open(path, plan, never).attempts[0].result.reward == 9.0
     (found,) = await evaluate(model, SCENARIOS, rollout, progress=None)
     assert found.reward.mean == pytest.approx(2 / 3)
+    await model.close()
+
+
+async def test_costs_that_wait_for_a_row_are_not_booked_again(tmp_path, monkeypatch):
+    model = model_at(tmp_path)
+
+    @art.track_api_cost(source="judge", provider="x", model_name="j", **PRICES)
+    async def judge():
+        return {"usage": USAGE}
+
+    async def paid(model, scenario):
+        await judge()
+        return await rollout(model, scenario)
+
+    def full(fd, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("art_core.log.history.os.write", full)
+        with pytest.raises(art.HistoryError):
+            await evaluate(model, SCENARIOS, paid, progress=None)
+    (found,) = await evaluate(model, SCENARIOS, paid, progress=None)
+    assert found.row.seq == 1
+    assert found.row.metrics["costs/cum/all"] == pytest.approx(3 * CALL_USD)
+    assert found.usd == pytest.approx(CALL_USD)
     await model.close()
 
 
 async def test_failed_attempts_run_again_and_their_costs_stay(tmp_path):
     model = model_at(tmp_path)
     path = model.run_dir / "evaluations" / "val" / "0000.jsonl"
-    file = AttemptFile.open(path, {"scenarios": ["s0", "s1", "s2"], "repeats": 1, "step": 0})
+    file = AttemptFile.open(path, {"scenarios": ["s0", "s1", "s2"], "repeats": 1, "step": 0}, never)
     lost = art.RolloutFailure(reason="raised", type="OSError", message="down")
     file.add(Attempt(scenario="s0", repeat=0, result=lost, usd={"judge": 0.5}, unpriced=1))
     (found,) = await evaluate(model, SCENARIOS, rollout, progress=None)
@@ -284,20 +313,20 @@ def test_ids_of_scenarios():
 
 def test_a_torn_line_is_an_attempt_that_runs_again(tmp_path):
     path, plan = tmp_path / "x.jsonl", {"step": 0}
-    file = AttemptFile.open(path, plan)
+    file = AttemptFile.open(path, plan, never)
     for repeat in range(2):
         file.add(Attempt(scenario="s", repeat=repeat, result=art.Trajectory()))
     path.write_bytes(path.read_bytes()[:-9])
-    torn = AttemptFile.open(path, plan)
+    torn = AttemptFile.open(path, plan, never)
     assert [a.repeat for a in torn.attempts] == [0]
     torn.add(Attempt(scenario="s", repeat=1, result=art.Trajectory(reward=2.0)))
-    again = AttemptFile.open(path, plan).attempts
+    again = AttemptFile.open(path, plan, never).attempts
     assert [(a.repeat, a.result.reward) for a in again] == [(0, 0.0), (1, 2.0)]
 
 
 def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path, monkeypatch):
     path, plan = tmp_path / "x.jsonl", {"step": 0}
-    file = AttemptFile.open(path, plan)
+    file = AttemptFile.open(path, plan, never)
     before = path.read_bytes()
 
     def full(fd):

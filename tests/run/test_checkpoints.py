@@ -9,10 +9,10 @@ from art_core.run.checkpoints import Retention
 
 
 @pytest.fixture
-def keep(tmp_path):
-    """Which of the checkpoints of some steps stay, after rows of (step, key, value)."""
+def retention(tmp_path):
+    """Return a function of rows, (step, key, value), that makes their `Retention`."""
 
-    def kept(rows, steps, metric):
+    def of(rows):
         lines = [
             art.MetricsRow(
                 seq=seq,
@@ -25,9 +25,19 @@ def keep(tmp_path):
             for seq, (step, key, value) in enumerate(rows, 1)
         ]
         (tmp_path / "history.jsonl").write_bytes(b"".join(lines))
-        retention = Retention(tmp_path / "history.jsonl", builtin_taxonomy())
-        assert retention.steps_to_keep(steps, metric) == retention.steps_to_keep(steps, metric)
-        return retention.steps_to_keep(steps, metric)
+        return Retention(tmp_path / "history.jsonl", builtin_taxonomy())
+
+    return of
+
+
+@pytest.fixture
+def keep(retention):
+    """Which of the checkpoints of some steps stay, after rows of (step, key, value)."""
+
+    def kept(rows, steps, metric):
+        found = retention(rows)
+        assert found.steps_to_keep(steps, metric) == found.steps_to_keep(steps, metric)
+        return found.steps_to_keep(steps, metric)
 
     return kept
 
@@ -94,3 +104,30 @@ def test_a_log_that_grows_is_read_from_where_it_ended(tmp_path, monkeypatch):
     assert retention.steps_to_keep([1, 2], "val/reward") == {1, 2}
     log.write_bytes(b"x" * log.stat().st_size + line(3, 0.95) + line(4, 0.5))
     assert retention.steps_to_keep([1, 2, 3, 4], "val/reward") == {3, 4}
+
+
+def test_the_best_step_is_that_of_the_best_worse_end_of_its_interval(retention):
+    rows = [
+        *rewards(0.5, 0.7, 0.6),
+        (2, "val/reward_std_err", 0.1),
+        (3, "val/reward_std_err", 0.01),
+    ]
+    found = retention(rows)
+    assert found.best_step([1, 2, 3], "val/reward") == 3  # 0.5, 0.504, 0.58
+    assert found.best_step([1, 2], "val/reward") == 2
+    assert found.best_step([1, 2, 3], "val/reward", at_least=0.58) == 3
+    with pytest.raises(
+        ConfigError, match=r"surely at least 0.6 by 'val/reward': .* step 3, 0.5804"
+    ):
+        found.best_step([1, 2, 3], "val/reward", at_least=0.6)
+    with pytest.raises(ConfigError, match="no checkpoint has a value of 'val/reward'"):
+        found.best_step([4], "val/reward")
+
+
+def test_the_best_step_of_a_metric_of_which_lower_is_better(retention):
+    rows = [(1, "loss/train", 0.3), (2, "loss/train", 0.1), (2, "loss/train_std_err", 0.2)]
+    found = retention(rows)
+    assert found.best_step([1, 2], "loss/train") == 1
+    assert found.best_step([1, 2], "loss/train", at_least=0.3) == 1
+    with pytest.raises(ConfigError, match="surely at most 0.2"):
+        found.best_step([1, 2], "loss/train", at_least=0.2)

@@ -1,0 +1,295 @@
+"""`art eval` and `art compare`: which model or step is better, by how much, at what cost."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import orjson
+
+from art_core.base.errors import ConfigError
+from art_core.base.files import read_json
+from art_core.cli.arguments import add_directory
+from art_core.data.store import read_groups, trajectory_file
+from art_core.evaluation.attempts import Rollout
+from art_core.evaluation.compare import Comparison, compare, paired
+from art_core.evaluation.evaluate import Evaluation, evaluate
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.rundir import find_run, runs_path
+from art_core.model.model import Model
+from art_core.model.trainable import TrainableModel
+
+_EVAL_HELP = """\
+TARGET is an async function of a model and a scenario that returns a Trajectory. FILE holds the
+scenarios: a JSON list, or one JSON value per line. Each attempt is kept as it ends; the same
+command goes on where one that was stopped left off.
+
+A model is a run's name (its newest weights), RUN@STEP, RUN@best (by val/reward), or openai/NAME: a
+prompted model at OPENAI_BASE_URL, else at OpenAI. Runs need the backend that trained them.
+
+examples:
+  art eval my_agent:rollout --scenarios val.jsonl --models agent@best,agent@0,openai/gpt-4.1-mini
+  art eval my_agent:rollout --scenarios val.jsonl --models agent --backend local --repeats 4
+  art eval my_agent:rollout --scenarios val.jsonl --models agent --markdown
+"""
+_COMPARE_HELP = """\
+Compares the rewards that two evaluations logged on the same scenarios, by the mean difference per
+scenario. A and B are RUN@STEP. With --rollout and --scenarios the models are run instead, until
+one is better: the interval holds at every look, so that stopping early is sound.
+
+examples:
+  art compare agent@12 agent@0
+  art compare agent@12 other@12 --split test
+  art compare agent@best openai/gpt-4.1-mini --rollout my_agent:rollout --scenarios val.jsonl
+"""
+_COLUMNS = (
+    Column(key="model"),
+    Column(key="step", right=True),
+    Column(key="reward", form=".4f", right=True),
+    Column(key="low", form=".4f", right=True),
+    Column(key="high", form=".4f", right=True),
+    Column(key="pass_at_1", heading="pass@1", form=".3f", right=True, rank=1),
+    Column(key="pass_at_k", heading="pass@k", form=".3f", right=True, rank=2),
+    Column(key="usd_per_attempt", heading="$/attempt", form=".6f", right=True),
+    Column(key="seconds_per_attempt", heading="s/attempt", form=".2f", right=True, rank=1),
+    Column(key="failures", right=True, rank=1),
+)
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    parser = commands.add_parser(
+        "eval", help="evaluate models on scenarios, with intervals and costs", epilog=_EVAL_HELP
+    )
+    parser.add_argument("target", metavar="TARGET", help="the rollout, as module:function")
+    parser.add_argument("--scenarios", type=Path, metavar="FILE", required=True)
+    parser.add_argument("--models", metavar="NAMES", required=True, help="separated by commas")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="attempts per scenario")
+    parser.add_argument("--split", default="val", help="the rows' split (default: val)")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    _add_running(parser)
+    parser.set_defaults(run=run_eval)
+    parser = commands.add_parser(
+        "compare", help="compare two models on the same scenarios", epilog=_COMPARE_HELP
+    )
+    parser.add_argument("a", metavar="A")
+    parser.add_argument("b", metavar="B")
+    parser.add_argument("--rollout", metavar="TARGET", help="run the models, by module:function")
+    parser.add_argument("--scenarios", type=Path, metavar="FILE", help="what to run them on")
+    parser.add_argument("--split", default="val", help="the split that was logged (default: val)")
+    _add_running(parser)
+    parser.set_defaults(run=run_compare)
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", metavar="NAME", help="what serves the runs ($ART_BACKEND)")
+    parser.add_argument(
+        "--max-concurrent", type=int, default=32, metavar="N", help="attempts at the same time"
+    )
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds for one attempt")
+    add_directory(parser)
+
+
+def run_eval(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
+    """Evaluate the models one after the other, and yield their table."""
+    names = [name.strip() for name in arguments.models.split(",") if name.strip()]
+    rollout, scenarios = rollout_of(arguments.target), scenarios_in(arguments.scenarios)
+    found = asyncio.run(_evaluated(arguments, names, rollout, scenarios))
+    in_markdown = arguments.markdown and not getattr(arguments, "as_json", False)
+    yield from (_markdown if in_markdown else _table)([_row(each) for each in found])
+
+
+async def _evaluated(
+    arguments: argparse.Namespace, names: Sequence[str], rollout: Rollout, scenarios: Sequence[Any]
+) -> list[Evaluation]:
+    found = []
+    async with _opened(arguments) as models:
+        for name in names:
+            model, step = await models.get(name)
+            found += await evaluate(
+                model,
+                scenarios,
+                rollout,
+                step=step,
+                split=arguments.split,
+                repeats=arguments.repeats,
+                max_concurrent=arguments.max_concurrent,
+                timeout=arguments.timeout,
+                progress=name,
+            )
+    return found
+
+
+def run_compare(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
+    """Compare two models and yield the verdict."""
+    if (arguments.rollout is None) != (arguments.scenarios is None):
+        raise ConfigError("to run the models, compare needs --rollout and --scenarios")
+    if arguments.rollout is None:
+        sides = [_logged(name, arguments) for name in (arguments.a, arguments.b)]
+        found = paired(*sides, names=(arguments.a, arguments.b))
+    else:
+        found = asyncio.run(_compared(arguments))
+    values = attrs.asdict(found) | {"better": found.better, "saved": found.saved}
+    yield Record(values, [str(found)])
+
+
+async def _compared(arguments: argparse.Namespace) -> Comparison:
+    rollout, scenarios = rollout_of(arguments.rollout), scenarios_in(arguments.scenarios)
+    async with _opened(arguments) as models:
+        (a, first), (b, second) = [await models.get(n) for n in (arguments.a, arguments.b)]
+        found = await compare(
+            a,
+            b,
+            scenarios,
+            rollout,
+            steps=(first, second),
+            max_concurrent=arguments.max_concurrent,
+            timeout=arguments.timeout,
+        )
+    return attrs.evolve(found, a=arguments.a, b=arguments.b)
+
+
+def _logged(name: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the rewards by scenario that an evaluation logged."""
+    run, _, step = name.rpartition("@")
+    if not step.isdecimal() or not run:
+        raise ConfigError(f"{name!r} names no evaluation", "Give RUN@STEP, such as agent@12.")
+    directory = find_run(run, runs_path(arguments.dir)).path
+    file = trajectory_file(directory, arguments.split, int(step))
+    if not file.exists():
+        raise ConfigError(
+            f"{run} has no {arguments.split} trajectories of step {step}",
+            "`art eval` makes them.",
+        )
+    rewards: dict[str, list[float]] = {}
+    for group in read_groups(file):
+        rewards[str(group.metadata.get("scenario_id"))] = group.rewards
+    return rewards
+
+
+@asynccontextmanager
+async def _opened(arguments: argparse.Namespace) -> AsyncIterator[_Models]:
+    """Give the models that a command names, and close them at its end."""
+    async with AsyncExitStack() as stack:
+        yield _Models(arguments, stack)
+
+
+@attrs.define
+class _Models:
+    _arguments: argparse.Namespace
+    _stack: AsyncExitStack
+    _opened: dict[str, Model] = attrs.field(factory=dict)
+
+    async def get(self, name: str) -> tuple[Model, int | None]:
+        """Return the model of a name and the step that it asks for, None for the newest."""
+        own, _, step = name.rpartition("@") if "@" in name else (name, "", "")
+        model = self._opened.get(own)
+        if model is None:
+            model = self._prompted(own) if own.startswith("openai/") else self._trained(own)
+            self._opened[own] = await self._stack.enter_async_context(model)
+            if isinstance(model, TrainableModel):
+                await model.register()
+        if step == "best" and isinstance(model, TrainableModel):
+            return model, await model.best_checkpoint()
+        if step and not step.isdecimal():
+            raise ConfigError(f"{name!r} asks for step {step!r}", "Give a number, or best.")
+        return model, int(step) if step else None
+
+    def _prompted(self, name: str) -> Model:
+        inference = name.removeprefix("openai/")
+        return Model(
+            name=inference.replace("/", "-"),
+            project="evaluations",
+            inference_model_name=inference,
+            inference_base_url=os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+            inference_api_key=os.environ.get("OPENAI_API_KEY"),
+            base_path=self._arguments.dir,
+        )
+
+    def _trained(self, name: str) -> TrainableModel:
+        run = find_run(name, runs_path(self._arguments.dir))
+        described = read_json(run.path / "model.json")
+        base_model = described.get("base_model")
+        if not base_model:
+            raise ConfigError(f"the run {name!r} does not say which base model it trains")
+        return TrainableModel(
+            name=run.path.name,
+            project=run.path.parent.parent.name,
+            base_model=base_model,
+            backend=self._arguments.backend,
+            config=described.get("config") or {},
+            base_path=run.path.parent.parent.parent,
+        )
+
+
+def rollout_of(target: str) -> Rollout:
+    """Import a function given as `module:function`, also from the current directory."""
+    module, _, function = target.partition(":")
+    if not module or not function:
+        raise ConfigError(f"{target!r} is no function", "Give module:function.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Rollout = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{target!r} can't be imported: {error}") from error
+    return found
+
+
+def scenarios_in(file: Path) -> list[Any]:
+    """Read scenarios: a JSON list, or one JSON value per line."""
+    data = file.read_bytes()
+    try:
+        values = orjson.loads(data)
+        return values if isinstance(values, list) else [values]
+    except orjson.JSONDecodeError:
+        pass
+    values = []
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            values += [orjson.loads(line)] if line.strip() else []
+        except orjson.JSONDecodeError as error:
+            raise ConfigError(f"{file}: line {number} is no JSON: {error}") from error
+    return values
+
+
+def _row(each: Evaluation) -> dict[str, Any]:
+    most = max(each.pass_at)
+    return {
+        "model": each.model,
+        "step": each.step,
+        "reward": each.reward.mean,
+        "std_err": each.reward.std_err,
+        "low": each.reward.low,
+        "high": each.reward.high,
+        "pass_at_1": each.pass_at[1],
+        "pass_at_k": each.pass_at[most],
+        "k": most,
+        "usd_per_attempt": each.usd,
+        "seconds_per_attempt": each.seconds,
+        "attempts": each.reward.count + each.failures,
+        "failures": each.failures,
+        "unpriced": each.unpriced,
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Iterator[Output]:
+    yield Table(name="evaluations", rows=rows, columns=_COLUMNS)
+
+
+def _markdown(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield "| " + " | ".join(column.title for column in _COLUMNS) + " |"
+    yield "|" + "---|" * len(_COLUMNS)
+    for row in rows:
+        cells = (format(row[column.key], str(column.form)) for column in _COLUMNS)
+        yield "| " + " | ".join(cells) + " |"
