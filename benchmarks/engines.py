@@ -34,11 +34,12 @@ from transformers import AutoTokenizer  # noqa: E402
 from art_core.endpoint.engine import Sampling  # noqa: E402
 from art_local.engine import TransformersEngine  # noqa: E402
 from art_local.engine.protocol import LocalEngine, StepWeights  # noqa: E402
-from art_local.engines import ServingNeeds, choose, start_vllm, wait_ready  # noqa: E402
+from art_local.engines import choose, start_vllm, wait_ready  # noqa: E402
 from art_local.models import resolve_base_model  # noqa: E402
+from art_local.models.load import load_model, sharing_parameters  # noqa: E402
 from art_local.models.placement import placement  # noqa: E402
+from art_local.options import LocalOptions  # noqa: E402
 from art_local.session.probe import compare  # noqa: E402
-from art_local.session.resident import load_model, sharing_parameters  # noqa: E402
 from art_local.training.policy import Policy  # noqa: E402
 from art_local.vllm.environment import environment_path, installed  # noqa: E402
 
@@ -86,15 +87,10 @@ def engines(
 ) -> tuple[dict[str, Policy], dict[str, LocalEngine]]:
     """Each engine with the policy that trains for it: on merged weights, or on adapters."""
     where = placement("cpu", dtype)
-    choice = choose(
-        "vllm", where, full_finetune=False, engine_device=None, engine_url=None, engine_key=None,
-        engine_args=None, engine_timeouts=None,
-    )  # fmt: skip
-    needs = ServingNeeds(
-        directory=directory, run_dir=folder, trainer=where, context_length=2048, max_rank=RANK,
-        served_steps=2, max_batch_size=64, request_timeout_s=300.0,
-    )  # fmt: skip
-    vllm = start_vllm(choice, needs)
+    options = LocalOptions(
+        engine="vllm", context_length=2048, lora_rank=RANK, request_timeout_s=300.0
+    )
+    vllm = start_vllm(choose(options, where), options, where, directory, folder)
     base = load_model(directory, where, where.dtype)
     policies = {
         "transformers": learned_policy(base, dtype, merged=True),

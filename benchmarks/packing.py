@@ -150,8 +150,8 @@ def main() -> None:
 
     wait_asleep()
     from art_local.models import resolve_base_model
+    from art_local.models.load import load_model
     from art_local.models.placement import placement
-    from art_local.session.resident import load_model
     from art_local.training.policy import Policy
 
     place = placement("cpu", arguments.dtype)

@@ -75,8 +75,8 @@ def our_step(model: Path, batch: list[list[int]], dtype: str | None, prompt: int
     """The trainer as the backend uses it, the merge of the new weights included."""
     from art_core.rl.config import TrainConfig
     from art_core.rl.sequences import TokenSequence
+    from art_local.models.load import load_model
     from art_local.models.placement import placement
-    from art_local.session.resident import load_model
     from art_local.training.policy import Policy
     from art_local.training.trainer import Trainer
 

@@ -20,7 +20,7 @@ kind, base, points = sys.argv[1], sys.argv[2], sys.argv[3]
 if kind == "local":
     import torch
     from art_local.testing.tiny import save_tiny_model
-    import art_local.backend, art_local.session.resident, art_local.training.policy
+    import art_local.backend, art_local.session.model_session, art_local.training.policy
     import huggingface_hub.hf_file_system, peft, starlette.applications, torch._dynamo, uvicorn
     torch.set_num_threads(1)
     options = dict(device="cpu", dtype="float32", lora_rank=4, lora_alpha=8, progress=False)

@@ -18,8 +18,8 @@ def tiny_directory(tmp_path_factory) -> Path:
 def make_policy(tiny_directory):
     import torch
 
+    from art_local.models.load import load_model
     from art_local.models.placement import placement
-    from art_local.session.resident import load_model
     from art_local.training.policy import Policy
 
     def make(*, lora=(4, 8), dtype=torch.float32, **options):

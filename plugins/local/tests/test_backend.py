@@ -133,11 +133,11 @@ async def test_an_unknown_name_is_answered_404_in_openais_shape(registered):
 
 async def test_requests_under_way_stay_on_the_weights_they_began_with(registered):
     model, backend = await registered()
-    (seat,) = backend._seats.values()
+    (session,) = backend._sessions.values()
     wanted = await ask(model, max_tokens=200)
     groups = await some_groups(model)
     running = asyncio.create_task(ask(model, max_tokens=200))
-    await until_async(lambda: seat.resident.engine._worker._batches)
+    await until_async(lambda: session.engine._worker._batches)
     await model.train(groups, **LEARN)
     found = await running
     assert found.choices[0].policy_version == 0
@@ -346,12 +346,12 @@ async def test_a_registered_model_does_not_change_its_base_model(
 async def test_device_time_is_charged_also_when_a_step_fails(registered, sequences):
     model, backend = await registered(gpu_cost_per_hour_usd=3600.0)
     charged = []
-    backend._charge = lambda m: charged.append(backend._clock.take())
+    backend._charge = lambda m: charged.append(backend._timer.take())
     with pytest.raises(art.ConfigError, match="no training option 'learning_rat'"):
         await backend.train(model, _groups_of(sequences), learning_rat=1)
     assert charged == []
     await backend.train(model, _groups_of(sequences), **LEARN)
-    backend._seats[model.run_dir.resolve()].resident.train = None
+    backend._sessions[model.run_dir.resolve()].train = None
     with pytest.raises(TypeError):
         await backend.train(model, _groups_of(sequences), **LEARN)
     await backend.close()
@@ -363,7 +363,7 @@ async def test_a_device_without_a_price_is_reported_when_a_model_is_registered(
     registered, monkeypatch, caplog
 ):
     held = attrs.evolve(placement("cpu"), device=torch.device("cuda"), device_name="Toaster 9")
-    monkeypatch.setattr("art_local.backend.held_devices", lambda *_: [held])
+    monkeypatch.setattr("art_local.backend.charged_devices", lambda *_: [held])
     model, _ = await registered()
     assert caplog.text.count("no price is known for device 'Toaster 9'") == 1
     assert "costs/gpu" not in (await model.log()).metrics
@@ -405,12 +405,12 @@ async def test_an_engine_error_is_not_hidden_by_that_of_the_checkpoint(
     registered, sequences, monkeypatch
 ):
     model, backend = await registered()
-    resident = backend._seats[model.run_dir.resolve()].resident
+    session = backend._sessions[model.run_dir.resolve()]
 
     def failing(adapter, weights):
         raise art.EngineError("the engine is gone")
 
-    monkeypatch.setattr(resident.engine, "publish", failing)
+    monkeypatch.setattr(session.engine, "publish", failing)
     (model.run_dir / "checkpoints").write_text("in the way")
     with pytest.raises(art.EngineError, match="the engine is gone") as caught:
         await backend.train(model, _groups_of(sequences), **LEARN)

@@ -14,7 +14,7 @@ import art_core as art
 from art_core.base.errors import EngineError
 from art_core.log.history import read_rows
 from art_local.session import gpu_timer
-from art_local.vllm.pool import Servers
+from art_local.vllm.pool import VllmPool
 from waiting import until_async
 
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "lora_alpha": 8, "progress": False}
@@ -86,9 +86,9 @@ async def test_time_after_a_model_that_could_not_be_registered_costs_nothing(
     broken, model = make_model("broken", base_model=str(tmp_path / "empty")), make_model("model")
     with pytest.raises(art.ConfigError, match="is not a base model"):
         await broken.register(backend)
-    assert backend._clock.take() == 0.0
+    assert backend._timer.take() == 0.0
     await model.register(backend)
-    assert backend._clock.take() > 0.0
+    assert backend._timer.take() > 0.0
     await broken.close()
     await model.close()
 
@@ -97,13 +97,13 @@ async def test_a_model_whose_registering_was_cancelled_is_closed_with_the_backen
     make_model, monkeypatch
 ):
     backend, before, loading = art.backend("local", **OPTIONS), engines(), threading.Event()
-    take_seat = backend._take_seat
+    open_session = backend._open_session
 
     def taken(model, step):
         loading.set()
-        return take_seat(model, step)
+        return open_session(model, step)
 
-    monkeypatch.setattr(backend, "_take_seat", taken)
+    monkeypatch.setattr(backend, "_open_session", taken)
     model = make_model("tiny")
     registering = asyncio.create_task(model.register(backend))
     await asyncio.to_thread(loading.wait, 60)
@@ -139,8 +139,8 @@ async def test_a_step_that_was_cancelled_counts_and_its_costs_stand_in_the_next_
 ):
     model = make_model("tiny")
     await model.register(backend)
-    (resident,) = (seat.resident for seat in backend._seats.values())
-    step, begun, go_on = resident.trainer.step, threading.Event(), threading.Event()
+    (session,) = backend._sessions.values()
+    step, begun, go_on = session.trainer.step, threading.Event(), threading.Event()
 
     def slowly(*args, **options):
         begun.set()
@@ -148,14 +148,14 @@ async def test_a_step_that_was_cancelled_counts_and_its_costs_stand_in_the_next_
         ticks.now += 2.0
         return step(*args, **options)
 
-    monkeypatch.setattr(resident.trainer, "step", slowly)
+    monkeypatch.setattr(session.trainer, "step", slowly)
     attempts = [art.TrajectoryGroup([art.Trajectory(reward=r) for r in (0.0, 1.0)])]
     training = asyncio.create_task(model.train(attempts))
     await asyncio.to_thread(begun.wait, 60)
     training.cancel()
     await asyncio.gather(training, return_exceptions=True)
     go_on.set()
-    monkeypatch.setattr(resident.trainer, "step", step)
+    monkeypatch.setattr(session.trainer, "step", step)
     await model.train(attempts)
     rows = [row for row, *_ in read_rows(model.run_dir / "history.jsonl")]
     assert [row.step for row in rows] == [2]
@@ -183,11 +183,10 @@ async def test_a_step_that_waits_when_the_backend_is_closed_says_so(make_model):
 
 def test_models_of_one_name_have_adapters_of_their_own(tmp_path):
     """Two runs may share a name, and their adapters a server."""
-    servers = Servers({tmp_path: object()})
-    options = SimpleNamespace(engine=SimpleNamespace(name="vllm"))
+    pool = VllmPool({tmp_path: object()})
 
-    def named(name, *taken):
-        return servers.share(SimpleNamespace(name=name), tmp_path, options, taken).adapter_name
+    def named(name, *used):
+        return pool.share(tmp_path, name, used, start=object).adapter_name
 
     assert named("a") == "a"
     assert named("a", "a") == "a-2"
@@ -198,10 +197,10 @@ def test_models_of_one_name_have_adapters_of_their_own(tmp_path):
 async def test_the_newest_step_and_the_one_before_stay_in_memory(backend, make_model):
     model = make_model("tiny")
     await model.register(backend)
-    (resident,) = (seat.resident for seat in backend._seats.values())
+    (session,) = backend._sessions.values()
     for _ in range(3):
         await backend.train(model, [])
-    assert resident.engine.adapters == ["base", "tiny@2", "tiny@3"]
+    assert session.engine.adapters == ["base", "tiny@2", "tiny@3"]
     await model.close()
 
 
@@ -211,7 +210,7 @@ async def test_weights_are_gone_with_their_model(make_model, closing):
     backend, model = art.backend("local", **OPTIONS), make_model("tiny")
     await model.register(backend)
     await backend.train(model, [])
-    policies = [seat.resident.policy for seat in backend._seats.values()]
+    policies = [session.policy for session in backend._sessions.values()]
     tensors = [t for p in policies for t in (*p.model.parameters(), *p.serving.values())]
     held = [weakref.ref(tensor) for tensor in tensors]
     del policies, tensors
@@ -235,15 +234,15 @@ async def test_a_step_that_is_asked_for_while_it_is_unloaded_is_served(make_mode
     await model.register(backend)
     await backend.train(model, [])
     await ask(model, "tiny")
-    (resident,) = (seat.resident for seat in backend._seats.values())
-    unload, begun, go_on = resident.engine.unload, threading.Event(), threading.Event()
+    (session,) = backend._sessions.values()
+    unload, begun, go_on = session.engine.unload, threading.Event(), threading.Event()
 
     def slowly(name):
         begun.set()
         go_on.wait(60)
         unload(name)
 
-    monkeypatch.setattr(resident._loaded, "_unload", slowly)
+    monkeypatch.setattr(session.served._loaded, "_unload", slowly)
     training = asyncio.create_task(backend.train(model, []))
     await asyncio.to_thread(begun.wait, 60)
     asking = asyncio.create_task(ask(model, "tiny@1"))
@@ -266,12 +265,12 @@ async def ask(model, name):
 async def test_a_step_that_was_neither_served_nor_stored_says_so(backend, make_model, monkeypatch):
     model = make_model("tiny")
     await model.register(backend)
-    (resident,) = (seat.resident for seat in backend._seats.values())
+    (session,) = backend._sessions.values()
 
     def refuse(*_):
         raise EngineError("no room for the adapter")
 
-    monkeypatch.setattr(resident.engine, "publish", refuse)
+    monkeypatch.setattr(session.engine, "publish", refuse)
     (model.run_dir / "checkpoints").write_text("in the way")
     with pytest.raises(art.BackendError, match="step 1 is trained, not served, but checkpoint 1"):
         await backend.train(model, [])

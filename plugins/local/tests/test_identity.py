@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from art_core.base.errors import ConfigError
 from art_local.models import identity
 from art_local.models.identity import BaseIdentity, fingerprint
-from art_local.session.checkpoints import StoredCheckpoint
 
 CUT_OFF = b"\x3d\0\0\0\0\0\0\0" + (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}')
 
@@ -80,13 +79,10 @@ def test_a_checkpoint_without_a_fingerprint_is_known_by_its_base_models_name(bas
     monkeypatch.chdir(base.parent)
     here = BaseIdentity.of("./base", base)
 
-    def stored(**about):
-        return StoredCheckpoint(step=1, path=base, manifest=about)
-
     for name in ("./base", str(base), f"{base}/", "base"):
-        here.check(stored(base_model=name))
+        here.check(base, {"base_model": name})
     with pytest.raises(ConfigError, match="base_model='other', this run asks for './base'"):
-        here.check(stored(base_model="other"))
-    here.check(stored(base_model="other", base_fingerprint=here.fingerprint))
+        here.check(base, {"base_model": "other"})
+    here.check(base, {"base_model": "other", "base_fingerprint": here.fingerprint})
     with pytest.raises(ConfigError, match="over another base model"):
-        here.check(stored(base_model="./base", base_fingerprint="0" * 64))
+        here.check(base, {"base_model": "./base", "base_fingerprint": "0" * 64})

@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from art_core.endpoint.engine import Sampling
-from art_local.session.leases import LeasedEngine, LoadedSteps
+from art_local.session.endpoint import LeasedEngine, LoadedSteps
 
 
 @pytest.fixture

@@ -64,22 +64,19 @@ class UnslothLocal(LocalBackend):
                 here=options["engine_url"] is not None or installed() is not None,
             ),
             engine_args=engine_args,
-            **options,
-        )
-        self._options = attrs.evolve(
-            self._options,
             loader=UnslothLoader(
                 max_seq_length=max_seq_length,
                 load_in_4bit=load_in_4bit,
                 merges=not on_cuda,
                 activation_checkpointing=options.get("activation_checkpointing", AUTO),
             ),
-            recipe=attrs.evolve(self._options.recipe, quantization=NF4 if load_in_4bit else None),
+            quantization=NF4 if load_in_4bit else None,
+            **options,
         )
 
     def charged_devices(self) -> list[GpuTime]:
         """Return the devices that models are charged for, with their prices, held for no time."""
-        return self._held(seconds=0.0)
+        return self._device_time(seconds=0.0)
 
 
 def _engine(asked: str, *, on_cuda: bool, fast: bool | None, here: bool) -> str:

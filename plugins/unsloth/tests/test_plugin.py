@@ -44,10 +44,10 @@ def test_an_unknown_option_names_the_nearest(without_unsloth):
 def test_options_are_those_of_the_local_backend_and_three_of_unsloths():
     from art_local.backend import LocalBackend
 
-    local = inspect.signature(LocalBackend.__init__).parameters
+    local = inspect.signature(LocalBackend).parameters
     own = {field.name: field.default for field in attrs.fields(Options)}
     assert set(own) - set(local) == {"load_in_4bit", "fast_inference", "max_seq_length"}
-    assert set(local) - set(own) == {"self", "full_finetune", "context_length"}
+    assert set(local) - set(own) == {"full_finetune", "context_length"}
     shared = own.keys() & local.keys()
     assert {name: own[name] for name in shared} == {name: local[name].default for name in shared}
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from art_local.engine.device_lock import DeviceTurns
+    from art_local.engine.device_lock import DeviceLock
     from art_local.engine.engine import TransformersEngine
 
-__all__ = ["DeviceTurns", "TransformersEngine"]
+__all__ = ["DeviceLock", "TransformersEngine"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,8 +18,8 @@ def __getattr__(name: str) -> Any:
         from art_local.engine.engine import TransformersEngine
 
         return TransformersEngine
-    if name == "DeviceTurns":
-        from art_local.engine.device_lock import DeviceTurns
+    if name == "DeviceLock":
+        from art_local.engine.device_lock import DeviceLock
 
-        return DeviceTurns
+        return DeviceLock
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

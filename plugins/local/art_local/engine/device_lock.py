@@ -1,13 +1,12 @@
-"""Turns at the device: the engine's steps and the trainer's steps come one after the other, first
-come first served.
+"""A lock on the device, so that the engine's steps and the trainer's steps alternate.
 
-    turns = DeviceTurns()
-    with turns.take("training step"):
+    lock = DeviceLock()
+    with lock.hold("training step"):
         ...
 
-A waiter is served in the order of arrival, so neither side can starve the other: the trainer waits
-for at most one engine step (a prefill or one token of the batch), the engine for what the trainer
-does inside one `take`.
+Waiters get it in the order of arrival, so neither side can starve the other: the trainer waits for
+at most one engine step (a prefill or one token of the batch), the engine for what the trainer does
+inside one `hold`.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from contextlib import contextmanager
 from art_core.base.errors import BackendError
 
 
-class DeviceTurns:
-    """A fair lock with a name for who holds it. Not reentrant: taking it twice in one thread raises
-    BackendError.
+class DeviceLock:
+    """A fair lock that knows the purpose of its holder. Not reentrant: taking it twice in one
+    thread raises BackendError.
     """
 
     def __init__(self) -> None:
@@ -33,17 +32,17 @@ class DeviceTurns:
 
     @property
     def holder(self) -> str | None:
-        """Who has the device now, in the words given to `take`; None while it is free."""
+        """The purpose given to `hold` by the current holder; None while the device is free."""
         return self._holder
 
     @contextmanager
-    def take(self, who: str, timeout_s: float | None = None) -> Iterator[None]:
-        """Hold the device inside the block, after everyone who asked before.
+    def hold(self, purpose: str, timeout_s: float | None = None) -> Iterator[None]:
+        """Hold the device inside the block, after all earlier waiters.
 
-        Raises BackendError when the turn did not come within `timeout_s` (None waits for ever),
-        naming the holder.
+        Raises BackendError, which names the holder, if the device is not free within `timeout_s`
+        (None: no limit).
         """
-        self._acquire(who, timeout_s)
+        self._acquire(purpose, timeout_s)
         try:
             yield
         finally:
@@ -51,24 +50,24 @@ class DeviceTurns:
                 self._holder = self._thread = None
                 self._changed.notify_all()
 
-    def _acquire(self, who: str, timeout_s: float | None) -> None:
-        ticket, me = object(), threading.get_ident()
+    def _acquire(self, purpose: str, timeout_s: float | None) -> None:
+        ticket, thread = object(), threading.get_ident()
         with self._changed:
-            if self._thread == me:
+            if self._thread == thread:
                 raise BackendError(
-                    f"{who!r} asked for the device inside {self._holder!r} of the same thread"
+                    f"{purpose!r} asked for the device inside {self._holder!r} of the same thread"
                 )
             self._queue.append(ticket)
             try:
-                mine = self._changed.wait_for(
+                acquired = self._changed.wait_for(
                     lambda: self._holder is None and self._queue[0] is ticket, timeout_s
                 )
-                if not mine:
+                if not acquired:
                     raise BackendError(
-                        f"{who!r} did not get the device within {timeout_s} s; "
+                        f"{purpose!r} did not get the device within {timeout_s} s; "
                         f"{self._holder!r} has it"
                     )
-                self._holder, self._thread = who, me
+                self._holder, self._thread = purpose, thread
             finally:
                 self._queue.remove(ticket)
                 self._changed.notify_all()

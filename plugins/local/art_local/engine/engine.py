@@ -14,11 +14,11 @@ from torch import nn
 from art_core.base.errors import ConfigError, EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.batch import Limits
-from art_local.engine.device_lock import DeviceTurns
+from art_local.engine.device_lock import DeviceLock
 from art_local.engine.forward import Forward
-from art_local.engine.protocol import StepWeights
+from art_local.engine.protocol import BASE, StepWeights
 from art_local.engine.request import Request
-from art_local.engine.weights import BASE, Weights
+from art_local.engine.weights import Weights
 from art_local.engine.worker import Worker
 
 log = logging.getLogger("art_local")
@@ -31,8 +31,7 @@ class TransformersEngine:
     a time.
 
     - `model`: a plain causal language model, no peft in it. Its parameters are shared, not copied.
-    - `turns`: the engine computes each step inside one turn; give the trainer's to take turns with
-      it.
+    - `lock`: held for each step; give the trainer's lock, so that both alternate.
     - `max_batch_size`: sequences decoded together.
     - `request_timeout_s`: how long a caller waits for its next token before EngineError says what
       it waited for.
@@ -51,7 +50,7 @@ class TransformersEngine:
         self,
         model: nn.Module,
         *,
-        turns: DeviceTurns | None = None,
+        lock: DeviceLock | None = None,
         max_batch_size: int = 64,
         request_timeout_s: float = 600.0,
         prefill_tokens: int = 2048,
@@ -73,7 +72,7 @@ class TransformersEngine:
             cache_tokens=max(held // forward.cache_bytes_per_token, 1),
         )
         self._rotary, self._warned = forward.rotary, False
-        self._worker = Worker(self._weights, forward, turns or DeviceTurns(), limits)
+        self._worker = Worker(self._weights, forward, lock or DeviceLock(), limits)
 
     @property
     def adapters(self) -> list[str]:
@@ -117,8 +116,8 @@ class TransformersEngine:
         """Serve a step's merged weights; see `LocalEngine`."""
         self.load(adapter, weights.merged())
 
-    def resting(self) -> AbstractContextManager[None]:
-        """The trainer asks for the device piece by piece (`DeviceTurns`); nothing to do here."""
+    def asleep(self) -> AbstractContextManager[None]:
+        """Do nothing: the trainer takes the device piece by piece (`DeviceLock`)."""
         return nullcontext()
 
     def check(self) -> None:

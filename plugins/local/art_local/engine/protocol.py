@@ -12,6 +12,9 @@ import torch
 
 from art_core.endpoint.engine import Engine
 
+BASE = "base"
+"""The name by which an engine serves the base model."""
+
 
 @attrs.frozen(kw_only=True)
 class StepWeights:
@@ -41,7 +44,7 @@ class LocalEngine(Engine, Protocol):
     def unload(self, adapter: str) -> None:
         """Stop serving an adapter; requests under way finish."""
 
-    def resting(self) -> AbstractContextManager[Any]:
+    def asleep(self) -> AbstractContextManager[Any]:
         """Free what the trainer needs of a shared device, inside the block."""
 
     def check(self) -> None:

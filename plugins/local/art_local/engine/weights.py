@@ -7,7 +7,6 @@ costs what sampling from the base costs.
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +16,10 @@ import torch
 from torch import nn
 
 from art_core.base.errors import ConfigError, unknown
+from art_local.engine.protocol import BASE
+from art_local.models.load import sharing_parameters
 
 Place = tuple[nn.Module, str]
-BASE = "base"
 
 
 @attrs.frozen(eq=False)
@@ -45,8 +45,7 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        shared = {id(tensor): tensor for tensor in model.parameters()}
-        self.module: Any = copy.deepcopy(model, memo=shared).eval()
+        self.module: Any = sharing_parameters(model).eval()
         self._names = {id(tensor): name for name, tensor in self.module.named_parameters()}
         self._places: dict[str, Place] = {}
         self._base: dict[str, nn.Parameter] = {}

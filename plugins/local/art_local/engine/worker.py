@@ -11,7 +11,7 @@ import torch
 
 from art_core.base.errors import EngineError
 from art_local.engine.batch import Batch, Limits
-from art_local.engine.device_lock import DeviceTurns
+from art_local.engine.device_lock import DeviceLock
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver
 from art_local.engine.weights import Adapter, Weights
@@ -28,10 +28,10 @@ class Worker:
     """
 
     def __init__(
-        self, weights: Weights, forward: Forward, turns: DeviceTurns, limits: Limits
+        self, weights: Weights, forward: Forward, lock: DeviceLock, limits: Limits
     ) -> None:
         self._weights = weights
-        self._turns = turns
+        self._lock = lock
         self._limits = limits
         self._forward = forward
         self._arrived: list[Request] = []
@@ -46,7 +46,7 @@ class Worker:
     def waiting_for(self) -> str:
         """What a request may be waiting for, in words."""
         running = sum(len(batch.rows) for batch in list(self._batches.values()))
-        holder = self._turns.holder
+        holder = self._lock.holder
         return (
             f"{running} sequences run, the device is held by {holder!r}"
             if holder
@@ -133,7 +133,7 @@ class Worker:
         batch = self._batches[key]
         others = sum(other.cache_tokens for other in self._batches.values() if other is not batch)
         try:
-            with self._turns.take("generating"):
+            with self._lock.hold("generating"):
                 self._weights.activate(batch.adapter)
                 events = batch.step(others)
         except Exception as error:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_local.session.checkpoints import StoredCheckpoint
 
 HASHED_WHOLE = 64 << 20
 """Weights of at most so many bytes are hashed whole; of larger ones, parts of every tensor."""
@@ -38,26 +37,26 @@ class BaseIdentity:
         """Read a base model's fingerprint; ConfigError for weights that can't be read."""
         return cls(name=name, directory=directory, fingerprint=fingerprint(directory))
 
-    def about(self) -> dict[str, Any]:
-        """As a manifest says it."""
+    def manifest(self) -> dict[str, Any]:
+        """Return the entries for a checkpoint's manifest."""
         return {"base_model": self.name, "base_fingerprint": self.fingerprint}
 
-    def check(self, found: StoredCheckpoint) -> None:
-        """Raise ConfigError for a checkpoint that was trained over other weights. An older one
-        without a fingerprint is known by the name of its base model.
+    def check(self, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+        """Raise ConfigError for a checkpoint that was trained over other weights. An older
+        checkpoint without a fingerprint is compared by the name of its base model.
         """
-        name, stored = found.manifest.get("base_model"), found.manifest.get("base_fingerprint")
-        if stored is None and name != self.name and not _is_at(name, self.directory):
+        name, fingerprint = manifest.get("base_model"), manifest.get("base_fingerprint")
+        if fingerprint is None and name != self.name and not _is_at(name, self.directory):
             raise ConfigError(
-                f"checkpoint {found.path} was trained with base_model={name!r}, this run asks for "
+                f"checkpoint {checkpoint} was trained with base_model={name!r}, this run asks for "
                 f"{self.name!r}",
                 "Use the same options to resume, or another model name to start afresh.",
             )
-        if stored not in (None, self.fingerprint):
+        if fingerprint not in (None, self.fingerprint):
             raise ConfigError(
-                f"checkpoint {found.path} was trained over another base model than the one at "
-                f"{self.directory}: base_model was {name!r} with fingerprint {stored!s:.12}, this "
-                f"one has {self.fingerprint:.12}",
+                f"checkpoint {checkpoint} was trained over another base model than the one at "
+                f"{self.directory}: base_model was {name!r} with fingerprint {fingerprint!s:.12}, "
+                f"this one has {self.fingerprint:.12}",
                 "Give the base model that it was trained over, or put its files back; another "
                 "model name starts afresh.",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,11 @@ def load_config(directory: Path) -> Any:
     named = (stored.get("architectures") or [None])[0] or stored.get("model_type")
     with refused_unless_possible(str(named or directory), "loaded"):
         return AutoConfig.from_pretrained(directory, local_files_only=True)
+
+
+def sharing_parameters(model: Any) -> Any:
+    """Return a copy of a model's structure over the same parameters."""
+    return copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How a model is adapted, as the options say it and its checkpoints' manifests repeat it."""
+"""The adapter of a model: its settings, as checkpoint manifests record them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from art_local.session.checkpoints import StoredCheckpoint
 
 
 @attrs.frozen(kw_only=True)
-class Recipe:
-    """How a model is adapted: by LoRA of a rank and alpha (None: whole), drawn from a seed, over a
+class AdapterCard:
+    """LoRA of a rank and alpha (None: all weights are trained), initialized from a seed, over a
     base that may be quantized ("nf4").
     """
 
@@ -20,18 +20,13 @@ class Recipe:
     seed: int
     quantization: str | None = None
 
-    @property
-    def rank(self) -> int:
-        """The adapter's rank; 0 without one."""
-        return self.lora[0] if self.lora else 0
-
     def __str__(self) -> str:
         return (
             "full fine-tuning" if self.lora is None else "LoRA rank {} alpha {}".format(*self.lora)
         )
 
-    def about(self) -> dict[str, Any]:
-        """As a manifest says it."""
+    def manifest(self) -> dict[str, Any]:
+        """Return the entries for a checkpoint's manifest."""
         rank, alpha = self.lora or (None, None)
         return {
             "lora_rank": rank,
@@ -40,13 +35,13 @@ class Recipe:
             "quantization": self.quantization,
         }
 
-    def check(self, found: StoredCheckpoint) -> None:
-        """Raise ConfigError for a checkpoint of another recipe."""
-        for key, value in self.about().items():
-            stored = found.manifest.get(key)
-            if stored != value:
+    def check(self, stored: StoredCheckpoint) -> None:
+        """Raise ConfigError for a checkpoint with other settings."""
+        for key, value in self.manifest().items():
+            found = stored.manifest.get(key)
+            if found != value:
                 raise ConfigError(
-                    f"checkpoint {found.path} was trained with {key}={stored!r}, this run "
+                    f"checkpoint {stored.path} was trained with {key}={found!r}, this run "
                     f"asks for {value!r}",
                     "Use the same options to resume, or another model name to start afresh.",
                 )

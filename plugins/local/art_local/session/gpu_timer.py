@@ -1,4 +1,4 @@
-"""For how long a backend has held its devices."""
+"""The time for which a backend uses its devices."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import threading
 import time
 
 
-class Clock:
-    """Seconds that the devices were held and not charged yet, each charged to one model only."""
+class GpuTimer:
+    """Seconds of device use that are not charged yet. Each second is charged to one model only."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Count from now on; a clock that runs goes on."""
+        """Start counting; a running timer continues."""
         with self._lock:
             if self._since is None:
                 self._since = time.monotonic()
 
     def take(self) -> float:
-        """Return the seconds since the start or the last call; 0 when nothing is held."""
+        """Return the seconds since the start or the last call; 0 if the timer is stopped."""
         with self._lock:
             if self._since is None:
                 return 0.0
@@ -29,6 +29,6 @@ class Clock:
             return seconds
 
     def stop(self) -> None:
-        """Count no longer: nothing is held."""
+        """Stop counting: no device is in use."""
         with self._lock:
             self._since = None

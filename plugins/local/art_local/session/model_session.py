@@ -1,212 +1,365 @@
-"""A registered model with what serves it: weights, engine and endpoint, made together."""
+"""A registered model: its policy, trainer, engine, checkpoints and endpoint."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import shutil
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch  # noqa: TID253
+from safetensors.torch import load_file, save_file
 
-from art_core import Endpoint
-from art_core.base.errors import EngineError
+from art_core import Endpoint, TrainResult, TrajectoryGroup
+from art_core.base.errors import BackendError, ConfigError, EngineError
 from art_core.endpoint.host import EndpointHost
-from art_local.engine import DeviceTurns, TransformersEngine
+from art_core.rl.batch import training_batch
+from art_core.rl.config import TrainConfig
+from art_core.rl.sequences import staleness
+from art_local.engine import DeviceLock
 from art_local.engine.layer_types import check_servable
-from art_local.engine.protocol import LocalEngine
-from art_local.engines import EngineChoice, wait_ready
+from art_local.engine.protocol import LocalEngine, StepWeights
+from art_local.engines import EngineChoice, embedded_engine, wait_ready
+from art_local.models.chat_template import FILE as TEMPLATE
 from art_local.models.chat_template import load_tokenizer, template_for
 from art_local.models.identity import BaseIdentity
-from art_local.models.load import PLAIN, Loader
-from art_local.models.placement import Placement
+from art_local.models.load import Loader, load_model, sharing_parameters
+from art_local.models.placement import Placement, placement
 from art_local.models.supported import cannot_serve, refused_unless_possible
-from art_local.session.adapter_card import Recipe
-from art_local.session.checkpoints import CheckpointStore
-from art_local.session.endpoint import ServedNames
+from art_local.options import LocalOptions
+from art_local.session.adapter_card import AdapterCard
+from art_local.session.checkpoints import CheckpointStore, StoredCheckpoint
+from art_local.session.endpoint import ServedNames, ServedSteps
 from art_local.session.probe import check_agreement
-from art_local.session.resident import Resident, sharing_parameters
-from art_local.training.checkpointing import AUTO
 from art_local.training.policy import Policy
-from art_local.vllm.engine import VllmEngine
+from art_local.training.reference import Reference
+from art_local.training.trainer import Trainer
+from art_local.vllm.pool import SharedEngine
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
 log = logging.getLogger("art_local")
+OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+LOCK_TIMEOUT_S = 600.0
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+PACKAGES = ("art-core", "art-local", "torch", "transformers", "peft")
 
 
 @attrs.frozen(kw_only=True)
-class SeatOptions:
-    """What the backend's options say about each of its models (see `LocalBackend`)."""
+class SessionSetup:
+    """What the models of a backend have in common: its options and what they mean here."""
 
+    options: LocalOptions
     placement: Placement
     engine: EngineChoice
-    recipe: Recipe
-    max_batch_size: int
-    context_length: int | None
-    served_steps: int
-    request_timeout_s: float
-    progress: bool
-    chat_template: str | None = None
-    activation_checkpointing: bool | str = AUTO
-    loader: Loader = PLAIN
+    card: AdapterCard
+    loader: Loader
+    chat_template: str | None
+    device_lock: DeviceLock
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class SharedEngine:
-    """A base model's engine, the name that this model's adapters have in it, and how it and the
-    others of the backend free a device that the trainer has too.
+class ModelSession:
+    """A model that is loaded, served and trained. The backend calls it from its training thread,
+    except for `endpoint`, `step` and `store`.
     """
 
-    engine: VllmEngine
-    adapter_name: str
-    resting: Callable[[], AbstractContextManager[None]]
+    def __init__(
+        self,
+        model: TrainableModel,
+        identity: BaseIdentity,
+        setup: SessionSetup,
+        *,
+        policy: Policy,
+        engine: LocalEngine,
+        shared: SharedEngine | None,
+        store: CheckpointStore,
+        tokenizer: Any,
+        chat_template: str | None,
+    ) -> None:
+        self.model, self.name, self.identity, self.shared = model, model.name, identity, shared
+        self.store, self.policy, self.engine = store, policy, engine
+        self.step = 0
+        self._setup, self._tokenizer, self._chat_template = setup, tokenizer, chat_template
+        self._asleep = shared.asleep if shared else engine.asleep
+        self.trainer = Trainer(
+            policy,
+            turn=partial(setup.device_lock.hold, f"training {self.name}", LOCK_TIMEOUT_S),
+            progress=setup.options.progress,
+        )
+        self.served = ServedSteps(
+            engine,
+            shared.adapter_name if shared else self.name,
+            setup.options.served_steps,
+            stored=store.steps,
+            read=partial(_stored_weights, store, identity, setup, policy),
+        )
+        names = ServedNames(self.name, identity.name, self.served, tokenizer)
+        self._host = EndpointHost(names, request_timeout_s=setup.options.request_timeout_s)
 
+    @classmethod
+    def open(
+        cls,
+        model: TrainableModel,
+        identity: BaseIdentity,
+        base: Any,
+        setup: SessionSetup,
+        shared: SharedEngine | None = None,
+        step: int | None = None,
+    ) -> ModelSession:
+        """Load a model at its last whole checkpoint, or at step 0, over a loaded base; serve it.
 
-@attrs.frozen(kw_only=True, eq=False)
-class Seat:
-    """A model's place in the backend."""
-
-    model: TrainableModel
-    resident: Resident
-    host: EndpointHost
-    shared: SharedEngine | None
+        `step` is an older checkpoint to go back to. `shared` is the vLLM engine of the base model;
+        without it the model gets an embedded engine. Not to be called inside an event loop. If
+        something fails, everything started here is closed.
+        """
+        store = CheckpointStore(model.run_dir / "checkpoints")
+        template = template_for(setup.chat_template, store.newest(step))
+        tokenizer = load_tokenizer(identity.directory, template)
+        architecture = type(base).__name__
+        if shared is None:
+            check_servable(base.config)
+        with refused_unless_possible(architecture, "trained"):
+            policy = _policy(base, identity.directory, setup)
+        engine: LocalEngine
+        with refused_unless_possible(architecture, "served"):
+            engine = (
+                shared.engine if shared else embedded_engine(base, setup.options, setup.device_lock)
+            )
+        session: ModelSession | None = None
+        try:
+            session = cls(
+                model,
+                identity,
+                setup,
+                policy=policy,
+                engine=engine,
+                shared=shared,
+                store=store,
+                tokenizer=tokenizer,
+                chat_template=template,
+            )
+            session._start(step)
+        except BaseException:
+            if shared is None:
+                asyncio.run(engine.close())
+            elif session is not None:
+                session.served.unload()
+            raise
+        return session
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the model is served."""
+        """The model's endpoint."""
         return Endpoint(
-            base_url=self.host.base_url, api_key=self.host.api_key, model_name=self.resident.name
+            base_url=self._host.base_url, api_key=self._host.api_key, model_name=self.name
         )
-
-    def uses(self, engine: LocalEngine) -> bool:
-        """Tell whether this model is served by that engine."""
-        return self.resident.engine is engine
 
     async def close(self) -> None:
-        """Stop serving; requests under way are cut off. An engine that others use, too, stays."""
-        await asyncio.to_thread(self.host.stop)
+        """Stop serving and abort requests; an engine that other models use stays open."""
+        await asyncio.to_thread(self._host.stop)
         if self.shared:
-            await asyncio.to_thread(self.resident.unload)
+            await asyncio.to_thread(self.served.unload)
         else:
-            await self.resident.engine.close()
+            await self.engine.close()
 
+    def train(self, groups: Sequence[TrajectoryGroup], config: TrainConfig) -> TrainResult:
+        """Run one step, serve its weights, write its checkpoint.
 
-def take_seat(
-    model: TrainableModel,
-    identity: BaseIdentity,
-    base: Any,
-    options: SeatOptions,
-    turns: DeviceTurns,
-    shared: SharedEngine | None = None,
-    step: int | None = None,
-) -> Seat:
-    """Load a model at its last whole checkpoint, or fresh, over a loaded base; serve it.
-
-    `step` is an older checkpoint to go back to. `shared` is the engine of the base model where it
-    has one; without it the model gets an embedded engine. Runs outside of any event loop. What was
-    started is closed again when something fails.
-    """
-    store = CheckpointStore(model.run_dir / "checkpoints")
-    template = template_for(options.chat_template, store.newest(step))
-    tokenizer = load_tokenizer(identity.directory, template)
-    architecture = type(base).__name__
-    if shared is None:
-        check_servable(base.config)
-    with refused_unless_possible(architecture, "trained"):
-        policy = _policy(base, identity.directory, options)
-    with refused_unless_possible(architecture, "served"):
-        engine: LocalEngine = shared.engine if shared else _embedded(base, options, turns)
-    resident: Resident | None = None
-    try:
-        resident = Resident(
-            name=model.name,
-            base=identity,
-            store=store,
-            policy=policy,
-            engine=engine,
-            turns=turns,
-            recipe=options.recipe,
-            tokenizer=tokenizer,
-            chat_template=template,
-            kept_steps=options.served_steps,
-            progress=options.progress,
-            adapter_name=shared.adapter_name if shared else None,
-            resting=shared.resting if shared else None,
-        )
-        if shared:
-            wait_ready(shared.engine, progress=options.progress)
-        resumed = resident.resume(step)
-        _check_agreement(resident, tokenizer, turns, embedded=shared is None)
-        names = ServedNames(resident, tokenizer)
-        host = EndpointHost(names, request_timeout_s=options.request_timeout_s).start()
-    except BaseException:
-        if shared is None:
-            asyncio.run(engine.close())
-        elif resident is not None:
-            resident.unload()
-        raise
-    log.info(
-        "model %r on %s, engine %s, %s, %s; served at %s",
-        model.name,
-        options.placement,
-        options.engine,
-        options.recipe,
-        f"resumed from checkpoint {resumed}" if resumed else "starting fresh at step 0",
-        host.base_url,
-    )
-    return Seat(model=model, resident=resident, host=host, shared=shared)
-
-
-def _check_agreement(
-    resident: Resident, tokenizer: Any, turns: DeviceTurns, *, embedded: bool
-) -> None:
-    """Compare engine and trainer. An embedded engine has the trainer's weights: where it differs,
-    it cannot serve the architecture.
-    """
-    architecture = type(resident.policy.base).__name__
-    turn = partial(turns.take, "comparing the engine with the trainer")
-    try:
-        with refused_unless_possible(architecture, "trained"):
-            check_agreement(
-                resident.engine, resident.policy, tokenizer, resident.newest_adapter, turn
-            )
-    except EngineError as error:
-        if not embedded:
+        If the step itself fails, the weights stay as they were. If only the checkpoint can't be
+        written, the step counts and is served, and the error says so. Raises EngineError, with the
+        checkpoint written, if the engine does not accept the new weights or has ended.
+        """
+        self.engine.check()
+        started = time.monotonic()
+        batch = training_batch(groups, config)
+        before = self.step
+        try:
+            with self._asleep():
+                metrics = self.trainer.step(
+                    batch.sequences,
+                    config,
+                    label=f"train step {before + 1}",
+                    reference=self._reference(config),
+                )
+                self.step += 1
+            self._publish()
+        except BaseException as error:
+            if self.step > before and config.save_checkpoint:
+                self._save_despite(error)
             raise
-        raise cannot_serve(architecture, error) from error
+        path = self._save() if config.save_checkpoint else None
+        metrics["time/step_trainer_s"] = time.monotonic() - started
+        metrics |= self.engine.step_metrics() | staleness(batch.sequences, before)
+        return TrainResult(step=self.step, metrics={**batch.metrics, **metrics}, checkpoint=path)
+
+    def _start(self, step: int | None) -> None:
+        if self.shared:
+            wait_ready(self.shared.engine, progress=self._setup.options.progress)
+        self._resume(step)
+        self._check_agreement()
+        self._host.start()
+        log.info(
+            "model %r on %s, engine %s, %s, %s; served at %s",
+            self.name,
+            self._setup.placement,
+            self._setup.engine,
+            self._setup.card,
+            f"resumed from checkpoint {self.step}" if self.step else "starting fresh at step 0",
+            self._host.base_url,
+        )
+
+    def _resume(self, step: int | None) -> None:
+        """Load and serve the newest whole checkpoint, if any.
+
+        With a `step`, load that one and set later ones aside. Raises ConfigError for a checkpoint
+        of another base model or adapter, and for a step without a checkpoint.
+        """
+        found = self.store.newest_whole() if step is None else self.store.older(step)
+        if found is not None:
+            _check(found, self.identity, self._setup)
+            self.policy.load(self.policy.read(found.path), found.path)
+            self.trainer.optimizer.load(load_file(found.path / OPTIMIZER), found.path)
+            self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
+            self.step = found.step
+        if step is not None:
+            self.store.abandon_after(step)
+        self._publish()
+
+    def _check_agreement(self) -> None:
+        """Compare engine and trainer. An embedded engine has the trainer's weights, so a difference
+        means that it cannot serve the architecture.
+        """
+        architecture = type(self.policy.base).__name__
+        lock = self._setup.device_lock
+        locked = partial(lock.hold, "comparing the engine with the trainer", LOCK_TIMEOUT_S)
+        adapter = self.served.adapter(self.step)
+        try:
+            with refused_unless_possible(architecture, "trained"):
+                check_agreement(self.engine, self.policy, self._tokenizer, adapter, locked)
+        except EngineError as error:
+            if self.shared:
+                raise
+            raise cannot_serve(architecture, error) from error
+
+    def _publish(self) -> None:
+        if self.step:
+            weights = StepWeights(
+                merged=lambda: self.policy.serving,
+                write=lambda directory: self.policy.save(directory, self.identity.name),
+            )
+            self.served.publish(self.step, weights)
+
+    def _reference(self, config: TrainConfig) -> Reference | None:
+        if not config.kl_penalty_coef:
+            return None
+        step = config.kl_penalty_reference_step or 0
+        if step and step not in self.store.steps():
+            raise ConfigError(
+                f"kl_penalty_reference_step is {step}, which has no checkpoint; there are: "
+                f"{', '.join(map(str, self.store.steps())) or 'none'}",
+                "Leave it out for the base model.",
+            )
+
+        def tensors() -> Mapping[str, torch.Tensor] | None:
+            if step:
+                found = self.store.read(step)
+                _check(found, self.identity, self._setup)
+                return self.policy.read(found.path)
+            return None if self.policy.is_lora else self._base_weights()
+
+        return tensors
+
+    def _base_weights(self) -> Mapping[str, torch.Tensor]:
+        """Return the parameters that full fine-tuning started from, read from disk."""
+        self.identity.check_unchanged()
+        where = placement("cpu", "float32")
+        return dict(load_model(self.identity.directory, where, torch.float32).named_parameters())
+
+    def _save_despite(self, error: BaseException) -> None:
+        """Write the checkpoint of a step whose weights the engine did not accept, so that the step
+        is not lost. A second error is added to the first as a note.
+        """
+        try:
+            self._save()
+        except Exception as second:
+            log.error("%s", second)
+            error.add_note(str(second))
+
+    def _save(self) -> Path:
+        try:
+            return self.store.write(self.step, self._fill, self._manifest()).path
+        except BackendError as error:
+            state = (
+                "trained and served" if self.served.newest == self.step else "trained, not served"
+            )
+            raise BackendError(f"step {self.step} is {state}, but {error}") from error
+
+    def _fill(self, directory: Path) -> None:
+        self.policy.save(directory, self.identity.name)
+        if not self.policy.is_lora:
+            # several templates would be a folder, and a checkpoint is a folder of files
+            several = isinstance(self._tokenizer.chat_template, dict)
+            self._tokenizer.save_pretrained(directory, save_jinja_files=not several)
+        if self._chat_template is not None:
+            (directory / TEMPLATE).write_text(self._chat_template, encoding="utf-8")
+        save_file(self.trainer.optimizer.state(), directory / OPTIMIZER)
+        save_file({"generator": self.policy.generator.get_state()}, directory / RNG)
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            **self.identity.manifest(),
+            **self._setup.card.manifest(),
+            "seed": self._setup.card.seed,
+            "dtype": str(self.policy.dtype).removeprefix("torch."),
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        }
 
 
-def _embedded(base: Any, options: SeatOptions, turns: DeviceTurns) -> TransformersEngine:
-    engine = TransformersEngine(
-        base,
-        turns=turns,
-        max_batch_size=options.max_batch_size,
-        request_timeout_s=options.request_timeout_s,
-    )
-    if options.context_length is not None:
-        engine.context_length = min(engine.context_length, options.context_length)
-    return engine
+def _check(stored: StoredCheckpoint, identity: BaseIdentity, setup: SessionSetup) -> None:
+    identity.check(stored.path, stored.manifest)
+    setup.card.check(stored)
 
 
-def _policy(base: Any, directory: Path, options: SeatOptions) -> Policy:
-    placement, recipe = options.placement, options.recipe
-    if recipe.lora is None:
-        learner = options.loader.base(directory, placement, torch.float32)
+def _stored_weights(
+    store: CheckpointStore, identity: BaseIdentity, setup: SessionSetup, policy: Policy, step: int
+) -> StepWeights:
+    """Return the weights of a checkpoint. A function, since a method would refer to the session and
+    keep its memory in use as long as a request does.
+    """
+    found = store.read(step)
+    _check(found, identity, setup)
+
+    def merged() -> Mapping[str, torch.Tensor]:
+        with setup.device_lock.hold(f"loading step {step}", LOCK_TIMEOUT_S):
+            return policy.serving_of(policy.read(found.path))
+
+    def write(directory: Path) -> None:
+        for file in ADAPTER_FILES:
+            shutil.copy2(found.path / file, directory / file)
+
+    return StepWeights(merged=merged, write=write)
+
+
+def _policy(base: Any, directory: Path, setup: SessionSetup) -> Policy:
+    if setup.card.lora is None:
+        learner = setup.loader.base(directory, setup.placement, torch.float32)
     else:
         learner = sharing_parameters(base)
     return Policy(
         learner,
-        dtype=placement.dtype,
-        lora=recipe.lora,
-        seed=recipe.seed,
-        loader=options.loader,
+        dtype=setup.placement.dtype,
+        lora=setup.card.lora,
+        seed=setup.card.seed,
+        loader=setup.loader,
         # the policy that is trained is the one that is sampled from: vLLM does not merge
-        merged=options.engine.name != "vllm",
-        activation_checkpointing=options.activation_checkpointing,
+        merged=setup.engine.name != "vllm",
+        activation_checkpointing=setup.options.activation_checkpointing,
     )

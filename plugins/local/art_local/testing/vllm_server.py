@@ -82,14 +82,14 @@ def lora_server(
 
 def _wait_until_ready(server: ServerProcess, address: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and server.ended is None:
+    while time.monotonic() < deadline and server.exit_reason is None:
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - loopback
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    state = server.ended or f"it was not ready within {START_TIMEOUT_S:.0f} s"
-    raise RuntimeError(f"no vLLM server: {state}; its log ends: {server.log_end}")
+    state = server.exit_reason or f"it was not ready within {START_TIMEOUT_S:.0f} s"
+    raise RuntimeError(f"no vLLM server: {state}; its log ends: {server.crash_report}")
 
 
 def ask(address: str, path: str, body: Mapping[str, Any]) -> Any:

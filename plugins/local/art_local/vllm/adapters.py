@@ -1,5 +1,5 @@
-"""The LoRA adapters that a vLLM server has: a directory each, loaded, and loaded again when the
-server was started anew.
+"""The LoRA adapters of a vLLM server. Each has a directory, from which a restarted server loads it
+again.
 """
 
 from __future__ import annotations
@@ -15,117 +15,116 @@ from art_core.base.errors import EngineError
 from art_local.engine.protocol import StepWeights
 from art_local.vllm.client import ServerGoneError, VllmClient
 from art_local.vllm.loop import LoopThread, within
-from art_local.vllm.sleep import Rest
+from art_local.vllm.sleep import Sleep
 from art_local.vllm.supervisor import Supervisor
 
 log = logging.getLogger("art_local")
 
 
 class Adapters:
-    """Adapters by name, in a directory of their own; those of an earlier run are deleted."""
+    """Adapters by name, in their own directory; those of an earlier run are deleted."""
 
     def __init__(
-        self, directory: Path, loop: LoopThread, supervisor: Supervisor, rest: Rest
+        self, directory: Path, loop: LoopThread, supervisor: Supervisor, sleep: Sleep
     ) -> None:
         self._directory, self._loop = directory, loop
-        self._supervisor, self._patience, self._rest = supervisor, supervisor.patience, rest
-        self._places: dict[str, Path] = {}
-        self._written = itertools.count(1)
+        self._supervisor, self._timeouts, self._sleep = supervisor, supervisor.timeouts, sleep
+        self._paths: dict[str, Path] = {}
+        self._number = itertools.count(1)
         self.delete()
 
     @property
     def names(self) -> list[str]:
         """The names of the adapters that are served."""
-        return list(self._places)
+        return list(self._paths)
 
     def publish(self, name: str, weights: StepWeights) -> None:
         """Write an adapter for the server and load it.
 
-        Raises EngineError when the disk or the server does not take it; what was served before is
-        served still.
+        Raises EngineError if it can't be written or loaded; the previous weights stay served.
         """
-        # A path of its own each time: the server's prefix cache then never mixes two weights.
-        place = self._directory / f"{next(self._written):06d}-{name}"
-        before = self._places.get(name)
+        # a new path each time, so that the server's prefix cache never mixes two weights
+        path = self._directory / f"{next(self._number):06d}-{name}"
+        before = self._paths.get(name)
         try:
-            _write(weights, place)
-            self._places[name] = place
-            limit_s = self._patience.start_s + self._patience.load_s
-            self._loop.run(self._load(name, place), limit_s, f"loading {name}")
+            _write(weights, path)
+            self._paths[name] = path
+            limit_s = self._timeouts.start_s + self._timeouts.load_s
+            self._loop.run(self._load(name, path), limit_s, f"loading {name}")
         except BaseException:
             if before is None:
-                self._places.pop(name, None)
+                self._paths.pop(name, None)
             else:
-                self._places[name] = before
-            shutil.rmtree(place, ignore_errors=True)
+                self._paths[name] = before
+            shutil.rmtree(path, ignore_errors=True)
             raise
         if before is not None:
             shutil.rmtree(before, ignore_errors=True)
 
     def unload(self, name: str) -> None:
-        """Stop serving an adapter and delete its directory; requests under way finish."""
-        place = self._places.pop(name, None)
-        if place is None:
+        """Stop serving an adapter and delete its directory; running requests finish."""
+        path = self._paths.pop(name, None)
+        if path is None:
             return
         try:
-            self._loop.run(self._unload(name), self._patience.load_s, f"unloading {name}")
+            self._loop.run(self._unload(name), self._timeouts.load_s, f"unloading {name}")
         except EngineError as error:
-            # it is not asked for any more, and a new server will not have it
+            # no request names it any more, and a new server does not load it
             log.warning("adapter %s stays in vLLM's server: %s", name, error)
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
     async def load_all(self, client: VllmClient) -> None:
         """Load all adapters into a new server."""
-        for name, place in list(self._places.items()):
-            await self._load_into(client, name, place)
+        for name, path in list(self._paths.items()):
+            await self._load_into(client, name, path)
 
     async def load_again(self, client: VllmClient, name: str) -> bool:
-        """Load an adapter into a server that does not know it; False for a name that is not one."""
-        place = self._places.get(name)
-        if place is None:
+        """Load an adapter into a server that has lost it; False for an unknown name."""
+        path = self._paths.get(name)
+        if path is None:
             return False
-        await self._load_into(client, name, place)
+        await self._load_into(client, name, path)
         return True
 
     def delete(self) -> None:
         """Delete the adapters' directory."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    async def _load(self, name: str, place: Path) -> None:
-        async with self._rest.work():
+    async def _load(self, name: str, path: Path) -> None:
+        async with self._sleep.awake():
             while True:
-                client = await self._supervisor.client(self._patience.start_s)
+                client = await self._supervisor.client(self._timeouts.start_s)
                 try:
-                    return await self._load_into(client, name, place)
+                    return await self._load_into(client, name, path)
                 except ServerGoneError as error:
-                    # a new server loads all adapters, this one too, before it counts as ready
-                    log.warning("%s", await self._supervisor.why(client, error))
+                    # a new server loads all adapters, including this one, before it is ready
+                    log.warning("%s", await self._supervisor.cause(client, error))
 
-    async def _load_into(self, client: VllmClient, name: str, place: Path) -> None:
-        _check_there(name, place)
-        loading = client.load_adapter(name, str(place))
-        await within(self._patience.load_s, loading, f"load {name}")
+    async def _load_into(self, client: VllmClient, name: str, path: Path) -> None:
+        _check_exists(name, path)
+        loading = client.load_adapter(name, str(path))
+        await within(self._timeouts.load_s, loading, f"load {name}")
 
     async def _unload(self, name: str) -> None:
-        async with self._rest.work():
-            client = await self._supervisor.client(self._patience.load_s)
+        async with self._sleep.awake():
+            client = await self._supervisor.client(self._timeouts.load_s)
             await client.unload_adapter(name)
 
 
-def _check_there(name: str, place: Path) -> None:
-    if not place.is_dir():
+def _check_exists(name: str, path: Path) -> None:
+    if not path.is_dir():
         raise EngineError(
-            f"adapter {name!r} cannot be loaded again: its directory {place} is gone",
-            "Start the program again: it goes on from the newest checkpoint. Leave "
-            f"{place.parent} to the run as long as it serves.",
+            f"adapter {name!r} cannot be loaded again: its directory {path} does not exist",
+            "Restart the program: it continues from the newest checkpoint. Do not delete "
+            f"{path.parent} while the run serves.",
         )
 
 
-def _write(weights: StepWeights, place: Path) -> None:
+def _write(weights: StepWeights, path: Path) -> None:
     try:
-        place.mkdir(parents=True)
-        weights.write(place)
+        path.mkdir(parents=True)
+        weights.write(path)
     except (OSError, SafetensorError) as error:
         raise EngineError(
-            f"the adapter could not be written to {place}: {error}", "Free disk space."
+            f"the adapter could not be written to {path}: {error}", "Free disk space."
         ) from error

@@ -1,4 +1,4 @@
-"""What is said to vLLM's server, and how its answers are read: token ids in, tokens out."""
+"""A client of vLLM's server: token ids in, tokens out."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def completion_body(
 
 
 def tokens_of(answer: Mapping[str, Any], top_logprobs: int) -> list[Token]:
-    """Read the tokens of a completion, or of a chunk of one; the last may carry `finish`.
+    """Return the tokens of a completion, or of a chunk of one; the last may have `finish`.
 
-    Raises EngineError for an answer that a server without `return_token_ids` gives.
+    Raises EngineError for the answer of a server that does not know `return_token_ids`.
     """
     if "error" in answer:
         raise EngineError(f"vLLM refused the request: {_message(answer)}")
@@ -71,14 +71,14 @@ def tokens_of(answer: Mapping[str, Any], top_logprobs: int) -> list[Token]:
 
 
 def _cached(answer: Mapping[str, Any]) -> int | None:
-    """How much of the prompt was cached, if the answer says it: whole answers do."""
+    """Return the cached tokens of the prompt, which answers that are not streamed contain."""
     details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
     cached: int | None = details.get("cached_tokens")
     return cached
 
 
 def _alternatives(top: Mapping[str, float] | None, count: int) -> tuple[tuple[int, float], ...]:
-    """The most likely tokens; the server adds the sampled one when it is not among them."""
+    """Return the most likely tokens; the server adds the sampled one if it is not among them."""
     if not top or not count:
         return ()
     pairs = [(int(name.removeprefix("token_id:")), logprob) for name, logprob in top.items()]
@@ -91,7 +91,7 @@ def _message(answer: Any) -> str:
 
 
 class VllmClient:
-    """Speaks to one server. To be used on one event loop."""
+    """Sends requests to one server, from one event loop."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
         import httpx2
@@ -107,7 +107,7 @@ class VllmClient:
         )
 
     async def complete(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """POST /v1/completions; yields the whole answer, or each chunk of a streamed one.
+        """POST /v1/completions; yield the whole answer, or each chunk of a streamed one.
 
         Closing the generator closes the connection, which aborts the request in the server.
         """
@@ -123,24 +123,24 @@ class VllmClient:
                     yield orjson.loads(data)
 
     async def load_adapter(self, name: str, path: str) -> None:
-        """Load a LoRA adapter from a directory that the server can read; again, if it is there."""
+        """Load a LoRA adapter from a directory that the server can read; replaces a loaded one."""
         body = {"lora_name": name, "lora_path": path, "load_inplace": True}
         await self._post("/v1/load_lora_adapter", body)
 
     async def unload_adapter(self, name: str) -> None:
-        """Forget an adapter; requests under way finish with it."""
+        """Unload an adapter; running requests finish with it."""
         await self._post("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def sleep(self) -> None:
-        """Let the server give its device memory back, once its requests have ended."""
+        """Free the server's device memory, once its requests have ended."""
         await self._post("/sleep?level=1&mode=wait", None)
 
     async def wake(self) -> None:
-        """Let the server take its device memory again."""
+        """Allocate the server's device memory again."""
         await self._post("/wake_up", None)
 
     async def health(self) -> None:
-        """Raise EngineError unless the server says that it is well."""
+        """Raise EngineError unless the server reports that it is healthy."""
         async with self._errors():
             await _checked(await self._http.get("/health"))
 
@@ -151,7 +151,7 @@ class VllmClient:
             return list(orjson.loads(response.content)["data"])
 
     async def tokenize(self, text: str) -> list[int]:
-        """Return a text's tokens as the server's own tokenizer has them."""
+        """Return a text's tokens by the server's own tokenizer."""
         body = {"prompt": text, "add_special_tokens": False}
         async with self._errors():
             response = await _checked(await self._http.post("/tokenize", json=body))
@@ -163,7 +163,7 @@ class VllmClient:
             return (await _checked(await self._http.get("/metrics"))).text
 
     async def close(self) -> None:
-        """Close the connections; requests under way are aborted."""
+        """Close the connections; running requests are aborted."""
         await self._http.aclose()
 
     async def _post(self, path: str, body: Mapping[str, Any] | None) -> None:
@@ -179,22 +179,24 @@ class VllmClient:
 
     @asynccontextmanager
     async def _errors(self) -> AsyncGenerator[None, None]:
-        """Turn what the HTTP library raises into ServerGoneError."""
+        """Turn errors of the HTTP library into ServerGoneError."""
         import httpx2
 
         try:
             yield
         except (httpx2.TransportError, httpx2.StreamError) as error:
-            told = str(error) or type(error).__name__
-            raise ServerGoneError(f"the connection to vLLM at {self.url} failed: {told}") from error
+            reason = str(error) or type(error).__name__
+            raise ServerGoneError(
+                f"the connection to vLLM at {self.url} failed: {reason}"
+            ) from error
 
 
 class ServerGoneError(EngineError):
-    """The server's connection broke: it is dead, dying, or was never there."""
+    """The connection to the server broke."""
 
 
-class RefusedError(EngineError):
-    """The server answered, with an error; `status` is HTTP's."""
+class VllmStatusError(EngineError):
+    """The server answered with an error; `status` is the HTTP status."""
 
     status = 0
 
@@ -204,11 +206,11 @@ async def _checked(response: Any) -> Any:
         return response
     raw = await response.aread()
     try:
-        told = _message(orjson.loads(raw))
+        message = _message(orjson.loads(raw))
     except orjson.JSONDecodeError:
-        told = raw.decode(errors="replace")[:300]
-    error = RefusedError(
-        f"vLLM answered {response.status_code} to {response.request.url.path}: {told}"
+        message = raw.decode(errors="replace")[:300]
+    error = VllmStatusError(
+        f"vLLM answered {response.status_code} to {response.request.url.path}: {message}"
     )
     error.status = response.status_code
     raise error

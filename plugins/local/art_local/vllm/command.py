@@ -1,4 +1,4 @@
-"""How vLLM's server is called: its arguments and its environment."""
+"""The command line and environment variables of vLLM's server."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
+from art_local.engine.protocol import BASE
+from art_local.plugin import WAIT_ASLEEP
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's --max-lora-rank accepts, above 1."""
+"""The values above 1 that vLLM's --max-lora-rank accepts."""
 OWN = ("api_key", "enable_lora", "enable_sleep_mode", "host", "model", "port", "served_model_name")
 """Arguments that the backend sets itself."""
-BASE = "base"
 
 
 @attrs.frozen(kw_only=True)
 class ServerSettings:
-    """What one server serves: a base model, on which device, for which adapters.
+    """The settings of one server.
 
-    `device` is "cpu" or "cuda:<index>" as this process counts devices. `sleeps` says that the
-    trainer has the same CUDA device, so that the server gives its memory back while it trains.
-    `extra` are further arguments of vLLM's server, by their names.
+    `device` is "cpu" or "cuda:<index>" as this process counts devices. `sleeps` means that the
+    server shares the trainer's CUDA device and frees its memory during training. `extra` are
+    further arguments of vLLM's server by name.
     """
 
     model: Path
@@ -40,9 +41,9 @@ class ServerSettings:
     extra: Mapping[str, Any] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        taken = sorted({name.replace("-", "_") for name in self.extra} & set(OWN))
-        if taken:
-            raise ConfigError(f"engine_args can't set {taken[0]!r}", "The backend sets it.")
+        reserved = sorted({name.replace("-", "_") for name in self.extra} & set(OWN))
+        if reserved:
+            raise ConfigError(f"engine_args can't set {reserved[0]!r}", "The backend sets it.")
         if self.max_rank > RANKS[-1]:
             raise ConfigError(
                 f"vLLM serves LoRA up to rank {RANKS[-1]}, got lora_rank={self.max_rank}"
@@ -51,7 +52,7 @@ class ServerSettings:
 
 def arguments(settings: ServerSettings, port: int) -> list[str]:
     """Return the arguments of `python -m vllm.entrypoints.openai.api_server`."""
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "model": settings.model,
         "served_model_name": BASE,
         "host": "127.0.0.1",
@@ -63,21 +64,21 @@ def arguments(settings: ServerSettings, port: int) -> list[str]:
         "max_lora_rank": next(rank for rank in RANKS if rank >= settings.max_rank),
         "max_loras": min(settings.adapters, 4),
         "max_cpu_loras": 2 * settings.adapters,
-        # Log-probs of the weights themselves, and no sampling defaults of the model's author.
+        # unscaled log-probs, and no sampling defaults of the model's author
         "logprobs_mode": "raw_logprobs",
         "generation_config": "vllm",
         "disable_uvicorn_access_log": True,
-        # says how much of a prompt was cached
+        # reports the cached tokens of a prompt
         "enable_prompt_tokens_details": True,
     }
     if settings.device == "cpu":
-        given["enforce_eager"] = True
+        values["enforce_eager"] = True
     if settings.memory_share is not None:
-        given["gpu_memory_utilization"] = round(settings.memory_share, 3)
+        values["gpu_memory_utilization"] = round(settings.memory_share, 3)
     if settings.sleeps:
-        given["enable_sleep_mode"] = True
-    given |= {name.replace("-", "_"): value for name, value in settings.extra.items()}
-    return [word for name, value in given.items() for word in _words(name, value)]
+        values["enable_sleep_mode"] = True
+    values |= {name.replace("-", "_"): value for name, value in settings.extra.items()}
+    return [word for name, value in values.items() for word in _words(name, value)]
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -94,14 +95,14 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def environment(settings: ServerSettings, api_key: str, base: Mapping[str, str]) -> dict[str, str]:
-    """Return the server's environment: this process's, less what belongs to its own Python."""
+    """Return the server's environment: this process's, without the variables of its own Python."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     env = {name: value for name, value in base.items() if name not in hidden}
     env |= {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        # a key in the arguments could be read by everybody on the machine
+        # other users of the machine could read a key in the arguments
         "VLLM_API_KEY": api_key,
     }
     if settings.device == "cpu":
@@ -114,16 +115,14 @@ def environment(settings: ServerSettings, api_key: str, base: Mapping[str, str])
 
 
 def _cpu_defaults() -> dict[str, str]:
-    """Settings for a server that shares its cores with a trainer; the user's own come first."""
+    """Return defaults for a server that shares its cores with a trainer; the user's own win."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        # Bound to cores, servers of several jobs would crowd the same ones.
+        # bound to cores, servers of several jobs would use the same ones
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(cores or 1),
-        # Threads that spin while they wait slow the trainer 10 times and more.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
+        **WAIT_ASLEEP,
     }
 
 

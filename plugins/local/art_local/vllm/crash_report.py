@@ -1,4 +1,4 @@
-"""What the end of a server's log tells: what was raised last, and what is more than progress."""
+"""The report of a server's crash: the last errors and lines of its log, without progress lines."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ END_BYTES = 262_144
 END_LINES = 12
 RAISED_LINES = 2
 LINE_LETTERS = 400
-"""So much takes vLLM to say which context would fit into the memory of a small GPU."""
+"""vLLM needs this many to report which context would fit into the memory of a small GPU."""
 PREFIX = re.compile(r"^\([^)]*\) (?:ERROR|CRITICAL) \S+ \S+ \[[^\]]*\] ?")
 RAISED = re.compile(r"^[\w.]*(?:Error|Exception)(?:: .+)?$")
-SECOND_HAND = "EngineDeadError"
-"""What vLLM raises for every request once its core has raised something else."""
+CONSEQUENCE = "EngineDeadError"
+"""vLLM raises it for every request once its core has raised another error."""
 NOISE = re.compile(
     r"^- leaked |nanobind|- \.\.\. skipped|resource_tracker|^warnings\.warn\(|\^\^\^\^"
 )
 
 
-def log_end(log_file: Path, since: int = 0) -> str:
-    """Return in one line what a log tells from a byte on, the last errors first; a message of ours
-    carries it.
+def crash_report(log_file: Path, since: int = 0) -> str:
+    """Return the end of a log in one line for an error message, from a byte on, the last errors
+    first.
     """
     try:
         with log_file.open("rb") as file:
@@ -31,12 +31,12 @@ def log_end(log_file: Path, since: int = 0) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    told = [text[:LINE_LETTERS] for line in lines if (text := PREFIX.sub("", line.strip()))]
-    more = [line for line in told if not (_is_progress(line) or NOISE.search(line))]
-    raised = [line for line in more if RAISED.match(line) and SECOND_HAND not in line]
+    texts = [text[:LINE_LETTERS] for line in lines if (text := PREFIX.sub("", line.strip()))]
+    useful = [line for line in texts if not (_is_progress(line) or NOISE.search(line))]
+    raised = [line for line in useful if RAISED.match(line) and CONSEQUENCE not in line]
     last_raised = list(dict.fromkeys(reversed(raised)))[:RAISED_LINES][::-1]
-    rest = [line for line in more[-END_LINES:] if line not in last_raised]
-    return " | ".join([*last_raised, *rest] or told[-3:])
+    rest = [line for line in useful[-END_LINES:] if line not in last_raised]
+    return " | ".join([*last_raised, *rest] or texts[-3:])
 
 
 def _is_progress(line: str) -> bool:

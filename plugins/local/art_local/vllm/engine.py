@@ -1,6 +1,4 @@
-"""vLLM as an engine of the endpoint: a server is kept alive, requests go to it, each step's adapter
-is loaded into it.
-"""
+"""The vLLM engine: a supervised server that gets the requests and each step's adapter."""
 
 from __future__ import annotations
 
@@ -16,15 +14,14 @@ import torch  # noqa: TID253
 
 from art_core.base.errors import EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
-from art_local.engine.protocol import StepWeights
+from art_local.engine.protocol import BASE, StepWeights
 from art_local.vllm.adapters import Adapters
 from art_local.vllm.client import VllmClient, completion_body
-from art_local.vllm.command import BASE
 from art_local.vllm.loop import LoopThread, within
 from art_local.vllm.requests import Requests
 from art_local.vllm.server import Server
-from art_local.vllm.sleep import Rest
-from art_local.vllm.supervisor import Patience, Supervisor
+from art_local.vllm.sleep import Sleep
+from art_local.vllm.supervisor import Supervisor, Timeouts
 
 CLOSE_TIMEOUT_S = 60.0
 TICK_S = 0.25
@@ -32,7 +29,7 @@ TICK_S = 0.25
 
 @attrs.frozen(kw_only=True)
 class ModelFacts:
-    """What the engine must know of the base model: its context, vocabulary size and end tokens."""
+    """A base model's context length, vocabulary size and end tokens."""
 
     context_length: int
     vocabulary: int
@@ -42,9 +39,9 @@ class ModelFacts:
 class VllmEngine:
     """Samples from a base model and its LoRA adapters in a vLLM server (see `LocalEngine`).
 
-    - `launch` starts the server: the first time here, and again when it died.
-    - `directory` is where adapters are written for the server to read; the engine owns it.
-    - `sleeps`: the trainer has the same CUDA device, so the server sleeps while it trains.
+    - `launch` starts a server: at first, and again after a failure.
+    - `directory`: adapters are written there for the server; the engine deletes it.
+    - `sleeps`: the server shares the trainer's CUDA device and sleeps during training.
     """
 
     name = "vllm"
@@ -56,30 +53,30 @@ class VllmEngine:
         directory: Path,
         *,
         request_timeout_s: float = 600.0,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         sleeps: bool = False,
     ) -> None:
         self.context_length = facts.context_length
         self._facts, self._sleeps = facts, sleeps
-        self._timeout_s, self._patience = request_timeout_s, patience or Patience()
+        self._timeout_s, self._timeouts = request_timeout_s, timeouts or Timeouts()
         self._loop = LoopThread("art-vllm")
-        self._supervisor = Supervisor(launch, self._prepare, self._patience)
-        self._rest = Rest(self._supervisor, request_timeout_s)
-        self._adapters = Adapters(directory, self._loop, self._supervisor, self._rest)
+        self._supervisor = Supervisor(launch, self._prepare, self._timeouts)
+        self._sleep = Sleep(self._supervisor, request_timeout_s)
+        self._adapters = Adapters(directory, self._loop, self._supervisor, self._sleep)
         self._requests = Requests(
-            self._loop, self._supervisor, self._rest, self._adapters, request_timeout_s
+            self._loop, self._supervisor, self._sleep, self._adapters, request_timeout_s
         )
         self._supervising = self._loop.run(self._supervise(), CLOSE_TIMEOUT_S, "the engine's loop")
 
     def wait_ready(self, tick: Callable[[str], None] = lambda _: None) -> None:
-        """Wait for the server's first answer; `tick` is called meanwhile with its newest line.
+        """Wait until the server is ready; `tick` is called with its newest log line meanwhile.
 
-        Raises EngineError, with the engine closed, when the server does not start.
+        Raises EngineError, with the engine closed, if the server does not start.
         """
-        ready = self._loop.begin(self._ready())
+        ready = self._loop.submit(self._ready())
         try:
             while not concurrent.futures.wait([ready], TICK_S).done:
-                tick(self._supervisor.said)
+                tick(self._supervisor.log_line)
             ready.result()
         except BaseException:
             ready.cancel()
@@ -88,7 +85,7 @@ class VllmEngine:
 
     @property
     def adapters(self) -> list[str]:
-        """The names that requests can ask for; "base" is the model itself."""
+        """The names that requests can use; "base" is the base model."""
         return [BASE, *self._adapters.names]
 
     async def generate(
@@ -111,57 +108,57 @@ class VllmEngine:
         self._adapters.publish(adapter, weights)
 
     def unload(self, adapter: str) -> None:
-        """Stop serving an adapter and delete its directory; requests under way finish."""
+        """Stop serving an adapter and delete its directory; running requests finish."""
         self._adapters.unload(adapter)
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
-        """On a shared device: let requests end, let the server sleep, wake it after the block.
+    def asleep(self) -> Iterator[None]:
+        """On a shared device: wait for running requests, put the server to sleep, wake it up after
+        the block. New requests and adapters wait.
 
-        New requests and adapters wait. Elsewhere this does nothing: server and trainer run side by
-        side.
+        On a device of its own the server runs beside the trainer, and this does nothing.
         """
         if not self._sleeps:
             yield
             return
-        limit_s = self._timeout_s + self._patience.sleep_s
-        self._loop.run(self._rest.begin(), limit_s, "putting vLLM to sleep")
+        limit_s = self._timeout_s + self._timeouts.sleep_s
+        self._loop.run(self._sleep.start(), limit_s, "putting vLLM to sleep")
         try:
             yield
         except BaseException as error:
-            _let_go(error)
+            _clear_frames(error)
             raise
         finally:
-            # what torch keeps for later is not there for a server that wakes up
+            # free torch's cache, which the server needs to wake up
             torch.cuda.empty_cache()
-            self._loop.run(self._rest.end(), self._patience.start_s, "waking vLLM up")
+            self._loop.run(self._sleep.end(), self._timeouts.start_s, "waking vLLM up")
 
     @property
     def ended(self) -> bool:
-        """Whether the server failed too often to be started again."""
+        """Whether the server has failed too often and is not restarted."""
         return self._supervisor.ended is not None
 
     def check(self) -> None:
-        """Raise EngineError when the server failed too often to be started again."""
+        """Raise EngineError if the server has failed too often and is not restarted."""
         if self._supervisor.ended is not None:
             raise EngineError(*self._supervisor.ended.args)
 
     def step_metrics(self) -> dict[str, float]:
         """Return the server's own measurements since the last call."""
-        limit_s = self._patience.start_s + self._patience.answer_s
-        self._loop.run(self._look(), limit_s, "a last look")
+        limit_s = self._timeouts.start_s + self._timeouts.answer_s
+        self._loop.run(self._sample(), limit_s, "reading the measurements")
         restarts, self._supervisor.restarts = self._supervisor.restarts, 0
-        metrics = self._supervisor.gauges.take()
+        metrics = self._supervisor.metrics.take()
         return metrics | {"throughput/engine_restarts": float(restarts)}
 
     def tokenize(self, text: str) -> list[int]:
-        """Return a text's tokens as the server's own tokenizer has them."""
+        """Return a text's tokens by the server's own tokenizer."""
 
-        async def asked() -> list[int]:
-            client = await self._supervisor.client(self._patience.start_s)
+        async def request() -> list[int]:
+            client = await self._supervisor.client(self._timeouts.start_s)
             return await client.tokenize(text)
 
-        return self._loop.run(asked(), self._patience.load_s, "tokenizing a text")
+        return self._loop.run(request(), self._timeouts.load_s, "tokenizing a text")
 
     async def close(self) -> None:
         """End all requests with an EngineError, then the server; a second call does nothing."""
@@ -184,22 +181,22 @@ class VllmEngine:
         await asyncio.gather(self._supervising, return_exceptions=True)
 
     async def _ready(self) -> None:
-        # beyond the supervisor's own limit, whose error tells more
-        await self._supervisor.client(self._patience.start_s + self._patience.load_s)
+        # longer than the supervisor's own limit, whose error has more details
+        await self._supervisor.client(self._timeouts.start_s + self._timeouts.load_s)
 
     async def _prepare(self, client: VllmClient) -> None:
-        """Load all adapters into a new server and have it compute once: the first request compiles,
-        which may take longer than a request should.
+        """Load all adapters into a new server and sample one token: the first request compiles,
+        which may take longer than the timeout of a request.
         """
         await self._adapters.load_all(client)
         first = completion_body([0], Sampling(max_tokens=1, stream=False), BASE, ())
-        await within(self._patience.start_s, _drained(client.complete(first)), "compute")
+        await within(self._timeouts.start_s, _drained(client.complete(first)), "compute")
 
-    async def _look(self) -> None:
-        client = await self._supervisor.client(self._patience.start_s)
+    async def _sample(self) -> None:
+        client = await self._supervisor.client(self._timeouts.start_s)
         with suppress(EngineError, TimeoutError):
-            async with asyncio.timeout(self._patience.answer_s):
-                await self._supervisor.look(client)
+            async with asyncio.timeout(self._timeouts.answer_s):
+                await self._supervisor.sample(client)
 
     def _check_request(self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str) -> None:
         if not prompt_ids or len(prompt_ids) >= self.context_length:
@@ -209,18 +206,18 @@ class VllmEngine:
             )
         if sampling.max_tokens < 1:
             raise EngineError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
-        strange = [t for t in prompt_ids if not 0 <= t < self._facts.vocabulary]
-        if strange:
+        invalid = [t for t in prompt_ids if not 0 <= t < self._facts.vocabulary]
+        if invalid:
             raise EngineError(
-                f"token {strange[0]} is outside the vocabulary of {self._facts.vocabulary}"
+                f"token {invalid[0]} is outside the vocabulary of {self._facts.vocabulary}"
             )
         if adapter not in self.adapters:
             raise EngineError(unknown("adapter", adapter, self.adapters, known_as="loaded"))
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Empty the frames that an error passed through: what a failed step computed is in them, for as
-    long as somebody keeps the error.
+def _clear_frames(error: BaseException | None) -> None:
+    """Free the tensors of a failed step: the frames of its error refer to them while the error
+    exists.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)

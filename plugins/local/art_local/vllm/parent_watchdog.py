@@ -1,10 +1,10 @@
-"""Runs a server as its child and ends it, with all its children, when the parent dies or says so.
+"""Run a server as a child process; end it, with its children, when the parent dies or asks for it.
 
     python -S -E parent_watchdog.py PARENT_PID LOG_FILE COMMAND...
 
-It uses the standard library only and is started as a script. The server gets a process group of its
-own, whose id is printed as the only line on standard output. The exit status is the server's. On
-Linux the server also dies when the guard is killed. The log is kept below `LOG_BYTES`.
+A script that uses only the standard library. The server gets its own process group, whose id is
+printed as the only line on standard output. The exit status is the server's. On Linux the server
+also dies when the watchdog is killed. The log is kept below `LOG_BYTES`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ TERMINATE_S = 5.0
 PR_SET_PDEATHSIG = 1
 LOG_BYTES = 64 << 20
 KEPT_BYTES = 1 << 20
-"""What stays of a log that has grown too long: its end."""
+"""The end of a log that stays when it is shortened."""
 
 
 def main(parent: int, log_file: str, command: list[str]) -> int:
     """Run the command until it ends, the parent is gone, or SIGTERM comes."""
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(log_file, "ab") as log:  # noqa: PTH123 - pathlib would double the start's time
         server = subprocess.Popen(
@@ -37,17 +37,17 @@ def main(parent: int, log_file: str, command: list[str]) -> int:
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
-            preexec_fn=_die_with_guard if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=_die_with_watchdog if sys.platform == "linux" else None,  # noqa: PLW1509
         )
     print(server.pid, flush=True)  # noqa: T201
-    while server.poll() is None and not told and os.getppid() == parent:
+    while server.poll() is None and not signals and os.getppid() == parent:
         time.sleep(POLL_S)
         shorten(log_file)
     if server.poll() is None:
         server.terminate()
         _wait(server, TERMINATE_S)
     with contextlib.suppress(ProcessLookupError):
-        # what the server started goes with it, however it ended
+        # the server's own children end with it, however it ended
         os.killpg(server.pid, signal.SIGKILL)
     return abs(server.wait())
 
@@ -65,7 +65,7 @@ def shorten(log_file: str) -> None:
             log.write(end)
 
 
-def _die_with_guard() -> None:
+def _die_with_watchdog() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

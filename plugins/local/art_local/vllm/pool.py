@@ -4,62 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
-from art_local.engines import ServingNeeds, start_vllm
-from art_local.session.model_session import SeatOptions, SharedEngine
 from art_local.vllm.engine import VllmEngine
 
-if TYPE_CHECKING:
-    from art_core import TrainableModel
+
+@attrs.frozen(kw_only=True, eq=False)
+class SharedEngine:
+    """A base model's engine, the name of one model's adapters in it, and a context in which all
+    servers of the pool sleep.
+    """
+
+    engine: VllmEngine
+    adapter_name: str
+    asleep: Callable[[], AbstractContextManager[None]]
 
 
 @attrs.define(eq=False)
-class Servers:
-    """Servers by the directory of their base model. Used from the backend's worker thread."""
+class VllmPool:
+    """VllmPool by the directory of their base model. Used from the backend's worker thread."""
 
     _engines: dict[Path, VllmEngine] = attrs.field(factory=dict)
 
     def share(
-        self, model: TrainableModel, directory: Path, options: SeatOptions, taken: Collection[str]
-    ) -> SharedEngine | None:
-        """Return the server of a base model, started when there is none yet, and a name for the
-        model's adapters that is not among those taken; None for another engine than vLLM.
+        self, directory: Path, name: str, used: Collection[str], start: Callable[[], VllmEngine]
+    ) -> SharedEngine:
+        """Return the server of a base model, started if there is none yet, and a name for the
+        model's adapters that is not among those in use.
         """
-        if options.engine.name != "vllm":
-            return None
         if directory not in self._engines:
-            needs = ServingNeeds(
-                directory=directory,
-                run_dir=model.run_dir.resolve(),
-                trainer=options.placement,
-                context_length=options.context_length,
-                max_rank=options.recipe.rank,
-                served_steps=options.served_steps,
-                max_batch_size=options.max_batch_size,
-                request_timeout_s=options.request_timeout_s,
-            )
-            self._engines[directory] = start_vllm(options.engine, needs)
-        others = (f"{model.name}-{number}" for number in itertools.count(2))
-        name = next(n for n in itertools.chain([model.name], others) if n not in taken)
-        return SharedEngine(
-            engine=self._engines[directory], adapter_name=name, resting=self.resting
-        )
+            self._engines[directory] = start()
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        free = next(each for each in itertools.chain([name], numbered) if each not in used)
+        return SharedEngine(engine=self._engines[directory], adapter_name=free, asleep=self.asleep)
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
-        """Let all servers rest inside the block: each of them that shares the trainer's device
-        holds memory there, whichever model is trained. One that has ended holds none.
+    def asleep(self) -> Iterator[None]:
+        """Let all servers sleep inside the block: each one on the trainer's device occupies memory
+        there, whichever model is trained. A server that has ended occupies none.
         """
         with ExitStack() as stack:
             for engine in self._engines.values():
                 if not engine.ended:
-                    stack.enter_context(engine.resting())
+                    stack.enter_context(engine.asleep())
             yield
 
     def end(self, directory: Path) -> None:

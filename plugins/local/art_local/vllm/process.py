@@ -1,4 +1,4 @@
-"""A server's process: started behind a guard, watched, ended by its id."""
+"""A server's process, started by a watchdog that ends it with this process."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from pathlib import Path
 import attrs
 
 from art_core.base.errors import EngineError
-from art_local.vllm.crash_report import log_end
+from art_local.vllm.crash_report import crash_report
 
-GUARD = Path(__file__).with_name("parent_watchdog.py")
+WATCHDOG = Path(__file__).with_name("parent_watchdog.py")
 KILL_AFTER_S = 15.0
 
 
 @attrs.define(eq=False)
 class ServerProcess:
-    """A running server: it dies with this process, and takes its own children along."""
+    """A running server. It dies with this process, and its own children with it."""
 
     log_file: Path
-    _guard: subprocess.Popen[bytes]
+    _watchdog: subprocess.Popen[bytes]
     group: int
     _log_begins: int = 0
 
     @classmethod
     def start(cls, command: Sequence[str], env: Mapping[str, str], log_file: Path) -> ServerProcess:
-        """Start a command; its output is appended to the log file. EngineError when it can't."""
+        """Start a command; its output is appended to the log file. EngineError if it fails."""
         log_file.parent.mkdir(parents=True, exist_ok=True)
         log_begins = log_file.stat().st_size if log_file.exists() else 0
-        guarded = [sys.executable, "-S", "-E", str(GUARD), str(os.getpid()), str(log_file)]
-        guard = subprocess.Popen(
-            [*guarded, *command],
+        watched = [sys.executable, "-S", "-E", str(WATCHDOG), str(os.getpid()), str(log_file)]
+        watchdog = subprocess.Popen(
+            [*watched, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -44,65 +44,65 @@ class ServerProcess:
             # Ctrl-C is for the trainer, which then ends its server in order
             start_new_session=True,
         )
-        assert guard.stdout is not None and guard.stderr is not None
-        line = guard.stdout.readline()
-        guard.stdout.close()
+        assert watchdog.stdout is not None and watchdog.stderr is not None
+        line = watchdog.stdout.readline()
+        watchdog.stdout.close()
         if not line.strip():
-            complaint = guard.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
-            guard.stderr.close()
-            guard.wait()
-            raise EngineError(f"{command[0]} could not be started: {complaint}")
-        guard.stderr.close()
-        return cls(log_file, guard, int(line), log_begins)
+            problem = watchdog.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+            watchdog.stderr.close()
+            watchdog.wait()
+            raise EngineError(f"{command[0]} could not be started: {problem}")
+        watchdog.stderr.close()
+        return cls(log_file, watchdog, int(line), log_begins)
 
     @property
-    def log_end(self) -> str:
-        """What the end of its log tells, in one line."""
-        return log_end(self.log_file, self._log_begins)
+    def crash_report(self) -> str:
+        """The end of its log, in one line."""
+        return crash_report(self.log_file, self._log_begins)
 
     @property
-    def ended(self) -> str | None:
-        """How the server ended, in words; None while it runs."""
-        status = self._guard.poll()
+    def exit_reason(self) -> str | None:
+        """The reason why the server ended; None while it runs."""
+        status = self._watchdog.poll()
         if status is None:
             return None
-        return "its guard was killed" if status < 0 else f"it ended with status {status}"
+        return "its watchdog was killed" if status < 0 else f"it ended with status {status}"
 
     def stop(self) -> None:
-        """End the server and all that it started; what does not end in time is killed."""
-        self._guard.terminate()
+        """End the server and its children; those that do not end in time are killed."""
+        self._watchdog.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self._guard.wait(KILL_AFTER_S)
+            self._watchdog.wait(KILL_AFTER_S)
         self._end()
 
     def kill(self) -> None:
-        """End the server and all that it started, at once."""
+        """Kill the server and its children."""
         self._kill_group()
         with suppress(subprocess.TimeoutExpired):
-            self._guard.wait(KILL_AFTER_S)
+            self._watchdog.wait(KILL_AFTER_S)
         self._end()
 
     def _end(self) -> None:
         self._kill_group()
-        self._guard.kill()
-        self._guard.wait()
+        self._watchdog.kill()
+        self._watchdog.wait()
 
     def _kill_group(self) -> None:
-        # A guard that came to an end of its own has left nothing behind: by now the group's id may
-        # be another's.
-        if self._guard.poll() is None or self._guard.returncode < 0:
+        # A watchdog that ended by itself has left no process behind, and the group's id may belong
+        # to another group by now.
+        if self._watchdog.poll() is None or self._watchdog.returncode < 0:
             with suppress(ProcessLookupError):
                 os.killpg(self.group, signal.SIGKILL)
 
 
 def free_port() -> socket.socket:
-    """Return a bound, silent socket: while it is open, no other server is given its port.
+    """Return a bound socket that does not listen: while it is open, no other server gets its port.
 
-    The server itself can still bind it, since both allow sharing (SO_REUSEPORT).
+    The server itself can still bind the port, since both allow sharing (SO_REUSEPORT).
     """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "SO_REUSEPORT"):
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind(("127.0.0.1", 0))
+    return bound

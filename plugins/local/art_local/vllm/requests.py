@@ -1,4 +1,4 @@
-"""The requests under way in a vLLM server: asked on the engine's loop, answered to the caller's."""
+"""The running requests of a vLLM server: sent from the engine's loop, delivered to the caller's."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any
 from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Token
 from art_local.vllm.adapters import Adapters
-from art_local.vllm.client import RefusedError, ServerGoneError, VllmClient, tokens_of
+from art_local.vllm.client import ServerGoneError, VllmClient, VllmStatusError, tokens_of
 from art_local.vllm.loop import LoopThread
-from art_local.vllm.sleep import Rest
+from art_local.vllm.sleep import Sleep
 from art_local.vllm.supervisor import Supervisor
 
 NOT_FOUND = 404
-Event = list[Token] | EngineError
-Deliver = Callable[[Event], None]
+Delivery = list[Token] | EngineError
+Deliver = Callable[[Delivery], None]
 
 
 class Requests:
-    """Sends requests and hands out their tokens; `timeout_s` bounds the wait for the next one."""
+    """Sends requests and yields their tokens; `timeout_s` limits the wait for the next token."""
 
     def __init__(
         self,
         loop: LoopThread,
         supervisor: Supervisor,
-        rest: Rest,
+        sleep: Sleep,
         adapters: Adapters,
         timeout_s: float,
     ) -> None:
-        self._loop, self._supervisor, self._rest = loop, supervisor, rest
+        self._loop, self._supervisor, self._sleep = loop, supervisor, sleep
         self._adapters, self._timeout_s = adapters, timeout_s
 
     async def tokens(self, body: Mapping[str, Any]) -> AsyncGenerator[Token, None]:
-        """Yield the tokens of one completion, to the loop that runs this; closing the generator
-        aborts the request. EngineError when no token comes in time, or none can.
+        """Yield the tokens of one completion on the caller's loop; closing the generator aborts the
+        request. EngineError if no token arrives in time, or the request fails.
         """
-        mail, deliver = _mailbox()
-        work = self._loop.begin(self._produce(body, deliver))
+        queue, deliver = _queue()
+        work = self._loop.submit(self._produce(body, deliver))
         count = 0
         try:
             while True:
-                for token in await self._next(mail, count):
+                for token in await self._next(queue, count):
                     count += 1
                     yield token
                     if token.finish is not None:
@@ -51,10 +51,10 @@ class Requests:
         finally:
             work.cancel()
 
-    async def _next(self, mail: asyncio.Queue[Event], count: int) -> list[Token]:
+    async def _next(self, queue: asyncio.Queue[Delivery], count: int) -> list[Token]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                event = await mail.get()
+                event = await queue.get()
         except TimeoutError:
             raise EngineError(
                 f"no token from vLLM within {self._timeout_s:g} s after {count} tokens; "
@@ -66,7 +66,7 @@ class Requests:
 
     async def _produce(self, body: Mapping[str, Any], deliver: Deliver) -> None:
         try:
-            async with self._rest.work(), self._counted():
+            async with self._sleep.awake(), self._counted():
                 await self._request(body, deliver)
             deliver(EngineError("vLLM ended the sequence without a finish reason"))
         except EngineError as error:
@@ -90,11 +90,11 @@ class Requests:
         try:
             await _exchange(client, body, deliver)
         except ServerGoneError as error:
-            raise await self._supervisor.why(client, error) from error
-        except RefusedError as error:
+            raise await self._supervisor.cause(client, error) from error
+        except VllmStatusError as error:
             if error.status >= 500:
-                raise await self._supervisor.why(client, error) from error
-            # a server that is not ours was started anew and does not know the adapter
+                raise await self._supervisor.cause(client, error) from error
+            # a server at engine_url was restarted and has lost the adapter
             if error.status != NOT_FOUND or not await self._adapters.load_again(
                 client, body["model"]
             ):
@@ -110,15 +110,15 @@ async def _exchange(client: VllmClient, body: Mapping[str, Any], deliver: Delive
                 deliver(tokens)
 
 
-def _mailbox() -> tuple[asyncio.Queue[Event], Deliver]:
-    """A queue of the running loop, and how another thread puts something into it."""
-    mail: asyncio.Queue[Event] = asyncio.Queue()
+def _queue() -> tuple[asyncio.Queue[Delivery], Deliver]:
+    """Return a queue of the running loop, and a function by which other threads add to it."""
+    queue: asyncio.Queue[Delivery] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
-    def deliver(event: Event) -> None:
+    def deliver(event: Delivery) -> None:
         try:
-            loop.call_soon_threadsafe(mail.put_nowait, event)
+            loop.call_soon_threadsafe(queue.put_nowait, event)
         except RuntimeError:
-            return  # nobody waits any more: the caller's loop is closed
+            return  # the caller's loop is closed
 
-    return mail, deliver
+    return queue, deliver

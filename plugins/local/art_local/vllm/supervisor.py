@@ -1,4 +1,4 @@
-"""Keeps one server alive: watches it, and starts it again when it died or hangs, a few times."""
+"""Keep one server running: watch it, and restart it, a limited number of times, if it fails."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import attrs
 
 from art_core.base.errors import EngineError
 from art_local.vllm.client import VllmClient
-from art_local.vllm.metrics import StepGauges, read_page
+from art_local.vllm.metrics import StepMetrics, read_page
 from art_local.vllm.server import Server
 
 log = logging.getLogger("art_local")
-LOOK_EVERY_S = 1.0
-LONG_LIFE_S = 600.0
-REASON_WITHIN_S = 5.0
-MOST_MISSES = 3
+POLL_S = 1.0
+STABLE_AFTER_S = 600.0
+EXIT_REASON_S = 5.0
+MAX_MISSES = 3
 
 
 @attrs.frozen(kw_only=True)
-class Patience:
-    """How long each thing may take before it is given up, in seconds.
+class Timeouts:
+    """Limits in seconds (option `engine_timeouts`).
 
     - `start_s`: from the server's start to its first answer.
-    - `load_s`: loading an adapter. `sleep_s`: giving memory back, or taking it again.
-    - `answer_s`: no answer to a health check, before the server counts as hanging.
-    - `stall_s`: requests run, and not one token is read or written.
-    - `backoff_s`: before the first restart; twice as long before each further one.
-    - `restarts`: in a row, before the engine ends for good; a server that lived for ten minutes
-      starts a new row.
+    - `load_s`: to load an adapter. `sleep_s`: to free device memory, or to allocate it again.
+    - `answer_s`: to answer a health check.
+    - `stall_s`: without one token read or written while requests run.
+    - `backoff_s`: before the first restart; doubled before each further one.
+    - `restarts`: number of consecutive restarts before the engine ends; a server that ran for ten
+      minutes resets it.
     """
 
     start_s: float = 600.0
@@ -45,51 +45,51 @@ class Patience:
 
 
 class Supervisor:
-    """Runs on the engine's event loop. `prepare` brings a new server to where the old one was."""
+    """Runs on the engine's event loop. `prepare` gives a new server the state of the old one."""
 
     def __init__(
         self,
         launch: Callable[[], Server],
         prepare: Callable[[VllmClient], Awaitable[None]],
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> None:
-        self._launch, self._prepare, self.patience = launch, prepare, patience
+        self._launch, self._prepare, self.timeouts = launch, prepare, timeouts
         self._client: VllmClient | None = None
         self._reason = "it is starting"
         self._changed = asyncio.Event()
         self._failures = 0
         self._was_ready = False
         self._answered = self._moved = 0.0
-        self._misses, self._progress = 0, -1.0
+        self._misses, self._tokens = 0, -1.0
         self._condemned: str | None = None
         self.ended: EngineError | None = None
         self.restarts = 0
         self.requests = 0
         self.awake = asyncio.Event()
         self.awake.set()
-        self.said = ""
-        self.gauges = StepGauges()
+        self.log_line = ""
+        self.metrics = StepMetrics()
 
     async def run(self) -> None:
-        """Keep the server alive until cancelled, or until it failed too often."""
+        """Keep the server running until cancelled, or until it has failed too often."""
         while self.ended is None:
-            began = time.monotonic()
-            reason = await self._live()
-            lived_long = time.monotonic() - began > LONG_LIFE_S
-            self._failures = 1 if lived_long else self._failures + 1
-            if not self._was_ready or self._failures > self.patience.restarts:
+            started = time.monotonic()
+            reason = await self._run_once()
+            stable = time.monotonic() - started > STABLE_AFTER_S
+            self._failures = 1 if stable else self._failures + 1
+            if not self._was_ready or self._failures > self.timeouts.restarts:
                 self._end(reason)
                 return
-            wait_s = self.patience.backoff_s * 2 ** (self._failures - 1)
-            log.warning("%s; starting it again in %g s", reason, wait_s)
+            wait_s = self.timeouts.backoff_s * 2 ** (self._failures - 1)
+            log.warning("%s; restarting it in %g s", reason, wait_s)
             self.restarts += 1
             await asyncio.sleep(wait_s)
-            await self.awake.wait()  # else the trainer has the device's memory
+            await self.awake.wait()  # the trainer uses the device's memory until then
 
     async def client(self, timeout_s: float) -> VllmClient:
-        """Return the client of a server that is ready, waiting for one that is starting.
+        """Wait until a server is ready and return its client.
 
-        Raises EngineError when the engine has ended, or none is ready in time.
+        Raises EngineError if the engine has ended, or no server is ready in time.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -103,97 +103,98 @@ class Supervisor:
             ) from None
         return self._client
 
-    async def why(self, client: VllmClient, error: EngineError) -> EngineError:
-        """Return an error that says why a request to this client's server failed, if that comes
-        out soon.
+    async def cause(self, client: VllmClient, error: EngineError) -> EngineError:
+        """Return the reason of this client's server's failure as the error of a request, if it
+        becomes known soon; else the given error.
         """
         if self._client is client:
             with suppress(TimeoutError):
-                async with asyncio.timeout(REASON_WITHIN_S):
+                async with asyncio.timeout(EXIT_REASON_S):
                     await self._changed.wait()
         return error if self._client is client else EngineError(self._reason)
 
-    def _hear(self, line: str) -> None:
-        self.said = line
+    def _set_log_line(self, line: str) -> None:
+        self.log_line = line
 
     def condemn(self, reason: str) -> None:
-        """Have the server killed and started anew: it is not to be trusted any more."""
+        """Have the server killed and restarted, because it is in an unknown state."""
         self._condemned = reason
 
-    async def _live(self) -> str:
-        """One life of a server; returns why it is over."""
+    async def _run_once(self) -> str:
+        """Run one server until it ends; return the reason."""
         self._condemned = None
         server: Server | None = None
         launching = asyncio.ensure_future(asyncio.to_thread(self._launch))
         try:
             server = await asyncio.shield(launching)
-            await server.ready(self.patience.start_s, self._hear)
+            await server.ready(self.timeouts.start_s, self._set_log_line)
             await self._prepare(server.client)
-            self._become(server.client, "")
+            self._set(server.client, "")
             self._was_ready = True
             reason = await self._watch(server)
         except asyncio.CancelledError:
-            self._become(None, "the engine is closed")
+            self._set(None, "the engine is closed")
             server = server or await launching
             await server.stop()
             raise
         except Exception as error:
             known = isinstance(error, EngineError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
-        told = f"vLLM's server failed: {reason}" + (f"; {server.log_end}" if server else "")
-        self._become(None, told)
+        failure = f"vLLM's server failed: {reason}"
+        failure += f"; {server.crash_report}" if server else ""
+        self._set(None, failure)
         if server is not None:
             await server.kill()
-        return told
+        return failure
 
     async def _watch(self, server: Server) -> str:
-        """Return why the server is to be given up, once it is."""
+        """Return the reason to give the server up, once there is one."""
         self._answered = self._moved = time.monotonic()
-        self._misses, self._progress = 0, -1.0
+        self._misses, self._tokens = 0, -1.0
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            reason = server.ended or self._condemned
+            await asyncio.sleep(POLL_S)
+            reason = server.exit_reason or self._condemned
             reason = reason or await self._unanswered(server) or self._stalled()
             if reason:
                 return reason
 
-    async def look(self, client: VllmClient) -> None:
-        """Read the server's figures; EngineError when it does not answer."""
+    async def sample(self, client: VllmClient) -> None:
+        """Read the server's measurements; EngineError if it does not answer."""
         page = read_page(await client.metrics())
         now = time.monotonic()
-        self.gauges.look(page, now - self._answered)
+        self.metrics.sample(page, now - self._answered)
         self._answered = now
 
     async def _unanswered(self, server: Server) -> str | None:
-        """Look at the server's health and figures; say what is wrong if it does not answer."""
+        """Check the server's health and read its measurements; return a problem if it fails."""
         try:
-            async with asyncio.timeout(self.patience.answer_s):
+            async with asyncio.timeout(self.timeouts.answer_s):
                 await server.client.health()
-                await self.look(server.client)
+                await self.sample(server.client)
         except TimeoutError:
-            return f"it did not answer within {self.patience.answer_s:g} s"
+            return f"it did not answer within {self.timeouts.answer_s:g} s"
         except EngineError as error:
             self._misses += 1
-            return str(error) if self._misses >= MOST_MISSES else None
+            return str(error) if self._misses >= MAX_MISSES else None
         self._misses = 0
         return None
 
     def _stalled(self) -> str | None:
-        """Say for how long requests ran without a token, if that is too long."""
-        now, progress = time.monotonic(), self.gauges.progress
-        if progress != self._progress or not self.requests or not self.awake.is_set():
-            self._progress, self._moved = progress, now
-        if now - self._moved <= self.patience.stall_s:
+        """Return a problem if requests have run for too long without a token."""
+        now, tokens = time.monotonic(), self.metrics.tokens
+        if tokens != self._tokens or not self.requests or not self.awake.is_set():
+            self._tokens, self._moved = tokens, now
+        if now - self._moved <= self.timeouts.stall_s:
             return None
-        return f"{self.requests} requests ran for {self.patience.stall_s:g} s without a token"
+        return f"{self.requests} requests ran for {self.timeouts.stall_s:g} s without a token"
 
-    def _become(self, client: VllmClient | None, reason: str) -> None:
+    def _set(self, client: VllmClient | None, reason: str) -> None:
         self._client, self._reason = client, reason
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _end(self, reason: str) -> None:
         if self._was_ready:
-            reason = f"{reason}. It failed {self._failures} times in a row and is not started again"
+            reason = f"{reason}. It failed {self._failures} times in a row and is not restarted"
         self.ended = EngineError(reason)
-        self._become(None, reason)
+        self._set(None, reason)

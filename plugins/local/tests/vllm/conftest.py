@@ -15,7 +15,7 @@ from vllm_helpers import FACTS, QUICK
 from art_local.vllm.command import ServerSettings
 from art_local.vllm.engine import VllmEngine
 from art_local.vllm.server import ManagedServer
-from art_local.vllm.supervisor import Patience
+from art_local.vllm.supervisor import Timeouts
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def start(settings, tmp_path, monkeypatch):
     engines = []
 
     def made(
-        *, wait=True, patience=None, sleeps=False, token_s=0.0, mute=-1, together=0, **options
+        *, wait=True, timeouts=None, sleeps=False, token_s=0.0, mute=-1, together=0, **options
     ):
         monkeypatch.setenv("FAKE_TOKEN_S", str(token_s))
         monkeypatch.setenv("FAKE_MUTE", str(mute))
@@ -59,7 +59,7 @@ def start(settings, tmp_path, monkeypatch):
             launch,
             FACTS,
             tmp_path / "run" / "serving",
-            patience=Patience(**{**QUICK, **(patience or {})}),
+            timeouts=Timeouts(**{**QUICK, **(timeouts or {})}),
             sleeps=sleeps,
             **options,
         )

@@ -13,19 +13,17 @@ from vllm_helpers import FACTS, QUICK, adapter, sampled, state
 import art_core as art
 from art_core.base.errors import EngineError
 from art_core.base.files import replace_json
-from art_local.engines import choose, held_devices, memory_share, model_facts
+from art_local.engines import charged_devices, choose, memory_share, model_facts
 from art_local.models.load import PlainLoader
 from art_local.models.placement import Placement, placement
+from art_local.options import LocalOptions
+from art_local.session.model_session import ModelSession
 from art_local.vllm.client import VllmClient
 from art_local.vllm.engine import VllmEngine
 from art_local.vllm.environment import MARKER
-from art_local.vllm.pool import Servers
+from art_local.vllm.pool import VllmPool
 from art_local.vllm.server import RemoteServer
-from art_local.vllm.supervisor import Patience
-
-NOTHING = dict.fromkeys(
-    ("engine_device", "engine_url", "engine_key", "engine_args", "engine_timeouts")
-)
+from art_local.vllm.supervisor import Timeouts
 
 
 @pytest.fixture
@@ -42,12 +40,12 @@ def have(tmp_path, monkeypatch):
     return installed
 
 
-def chosen(engine="auto", device="cpu", full_finetune=False, **options):
+def chosen(engine="auto", device="cpu", **options):
     if device == "cpu":
         where = placement("cpu", "float32")
     else:
         where = Placement(device=torch.device(device), dtype=torch.float32, device_name="GPU")
-    return choose(engine, where, full_finetune=full_finetune, **{**NOTHING, **options})
+    return choose(LocalOptions(engine=engine, **options), where)
 
 
 @pytest.fixture
@@ -82,16 +80,18 @@ def test_a_device_of_its_own_lets_both_run_at_once(have, two_gpus):
     ("engine_device", "order"), [(None, ["model", "server"]), ("cuda:1", ["server", "model"])]
 )
 def test_a_server_on_the_trainers_device_is_started_when_the_model_is_there(
-    have, two_gpus, monkeypatch, tiny_directory, engine_device, order
+    have, two_gpus, monkeypatch, tiny_directory, tmp_path, engine_device, order
 ):
     """It would count the model as its own memory, and find too little left for its cache."""
     have("cuda")
     backend = art.backend("local", device="cuda:0", engine="vllm", engine_device=engine_device)
     happened = []
-    monkeypatch.setattr(Servers, "share", lambda *_: happened.append("server"))
+    monkeypatch.setattr(VllmPool, "share", lambda *_: happened.append("server"))
     monkeypatch.setattr(PlainLoader, "base", lambda *_: happened.append("model"))
-    monkeypatch.setattr("art_local.backend.take_seat", lambda *_: None)
-    backend._take_seat(SimpleNamespace(base_model=str(tiny_directory)))
+    monkeypatch.setattr(ModelSession, "open", lambda *_: None)
+    backend._open_session(
+        SimpleNamespace(name="m", base_model=str(tiny_directory), run_dir=tmp_path)
+    )
     assert happened == order
 
 
@@ -106,7 +106,7 @@ def test_a_device_of_the_servers_own_is_paid_for_too(have, two_gpus):
     shared = chosen("vllm", "cuda:0")
     own = chosen("vllm", "cuda:0", engine_device="cuda:1")
     elsewhere = chosen("vllm", "cuda:0", engine_url="http://x")
-    held = [[str(p.device) for p in held_devices(trainer, c)] for c in (shared, own, elsewhere)]
+    held = [[str(p.device) for p in charged_devices(trainer, c)] for c in (shared, own, elsewhere)]
     assert held == [["cuda:0"], ["cuda:0", "cuda:1"], ["cuda:0"]]
 
 
@@ -151,7 +151,7 @@ def test_the_facts_of_a_model_come_from_its_directory(tiny_directory):
     assert model_facts(tiny_directory, 100).context_length == 100
 
 
-def remote(engine, tmp_path, key=None, **patience):
+def remote(engine, tmp_path, key=None, **timeouts):
     """An engine on somebody else's server: that of another engine."""
     theirs = engine.server.client
     key = key or theirs._http.headers["Authorization"].removeprefix("Bearer ")
@@ -160,7 +160,7 @@ def remote(engine, tmp_path, key=None, **patience):
         lambda: RemoteServer(VllmClient(url, key)),
         FACTS,
         tmp_path / "mine",
-        patience=Patience(**{**QUICK, **patience}),
+        timeouts=Timeouts(**{**QUICK, **timeouts}),
     )
 
 
@@ -193,7 +193,7 @@ def test_a_wrong_key_and_a_silent_address_say_so(start, tmp_path):
         lambda: RemoteServer(VllmClient("http://127.0.0.1:9", None)),
         FACTS,
         tmp_path / "mine",
-        patience=Patience(start_s=0.5),
+        timeouts=Timeouts(start_s=0.5),
     )
     with pytest.raises(EngineError, match="http://127.0.0.1:9 does not answer within 0.5 s"):
         engine.wait_ready()

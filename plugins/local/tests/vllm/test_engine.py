@@ -20,7 +20,7 @@ from art_core.base.errors import BackendError, EngineError
 from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.protocol import StepWeights
 from art_local.engines import wait_ready
-from art_local.vllm.pool import Servers
+from art_local.vllm.pool import VllmPool
 from waiting import until_async
 
 
@@ -152,7 +152,7 @@ async def test_on_a_shared_device_the_server_sleeps_while_the_trainer_trains(sta
     await asyncio.sleep(0.2)
 
     def train():
-        with engine.resting():
+        with engine.asleep():
             asked = asyncio.run_coroutine_threadsafe(sampled(engine), loop)
             time.sleep(0.3)
             return state(engine)["asleep"], under_way.done(), asked
@@ -172,7 +172,7 @@ async def test_an_adapter_that_comes_while_the_server_sleeps_waits(start):
     engine = start(sleeps=True)
 
     def train():
-        with engine.resting():
+        with engine.asleep():
             loading = pool.submit(engine.publish, "m@1", adapter())
             time.sleep(0.3)
             return loading, loading.done(), state(engine)["adapters"]
@@ -193,7 +193,7 @@ async def test_what_the_trainer_keeps_for_later_is_freed_before_the_server_wakes
     )
 
     def fail():
-        with engine.resting():
+        with engine.asleep():
             raise ValueError
 
     with pytest.raises(ValueError):
@@ -218,7 +218,7 @@ async def test_what_a_failed_step_computed_is_freed_before_the_server_wakes(star
             raise BackendError("out of memory") from error
 
     def train():
-        with engine.resting():
+        with engine.asleep():
             step()
 
     with pytest.raises(BackendError):
@@ -228,17 +228,17 @@ async def test_what_a_failed_step_computed_is_freed_before_the_server_wakes(star
 
 async def test_elsewhere_it_does_not_sleep(start):
     engine = start()
-    with engine.resting():
+    with engine.asleep():
         assert len(await sampled(engine)) == 4
         assert state(engine)["asleep"] is False
 
 
 async def test_all_servers_on_the_trainers_device_sleep_while_one_model_is_trained(start, tmp_path):
     engines = [start(sleeps=True), start(sleeps=True)]
-    servers = Servers({tmp_path / str(place): engine for place, engine in enumerate(engines)})
+    pool = VllmPool({tmp_path / str(place): engine for place, engine in enumerate(engines)})
 
     def train():
-        with servers.resting():
+        with pool.asleep():
             return [state(engine)["asleep"] for engine in engines]
 
     assert await asyncio.to_thread(train) == [True, True]
@@ -252,7 +252,7 @@ async def test_a_server_that_dies_in_its_sleep_comes_back_awake(start):
     engine = start(sleeps=True)
 
     def train():
-        with engine.resting():
+        with engine.asleep():
             os.kill(state(engine)["pid"], signal.SIGKILL)
             time.sleep(2.0)
 

@@ -38,7 +38,7 @@ async def test_a_killed_server_fails_its_requests_and_comes_back_with_its_adapte
 
 
 async def test_a_server_that_does_not_answer_is_killed_and_started_again(start):
-    engine = start(token_s=0.1, patience={"answer_s": 1.0})
+    engine = start(token_s=0.1, timeouts={"answer_s": 1.0})
     pid = state(engine)["pid"]
     running = asyncio.create_task(failing(engine, max_tokens=50))
     await until_async(lambda: state(engine)["running"] == 1)
@@ -49,7 +49,7 @@ async def test_a_server_that_does_not_answer_is_killed_and_started_again(start):
 
 
 async def test_a_server_that_answers_but_makes_no_tokens_is_killed(start):
-    engine = start(mute=2, patience={"stall_s": 2.0})
+    engine = start(mute=2, timeouts={"stall_s": 2.0})
     assert "1 requests ran for 2 s without a token" in await failing(engine, max_tokens=9)
     assert len(await sampled(engine, max_tokens=2)) == 2
 
@@ -71,7 +71,7 @@ def test_a_server_that_does_not_start_says_so_with_the_end_of_its_log(start, mon
 def test_a_server_that_starts_too_slowly_is_given_up(start, monkeypatch):
     monkeypatch.setenv("FAKE_START_S", "1e6")
     with pytest.raises(EngineError, match="it did not start within 0.5 s"):
-        start(patience={"start_s": 0.5})
+        start(timeouts={"start_s": 0.5})
 
 
 async def test_after_too_many_failures_the_engine_ends_and_says_why(start, monkeypatch):
@@ -80,20 +80,20 @@ async def test_after_too_many_failures_the_engine_ends_and_says_why(start, monke
     os.kill(state(engine)["pid"], signal.SIGKILL)
     await asyncio.sleep(0.1)
     reason = await failing(engine, max_tokens=50)
-    while "is not started again" not in reason:
+    while "is not restarted" not in reason:
         reason = await failing(engine)
     assert "ended with status 4" in reason
     assert "It failed 3 times in a row" in reason
-    with pytest.raises(EngineError, match="is not started again"):
+    with pytest.raises(EngineError, match="is not restarted"):
         engine.check()
-    with pytest.raises(EngineError, match="is not started again"):
+    with pytest.raises(EngineError, match="is not restarted"):
         await asyncio.to_thread(engine.publish, "m@1", adapter())
 
 
 async def test_a_server_whose_adapters_were_deleted_ends_and_says_which_directory_is_gone(
     start, tmp_path
 ):
-    engine = start(patience={"restarts": 1})
+    engine = start(timeouts={"restarts": 1})
     await asyncio.to_thread(engine.publish, "m@1", adapter())
     shutil.rmtree(tmp_path / "run" / "serving")
     os.kill(state(engine)["pid"], signal.SIGKILL)
@@ -101,8 +101,10 @@ async def test_a_server_whose_adapters_were_deleted_ends_and_says_which_director
     with pytest.raises(EngineError) as caught:
         engine.check()
     place = tmp_path / "run" / "serving" / "000001-m@1"
-    assert f"'m@1' cannot be loaded again: its directory {place} is gone" in str(caught.value)
-    assert "Start the program again" in str(caught.value)
+    assert f"'m@1' cannot be loaded again: its directory {place} does not exist" in str(
+        caught.value
+    )
+    assert "Restart the program" in str(caught.value)
 
 
 async def test_an_adapter_that_is_published_while_the_server_is_down_is_served_after_it(start):

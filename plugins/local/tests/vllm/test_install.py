@@ -65,7 +65,7 @@ def test_what_art_local_puts_into_it_is_renewed_with_art_local(
     for place in (module, environment):
         monkeypatch.setattr(place, "own_parts", lambda: "newer")
     required("cpu")
-    assert "an older art-vllm-cpu than this art-local brings" in caplog.text
+    assert "an older art-vllm-cpu than this art-local" in caplog.text
     renewed = f"open({str(tmp_path / 'renewed')!r}, 'a').write('x')"
     stage = Stage("art-vllm-cpu", (sys.executable, "-c", renewed))
     monkeypatch.setattr(module, "_plugin_stages", lambda path: [stage])
@@ -116,7 +116,7 @@ def test_two_installations_at_once_make_one(folder, quick, tmp_path):
 def test_one_made_for_another_kind_of_device_is_refused(folder, quick):
     quick()
     install(variant="cpu", progress=False)
-    with pytest.raises(art.ConfigError, match="is made for cpu, the engine is to run on 'cuda'"):
+    with pytest.raises(art.ConfigError, match="is built for cpu, but the engine runs on 'cuda'"):
         required("cuda")
 
 

@@ -16,8 +16,8 @@ from art_core.endpoint.engine import Sampling, Token
 from art_local.vllm import parent_watchdog
 from art_local.vllm.client import completion_body, tokens_of
 from art_local.vllm.command import arguments, environment
-from art_local.vllm.crash_report import log_end
-from art_local.vllm.metrics import StepGauges, read_page
+from art_local.vllm.crash_report import crash_report
+from art_local.vllm.metrics import StepMetrics, read_page
 from art_local.vllm.process import ServerProcess, free_port
 from waiting import until
 
@@ -139,26 +139,26 @@ def test_the_page_of_figures_is_read_and_engines_are_added_up():
 
 
 def test_a_steps_figures_are_differences_of_counters_and_means_of_gauges():
-    gauges = StepGauges()
-    gauges.look({"num_requests_running": 2.0, "generation_tokens_total": 100.0}, 1.0)
-    gauges.take()
-    gauges.look({"num_requests_running": 4.0, "generation_tokens_total": 150.0}, 1.0)
-    gauges.look({"num_requests_running": 2.0, "generation_tokens_total": 200.0}, 1.0)
-    gauges.look({"num_requests_running": 0.0, "generation_tokens_total": 200.0}, 1.0)
-    assert gauges.take() == {
+    metrics = StepMetrics()
+    metrics.sample({"num_requests_running": 2.0, "generation_tokens_total": 100.0}, 1.0)
+    metrics.take()
+    metrics.sample({"num_requests_running": 4.0, "generation_tokens_total": 150.0}, 1.0)
+    metrics.sample({"num_requests_running": 2.0, "generation_tokens_total": 200.0}, 1.0)
+    metrics.sample({"num_requests_running": 0.0, "generation_tokens_total": 200.0}, 1.0)
+    assert metrics.take() == {
         "throughput/engine_running": 3.0, "throughput/engine_waiting": 0.0,
         "throughput/engine_kv_cache_use": 0.0, "throughput/engine_generation_tok_per_s": 50.0,
     }  # fmt: skip
-    assert gauges.take() == {}
+    assert metrics.take() == {}
 
 
 def test_counters_of_a_new_server_begin_at_zero():
-    gauges = StepGauges()
-    gauges.look({"generation_tokens_total": 500.0}, 1.0)
-    gauges.take()
-    gauges.look({"generation_tokens_total": 0.0}, 1.0)
-    gauges.look({"generation_tokens_total": 60.0}, 2.0)
-    assert gauges.take()["throughput/engine_generation_tok_per_s"] == 30.0
+    metrics = StepMetrics()
+    metrics.sample({"generation_tokens_total": 500.0}, 1.0)
+    metrics.take()
+    metrics.sample({"generation_tokens_total": 0.0}, 1.0)
+    metrics.sample({"generation_tokens_total": 60.0}, 2.0)
+    assert metrics.take()["throughput/engine_generation_tok_per_s"] == 30.0
 
 
 SERVER = (
@@ -178,11 +178,11 @@ def test_a_server_takes_its_children_along(tmp_path, way):
     log_file = tmp_path / "log"
     process = ServerProcess.start([sys.executable, "-c", SERVER], os.environ, log_file)
     child = server_and_child(log_file)
-    assert process.ended is None
+    assert process.exit_reason is None
     if way == "killed from outside":
         os.kill(process.group, signal.SIGKILL)
-        until(lambda: process.ended is not None)
-        assert process.ended == "it ended with status 9"
+        until(lambda: process.exit_reason is not None)
+        assert process.exit_reason == "it ended with status 9"
     getattr(process, "kill" if way == "kill" else "stop")()
     assert gone(process.group)
     assert gone(child)
@@ -203,12 +203,12 @@ def test_a_server_dies_with_the_process_that_started_it(tmp_path):
     assert gone(child)
 
 
-def test_a_server_whose_guard_is_killed_is_ended_all_the_same(tmp_path):
+def test_a_server_whose_watchdog_is_killed_is_ended_all_the_same(tmp_path):
     process = ServerProcess.start([sys.executable, "-c", SERVER], os.environ, tmp_path / "log")
     child = server_and_child(tmp_path / "log")
-    process._guard.kill()
-    until(lambda: process.ended is not None)
-    assert process.ended == "its guard was killed"
+    process._watchdog.kill()
+    until(lambda: process.exit_reason is not None)
+    assert process.exit_reason == "its watchdog was killed"
     if sys.platform == "linux":
         assert gone(process.group)
     process.kill()
@@ -227,18 +227,18 @@ def test_a_log_that_grows_too_long_keeps_its_end(tmp_path, monkeypatch):
         parent_watchdog.shorten(str(log))
         assert log.stat().st_size == 100
         server.write(b"ValueError: after it\n")
-    assert log_end(log, since=900).startswith("RuntimeError: the end | ValueError: after it")
+    assert crash_report(log, since=900).startswith("RuntimeError: the end | ValueError: after it")
 
 
 @pytest.mark.parametrize("way", ["stop", "kill"])
 def test_a_group_that_ended_by_itself_is_not_killed_again(tmp_path, way, monkeypatch):
     """Its id may be that of another process by then."""
     process = ServerProcess.start([sys.executable, "-c", "pass"], os.environ, tmp_path / "log")
-    process._guard.wait(10)
+    process._watchdog.wait(10)
     killed = []
     monkeypatch.setattr(os, "killpg", lambda *group: killed.append(group))
     getattr(process, way)()
-    assert (process.ended, killed) == ("it ended with status 0", [])
+    assert (process.exit_reason, killed) == ("it ended with status 0", [])
 
 
 def test_a_program_that_does_not_exist_says_so(tmp_path):
@@ -248,11 +248,11 @@ def test_a_program_that_does_not_exist_says_so(tmp_path):
 
 def test_the_end_of_a_log_is_what_is_more_than_progress(tmp_path):
     log = tmp_path / "log"
-    assert log_end(log) == ""
+    assert crash_report(log) == ""
     log.write_text("x INFO 1 fine\n" * 30)
-    assert log_end(log) == " | ".join(["x INFO 1 fine"] * 3)
+    assert crash_report(log) == " | ".join(["x INFO 1 fine"] * 3)
     log.write_text("no such device\n\n" + "x INFO 1 fine\n" * 30)
-    assert log_end(log) == "no such device"
+    assert crash_report(log) == "no such device"
 
 
 VLLM_LOG = """\
@@ -275,7 +275,7 @@ multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: 1 leaked
 def test_the_end_of_a_log_begins_with_what_was_raised_last(tmp_path):
     log = tmp_path / "log"
     log.write_text(VLLM_LOG)
-    told = log_end(log)
+    told = crash_report(log)
     assert told.startswith("RuntimeError: no offset | RuntimeError: Worker failed | ")
     assert "gen.get_offset()" in told
     assert told.endswith("EngineDeadError: see above")
@@ -291,8 +291,8 @@ def test_the_end_of_a_log_says_which_context_would_fit(tmp_path):
         "estimated maximum model length is 32064. Try increasing `gpu_memory_utilization` (which "
         "also controls CPU memory on the CPU backend) or decreasing `max_model_len` when\n"
     )
-    assert "length is 32064" in log_end(log)
-    assert "decreasing `max_model_len`" in log_end(log)
+    assert "length is 32064" in crash_report(log)
+    assert "decreasing `max_model_len`" in crash_report(log)
 
 
 def test_the_end_of_a_log_is_that_of_the_newest_server(tmp_path):
@@ -300,8 +300,8 @@ def test_the_end_of_a_log_is_that_of_the_newest_server(tmp_path):
     log.write_text("RuntimeError: of the server before\n")
     for said in ("one", "two"):
         process = ServerProcess.start(["/bin/echo", said], os.environ, log)
-        process._guard.wait(10)
-        assert process.log_end == said
+        process._watchdog.wait(10)
+        assert process.crash_report == said
 
 
 def test_a_port_is_nobody_elses_while_it_is_held():
