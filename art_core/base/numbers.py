@@ -5,7 +5,7 @@ name the field of any other value.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -90,16 +90,14 @@ def as_number_or_none(value: Any) -> float | None:
     return None if value is None else as_number(value)
 
 
-def check_count(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Raise what `count_of` raises, for a field."""
-    count_of(attribute.name, value)
+def _validator(check: Callable[[str, Any], object]) -> Callable[..., None]:
+    def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        check(attribute.name, value)
+
+    return validate
 
 
-def check_price(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Raise what `price_of` raises, for a field."""
-    price_of(attribute.name, value)
-
-
-def check_seconds(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Raise what `seconds_of` raises, for a field."""
-    seconds_of(attribute.name, value)
+# Validators of attrs fields, which raise what the functions raise.
+check_count = _validator(count_of)
+check_price = _validator(price_of)
+check_seconds = _validator(seconds_of)

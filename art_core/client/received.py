@@ -28,8 +28,8 @@ class ReceivedAnswer:
     _failed: bool = False
     _is_json: bool | None = None
 
-    def add(self, part: bytes) -> None:
-        """Take the next bytes."""
+    def feed(self, part: bytes) -> None:
+        """Add the next bytes."""
         self._bytes += part
         if self._is_json is None and self._bytes.strip():
             self._is_json = self._bytes.lstrip().startswith((b"{", b"["))

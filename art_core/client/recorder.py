@@ -56,7 +56,7 @@ class Recording:
     def add(self, received: ReceivedAnswer, part: bytes) -> None:
         """Add bytes of an answer, and keep its choices if these were the last ones."""
         with self._lock, _never_raising():
-            received.add(part)
+            received.feed(part)
             if received.ended:
                 self._keep(received)
 

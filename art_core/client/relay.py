@@ -34,31 +34,14 @@ CHAT = "/v1/chat/completions"
 TOKENS = {"logprobs": True, "return_token_ids": True}
 MAX_REQUEST_BYTES = 256 << 20
 """The served model has a limit of its own."""
-_CONNECTION_HEADERS = frozenset(
-    {
-        "connection",
-        "content-encoding",
-        "content-length",
-        "date",
-        "keep-alive",
-        "proxy-authenticate",
-        "server",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+_CONNECTION_HEADERS = {
+    "connection", "content-encoding", "content-length", "date", "keep-alive", "proxy-authenticate",
+    "server", "trailer", "transfer-encoding", "upgrade",
+}  # fmt: skip
 _CLIENT_HEADERS = _CONNECTION_HEADERS | {
-    "accept",
-    "accept-encoding",
-    "authorization",
-    "content-type",
-    "expect",
-    "host",
-    "proxy-authorization",
-    "te",
-    "user-agent",
-}
+    "accept", "accept-encoding", "authorization", "content-type", "expect", "host",
+    "proxy-authorization", "te", "user-agent",
+}  # fmt: skip
 FORCING = ("response_format", "parallel_tool_calls", "tool_choice")
 
 

@@ -131,7 +131,7 @@ class _Tally:
             return task.result()
         return _with_outcomes(group, self.outcomes.get(group.id, ()))
 
-    def add(self, group: TrajectoryGroup, outcome: Outcome) -> None:
+    def count(self, group: TrajectoryGroup, outcome: Outcome) -> None:
         """Count one outcome and show it; raises RolloutError once there are too many failures."""
         self.outcomes.setdefault(group.id, []).append(outcome)
         if isinstance(outcome, RolloutFailure):
@@ -292,7 +292,7 @@ async def _run_rollouts(
     async def one(rollout: Awaitable[Trajectory]) -> Outcome:
         async with tally.slots:
             result = await outcome(rollout, timeout)
-        tally.add(group, result)
+        tally.count(group, result)
         return result
 
     assert group.account is not None

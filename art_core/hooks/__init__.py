@@ -1,1 +1,1 @@
-"""Who else joins in: the hooks, the host that finds plugins, and the core's own implementations."""
+"""Hooks: their specifications, the host that finds plugins, and the core's own implementations."""

@@ -1,4 +1,4 @@
-"""The core's own implementations, through the hooks that a stranger uses."""
+"""The core's own implementations of the hooks, registered first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that a plugin adds to `art`, and the values that a command returns."""
+"""Commands that plugins add to `art`, and the values that commands return."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Column:
-    """A column of a printed table: the value of a row to show, and its form.
+    """A column of a printed table: the key of its values, and their form.
 
     - `key` names the value; "" stands for the whole row.
     - `form` is a format spec such as ".3f", or a function of the value. None is shown as `missing`.
     - `right` aligns numbers; they are never shortened, nor are the cells of a column that is
       `whole`. `wrap` breaks prose over several lines.
-    - On a narrow terminal the columns of the highest `rank` are left out first; those of rank 0
-      stay.
+    - A narrow terminal leaves out the columns of the highest `rank` first, never those of rank 0.
     """
 
     key: str
@@ -69,10 +68,9 @@ Output = str | Table | Record
 class CommandSpec:
     """`art <name>`, offered by a plugin.
 
-    `create(parser)` adds its arguments; `run(arguments, plugins)` does the work, imports what is
-    heavy and yields what to print: lines of text, a `Table`, a `Record`. Every command has the
-    option `--json`, unless `create` adds one of its own. `help` is the text below the options:
-    examples, mostly.
+    `create(parser)` adds its arguments; `run(arguments, plugins)` does the work, imports heavy
+    modules and yields output: lines of text, a `Table`, a `Record`. Every command has the option
+    `--json`, unless `create` adds its own. `help` is the text below the options, with examples.
     """
 
     name: str

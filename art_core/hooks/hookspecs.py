@@ -1,6 +1,4 @@
-"""Every hook on one page. A plugin implements any of them with `@art_core.hookimpl` in its
-entry-point module.
-"""
+"""The hooks. A plugin's entry-point module implements some of them with `@art_core.hookimpl`."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def art_sinks() -> Sequence[SinkSpec]:
 
 @hookspec
 def art_commands() -> Sequence[CommandSpec]:
-    """Offer commands of `art`: what a plugin wants to be started from a shell."""
+    """Offer commands of `art`."""
     raise AssertionError("a hook's specification is never called")
 
 
@@ -56,16 +54,12 @@ def art_metrics() -> Sequence[MetricSpec]:
 def art_rollup(
     leaves: Mapping[str, float], totals: Mapping[str, float], split: str
 ) -> Mapping[str, float] | None:
-    """Derive new metrics of a row from its leaves and the run's totals; existing keys can't be
-    changed.
-    """
+    """Derive new metrics of a row from its leaves and the run's totals; existing keys stay."""
 
 
 @hookspec(firstresult=True)
 def art_usage(response: Any, provider: str) -> TokenUsage | None:
-    """Read the tokens that a provider's response, or a chunk of a streamed one, says were used so
-    far.
-    """
+    """Read the used tokens from a provider's response, or from a chunk of a streamed one."""
 
 
 @hookspec(firstresult=True)

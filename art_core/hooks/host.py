@@ -73,8 +73,8 @@ class Plugins:
     def discover(cls) -> Plugins:
         """Load the built-in plugin and every installed one (entry-point group `art_core`).
 
-        `ART_BLOCK=a,b` leaves plugins out before they are imported; `ART_STRICT=1` raises what is
-        broken.
+        `ART_BLOCK=a,b` leaves plugins out before they are imported; with `ART_STRICT=1` a broken
+        plugin raises.
         """
         from art_core.hooks import builtin
 
@@ -104,7 +104,9 @@ class Plugins:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            self._set_aside(f"{name} (again)" if taken else name, error)
+            name = f"{name} (again)" if taken else name
+            self.problems.pop(name, None)
+            self._set_aside(name, error)
 
     def _guard(self, plugin: object) -> None:
         for caller in self._manager.get_hookcallers(plugin) or ():
@@ -126,7 +128,7 @@ class Plugins:
         log.warning("%s; it is left out", problem)
 
     def infos(self) -> list[PluginInfo]:
-        """Return what is loaded and what was set aside, by name."""
+        """Return the loaded plugins and those that were set aside, by name."""
         working = [
             PluginInfo(
                 name=name,
@@ -145,11 +147,11 @@ class Plugins:
         return sorted(working + broken, key=lambda info: info.name)
 
     def backends(self) -> dict[str, BackendSpec]:
-        """Return the backends on offer, by name."""
+        """Return the offered backends, by name."""
         return self._offers("art_backends")
 
     def sinks(self) -> dict[str, SinkSpec]:
-        """Return the sinks on offer, by name: each with the options of its plugin, none."""
+        """Return the offered sinks, by name."""
         return {name: _as_offered(spec) for name, spec in self._offers("art_sinks").items()}
 
     def commands(self) -> dict[str, CommandSpec]:
@@ -157,13 +159,11 @@ class Plugins:
         return self._offers("art_commands")
 
     def losses(self) -> dict[str, LossSpec]:
-        """Return the losses on offer, by name; the presets are not among them."""
+        """Return the offered losses, by name, without the presets."""
         return self._offers("art_losses")
 
     def backend(self, name: str) -> BackendSpec:
-        """Return a backend by name; ConfigError or PluginError says what there is and what to
-        install.
-        """
+        """Return a backend by name; ConfigError or PluginError names what to install."""
         return self._named("backend", name, self.backends())
 
     def sink(self, name: str) -> SinkSpec:
@@ -184,7 +184,7 @@ class Plugins:
 
     @property
     def derives(self) -> bool:
-        """True when a plugin derives metrics (`art_rollup`)."""
+        """True if a plugin derives metrics (`art_rollup`)."""
         return bool(self._manager.hook.art_rollup.get_hookimpls())
 
     def rollup(
@@ -194,8 +194,8 @@ class Plugins:
         split: str,
         taken: Collection[str],
     ) -> dict[str, float]:
-        """Ask all plugins for derived metrics of a row; `taken` keys stay as they are, failures are
-        left out, bare names go under the split.
+        """Ask all plugins for derived metrics of a row. `taken` keys are not changed, values that
+        are not finite are left out, and names without a section get the split as theirs.
         """
         derived: dict[str, float] = {}
         for answer in self._manager.hook.art_rollup(leaves=leaves, totals=totals, split=split):
@@ -219,9 +219,7 @@ class Plugins:
         return rates
 
     def gpu_rate(self, device: str) -> float | None:
-        """Ask plugins for a device's price in US dollars per device-hour; the first answer
-        counts.
-        """
+        """Ask plugins for the US dollars of a device-hour; the first answer counts."""
         usd: float | None = self._manager.hook.art_gpu_rate(device=device)
         return usd
 
@@ -252,6 +250,7 @@ class Plugins:
 
 
 def _as_offered(spec: SinkSpec) -> SinkSpec:
+    """Return a spec that `art sync` can make again: the plugin's own has no options."""
     return attrs.evolve(spec, options={}) if spec.options is None else spec
 
 

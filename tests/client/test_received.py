@@ -12,7 +12,7 @@ from art_core.client.received import ReceivedAnswer
 def received(*parts, **request):
     answer = ReceivedAnswer(request)
     for part in parts:
-        answer.add(part)
+        answer.feed(part)
     answer.end()
     return answer
 
@@ -91,7 +91,7 @@ def test_an_answer_is_whole_when_each_choice_is_finished_or_the_stream_says_so(
 def test_before_its_end_a_stream_is_whole_when_all_choices_are_finished():
     answer = ReceivedAnswer({"n": 2})
     for index, whole in ((0, False), (1, True)):
-        answer.add(event(chunk({}, "stop", index=index)))
+        answer.feed(event(chunk({}, "stop", index=index)))
         assert answer.is_whole == whole
 
 
