@@ -133,10 +133,13 @@ def short_causal_attention(q_BNSD: Tensor, k_BMSD: Tensor, v_BMSE: Tensor, scale
     """Causal attention [B, N, S, E] as plain matrix products: N query heads over M key heads (N a
     multiple of M), D and E wide.
 
-    Scores and their softmax are fp32. The backward pass needs the weights [B, N, S, S], so this is
-    for short rows only.
+    Products are taken in the values' dtype, scores and their softmax in fp32. The backward pass
+    needs the weights [B, N, S, S], so this is for short rows only.
     """
-    output: Tensor = _ShortCausal.apply(q_BNSD, k_BMSD, v_BMSE, scale)
+    q_BNSD, k_BMSD = q_BNSD.to(v_BMSE.dtype), k_BMSD.to(v_BMSE.dtype)
+    # autocast would round the scores
+    with torch.autocast(v_BMSE.device.type, enabled=False):
+        output: Tensor = _ShortCausal.apply(q_BNSD, k_BMSD, v_BMSE, scale)
     return output
 
 

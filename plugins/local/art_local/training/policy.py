@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ class Policy:
         self.head = _output_head(self.base)
         self.packs: bool | None = None
         self.serving: dict[str, Tensor] = {}
-        self.refresh()
+        if self.is_lora:  # whole weights are served from the first step on
+            self.refresh()
         if self.device.type != "meta":
             self._check_head()
 
@@ -167,7 +168,7 @@ class Policy:
         elif self.is_lora:
             self._serve(merged_tensors(self.model))
         else:
-            self._serve(self._cast(self.trained()))
+            self._serve(self._cast(self._trained()))
 
     def _serve(self, serving: dict[str, Tensor]) -> None:
         self.serving = serving
@@ -178,12 +179,14 @@ class Policy:
         """Return the weights to serve for stored parameters (those of an older step); nothing here
         moves.
         """
-        return merged_tensors(self.model, tensors) if self.is_lora else self._cast(tensors)
+        if self.is_lora:
+            return merged_tensors(self.model, tensors)
+        return self._cast(tensors.items())
 
-    def _cast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _cast(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         return {
             name: dithered(tensor.detach().to(self.device), self.dtype, salt).clone()
-            for salt, (name, tensor) in enumerate(tensors.items())
+            for salt, (name, tensor) in enumerate(tensors)
         }
 
     def load(self, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -210,6 +213,34 @@ class Policy:
             )
         self._set(tensors)
         self.refresh()
+
+    @contextmanager
+    def proposing(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+        """Compute with other weights inside the block, and serve them. The parameters stay as they
+        are, so that what follows can move them there. An error takes the served weights back.
+
+        Of a wholly trained model the weights are taken one at a time, and the served ones are what
+        the block computes with.
+        """
+        own, served = {n: p.data for n, p in self._trained()}, self.serving
+        try:
+            if self.is_lora:
+                self._point_to(dict(weights))
+                self.refresh()
+            else:
+                self._serve(self._cast(weights))
+                self._point_to(self.serving)
+            yield
+        except BaseException:
+            self._point_to(own)
+            self._serve(served)
+            raise
+        self._point_to(own)
+
+    def _point_to(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._trained():
+            if name in tensors:
+                parameter.data = tensors[name]
 
     def kept(self) -> Kept:
         """Return the weights as they are now, for `put_back`."""

@@ -20,7 +20,7 @@ from art_core.rl.losses import LossFunction, LossPreset
 from art_core.rl.sequences import TokenSequence
 from art_local.training.batches import MicroBatch, micro_batches
 from art_local.training.checkpointing import Checkpointing
-from art_local.training.finite import check_weights
+from art_local.training.finite import UpdateCheck
 from art_local.training.losses import (
     TokenLosses,
     Tokens,
@@ -29,7 +29,7 @@ from art_local.training.losses import (
     token_losses,
 )
 from art_local.training.memory import Budget
-from art_local.training.optimizer import Optimizer
+from art_local.training.optimizer import Optimizer, Update
 from art_local.training.packing import can_pack, packed_batches
 from art_local.training.pass_size import PassSize, PassSizes
 from art_local.training.policy import Kept, Policy
@@ -68,6 +68,20 @@ class _Sums:
     loss: list[Tensor] = attrs.field(factory=list)
     entropies: list[Tensor] = attrs.field(factory=list)
     tokens: list[TokenLosses] = attrs.field(factory=list)
+
+    def add(self, window: _Sums) -> None:
+        """Take in what the micro-batches of one optimizer step add up to."""
+        self.loss.append(torch.stack(window.loss).sum())
+        self.entropies.extend(window.entropies)
+        self.tokens.extend(window.tokens)
+
+
+def _measured(sums: _Sums) -> dict[str, float]:
+    return {
+        "loss/train": float(torch.stack(sums.loss).mean()),
+        "loss/entropy": float(torch.cat(sums.entropies).mean()),
+        **ratio_metrics(sums.tokens),
+    }
 
 
 class Trainer:
@@ -135,29 +149,28 @@ class Trainer:
     def _moved(self, windows: Sequence[Window], step: _Step) -> dict[str, float]:
         before: tuple[Kept, dict[str, Tensor]] | None = None
         sums, norms = _Sums(), []
+        metrics: dict[str, float] = {}
         try:
-            for window in windows:
+            for number, window in enumerate(windows):
                 part = self._within(
                     partial(self._accumulated, window, step), step, self.policy.checkpointing
                 )
-                # an optimizer step that fails half-way has moved some of the weights
-                before = before or self._once(self._state, step)
+                sums.add(part)
+                if number + 1 == len(windows):
+                    metrics = _measured(sums)  # whatever may fail comes before the weights move
+                elif before is None:
+                    before = self._once(self._state, step)
                 norms.append(self._once(partial(self._optimizer_step, window, step), step))
-                sums.loss.append(torch.stack(part.loss).sum())
-                sums.entropies.extend(part.entropies)
-                sums.tokens.extend(part.tokens)
-            return {
-                "loss/train": float(torch.stack(sums.loss).mean()),
-                "loss/entropy": float(torch.cat(sums.entropies).mean()),
-                "loss/grad_norm": sum(norms) / len(norms),
-                "loss/learning_rate": step.config.learning_rate,
-                **ratio_metrics(sums.tokens),
-                "data/step_num_gradient_steps": float(len(norms)),
-            }
         except BaseException as error:
             if before is not None:
                 self._put_back(before, error)
             raise
+        return {
+            **metrics,
+            "loss/grad_norm": sum(norms) / len(norms),
+            "loss/learning_rate": step.config.learning_rate,
+            "data/step_num_gradient_steps": float(len(norms)),
+        }
 
     def _put_back(self, before: tuple[Kept, dict[str, Tensor]], cause: BaseException) -> None:
         """Return to the weights before the step. What fails here does not hide the cause."""
@@ -169,16 +182,16 @@ class Trainer:
             cause.add_note(f"The weights before the step could not be put back: {error}")
 
     def _optimizer_step(self, window: Window, step: _Step) -> float:
+        """Take an optimizer step, or none: its weights are checked before the parameters move."""
+        config = step.config
+        check = UpdateCheck(config.learning_rate)
+
+        def accept(updates: Iterator[Update]) -> None:
+            with self.policy.proposing(check.weights(updates)):
+                check.finish(self.policy, window.sequences[0].token_ids)
+
         with self._turn():
-            norm = self.optimizer.step(step.config.learning_rate, step.config.max_grad_norm)
-            self.policy.refresh()
-            check_weights(
-                self.policy,
-                self.optimizer.moments(),
-                window.sequences[0].token_ids,
-                step.config.learning_rate,
-            )
-        return norm
+            return self.optimizer.step(config.learning_rate, config.max_grad_norm, accept)
 
     def _state(self) -> tuple[Kept, dict[str, Tensor]]:
         state = self.optimizer.state()

@@ -72,7 +72,9 @@ def test_an_error_of_putting_weights_back_does_not_hide_why(make_policy, sequenc
 
     monkeypatch.setattr(policy, "put_back", failing)
     with pytest.raises(BackendError, match="does not count") as caught:
-        Trainer(policy, progress=False).step(sequences, TrainConfig(learning_rate=1e30))
+        Trainer(policy, progress=False).step(
+            sequences, TrainConfig(learning_rate=1e30, grad_accumulation_sequences=6)
+        )
     assert "no memory for it" in caught.value.__notes__[0]
 
 

@@ -149,10 +149,23 @@ def state(trainer):
     return {name: tensor.clone() for name, tensor in trainer.optimizer.state().items()}
 
 
-@pytest.mark.parametrize("several", [None, 6])
+def fail_at(number, work):
+    """Return work that runs out of memory in one of its calls."""
+    calls = []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return work(*args)
+
+    return failing
+
+
+@pytest.mark.parametrize("several", [None, 6], ids=["one step", "the second of two"])
 @pytest.mark.parametrize("lora", [(4, 8), None], ids=["LoRA", "whole"])
-@pytest.mark.parametrize("place", ["in the optimizer", "when weights are merged"])
-def test_memory_that_runs_out_when_weights_have_moved_leaves_them_as_they_were(
+@pytest.mark.parametrize("place", ["in the optimizer", "when weights are served", "in the check"])
+def test_memory_that_runs_out_in_an_optimizer_step_leaves_the_weights_as_they_were(
     make_policy, sequences, monkeypatch, place, lora, several
 ):
     policy = make_policy(lora=lora)
@@ -161,18 +174,14 @@ def test_memory_that_runs_out_when_weights_have_moved_leaves_them_as_they_were(
     trainer.step(sequences, config)
     before, served, moments = weights(policy), policy.serving, state(trainer)
 
-    def half(*_, step=trainer.optimizer._adamw.step):
-        step()
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    def merge():
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
+    steps = 2 if several else 1
+    owner, method, number = {
+        "in the optimizer": (trainer.optimizer, "_update", steps * len(policy.trained())),
+        "when weights are served": (policy, "refresh" if lora else "_cast", steps),
+        "in the check": (policy, "is_finite_on", steps),
+    }[place]
     with monkeypatch.context() as broken:
-        if place == "in the optimizer":
-            broken.setattr(trainer.optimizer._adamw, "step", half)
-        else:
-            broken.setattr(policy, "refresh", merge)
+        broken.setattr(owner, method, fail_at(number, getattr(owner, method)))
         with pytest.raises(BackendError, match="the weights stay as they were"):
             trainer.step(sequences, config)
     assert torch.equal(before, weights(policy))

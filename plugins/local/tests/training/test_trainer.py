@@ -118,6 +118,18 @@ def test_bf16_and_fp32_agree_on_the_loss(make_policy, sequences):
     assert losses[0]["loss/entropy"] == pytest.approx(losses[1]["loss/entropy"], rel=0.01)
 
 
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "rows"])
+def test_all_weights_are_trained_in_bf16_as_in_fp32(make_policy, sequences, packing):
+    losses = [
+        Trainer(make_policy(lora=None, dtype=dtype), progress=False).step(
+            sequences, TrainConfig(packing=packing)
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    for key in ("loss/entropy", "loss/grad_norm"):
+        assert losses[0][key] == pytest.approx(losses[1][key], rel=0.02)
+
+
 def test_moments_of_another_rank_are_refused(make_policy, sequences):
     small = Trainer(make_policy(lora=(2, 4)), progress=False)
     small.step(sequences, TrainConfig())
@@ -134,6 +146,63 @@ def test_adamw_moves_a_weight_by_its_formula():
         assert optimizer.step(0.1, 1.0) == pytest.approx(gradient)
         # m = 0.9 m + 0.1 g and v = 0.99 v + 0.01 g², over 1 - 0.9ᵗ and 1 - 0.99ᵗ; no decay
         assert weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_steps_are_those_of_torch_to_the_last_bit():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ({"w": torch.nn.Parameter(torch.linspace(-1, 1, 50))} for _ in range(2))
+    optimizer = Optimizer(ours)
+    adamw = torch.optim.AdamW(theirs.values(), lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
+    for _ in range(3):
+        gradient = torch.randn(50, generator=generator)
+        ours["w"].grad, theirs["w"].grad = gradient.clone(), gradient
+        shown = []
+        optimizer.step(0.1, 1e9, lambda updates: shown.extend(updates))  # noqa: B023
+        adamw.step()
+        assert torch.equal(ours["w"], theirs["w"])
+        assert torch.equal(shown[0].weight, theirs["w"])
+        for kind, moment in shown[0].moments.items():
+            assert torch.equal(moment, adamw.state[theirs["w"]][kind])
+            assert torch.equal(moment, optimizer.moments()[f"{kind}.w"])
+
+
+def test_a_step_that_is_not_accepted_moves_nothing():
+    weights = {name: torch.nn.Parameter(torch.ones(3)) for name in ("a", "b")}
+    optimizer = Optimizer(weights)
+
+    def refuse(updates):
+        next(updates)
+        raise BackendError("not this one")
+
+    for weight in weights.values():
+        weight.grad = torch.ones(3)
+    with pytest.raises(BackendError, match="not this one"):
+        optimizer.step(0.1, 1.0, refuse)
+    assert all(torch.equal(weight, torch.ones(3)) for weight in weights.values())
+    assert all(weight.grad is None for weight in weights.values())
+    assert optimizer.state() == {}
+
+
+def test_what_an_optimizer_state_lacks_is_zero():
+    made = {name: torch.nn.Parameter(torch.ones(2)) for name in ("a", "b")}
+    optimizer = Optimizer(made)
+    made["a"].grad = torch.tensor([0.5, -0.5])
+    optimizer.step(0.1, 1e9)  # b had no gradient, as an expert that no token came to
+    stored = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    assert set(stored) == {"exp_avg.a", "exp_avg_sq.a", "step.a"}
+    del stored["exp_avg_sq.a"]
+    again = Optimizer({name: torch.nn.Parameter(torch.ones(2)) for name in ("a", "b")})
+    again.load(stored, Path("there"))
+    assert again.state()["exp_avg.a"].tolist() == pytest.approx([0.05, -0.05])
+    assert again.state()["exp_avg_sq.a"].tolist() == [0.0, 0.0]
+    assert again.state()["step.a"] == 1.0
+    assert "exp_avg.b" not in again.state()
+
+
+def test_a_state_of_another_model_is_refused():
+    optimizer = Optimizer({"w": torch.nn.Parameter(torch.ones(2))})
+    with pytest.raises(BackendError, match=r"1 tensors differ, 'exp_avg\.other' first"):
+        optimizer.load({"exp_avg.other": torch.ones(2), "exp_avg.w": torch.ones(2)}, Path("there"))
 
 
 def test_a_gradient_is_clipped_to_its_largest_norm_and_its_own_is_told():
