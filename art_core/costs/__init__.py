@@ -1,1 +1,1 @@
-"""What it cost: usage, prices and the decorator that joins them."""
+"""Costs: the price book, the ledger of a run and the decorator for API calls."""

@@ -22,7 +22,7 @@ from art_core.metrics.taxonomy import Taxonomy, combine_values, total
 log = logging.getLogger("art_core")
 
 Samples = dict[str, list[float]]
-"""What was added to each key since the last row."""
+"""The samples of each key since the last row."""
 _MAX_SAMPLES = 4096
 # One for all ledgers: a ledger that was handed over adds to another one. Reentrant: `one_row`.
 _lock = threading.RLock()
@@ -37,7 +37,7 @@ class Drained:
     scenario_ids: frozenset[str] = frozenset()
 
     def combined(self, taxonomy: Taxonomy) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the finite samples of each key, combined as its spec says, and the others."""
+        """Return the finite samples of each key, combined by its spec, and the others."""
         merged: Samples = {}
         for samples in self.samples.values():
             for key, values in samples.items():

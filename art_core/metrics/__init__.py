@@ -1,4 +1,4 @@
-"""What was measured: names, values, sums and rows. Values here are pure."""
+"""Metrics: names, values, sums and rows. All of it is pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _NAMES_OF_ART = ("MetricsBuilder", "track_api_cost")
-"""ART has these names in its `metrics`."""
+"""Names in the `metrics` of ART."""
 
 
 def __getattr__(name: str) -> Any:

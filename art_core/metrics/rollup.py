@@ -1,4 +1,4 @@
-"""From leaves to a row: the tree of costs, the running sums and what is derived from them; pure.
+"""The computation of a row from its leaves: the tree of costs, running totals, rates; pure.
 
 A `Plan` is compiled once for all rows that have the same names, which most rows of a run have.
 """
@@ -50,7 +50,7 @@ class CostTree:
         if leaf in self.parents:
             raise MetricError(
                 f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
-                f"Log it as a leaf, {leaf + '/other'!r} say.",
+                f"Log it as a leaf, such as {leaf + '/other'!r}.",
             )
         for parent in ancestors(leaf):
             if parent in self.leaves:

@@ -1,4 +1,4 @@
-"""From groups of trajectories to a step's leaves."""
+"""The leaves of a step: averages and counts of its groups of trajectories."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OWN_TRAIN = frozenset(
 def summarize(
     groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy
 ) -> dict[str, float]:
-    """Average rewards and metrics of groups, under keys of the split; twice does no harm.
+    """Average rewards and metrics of groups, under keys of the split; safe in several rows.
 
     On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`,
     `<split>/<metric>`. A metric that has its section keeps it (`own_key`). Raises MetricError for a
@@ -67,10 +67,10 @@ def summarize(
 
 
 def count(groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy) -> dict[str, float]:
-    """Count what was run, and for how long, and add up the metrics of trajectories and groups that
-    are sums; these belong in one row only.
+    """Count trajectories, tokens and seconds, and add up metrics that are sums; for one row only.
 
-    Off train the counts stand under `<split>/data/`, so that they never join train's totals.
+    On splits other than train the counts are under `<split>/data/`, so they never join train's
+    totals.
     """
     if not groups:
         return {}
@@ -95,7 +95,7 @@ def count(groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy) -> 
 
 
 def count_trained(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
-    """Count the groups that a step trains; these belong in a row of each such step."""
+    """Count the groups that a step trains; for a row of each such step."""
     return {
         "data/step_num_groups_submitted": float(len(groups)),
         "data/step_num_groups_trainable": float(sum(has_spread(g.rewards) for g in groups)),
@@ -103,7 +103,7 @@ def count_trained(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
 
 
 def elapsed(trajectories: Iterable[Trajectory]) -> float:
-    """Seconds during which at least one of the trajectories was running: overlaps count once."""
+    """Return the seconds in which at least one trajectory was running: overlaps count once."""
     spans = sorted((t.start_time, t.end_time) for t in trajectories if t.end_time is not None)
     total = 0.0
     reached: datetime | None = None
@@ -122,15 +122,11 @@ def _sampled_tokens(trajectory: Trajectory) -> int:
 
 
 def scenario_ids(groups: Sequence[TrajectoryGroup]) -> frozenset[str]:
-    """Ids of the scenarios that groups ran: `metadata["scenario_id"]` of the group or its
-    trajectories.
-    """
-    metadata = [group.metadata for group in groups] + [
-        t.metadata for g in groups for t in g.trajectories
-    ]
-    return frozenset(
-        text_of(m["scenario_id"]) for m in metadata if m.get("scenario_id") is not None
-    )
+    """Return `metadata["scenario_id"]` of groups and their trajectories."""
+    metadata = [group.metadata for group in groups]
+    metadata += [t.metadata for group in groups for t in group.trajectories]
+    ids = (each.get("scenario_id") for each in metadata)
+    return frozenset(text_of(each) for each in ids if each is not None)
 
 
 def own_key(name: str, split: str, taxonomy: Taxonomy, kind: str = "") -> str:
@@ -187,7 +183,7 @@ def _combined(
 
 
 def _rule(name: str, key: str, taxonomy: Taxonomy) -> str:
-    """Return how samples combine: as the spec of the name says, if the name has its section."""
+    """Return the rule of the name if it has a section, else that of the key."""
     sectioned = name.partition("/")[0] in taxonomy.sections
     return taxonomy.spec(name if sectioned else key).combine
 

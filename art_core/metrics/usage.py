@@ -132,7 +132,7 @@ class Fields:
         return field(self.usage, *path.split("."))
 
     def count(self, path: str) -> int:
-        """Return a count, 0 where it is missing; ConfigError for a value that is no count."""
+        """Return a count, 0 where it is missing; ConfigError for a value that is not a count."""
         value = self.get(path)
         return 0 if value is None else count_of(path, value)
 

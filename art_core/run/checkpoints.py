@@ -1,6 +1,4 @@
-"""Which checkpoints to keep (the newest, and the best by a metric that the log holds), and whether
-those that the log implies are still there.
-"""
+"""Checkpoints: those to keep (the newest, and the best by a metric), and those that are lost."""
 
 from __future__ import annotations
 
@@ -22,10 +20,10 @@ _NORMAL_95 = 1.96
 
 
 def check_resumed(run: str, trained: int, found: int, *, can_go_back: bool) -> None:
-    """Compare the last step that the log says was trained with the step that a backend resumed at.
+    """Compare the last trained step in the log with the step at which a backend resumed.
 
-    Raises BackendError when the backend begins at step 0 and could be asked to do so. Otherwise a
-    warning says which steps are lost.
+    Raises BackendError when the backend begins at step 0 although earlier steps can be requested
+    (`can_go_back`). Otherwise a warning names the lost steps.
     """
     if found >= trained:
         return
@@ -57,7 +55,7 @@ class _Curve:
 
 @attrs.define
 class Retention:
-    """Chooses checkpoints by a metric, over every row of a log; what was read is not read again."""
+    """Chooses checkpoints by a metric over all rows of a log, each of which is read once."""
 
     history: Path
     taxonomy: Taxonomy
@@ -65,11 +63,11 @@ class Retention:
     _seen: set[str] = attrs.field(factory=set)
 
     def steps_to_keep(self, steps: Sequence[int], metric: str) -> set[int]:
-        """Return the newest of the steps and the best one by a metric, under any name it has had.
+        """Return the newest step and the best one by a metric, also by its former names.
 
-        Values are those of the run's current line (`Timeline`). Until the metric has been logged at
-        a step that still has a checkpoint, all steps are kept. Raises ConfigError when other
-        metrics were logged, but none of that name.
+        Values are those of the run's current line (`Timeline`). All steps are kept until the metric
+        has been logged at a step that has a checkpoint. Raises ConfigError when other metrics were
+        logged and this one was not.
         """
         wanted = self.taxonomy.resolve(metric)
         values = self._values(wanted)
@@ -110,7 +108,7 @@ class Retention:
         return best
 
     def _values(self, wanted: str) -> dict[int, float]:
-        # ART's averages over trajectories had another name, which bare names have as well.
+        # ART's averages over trajectories had the form of bare names.
         average = self.taxonomy.former_average(wanted)
         curve = self._curves.get(wanted)
         if curve is None:

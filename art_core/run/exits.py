@@ -1,7 +1,7 @@
-"""The end of the program: runs that it left open are closed, with the status that its end gives.
+"""The open runs of this process. At the end of the program they are closed, with its status.
 
-Runs are closed before Python ends its threads. Later, a sink could not import a library that starts
-a pool of threads, and could not use one.
+Runs are closed before Python ends its threads: after that, sinks can't use pools of threads, nor
+import libraries that start one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None]
 
 
 class OpenRun(Protocol):
-    """What the end of a program needs of a run."""
+    """A run, as the end of the program uses it."""
 
     @property
     def name(self) -> str:
@@ -67,8 +67,8 @@ def status_of(error: BaseException | None) -> str:
 
 @attrs.define(eq=False)
 class ProgramEnd:
-    """Knows the program's open runs and how the program ends. `interrupted` holds the last step of
-    runs that are closed.
+    """The program's open `runs`, and how the program ends. `interrupted` has the last step of each
+    run that was closed by an interruption.
     """
 
     pid: int | None = None
@@ -78,28 +78,28 @@ class ProgramEnd:
     exit: SystemExit | None = None
 
     def watch(self) -> None:
-        """Begin to watch the end of this process, unless that has been done."""
+        """Begin to watch for the end of this process, if not begun yet."""
         if self.pid != os.getpid():
             self._begin(first=self.pid is None)
 
     def opened(self, run: OpenRun) -> None:
-        """Close a run when the program ends, unless it is closed before."""
+        """Add a run, to close it when the program ends."""
         self.watch()
         self.interrupted.pop(run.name, None)
         self.runs.append(run)
 
     def closed(self, run: OpenRun, status: str) -> None:
-        """Take note that a run is closed."""
+        """Remove a run that was closed."""
         if run in self.runs:
             self.runs.remove(run)
         if status == "interrupted":
             self.interrupted[run.name] = run.last_step
 
     def ending(self) -> BaseException | None:
-        """Return the exception that ends the program; None when it comes to its end."""
+        """Return the exception that ends the program; None when it ends normally."""
         frame = self.main_frame
         if frame is None or hasattr(sys, "ps1"):
-            return None  # a person ends a session; an earlier error is not its end
+            return None  # an interactive session; an earlier error did not end it
         if dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN"):
             return None
         last = getattr(sys, "last_value", None)
@@ -107,8 +107,8 @@ class ProgramEnd:
         return last if trace is not None and trace.tb_frame is frame else self.exit
 
     def before_shutdown(self) -> None:
-        """Close the runs as soon as no thread may log rows any more. Threads that go on for
-        `CLOSE_SECONDS` keep them open.
+        """Close the runs when no thread can log rows any more. Runs stay open if threads still run
+        after `CLOSE_SECONDS`.
         """
         if self.pid != os.getpid() or not self.runs:
             return
@@ -132,10 +132,10 @@ class ProgramEnd:
                 deadline = 0.0
             except Exception as failure:
                 log.warning("%s could not be closed: %s", run.name, failure)
-        self.main_frame = None  # it would keep the program's variables past their time
+        self.main_frame = None  # it refers to the program's variables
 
     def terminate(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """End the program as Ctrl-C does, on SIGTERM; a second signal ends it at once."""
+        """End the program on SIGTERM as Ctrl-C does; a second signal ends it at once."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self.pid != os.getpid():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -144,7 +144,7 @@ class ProgramEnd:
         raise self.exit
 
     def noting_exit(self, exit_: Exit, place: int = 0) -> Exit:
-        """Return `sys.exit` so that its status, the argument at a place, is known afterwards."""
+        """Wrap `sys.exit` to note its status, the argument at a place."""
 
         @functools.wraps(exit_, assigned=())
         def noting(*given: Any, **named: Any) -> NoReturn:
@@ -155,7 +155,7 @@ class ProgramEnd:
         return noting
 
     def brief(self, hook: ExceptHook) -> ExceptHook:
-        """Return an excepthook that answers Ctrl-C with one line per run, not with a traceback."""
+        """Return an excepthook that prints one line per run for Ctrl-C, instead of a traceback."""
 
         @functools.wraps(hook, assigned=())
         def brief(
@@ -180,7 +180,7 @@ class ProgramEnd:
                 quitter: Any = type(builtins.exit)
                 quitter.__call__ = self.noting_exit(quitter.__call__, place=1)
             sys.excepthook = self.brief(sys.excepthook)
-            # No public hook runs before threads, and what needs them, are shut down.
+            # There is no public hook that runs before threads are shut down.
             if shutdown := getattr(threading, "_shutdown", None):
                 threading._shutdown = _first(self.before_shutdown, shutdown)  # type: ignore[attr-defined] # noqa: SLF001
             atexit.register(self.close)
@@ -193,7 +193,7 @@ program = ProgramEnd()
 
 
 def others_work() -> bool:
-    """Return whether a thread that Python waits for is busy, and may log rows yet."""
+    """Return whether a thread that Python waits for is busy, so that it may log rows."""
     frames = sys._current_frames()  # noqa: SLF001
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0)
@@ -205,7 +205,7 @@ def others_work() -> bool:
 
 
 def _waits_in_pool(frame: FrameType) -> bool:
-    """Return whether a thread is one of a pool that waits for work, or manages processes."""
+    """Return whether a thread is in a pool and waits for work, or manages processes."""
     if frame.f_code.co_filename.endswith(_THREAD_POOL):
         return True
     outer: FrameType | None = frame

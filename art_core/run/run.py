@@ -1,12 +1,14 @@
-"""An open run: its log, the row that comes next, and the sinks that follow."""
+"""An open run: its log, its next row, and the sinks that follow the log."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,7 +21,7 @@ from art_core.costs.ledger import NOTHING, Drained, Ledger
 from art_core.costs.payer import settle_rest
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import Plugins
-from art_core.log.history import HistoryLog, last_trained_step
+from art_core.log.history import HistoryLog, file_identity, last_trained_step
 from art_core.log.rundir import checked_step, describe_model, say_status
 from art_core.log.summary import SummaryWriter
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, totals_of
@@ -28,7 +30,6 @@ from art_core.metrics.summarize import count, count_trained, scenario_ids, summa
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.run import exits
 from art_core.run.dedup import NO_GROUPS, Dedup, GroupsOfRow
-from art_core.run.open_runs import OpenRuns
 from art_core.run.totals import Draft, RunningTotals, state_of
 from art_core.sinks.delivery import Delivery, DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, SinkSpec
@@ -42,7 +43,7 @@ GRADIENT_STEPS = "data/cum/num_gradient_steps"
 
 @attrs.frozen(eq=False)
 class Registered:
-    """A backend that the run's model is registered at; `owned` when the model made it."""
+    """A backend at which the run's model is registered; the model made it if `owned`."""
 
     backend: Any
     owned: bool
@@ -50,8 +51,11 @@ class Registered:
 
 @attrs.define(eq=False, repr=False)
 class Run:
-    """An open run. `record` makes a row of what is given and what waits, appends it and wakes the
-    sinks.
+    """An open run. `record` makes a row of given metrics and of what waits, appends it to the log,
+    and wakes the sinks.
+
+    Another object of this process that opens the run takes it over: it is the `heir` then, and the
+    new run has `inherited` the backend. `owner` describes the object that holds this run.
     """
 
     info: RunInfo
@@ -74,6 +78,10 @@ class Run:
     heir: Run | None = None
     backend: Registered | None = None
     inherited: Registered | None = None
+    log_identity: tuple[int, int] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.log_identity = self.history.identity
 
     @classmethod
     def open(
@@ -85,16 +93,16 @@ class Run:
         prices: PriceBook,
         owner: str = "another object",
     ) -> Run:
-        """Open a run's directory, at its last row if it has one, and start its sinks. A run that is
-        open in this process is taken over from the object that has it. `owner` names the new one.
+        """Open a run's directory, at its last row if it has one, and start its sinks.
 
-        Raises HistoryError when another process has the run, or the directory can't be written;
-        ConfigError when `info.config` holds what JSON can't.
+        A run that is open in this process is taken over from the object that holds it. Raises
+        HistoryError when another process has the run, or the directory can't be written;
+        ConfigError when `info.config` has values that JSON can't hold.
         """
         path = info.run_dir / "history.jsonl"
         exits.program.watch()  # before sinks import libraries with hooks of their own
-        with _open.lock:
-            before = _open.at(path)
+        with _opening:
+            before = _open_run(path)
             history = before.history if before else HistoryLog.open(path)
             followers: Sequence[Follower] = ()
             try:
@@ -129,19 +137,18 @@ class Run:
             )
             history.after_sync = run.summary.after_sync
             ledger.add_logged_costs(totals)
-            _open.add(history.identity, run)
+            exits.program.opened(run)
             if before:
                 before.heir = run
                 run.inherited = before.backend or before.inherited
         say_status(info.run_dir, "running", info.attempt)
-        exits.program.opened(run)
         return run
 
     def hand_over(self, ledger: Ledger, owner: str) -> tuple[HistoryLog, Sequence[Follower]]:
-        """Write what waits, and give the log and the sinks to another object of this process.
+        """Write what waits, and return the log and the followers of sinks, for another object.
 
-        The followers of the sinks deliver what is in the log and end; the new ones go on from their
-        cursors. What is added to this run's builder later goes to `ledger`.
+        The followers deliver the rows in the log and end; new ones continue from their cursors.
+        Later additions to this run's builder go to `ledger`.
         """
         log.warning(
             "%s: the %s takes the run over from the %s, at step %d",
@@ -160,7 +167,6 @@ class Run:
                 f"belongs to another object now, the {owner}", "Log with that one."
             )
             self._closed = True
-            _open.remove(self)
             followers = self.delivery.hand_over(CLOSE_SECONDS, history.size)
             self.ledger.hand_over(ledger)
         self.summary.stop()
@@ -171,7 +177,7 @@ class Run:
         return history, followers
 
     def current(self) -> Run:
-        """Return this run, or the one of the object that has taken it over."""
+        """Return this run, or that of the object that has taken it over."""
         return self.heir.current() if self.heir else self
 
     @property
@@ -185,7 +191,7 @@ class Run:
         return self.history.last.step if self.history.last else 0
 
     def trained_step(self) -> int:
-        """Return the last step that the log says was trained; 0 before the first."""
+        """Return the last trained step in the log; 0 before the first."""
         # without the sum nothing was trained, and a long log need not be read
         return last_trained_step(self.history.path) if GRADIENT_STEPS in self.totals.totals else 0
 
@@ -198,12 +204,12 @@ class Run:
         metrics: Mapping[str, Any] | None = None,
         trained: bool = False,
     ) -> MetricsRow:
-        """Append a row: given metrics, what the builder holds, averages and counts of the groups;
-        `trained` if the step trained them.
+        """Append a row: given metrics, what waits, and averages and counts of the groups. The step
+        trained the groups if `trained`.
 
-        A row is all or nothing: when it can't be written, the builder keeps what it held. Raises
-        ConfigError for a step that is not a count, MetricError for a bad key or value, HistoryError
-        when the log does not take the row.
+        A row is all or nothing: if it can't be written, what waited is put back. Raises ConfigError
+        for a step that is not a count, MetricError for a bad key or value, HistoryError when the
+        row can't be written.
         """
         step = checked_step(step)
         with self._lock, self.ledger.taking(split, self.history) as drained:
@@ -289,18 +295,14 @@ class Run:
         if groups.all or draft.ids:
             self.dedup.commit(split, groups, draft.ids)
 
-    def renew_lock(self) -> None:
-        """Free the lock in a forked process, where the thread that held it is not."""
-        self._lock = threading.Lock()
-
     def close(
         self,
         status: str = "finished",
         timeout: float = CLOSE_SECONDS,
         error: BaseException | None = None,
     ) -> Mapping[str, DeliveryReport]:
-        """Write what still waits, drain the sinks within `timeout` seconds, say the status, and of
-        an error the reason; free the directory.
+        """Write what still waits, drain the sinks within `timeout` seconds, write the status (with
+        the reason, if the run failed), and unlock the directory.
         """
         with self._lock:
             if self._closed:
@@ -312,14 +314,13 @@ class Run:
             self._record_rest()
         finally:
             self.ledger.close()
-            told = status not in ("finished", "interrupted")
-            reason = reason_of(error) if error and told else None
+            failed = status not in ("finished", "interrupted")
+            reason = reason_of(error) if error and failed else None
             reports = self.delivery.close(timeout, status, reason)
             say_status(self.info.run_dir, status, self.info.attempt, reason)
             self.summary.close()
             self.history.close()
             exits.program.closed(self, status)
-            _open.remove(self)
         return reports
 
     def _record_rest(self) -> None:
@@ -327,9 +328,34 @@ class Run:
             self.record(split, self.last_step)
 
     def close_at_exit(self, status: str, timeout: float, error: BaseException | None) -> None:
-        """Close the run when the program ends: calls that no run has paid are booked here."""
+        """Close the run at the end of the program; paid calls that no run has booked are booked."""
         settle_rest(MetricsBuilder(self.ledger, self.prices))
         self.close(status, timeout, error)
 
 
-_open: OpenRuns[Run] = OpenRuns()
+_opening = threading.RLock()
+"""Held while a run is opened."""
+
+
+def _open_run(path: Path) -> Run | None:
+    """Return the run that has a log open in this process, by whatever path it was opened."""
+    try:
+        identity = file_identity(path.stat())
+    except OSError:
+        return None
+    for run in exits.program.runs:
+        if isinstance(run, Run) and run.log_identity == identity:
+            return run
+    return None
+
+
+def renew_locks() -> None:
+    """Free the locks in a forked process: a thread that held one is not there."""
+    global _opening  # noqa: PLW0603
+    _opening = threading.RLock()
+    for run in exits.program.runs:
+        if isinstance(run, Run):
+            run._lock = threading.Lock()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=renew_locks)

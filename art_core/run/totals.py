@@ -136,7 +136,7 @@ def state_of(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:
     """Return the state of a run by its log: the metrics of the last row.
 
     Rows that ART wrote lack sums, so the newest value of each key counts, and the scenario ids that
-    ART kept. A total that is no number in the last row, such as null, is computed from all rows.
+    ART kept. A total that is not a number in the last row, such as null, is computed from all rows.
     """
     if history.last is None:
         return {}

@@ -13,7 +13,6 @@ from art_core.base.errors import HistoryError
 from art_core.log.history import read_rows
 from art_core.run import run as runs
 from art_core.run.exits import program
-from art_core.run.open_runs import OpenRuns
 from art_core.testing.echo import EchoBackend
 from waiting import until
 
@@ -236,13 +235,18 @@ async def test_a_log_is_free_when_the_sinks_of_the_newer_object_cannot_begin(mak
     await log(make(), 2)
 
 
-def test_a_forked_process_has_no_open_run(make):
+def test_a_forked_process_has_no_open_run(make, monkeypatch):
     run = make().run
-    open_runs = OpenRuns()
-    open_runs.add(run.history.identity, run)
-    assert open_runs.at(run.history.path) is run
-    open_runs.leave_to_the_parent()
-    assert open_runs.at(run.history.path) is None
+    path = run.history.path
+    assert runs._open_run(path) is run
+    run._lock.acquire()
+    runs.renew_locks()
+    assert run.record("train", 1).seq == 1
+    with monkeypatch.context() as child:
+        child.setattr(program, "runs", list(program.runs))
+        child.setattr(program, "pid", -1)
+        program.watch()
+        assert runs._open_run(path) is None
 
 
 class Backend(EchoBackend):
