@@ -34,6 +34,17 @@ largest distances in nats.
 - all weights: as LoRA, with `full_finetune=True`, and its checkpoint loaded by transformers.
 """
 
+SAMPLING = """## How the embedded engine samples
+
+All rows share a forward pass when a model keeps keys and values of full and sliding attention only.
+Others are slower:
+
+"""
+STATES = {
+    "own cache": "rows share a pass, and the model's own cache, when they began with one prompt",
+    "whole texts": "no cache gives the log-probs of whole texts, so each token computes them again",
+}
+
 
 def main() -> int:
     """Measure the families named on the command line, or all; write the page for all."""
@@ -63,10 +74,30 @@ def page(found: dict[str, Findings]) -> str:
     lines += ["| model | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {name} | {_row(each)} |" for name, each in works.items()]
     lines += ["", "Trained in rows, because:", ""]
-    lines += [f"- {name}: {each.in_rows}." for name, each in works.items() if each.in_rows]
-    lines += ["", "## What is refused", "", "`register` raises a `ConfigError`:", ""]
+    lines += _named({name: each.in_rows for name, each in works.items() if each.in_rows})
+    lines += [
+        "",
+        *_states(works),
+        "## What is refused",
+        "",
+        "`register` raises a `ConfigError`:",
+        "",
+    ]
     lines += [f"- {name}: {each.refusal}" for name, each in refused.items()]
     return "\n".join(lines) + "\n"
+
+
+def _states(works: dict[str, Findings]) -> list[str]:
+    slower = {name: STATES[each.state] for name, each in works.items() if each.state in STATES}
+    return [SAMPLING + "\n".join(_named(slower)), ""]
+
+
+def _named(reasons: dict[str, str]) -> list[str]:
+    """Return a line for each reason, with the names that have it."""
+    return [
+        f"- {reason}: {'; '.join(name for name, its in reasons.items() if its == reason)}."
+        for reason in dict.fromkeys(reasons.values())
+    ]
 
 
 def _row(findings: Findings) -> str:

@@ -12,12 +12,13 @@ from art_local.testing.survey import COLUMNS, survey
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 PACKED = ("Llama", "Qwen3 MoE", "GLM 4 MoE", "Phi-3, longrope", "Mistral Small 3.1")
-IN_ROWS = ("Gemma 3, with vision", "gpt-oss", "Mistral, sliding window")
+IN_ROWS = ("Gemma 3, with vision", "gpt-oss", "Mistral, sliding window", "BLOOM", "LFM 2", "Zamba")
 REFUSED = {
-    "Falcon H1": "more than attention keys and values",
-    "LFM 2": "'lfm2'",
-    "BLOOM": "states no context length",
-    "BERT": "the output head of BertLMHeadModel",
+    "RWKV": "changes its own weights in a forward pass",
+    "BERT": "BertLMHeadModel is no causal language model",
+    "PaliGemma": "PaliGemmaForConditionalGeneration is no causal language model",
+    "ModernBERT, decoder": "the output head of ModernBertDecoderForCausalLM",
+    "DeepSeek V3.2": "with its indexed_attention",
 }
 
 
@@ -38,13 +39,17 @@ def test_what_cannot_be_served_is_refused_in_words(family, tmp_path):
 
 
 def test_an_engine_that_fails_is_a_refusal_that_names_the_architecture(tmp_path):
-    def with_length():
-        model = make_family("BLOOM")
-        model.config.max_position_embeddings = 128
+    def trips_over_its_cache(module, args, options):
+        if options.get("cache") or options.get("past_key_values"):
+            raise RuntimeError("an odd cache")
+
+    def broken():
+        model = make_family("Llama")
+        model.model.register_forward_pre_hook(trips_over_its_cache, with_kwargs=True)
         return model
 
-    found = survey(with_length, tmp_path)
-    assert (found.refusal or "").startswith("the embedded engine cannot serve BloomForCausalLM")
+    found = survey(broken, tmp_path)
+    assert (found.refusal or "").startswith("the embedded engine cannot serve LlamaForCausalLM")
 
 
 def test_other_weights_are_a_fault(tmp_path):

@@ -127,12 +127,16 @@ class UnslothLoader:
         """Put LoRA into the layers that `config` means, with Unsloth's kernels where they fit."""
         from unsloth import FastLanguageModel
 
+        named = config.target_modules
         return FastLanguageModel.get_peft_model(
             model,
             r=config.r,
             lora_alpha=config.lora_alpha,
             lora_dropout=0.0,
-            target_modules=_linear_layers(model),
+            target_modules=_linear_layers(model) if isinstance(named, str) else sorted(named),
+            exclude_modules=config.exclude_modules,
+            # without a list Unsloth looks for experts itself
+            target_parameters=config.target_parameters or [],
             use_gradient_checkpointing=self._checkpointing,
         )
 

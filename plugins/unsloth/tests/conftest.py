@@ -5,6 +5,7 @@ another, since each takes seconds to import Unsloth.
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,18 +75,57 @@ def unsloth_backend(workers):
     return make
 
 
-@pytest.fixture
-def tiny_model(tmp_path, tiny_directory):
-    """Open a run over the tiny model: `tiny_model(name)`."""
+@pytest.fixture(scope="session")
+def experts_directory(tiny_directory, tmp_path_factory) -> Path:
+    """A tiny mixture of experts, with the tokenizer of the tiny model."""
+    import shutil
 
-    def make(name="agent"):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeConfig
+
+    directory = tmp_path_factory.mktemp("models") / "experts"
+    shutil.copytree(tiny_directory, directory)
+    same = ("vocab_size", "hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads")
+    same += ("max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id")
+    tiny = AutoConfig.from_pretrained(directory)
+    config = Qwen3MoeConfig(
+        **{name: getattr(tiny, name) for name in same},
+        num_hidden_layers=2,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def make_model(tmp_path):
+    """Open a run over a base model: `make_model(directory, name)`."""
+
+    def make(directory, name="agent"):
         return art.TrainableModel(
             name=name,
             project="unsloth",
-            base_model=str(tiny_directory),
+            base_model=str(directory),
             base_path=tmp_path,
             sinks=[],
             plugins=plugins_with_prices(),
         )
 
     return make
+
+
+@pytest.fixture
+def tiny_model(make_model, tiny_directory):
+    """Open a run over the tiny model: `tiny_model(name)`."""
+    return partial(make_model, tiny_directory)
+
+
+@pytest.fixture
+def tiny_experts(make_model, experts_directory):
+    """Open a run over the tiny mixture of experts: `tiny_experts(name)`."""
+    return partial(make_model, experts_directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 import art_core as art
 from art_core.testing.backend import attempts
@@ -76,6 +77,21 @@ async def test_either_goes_on_from_the_others_checkpoint(
     mixed, alone = rows.values()
     assert mixed["loss/train"] == pytest.approx(alone["loss/train"], abs=1e-5)
     assert mixed["loss/grad_norm"] == pytest.approx(alone["loss/grad_norm"], rel=1e-3)
+
+
+async def test_experts_are_adapted_as_by_the_local_backend(unsloth_backend, tiny_experts):
+    adapters = {}
+    for name, make in (("unsloth", unsloth_backend), ("local", local)):
+        backend, model = make(dtype="float32"), tiny_experts(name)
+        await model.register(backend)
+        groups = await attempts(model, (0.0, 1.0, 0.5))
+        await model.train(groups, **OPTIONS)
+        await model.close()
+        await backend.close()
+        stored = load_file(model.run_dir / "checkpoints" / "0001" / "adapter_model.safetensors")
+        adapters[name] = {key: tensor.shape for key, tensor in stored.items()}
+    assert adapters["unsloth"] == adapters["local"]
+    assert any("mlp.experts" in key for key in adapters["local"])
 
 
 async def test_a_checkpoint_over_a_quantized_base_is_refused(unsloth_backend, tiny_model, groups):

@@ -14,8 +14,9 @@ from torch import nn
 from art_core.base.errors import ConfigError, EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.batch import Limits
+from art_local.engine.choose import make_forward
 from art_local.engine.device_lock import DeviceLock
-from art_local.engine.forward import Forward
+from art_local.engine.layer_types import context_length
 from art_local.engine.protocol import BASE, StepWeights
 from art_local.engine.request import Request
 from art_local.engine.weights import Weights
@@ -30,6 +31,8 @@ class TransformersEngine:
     """Samples from a transformers causal language model and merged adapters of it, many requests at
     a time.
 
+    `state` is how sequences are held: "slots", the model's "own cache", or "whole texts".
+
     - `model`: a plain causal language model, no peft in it. Its parameters are shared, not copied.
     - `lock`: held for each step; give the trainer's lock, so that both alternate.
     - `max_batch_size`: sequences decoded together.
@@ -40,8 +43,6 @@ class TransformersEngine:
     - `cache_bytes`: memory for keys and values; by default a share of what is free on the model's
       device. When it is full, new requests wait and the youngest running ones are computed again
       later.
-
-    Raises ConfigError for a model whose cache is more than keys and values of attention.
     """
 
     name = "transformers"
@@ -59,10 +60,10 @@ class TransformersEngine:
         if max_batch_size < 1 or prefill_tokens < 1:
             raise ConfigError("max_batch_size and prefill_tokens must be at least 1")
         self._weights = Weights(model)
-        forward = Forward(self._weights.module)
+        forward = make_forward(self._weights.module)
         self._timeout_s = request_timeout_s
         config = self._weights.module.config.get_text_config()
-        self.context_length: int = config.max_position_embeddings
+        self.context_length: int = context_length(config)
         self._vocabulary: int = config.vocab_size
         self._ends = _end_tokens(model)
         held = _free_bytes(forward.device) // 4 if cache_bytes is None else cache_bytes
@@ -72,6 +73,7 @@ class TransformersEngine:
             cache_tokens=max(held // forward.cache_bytes_per_token, 1),
         )
         self._rotary, self._warned = forward.rotary, False
+        self.state: str = forward.name
         self._worker = Worker(self._weights, forward, lock or DeviceLock(), limits)
 
     @property

@@ -1,54 +1,119 @@
-"""Forward passes of a transformers causal language model over a slot cache: prompts, then one token
-a row.
+"""Forward passes of a transformers causal language model for sampling: prompts, then one token for
+each row.
+
+There are three kinds, and `make_forward` chooses. `SlotForward` holds keys and values of attention
+in slots, so that all rows share a pass. `CacheForward` (`cohorts.py`) leaves the state to the
+model's own cache, and rows of equal prompts share a pass. `RecomputeForward` (`recompute.py`)
+computes whole sequences for each token.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
 from art_local.engine.cache import SlotCache
-from art_local.engine.layer_types import layer_types
+from art_local.engine.layer_types import cache_parameter, layer_types
 from art_local.models.rotary import reset_dynamic_rotary, rotary_lengths
 
 
-class Forward:
+class RowCache(Protocol):
+    """The state of a batch's rows; `width` is the longest row's number of tokens."""
+
+    @property
+    def width(self) -> int:
+        """The longest sequence held."""
+
+    def reserve(self, rows: int, width: int) -> None:
+        """Make room for so many rows of so many tokens."""
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last row takes its place."""
+
+
+class Forward(ABC):
     """Runs a model; returns the logits [N, V] of each row's last token only.
 
-    Raises ConfigError for a model whose state is more than keys and values of attention.
+    `cache_bytes_per_token` is the memory that one token of one row takes in the cache.
     """
+
+    name: ClassVar[str]
+    cache_bytes_per_token: int
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.config = module.config.get_text_config()
-        self.layer_types = layer_types(self.config)
         self.rotary = rotary_lengths(self.config)
         reset_dynamic_rotary(module)
+        parameter = next(module.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        if module.config._attn_implementation not in ("sdpa", "eager"):  # noqa: SLF001
+            module.set_attn_implementation("sdpa")
+        self._last: torch.Tensor | None = None
+        # logits_to_keep keeps the same positions for all rows; prompts end at different ones.
+        module.get_output_embeddings().register_forward_pre_hook(self._keep_last)
+
+    @abstractmethod
+    def new_cache(self) -> RowCache:
+        """Make an empty cache for this model."""
+
+    @abstractmethod
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], source: Sequence[int], cache: Any
+    ) -> torch.Tensor:
+        """Compute prompts once each and append `source` [R] copies of them to the cache; logits [R,
+        V].
+        """
+
+    @abstractmethod
+    def decode(self, token_ids: Sequence[int], cache: Any) -> torch.Tensor:
+        """Append one token to each row of the cache; logits [N, V]."""
+
+    def padded(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return sequences [N, W] padded on the right; the passes return their last tokens'
+        logits. Under causal attention padding on the right is never seen.
+        """
+        lengths = [len(sequence) for sequence in sequences]
+        # sequences get one token more; padding gives the pass the rotary factors of that length
+        width = max(*lengths, self.rotary.shortest(max(lengths) + 1))
+        self._last = torch.tensor(lengths, device=self.device) - 1
+        return torch.tensor(
+            [[*ids, *[0] * (width - len(ids))] for ids in sequences], device=self.device
+        )
+
+    def _keep_last(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if self._last is None:
+            return args
+        hidden_UPH = args[0]
+        rows = torch.arange(len(self._last), device=hidden_UPH.device)
+        return (hidden_UPH[rows, self._last][:, None], *args[1:])
+
+
+class SlotForward(Forward):
+    """Runs a model whose state is keys and values of full and sliding attention."""
+
+    name = "slots"
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.layer_types = layer_types(self.config)
         self.window = (
             getattr(self.config, "sliding_window", None)
             if "sliding_attention" in self.layer_types
             else None
         )
-        parameter = next(module.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
-        if module.config._attn_implementation not in ("sdpa", "eager"):  # noqa: SLF001
-            module.set_attn_implementation("sdpa")
-        self._cache_name = cache_name(module.forward)
-        self._last: torch.Tensor | None = None
-        # logits_to_keep keeps the same positions for all rows; prompts end at different ones.
-        module.get_output_embeddings().register_forward_pre_hook(self._keep_last)
+        self._cache_name = cache_parameter(module) or "past_key_values"
+        self.cache_bytes_per_token = self._bytes_per_token()
 
     def new_cache(self) -> SlotCache:
         """Make an empty cache for this model."""
         return SlotCache(len(self.layer_types))
 
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """What one token holds in the cache."""
+    def _bytes_per_token(self) -> int:
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -60,16 +125,9 @@ class Forward:
         """Compute prompts once each and append `source` [R] copies of them to the cache; logits [R,
         V].
         """
-        lengths = [len(prompt) for prompt in prompts]
-        # sequences get one token more; padding gives the pass the rotary factors of that length
-        width = max(*lengths, self.rotary.shortest(max(lengths) + 1))
-        ids_UP = torch.tensor(
-            [[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self.device
-        )
+        ids_UP = self.padded(prompts)
         source_R = torch.tensor(source, device=self.device)
-        cache.begin_prefill(source_R, [lengths[i] for i in source])
-        self._last = torch.tensor(lengths, device=self.device) - 1
-        # Right padding under a causal mask is never seen, so no mask is needed.
+        cache.begin_prefill(source_R, [len(prompts[i]) for i in source])
         logits = self._logits(cache, input_ids=ids_UP)
         return logits[:, 0][source_R]
 
@@ -92,13 +150,6 @@ class Forward:
         ).logits
         return logits
 
-    def _keep_last(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        if self._last is None:
-            return args
-        hidden_UPH = args[0]
-        rows = torch.arange(len(self._last), device=hidden_UPH.device)
-        return (hidden_UPH[rows, self._last][:, None], *args[1:])
-
     def _masks(self, positions_N: torch.Tensor, width: int) -> Any:
         places_W = torch.arange(width, device=self.device)
         full = places_W <= positions_N[:, None]
@@ -117,10 +168,3 @@ class Forward:
         return torch.zeros(seen_NW.shape, dtype=self.dtype, device=self.device).masked_fill_(
             ~seen_NW, hidden
         )[:, None, None]
-
-
-def cache_name(forward: Callable[..., Any]) -> str:
-    """Return the parameter by which a model's `forward` takes its cache: `cache` from transformers
-    5.24 on, `past_key_values` before.
-    """
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"

@@ -36,11 +36,15 @@ PROMPT, LENGTHS = 6, (12, 20, 30, 44)
 
 @attrs.define
 class Findings:
-    """Distances in nats by column, or the sentence of a refusal; `in_rows` is why nothing packs."""
+    """Distances in nats by column, or the sentence of a refusal.
+
+    `in_rows` is why nothing packs, `state` how the engine holds sequences.
+    """
 
     nats: dict[str, float] = attrs.field(factory=dict)
     refusal: str | None = None
     in_rows: str | None = None
+    state: str = "slots"
 
     @property
     def faults(self) -> dict[str, float]:
@@ -72,7 +76,7 @@ def survey(make: Callable[[], Any], scratch: Path) -> Findings:
 
 def _measure(make: Callable[[], Any], scratch: Path, found: Findings) -> None:
     rows = _rows(make)
-    found.nats["served"] = asyncio.run(_served(make(), {}, make))
+    found.nats["served"], found.state = asyncio.run(_served(make(), {}, make))
     policy = Policy(make(), dtype=torch.float32, lora=(4, 8), seed=0)
     trainer = Trainer(policy, progress=False)
     with _warnings() as said:
@@ -83,7 +87,7 @@ def _measure(make: Callable[[], Any], scratch: Path, found: Findings) -> None:
         found.in_rows = said[-1].partition(": ")[2].partition(". Set")[0] if said else "no memory"
     metrics = trainer.step(rows, _config())
     trained = _trained_logprobs(policy, rows)
-    served = asyncio.run(_served(make(), policy.serving, lambda: policy.model))
+    served, _ = asyncio.run(_served(make(), policy.serving, lambda: policy.model))
     found.nats["LoRA"] = max(metrics["loss/engine_logprob_diff"], served)
     _exports(make, policy, rows, trained, scratch, found)
     found.nats["resumed"] = _resumed(make, policy, trainer, rows)
@@ -186,8 +190,12 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
 
 
-async def _served(model: Any, weights: dict[str, Tensor], make: Callable[[], Any]) -> float:
-    """Return how far log-probs of the engine are from those of a model over the whole text."""
+async def _served(
+    model: Any, weights: dict[str, Tensor], make: Callable[[], Any]
+) -> tuple[float, str]:
+    """Return how far log-probs of the engine are from those of a model over the whole text, and how
+    the engine holds sequences.
+    """
     engine = TransformersEngine(model, cache_bytes=1 << 26)
     engine.load("adapter", weights)
     prompts = [list(range(1, 1 + n)) for n in (5, 17, 40)]
@@ -205,7 +213,7 @@ async def _served(model: Any, weights: dict[str, Tensor], make: Callable[[], Any
         wanted = _logprobs(reference, prompt + [token.id for token in tokens])
         reported = torch.tensor([token.logprob for token in tokens])
         apart.append(_apart(wanted[len(prompt) - 1 :], reported))
-    return max(apart)
+    return max(apart), engine.state
 
 
 @contextmanager

@@ -87,7 +87,9 @@ def _attention(
     plain = attention_mask is None and dropout == 0.0 and rows == length <= MAX_SHORT
     special = any(options.get(name) is not None for name in SPECIAL)
     if plain and not special and query.device.type == "cpu":
-        return short_causal_attention(query, key, value, scale).transpose(1, 2), None
+        # models may view the output in another shape
+        output_BSNE = short_causal_attention(query, key, value, scale).transpose(1, 2)
+        return output_BSNE.contiguous(), None
     output: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
     )

@@ -13,6 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class OutputHead:
@@ -43,6 +45,21 @@ class OutputHead:
         if self.softcap is not None:
             dlogits_RV.mul_(1 - (logits_RV / self.softcap).square_())
         return dlogits_RV if self.scale == 1.0 else dlogits_RV.mul_(self.scale)
+
+
+def output_heads(model: Any) -> list[OutputHead]:
+    """Return the output heads that a transformers model may have: as its config says, and without
+    scale and cap, which some multimodal models leave out of their text model's config.
+    """
+    layer, config = model.get_output_embeddings(), model.config.get_text_config()
+    divided = getattr(config, "logits_scaling", None)
+    plain = OutputHead(weight_VH=layer.weight, bias_V=getattr(layer, "bias", None))
+    stated = attrs.evolve(
+        plain,
+        scale=1 / divided if divided else getattr(config, "logit_scale", None) or 1.0,
+        softcap=next((cap for key in SOFTCAPS if (cap := getattr(config, key, None))), None),
+    )
+    return [stated, plain]
 
 
 def token_logprobs(

@@ -24,7 +24,12 @@ from art_local.training.parameter_lora import (
     merged_parameter_forward,
     parameter_delta,
 )
-from art_local.training.targets import lora_targets
+from art_local.training.targets import (
+    expert_matrices,
+    lora_targets,
+    stacked_experts,
+    warn_of_unreached,
+)
 
 ADAPTER = "default"
 PREFIX = "base_model.model."
@@ -47,6 +52,7 @@ def add_lora(
     from peft import LoraConfig
 
     targets = lora_targets(model, experts=experts)
+    matrices, reachable = expert_matrices(model), list(stacked_experts(model))
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -59,7 +65,9 @@ def add_lora(
     device = next(model.parameters()).device
     with silence_logs(), random_state_kept(device):
         peft_model: Any = loader.lora(model, config)
-    for layer in lora_layers(peft_model).values():
+    layers = lora_layers(peft_model)
+    warn_of_unreached(model, [name for name in matrices if name not in layers], reachable)
+    for layer in layers.values():
         a_KI, b_OK = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         drawn_KI = torch.empty(a_KI.shape)
         nn.init.kaiming_uniform_(drawn_KI, a=math.sqrt(5), generator=generator)

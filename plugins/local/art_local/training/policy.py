@@ -20,7 +20,7 @@ from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.checkpointing import AUTO, Checkpointing
 from art_local.training.finite import not_finite
 from art_local.training.layout import Layout
-from art_local.training.logprobs import OutputHead, token_logprobs
+from art_local.training.logprobs import OutputHead, output_heads, token_logprobs
 from art_local.training.lora import (
     ADAPTER,
     add_lora,
@@ -29,6 +29,7 @@ from art_local.training.lora import (
     use_factors,
     use_merged,
 )
+from art_local.training.model_check import checked_logprobs, probe_ids
 from art_local.training.noise import without_noise
 from art_local.training.text import freeze_other_parts, text_part
 
@@ -78,7 +79,12 @@ class Policy:
         self.rotary = rotary_lengths(model.config)
         reset_dynamic_rotary(model)
         self._merges, self.merged = loader.merges, merged
+        has_values = self.device.type != "meta"
+        plain_R = None
         if loader.merges:
+            without_noise(model)
+            if has_values:
+                plain_R = checked_logprobs(model, self._autocast(), tolerance=self._tolerance)
             use_training_attention(model)
         self._text = text_part(model)
         if self._text is not None:
@@ -99,13 +105,15 @@ class Policy:
         self.checkpointing = Checkpointing(
             self._body(), activation_checkpointing if loader.merges else False
         )
-        self.head = _output_head(self.base)
+        self.head = output_heads(self.base)[0]
         self.packs: bool | None = None
         self.serving: dict[str, Tensor] = {}
         if self.is_lora:  # whole weights are served from the first step on
             self.refresh()
-        if self.device.type != "meta":
-            self._check_head()
+        if has_values:
+            if plain_R is None:
+                plain_R = checked_logprobs(self.base, self._autocast(), tolerance=self._tolerance)
+            self.head = self._matching_head(plain_R)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that move, by the name they are stored under (for LoRA, peft's)."""
@@ -290,7 +298,9 @@ class Policy:
     def _body(self) -> Any:
         if self._text is not None:
             return self.base.get_submodule(self._text)
-        return getattr(self.base, self.base.base_model_prefix)
+        # of some models the prefix is that of a larger one
+        prefixes = (self.base.base_model_prefix, "model")
+        return next(getattr(self.base, name) for name in prefixes if hasattr(self.base, name))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if (self.is_lora and self._merges) or self.dtype == torch.float32:
@@ -299,45 +309,29 @@ class Policy:
             return nullcontext()  # which has no autocast
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def _own_logprobs(self, ids_1S: Tensor) -> Tensor:
-        """Return the log-probs of all tokens but the first by the model's own output head."""
-        with self._autocast():
-            logits = self.base(input_ids=ids_1S, use_cache=False).logits[0, :-1].float()
-        return logits.log_softmax(1).gather(1, ids_1S[0, 1:, None])[:, 0]
-
     @torch.no_grad()
-    def _check_head(self) -> None:
-        """Compare with the model's own logits once, so that an unusual output head, or a model that
-        draws at random, is never trained wrong.
+    def _matching_head(self, theirs_R: Tensor) -> OutputHead:
+        """Return the output head that gives the model's own log-probs of the probe, so that an
+        unusual head, or attention that is not the model's own, is never trained wrong.
         """
-        vocabulary = self.base.config.get_text_config().vocab_size
-        ids = torch.arange(1, 9, device=self.device)[None] % vocabulary
-        theirs, again = self._own_logprobs(ids), self._own_logprobs(ids)
-        if not torch.allclose(theirs, again, atol=1e-2, rtol=1e-2):
-            raise ConfigError(
-                f"the log-probs of {type(self.base).__name__} are not a function of its tokens: "
-                f"computed twice they differ by {float((theirs - again).abs().max()):.3g}",
-                "Set dropout and noise to 0 in the base model's config.json, or train another "
-                "model.",
-            )
-        rows = torch.arange(7, device=self.device)
-        ours, _ = self.logprobs(ids, rows, ids[0, 1:], chunk_size=8)
-        tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
-        if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
-            raise ConfigError(
-                f"the output head of {type(self.base).__name__} is more than a linear "
-                "layer with bias, scale "
-                f"and softcap: its log-probs differ by {float((ours - theirs).abs().max()):.3g}",
-                "Train another model.",
-            )
-        ids[0, -1] = (ids[0, -1] + 1) % vocabulary
-        changed = self._own_logprobs(ids)[:-1]
-        if not torch.allclose(changed, theirs[:-1], atol=tolerance, rtol=tolerance):
-            raise ConfigError(
-                f"{type(self.base).__name__} is no causal language model: the log-probs of a token "
-                "depend on tokens after it",
-                "Train another model.",
-            )
+        ids_1S = probe_ids(self.base)
+        rows_R = torch.arange(len(theirs_R), device=self.device)
+        apart = []
+        for head in output_heads(self.base):
+            self.head = head
+            ours_R, _ = self.logprobs(ids_1S, rows_R, ids_1S[0, 1:], chunk_size=len(theirs_R))
+            if torch.allclose(ours_R, theirs_R, atol=self._tolerance, rtol=self._tolerance):
+                return head
+            apart.append(float((ours_R - theirs_R).abs().max()))
+        raise ConfigError(
+            f"the output head of {type(self.base).__name__} is more than a linear layer with bias, "
+            f"scale and softcap: its log-probs differ by {min(apart):.3g}",
+            "Train another model.",
+        )
+
+    @property
+    def _tolerance(self) -> float:
+        return 1e-3 if self.dtype == torch.float32 else 0.25
 
 
 LORA = "adapter_model.safetensors"
@@ -348,14 +342,3 @@ def _distinct(rows_R: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor, Tensor
     pairs_R2 = torch.stack([rows_R, targets_R], 1)
     pairs_U2, each_R = torch.unique(pairs_R2, dim=0, return_inverse=True)
     return pairs_U2[:, 0], pairs_U2[:, 1], each_R
-
-
-def _output_head(model: Any) -> OutputHead:
-    layer, config = model.get_output_embeddings(), model.config.get_text_config()
-    divided = getattr(config, "logits_scaling", None)
-    return OutputHead(
-        weight_VH=layer.weight,
-        bias_V=getattr(layer, "bias", None),
-        scale=1 / divided if divided else getattr(config, "logit_scale", None) or 1.0,
-        softcap=getattr(config, "final_logit_softcapping", None),
-    )
