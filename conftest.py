@@ -1,4 +1,4 @@
-"""What all tests share, the core's, the plugins' and the documents'."""
+"""Fixtures of all tests: the core's, the plugins' and the documents'."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ def wheels(session: nox.Session) -> None:
     pip = _pip(python, LOCK)
     left_out = tuple(f"art_{name}-" for name in (*TRACKERS, "unsloth"))
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
-    # torch alone and first: what the wheels need of it is then there, and nothing bigger is taken.
+    # torch first: then the wheels' requirement is met, and no larger build is installed.
     index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
     torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
     session.run(python, torch, "--constraint", str(LOCK), *index, external=True)
@@ -339,7 +339,7 @@ def _expect_backends(session: nox.Session, listed: str) -> None:
 
 
 def _without_heavy_parts(session: nox.Session, place: Path) -> None:
-    """Install the backends' wheels alone: each is offered, and says what it lacks in one line."""
+    """Install only the backends' wheels: each is listed, and its error names what is missing."""
     venv.create(place / "light", with_pip=True)
     pip = _pip(str(place / "light" / "bin" / "python"), LOCK)
     core, *others = [
@@ -357,7 +357,7 @@ def _without_heavy_parts(session: nox.Session, place: Path) -> None:
 
 @nox.session
 def example(session: nox.Session) -> None:
-    """Build the example of a stranger's sink; with art-core's wheel alone, run its tests."""
+    """Build the example of a third-party sink; run its tests with only art-core's wheel."""
     empty = Path(session.create_tmp()).resolve() / "example"
     shutil.rmtree(empty, ignore_errors=True)
     for project in (ROOT, EXAMPLE):

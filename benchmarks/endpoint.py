@@ -1,4 +1,4 @@
-"""What the endpoint and the client add to the engine: latency of a turn, rollouts per second, CPU.
+"""Overhead of the endpoint and the client over the engine: latency, rollouts per second, CPU.
 
 Agents hold conversations of three turns, 16 to 32 new tokens each, with SmolLM2-135M-Instruct in
 bf16, 1, 32 and 256 of them at a time. "endpoint" is what a rollout does: `Trajectory.messages()`,
@@ -8,7 +8,7 @@ prompt ids and lengths through `generate`. Both run in turns, so that the ratios
 machine; client, endpoint and engine share one process and its cores, as they do in training.
 
 Added latency is the p50 (p99) of all turns over the endpoint, of all rounds together, over that of
-the engine alone. A quiet machine needs about 12 minutes.
+the engine directly. A quiet machine needs about 12 minutes.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ async def rollout(client: Any, agent: int) -> list[Turn]:
 
 
 async def repetition(engine: TransformersEngine, agent: int, turns: list[Turn]) -> list[Turn]:
-    """The same turns by the engine alone."""
+    """The same turns directly in the engine."""
     repeated = []
     for turn in turns:
         sampling = Sampling(max_tokens=turn.tokens, seed=agent)
@@ -137,7 +137,7 @@ async def over_endpoint(client: Any, count: int) -> Run:
 
 
 async def by_engine(engine: TransformersEngine, seen: Run) -> Run:
-    """The turns of a run by the engine alone."""
+    """The turns of a run directly in the engine."""
     return await timed(
         [
             lambda n=n, turns=turns: repetition(engine, n, turns)

@@ -1,4 +1,4 @@
-"""What a leaderboard costs: 100 runs of 10,000 rows with 63 metrics, 2.3 GB of logs.
+"""Time and memory of a leaderboard: 100 runs of 10,000 rows with 63 metrics, 2.3 GB of logs.
 
 Cold has no summaries, as logs that were copied from elsewhere: each row is read. cold_cpu_s is the
 processor time of this, floor_cpu_s that of orjson.loads for the same rows, and cold_ratio the one

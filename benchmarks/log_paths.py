@@ -1,4 +1,4 @@
-"""What it costs to log a row: art-core's whole path beside those of four others, in one run.
+"""Time to log a row: art-core's complete path and those of four other libraries, in one run.
 
 All get the same rows of 40 floats, each in a process of its own, a few rows in turn, so that noise
 hits all alike. The floor is orjson and one write(2) of those floats. A rival has an environment of
@@ -82,7 +82,7 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             said = self.said.read_text().strip().splitlines() or ["nothing"]
-            raise RuntimeError(f"{self.way.name} stopped and said: {said[-1]}")
+            raise RuntimeError(f"{self.way.name} stopped with: {said[-1]}")
         return json.loads(line)
 
     def log(self, rows: list[tuple[int, dict[str, Any]]]) -> list[float]:

@@ -4,7 +4,7 @@
 
 For each (prompt, completion, group) one forward and backward pass of LoRA (rank 8, all linear
 layers) over one group, as the trainer cuts it into micro-batches; rows and packs take turns, and
-the speed-up is that of the best turns, and of CPU seconds, which say more on a machine with other
+the speed-up is that of the best turns, and of CPU seconds, which are better on a machine with other
 work. The ideal is the ratio of tokens: what attention and the
 output head cost does not shrink with it. Parity is taken in fp32 on a random model of the same
 shape, over log-probs and gradients; a mask that shows other sequences must be seen there.

@@ -1,4 +1,4 @@
-"""What the same payloads cost by hand, by art-core, by genai-prices and by litellm.
+"""The same bills worked out by hand, by art-core, by genai-prices and by litellm.
 
 The payloads are those of `tests/costs/golden.json`: what providers send, with the sum worked out
 by hand. Each library reads them by its own means. litellm has an environment of its own,
@@ -35,7 +35,7 @@ PAGE = "costs.md"
 ASKER = Path(__file__).parent / "rivals" / "litellm_prices.py"
 Case = dict[str, Any]
 Answer = float | str
-"""US dollars, or what is said instead of them."""
+"""US dollars, or the name of the error."""
 
 
 def ours(case: Case, book: PriceBook) -> Answer:
@@ -54,7 +54,7 @@ def ours(case: Case, book: PriceBook) -> Answer:
 
 
 def genai(case: Case) -> Answer:
-    """Return what genai-prices says; of a stream, the sum of what it reads in the chunks."""
+    """Return the price by genai-prices; for a stream, the sum over its chunks."""
     flavor = "chat" if case["provider"] == "openai" else "default"
     found = []
     for chunk in case.get("chunks", [case.get("response")]):
@@ -89,7 +89,7 @@ def litellm(cases: list[Case], environments: Path) -> tuple[str, list[Answer]] |
 
 
 def right(case: Case, answer: Answer) -> bool:
-    """To the last digit; where nobody knows a price there must be none, which is not 0."""
+    """Equal to the last digit; an unknown price must be an error, not 0."""
     if case["usd"] is None:
         return isinstance(answer, str)
     return isinstance(answer, float | int) and abs(answer - case["usd"]) < 1e-9

@@ -63,7 +63,7 @@ def chat_prompt(tokenizer: Any, number: int, length: int) -> tuple[str, list[int
         )
         if len(ids) <= length:
             return text, ids
-    raise AssertionError("the chat template alone is longer than the prompt asked for")
+    raise AssertionError("the chat template is longer than the requested prompt")
 
 
 def with_lora(model: Any) -> tuple[Any, dict[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""What training through `art serve` adds to a step, against the same backend in the same process.
+"""Overhead of a step through `art serve` over the same backend in the same process.
 
 The yes / no / maybe task on SmolLM2-135M-Instruct (LoRA rank 8, fp32, 6 questions x 8 answers of at
 most 8 tokens), every draw seeded: one run with `art.backend("local")`, one with
@@ -38,7 +38,7 @@ GROUP = 8
 TARGET = 1.05
 OPTIONS = {
     "dtype": "float32",
-    "engine": "transformers",  # whose draws depend on the seed alone, not on what else is sampled
+    "engine": "transformers",  # its samples depend only on the seed, not on the other requests
     "lora_rank": 8,
     "lora_alpha": 16,
     "progress": False,
@@ -109,7 +109,7 @@ async def compare(url: str, key: str, runs: Path, steps: int) -> tuple[list[floa
 
 
 def main() -> int:
-    """Print a line a step and last a line of JSON; 1 when a target is missed."""
+    """Print one line per step and a last line of JSON; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8)
     steps = parser.parse_args().steps

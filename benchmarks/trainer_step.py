@@ -7,7 +7,7 @@ one writes first: peft on an fp32 model, `model(ids).logits`, log-softmax, four 
 that it fits. In each row 128 prompt tokens come before 128 that bear loss; `ours, every token`
 bears loss everywhere. Each variant runs in a process of its own; its figures are the best of
 `--repeats` steps, and the peak resident memory of the process. On a machine with other work, CPU
-seconds say more than wall seconds.
+seconds are better than wall seconds.
 """
 
 from __future__ import annotations

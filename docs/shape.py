@@ -40,7 +40,7 @@ def core_proper() -> list[Path]:
 
 
 def packages() -> list[Path]:
-    """Return the directories of the packages of the core and of all plugins."""
+    """Return the package directories: the core's and the plugins'."""
     return [CORE, *sorted(ROOT.glob("plugins/*/art_*"))]
 
 

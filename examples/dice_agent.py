@@ -3,9 +3,9 @@
     python examples/dice_agent.py                    # 16 steps on this machine
     python examples/dice_agent.py --steps 30 --name dice-002
 
-Each turn the model says whether it rolls again. A roll adds to its points, a one or a two loses
-them all; the points that it keeps are its reward. Nothing tells it when to stop. Typing it again
-resumes the run.
+In each turn the model decides whether it rolls again. A roll adds to its points, a one or a two
+loses all of them; the points at the end are its reward. The prompt has no advice when to stop.
+Run it again to resume.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all tests of the core share."""
+"""Fixtures of all tests of the core."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def threads_in_turn() -> Iterator[None]:
 
 @pytest.fixture
 def run_its_tests(tmp_path: Path) -> Callable[[Path, str], str]:
-    """Run tests of a distribution's folder as if it were installed; return what pytest says."""
+    """Run tests of a distribution's folder as if it were installed; return pytest's output."""
 
     def run(folder: Path, tests: str) -> str:
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]

@@ -1,4 +1,4 @@
-"""What each distribution brings along: types, the licence, versions that fit each other."""
+"""Each distribution contains types and the licence, and versions that fit each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docs can't lie: examples run, tables match the code, every name is told."""
+"""The docs match the code: examples run, tables are current, every name is documented."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_every_python_example_runs(page: Path, stage: None, tmp_path: Path):
 
 
 def files_of(page: Path) -> dict[str, str]:
-    """Return the files that a page tells: blocks whose first line is a comment with a path."""
+    """Return the files in a page: blocks whose first line is a comment with a path."""
     told = r"^```\w+\n# (\S+\.(?:py|toml))\n(.*?)^```"
     return dict(re.findall(told, page.read_text(), re.MULTILINE | re.DOTALL))
 

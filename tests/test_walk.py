@@ -1,4 +1,4 @@
-"""One step from end to end, told as prose. docs/walk.md tells the same story.
+"""One step from end to end, in the order of docs/walk.md.
 
 An agent answers "yes" or "no"; four attempts make a group, two groups make a step. The echo backend
 trains nothing, but everything around it is real: the endpoint, the client, the log, the sinks.
@@ -105,7 +105,7 @@ async def test_a_step_from_rollouts_to_sinks(model, notebook):
     assert row.metrics["costs/all"] == pytest.approx(0.006 + row.metrics["costs/gpu"])
     assert row.metrics["costs/cum/all"] == row.metrics["costs/all"]
 
-    # Receipts say what was bought, at which price.
+    # Receipts have what was bought, at which price.
     judged, held = row.receipts
     assert (judged["item"], judged["input_tokens"]) == ("openai/gpt-4.1", 1000)
     assert judged["rates"]["output_per_million"] == 8.0

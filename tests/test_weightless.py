@@ -1,4 +1,4 @@
-"""What an import may load: the core and every plugin module stay light until they are used."""
+"""Importing the core or a plugin module loads no heavy package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where libraries live that art-core is compared with: an environment each, never art-core's."""
+"""One environment for each library that art-core is compared with, never art-core's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "art
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """Add the options that say where the environments are."""
+    """Add the options for the folder of the environments."""
     told = f"the folder of the rivals' environments; default {CACHE}"
     parser.add_argument("--env", type=Path, default=CACHE, metavar="DIR", help=told)
     parser.add_argument("--install", action="store_true", help="make those that are missing")

@@ -1,4 +1,4 @@
-"""What litellm says that payloads cost: cases as JSON on standard input, answers on output.
+"""Prices by litellm: cases as JSON on standard input, answers on standard output.
 
 `prices.py` runs this file with the interpreter of litellm's environment. A payload is read by
 litellm's own transformation of that provider's responses, as `litellm.completion` does.

@@ -1,4 +1,4 @@
-"""What a forked child closes. In a process of its own: tests/faults/test_files.py."""
+"""A forked child closes what it inherits. In a process of its own: tests/faults/test_files.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How progress is shown: bars where a person watches, whole lines in a log."""
+"""The form of progress: bars where a person watches, whole lines in a log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def no_setting(monkeypatch):
 
 @pytest.fixture
 def log(capsys):
-    """Return what was written to standard error, which is no terminal, since it was last asked."""
+    """Return what was written to standard error, not a terminal, since the last call."""
     return lambda: capsys.readouterr().err
 
 

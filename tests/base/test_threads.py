@@ -1,4 +1,4 @@
-"""What a thread knows of the context that started it."""
+"""A thread has the context that started it."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

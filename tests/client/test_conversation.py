@@ -1,4 +1,4 @@
-"""Which conversation a request goes on with, in the forms in which clients send answers back."""
+"""A request continues a conversation, in the forms in which clients send answers back."""
 
 import pytest
 

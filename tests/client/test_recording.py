@@ -1,4 +1,4 @@
-"""An agent with a client of its own: what it says and hears becomes a trajectory."""
+"""The requests and answers of an agent with a client of its own become a trajectory."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""What providers bill beside plain tokens, from the payload to US dollars, worked out by hand.
+"""Bills for other things than plain tokens, from the payload to US dollars, worked out by hand.
 
 Prices are those that the providers list in November 2026: US dollars per million tokens, or per
 thousand searches.

@@ -237,7 +237,7 @@ async def test_a_response_that_tracked_calls_hand_on_is_paid_once(model):
     with model.metrics_builder("train").activate_context():
         assert (await outer())[0] == "verdict"
         assert len(list(streaming())) == 1
-        await inner()  # nobody hands this one on
+        await inner()  # no function returns this one
     metrics = (await model.log(split="train")).metrics
     assert metrics["costs/train/api"] == metrics["costs/all"] == 8.0
     await model.close()

@@ -415,7 +415,7 @@ async def swallows_cancellation(end):
 
 
 async def left_to_its_end(end):
-    """Let the rollout that was left behind fail: asyncio logs a failure that nobody looked at."""
+    """Let the rollout that was left behind fail: asyncio logs a failure that no task retrieved."""
     (task,) = (t for t in asyncio.all_tasks() if "swallows_cancellation" in repr(t))
     end.set()
     await asyncio.wait((task,))

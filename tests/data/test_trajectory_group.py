@@ -1,4 +1,4 @@
-"""What a group takes."""
+"""The arguments of a group."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A tokenizer of bytes, an engine that says what a test tells it to, an endpoint for both."""
+"""A tokenizer of bytes, an engine with the answers of a test, an endpoint for both."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ByteTokenizer:
 
 @attrs.define
 class ScriptedEngine:
-    """Says `lines` in turn, byte by byte and then the end token; remembers what it was asked."""
+    """Answers `lines` in turn, byte by byte and then the end token; keeps the requests."""
 
     context_length: int = 400
     lines: list[str | list[int]] = attrs.field(factory=list)

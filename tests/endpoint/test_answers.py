@@ -134,5 +134,5 @@ def test_a_stream_says_what_the_whole_says_however_it_is_cut(parts, functions, c
     whole = read_answer(text, functions, closing)
     assert apart(answer) == apart(whole)
     if not text.lstrip().startswith(("<think>", "[THINK]")) and closing is None and whole.thoughts:
-        return  # thoughts that nobody opened: see above
+        return  # thoughts without an opening tag: see above
     assert (thoughts, content) == apart(whole)[:2]

@@ -1,4 +1,4 @@
-"""What a chat completion holds, whole and streamed, as the openai client reads it."""
+"""The fields of a chat completion, whole and streamed, as the openai client reads it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_bytes_of_a_part_of_a_character_are_its_own(engine, ask) -> None:
     assert content[0].bytes == [0xC3]
     assert content[0].token == "\ufffd"
     assert content[5].bytes == [0x9F]
-    # Letters outside the byte alphabet tell nothing; the replacement character's bytes stand in.
+    # Letters outside the byte alphabet are lost; the replacement character's bytes stand in.
     assert content[3].bytes == list("\ufffd".encode())
 
 

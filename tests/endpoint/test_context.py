@@ -1,4 +1,4 @@
-"""What a request belongs to: told by the client in a header, known to the engine behind it."""
+"""The context of a request: sent by the client in a header, passed to the engine."""
 
 from __future__ import annotations
 

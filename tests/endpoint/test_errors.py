@@ -1,4 +1,4 @@
-"""Every way in which a request can be wrong, and what the endpoint says to it."""
+"""Every way in which a request can be wrong, and the endpoint's error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent to this machine passes no proxy."""
+"""Requests to this machine pass no proxy."""
 
 from __future__ import annotations
 

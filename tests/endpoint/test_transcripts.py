@@ -1,4 +1,4 @@
-"""Which ids a prompt gets when its beginning was served before."""
+"""The ids of a prompt whose beginning was served before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fault suite shares: how often chance is tried, and what must hold after every fault."""
+"""Fixtures of the fault suite: the number of trials, and the assertions after every fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from art_core.log.history import read_rows
 
 @pytest.fixture
 def trials() -> int:
-    """How often chance is tried: `make faults` says 1,000, CI a tenth of it."""
+    """The number of random trials: 1,000 in `make faults`, a tenth of it in CI."""
     return int(os.environ.get("FAULT_TRIALS") or (100 if os.environ.get("CI") else 20))
 
 
@@ -64,7 +64,7 @@ def assert_right() -> Callable[..., list[art.MetricsRow]]:
 
 @pytest.fixture
 def own_mounts() -> Callable[[str, Sequence[str]], subprocess.CompletedProcess[str]]:
-    """Return a function that mounts as a shell command says, for one command alone, and runs it."""
+    """Return a function that mounts by a shell command, runs one command there, and unmounts."""
     alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 
     def run(mount: str, command: Sequence[str]) -> subprocess.CompletedProcess[str]:

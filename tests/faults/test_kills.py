@@ -1,4 +1,4 @@
-"""What `kill -9` may not do: lose a row that was acknowledged, count money twice, repeat a seq."""
+"""After `kill -9` no acknowledged row is lost, no cost counted twice, no seq repeated."""
 
 from __future__ import annotations
 

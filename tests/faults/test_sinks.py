@@ -124,7 +124,7 @@ def test_a_sink_that(behaviour, tmp_path, monkeypatch, install, assert_right):
     if outcome == "set aside":
         assert "bad" in said["problems"]
         return
-    # In order, without a gap; and what is told to be missing is what is missing.
+    # In order, without a gap; and the rows reported as missing are the missing ones.
     assert said["taken"] == list(range(1, len(said["taken"]) + 1))
     missing = 200 - len(said["taken"])
     if outcome == "some":  # it may take a row after it was reported

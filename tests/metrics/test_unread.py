@@ -1,4 +1,4 @@
-"""Fields of a usage that nobody understands: named by their path, counted, never passed over."""
+"""Unknown fields of a usage: named by their path, counted, never ignored."""
 
 import json
 from pathlib import Path

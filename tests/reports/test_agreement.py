@@ -1,4 +1,4 @@
-"""All reports and sinks say the same of one log."""
+"""All reports and sinks show the same values of one log."""
 
 from __future__ import annotations
 

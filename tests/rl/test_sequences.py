@@ -16,7 +16,7 @@ def turn(prompt, completion, logprob=-1.0):
 
 
 def text(*pairs):
-    """Turns of a conversation written as text, a character a token."""
+    """Turns of a conversation written as text, one token per character."""
     return [turn([*prompt.encode()], [*answer.encode()]) for prompt, answer in pairs]
 
 

@@ -17,7 +17,7 @@ def sequence(tokens, weight):
 @pytest.mark.parametrize(
     ("normalization", "weights", "total"),
     [
-        # one trajectory of two sequences, with 2 and 6 tokens, and one of a sequence with 4
+        # a trajectory of two sequences, with 2 and 6 tokens, and one of a single sequence with 4
         ("trajectory", [1 / 8, 1 / 8, 1 / 4], 2.0),
         ("sequence", [1 / 2, 1 / 6, 1 / 4], 3.0),
         ("token", [1.0, 1.0, 1.0], 12.0),

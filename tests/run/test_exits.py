@@ -1,4 +1,4 @@
-"""How a program ends: its open runs get a status, and their sinks the rows."""
+"""The end of a program: its open runs get a status, and their sinks the rows."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_each_curve_is_read_under_its_name_of_today(base):
 def test_a_bare_name_of_a_row_that_averages_nothing_stays_on_train(base):
     reading = read_run(find_run("agent", base), taxonomy)
     assert reading.curve("train/note") == {3: 3.0}
-    # Beside averages of trajectories, a bare name can't be told from one of theirs.
+    # Beside averages of trajectories, a bare name cannot be distinguished from one of theirs.
     assert reading.curve("reward/lr_scale") == {1: 0.5, 2: 0.5, 3: 0.5}
     assert [key for key in reading.curves() if key.startswith("train/")] == ["train/note"]
 

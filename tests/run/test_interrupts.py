@@ -25,7 +25,7 @@ class Interrupt:
 
 
 def interrupted(run, at, groups):
-    """Record a row, interrupted at a point; tell whether the row has fewer points than that."""
+    """Record a row, interrupted at a point; return whether the row has fewer points than that."""
     sys.setprofile(Interrupt(at))
     try:
         run.record("train", at, groups=groups, metrics={"loss/train": 1.0})

@@ -1,4 +1,4 @@
-"""What the log says was trained, against what the backend finds."""
+"""The trained steps of the log, compared with the backend's checkpoints."""
 
 from __future__ import annotations
 

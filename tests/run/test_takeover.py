@@ -250,7 +250,7 @@ def test_a_forked_process_has_no_open_run(make, monkeypatch):
 
 
 class Backend(EchoBackend):
-    """An echo that notes what it is asked, and waits in a step until it is told to go on."""
+    """An echo that keeps its requests, and waits in a step until the test continues it."""
 
     def __init__(self):
         super().__init__()

@@ -14,7 +14,7 @@ from waiting import until
 
 @attrs.define
 class Shelf:
-    """A sink that keeps rows, and fails where and as often as it is told."""
+    """A sink that keeps rows, and fails where and as often as the test decides."""
 
     faults: dict = attrs.field(factory=dict)
     seqs: list = attrs.field(factory=list)

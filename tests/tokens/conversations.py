@@ -96,8 +96,8 @@ class Models:
 
 @attrs.frozen
 class Answer:
-    """An answer to sample: its ids as a model of this family would say `text`, in other tokens than
-    the tokenizer's own with `odd`, without an end token when it is `cut`.
+    """An answer to sample: its ids as a model of this family would write `text`; with `odd`, in
+    other tokens than the tokenizer's own; with `cut`, without an end token.
     """
 
     text: str
@@ -105,7 +105,7 @@ class Answer:
     cut: bool = False
 
     def ids(self, kind: Family) -> list[int]:
-        # The template of Mistral puts a space before what was said: so does its model.
+        # The template of Mistral puts a space before an answer: so does its model.
         spaced = kind.name == "mistral" and not self.text.startswith("[")
         text = f" {self.text}" if spaced else self.text
         ids = kind.encode(text) if self.odd is None else kind.sampled(text, self.odd)

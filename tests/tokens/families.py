@@ -42,20 +42,20 @@ class Family:
 
     def encode(self, text: str) -> list[int]:
         """The tokens that the tokenizer would make of a text after a prompt, not normalised: models
-        do not normalise what they say.
+        do not normalise their text.
         """
         start = self.tokenizer.all_special_tokens[0]
         return list(self.speaker.encode(start + text, add_special_tokens=False).ids)[1:]
 
     def text(self, token_ids: list[int]) -> str:
-        """What tokens say after a prompt."""
+        """The text of tokens after a prompt."""
         start = self.tokenizer.all_special_ids[0]
         whole = self.tokenizer.decode([start, *token_ids], skip_special_tokens=False)
         return str(whole.removeprefix(self.tokenizer.all_special_tokens[0]))
 
     def sampled(self, text: str, seed: int) -> list[int]:
         """Other tokens of the same text, as a model might sample them: every second one that is
-        made of two is said as these two.
+        made of two is decoded as these two.
         """
         draw = random.Random(seed)
         ids: list[int] = []

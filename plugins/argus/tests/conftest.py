@@ -44,7 +44,7 @@ def envelope_error(event: Any) -> str:
 
 
 def item_error(event: dict[str, Any]) -> str:
-    """What is wrong with one event; it alone is rejected."""
+    """The error of one event, or None; only this event is rejected."""
     kind, data = event["event_type"], event.get("data", {})
     if event["schema_version"] != "1.1":
         return "Unsupported schema_version"
@@ -62,7 +62,7 @@ def item_error(event: dict[str, Any]) -> str:
 
 @attrs.define(eq=False)
 class Argus:
-    """What the server holds, and what it is told to do next."""
+    """The server's events, and its next answers."""
 
     url: str = ""
     events: dict[str, dict[str, Any]] = attrs.field(factory=dict)
@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ async def test_delivery_after_a_kill_gives_no_duplicates(argus, token, tmp_path)
 
 def test_a_killed_run_can_be_told_as_failed_later(argus, token, tmp_path, monkeypatch, capsys):
     log_and_die(argus, token, tmp_path)
-    monkeypatch.delenv("ARGUS_URL", raising=False)  # code said where to
+    monkeypatch.delenv("ARGUS_URL", raising=False)  # the address was given in code
     monkeypatch.setenv("ARGUS_TOKEN", token)
     assert main(["sync", "agent", "--sink", "argus", "--dir", str(tmp_path)]) == 0
     assert {e["data"]["dataset"] for e in argus.of_type("job_start")} == {"mazes"}

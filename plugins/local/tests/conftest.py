@@ -1,4 +1,4 @@
-"""What the tests share: a tiny model on disk, loaded fresh, and rows to train on."""
+"""Fixtures: a tiny model on disk, loaded fresh, and rows to train on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory is there: the host's, or a container's part of it."""
+"""The available memory: the host's, or a container's part of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend holds, for how long, and under which names."""
+"""The models and steps that a backend holds: how long, and under which names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding base models: local directories, the hub's cache, and what to say when there is none."""
+"""Finding base models: local directories, the hub's cache, and the error if there is none."""
 
 from __future__ import annotations
 

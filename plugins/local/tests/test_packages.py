@@ -31,7 +31,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """An index with one wheel: torch 9.1, which nobody has installed."""
+    """An index with one wheel: torch 9.1, which is not installed anywhere."""
     folder = tmp_path / "torch"
     folder.mkdir()
     with zipfile.ZipFile(folder / "torch-9.1-py3-none-any.whl", "w") as wheel:

@@ -1,4 +1,4 @@
-"""What art-local offers, found by name."""
+"""The specs of art-local, found by name."""
 
 from __future__ import annotations
 

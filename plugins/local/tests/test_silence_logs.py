@@ -1,4 +1,4 @@
-"""What transformers shows while art-local loads a model: nothing."""
+"""transformers prints nothing while art-local loads a model."""
 
 from __future__ import annotations
 

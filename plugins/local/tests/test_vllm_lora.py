@@ -74,7 +74,7 @@ def test_the_plugin_leaves_other_platforms_and_a_changed_vllm_as_they_are(operat
     assert found["said_elsewhere"] == 0
     assert found["after_a_change"] == "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
     assert found["chosen"] == "art_vllm_cpu.lora.GroupedPunicaWrapper"
-    refused, accepted = found["said"]  # registering twice says it once
+    refused, accepted = found["said"]  # registering twice warns once
     assert "add_expand takes (self, y, x, weights, slices, bias), expected" in refused
     assert accepted.startswith(PLUGIN_SAYS)
 
@@ -114,7 +114,7 @@ def answer(address: str, index: int, *, prompt_logprobs: bool):
 
 
 def alone_and_together(environment, model, adapters, log_file, *, stock: bool):
-    """Return, by model, how far log-probs in one batch are from those alone; and those alone."""
+    """Return, by model, the distance between batched and single log-probs, and the single ones."""
     asked = {"prompt_logprobs": not stock}  # they crash vLLM's own operations
     server = lora_server(
         environment, model, log_file=log_file, dtype="float32", env=STOCK if stock else {}

@@ -115,7 +115,7 @@ def differences(kind, dtype):
 
 
 class Gpu:
-    """A platform that is no CPU: only to be asked that."""
+    """A platform other than a CPU, for the check of the platform."""
 
     def is_cpu(self):
         return False

@@ -1,4 +1,4 @@
-"""The client by itself: what it says when the service, the network or the user is at fault."""
+"""The client by itself: its errors when the service, the network or the user is at fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = "a key of the tests"
 
 @pytest.fixture
 def service(listen):
-    """A server that answers as a test says: `service(status, body, kind)` gives its URL."""
+    """A server that answers as a test decides: `service(status, body, kind)` gives its URL."""
 
     def start(status=200, body=b"{}", kind="application/json", headers=(), script=None):
         asked = []

@@ -1,4 +1,4 @@
-"""What every backend does, done by the serverless one over real sockets."""
+"""The contract of backends, for the serverless one over real sockets."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Service:
         return 200, {"data": shown, "has_more": start + len(shown) < len(items)}
 
     def events_after(self, query):
-        # Nothing at first, then one event a request: a job that is polled while it runs.
+        # Nothing at first, then one event per request: a job that is polled while it runs.
         self.told += 1
         start = int(query["after"][0][1:]) if "after" in query else 0
         shown = self.events[start : start + 1] if self.told > 2 else []
@@ -133,7 +133,7 @@ async def test_a_step_from_the_first_request_to_its_row(service, connect, make_m
     assert metrics["loss/train"] == pytest.approx(0.2)
     assert metrics["loss/grad_norm"] == 0.5
     assert metrics["data/step_num_gradient_steps"] == 3
-    assert metrics["data/step_trainer_tokens"] == 2  # counted here: the service does not say
+    assert metrics["data/step_trainer_tokens"] == 2  # counted here: the service does not report it
     assert metrics["time/step_trainer_s"] >= 0
     sent = next(body for _, path, body, _ in held.asked if path == "/preview/training-jobs")
     assert sent.keys() == {"model_id", "trajectory_groups", "experimental_config"}

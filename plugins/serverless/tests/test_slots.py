@@ -295,7 +295,7 @@ async def test_a_file_of_an_earlier_server_is_read(tmp_path):
     assert store.unfinished() == [job]
     assert (
         store.add_job("m", {"learning_rate": 1.0}, b"[]", "key") is None
-    )  # it can't be told apart
+    )  # it cannot be distinguished
     store.close()
 
 

@@ -1,4 +1,4 @@
-"""`art serve` from the command line: what can't be served is said before anything is."""
+"""`art serve` from the command line: errors come before anything is served."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_files_of_the_server_are_for_their_owner_only(started, tmp_path):
 
 
 def test_answers_are_sent_at_once():
-    """asyncio sets TCP_NODELAY on connections of a listener that says its protocol."""
+    """asyncio sets TCP_NODELAY on connections of a listener with a protocol number."""
     with listening_socket("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 

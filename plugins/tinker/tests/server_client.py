@@ -1,4 +1,4 @@
-"""What `test_server.py` runs beside the server, in the environment of the SDK that speaks to it:
+"""The client of `test_server.py`, run in the environment of the SDK that fits the server:
 
     python server_client.py BASE_URL BASE_MODEL DIRECTORY
 

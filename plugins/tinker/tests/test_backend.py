@@ -192,7 +192,7 @@ async def test_costs_are_the_tokens_times_their_prices(running, account):
     costs = model.run.history.last.metrics
     assert costs["costs/train/tinker_prefill"] == pytest.approx(prompt * 1e-6)
     assert costs["costs/train/tinker_sample"] == pytest.approx(sampled * 3e-6)
-    # each sequence is trained on without its last token, which is a target alone
+    # each sequence is trained on without its last token, which is only a target
     assert costs["costs/train/tinker_train"] == pytest.approx((prompt + sampled - 2) * 5e-6)
     assert costs["costs/all"] == pytest.approx(costs["costs/train"])
     assert "data/step_unpriced_calls" not in costs

@@ -1,4 +1,4 @@
-"""What every backend does, done by Tinker's; and its plugin module."""
+"""The contracts of backends and plugin modules, for Tinker's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny model on disk, and worker processes that serve one test after
+"""Fixtures: a tiny model on disk, and worker processes that serve one test after
 another, since each takes seconds to import Unsloth.
 """
 

@@ -1,4 +1,4 @@
-"""What every backend does, done by the real Unsloth in a worker process."""
+"""The contract of backends, for the real Unsloth in a worker process."""
 
 from __future__ import annotations
 

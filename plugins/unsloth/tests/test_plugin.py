@@ -1,4 +1,4 @@
-"""What art-unsloth offers, found by name, without Unsloth in this process."""
+"""The specs of art-unsloth, found by name, without Unsloth in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the worker makes of the options, without Unsloth: engines, limits, layers."""
+"""Options in the worker, without Unsloth: engines, limits, layers."""
 
 from __future__ import annotations
 

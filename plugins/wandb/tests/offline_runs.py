@@ -21,7 +21,7 @@ def files(run_dir):
 
 
 def inspected(file, *options):
-    """What wandb's own tool says of a run's file."""
+    """The output of wandb's own tool for a run's file."""
     place = ["--run-file", str(file), str(file.parent.parent)]
     command = [str(CORE), "leet", "inspect", "--no-observability", "--json", *options, *place]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

@@ -292,7 +292,7 @@ def test_a_run_that_could_not_be_opened_says_so_in_time(tmp_path, black_hole):
 
 @pytest.fixture
 def half_dead(monkeypatch):
-    """A server that says hello and then answers nothing."""
+    """A server that greets and then answers nothing."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -321,7 +321,7 @@ def test_a_run_that_could_not_be_opened_can_be_tried_again(tmp_path, half_dead):
     for _ in range(2):
         with pytest.raises(Exception, match="deadline|timed out") as error:
             sink.open(run)
-        # What wandb's service says of a run that it did not let go.
+        # The error of wandb's service for a run that it did not release.
         assert "in use" not in str(error.value)
 
 

@@ -294,7 +294,7 @@ class FailsAtChunks(RightBook):
 
 
 class ReadsEverything(RightBook):
-    """It finds usage in what is no response."""
+    """It finds usage in objects that are not responses."""
 
     def usage(self, response, provider):
         return super().usage(response, provider) or art.TokenUsage()

@@ -1,4 +1,4 @@
-"""What the tests of the embedded engine share: a random model, and an engine over it."""
+"""Fixtures of the embedded engine's tests: a random model, and an engine over it."""
 
 from __future__ import annotations
 

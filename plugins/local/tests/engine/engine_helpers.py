@@ -1,4 +1,4 @@
-"""What a test asks of an engine, and transformers' own answer to it."""
+"""Requests to an engine, and transformers' own answer to them."""
 
 from __future__ import annotations
 

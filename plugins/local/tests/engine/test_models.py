@@ -1,4 +1,4 @@
-"""The embedded engine on other architectures: what it reports is what their own forward says."""
+"""The embedded engine on other architectures reports the log-probs of their own forward pass."""
 
 from __future__ import annotations
 

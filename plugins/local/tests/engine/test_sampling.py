@@ -53,7 +53,7 @@ async def test_a_negative_seed_is_another_one(engine) -> None:
 
 
 def test_a_seeded_draw_does_not_change_with_the_last_bits_of_the_logits() -> None:
-    """A row alone and the same row in a batch differ in them. Without a seed some draws change."""
+    """A single row and the same row in a batch differ in them. Without a seed some draws change."""
     rows, size = 100, 20_000
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(rows, size, generator=generator)

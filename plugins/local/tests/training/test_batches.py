@@ -20,7 +20,7 @@ def sequence(ids, trainable, advantage=1.0, weight=1.0):
 
 
 def test_rows_are_packed_longest_first_with_padding_counted():
-    # 9 alone; 5 and 4 fill 2 x 5; 1 joins the next batch
+    # 9 by itself; 5 and 4 fill 2 x 5; 1 joins the next batch
     assert plan([4, 9, 5, 1], budget=10) == [[1], [2, 0], [3]]
 
 

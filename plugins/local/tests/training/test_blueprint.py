@@ -1,4 +1,4 @@
-"""What is counted over shapes is what a pass over values keeps."""
+"""Memory counted over shapes equals the memory of a pass over values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the engine is given adapters, the trainer computes with W, A and B apart, as it does."""
+"""If the engine gets adapters, the trainer computes with W, A and B separately, as it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss that docs/losses.md tells, on numbers that a reader can check by hand."""
+"""The loss in docs/losses.md, on numbers that a reader can check by hand."""
 
 from __future__ import annotations
 

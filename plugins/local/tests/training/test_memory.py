@@ -1,4 +1,4 @@
-"""Running out of memory: once more in smaller pieces, then an error that says what to lower."""
+"""Running out of memory: once more in smaller pieces, then an error that names what to lower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy whose packed rows are not its rows is trained in rows, and says why."""
+"""A policy whose packed rows differ from its rows is trained in rows, with a warning."""
 
 from __future__ import annotations
 

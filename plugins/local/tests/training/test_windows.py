@@ -124,7 +124,7 @@ def test_several_optimizer_steps_compute_the_policys_own_log_probs_once(
     metrics = trainer.step(sequences, config)
     assert metrics["data/step_num_gradient_steps"] == len(taken) == 3
     assert passes == {True: 3, False: 3}
-    # the engine's log-probs of -5.5 are not the policy's: k3 tells it, the ratio begins at 1
+    # the engine's log-probs of -5.5 are not the policy's: k3 shows it, the ratio begins at 1
     assert metrics["loss/kl_k3"] > 1e-3
     assert metrics["loss/importance_ratio_mean"] == pytest.approx(1.0, abs=0.05)
     assert metrics["loss/importance_ratio_p99"] != 1.0

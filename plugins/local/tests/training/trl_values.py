@@ -4,7 +4,7 @@ Run it where TRL is installed (`pip install torch==2.13.0 trl==1.16.0 peft`), fr
 
     python plugins/local/tests/training/trl_values.py
 
-The tests read the file alone and import from here the model and the cases, never TRL.
+The tests read only the file, and import from here the model and the cases, never TRL.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def make_model(*, lora: bool) -> Any:
 
 @torch.no_grad()
 def draw_parameters(parameters: dict[str, torch.Tensor]) -> None:
-    """Set parameters to values that hang on their names alone."""
+    """Set parameters to values that depend only on their names."""
     for name, parameter in parameters.items():
         centre = 1.0 if "norm" in name else 0.0
         parameter.copy_(centre + 0.2 * drawn(name.replace(".default.", "."), parameter.shape))
 
 
 def drawn(name: str, shape: Any) -> torch.Tensor:
-    """Normal values [shape] that hang on a name alone."""
+    """Normal values [shape] that depend only on a name."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return torch.randn(shape, generator=generator)
 
@@ -133,7 +133,7 @@ def sequences() -> list[dict[str, Any]]:
 
 
 def padded(rows: list[list[float]], *, left: bool, pad: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as one tensor, and a mask of what is no padding."""
+    """Rows as one tensor, and a mask that is 0 for padding."""
     width = max(map(len, rows))
     fill = [[pad] * (width - len(row)) for row in rows]
     values = [f + row if left else row + f for f, row in zip(fill, rows, strict=True)]

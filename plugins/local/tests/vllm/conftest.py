@@ -1,4 +1,4 @@
-"""What the tests of vLLM's engine share: engines over the fake server."""
+"""Fixtures of the vLLM engine's tests: engines over the fake server."""
 
 from __future__ import annotations
 

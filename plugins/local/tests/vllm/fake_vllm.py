@@ -170,7 +170,7 @@ class FakeVllm:
     async def _chunks(
         self, http: Request, body: Mapping[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """A chunk a token: the prompt's last token counted up, until the limit or a stop token."""
+        """One chunk per token: the prompt's last token counted up, until the limit or a stop."""
         self.running += 1
         self.prompted += len(body["prompt"])
         ended = False

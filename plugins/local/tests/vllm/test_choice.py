@@ -152,7 +152,7 @@ def test_the_facts_of_a_model_come_from_its_directory(tiny_directory):
 
 
 def remote(engine, tmp_path, key=None, **timeouts):
-    """An engine on somebody else's server: that of another engine."""
+    """An engine on the server of another engine."""
     theirs = engine.server.client
     key = key or theirs._http.headers["Authorization"].removeprefix("Bearer ")
     url = f"{theirs.url}/v1"

@@ -15,7 +15,7 @@ QUICK = {"start_s": 60.0, "load_s": 30.0, "sleep_s": 30.0, "backoff_s": 0.1, "re
 
 
 def adapter(rank=4):
-    """Weights of a step that are no more than a config: the fake reads nothing else."""
+    """Weights of a step that consist of a config: the fake reads nothing else."""
 
     def write(directory):
         (directory / "adapter_config.json").write_text(json.dumps({"r": rank}))
@@ -24,7 +24,7 @@ def adapter(rank=4):
 
 
 def state(engine):
-    """What the fake says of itself."""
+    """The state that the fake reports."""
     with urllib.request.urlopen(f"{engine.server.client.url}/fake/state", timeout=5) as answer:
         return json.loads(answer.read())
 
