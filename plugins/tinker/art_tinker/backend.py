@@ -1,4 +1,4 @@
-"""The backend `tinker`: models trained and sampled by the service, served on the loopback."""
+"""The backend `tinker`: the service trains and samples, a loopback endpoint serves."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from art_core import (
 )
 from art_core.endpoint.host import EndpointHost
 from art_core.rl.config import cap, check_options, count, optional, price
-from art_tinker.clients import SeatOptions
-from art_tinker.costs import Meter
+from art_tinker.costs import TinkerMeter
+from art_tinker.remote_model import RemoteModel, RemoteOptions, open_remote
 from art_tinker.sdk import Connection, tinker
-from art_tinker.seat import Seat, take_seat
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
 log = logging.getLogger("art_tinker")
 BOOK_TIMEOUT_S = 60.0
-"""How long the end of serving waits for what was asked of the service, to book it."""
+"""Seconds that the end of serving waits for running requests, to book them."""
 
 
 @attrs.define(eq=False)
 class _Served:
-    """A model's seat, and the endpoint that serves it."""
+    """A model at the service, and the endpoint that serves it."""
 
-    seat: Seat
+    remote: RemoteModel
     host: EndpointHost
 
     @property
@@ -46,7 +45,7 @@ class _Served:
         return Endpoint(
             base_url=self.host.base_url,
             api_key=self.host.api_key,
-            model_name=self.seat.model.name,
+            model_name=self.remote.model.name,
         )
 
 
@@ -56,15 +55,14 @@ class TinkerBackend:
     - `base_url`, `api_key`: of the service; default `TINKER_BASE_URL` and `TINKER_API_KEY`, as the
       SDK reads them.
     - `lora_rank`, `seed`: of the adapter.
-    - `context_length`: of the served models; by default what the service says.
+    - `context_length`: of the served models; by default the service's.
     - `tokenizer`: a directory or hub id; by default the one that the service names.
-    - `cached_prefill_per_million`: US dollars for a million prompt tokens that the service had in
-      its cache; by default what the price list says.
-    - `connect_timeout_s`: how long the service may take to answer at all; `register_timeout_s`:
-      to load a model; `step_timeout_s`: for a training step; `request_timeout_s`: for one request
-      to the endpoint.
+    - `cached_prefill_per_million`: US dollars for a million prompt tokens from the service's cache;
+      by default the price list's.
+    - `connect_timeout_s`: of the service's first answer; `register_timeout_s`: of loading a model;
+      `step_timeout_s`: of a training step; `request_timeout_s`: of one request to the endpoint.
 
-    Raises ConfigError for an option that can't be, or when the SDK is not installed.
+    Raises ConfigError for an invalid option, or if the SDK is not installed.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class TinkerBackend:
             request_timeout_s=request_timeout_s,
         )
         tinker()
-        self._options = SeatOptions(
+        self._options = RemoteOptions(
             connection=Connection(
                 base_url=base_url, api_key=api_key, connect_timeout_s=connect_timeout_s
             ),
@@ -107,112 +105,111 @@ class TinkerBackend:
             request_timeout_s=request_timeout_s,
         )
         self._served: RegisteredModels[_Served] = RegisteredModels("tinker")
-        # A model is begun or left, one after the other: each would write the other's steps.
-        self._turns: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Opening and closing a model exclude each other: two sessions would mix up its steps.
+        self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def register(self, model: TrainableModel) -> Endpoint:
         """Begin a session for the model at its last saved state, or fresh, and serve it.
 
-        A model that is registered already keeps its endpoint. Raises ConfigError for a base model
-        that the service has not or a key that it does not take, BackendError when it does not
-        answer.
+        A registered model keeps its endpoint. Raises ConfigError for a base model that the service
+        does not have and for a key that it does not accept, BackendError if it does not answer.
         """
         key = self._served.key(model)
-        async with self._turns[key]:
+        async with self._locks[key]:
             self._served.check_open()
             if key not in self._served:
                 self._served[key] = await self._serve(model)
                 self._served.check_open()
             served = self._served[key]
-        if served.seat.model is not model:
-            self._hand_over(served.seat, model)
+        if served.remote.model is not model:
+            self._hand_over(served.remote, model)
         return served.endpoint
 
     async def unregister(self, model: TrainableModel) -> None:
-        """Stop serving the model, after the step under way; its states stay at the service.
+        """Stop serving the model, after its running step; its states stay at the service.
 
-        Requests under way are cut off, and booked when the service is done with them.
+        Running requests are cut off, and booked when the service has finished them.
         """
-        await self._left(self._served.key(model))
+        await self._unserve(self._served.key(model))
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:
         """Run one step (`TrainConfig.of(**options)`), save its state and serve its weights.
 
-        The tokens of the step are charged also when it fails, unless the service refused it. After
-        a failure the next step starts from the newest state that was saved.
+        A failed step is charged too, unless the service rejected it. The step after it starts from
+        the newest saved state.
         """
-        seat = self._served.of(model).seat
-        return await seat.train(groups, TrainConfig.of(model.plugins.losses(), **options))
+        remote = self._served.of(model).remote
+        return await remote.train(groups, TrainConfig.of(model.plugins.losses(), **options))
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""
-        return self._served.of(model).seat.step
+        return self._served.of(model).remote.step
 
     async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
-        """Return the steps whose states the service keeps, oldest first."""
-        store = self._served.of(model).seat.store
+        """Return the steps whose states are at the service, oldest first."""
+        store = self._served.of(model).remote.store
         return [Checkpoint(step=step, path=store.path(step)) for step in store.steps()]
 
     async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
         """Delete all states but those steps' and the newest, at the service and here; return the
         deleted steps.
         """
-        return await self._served.of(model).seat.delete(list(keep))
+        return await self._served.of(model).remote.delete(list(keep))
 
     async def close(self) -> None:
-        """Finish the steps under way, stop serving, end the sessions; again, it does nothing."""
+        """Finish the running steps, stop serving, end the sessions. A second call does nothing."""
         self._served.closed = True
-        for key in list(self._turns):
-            await self._left(key)
+        for key in list(self._locks):
+            await self._unserve(key)
 
     async def _serve(self, model: TrainableModel) -> _Served:
-        seat = await take_seat(model, self._options)
-        host = EndpointHost(seat.samplers, request_timeout_s=self._options.request_timeout_s)
-        served = _Served(seat, host)
+        remote = await open_remote(model, self._options)
+        host = EndpointHost(remote.samplers, request_timeout_s=self._options.request_timeout_s)
+        served = _Served(remote, host)
         starting = asyncio.ensure_future(asyncio.to_thread(host.start))
         try:
             await asyncio.shield(starting)
         except BaseException:
             await asyncio.wait({starting})
-            await self._leave(served)
+            await self._close(served)
             raise
-        seat.meter.check_price()
+        remote.meter.check_price()
         log.info(
             "model %r on Tinker, %s, LoRA rank %d, %s; served at %s",
             model.name,
             model.base_model,
             self._options.lora_rank,
-            f"resumed at step {seat.step}" if seat.step else "starting fresh at step 0",
+            f"resumed at step {remote.step}" if remote.step else "starting fresh at step 0",
             host.base_url,
         )
         return served
 
-    async def _left(self, key: Path) -> None:
-        async with self._turns[key]:
+    async def _unserve(self, key: Path) -> None:
+        async with self._locks[key]:
             served = self._served.pop(key, None)
             if served is not None:
-                await self._leave(served)
+                await self._close(served)
 
-    async def _leave(self, served: _Served) -> None:
-        samplers = served.seat.samplers
-        await served.seat.idle()
+    async def _close(self, served: _Served) -> None:
+        samplers = served.remote.samplers
+        await served.remote.idle()
         try:
             await asyncio.to_thread(served.host.stop)
             late = await samplers.booked(BOOK_TIMEOUT_S)
             if late:
                 log.warning(
-                    "%d requests to %r were still sampled after %g s; no row has what they cost",
+                    "%d requests to %r were still running after %g s; no row has their costs",
                     *(late, samplers.name, BOOK_TIMEOUT_S),
                 )
         finally:
             for service in samplers.services.values():
                 await self._options.connection.end(service)
 
-    def _hand_over(self, seat: Seat, model: TrainableModel) -> None:
-        """From now on costs are those of a run that was opened again."""
-        seat.model = model
-        seat.meter = seat.samplers.meter = Meter(
+    def _hand_over(self, remote: RemoteModel, model: TrainableModel) -> None:
+        """Add costs from now on to another object of the model: its run was opened again."""
+        remote.model = model
+        remote.meter = remote.samplers.meter = TinkerMeter(
             model=model, cached_per_million=self._options.cached_prefill_per_million
         )

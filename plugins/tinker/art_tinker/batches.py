@@ -1,7 +1,7 @@
-"""From training sequences to the service's data: targets shifted by one, advantages normalised.
+"""Training sequences as the service's data: targets shifted by one, advantages normalized.
 
-The service adds up the losses of all tokens. What divides the sum here (`LossPreset.normalization`)
-is therefore put into the advantages, which every loss of these is linear in.
+The service sums the losses of all tokens. These losses are linear in the advantages, so the divisor
+of the sum (`LossPreset.normalization`) is applied to the advantages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from art_core.rl.sequences import TokenSequence
 from art_tinker.sdk import tinker
 
 LOSSES = ("cispo", "importance_sampling", "ppo")
-_WITHOUT = {
+_UNSUPPORTED = {
     "kimi_k2_tau": 0.0,
     "mask_prob_ratio": False,
     "mask_sequence_ratio": math.inf,
@@ -30,9 +30,7 @@ _WITHOUT = {
 
 @attrs.frozen(kw_only=True)
 class ServiceLoss:
-    """A loss as the service names it: its ratio r = exp(logp - old logp) is clipped to
-    [`low`, `high`].
-    """
+    """A loss of the service. The ratio r = exp(logp - old logp) is clipped to [`low`, `high`]."""
 
     name: str
     low: float = 0.0
@@ -40,14 +38,14 @@ class ServiceLoss:
 
     @property
     def config(self) -> dict[str, float] | None:
-        """The service's parameters of the loss."""
+        """The loss's parameters at the service."""
         if self.name == "importance_sampling":
             return None
         return {"clip_low_threshold": self.low, "clip_high_threshold": self.high}
 
 
 def service_loss(config: TrainConfig) -> ServiceLoss:
-    """Return the service's form of a loss; ConfigError for one, or a parameter, that it has not.
+    """Return a loss in the service's form; ConfigError for unsupported losses and parameters.
 
     `importance_sampling` with a cap c has the gradient of the service's cispo over [0, c]:
     min(r, c) * A * grad logp. Without a cap it is the service's loss of that name.
@@ -67,7 +65,7 @@ def _check(loss: LossPreset, config: TrainConfig) -> None:
         raise ConfigError(
             f"backend 'tinker' has no loss {loss.name!r}; it has: {', '.join(LOSSES)}"
         )
-    refused = [name for name, value in _WITHOUT.items() if getattr(loss, name) != value]
+    refused = [name for name, value in _UNSUPPORTED.items() if getattr(loss, name) != value]
     if config.kl_penalty_coef:
         refused.append("kl_penalty_coef")
     if loss.name == "ppo" and config.truncated_importance_sampling is not None:
@@ -80,8 +78,8 @@ def _check(loss: LossPreset, config: TrainConfig) -> None:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Window:
-    """One optimizer step: data for the service, and the sequences that they were made of."""
+class Minibatch:
+    """The sequences of one optimizer step, and their data for the service."""
 
     data: list[Any]
     sequences: tuple[TokenSequence, ...]
@@ -89,27 +87,27 @@ class Window:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the service computes: each sequence without its last."""
+        """The number of tokens that the service computes: all but the last of each sequence."""
         return sum(len(sequence.token_ids) - 1 for sequence in self.sequences)
 
 
-def windows_of(sequences: Sequence[TokenSequence], config: TrainConfig) -> list[Window]:
-    """Split a step's sequences into those of each optimizer step, by default one."""
+def minibatches(sequences: Sequence[TokenSequence], config: TrainConfig) -> list[Minibatch]:
+    """Return the minibatch of each optimizer step of a training step; by default there is one."""
     steps = optimizer_steps(sequences, config.grad_accumulation_sequences)
-    return [_window(tuple(step), config.loss) for step in steps]
+    return [_minibatch(tuple(step), config.loss) for step in steps]
 
 
-def _window(sequences: tuple[TokenSequence, ...], loss: LossPreset) -> Window:
+def _minibatch(sequences: tuple[TokenSequence, ...], loss: LossPreset) -> Minibatch:
     total = window_total(loss, sequences)
     data = [datum(sequence, total) for sequence in sequences]
-    return Window(data=data, sequences=sequences, total=total)
+    return Minibatch(data=data, sequences=sequences, total=total)
 
 
 def datum(sequence: TokenSequence, total: float) -> Any:
     """Return one sequence of T tokens as T - 1 inputs, each with its next token as the target.
 
-    An advantage is the trajectory's times the weight of a token, over the window's total; 0 where
-    the target does not bear loss.
+    Each advantage is the trajectory's, times the weight of a token, divided by the minibatch's
+    total; 0 if the target does not bear loss.
     """
     types = tinker().types
     advantage = sequence.advantage * sequence.weight / total
@@ -131,5 +129,5 @@ def datum(sequence: TokenSequence, total: float) -> Any:
 
 
 def _finite(logprob: float) -> float:
-    """An engine that reports a probability of 0 would make the ratio infinite."""
+    """Return a finite log-prob: a probability of 0 would make the ratio infinite."""
     return max(logprob, -100.0)

@@ -1,7 +1,7 @@
-"""What Tinker says that a run cost: its hourly usage, found again by what sessions are tagged with.
+"""The bill of a run: Tinker's hourly usage, found by the tags of the run's sessions.
 
-The figures lag by hours, and a completed day is priced when its invoice is: an estimate is there at
-once, the bill later.
+The figures lag by hours, and a day gets its prices with its invoice. The run's own rows have
+estimates at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from art_core import Bill, ConfigError
 from art_tinker.sdk import Connection, settled, tinker
 from art_tinker.store import Identity
 
-LONGEST = timedelta(days=14)
+MAX_SPAN = timedelta(days=14)
 TIMEOUT_S = 120.0
 SOURCES = {
     "training": "tinker_train",
@@ -28,16 +28,16 @@ SOURCES = {
 
 
 def bill_of(run_dir: Path) -> Bill:
-    """Ask for a run's bill. Needs TINKER_API_KEY of somebody who may see the billing.
+    """Return a run's bill. TINKER_API_KEY must belong to a user with access to the billing.
 
-    Raises ConfigError for a run that was never at Tinker, or an SDK that can't ask.
+    Raises ConfigError for a run that was never at Tinker, and for an SDK without billing.
     """
     identity = Identity.known(run_dir)
     if identity is None:
-        raise ConfigError(f"{run_dir} never was at Tinker: it has no tinker.json")
+        raise ConfigError(f"{run_dir} was never at Tinker: it has no tinker.json")
     connection = Connection(base_url=identity.base_url)
 
-    async def asked() -> list[Any]:
+    async def usage() -> list[Any]:
         since = datetime.fromisoformat(identity.since)
         return [
             await connection.call(
@@ -47,24 +47,24 @@ def bill_of(run_dir: Path) -> Bill:
                 TIMEOUT_S,
                 "asking for the bill",
             )
-            for start, end in windows(since, datetime.now(UTC))
+            for start, end in spans(since, datetime.now(UTC))
         ]
 
-    return summed(asyncio.run(asked()), identity.run_id)
+    return summed(asyncio.run(usage()), identity.run_id)
 
 
-def windows(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Yield whole hours from a time to another, in pieces as long as the service takes."""
+def spans(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the whole hours between two times, in spans that the service accepts."""
     start = since.replace(minute=0, second=0, microsecond=0)
     end = until.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     while start < end:
-        stop = min(start + LONGEST, end)
+        stop = min(start + MAX_SPAN, end)
         yield start, stop
         start = stop
 
 
 def summed(answers: Iterable[Any], run_id: str) -> Bill:
-    """Add up the events of a run's sessions by leaf; say how many have no price yet."""
+    """Return the sums of the events of a run's sessions, by leaf, and notes on missing prices."""
     usd: dict[str, float] = {}
     unpriced, newest = 0, None
     for answer in answers:
@@ -73,7 +73,7 @@ def summed(answers: Iterable[Any], run_id: str) -> Bill:
             if leaf is None:
                 continue
             newest = max(newest or event.bucket_end, event.bucket_end)
-            # to save a checkpoint is counted, and never has a price: to store it has
+            # Saving a checkpoint is an event without a price; storing it has one.
             unpriced += event.estimated_cost_usd is None and event.event_info.type != "checkpoint"
             usd[leaf] = usd.get(leaf, 0.0) + (event.estimated_cost_usd or 0.0)
     notes = [f"usage until {newest:%Y-%m-%d %H:%M} UTC" if newest else "no usage is billed yet"]
@@ -95,6 +95,6 @@ def _admin(connection: Connection) -> Any:
     sdk = tinker()
     if not hasattr(sdk, "AdminClient"):
         raise ConfigError(
-            "this SDK can't ask for the bill: it has no AdminClient", "pip install -U tinker"
+            "this SDK cannot read the bill: it has no AdminClient", "pip install -U tinker"
         )
     return sdk.AdminClient(**connection.options())

@@ -1,4 +1,4 @@
-"""What was used, by the token: each request and each step adds to the run's next row."""
+"""Costs by the token: each request and each training step adds its usage to the next row."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 PROVIDER = "tinker"
 CACHED = ":cached-prefill"
-"""After a base model's name: its prompt tokens that the service had in its cache."""
+"""Suffix of a base model's name in prices: prompt tokens that were in the service's cache."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Meter:
+class TinkerMeter:
     """Adds the tokens of a model to `costs/<context>/tinker_*`.
 
-    `cached_per_million` is what a million cached prompt tokens cost; without it the price list
-    counts, and where that has no price they are unpriced and kept in a receipt, never free.
+    `cached_per_million` is the price of a million cached prompt tokens, by default that of the
+    price list. Tokens without a price are recorded as unpriced, never as free.
     """
 
     model: TrainableModel
     cached_per_million: float | None = None
 
     def sampled(self, context: str, *, prompt: int, cached: int, sampled: int) -> None:
-        """Add one sampling request of a context, "train" or "eval"."""
+        """Add the tokens of one sampling request in a context, "train" or "eval"."""
         if prompt > cached:
             self._add(context, "tinker_prefill", TokenUsage(input_tokens=prompt - cached))
         if cached:
@@ -42,7 +42,7 @@ class Meter:
             self._add("train", "tinker_train", TokenUsage(train_tokens=tokens))
 
     def check_price(self) -> None:
-        """Warn, once, if the model's tokens have no price: before any is used."""
+        """Warn once if the model's tokens have no price, before the first token is used."""
         used = TokenUsage(input_tokens=1, output_tokens=1, train_tokens=1)
         self.model.metrics_builder().prices.price(PROVIDER, self.model.base_model, used)
 

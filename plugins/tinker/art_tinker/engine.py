@@ -1,4 +1,4 @@
-"""Sampling clients as engines of the endpoint: token ids in, tokens with their log-probs out."""
+"""The endpoint's engine over a sampling client: token ids in, tokens with their log-probs out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 
 from art_core.base.errors import EngineError
 from art_core.endpoint.engine import FinishReason, Sampling, Token
-from art_tinker.costs import Meter
+from art_tinker.costs import TinkerMeter
 from art_tinker.sdk import Connection, requested, tinker
 
 _SEEDS = 2**31
@@ -20,26 +20,26 @@ _SEEDS = 2**31
 
 @attrs.define(kw_only=True, eq=False)
 class TinkerEngine:
-    """Samples from the weights of one step; what a request used is metered, whoever waits for it.
+    """Samples from the weights of one step, and adds the used tokens to the meter.
 
-    `context` says what the tokens are booked as, "train" or "eval"; `under_way` has a
-    future for each request that is not booked yet.
+    The tokens are booked under `context`, "train" or "eval". `unbooked` has a future for each
+    request whose tokens are not booked yet.
     """
 
     client: Any
     connection: Connection
-    meter: Meter
+    meter: TinkerMeter
     context: str
     context_length: int
-    under_way: set[Future[None]]
+    unbooked: set[Future[None]]
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str
     ) -> AsyncGenerator[Token, None]:
         """Sample one sequence; see `art_core.endpoint.engine.Engine`. All tokens come at the end.
 
-        A caller that goes away does not stop the service, which asks money for what it samples: the
-        request is metered when it is done, in any case.
+        Cancelling does not stop the service, which bills the sampled tokens. So the request is
+        booked in any case, when it is done.
         """
         del adapter
         for token in await self._sampled(prompt_ids, sampling):
@@ -57,9 +57,9 @@ class TinkerEngine:
             seed=None if sampling.seed is None else sampling.seed % _SEEDS,
             stop=list(sampling.stop_token_ids) or None,
         )
-        top = sampling.top_logprobs  # older SDKs have no such parameter, and say so
+        top = sampling.top_logprobs  # older SDKs raise TypeError for this parameter
         try:
-            asked = requested(
+            request = requested(
                 self.client.sample(
                     prompt=types.ModelInput.from_ints(list(prompt_ids)),
                     num_samples=1,
@@ -68,13 +68,13 @@ class TinkerEngine:
                 )
             )
             booked: Future[None] = Future()
-            self.under_way.add(booked)
-            # on the SDK's own thread, which outlives the endpoint's event loop
-            asked.add_done_callback(partial(self._book, booked, len(prompt_ids)))
-            response = await asyncio.shield(asyncio.wrap_future(asked))
+            self.unbooked.add(booked)
+            # Called on the SDK's own thread, which outlives the endpoint's event loop.
+            request.add_done_callback(partial(self._book, booked, len(prompt_ids)))
+            response = await asyncio.shield(asyncio.wrap_future(request))
         except Exception as error:
-            why = self.connection.reason(error, f"sampling at {self.connection.where}")
-            raise EngineError(*why.args) from error
+            reason = self.connection.reason(error, f"sampling at {self.connection.where}")
+            raise EngineError(*reason.args) from error
         return _tokens(response.sequences[0], _cached(response))
 
     def _book(self, booked: Future[None], prompt: int, done: Future[Any]) -> None:
@@ -88,13 +88,13 @@ class TinkerEngine:
                     sampled=len(response.sequences[0].tokens),
                 )
         finally:
-            self.under_way.discard(booked)
+            self.unbooked.discard(booked)
             booked.set_result(None)
 
 
 def _cached(response: Any) -> int | None:
-    """Return how many prompt tokens were in the service's cache. An older SDK does not tell; there
-    all are booked at the full price.
+    """Return the number of prompt tokens from the service's cache, None with older SDKs; these
+    tokens are then booked at the full price.
     """
     cached: int | None = getattr(response, "prompt_cache_hit_tokens", None)
     return cached

@@ -1,4 +1,4 @@
-"""What a step says of itself, from the log-probs that the service returned."""
+"""Metrics of a training step, computed from the log-probs of the service."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from art_tinker.batches import ServiceLoss, Window
+from art_tinker.batches import Minibatch, ServiceLoss
 
 Floats = npt.NDArray[np.float64]
 _CLAMP = 20.0
 
 
 def loss_metrics(
-    loss: ServiceLoss, windows: Sequence[Window], logprobs: Sequence[Sequence[Floats]]
+    loss: ServiceLoss, batches: Sequence[Minibatch], logprobs: Sequence[Sequence[Floats]]
 ) -> dict[str, float]:
-    """Return the loss, as it is normalised everywhere, and how the importance ratios lay.
+    """Return the loss, normalized as in other backends, and statistics of the importance ratios.
 
-    `logprobs` are the trainer's, of each window and datum, one for each target. As in other
-    backends, `loss/kl_k3` is the mean of r - 1 - log r.
+    `logprobs` are the trainer's: for each minibatch and datum, one for each target. `loss/kl_k3` is
+    the mean of r - 1 - log r.
     """
     losses: list[float] = []
     ratios: list[Floats] = []
-    for window, found in zip(windows, logprobs, strict=True):
-        of_window, ratio = _window(loss, window, found)
-        losses.append(of_window)
+    for batch, found in zip(batches, logprobs, strict=True):
+        of_batch, ratio = _minibatch(loss, batch, found)
+        losses.append(of_batch)
         ratios.append(ratio)
     ratios_N = np.sort(np.concatenate(ratios))
     outside_N = (ratios_N < loss.low) | (ratios_N > loss.high)
@@ -41,16 +41,18 @@ def loss_metrics(
     }
 
 
-def _window(loss: ServiceLoss, window: Window, logprobs: Iterable[Floats]) -> tuple[float, Floats]:
+def _minibatch(
+    loss: ServiceLoss, batch: Minibatch, logprobs: Iterable[Floats]
+) -> tuple[float, Floats]:
     summed, ratios = 0.0, []
-    for sequence, found in zip(window.sequences, logprobs, strict=True):
+    for sequence, found in zip(batch.sequences, logprobs, strict=True):
         bears = np.asarray(sequence.trainable[1:])
         new = np.asarray(found, dtype=np.float64)[bears]
         old = np.asarray(sequence.logprobs[1:], dtype=np.float64)[bears]
         ratio = np.exp(np.clip(new - old, -_CLAMP, _CLAMP))
         summed += sequence.weight * float(_losses(loss, ratio, new, sequence.advantage).sum())
         ratios.append(ratio)
-    return summed / window.total, np.concatenate(ratios)
+    return summed / batch.total, np.concatenate(ratios)
 
 
 def _losses(loss: ServiceLoss, ratio: Floats, logprobs: Floats, advantage: float) -> Floats:

@@ -1,4 +1,4 @@
-"""What art-tinker offers to art-core: the backend. Nothing heavy is imported here."""
+"""The plugin's hooks: the backend `tinker`. Imports stay light."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def art_backends() -> list[BackendSpec]:
 
 
 def bill(run_dir: Path) -> Bill:
-    """Ask Tinker what it billed for a run: `art costs RUN --reconcile`."""
+    """Return Tinker's bill of a run, for `art costs RUN --reconcile`."""
     from art_tinker.billing import bill_of
 
     return bill_of(run_dir)

@@ -1,4 +1,4 @@
-"""Which names a model's endpoint answers to, and the sampling client behind each."""
+"""The model names of an endpoint, and the sampling client of each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import attrs
 
 from art_core.endpoint.engine import ChatTokenizer, ServedModel, request_context
-from art_tinker.costs import Meter
+from art_tinker.costs import TinkerMeter
 from art_tinker.engine import TinkerEngine
 from art_tinker.sdk import Connection, settled
 
 CONTEXTS = ("train", "eval")
-HELD = 16
-"""Sampling clients that are held; others are made again when they are asked for."""
+MAX_CLIENTS = 16
+"""Sampling clients that are kept; others are created again on request."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -24,8 +24,8 @@ class Samplers:
     """`name` is the newest step when the request arrives, `name@step` that step, the base model's
     name the untrained weights.
 
-    Requests are booked, and their sessions tagged, as what their header says (`X-ART-Context`);
-    without it a name with a step, or the base model's, counts as "eval", the plain name as "train".
+    Requests are booked, and their sessions tagged, with the context in their header
+    (`X-ART-Context`). Without the header the context is "train" for the plain name, else "eval".
     """
 
     name: str
@@ -34,32 +34,32 @@ class Samplers:
     context_length: int
     connection: Connection
     timeout_s: float
-    meter: Meter
+    meter: TinkerMeter
     metadata: Mapping[str, Mapping[str, str]]
     services: dict[str, Any]
     paths: dict[int, str]
     newest: int
-    _under_way: set[futures.Future[None]] = attrs.field(factory=set, init=False)
+    _unbooked: set[futures.Future[None]] = attrs.field(factory=set, init=False)
     _clients: dict[tuple[str, int], Any] = attrs.field(factory=dict, init=False)
-    _making: dict[tuple[str, int], asyncio.Task[Any]] = attrs.field(factory=dict, init=False)
+    _pending: dict[tuple[str, int], asyncio.Task[Any]] = attrs.field(factory=dict, init=False)
     _sessions: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     async def publish(self, step: int, path: str) -> None:
-        """Serve a new step; requests under way finish on the weights that they began with."""
+        """Serve a new step; running requests finish on the weights that they began with."""
         self._clients.pop(("eval", step), None)
-        await self._made("train", step, path)
+        await self._create("train", step, path)
         self.paths[step] = path
         self.newest = step
 
-    def forget(self, step: int) -> None:
+    def remove(self, step: int) -> None:
         """Stop serving a step."""
         self.paths.pop(step, None)
         for context in CONTEXTS:
             self._clients.pop((context, step), None)
 
     async def booked(self, timeout_s: float) -> int:
-        """Wait until the requests under way are booked; return how many were not in time."""
-        _, late = await asyncio.to_thread(futures.wait, self._under_way.copy(), timeout_s)
+        """Wait until all requests are booked; return the number of those that are late."""
+        _, late = await asyncio.to_thread(futures.wait, self._unbooked.copy(), timeout_s)
         return len(late)
 
     def names(self) -> Sequence[str]:
@@ -68,7 +68,7 @@ class Samplers:
         return [self.name, *(f"{self.name}@{step}" for step in steps), self.base_model]
 
     async def resolve(self, name: str) -> ServedModel:
-        """Return what a name means now; KeyError for an unknown one."""
+        """Return the model of a name; KeyError for an unknown name."""
         step = self._step(name)
         context = request_context.get()
         if context not in CONTEXTS:
@@ -82,7 +82,7 @@ class Samplers:
                 meter=self.meter,
                 context=context,
                 context_length=self.context_length,
-                under_way=self._under_way,
+                unbooked=self._unbooked,
             ),
             tokenizer=self.tokenizer,
             adapter=f"step-{step:04d}",
@@ -104,16 +104,18 @@ class Samplers:
         return step
 
     async def _client(self, context: str, step: int) -> Any:
-        """Return a sampling client; those who ask for one at the same time wait for the same."""
+        """Return a sampling client; simultaneous calls for the same one share its creation."""
         key = (context, step)
         if key in self._clients:
             return self._clients[key]
-        if key not in self._making:
-            self._making[key] = asyncio.create_task(self._made(context, step, self.paths.get(step)))
-            self._making[key].add_done_callback(lambda _: self._making.pop(key, None))
-        return await asyncio.shield(self._making[key])
+        if key not in self._pending:
+            self._pending[key] = asyncio.create_task(
+                self._create(context, step, self.paths.get(step))
+            )
+            self._pending[key].add_done_callback(lambda _: self._pending.pop(key, None))
+        return await asyncio.shield(self._pending[key])
 
-    async def _made(self, context: str, step: int, path: str | None) -> Any:
+    async def _create(self, context: str, step: int, path: str | None) -> Any:
         service = await self._service(context)
         source = {"base_model": self.base_model} if path is None else {"model_path": path}
         client = await self.connection.call(
@@ -122,12 +124,12 @@ class Samplers:
             f"making a sampling client of {path or self.base_model}",
         )
         self._clients[context, step] = client
-        while len(self._clients) > HELD:
+        while len(self._clients) > MAX_CLIENTS:
             self._clients.pop(next(iter(self._clients)))
         return client
 
     async def _service(self, context: str) -> Any:
-        """Return the session of a context; that of evaluations begins when the first comes."""
+        """Return the session of a context; the one of "eval" begins with the first request."""
         if context in self.services:
             return self.services[context]
         async with self._sessions:

@@ -1,8 +1,7 @@
-"""The SDK's calls: each on a thread of its own, with a deadline and with reasons.
+"""Calls of the SDK: each on a thread of its own, with a timeout and with clear errors.
 
-The SDK retries a server that does not answer for five minutes, and some of its calls block. Calls
-are those that SDK 0.20 and the newest share; what one gives at once and the other as a future is
-settled here.
+Some calls of the SDK block, and it retries a server that does not answer for five minutes. The
+calls exist in SDK 0.20 and in the newest; `settled` hides that some return futures in one of them.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ INSTALL = "pip install 'tinker>=0.20'"
 
 
 class RefusedError(BackendError):
-    """The service refused a request, or never got it: nothing of it was done, nothing is owed."""
+    """The service rejected a request or never got it: nothing was done, nothing is billed."""
 
 
 def tinker() -> Any:
-    """Import the SDK; ConfigError names what is missing."""
+    """Return the SDK; ConfigError if it is not installed."""
     try:
         import tinker
     except ImportError as error:
@@ -47,7 +46,7 @@ def tinker() -> Any:
 
 @attrs.frozen(kw_only=True)
 class Connection:
-    """Where the service is, the key, and how long it may take to answer."""
+    """The service's address, the key, and the timeout of its first answer."""
 
     base_url: str | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
@@ -59,13 +58,13 @@ class Connection:
         return self.base_url or os.environ.get("TINKER_BASE_URL") or "Tinker's own address"
 
     def options(self) -> dict[str, Any]:
-        """Return what a client of the SDK takes; it reads its environment for what is not given."""
+        """Return the arguments of the SDK's clients; they read the environment for missing ones."""
         given = {"base_url": self.base_url, "api_key": self.api_key}
         return {name: value for name, value in given.items() if value is not None}
 
     async def open(self, metadata: Mapping[str, str]) -> tuple[Any, dict[str, int | None]]:
-        """Begin a session; return its service client, and the base models that the service has with
-        their context lengths.
+        """Begin a session; return its service client, and the service's base models with their
+        context lengths.
         """
 
         def opened() -> tuple[Any, Any]:
@@ -89,7 +88,7 @@ class Connection:
     async def opened(
         self, metadata: Mapping[str, str]
     ) -> AsyncIterator[tuple[Any, dict[str, int | None]]]:
-        """Begin a session as `open` does; when the block fails, end it again."""
+        """Begin a session as `open` does; end it if the block raises."""
         service, models = await self.open(metadata)
         try:
             yield service, models
@@ -98,20 +97,20 @@ class Connection:
             raise
 
     async def end(self, service: Any, status: str = "success") -> None:
-        """End a session; that it could not be ended is logged."""
+        """End a session; a failure is logged."""
         try:
             await self.call(lambda: _end(service, status), END_TIMEOUT_S, "ending a session")
         except (BackendError, ConfigError) as error:
             log.warning("%s", error)
 
-    def rest(self, service: Any) -> Any:
-        """Return a client of the service's REST calls: an older SDK has it of a session alone."""
-        made = getattr(tinker(), "RestClient", None)
-        return service.create_rest_client() if made is None else made(**self.options())
+    def rest_client(self, service: Any) -> Any:
+        """Return a client of the service's REST calls; in older SDKs it needs a session."""
+        create = getattr(tinker(), "RestClient", None)
+        return service.create_rest_client() if create is None else create(**self.options())
 
     def _capabilities(self, service: Any) -> Any:
-        ask = getattr(self.rest(service), "get_server_capabilities", None)
-        return settled((ask or service.get_server_capabilities)())
+        get = getattr(self.rest_client(service), "get_server_capabilities", None)
+        return settled((get or service.get_server_capabilities)())
 
     async def call(
         self,
@@ -121,11 +120,11 @@ class Connection:
         *,
         undo: Callable[[T], None] | None = None,
     ) -> T:
-        """Do blocking work of the SDK on a thread of its own, within `timeout_s`. What it gives
-        when nobody waits any more goes to `undo`.
+        """Run a blocking call of the SDK on a thread of its own, within `timeout_s`. A result that
+        comes too late is passed to `undo`.
 
-        Raises ConfigError for a key that is missing or refused, RefusedError when the service did
-        not take the request, BackendError for anything else.
+        Raises ConfigError for a missing or rejected key, RefusedError if the service did not accept
+        the request, BackendError for other errors.
         """
         outcome: Future[T] = Future()
         outcome.set_running_or_notify_cancel()
@@ -136,28 +135,28 @@ class Connection:
             except BaseException as error:
                 outcome.set_exception(error)
 
-        # Not a pool: its threads would hold up the interpreter's end while the SDK retries.
+        # Not a pool: its threads would delay the interpreter's end while the SDK retries.
         threading.Thread(target=run, name="art-tinker", daemon=True).start()
-        taken = False
+        in_time = False
         try:
             async with asyncio.timeout(timeout_s):
                 found = await asyncio.wrap_future(outcome)
-            taken = True
+            in_time = True
             return found
         except TimeoutError as error:
             raise BackendError(
                 f"{self.where} did not answer within {timeout_s:g} s: {doing}"
-                f"{await self._silence()}",
+                f"{await self._unreachable()}",
                 "Is it up, and reachable from here? A longer limit is an option of the backend.",
             ) from error
         except Exception as error:
             raise self.reason(error, doing) from error
         finally:
-            if undo is not None and not taken:
+            if undo is not None and not in_time:
                 outcome.add_done_callback(partial(_undone, undo))
 
-    async def _silence(self) -> str:
-        """Say why nobody answers at an address that is known; "" when somebody listens."""
+    async def _unreachable(self) -> str:
+        """Return the reason why a known address cannot be reached; "" if a server listens there."""
         url = urlsplit(self.base_url or os.environ.get("TINKER_BASE_URL") or "")
         if not url.hostname:
             return ""
@@ -172,39 +171,39 @@ class Connection:
         return ""
 
     def reason(self, error: Exception, doing: str) -> Exception:
-        """Return what an error of the SDK means here; errors of our own stay as they are."""
+        """Return an error of the SDK as one of art-core's; others stay as they are."""
         if isinstance(error, (BackendError, ConfigError)):
             return error
-        said = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
         for secret in (self.api_key, os.environ.get("TINKER_API_KEY")):
-            said = said.replace(secret, "***") if secret else said
+            message = message.replace(secret, "***") if secret else message
         status = getattr(error, "status_code", None)
-        if status in (401, 403) or "api_key" in said:
+        if status in (401, 403) or "api_key" in message:
             return ConfigError(
-                f"{doing} failed, {self.where} does not take the API key ({said})",
+                f"{doing} failed, {self.where} does not accept the API key ({message})",
                 "Set TINKER_API_KEY, or give api_key=.",
             )
         if status == 402:
             return RefusedError(
-                f"{doing} failed, billing is not in order ({said})", "See Tinker's console."
+                f"{doing} failed, billing is not in order ({message})", "See Tinker's console."
             )
-        unreached = type(error).__name__ == "APIConnectionError"
-        # what the SDK itself counts as the user's error; a late request (408) may have been done
-        users = getattr(error, "category", None) == "user" or (
+        not_sent = type(error).__name__ == "APIConnectionError"
+        # Errors of the user, according to the SDK. A late request (408) may have been done.
+        of_user = getattr(error, "category", None) == "user" or (
             status is not None and 400 <= status < 500 and status != 408
         )
-        refused = unreached or users
-        return (RefusedError if refused else BackendError)(f"{doing} failed: {said}")
+        kind = RefusedError if not_sent or of_user else BackendError
+        return kind(f"{doing} failed: {message}")
 
 
 def settled(value: Any) -> Any:
-    """Return what a call gave, waiting for it where the SDK made it a future."""
+    """Return the result of a call; wait for it if the SDK returned a future."""
     result = getattr(value, "result", None)
     return result() if callable(result) else value
 
 
 def requested(future: Any) -> Future[Any]:
-    """Return a sampling request as a future of the standard library, which older SDKs give."""
+    """Return a sampling request as a future of the standard library, as older SDKs do."""
     standard = getattr(future, "future", None)
     found: Future[Any] = standard() if callable(standard) else future
     return found
@@ -212,16 +211,16 @@ def requested(future: Any) -> Future[Any]:
 
 def _end(service: Any, status: str) -> None:
     end = getattr(service, "close", None)
-    if end is not None:  # older SDKs have sessions that end by themselves
+    if end is not None:  # in older SDKs sessions end by themselves
         settled(end(status))
 
 
 def _abandon(service: Any) -> None:
-    with suppress(Exception):  # why it is abandoned is the error that counts
+    with suppress(Exception):  # the error that led here is raised
         _end(service, "errored")
 
 
 def _undone(undo: Callable[[T], None], outcome: Future[T]) -> None:
-    """Undo what came too late, on a thread of its own, since this may be the event loop's."""
+    """Undo a late result on a thread of its own: the current one may be the event loop's."""
     if outcome.exception() is None:
         threading.Thread(target=undo, args=(outcome.result(),), daemon=True).start()

@@ -1,4 +1,4 @@
-"""What is kept of each step: where the service has its states. A manifest is whole or absent."""
+"""The record of each step: the paths of its states at the service, in a manifest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SCHEMA = 1
 
 @attrs.frozen(kw_only=True)
 class Manifest:
-    """A step's states at the service: `state_path` to train on from (with the optimizer's),
-    `sampler_path` to sample from.
+    """A step's states at the service: `state_path` for training, with the optimizer's state, and
+    `sampler_path` for sampling.
     """
 
     step: int
@@ -30,14 +30,14 @@ class Manifest:
     created_at: str = attrs.field(factory=lambda: datetime.now(UTC).isoformat())
     schema: int = SCHEMA
 
-    def check(self, **asked: object) -> None:
-        """Raise ConfigError when the step was trained with other values than are asked for."""
-        for name, value in asked.items():
+    def check(self, **expected: object) -> None:
+        """Raise ConfigError if the step was trained with other values."""
+        for name, value in expected.items():
             if getattr(self, name) != value:
                 raise ConfigError(
                     f"step {self.step} of this run was trained with {name}="
                     f"{getattr(self, name)!r}, not {value!r}",
-                    "Use the same to resume, or another model name to start afresh.",
+                    "Use the same value to resume, or another model name to start a new run.",
                 )
 
 
@@ -52,25 +52,25 @@ class Manifests:
         return self.directory / f"{step:04d}"
 
     def write(self, manifest: Manifest) -> Path:
-        """Keep a step; BackendError when the disk does not take it."""
+        """Save a step's manifest; BackendError if it cannot be written."""
         place = self.path(manifest.step)
         try:
             replace_json(place / MANIFEST, attrs.asdict(manifest))
         except OSError as error:
             raise BackendError(
                 f"step {manifest.step} is at the service as {manifest.state_path}, and could not "
-                f"be noted in {place}: {error}",
+                f"be recorded in {place}: {error}",
                 "Free disk space.",
             ) from error
         return place
 
     def steps(self) -> list[int]:
-        """Return the steps that are kept, oldest first."""
+        """Return the saved steps, oldest first."""
         found = self.directory.glob(f"*/{MANIFEST}")
         return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
 
     def read(self, step: int) -> Manifest:
-        """Return a step's manifest; BackendError says what is wrong with it."""
+        """Return a step's manifest; BackendError if it cannot be read."""
         place = self.path(step) / MANIFEST
         try:
             stored = read_json(place)
@@ -86,7 +86,7 @@ class Manifests:
         return self.read(steps[-1]) if steps else None
 
     def delete(self, step: int) -> None:
-        """Forget a step."""
+        """Delete a step's manifest."""
         (self.path(step) / MANIFEST).unlink(missing_ok=True)
         with suppress(OSError):
             self.path(step).rmdir()
@@ -94,7 +94,7 @@ class Manifests:
 
 @attrs.frozen(kw_only=True)
 class Identity:
-    """How a run's sessions are found again at the service: an id of its own, and when it began."""
+    """A run's identity, which tags its sessions: an id, and the time of the run's start."""
 
     run_id: str
     since: str
@@ -102,21 +102,21 @@ class Identity:
 
     @classmethod
     def of(cls, run_dir: Path, base_url: str | None) -> Identity:
-        """Return a run's identity, made and kept in `tinker.json` the first time."""
+        """Return a run's identity; create it in `tinker.json` the first time."""
         known = cls.known(run_dir)
         if known is not None:
             return known
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        made = cls(run_id=uuid.uuid4().hex, since=since, base_url=base_url)
-        replace_json(run_dir / "tinker.json", attrs.asdict(made))
-        return made
+        new = cls(run_id=uuid.uuid4().hex, since=since, base_url=base_url)
+        replace_json(run_dir / "tinker.json", attrs.asdict(new))
+        return new
 
     @classmethod
     def known(cls, run_dir: Path) -> Identity | None:
-        """Return a run's identity; None for a run that never was at Tinker."""
+        """Return a run's identity; None if the run was never at Tinker."""
         stored = read_json(run_dir / "tinker.json")
         return cls(**stored) if stored else None
 
     def metadata(self, run: str, split: str) -> dict[str, str]:
-        """Return what a session of this run is tagged with."""
+        """Return the tags of a session of this run."""
         return {"art_run": run, "art_run_id": self.run_id, "art_split": split}

@@ -292,7 +292,7 @@ async def test_a_key_that_is_not_taken_any_more_costs_nothing(running, account):
 
     groups = await group(model)
     account.fail["forward_backward"] = ExpiredError("expired")
-    with pytest.raises(art.ConfigError, match="does not take the API key"):
+    with pytest.raises(art.ConfigError, match="does not accept the API key"):
         await model.train(groups, mask_truncated=False)
     row = await model.log(split="train", step=0)
     assert "costs/train/tinker_train" not in row.metrics
@@ -548,7 +548,7 @@ async def test_a_step_without_a_checkpoint_is_served_and_not_kept(running, accou
     account.fail.clear()
     with caplog.at_level(logging.WARNING):
         assert (await model.train(await group(model), mask_truncated=False)).step == 2
-    assert "going on from step 1" in caplog.text
+    assert "continuing from step 1" in caplog.text
 
 
 def test_the_sdk_under_test_is_the_real_one():

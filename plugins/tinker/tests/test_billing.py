@@ -10,7 +10,7 @@ from tinker import types
 
 import art_core as art
 from art_core.cli.main import main as art_command
-from art_tinker.billing import bill_of, summed, windows
+from art_tinker.billing import bill_of, spans, summed
 from art_tinker.store import Identity
 
 BILLS = hasattr(types, "BillingUsageResponse")
@@ -83,7 +83,7 @@ def test_a_run_without_usage_says_so():
 
 def test_the_time_of_a_run_is_asked_for_in_whole_hours_and_two_weeks_at_most():
     since, until = NOON + timedelta(minutes=30), NOON + timedelta(days=15, minutes=5)
-    assert list(windows(since, until)) == [
+    assert list(spans(since, until)) == [
         (NOON, NOON + timedelta(days=14)),
         (NOON + timedelta(days=14), NOON + timedelta(days=15, hours=1)),
     ]
@@ -144,7 +144,7 @@ async def test_the_command_puts_the_bill_beside_the_estimate(
 
 
 def test_a_run_that_was_never_at_tinker_has_no_bill(tmp_path):
-    with pytest.raises(art.ConfigError, match="never was at Tinker"):
+    with pytest.raises(art.ConfigError, match="was never at Tinker"):
         bill_of(tmp_path)
 
 

@@ -106,4 +106,4 @@ def test_what_renders_chat_templates_comes_along_where_there_is_no_torch_to_brin
 def test_a_session_is_asked_where_there_is_no_other_client(monkeypatch):
     monkeypatch.delattr("tinker.RestClient", raising=False)
     session = SimpleNamespace(create_rest_client=lambda: "of the session")
-    assert Connection().rest(session) == "of the session"
+    assert Connection().rest_client(session) == "of the session"

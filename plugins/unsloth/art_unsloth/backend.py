@@ -1,4 +1,4 @@
-"""The backend in the user's process: a thin remote of the local backend in the worker."""
+"""The backend in the user's process: it forwards calls to the local backend in the worker."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_unsloth import wire
-from art_unsloth.channel import News, Worker
-from art_unsloth.options import Options
+from art_unsloth.channel import OnMessage, WorkerProcess
+from art_unsloth.options import UnslothOptions
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
 START_TIMEOUT_S = 600.0
-Start = Callable[[News], Worker]
+Start = Callable[[OnMessage], WorkerProcess]
 
 
 class UnslothBackend:
     """Trains and serves models in a worker process that imports Unsloth first (see
-    `art_core.backends.Backend` and `Options`).
+    `art_core.Backend` and `UnslothOptions`).
 
-    The worker is started here, since it is what knows whether the options fit this machine. When it
-    dies, what was asked of it fails with a BackendError, and the next `register` starts another.
+    The worker starts when the backend is created, because it checks the options against this
+    machine. If it dies, its requests fail with a BackendError, and the next `register` starts
+    another.
 
     Raises ConfigError for an option, a device, a dtype or an engine that does not exist here.
     """
 
-    def __init__(self, options: Options, *, start: Start = Worker) -> None:
+    def __init__(self, options: UnslothOptions, *, start: Start = WorkerProcess) -> None:
         self._options = options
         self._start = start
         self._models: RegisteredModels[TrainableModel] = RegisteredModels("unsloth")
         self._meter = _Meter()
         self._starting = threading.Lock()
-        self._worker: Worker | None = None
-        self._running()
+        self._worker: WorkerProcess | None = None
+        self._start_worker()
 
     @property
     def worker_pid(self) -> int:
@@ -65,39 +66,39 @@ class UnslothBackend:
         `step` goes back to an older checkpoint.
         """
         self._models.check_open()
-        await asyncio.to_thread(self._running)
+        await asyncio.to_thread(self._start_worker)
         self._models[self._models.key(model)] = model
         self._meter.start()
         return Endpoint(**await self._ask("register", model, step=step))
 
     async def unregister(self, model: TrainableModel) -> None:
         """Stop serving the model and free what it holds, after the step under way."""
-        if self._worker is not None and self._worker.death is None:
+        if self._worker is not None and self._worker.exit_reason is None:
             await self._ask("unregister", model)
         self._models.pop(self._models.key(model), None)
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:
-        """Have the worker run one step (`TrainConfig.of(**options)`) and serve its weights.
+        """Run one step in the worker (`TrainConfig.of(**options)`) and serve its weights.
 
-        Cancelling stops the waiting, not the step. What the step held is charged to the model in
-        any case, also when the worker dies in it.
+        Cancelling this call does not stop the step. Its device time is charged to the model in any
+        case, even if the worker dies.
         """
         self._models.check_open()
         config = TrainConfig.of(model.plugins.losses(), **options)
         if not isinstance(options.get("loss_fn", ""), str):
             raise ConfigError(
-                f"loss_fn is {config.loss_fn!r:.80}, which the worker cannot be sent",
+                f"loss_fn is {config.loss_fn!r:.80}, which cannot be sent to the worker",
                 'Give a name, or a function\'s "module:function".',
             )
         values = await asyncio.to_thread(wire.group_values, groups)
-        told = wire.option_values(options)
-        answer = await self._ask("train", model, groups=values, options=told)
+        plain = wire.option_values(options)
+        answer = await self._ask("train", model, groups=values, options=plain)
         path = answer["checkpoint"]
         return TrainResult(
             step=answer["step"],
-            # JSON has no NaN
+            # NaN is sent as null
             metrics={k: math.nan if v is None else v for k, v in answer["metrics"].items()},
             checkpoint=None if path is None else Path(path),
         )
@@ -125,28 +126,29 @@ class UnslothBackend:
         worker = self._worker
         assert worker is not None
         try:
-            if worker.death is None:
+            if worker.exit_reason is None:
                 await self._answer(worker, "close")
         finally:
             await asyncio.to_thread(worker.end)
             self._models.clear()
 
-    def _running(self) -> None:
-        """Start a worker when there is none, or the last one has died; wait until it is ready."""
+    def _start_worker(self) -> None:
+        """Start a worker if there is none or it has died; wait until it is ready."""
         with self._starting:
-            if self._worker is not None and self._worker.death is None:
+            if self._worker is not None and self._worker.exit_reason is None:
                 return
             self._models.clear()
-            worker = self._start(self._news)
+            worker = self._start(self._charge)
             try:
                 path = [entry for entry in sys.path if entry]
                 opened = worker.request("open", options=self._options.values(), path=path)
-                self._meter.know([GpuTime(**held) for held in opened.result(START_TIMEOUT_S)])
+                devices = opened.result(START_TIMEOUT_S)
+                self._meter.set_devices([GpuTime(**device) for device in devices])
             except TimeoutError:
                 worker.end(timeout=0.0)
                 raise BackendError(
                     f"Unsloth was not loaded in a worker process within {START_TIMEOUT_S:.0f} s",
-                    "`python -c 'import unsloth'` shows what it waits for.",
+                    "`python -c 'import unsloth'` shows the reason.",
                 ) from None
             except BaseException:
                 worker.end()
@@ -160,17 +162,17 @@ class UnslothBackend:
         try:
             return await self._answer(worker, operation, model=self._identity(model), **values)
         except BackendError:
-            if worker.death is not None:
+            if worker.exit_reason is not None:
                 self._meter.charge_rest(model)
             raise
 
-    async def _answer(self, worker: Worker, operation: str, **values: Any) -> Any:
-        # in a thread: groups are long lines, and the event loop has rollouts to serve
+    async def _answer(self, worker: WorkerProcess, operation: str, **values: Any) -> Any:
+        # In a thread, because groups are long lines and the event loop serves rollouts.
         future = await asyncio.to_thread(worker.request, operation, **values)
         return await asyncio.wrap_future(future)
 
     def _identity(self, model: TrainableModel) -> dict[str, str]:
-        """Return what the worker has to know of a model."""
+        """Return the values of a model that the worker needs."""
         return {
             "name": model.name,
             "project": model.project,
@@ -178,8 +180,8 @@ class UnslothBackend:
             "run_dir": str(self._models.key(model)),
         }
 
-    def _news(self, message: dict[str, Any]) -> None:
-        """Take what the worker charges; it comes before the answer of what it is for."""
+    def _charge(self, message: dict[str, Any]) -> None:
+        """Charge a model; the message comes before the answer to the request that it is for."""
         self._meter.charged()
         model = self._models.get(Path(message["run_dir"]))
         if model is not None:
@@ -187,14 +189,14 @@ class UnslothBackend:
 
 
 class _Meter:
-    """When devices were charged last, so that the time in which a worker died is charged, too."""
+    """The time of the last charge: if the worker dies, the time since then is charged, too."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._devices: list[GpuTime] = []
 
-    def know(self, devices: Sequence[GpuTime]) -> None:
-        """Remember what is charged for, and at which price."""
+    def set_devices(self, devices: Sequence[GpuTime]) -> None:
+        """Set the devices that are charged for, with their prices."""
         self._devices = list(devices)
 
     def start(self) -> None:
@@ -204,7 +206,7 @@ class _Meter:
         self._since = time.monotonic()
 
     def charge_rest(self, model: TrainableModel) -> None:
-        """Charge what a dead worker could not tell of, once."""
+        """Charge the time that a dead worker could not report, once."""
         since, self._since = self._since, None
         if since is None:
             return

@@ -1,4 +1,4 @@
-"""The worker process and the way to it: lines of JSON over a pair of sockets."""
+"""The worker process, and its messages: lines of JSON over a pair of sockets."""
 
 from __future__ import annotations
 
@@ -24,28 +24,27 @@ from art_unsloth import wire
 
 log = logging.getLogger("art_unsloth")
 END_TIMEOUT_S = 30.0
-LAST_WORDS_S = 2.0
-TOLD_CHARACTERS = 4000
-"""How much of what the worker wrote last is kept, for the day that it dies."""
+STDERR_TAIL_S = 2.0
+MAX_OUTPUT = 4000
+"""Characters of the worker's last output that are kept, for the error of its end."""
 
-News = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[dict[str, Any]], None]
 
 
-class Worker:
-    """A process of its own that holds Unsloth, torch and the models.
+class WorkerProcess:
+    """A process that runs Unsloth, torch and the models.
 
-    `news` is called, in a thread, with each message that answers no request. `death` says why the
-    process is not there any more; None while it is. It ends when this process does, however that
-    ends: its end of the sockets is then closed.
+    `on_message` is called, in a thread, with each message that is not an answer. `exit_reason` is
+    None while the process runs. It ends with this process, because its sockets are closed then.
     """
 
-    def __init__(self, news: News) -> None:
-        self.news = news
-        self.death: str | None = None
+    def __init__(self, on_message: OnMessage) -> None:
+        self.on_message = on_message
+        self.exit_reason: str | None = None
         self._pending: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
         self._pending_lock, self._sending = threading.Lock(), threading.Lock()
-        self._told = ""
+        self._output = ""
         self._owner = os.getpid()
         self._socket, theirs = socket.socketpair()
         close_socket_in_children(self._socket)  # a copy would keep the worker alive
@@ -63,14 +62,14 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                # it sees a pipe, and does not know who reads what is copied from it
+                # It sees a pipe; the settings of progress bars are those of this process.
                 env=os.environ | child_settings(),
-                # Ctrl-C is for this process, which then closes the worker in order
+                # Ctrl-C goes to this process only, which then closes the worker.
                 process_group=0,
             )
-        # before the interpreter takes its threads' stderr away
+        # Before the interpreter closes its threads' stderr.
         atexit.register(self.end)
-        self._telling = self._thread(self._tell)
+        self._copying = self._thread(self._copy_output)
         self._listening = self._thread(self._listen)
 
     @property
@@ -79,46 +78,47 @@ class Worker:
         return self._process.pid
 
     def request(self, operation: str, **values: Any) -> Future[Any]:
-        """Ask for an operation; the answer, or an ArtError, comes through the future."""
+        """Request an operation; return a future of its answer, or of an ArtError."""
         future: Future[Any] = Future()
         number = next(self._numbers)
         with self._pending_lock:
-            if self.death is not None:
-                raise self.lost()
+            if self.exit_reason is not None:
+                raise self.dead()
             self._pending[number] = future
         line = wire.encoded({"number": number, "operation": operation, "values": values})
-        # the listening thread sees the same end and fails the future
+        # If this fails, the listening thread fails the future, too.
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(line)
         return future
 
-    def lost(self) -> BackendError:
-        """Return the error of a request that nobody answers any more."""
+    def dead(self) -> BackendError:
+        """Return the error of a request to a dead worker."""
         return BackendError(
-            f"the worker of backend 'unsloth' {self.death}",
-            "Call await model.register(backend): a new worker goes on from the last whole "
+            f"the worker of backend 'unsloth' {self.exit_reason}",
+            "Call await model.register(backend): a new worker continues from the last whole "
             "checkpoint.",
         )
 
     def end(self, timeout: float = END_TIMEOUT_S) -> None:
-        """Hang up, and wait until the process has ended; one that does not is killed. In a forked
-        child nothing happens: the worker is the parent's.
+        """Disconnect and wait until the process has ended; kill it after `timeout`.
+
+        In a forked child this does nothing: the worker belongs to the parent.
         """
         if os.getpid() != self._owner:
             return
         atexit.unregister(self.end)
-        self._hang_up()
+        self._disconnect()
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for thread in (self._listening, self._telling):
+        for thread in (self._listening, self._copying):
             if thread is not threading.current_thread():
                 thread.join(timeout)
         self._socket.close()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -136,14 +136,14 @@ class Worker:
                 for line in lines:
                     self._arrived(wire.decoded(line))
         except (OSError, ValueError) as error:
-            log.debug("the worker's last line was cut off (%s); its end follows", error)
+            log.debug("the worker's last line was cut off (%s)", error)
         finally:
             self._ended()
 
     def _arrived(self, message: dict[str, Any]) -> None:
         number = message.get("number")
         if number is None:
-            self.news(message)
+            self.on_message(message)
             return
         with self._pending_lock:
             future = self._pending.pop(number)
@@ -160,25 +160,26 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        self._telling.join(LAST_WORDS_S)
-        said = self._told.strip()
+        self._copying.join(STDERR_TAIL_S)
+        output = self._output.strip()
         with self._pending_lock:
-            self.death = f"ended {_how(code)}" + (f"; it said last:\n{said}\n" if said else "")
+            last_output = f"; its last output:\n{output}\n" if output else ""
+            self.exit_reason = f"ended {_exit_text(code)}{last_output}"
             pending, self._pending = self._pending, {}
         for future in pending.values():
             if future.set_running_or_notify_cancel():
-                future.set_exception(self.lost())
+                future.set_exception(self.dead())
 
-    def _tell(self) -> None:
-        """Write what the worker writes to this process's stderr: progress bars and warnings."""
+    def _copy_output(self) -> None:
+        """Copy the worker's output to this process's stderr: progress bars and warnings."""
         assert self._process.stdout is not None
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         bars, rest = draws_bars(), ""
         with self._process.stdout as pipe:
             while data := os.read(pipe.fileno(), 1 << 16):
                 text = decoder.decode(data)
-                self._told = (self._told + text)[-TOLD_CHARACTERS:]
-                if not bars:  # a log: its lines stay whole
+                self._output = (self._output + text)[-MAX_OUTPUT:]
+                if not bars:  # stderr is a log: write whole lines
                     text, rest = final_lines(rest + text)
                 _show(text)
         if rest:
@@ -193,12 +194,12 @@ def _show(text: str) -> None:
         return  # no stderr, or one that is closed
 
 
-def _how(code: int) -> str:
+def _exit_text(code: int) -> str:
     if code >= 0:
         return f"with exit code {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = "a signal"
-    hint = ", as it does when memory runs out" if name == "SIGKILL" else ""
+    hint = ", as when memory runs out" if name == "SIGKILL" else ""
     return f"with exit code {code} ({name}{hint})"

@@ -1,4 +1,4 @@
-"""The options of the backend, as values that travel to its worker."""
+"""The options of the backend, which are sent to its worker."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import attrs
 
 
 @attrs.frozen(kw_only=True)
-class Options:
+class UnslothOptions:
     """Options of `art.backend("unsloth", ...)`.
 
     Unsloth's own:
 
     - `load_in_4bit`: hold the frozen base model in 4 bit (NF4); CUDA only.
-    - `fast_inference`: serve with vLLM, as `engine="vllm"` does; CUDA only. None: where it is
+    - `fast_inference`: serve with vLLM, as `engine="vllm"` does; CUDA only. None: if vLLM is
       installed.
     - `max_seq_length`: tokens that a sequence may have, in training and when served; by default the
       base model's own context length.
 
-    As the local backend has them: `device`, `dtype`, `engine`, `engine_device`, `engine_url`,
+    Those of the local backend: `device`, `dtype`, `engine`, `engine_device`, `engine_url`,
     `engine_key`, `engine_args`, `engine_timeouts`, `gpu_cost_per_hour_usd`, `lora_rank`,
     `lora_alpha`, `activation_checkpointing` (on CUDA Unsloth's own, on unless it is False),
     `chat_template`, `seed`, `max_batch_size`, `served_steps`, `request_timeout_s`, `progress`.
@@ -51,7 +51,7 @@ class Options:
     progress: bool = True
 
     def values(self) -> dict[str, Any]:
-        """Return them as JSON has them; paths are text."""
+        """Return the options as JSON values; paths are strings."""
         return attrs.asdict(self, value_serializer=lambda _, __, value: _plain(value))
 
 

@@ -1,6 +1,4 @@
-"""What art-unsloth offers to art-core. Nothing heavy is imported in this process, ever: Unsloth and
-torch live in a worker.
-"""
+"""The plugin's hooks: the backend `unsloth`. Unsloth and torch are imported in a worker only."""
 
 from __future__ import annotations
 
@@ -9,26 +7,26 @@ import inspect
 from typing import Any
 
 from art_core import Backend, BackendSpec, ConfigError, hookimpl
-from art_unsloth.options import Options
+from art_unsloth.options import UnslothOptions
 
 NEEDED = ("unsloth", "unsloth_zoo")
 
 
 def create(**options: Any) -> Backend:
-    """Make an `UnslothBackend`; ConfigError where Unsloth is not installed."""
+    """Return an `UnslothBackend`; ConfigError if Unsloth is not installed."""
     from art_unsloth.backend import UnslothBackend
 
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"backend 'unsloth' needs {' and '.join(missing)}, not installed here",
-            "Run `pip install art-unsloth`; beside a torch that is to stay as it is, "
-            "`pip install --no-deps unsloth unsloth_zoo` and what it then asks for.",
+            "Run `pip install art-unsloth`. To keep an installed torch, run "
+            "`pip install --no-deps unsloth unsloth_zoo` and install what it then asks for.",
         )
-    return UnslothBackend(Options(**options))
+    return UnslothBackend(UnslothOptions(**options))
 
 
-create.__signature__, create.__doc__ = inspect.signature(Options), Options.__doc__  # type: ignore[attr-defined]
+create.__signature__, create.__doc__ = inspect.signature(UnslothOptions), UnslothOptions.__doc__  # type: ignore[attr-defined]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""The first heavy import of the worker: Unsloth, which changes transformers as it comes."""
+"""The worker's first heavy import: Unsloth, which changes transformers when it is imported."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from art_core import ConfigError
 
 
 def import_unsloth(device: str | None) -> None:
-    """Import Unsloth for a device (None: its own choice); ConfigError with its reason where it does
-    not let itself be imported.
+    """Import Unsloth for a device (None: Unsloth's choice); ConfigError with the reason if the
+    import fails.
     """
     from art_local.models import cache_directory
     from art_local.plugin import wait_asleep
 
     if sys.platform == "darwin":
         raise ConfigError(
-            "on a Mac Unsloth trains models of MLX, and this backend those of torch",
+            "on a Mac Unsloth trains MLX models, and this backend trains torch models",
             "Use the backend 'local'.",
         )
     wait_asleep()
-    # what it writes for itself is no business of the working directory, nor of anybody elsewhere
+    # No statistics are sent, and compiled files do not go to the working directory.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault(
         "UNSLOTH_COMPILE_LOCATION", str(cache_directory() / "unsloth_compiled_cache")
@@ -32,6 +32,6 @@ def import_unsloth(device: str | None) -> None:
         import unsloth  # noqa: F401
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise ConfigError(
-            f"Unsloth is installed and does not let itself be imported: {error}",
-            "`python -c 'import unsloth'` shows the whole story.",
+            f"Unsloth is installed and cannot be imported: {error}",
+            "`python -c 'import unsloth'` shows the whole error.",
         ) from error

@@ -1,4 +1,4 @@
-"""The local backend over Unsloth's models: everything but how they are loaded is art-local's."""
+"""The local backend with models that Unsloth loads; all else is art-local's."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from art_local.vllm.environment import installed
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-LONGEST_BY_DEFAULT = 1 << 20
+MAX_LENGTH = 1 << 20
 NF4 = "nf4"
 
 
 class UnslothLocal(LocalBackend):
-    """The local backend whose base models and LoRA are Unsloth's (see `art_unsloth.options`).
+    """The local backend with base models and LoRA of Unsloth (see `art_unsloth.options`).
 
-    On CUDA Unsloth replaces the forward pass of transformers' classes by kernels of its own, which
-    the embedded engine cannot run: vLLM serves. On a CPU Unsloth leaves the classes as they are.
+    On CUDA Unsloth replaces the forward pass of transformers' classes by its own kernels, which the
+    embedded engine cannot run, so vLLM serves. On a CPU Unsloth does not change the classes.
 
-    Raises ConfigError for what the device cannot do.
+    Raises ConfigError for options that the device does not support.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class UnslothLocal(LocalBackend):
         )
 
     def charged_devices(self) -> list[GpuTime]:
-        """Return the devices that models are charged for, with their prices, held for no time."""
+        """Return the devices that models are charged for, with their prices and zero seconds."""
         return self._device_time(seconds=0.0)
 
 
 def _engine(asked: str, *, on_cuda: bool, fast: bool | None, here: bool) -> str:
-    """Return the engine to ask for; `here` says that there is a vLLM, installed or at a URL."""
+    """Return the engine's name. `here` is True if there is a vLLM, installed or at a URL."""
     if not on_cuda:
         return asked
     if fast is False or asked == "transformers" or not here:
         raise ConfigError(
-            "on CUDA the backend 'unsloth' serves with vLLM: Unsloth's kernels take the place of "
-            "the forward pass that the embedded engine runs",
+            "on CUDA the backend 'unsloth' serves with vLLM: Unsloth's kernels replace the forward "
+            "pass that the embedded engine runs",
             "Run `art engines install vllm` once and leave fast_inference and engine out, or use "
             "the backend 'local'.",
         )
@@ -95,7 +95,7 @@ def _engine(asked: str, *, on_cuda: bool, fast: bool | None, here: bool) -> str:
 
 @attrs.frozen(kw_only=True)
 class UnslothLoader:
-    """Makes models by `FastLanguageModel` (see `art_local.models.load.Loader`)."""
+    """Loads models with `FastLanguageModel` (see `art_local.models.load.Loader`)."""
 
     max_seq_length: int | None
     load_in_4bit: bool
@@ -103,7 +103,7 @@ class UnslothLoader:
     activation_checkpointing: bool | str = AUTO
 
     def base(self, directory: Path, placement: Placement, dtype: torch.dtype) -> Any:
-        """Load a base model; sequences longer than `max_seq_length` are refused, never cut."""
+        """Load a base model; sequences longer than `max_seq_length` are rejected, never cut."""
         from unsloth import FastLanguageModel
 
         longest = self.max_seq_length or _context_length(directory)
@@ -117,14 +117,14 @@ class UnslothLoader:
                 use_gradient_checkpointing=self._checkpointing,
                 local_files_only=True,
                 use_exact_model_name=True,
-                offload_embedding=False,  # the trainer's output head may be the embedding
+                offload_embedding=False,  # the embedding may also be the trainer's output head
             )
-        if not self.merges:  # on a CPU it cuts nothing, and packed rows are longer than sequences
+        if not self.merges:  # on a CPU Unsloth does not cut, and packed rows may be longer
             model.get_input_embeddings().register_forward_pre_hook(_Limit(longest))
         return model
 
     def lora(self, model: Any, config: LoraConfig) -> Any:
-        """Put LoRA into the layers that `config` means, with Unsloth's kernels where they fit."""
+        """Add LoRA to the layers of `config`, with Unsloth's kernels where they fit."""
         from unsloth import FastLanguageModel
 
         named = config.target_modules
@@ -151,7 +151,7 @@ class UnslothLoader:
 
 @attrs.frozen
 class _Limit:
-    """Refuses sequences that Unsloth would cut without an error."""
+    """Rejects sequences that Unsloth would cut without an error."""
 
     tokens: int
 
@@ -159,7 +159,7 @@ class _Limit:
         if args and args[0].shape[-1] > self.tokens:
             raise ConfigError(
                 f"a sequence has {args[0].shape[-1]} tokens, and max_seq_length is {self.tokens}",
-                "Raise max_seq_length, or keep such trajectories out of the step.",
+                "Raise max_seq_length, or leave such trajectories out of the step.",
             )
 
 
@@ -167,11 +167,11 @@ def _context_length(directory: Path) -> int:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or LONGEST_BY_DEFAULT)
+    return int(getattr(config, "max_position_embeddings", None) or MAX_LENGTH)
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """The names of all linear layers but the output head, as peft's "all-linear" means them."""
+    """Return the names of all linear layers but the output head, as peft's "all-linear"."""
     head = model.get_output_embeddings()
     return sorted(
         {

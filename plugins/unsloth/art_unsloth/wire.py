@@ -1,4 +1,4 @@
-"""What goes between the backend and its worker: a line of JSON a message, errors as values."""
+"""The messages between the backend and its worker: lines of JSON, with errors as values."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ def encoded(message: Mapping[str, Any]) -> bytes:
 
 
 def decoded(line: bytes) -> dict[str, Any]:
-    """Read a line back."""
+    """Return the message in a line."""
     message: dict[str, Any] = json.loads(line)
     return message
 
 
 def group_values(groups: Iterable[TrajectoryGroup]) -> list[dict[str, Any]]:
-    """Return groups as plain values; ConfigError for a reward that is not finite, which JSON would
-    lose.
+    """Return groups as JSON values; ConfigError for a reward that is not finite, which JSON cannot
+    represent.
     """
     groups = list(groups)
     for group in groups:
         if not all(map(math.isfinite, group.rewards)):
             raise ConfigError(
                 f"a group has rewards that are not finite: {group.rewards}",
-                "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
+                "Gathering sorts such attempts out: art.gather_trajectory_groups(groups).",
             )
     return [group.to_dict() for group in groups]
 
 
 def option_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of `train` as JSON has them: infinity, which it has not, is text."""
+    """Return options of `train` as JSON values; infinity is a string."""
     return {name: _INFINITE if value == math.inf else value for name, value in options.items()}
 
 
 def options_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that those values tell of."""
+    """Return the options of such values."""
     return {name: math.inf if value == _INFINITE else value for name, value in values.items()}
 
 
 def error_values(error: Exception) -> dict[str, Any]:
-    """Return an error's kind, among those that art-core defines, and its texts."""
+    """Return the nearest kind of error in art-core, and its texts."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     known = next((name for name in kinds if isinstance(getattr(errors, name, None), type)), None)
     if known is None or not isinstance(error, ArtError):
@@ -58,7 +58,7 @@ def error_values(error: Exception) -> dict[str, Any]:
 
 
 def error_of(values: Mapping[str, Any]) -> ArtError:
-    """Return the error that those values tell of."""
+    """Return the error of such values."""
     kind = getattr(errors, values["kind"], BackendError)
     error: ArtError = kind(*values["texts"])
     return error

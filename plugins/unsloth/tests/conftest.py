@@ -13,8 +13,8 @@ import pytest
 import art_core as art
 from art_core.testing.backend import plugins_with_prices
 from art_unsloth.backend import UnslothBackend
-from art_unsloth.channel import Worker
-from art_unsloth.options import Options
+from art_unsloth.channel import WorkerProcess
+from art_unsloth.options import UnslothOptions
 
 SMALL = {"device": "cpu", "lora_rank": 4, "lora_alpha": 8, "progress": False}
 
@@ -36,22 +36,22 @@ class Workers:
     """Gives out workers; one that a backend ended goes to the next."""
 
     def __init__(self):
-        self.idle: list[Worker] = []
-        self.made: list[Worker] = []
+        self.idle: list[WorkerProcess] = []
+        self.made: list[WorkerProcess] = []
 
-    def __call__(self, news):
+    def __call__(self, on_message):
         while self.idle:
             worker = self.idle.pop()
-            if worker.death is None:
-                worker.news = news
+            if worker.exit_reason is None:
+                worker.on_message = on_message
                 return worker
         supply = self
 
-        class Kept(Worker):
+        class Kept(WorkerProcess):
             def end(self, timeout=30.0):
                 supply.idle.append(self)
 
-        worker = Kept(news)
+        worker = Kept(on_message)
         self.made.append(worker)
         return worker
 
@@ -61,7 +61,7 @@ def workers(installed):
     supply = Workers()
     yield supply
     for worker in supply.made:
-        Worker.end(worker)
+        WorkerProcess.end(worker)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def unsloth_backend(workers):
 
     def make(**options):
         given = {**SMALL, "gpu_cost_per_hour_usd": 1.0, **options}
-        return UnslothBackend(Options(**given), start=workers)
+        return UnslothBackend(UnslothOptions(**given), start=workers)
 
     return make
 

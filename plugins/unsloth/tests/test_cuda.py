@@ -6,7 +6,7 @@ import pytest
 
 from art_core.testing.backend import attempts, tokens
 from art_unsloth.backend import UnslothBackend
-from art_unsloth.options import Options
+from art_unsloth.options import UnslothOptions
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,7 +38,7 @@ async def test_kernels_train_and_vllm_serves_what_they_learned(
     monkeypatch.setattr(model, "base_model", MODEL)
     # in a worker of its own: the other tests' imported Unsloth for a CPU, and see no vLLM
     given = {"fast_inference": True, "load_in_4bit": load_in_4bit, "progress": False}
-    backend = UnslothBackend(Options(device="cuda", lora_rank=4, lora_alpha=8, **given))
+    backend = UnslothBackend(UnslothOptions(device="cuda", lora_rank=4, lora_alpha=8, **given))
     await model.register(backend)
     groups = await attempts(model, (0.0, 1.0, 0.0, 1.0))
     result = await model.train(groups, **OPTIONS)

@@ -13,7 +13,7 @@ import pytest
 
 import art_core as art
 from art_unsloth import wire
-from art_unsloth.options import Options
+from art_unsloth.options import UnslothOptions
 from art_unsloth.worker import WorkerBackend
 
 
@@ -45,7 +45,7 @@ def test_options_are_those_of_the_local_backend_and_three_of_unsloths():
     from art_local.backend import LocalBackend
 
     local = inspect.signature(LocalBackend).parameters
-    own = {field.name: field.default for field in attrs.fields(Options)}
+    own = {field.name: field.default for field in attrs.fields(UnslothOptions)}
     assert set(own) - set(local) == {"load_in_4bit", "fast_inference", "max_seq_length"}
     assert set(local) - set(own) == {"full_finetune", "context_length"}
     shared = own.keys() & local.keys()
@@ -53,12 +53,12 @@ def test_options_are_those_of_the_local_backend_and_three_of_unsloths():
 
 
 def test_a_key_of_an_engine_is_not_shown():
-    assert "secret" not in repr(Options(engine_key="secret"))
+    assert "secret" not in repr(UnslothOptions(engine_key="secret"))
 
 
 def test_options_travel_as_plain_values():
     engine_args = {"download_dir": Path("/models"), "max_num_seqs": 8}
-    values = Options(engine_args=engine_args, gpu_cost_per_hour_usd=Decimal("2.5")).values()
+    values = UnslothOptions(engine_args=engine_args, gpu_cost_per_hour_usd=Decimal("2.5")).values()
     assert values["engine_args"] == {"download_dir": "/models", "max_num_seqs": 8}
     assert type(values["gpu_cost_per_hour_usd"]) is float
 

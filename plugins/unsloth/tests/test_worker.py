@@ -17,7 +17,7 @@ from art_core.testing.backend import attempts, tokens
 from art_unsloth import backend as module
 from art_unsloth import worker as worker_module
 from art_unsloth.backend import _Meter
-from art_unsloth.channel import Worker
+from art_unsloth.channel import WorkerProcess
 from waiting import alive, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -60,7 +60,7 @@ async def test_a_loss_that_is_an_object_cannot_be_sent(unsloth_backend, tiny_mod
     backend, model = unsloth_backend(), tiny_model()
     await model.register(backend)
     loss = art.LossSpec(name="mine", create=lambda: None, summary="mine")
-    with pytest.raises(art.ConfigError, match="which the worker cannot be sent"):
+    with pytest.raises(art.ConfigError, match="which cannot be sent to the worker"):
         await backend.train(model, [], loss_fn=loss)
     await model.close()
     await backend.close()
@@ -119,7 +119,7 @@ def test_the_time_in_which_a_worker_died_is_charged_once(monkeypatch):
     meter = _Meter()
     meter.charge_rest(model)
     assert charges == []  # nothing was held yet
-    meter.know([art.GpuTime(device="NVIDIA H200", seconds=0.0, usd_per_hour=2.0)])
+    meter.set_devices([art.GpuTime(device="NVIDIA H200", seconds=0.0, usd_per_hour=2.0)])
     meter.start()
     clock.now += 0.25
     meter.charge_rest(model)
@@ -131,7 +131,7 @@ def test_the_time_in_which_a_worker_died_is_charged_once(monkeypatch):
 
 def test_closing_ends_the_process(installed):
     told = []
-    worker = Worker(told.append)
+    worker = WorkerProcess(told.append)
     assert alive(worker.pid)
     worker.end()
     assert not alive(worker.pid)
@@ -140,8 +140,8 @@ def test_closing_ends_the_process(installed):
 
 PARENT = """
     import sys, time
-    from art_unsloth.channel import Worker
-    worker = Worker(print)
+    from art_unsloth.channel import WorkerProcess
+    worker = WorkerProcess(print)
     print(worker.pid, flush=True)
     time.sleep(60)
 """
@@ -162,8 +162,8 @@ def test_a_worker_ends_with_its_parent_however_that_ends(installed, deadly):
 
 TRAINER = """
 import os, sys, time
-from art_unsloth.channel import Worker
-worker = Worker(lambda news: None)
+from art_unsloth.channel import WorkerProcess
+worker = WorkerProcess(lambda message: None)
 child = os.fork()
 if not child:
     worker.end()  # is the parent's

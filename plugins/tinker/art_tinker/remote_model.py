@@ -1,4 +1,4 @@
-"""A registered model: its training client, the step it is at, and the states of each step."""
+"""A registered model at the service: its clients, its training steps and its saved states."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from art_core import ConfigError, TrainConfig, TrainResult, TrajectoryGroup
 from art_core.base.errors import BackendError, unknown
 from art_core.rl.batch import training_batch
 from art_core.rl.sequences import TokenSequence, staleness
-from art_tinker.batches import ServiceLoss, Window, service_loss, windows_of
-from art_tinker.clients import SeatOptions, context_length, tokenizer_of, training_client
-from art_tinker.costs import Meter
+from art_tinker.batches import Minibatch, ServiceLoss, minibatches, service_loss
+from art_tinker.costs import TinkerMeter
 from art_tinker.metrics import loss_metrics
 from art_tinker.samplers import Samplers
-from art_tinker.sdk import RefusedError, settled, tinker
+from art_tinker.sdk import Connection, RefusedError, settled, tinker
 from art_tinker.store import Identity, Manifest, Manifests
 
 if TYPE_CHECKING:
@@ -31,74 +30,89 @@ BETAS = (0.9, 0.99)
 EPSILON = 1e-8
 
 
+@attrs.frozen(kw_only=True)
+class RemoteOptions:
+    """The backend's options for its models (see `TinkerBackend`)."""
+
+    connection: Connection
+    lora_rank: int
+    seed: int | None
+    context_length: int | None
+    tokenizer: str | None
+    cached_prefill_per_million: float | None
+    register_timeout_s: float
+    step_timeout_s: float
+    request_timeout_s: float
+
+
 @attrs.define(kw_only=True, eq=False)
-class Seat:
-    """A model at the service. `client` is None after a step that failed: what the service then
-    holds is not known, and the next step starts from the newest state that was saved.
+class RemoteModel:
+    """A model at the service. `client` is None after a failed step: the state at the service is
+    then unknown, and the next step starts from the newest saved state.
     """
 
     model: TrainableModel
-    options: SeatOptions
+    options: RemoteOptions
     store: Manifests
     service: Any
     samplers: Samplers
-    meter: Meter
+    meter: TinkerMeter
     step: int
     client: Any = None
-    _busy: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
-    _under_way: asyncio.Task[TrainResult] | None = attrs.field(default=None, init=False)
+    _lock: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+    _running: asyncio.Task[TrainResult] | None = attrs.field(default=None, init=False)
 
     async def train(self, groups: Sequence[TrajectoryGroup], config: TrainConfig) -> TrainResult:
-        """Run a step. Cancelling stops the waiting: the step is finished, or was not begun."""
+        """Run a step. Cancelling this call does not stop a step that was sent to the service."""
         loss = service_loss(config)
-        async with self._busy:
-            # the service has been told, and is not stopped by nobody waiting here
-            await self._finished()
+        async with self._lock:
+            # A step may still run at the service after its call was cancelled.
+            await self._wait()
             batch = training_batch(groups, config)
-            self._under_way = asyncio.create_task(
+            self._running = asyncio.create_task(
                 self._train(batch.sequences, batch.metrics, config, loss)
             )
-            return await asyncio.shield(self._under_way)
+            return await asyncio.shield(self._running)
 
     async def idle(self) -> None:
-        """Wait for the step under way."""
-        async with self._busy:
-            await self._finished()
+        """Wait until no step runs."""
+        async with self._lock:
+            await self._wait()
 
-    async def _finished(self) -> None:
-        if self._under_way is not None:
-            await asyncio.wait({self._under_way})
+    async def _wait(self) -> None:
+        if self._running is not None:
+            await asyncio.wait({self._running})
 
     async def _train(
         self,
         sequences: Sequence[TokenSequence],
-        counted: dict[str, float],
+        batch_metrics: dict[str, float],
         config: TrainConfig,
         loss: ServiceLoss,
     ) -> TrainResult:
         start = time.monotonic()
         client = await self._ready_client()
-        windows = windows_of(sequences, config)
+        batches = minibatches(sequences, config)
         self.client = None
-        outputs = await self._computed(client, windows, config, loss)
-        metrics = loss_metrics(loss, windows, outputs) if windows else {}
+        outputs = await self._computed(client, batches, config, loss)
+        metrics = loss_metrics(loss, batches, outputs) if batches else {}
         behind = staleness(sequences, self.step)
         checkpoint = await self._saved(client, keep=config.save_checkpoint)
         self.client = client
         metrics |= {
-            **counted,
+            **batch_metrics,
             **behind,
-            "data/step_num_gradient_steps": float(len(windows)),
+            "data/step_num_gradient_steps": float(len(batches)),
             "loss/learning_rate": config.learning_rate,
             "time/step_trainer_s": time.monotonic() - start,
         }
         return TrainResult(step=self.step, metrics=metrics, checkpoint=checkpoint)
 
     async def _computed(
-        self, client: Any, windows: Sequence[Window], config: TrainConfig, loss: ServiceLoss
+        self, client: Any, batches: Sequence[Minibatch], config: TrainConfig, loss: ServiceLoss
     ) -> list[list[Any]]:
-        """Have the service compute and step, all submitted before any is waited for; return the
-        trainer's log-probs of each window and datum.
+        """Run the minibatches at the service, all submitted before the first is waited for. Return
+        the trainer's log-probs of each minibatch and datum.
         """
         parameters = tinker().types.AdamParams(
             learning_rate=config.learning_rate,
@@ -113,33 +127,33 @@ class Seat:
             submitted = [
                 (
                     client.forward_backward(
-                        window.data, loss_fn=loss.name, loss_fn_config=loss.config
+                        batch.data, loss_fn=loss.name, loss_fn_config=loss.config
                     ),
                     client.optim_step(parameters),
                 )
-                for window in windows
+                for batch in batches
             ]
             outputs = []
-            for window, (backward, step) in zip(windows, submitted, strict=True):
+            for batch, (backward, step) in zip(batches, submitted, strict=True):
                 found = backward.result()
-                computed.append(window)
+                computed.append(batch)
                 step.result()
                 outputs.append([output["logprobs"].to_numpy() for output in found.loss_fn_outputs])
             return outputs
 
-        computed: list[Window] = []
-        owed = windows
+        computed: list[Minibatch] = []
+        billed = batches
         try:
             outputs: list[list[Any]] = await self._call(work, f"training step {self.step + 1}")
             return outputs
-        except (RefusedError, ConfigError):  # that is a key which is not taken any more
-            owed = computed
+        except (RefusedError, ConfigError):  # ConfigError: the key is not accepted any more
+            billed = computed
             raise
         finally:
-            self.meter.trained(sum(window.tokens for window in owed))
+            self.meter.trained(sum(batch.tokens for batch in billed))
 
     async def _saved(self, client: Any, *, keep: bool) -> Path | None:
-        """Save the weights for sampling, and with `keep` the state to train on from; serve them."""
+        """Save the weights and serve them; with `keep` save the state for training, too."""
         step = self.step + 1
         name = f"step-{step:04d}"
 
@@ -168,11 +182,11 @@ class Seat:
         if self.client is None:
             newest = self.store.newest()
             at = newest.step if newest else 0
-            log.warning("step %d did not end well; going on from step %d", self.step + 1, at)
+            log.warning("step %d failed; continuing from step %d", self.step + 1, at)
             self.client = await training_client(
                 self.service, self.model.base_model, newest, self.options
             )
-            # also where they differ: weights may be served whose step could not be noted
+            # Weights may be served whose step could not be recorded.
             self.step = self.samplers.newest = at
         return self.client
 
@@ -180,37 +194,37 @@ class Seat:
         return await self.options.connection.call(work, self.options.step_timeout_s, doing)
 
     async def delete(self, keep: Sequence[int]) -> list[int]:
-        """Delete all kept steps but those and the newest, at the service first."""
-        gone = [step for step in self.store.steps()[:-1] if step not in keep]
-        for step in gone:
+        """Delete all saved steps but those in `keep` and the newest, at the service first."""
+        unwanted = [step for step in self.store.steps()[:-1] if step not in keep]
+        for step in unwanted:
             manifest = self.store.read(step)
             await self._delete_remote(manifest.state_path)
             await self._delete_remote(manifest.sampler_path)
             self.store.delete(step)
-            self.samplers.forget(step)
-        return gone
+            self.samplers.remove(step)
+        return unwanted
 
     async def _delete_remote(self, path: str) -> None:
         def work() -> None:
-            rest = self.options.connection.rest(self.service)
-            settled(rest.delete_checkpoint_from_tinker_path(path))
+            client = self.options.connection.rest_client(self.service)
+            settled(client.delete_checkpoint_from_tinker_path(path))
 
         try:
             await self._call(work, f"deleting {path}")
         except BackendError as error:
-            why = error.__cause__
-            if isinstance(why, ValueError):
-                # a server whose paths the SDK does not know how to delete
+            cause = error.__cause__
+            if isinstance(cause, ValueError):
+                # the SDK cannot delete paths of this server
                 log.warning("%s; it stays at the service", error)
-            elif getattr(why, "status_code", None) != 404:  # it is gone already
+            elif getattr(cause, "status_code", None) != 404:  # 404: it does not exist any more
                 raise
 
 
-async def take_seat(model: TrainableModel, options: SeatOptions) -> Seat:
-    """Begin a session for a model; have it at its last saved state, or fresh.
+async def open_remote(model: TrainableModel, options: RemoteOptions) -> RemoteModel:
+    """Begin a session for a model, at its last saved state or with a fresh adapter.
 
-    Raises ConfigError for a base model that the service has not, and for another base model or
-    LoRA rank than the run's.
+    Raises ConfigError for a base model that the service does not have, and for a base model or a
+    LoRA rank other than the run's.
     """
     store = Manifests(model.run_dir / "checkpoints")
     newest = store.newest()
@@ -225,7 +239,7 @@ async def take_seat(model: TrainableModel, options: SeatOptions) -> Seat:
             )
         client = await training_client(service, model.base_model, newest, options)
         tokenizer = await tokenizer_of(client, options)
-        meter = Meter(model=model, cached_per_million=options.cached_prefill_per_million)
+        meter = TinkerMeter(model=model, cached_per_million=options.cached_prefill_per_million)
         samplers = Samplers(
             name=model.name,
             base_model=model.base_model,
@@ -239,7 +253,7 @@ async def take_seat(model: TrainableModel, options: SeatOptions) -> Seat:
             paths={step: store.read(step).sampler_path for step in store.steps()},
             newest=newest.step if newest else 0,
         )
-        return Seat(
+        return RemoteModel(
             model=model,
             options=options,
             store=store,
@@ -249,3 +263,53 @@ async def take_seat(model: TrainableModel, options: SeatOptions) -> Seat:
             step=samplers.newest,
             client=client,
         )
+
+
+async def training_client(
+    service: Any, base_model: str, newest: Manifest | None, options: RemoteOptions
+) -> Any:
+    """Return a training client at a saved state, with its optimizer, or a fresh one."""
+
+    def work() -> Any:
+        if newest is not None:
+            return settled(
+                service.create_training_client_from_state_with_optimizer(newest.state_path)
+            )
+        return settled(
+            service.create_lora_training_client(
+                base_model=base_model, rank=options.lora_rank, seed=options.seed
+            )
+        )
+
+    what = f"a training client of {base_model!r}"
+    if newest is not None:
+        what += f" at step {newest.step} ({newest.state_path})"
+    return await options.connection.call(work, options.register_timeout_s, f"making {what}")
+
+
+async def tokenizer_of(client: Any, options: RemoteOptions) -> Any:
+    """Return the tokenizer in the options, else the one that the service names."""
+    name = options.tokenizer
+
+    def work() -> Any:
+        if name is None:
+            return client.get_tokenizer()
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(name)
+
+    try:
+        return await options.connection.call(
+            work, options.register_timeout_s, "loading the tokenizer"
+        )
+    except BackendError as error:
+        raise BackendError(
+            str(error), "If the hub cannot be reached, give tokenizer=, a directory or a hub id."
+        ) from error
+
+
+def context_length(options: RemoteOptions, of_service: int | None, tokenizer: Any) -> int:
+    """Return the context length of the options, else of the service, else of the tokenizer."""
+    of_tokenizer = getattr(tokenizer, "model_max_length", None)
+    known = of_tokenizer if of_tokenizer and of_tokenizer < 10**7 else 32_768
+    return options.context_length or of_service or int(known)
