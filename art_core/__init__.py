@@ -42,14 +42,17 @@ if TYPE_CHECKING:
     from art_core.hooks.commands import Column, CommandSpec, Record, Table
     from art_core.hooks.hookspecs import hookimpl
     from art_core.hooks.host import Plugins
+    from art_core.log.reader import Costs, LoggedRun
     from art_core.log.timeline import Change, Timeline
     from art_core.metrics.rates import TokenRates
+    from art_core.metrics.receipt import Receipt
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.metrics.usage import GpuTime, TokenUsage
     from art_core.model.backend import Backend, RegisteredModels, backend
     from art_core.model.model import Model
     from art_core.model.trainable import TrainableModel
+    from art_core.reports.open_run import open_run
     from art_core.rewards.combined import reward
     from art_core.rewards.judge import Judge
     from art_core.rewards.ruler import ruler, ruler_score_group
@@ -91,8 +94,10 @@ _HOME = {
         "SinkError",
     ),
     "costs.builder": ("MetricsBuilder",),
+    "metrics.receipt": ("Receipt",),
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
+    "log.reader": ("Costs", "LoggedRun"),
     "log.timeline": ("Change", "Timeline"),
     "model.backend": ("Backend", "RegisteredModels", "backend"),
     "model.model": ("Model",),
@@ -101,6 +106,7 @@ _HOME = {
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
+    "reports.open_run": ("open_run",),
     "rewards.combined": ("reward",),
     "rewards.judge": ("Judge",),
     "rewards.ruler": ("ruler", "ruler_score_group"),
@@ -125,6 +131,7 @@ __all__ = [
     "CommandSpec",
     "Comparison",
     "ConfigError",
+    "Costs",
     "CurrentLine",
     "Endpoint",
     "EngineCatalog",
@@ -135,6 +142,7 @@ __all__ = [
     "HistoryError",
     "InferenceEngine",
     "Judge",
+    "LoggedRun",
     "LossSpec",
     "LossTokens",
     "MetricError",
@@ -146,6 +154,7 @@ __all__ = [
     "PluginError",
     "Plugins",
     "PricingError",
+    "Receipt",
     "Record",
     "RegisteredModels",
     "RewardError",
@@ -171,6 +180,7 @@ __all__ = [
     "gather_trajectories",
     "gather_trajectory_groups",
     "hookimpl",
+    "open_run",
     "reward",
     "ruler",
     "ruler_score_group",

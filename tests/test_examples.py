@@ -12,7 +12,7 @@ import pytest
 
 import art_core as art
 from art_core.log.history import read_rows
-from art_core.log.rundir import FoundRun
+from art_core.log.reader import LoggedRun
 from art_core.testing.echo import EchoBackend
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_an_example_in_one_line_and_its_run_as_interrupted(
     error = capsys.readouterr().err
     assert error.splitlines()[-1] == "dice_agent.py: interrupted; type it again to resume"
     assert "Traceback" not in error
-    assert FoundRun(tmp_path / "dice" / "models" / "dice-001").status() == "interrupted"
+    assert LoggedRun(tmp_path / "dice" / "models" / "dice-001").status() == "interrupted"
 
 
 def test_the_first_loop_trains_and_resumes(monkeypatch, tmp_path):

@@ -11,7 +11,8 @@ from typing import Any
 from art_core.base.errors import ConfigError
 from art_core.hooks.commands import Output
 from art_core.hooks.host import Plugins, installed_plugins
-from art_core.log.rundir import find_runs, runs_path
+from art_core.log.reader import find_runs
+from art_core.log.rundir import runs_path
 
 _HELP = """\
 Prints the code that makes a shell complete commands, options, names of runs, backends and sinks.

@@ -14,7 +14,8 @@ from art_core.cli.reconcile import reconciled
 from art_core.cli.text import SHARE, branches, counted, usd_column
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import find_run, runs_path
+from art_core.log.reader import find_run
+from art_core.log.rundir import runs_path
 from art_core.metrics.receipt import Receipt
 from art_core.prices.table import OLD_AFTER_DAYS
 from art_core.reports.costs import CostReport, RewardPrice, item_name, read_costs
@@ -52,8 +53,8 @@ def add(commands: Any) -> None:
 
 def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield the tree, or one row per step; then what was bought and what the reward cost."""
-    run = find_run(arguments.name, runs_path(arguments.dir))
-    report = read_costs(run.history, plugins.taxonomy())
+    run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
+    report = read_costs(run)
     yield Record({"run": run.name, "training_steps": len(report.trained)})
     if arguments.step is not None:
         yield from _one_step(report, arguments.step)

@@ -13,7 +13,8 @@ from pathlib import Path
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.log.rundir import FoundRun, find_run
+from art_core.log.reader import LoggedRun, find_run
+from art_core.log.rundir import checkpoint_folder, history_file
 
 
 @attrs.frozen
@@ -24,7 +25,7 @@ class Holdings:
     checkpoints: int
 
 
-def deletable_run(asked: str, base_path: Path) -> FoundRun:
+def deletable_run(asked: str, base_path: Path) -> LoggedRun:
     """Return the run to delete; ConfigError where its directory is a link or not that of a run.
 
     A run that was found by name lies below `base_path`, links resolved; one that was named by its
@@ -33,7 +34,7 @@ def deletable_run(asked: str, base_path: Path) -> FoundRun:
     run = find_run(asked, base_path)
     path = run.path.resolve()
     # `find_run` resolves a directory and keeps the path that a name stands for.
-    by_name = run.path != path or not os.path.lexists(Path(asked) / "history.jsonl")
+    by_name = run.path != path or not os.path.lexists(history_file(Path(asked)))
     if run.path.is_symlink() or (not by_name and Path(asked).is_symlink()):
         raise ConfigError(
             f"{asked} is a symbolic link to {path}", "Give that directory, or remove the link."
@@ -60,11 +61,11 @@ def holdings(path: Path) -> Holdings:
             inode = found.st_dev, found.st_ino
             links[inode] = links.get(inode, 0) + 1
             freed += found.st_size if links[inode] == found.st_nlink else 0
-    checkpoints = [entry for entry in _entries(path / "checkpoints") if entry.is_dir()]
+    checkpoints = [entry for entry in _entries(checkpoint_folder(path)) if entry.is_dir()]
     return Holdings(freed, len(checkpoints))
 
 
-def delete_run(run: FoundRun) -> None:
+def delete_run(run: LoggedRun) -> None:
     """Delete a run's directory; ConfigError while a process trains it or delivers its rows.
 
     The log goes last, so that a deletion that was interrupted leaves a run to delete again.
@@ -80,7 +81,7 @@ def delete_run(run: FoundRun) -> None:
 
 
 @contextmanager
-def _held(run: FoundRun) -> Iterator[None]:
+def _held(run: LoggedRun) -> Iterator[None]:
     """Hold the run's log, and the cursors of its sinks, which no process may hold."""
     locks = [run.history, *sorted(run.path.glob("**/*.lock"))]
     with ExitStack() as held:

@@ -16,15 +16,14 @@ import attrs
 import orjson
 
 from art_core.base.errors import ConfigError
-from art_core.base.files import read_json
 from art_core.cli.arguments import add_directory
-from art_core.data.store import read_groups, trajectory_file
 from art_core.evaluation.attempts import Rollout
 from art_core.evaluation.compare import Comparison, compare, paired
 from art_core.evaluation.evaluate import Evaluation, evaluate
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import find_run, runs_path
+from art_core.log.reader import find_run
+from art_core.log.rundir import runs_path
 from art_core.model.model import Model
 from art_core.model.trainable import TrainableModel
 
@@ -163,15 +162,14 @@ def _logged(name: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
     run, _, step = name.rpartition("@")
     if not step.isdecimal() or not run:
         raise ConfigError(f"{name!r} names no evaluation", "Give RUN@STEP, such as agent@12.")
-    directory = find_run(run, runs_path(arguments.dir)).path
-    file = trajectory_file(directory, arguments.split, int(step))
-    if not file.exists():
+    logged = find_run(run, runs_path(arguments.dir))
+    if int(step) not in logged.steps(arguments.split):
         raise ConfigError(
             f"{run} has no {arguments.split} trajectories of step {step}",
             "`art eval` makes them.",
         )
     rewards: dict[str, list[float]] = {}
-    for group in read_groups(file):
+    for group in logged.groups(int(step), arguments.split):
         rewards[str(group.metadata.get("scenario_id"))] = group.rewards
     return rewards
 
@@ -217,8 +215,8 @@ class _Models:
 
     def _trained(self, name: str) -> TrainableModel:
         run = find_run(name, runs_path(self._arguments.dir))
-        described = read_json(run.path / "model.json")
-        base_model = described.get("base_model")
+        described = run.model()
+        base_model = described["base_model"]
         if not base_model:
             raise ConfigError(f"the run {name!r} does not say which base model it trains")
         return TrainableModel(
@@ -226,7 +224,7 @@ class _Models:
             project=run.path.parent.parent.name,
             base_model=base_model,
             backend=self._arguments.backend,
-            config=described.get("config") or {},
+            config=described["config"],
             base_path=run.path.parent.parent.parent,
         )
 

@@ -10,7 +10,8 @@ from art_core.cli.arguments import add_run, output_file
 from art_core.cli.text import counted
 from art_core.hooks.commands import Output, Record
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import find_run, runs_path
+from art_core.log.reader import find_run
+from art_core.log.rundir import runs_path
 from art_core.reports.export import FORMATS, export
 
 _HELP = """\
@@ -41,9 +42,9 @@ def add(commands: Any) -> None:
 
 def export_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Write the file and yield how many rows it has."""
-    run = find_run(arguments.name, runs_path(arguments.dir))
+    run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     ending = arguments.out.suffix.removeprefix(".")
     form = arguments.format or (ending if ending in FORMATS else "csv")
-    count = export(run.history, plugins.taxonomy(), form, arguments.out)
+    count = export(run, form, arguments.out)
     values = {"run": run.name, "rows": count, "format": form, "file": arguments.out}
     yield Record(values, [f"{counted(count, 'row')} of {run.name} in {arguments.out}"])

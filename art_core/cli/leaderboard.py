@@ -10,11 +10,11 @@ from typing import Any
 
 from art_core.base.errors import ConfigError
 from art_core.cli.arguments import directory
-from art_core.cli.reading import problem_lines
-from art_core.cli.text import counted
+from art_core.cli.text import counted, problem_lines
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import find_runs, read_problem, runs_path
+from art_core.log.reader import find_runs
+from art_core.log.rundir import read_problem, runs_path
 from art_core.log.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.reports import board
@@ -131,7 +131,8 @@ def _places(
     missing = [str(directory) for directory in directories if not directory.is_dir()]
     if missing:
         raise ConfigError(f"no directory {', '.join(missing)}", "Give a directory of runs.")
-    runs = [(run, run.state()) for directory in directories for run in find_runs(directory)]
+    found = [run for directory in directories for run in find_runs(directory, taxonomy)]
+    runs = [(run, run.state()) for run in found]
     problems |= {run.name: state.problem for run, state in runs if state.problem is not None}
     readable = [(run, state.status) for run, state in runs if state.status != "unreadable"]
     wanted = _ENDED if status_asked is None else (status_asked,)

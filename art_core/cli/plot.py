@@ -11,11 +11,11 @@ from typing import Any
 from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_directory, output_file
 from art_core.cli.completion import completed, metric_keys, run_names
-from art_core.cli.reading import read_run
 from art_core.cli.text import counted
 from art_core.hooks.commands import Output, Record
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import FoundRun, find_run, runs_path
+from art_core.log.reader import LoggedRun, find_run
+from art_core.log.rundir import runs_path
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.reports.curves import STEP, Curve, curve
 
@@ -69,7 +69,7 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     named = [
         (run.name, key, curve(run.name, curves, key, x))
         for run in runs
-        for curves in [read_run(run, taxonomy).curves()]
+        for curves in [run.timeline().curves()]
         for key in keys
     ]
     lines = [line for _, _, line in named]
@@ -98,9 +98,9 @@ def _axis(taxonomy: Taxonomy, keys: Sequence[str]) -> str:
     return keys[0] if named else f"{keys[0]} ({unit})"
 
 
-def _run(asked: str, base: Path, taxonomy: Taxonomy) -> FoundRun:
+def _run(asked: str, base: Path, taxonomy: Taxonomy) -> LoggedRun:
     try:
-        return find_run(asked, base)
+        return find_run(asked, base, taxonomy)
     except ConfigError as error:
         if "/" not in asked:
             raise

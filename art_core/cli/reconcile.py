@@ -10,11 +10,11 @@ from art_core.base.errors import ConfigError
 from art_core.cli.text import usd_column
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import FoundRun
+from art_core.log.reader import LoggedRun
 from art_core.reports.costs import CostReport
 
 
-def reconciled(run: FoundRun, report: CostReport, plugins: Plugins) -> Iterator[Output]:
+def reconciled(run: LoggedRun, report: CostReport, plugins: Plugins) -> Iterator[Output]:
     """Yield a table for each service that the run's receipts name; ConfigError without any."""
     used = {receipt.provider for receipt in report.bought.values()}
     specs = [s for s in plugins.backends().values() if s.bill is not None]
@@ -34,7 +34,7 @@ def reconciled(run: FoundRun, report: CostReport, plugins: Plugins) -> Iterator[
         yield Record({"notes": notes}, bill.notes)
 
 
-def _beside_the_bill(service: str, run: FoundRun, report: CostReport, bill: Bill) -> Table:
+def _beside_the_bill(service: str, run: LoggedRun, report: CostReport, bill: Bill) -> Table:
     leaves = {
         r.leaf.removeprefix("costs/") for r in report.bought.values() if r.provider == service
     }

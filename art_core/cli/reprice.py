@@ -15,7 +15,8 @@ from art_core.cli.text import signed_percent, usd_column
 from art_core.costs.book import PriceBook
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import find_run, runs_path
+from art_core.log.reader import find_run
+from art_core.log.rundir import runs_path
 from art_core.reports.costs import CostReport, item_name, read_costs
 from art_core.reports.reprice import Prices, read_prices, reprice
 
@@ -52,9 +53,9 @@ def add(commands: Any) -> None:
 
 def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield what each leaf cost and would cost, and where the rows are."""
-    run = find_run(arguments.name, runs_path(arguments.dir))
+    run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     prices = _prices(arguments, PriceBook(plugins))
-    out, sums = reprice(run.history, plugins.taxonomy(), prices)
+    out, sums = reprice(run, prices)
     rows = [_row(leaf, booked, new) for leaf, (booked, new) in sorted(sums.items())]
     rows.append(_row("all", *(sum(pair[i] for pair in sums.values()) for i in (0, 1))))
     columns = (
@@ -64,7 +65,7 @@ def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
         Column(key="", heading="change", form=_change, right=True),
     )
     yield Table(name="costs", rows=rows, columns=columns)
-    report = read_costs(run.history, plugins.taxonomy())
+    report = read_costs(run)
     left = sorted({item_name(r) for r in report.unpriced() if prices.usd(r) is None})
     unmatched = prices.unmatched(report.bought.values())
     text = f"still without a price, and in no sum: {', '.join(left)}; give --prices FILE"

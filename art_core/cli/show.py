@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.cli.arguments import add_run
-from art_core.cli.reading import read_run
 from art_core.cli.sparkline import sparkline
 from art_core.cli.text import SHARE, branches, counted, usd_column
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import find_run, runs_path
-from art_core.log.timeline import Timeline, attempt_of
+from art_core.log.batches import attempt_of
+from art_core.log.reader import find_run
+from art_core.log.rundir import runs_path
+from art_core.log.timeline import Timeline
 from art_core.metrics.catalogue import builtin_taxonomy
 
 _HELP = """\
@@ -64,8 +65,8 @@ def add(commands: Any) -> None:
 
 def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield a heading, the curves and the cost tree."""
-    run = find_run(arguments.name, runs_path(arguments.dir))
-    reading = read_run(run, plugins.taxonomy())
+    run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
+    reading = run.timeline()
     state = run.state()
     remarks = {"problem": state.problem, "reason": state.reason}
     yield Record(

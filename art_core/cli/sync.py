@@ -6,15 +6,14 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
-
 from art_core.base.errors import ConfigError, SinkError
 from art_core.cli.arguments import add_run
 from art_core.cli.completion import completed, sink_names
 from art_core.cli.text import counted
 from art_core.hooks.commands import Output, Record
 from art_core.hooks.host import Plugins
-from art_core.log.rundir import find_run, runs_path
+from art_core.log.reader import find_run
+from art_core.log.rundir import runs_path
 from art_core.sinks.sync import Progress, kind_of, made_again, run_info, sync
 
 _HELP = """\
@@ -55,14 +54,14 @@ def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
     """Yield progress and what was delivered; SinkError when rows are missing at the end."""
     if not arguments.timeout > 0:
         raise ConfigError(f"--timeout must be a number of seconds, got {arguments.timeout:g}")
-    run = find_run(arguments.name, runs_path(arguments.dir))
+    run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     kind = kind_of(run.path, arguments.sink)
     spec = plugins.sink(kind)
     if not arguments.as_installed:
         spec = made_again(spec, run.path, arguments.sink)
     if kind != arguments.sink:
         spec = spec.named(arguments.sink)
-    info = attrs.evolve(run_info(run.path, run.state()), taxonomy=plugins.taxonomy())
+    info = run_info(run)
     delivery = sync(spec, info, arguments.timeout)
     before: Progress | None = None
     while True:

@@ -47,3 +47,9 @@ def branches(costs: Mapping[str, float]) -> Iterator[tuple[str, str]]:
         yield path, indent + ("└─ " if is_last else "├─ ")
         below = indent + ("   " if is_last else "│  ")
         waiting += [(child, below) for child in reversed(children.get(path, []))]
+
+
+def problem_lines(problems: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line per run that can't be read, or only in part: {name: reason}."""
+    for name, reason in problems.items():
+        yield f"{name}: {reason}"

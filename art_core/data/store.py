@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import orjson
 
 from art_core.base.errors import HistoryError
 from art_core.base.files import json_line, replacing
+from art_core.data.art_files import art_group
 from art_core.data.choice import choice_dict, is_choice, message_dict
 from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
 
@@ -29,11 +30,6 @@ log = logging.getLogger("art_core")
 _TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs")
 
 EARLIER = "earlier"
-
-
-def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
-    """Return the path of the trajectories of a split and step."""
-    return run_dir / "trajectories" / split / f"{step:04d}.jsonl"
 
 
 def append_groups(
@@ -127,15 +123,19 @@ def _ends_with(fd: int, size: int, data: bytes) -> bool:
 
 
 def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
-    """Read back the groups of a file; a torn line is skipped with a warning."""
+    """Read back the groups of a file, also of one that ART wrote; a torn line is skipped with a
+    warning.
+    """
     with path.open("rb") as file:
+        written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         for number, line in enumerate(file, start=1):
             try:
                 stored = orjson.loads(line)
             except orjson.JSONDecodeError:
                 log.warning("%s: line %d is torn: passed over", path, number)
             else:
-                yield group_of(stored)
+                ours = "failures" in stored
+                yield group_of(stored) if ours else art_group(stored, written_at)
 
 
 def _item_dict(item: Any, *, tokens: bool) -> dict[str, Any]:

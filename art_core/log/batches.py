@@ -20,7 +20,8 @@ import attrs
 from orjson import JSONDecodeError, loads
 
 from art_core.base.errors import HistoryError
-from art_core.metrics.row import MetricsRow
+from art_core.metrics.row import MetricsRow, is_total
+from art_core.metrics.taxonomy import Taxonomy
 
 log = logging.getLogger("art_core")
 
@@ -37,6 +38,21 @@ _LEARNED = ("reward/", "loss/")
 _TRAINED = ("train", "")
 """The splits of such a row: rows of ART have none."""
 _TRAINING = (*_LEARNED, "train/")
+
+
+def attempt_of(row: MetricsRow) -> int:
+    """Return a row's attempt; 0 where another program wrote something else there."""
+    return row.attempt if isinstance(row.attempt, int) else 0
+
+
+def adds_up(key: str, taxonomy: Taxonomy) -> bool:
+    """Return whether a metric is summed over the rows of a step."""
+    return is_paid(key) or (not is_total(key) and taxonomy.spec(key).combine == "sum")
+
+
+def is_paid(key: str) -> bool:
+    """Return whether a metric is a cost of a step."""
+    return key.startswith("costs/") and not key.startswith("costs/cum/")
 
 
 @attrs.define(eq=False)

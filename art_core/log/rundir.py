@@ -1,4 +1,4 @@
-"""A run's directory: where it lies, which names and steps it may have, what state it is in."""
+"""A run's directory: its path and files, valid names and steps, and its status."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import fcntl
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from operator import index
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError, unknown
+from art_core.base.errors import ConfigError
 from art_core.base.files import read_json, replace_json
 
 log = logging.getLogger("art_core")
 
-Status = Literal["running", "finished", "failed", "interrupted", "killed", "unreadable", "unknown"]
-_LONGEST_NAME = 128
+_MAX_BYTES = 128
 _STEPS = 1 << 63
+_MODEL, _STATUS = "model.json", "status.json"
 
 
 def checked_name(kind: str, name: str) -> str:
@@ -35,12 +34,12 @@ def checked_name(kind: str, name: str) -> str:
         or name != name.strip()
         or name.startswith(".")
         or any(c in "/\\:" or not c.isprintable() for c in name)
-        or len(name.encode()) > _LONGEST_NAME
+        or len(name.encode()) > _MAX_BYTES
     )
     if bad:
         raise ConfigError(
             f"{kind} name {name!r:.80} can't be a directory's name",
-            f"Use letters, digits, '-', '_', '.' and spaces inside, {_LONGEST_NAME} bytes at most, "
+            f"Use letters, digits, '-', '_', '.' and spaces inside, {_MAX_BYTES} bytes at most, "
             "not beginning with '.'.",
         )
     return name
@@ -67,22 +66,50 @@ def run_directory(base_path: Path, project: str, name: str) -> Path:
     return base_path / checked_name("project", project) / "models" / checked_name("model", name)
 
 
+def history_file(run_dir: Path) -> Path:
+    """Return the path of a run's log."""
+    return run_dir / "history.jsonl"
+
+
+def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
+    """Return the path of the trajectories of a split and step."""
+    return trajectory_folder(run_dir, split) / f"{step:04d}.jsonl"
+
+
+def trajectory_folder(run_dir: Path, split: str = "") -> Path:
+    """Return the directory of a run's trajectories, or of those of a split."""
+    return run_dir / "trajectories" / split
+
+
+def checkpoint_folder(run_dir: Path) -> Path:
+    """Return the directory in which backends keep a run's checkpoints, one directory per step."""
+    return run_dir / "checkpoints"
+
+
 def describe_model(
     directory: Path, project: str, name: str, base_model: str | None, config: Mapping[str, Any]
 ) -> None:
-    """Keep in a run's directory what its model is; ConfigError for what JSON can't hold."""
+    """Write a run's `model.json`; ConfigError for values that JSON can't hold."""
     described = {"project": project, "name": name, "base_model": base_model, "config": config}
-    replace_json(directory / "model.json", described)
+    replace_json(directory / _MODEL, described)
 
 
-def say_status(directory: Path, status: str, attempt: int, reason: str | None = None) -> None:
-    """Keep in a run's directory what state it is in, and of a failed one the reason."""
-    said = {"status": status, "attempt": attempt, "pid": os.getpid(), "at": datetime.now(UTC)}
-    said |= {"reason": reason} if reason else {}
+def read_model(directory: Path) -> dict[str, Any]:
+    """Read a run's `model.json`; an empty dict if there is none that can be read."""
+    try:
+        return read_json(directory / _MODEL)
+    except (OSError, ValueError):
+        return {}
+
+
+def write_status(directory: Path, status: str, attempt: int, reason: str | None = None) -> None:
+    """Write a run's `status.json`: its status and, of a failed run, the reason."""
+    stored = {"status": status, "attempt": attempt, "pid": os.getpid(), "at": datetime.now(UTC)}
+    stored |= {"reason": reason} if reason else {}
     try:
         # A directory that was renamed must not come back under its old name.
         directory.stat()
-        replace_json(directory / "status.json", said)
+        replace_json(directory / _STATUS, stored)
     except OSError as error:
         # A full disk, or a directory that is gone, must not keep a run from its end.
         log.warning("the run's status %r could not be kept: %s", status, error)
@@ -90,9 +117,9 @@ def say_status(directory: Path, status: str, attempt: int, reason: str | None = 
 
 @attrs.frozen
 class RunState:
-    """A run's status; `problem` says why some of its files can't be read, None when all can.
+    """A run's status. `problem` says why some of its files can't be read; None if all can.
 
-    `reason` is why the run ended with this status, where it is known.
+    `reason` is why the run ended with this status, if it is known.
     """
 
     status: str
@@ -100,47 +127,26 @@ class RunState:
     reason: str | None = None
 
 
-@attrs.frozen
-class FoundRun:
-    """A run on disk."""
+def read_state(directory: Path) -> RunState:
+    """Return a run's status. A run recorded as "running" whose log is not locked was killed.
 
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """`<project>/<model>`; bytes that are not UTF-8 are escaped."""
-        name = f"{self.path.parent.parent.name}/{self.path.name}"
-        return os.fsencode(name).decode(errors="backslashreplace")
-
-    @property
-    def history(self) -> Path:
-        """The run's log."""
-        return self.path / "history.jsonl"
-
-    def status(self) -> str:
-        """Return the status of `state`."""
-        return self.state().status
-
-    def state(self) -> RunState:
-        """Return the run's status. A run recorded as "running" whose log is not locked was killed.
-
-        A log that can't be read makes the run "unreadable", a foreign `status.json` "unknown".
-        """
-        try:
-            if _is_locked(self.history):
-                return RunState("running")
-        except OSError as error:
-            return RunState("unreadable", read_problem(error))
-        try:
-            stored = read_json(self.path / "status.json")
-        except (OSError, ValueError) as error:
-            return RunState("unknown", read_problem(error))
-        status, reason = stored.get("status", "unknown"), stored.get("reason")
-        if not isinstance(status, str) or not status.isprintable():
-            return RunState("unknown", f"status.json holds the status {status!r:.80}")
-        if status in ("running", "finished") or not isinstance(reason, str):
-            reason = None
-        return RunState("killed" if status == "running" else status, reason=reason)
+    A log that can't be read makes the run "unreadable", and a foreign `status.json` "unknown".
+    """
+    try:
+        if _is_locked(history_file(directory)):
+            return RunState("running")
+    except OSError as error:
+        return RunState("unreadable", read_problem(error))
+    try:
+        stored = read_json(directory / _STATUS)
+    except (OSError, ValueError) as error:
+        return RunState("unknown", read_problem(error))
+    status, reason = stored.get("status", "unknown"), stored.get("reason")
+    if not isinstance(status, str) or not status.isprintable():
+        return RunState("unknown", f"status.json holds the status {status!r:.80}")
+    if status in ("running", "finished") or not isinstance(reason, str):
+        reason = None
+    return RunState("killed" if status == "running" else status, reason=reason)
 
 
 def read_problem(error: Exception) -> str:
@@ -170,59 +176,3 @@ def _is_taken(fd: int) -> bool:
     except OSError:
         return True
     return False
-
-
-def find_runs(base_path: Path) -> Iterator[FoundRun]:
-    """Yield the runs below a directory, by project and name, readable or not.
-
-    A directory that can't be listed is passed over with a warning.
-    """
-    for project in _listed(base_path):
-        for path in _listed(project / "models"):
-            if _is_run(path):
-                yield FoundRun(path)
-
-
-def _listed(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        log.warning("the runs in %s can't be listed: %s", directory, error.strerror)
-        return []
-
-
-def _is_run(path: Path) -> bool:
-    """Return whether a directory holds a log, or hides whether it does."""
-    try:
-        (path / "history.jsonl").lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return path.is_symlink() and not path.exists()
-    except OSError:
-        return True
-    return True
-
-
-def find_run(asked: str, base_path: Path) -> FoundRun:
-    """Return a run by directory, `project/name`, or a name that only one run has; ConfigError names
-    the runs.
-    """
-    # A name of thousands of characters is no path, and asking the system for it raises.
-    with suppress(OSError, ValueError):
-        (Path(asked) / "history.jsonl").lstat()
-        return FoundRun(Path(asked).resolve())
-    runs = {run.name: run for run in find_runs(base_path)}
-    fits = [
-        run
-        for name, run in runs.items()
-        if asked in (name, run.path.name, f"{run.path.parent.parent.name}/{run.path.name}")
-    ]
-    if len(fits) == 1:
-        return fits[0]
-    if fits:
-        raise ConfigError(
-            f"{len(fits)} runs are named {asked!r}: {', '.join(r.name for r in fits)}", "Say which."
-        )
-    remedy = "" if runs else "--dir or ART_DIR says where runs lie."
-    raise ConfigError(unknown("run", asked, runs, known_as=f"in {base_path}"), remedy)

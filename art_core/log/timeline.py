@@ -13,27 +13,23 @@ from pathlib import Path
 
 import attrs
 
-from art_core.log.batches import BUFFER, Batch, Columns, Kind, Plan, Points, read_batches
+from art_core.log.batches import (
+    BUFFER,
+    Batch,
+    Columns,
+    Kind,
+    Plan,
+    Points,
+    adds_up,
+    attempt_of,
+    is_paid,
+    read_batches,
+)
 from art_core.log.history import read_rows
 from art_core.metrics.row import MetricsRow, is_total
 from art_core.metrics.taxonomy import Taxonomy
 
 _MAX_PLANS = 256
-
-
-def attempt_of(row: MetricsRow) -> int:
-    """Return a row's attempt; 0 where another program wrote something else there."""
-    return row.attempt if isinstance(row.attempt, int) else 0
-
-
-def adds_up(key: str, taxonomy: Taxonomy) -> bool:
-    """Return whether a metric is summed over the rows of a step."""
-    return is_paid(key) or (not is_total(key) and taxonomy.spec(key).combine == "sum")
-
-
-def is_paid(key: str) -> bool:
-    """Return whether a metric is a cost of a step."""
-    return key.startswith("costs/") and not key.startswith("costs/cum/")
 
 
 @attrs.frozen
@@ -61,6 +57,7 @@ class _Stretch:
     attempt: int
     number: int
     begins_at: int | None = None
+    first_row: int = 0
     values: dict[str, Points] = attrs.field(factory=dict)
     nonfinite: dict[str, int] = attrs.field(factory=dict)
     times: dict[int, datetime] = attrs.field(factory=dict)
@@ -152,7 +149,7 @@ class Timeline:
 
     def goes_back_to(self, step: int) -> bool:
         """Return whether an attempt after the first began to train at a step or before it."""
-        begins = [later.begins_at for later in self._stretches[1:]]
+        begins = (later.begins_at for later in self._stretches[1:])
         return any(begin is not None and begin <= step for begin in begins)
 
     def add(self, row: MetricsRow) -> Mapping[str, float]:
@@ -251,7 +248,7 @@ class Timeline:
         return last
 
     def _begin(self, attempt: int, number: int) -> _Stretch:
-        self._stretches.append(_Stretch(attempt, number))
+        self._stretches.append(_Stretch(attempt, number, first_row=self.rows))
         return self._stretches[-1]
 
     def _kind(self, key: str) -> Kind:
@@ -276,6 +273,12 @@ class Timeline:
             )
             limits.append((stretch, limit))
         return reversed(limits)
+
+    def row_limits(self) -> list[float]:
+        """Return for each row the step from which on a later attempt replaces it; inf without."""
+        ends = [*(stretch.first_row for stretch in self._stretches[1:]), self.rows + 1]
+        limited = zip(self._with_limits(own=False), ends, strict=False)
+        return [limit for (s, limit), end in limited for _ in range(s.first_row, end)]
 
     @property
     def trained(self) -> set[int]:
@@ -350,8 +353,7 @@ class Timeline:
         """Add a row, and return what it changed."""
         count = len(self._stretches)
         limits = {id(stretch): limit for stretch, limit in self._with_limits(own=False)}
-        known = self._is_trained(row.step)
-        metrics = self.add(row)
+        known, metrics = self._is_trained(row.step), self.add(row)
         trains = self._is_trained(row.step) and not known
         begins_at = self._stretches[-1].begins_at if len(self._stretches) > count else None
         if begins_at is None:

@@ -31,10 +31,16 @@ from art_core.costs.builder import (
 from art_core.costs.ledger import Ledger
 from art_core.costs.metered import ModelMeter
 from art_core.costs.payer import settle, settle_rest
-from art_core.data.store import append_groups, trajectory_file
+from art_core.data.store import append_groups
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.hooks.host import Plugins, installed_plugins
-from art_core.log.rundir import checked_name, checked_step, run_directory, runs_path
+from art_core.log.rundir import (
+    checked_name,
+    checked_step,
+    run_directory,
+    runs_path,
+    trajectory_file,
+)
 from art_core.metrics.row import MetricsRow
 from art_core.run.exits import status_of
 from art_core.run.run import CLOSE_SECONDS, Run

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.log.rundir import FoundRun
+from art_core.log.reader import LoggedRun
 from art_core.log.summary import Summary
 from art_core.metrics.taxonomy import Taxonomy
 
@@ -28,7 +28,7 @@ class Place:
     `step`, `rows`, `attempts` and `reward_per_dollar`.
     """
 
-    run: FoundRun
+    run: LoggedRun
     status: str
     summary: Summary = attrs.field(repr=False)
     values: Mapping[str, float] = attrs.field(repr=False)
@@ -47,7 +47,7 @@ class Place:
         }
 
 
-def place(run: FoundRun, status: str, summary: Summary) -> Place:
+def place(run: LoggedRun, status: str, summary: Summary) -> Place:
     """Return a run's place, not yet in any order."""
     values: dict[str, float] = {"step": summary.highest_step} if summary.rows else {}
     values |= {"rows": summary.rows, "attempts": max(summary.attempt, 1)}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from art_core.log.history import read_rows
-from art_core.log.timeline import Timeline, is_paid
-from art_core.metrics.receipt import Receipt, receipt_of
-from art_core.metrics.row import MetricsRow
-from art_core.metrics.taxonomy import Taxonomy
+from art_core.log.reader import Costs, LoggedRun, receipts_of
+from art_core.log.timeline import Timeline
+from art_core.metrics.receipt import Receipt
 from art_core.prices.table import is_old
 
 _REWARDS = ("reward/mean", "val/reward")
-_SUM = "costs/cum/"
 
 
 @attrs.frozen
@@ -96,29 +91,27 @@ class CostReport:
         return None
 
 
-def read_costs(history: Path, taxonomy: Taxonomy) -> CostReport:
-    """Read a run's costs out of its log."""
-    line = Timeline(taxonomy, lambda key: key.startswith("costs/") or key in _REWARDS)
+def read_costs(run: LoggedRun) -> CostReport:
+    """Read a run's costs from its log."""
+    line = Timeline(run.taxonomy, lambda key: key.startswith("costs/") or key in _REWARDS)
     report = CostReport()
-    for row, _ in read_rows(history):
+    for row in run.rows():
         metrics = line.add(row)
         report.steps.setdefault(row.step, {})
         report.unpriced_calls += metrics.get("data/step_unpriced_calls", 0.0)
         report.partly_priced_calls += metrics.get("data/step_partly_priced_calls", 0.0)
         report.unread_receipts += len(row.receipts)
-        for receipt in receipts(row):
+        for receipt in receipts_of(row):
             report.unread_receipts -= 1
             as_of = receipt.rates.get("as_of")
             if is_old(as_of, row.recorded_at.date()):
                 report.old_prices[item_name(receipt)] = str(as_of)
             before = report.bought.get(receipt.kind)
             report.bought[receipt.kind] = before.plus(receipt) if before else receipt
-    report.total = {key.removeprefix(_SUM): usd for key, usd in line.totals.items()}
-    report.trained = line.trained
+    costs = Costs.of_line(line)
+    report.total, report.trained = costs.total, line.trained
+    report.steps |= costs.steps
     report.rewards = {key: line.curve(key) for key in _REWARDS}
-    for key, curve in line.curves().items():
-        for step, usd in curve.items() if is_paid(key) else ():
-            report.steps[step][key.removeprefix("costs/")] = usd
     return report
 
 
@@ -127,10 +120,3 @@ def item_name(receipt: Receipt) -> str:
     if not receipt.provider or receipt.item.startswith(f"{receipt.provider}/"):
         return receipt.item
     return f"{receipt.provider}/{receipt.item}"
-
-
-def receipts(row: MetricsRow) -> Iterator[Receipt]:
-    """Yield a row's receipts; without those that can't be read, such as a later release's."""
-    for stored in row.receipts:
-        with suppress(TypeError, AttributeError):
-            yield receipt_of(stored)

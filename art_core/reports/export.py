@@ -8,29 +8,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from art_core.base.errors import ConfigError
-from art_core.log.history import read_rows
+from art_core.log.reader import FIELDS, LoggedRun
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.taxonomy import Taxonomy
 
-ENVELOPE = ("seq", "attempt", "step", "split", "recorded_at")
 _ROWS_AT_ONCE = 10_000
 
 
-def export(history: Path, taxonomy: Taxonomy, form: str, out: Path) -> int:
-    """Write a log to a file, whole or not at all, and return how many rows it has.
+def export(run: LoggedRun, form: str, out: Path) -> int:
+    """Write a run's rows to a file, whole or not at all, and return how many there are.
 
     CSV and Parquet have one column per key and are blank where a row has none; JSON lines hold the
     rows with their receipts. Raises ConfigError when Parquet's library is missing, when a row has a
     value that the format can't hold, and when `out` is the log.
     """
-    if out.exists() and out.samefile(history):
+    if out.exists() and out.samefile(run.history):
         raise ConfigError(f"{out} is the run's own log", "Export it to another file.")
     aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        count = FORMATS[form](lambda: _rows(history, taxonomy), aside)
+        count = FORMATS[form](run.rows, aside)
         aside.replace(out)
     finally:
         aside.unlink(missing_ok=True)
@@ -38,12 +34,6 @@ def export(history: Path, taxonomy: Taxonomy, form: str, out: Path) -> int:
 
 
 Rows = Callable[[], Iterator[MetricsRow]]
-
-
-def _rows(history: Path, taxonomy: Taxonomy) -> Iterator[MetricsRow]:
-    for row, _ in read_rows(history):
-        metrics = taxonomy.renamed(row.metrics, foreign=not row.seq)
-        yield attrs.evolve(row, metrics=metrics)
 
 
 def _keys(rows: Rows) -> list[str]:
@@ -54,14 +44,14 @@ def _keys(rows: Rows) -> list[str]:
 
 
 def _envelope(row: MetricsRow) -> list[Any]:
-    return [getattr(row, name) for name in ENVELOPE]
+    return [getattr(row, name) for name in FIELDS]
 
 
 def _csv(rows: Rows, out: Path) -> int:
     keys, count = _keys(rows), 0
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*ENVELOPE, *keys])
+        writer.writerow([*FIELDS, *keys])
         for row in rows():
             count += 1
             cells = [*_envelope(row)[:-1], row.recorded_at.isoformat()]
@@ -94,12 +84,12 @@ def _parquet(rows: Rows, out: Path) -> int:
             "pip install 'art-core[parquet]', or export as csv or jsonl.",
         ) from error
     keys, count = _keys(rows), 0
-    numbers = [pa.field(name, pa.int64()) for name in ENVELOPE[:3]]
+    numbers = [pa.field(name, pa.int64()) for name in FIELDS[:3]]
     when = [pa.field("split", pa.string()), pa.field("recorded_at", pa.timestamp("us", tz="UTC"))]
     schema = pa.schema([*numbers, *when, *(pa.field(key, pa.float64()) for key in keys)])
     with pq.ParquetWriter(out, schema) as writer:
         for batch in _batches(rows()):
-            records = [dict(zip(ENVELOPE, _typed(r), strict=True)) | r.metrics for r in batch]
+            records = [dict(zip(FIELDS, _typed(r), strict=True)) | r.metrics for r in batch]
             writer.write_table(pa.Table.from_pylist(records, schema=schema))
             count += len(batch)
     return count
@@ -107,7 +97,7 @@ def _parquet(rows: Rows, out: Path) -> int:
 
 def _typed(row: MetricsRow) -> list[Any]:
     """Return a row's envelope; ConfigError where a value is not of its column's type."""
-    for name in ENVELOPE[:3]:
+    for name in FIELDS[:3]:
         value = getattr(row, name)
         if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
             raise ConfigError(

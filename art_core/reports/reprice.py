@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ import attrs
 import orjson
 
 from art_core.base.errors import ConfigError, unknown
+from art_core.base.files import replacing
 from art_core.base.numbers import price_of
 from art_core.costs.book import PriceBook, bare_name
-from art_core.log.history import read_rows
+from art_core.log.reader import LoggedRun, receipts_of
 from art_core.metrics.rates import TokenRates, price, rates_of
 from art_core.metrics.receipt import Receipt
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.taxonomy import Taxonomy
-from art_core.reports.costs import receipts
 
 REPRICED_FILE = "repriced.csv"
 _COLUMNS = ("seq", "attempt", "step", "split", "leaf", "booked_usd", "repriced_usd")
@@ -146,12 +146,12 @@ class Line:
         return row.seq, row.attempt, row.step, row.split, self.leaf, self.booked, self.repriced
 
 
-def repriced_lines(history: Path, taxonomy: Taxonomy, prices: Prices) -> Iterator[Line]:
+def repriced_lines(run: LoggedRun, prices: Prices) -> Iterator[Line]:
     """Yield the leaves of each row; dollars that have no receipt stay as they were booked."""
-    for row, _ in read_rows(history):
-        booked = _leaves({taxonomy.resolve(key): usd for key, usd in row.metrics.items()})
+    for row in run.rows():
+        booked = _leaves(row.metrics)
         change: dict[str, float] = {}
-        for receipt in receipts(row):
+        for receipt in receipts_of(row):
             difference = (prices.usd(receipt) or 0.0) - (receipt.usd or 0.0)
             change[receipt.leaf] = change.get(receipt.leaf, 0.0) + difference
         for leaf in sorted(booked.keys() | change.keys()):
@@ -165,19 +165,15 @@ def _leaves(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: usd for key, usd in costs.items() if key not in parents}
 
 
-def reprice(
-    history: Path, taxonomy: Taxonomy, prices: Prices
-) -> tuple[Path, dict[str, tuple[float, float]]]:
-    """Write `repriced.csv` beside a log; return its path and the dollars by leaf (booked, new)."""
-    out = history.with_name(REPRICED_FILE)
-    aside = out.with_name(f".{out.name}.tmp")
+def reprice(run: LoggedRun, prices: Prices) -> tuple[Path, dict[str, tuple[float, float]]]:
+    """Write `repriced.csv` beside the log; return its path, and (booked, new) dollars by leaf."""
+    out = run.path / REPRICED_FILE
     sums: dict[str, tuple[float, float]] = {}
-    with aside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(out) as binary, TextIOWrapper(binary, encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
-        for line in repriced_lines(history, taxonomy, prices):
+        for line in repriced_lines(run, prices):
             writer.writerow(line.cells)
             booked, new = sums.get(line.leaf, (0.0, 0.0))
             sums[line.leaf] = (booked + line.booked, new + line.repriced)
-    aside.replace(out)
     return out, sums

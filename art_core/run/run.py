@@ -22,7 +22,7 @@ from art_core.costs.payer import settle_rest
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import Plugins
 from art_core.log.history import HistoryLog, file_identity, last_trained_step
-from art_core.log.rundir import checked_step, describe_model, say_status
+from art_core.log.rundir import checked_step, describe_model, history_file, write_status
 from art_core.log.summary import SummaryWriter
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, totals_of
 from art_core.metrics.row import MetricsRow
@@ -99,7 +99,7 @@ class Run:
         HistoryError when another process has the run, or the directory can't be written;
         ConfigError when `info.config` has values that JSON can't hold.
         """
-        path = info.run_dir / "history.jsonl"
+        path = history_file(info.run_dir)
         exits.program.watch()  # before sinks import libraries with hooks of their own
         with _opening:
             before = _open_run(path)
@@ -141,7 +141,7 @@ class Run:
             if before:
                 before.heir = run
                 run.inherited = before.backend or before.inherited
-        say_status(info.run_dir, "running", info.attempt)
+        write_status(info.run_dir, "running", info.attempt)
         return run
 
     def hand_over(self, ledger: Ledger, owner: str) -> tuple[HistoryLog, Sequence[Follower]]:
@@ -317,7 +317,7 @@ class Run:
             failed = status not in ("finished", "interrupted")
             reason = reason_of(error) if error and failed else None
             reports = self.delivery.close(timeout, status, reason)
-            say_status(self.info.run_dir, status, self.info.attempt, reason)
+            write_status(self.info.run_dir, status, self.info.attempt, reason)
             self.summary.close()
             self.history.close()
             exits.program.closed(self, status)

@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 
 from art_core.base.files import close_lock
+from art_core.log.rundir import history_file
 from art_core.sinks.cursor import (
     Cursor,
     count_after,
@@ -279,7 +280,7 @@ class Delivery:
 
 
 def _warn_of_missing(report: DeliveryReport, run_dir: Path) -> None:
-    if report.undelivered and not (run_dir / "history.jsonl").exists():
+    if report.undelivered and not history_file(run_dir).exists():
         log.warning(
             "sink %r: %d rows not delivered: %s has no log any more. If the run's directory was "
             "moved, open the run there, or: art sync NEW_DIRECTORY --sink %s",

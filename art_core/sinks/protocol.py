@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.log.rundir import checked_name
-from art_core.log.timeline import Change, Timeline, adds_up
+from art_core.log.batches import adds_up
+from art_core.log.rundir import checked_name, history_file
+from art_core.log.timeline import Change, Timeline
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy
@@ -135,7 +136,7 @@ class CurrentLine:
         return found
 
     def _before(self, row: MetricsRow, *, sums: bool) -> Timeline:
-        taxonomy, history = self.run.taxonomy, self.run.run_dir / "history.jsonl"
+        taxonomy, history = self.run.taxonomy, history_file(self.run.run_dir)
         keeps = (lambda key: adds_up(key, taxonomy)) if sums else None
         if not row.seq or not history.exists():
             return Timeline(taxonomy, keeps)

@@ -14,8 +14,8 @@ import orjson
 
 from art_core.base.errors import ArtError, ConfigError, has_password, names_secret
 from art_core.base.files import close_lock, read_json, replace_json
-from art_core.log.history import last_row
-from art_core.log.rundir import RunState
+from art_core.log.reader import LoggedRun
+from art_core.log.rundir import history_file
 from art_core.sinks.cursor import count_after, load_cursor, lock_cursor
 from art_core.sinks.delivery import DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
@@ -31,26 +31,23 @@ class Progress:
     error: str | None
 
 
-def run_info(run_dir: Path, state: RunState) -> RunInfo:
+def run_info(run: LoggedRun) -> RunInfo:
     """Describe a run as its trainer did, from `model.json` and the last row, or from the names of
     its directories if `model.json` cannot be read.
     """
-    try:
-        stored = read_json(run_dir / "model.json")
-    except (OSError, ValueError):
-        stored = {}
+    stored, state, last = run.model(), run.state(), run.last_row()
     known = {key: value for key, value in stored.items() if isinstance(value, str)}
-    config = stored.get("config")
-    last = last_row(run_dir / "history.jsonl")
+    config = stored["config"]
     return RunInfo(
-        project=known.get("project") or run_dir.parent.parent.name,
-        name=known.get("name") or run_dir.name,
-        run_dir=run_dir,
+        project=known.get("project") or run.path.parent.parent.name,
+        name=known.get("name") or run.path.name,
+        run_dir=run.path,
         base_model=known.get("base_model"),
         attempt=max(last.attempt, 1) if last else 1,
         status=state.status,
         reason=state.reason,
         config=config if isinstance(config, dict) else {},
+        taxonomy=run.taxonomy,
     )
 
 
@@ -66,7 +63,7 @@ def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, No
     lock = lock_cursor(cursor_file)
     if lock >= 0:
         close_lock(lock)
-    history = run.run_dir / "history.jsonl"
+    history = history_file(run.run_dir)
     yield Progress(count_after(history, load_cursor(cursor_file)), None)
     deadline = time.monotonic() + timeout
     create, refused = _noting_refusals(spec.create)

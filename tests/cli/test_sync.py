@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 import art_core as art
-from art_core.log.rundir import FoundRun
+from art_core.log.reader import LoggedRun
 from art_core.sinks import delivery, sync
 from art_core.sinks.cursor import load_cursor
 from art_core.sinks.sync import Progress, keep_options
@@ -97,7 +97,7 @@ def test_a_sink_is_told_the_reason_of_a_failed_run_later_too(tmp_path, status, t
     model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[])
     model.run.record("train", 1)
     model.run.close(status, error=ValueError("no"))
-    info = sync.run_info(model.run_dir, FoundRun(model.run_dir).state())
+    info = sync.run_info(LoggedRun(model.run_dir))
     assert (info.status, info.reason) == (status, told)
 
 

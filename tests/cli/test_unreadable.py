@@ -7,7 +7,8 @@ import os
 import pytest
 
 from art_core.cli import leaderboard
-from art_core.log.rundir import FoundRun, find_runs, read_problem
+from art_core.log.reader import LoggedRun, find_runs
+from art_core.log.rundir import read_problem
 
 ROW = {"reward/mean": 0.5, "costs/cum/all": 1.0}
 
@@ -115,7 +116,7 @@ def test_a_row_that_breaks_its_reader_is_that_runs_problem(odd, art_command, mon
             raise TypeError("a step of lead")
         return
 
-    monkeypatch.setattr("art_core.cli.runs.last_row", newest)
+    monkeypatch.setattr("art_core.log.reader.last_row", newest)
     printed = art_command("runs").splitlines()
     assert printed[-1] == "demo/odd: a step of lead"
     assert printed[-2].split() == ["demo/odd", "-", "-", "-", "unreadable", "-"]
@@ -140,7 +141,7 @@ def test_a_log_that_breaks_while_it_is_summarized_is_that_runs_problem(
 
 
 def test_a_log_that_is_deleted_between_two_looks_is_its_own_problem(odd, art_command, monkeypatch):
-    state = FoundRun.state
+    state = LoggedRun.state
 
     def deleting(run):
         found = state(run)
@@ -148,7 +149,7 @@ def test_a_log_that_is_deleted_between_two_looks_is_its_own_problem(odd, art_com
             run.history.unlink()
         return found
 
-    monkeypatch.setattr(FoundRun, "state", deleting)
+    monkeypatch.setattr(LoggedRun, "state", deleting)
     assert (
         art_command("leaderboard").splitlines()[-1].startswith("demo/odd: history.jsonl: No such")
     )

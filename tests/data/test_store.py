@@ -15,9 +15,9 @@ from art_core.data.store import (
     move_groups,
     read_groups,
     set_earlier_aside,
-    trajectory_file,
 )
 from art_core.data.trajectory import RolloutFailure
+from art_core.log.rundir import trajectory_file
 
 CHOICE = {
     "index": 0,

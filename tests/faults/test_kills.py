@@ -122,7 +122,7 @@ POINTS = {
     "after the sink": ("Sink.write", "after", 3),
     "before the cursor": ("art_core.sinks.delivery.save_cursor", "before", 3),
     "after the cursor": ("art_core.sinks.delivery.save_cursor", "after", 3),
-    "before the status": ("art_core.run.run.say_status", "before", 3),
+    "before the status": ("art_core.run.run.write_status", "before", 3),
     "never": ("", "", 3),
 }
 CRASH = """

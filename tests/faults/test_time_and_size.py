@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core.cli.reading import read_run
 from art_core.log.history import read_rows
-from art_core.log.rundir import FoundRun
+from art_core.log.reader import LoggedRun
 from art_core.log.summary import read_summary
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.run import run as runs
@@ -113,7 +112,7 @@ def test_a_run_resumed_from_an_older_checkpoint_keeps_the_money_and_takes_the_ne
         model.run.close()
     rows = assert_right(model.run_dir, range(1, 9))
     assert rows[-1].metrics["costs/cum/all"] == 0.25 * 8
-    reading = read_run(FoundRun(model.run_dir), builtin_taxonomy())
+    reading = LoggedRun(model.run_dir).timeline()
     assert reading.curve("reward/mean") == {1: 1.125, 2: 1.25, 3: 2.375, 4: 3.5}
     assert reading.totals["costs/cum/all"] == 2.0
     # The best is that of the newest attempts; what an abandoned step had is gone from it.

@@ -3,14 +3,8 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError
-from art_core.log.rundir import (
-    FoundRun,
-    checked_name,
-    find_run,
-    find_runs,
-    run_directory,
-    runs_path,
-)
+from art_core.log.reader import LoggedRun, find_run, find_runs
+from art_core.log.rundir import checked_name, run_directory, runs_path
 
 
 def test_runs_lie_where_told_else_in_art_dir_else_here(monkeypatch):
@@ -113,12 +107,12 @@ def test_an_unknown_run_is_told_with_those_that_there_are(tmp_path, asked):
     [("finished", "finished"), ("failed", "failed"), ("running", "killed"), (None, "unknown")],
 )
 def test_the_status_is_what_the_run_said_last(tmp_path, said, status):
-    assert FoundRun(make(tmp_path, "a", "one", said)).status() == status
+    assert LoggedRun(make(tmp_path, "a", "one", said)).status() == status
 
 
 def test_a_run_that_is_open_is_running(tmp_path):
     model = art.Model(name="one", project="a", base_path=tmp_path, sinks=[], plugins=art.Plugins())
-    found = FoundRun(model.run.info.run_dir)
+    found = LoggedRun(model.run.info.run_dir)
     assert found.status() == "running"
     model.run.close()
     assert found.status() == "finished"

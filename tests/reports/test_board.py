@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from art_core.base.errors import ConfigError
-from art_core.log.rundir import FoundRun
+from art_core.log.reader import LoggedRun
 from art_core.log.summary import Entry, Summary
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.reports import board
@@ -29,7 +29,7 @@ def place(name, best=None, **metrics):
         for key, value in metrics.items()
     }
     return board.place(
-        FoundRun(path), "finished", Summary(rows=2, step=3, highest_step=5, metrics=entries)
+        LoggedRun(path), "finished", Summary(rows=2, step=3, highest_step=5, metrics=entries)
     )
 
 
@@ -44,7 +44,7 @@ def test_the_better_value_comes_first_whichever_that_is():
 
 
 def test_a_run_without_rows_has_no_step():
-    one = board.place(FoundRun(Path("/runs/p/models/new")), "finished", Summary())
+    one = board.place(LoggedRun(Path("/runs/p/models/new")), "finished", Summary())
     assert dict(one.values) == {"rows": 0, "attempts": 1}
 
 

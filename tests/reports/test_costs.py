@@ -3,13 +3,13 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.log.reader import LoggedRun
 from art_core.metrics.receipt import Receipt
 from art_core.reports.costs import read_costs
 
 
 def report(log):
-    return read_costs(log.path, builtin_taxonomy())
+    return read_costs(LoggedRun(log.path.parent))
 
 
 def call(usd, calls=1, tokens=10):

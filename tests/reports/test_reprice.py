@@ -7,7 +7,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError
 from art_core.costs.book import PriceBook
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.log.reader import LoggedRun
 from art_core.metrics.rates import TokenRates
 from art_core.metrics.receipt import Receipt, gpu_receipt
 from art_core.metrics.usage import GpuTime
@@ -42,7 +42,7 @@ def tokens(item="known", **given):
 
 
 def repriced(log, prices):
-    path, sums = reprice(log.path, builtin_taxonomy(), prices)
+    path, sums = reprice(LoggedRun(log.path.parent), prices)
     assert path == log.path.with_name("repriced.csv")
     return sums
 

@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.log.rundir import FoundRun
+from art_core.log.reader import LoggedRun
 from art_core.run import exits
 from art_core.run.exits import ProgramEnd, Terminated, others_work, status_of
 from waiting import until
@@ -402,7 +402,7 @@ async def test_a_close_while_an_exception_is_handled_has_its_status(
     model.run.record("train", 1)
     with pytest.raises(type(error)):
         await end(model, error)
-    state = FoundRun(model.run_dir).state()
+    state = LoggedRun(model.run_dir).state()
     assert (state.status, state.reason) == (
         status,
         "ValueError: boo" if status not in ("finished", "interrupted") else None,

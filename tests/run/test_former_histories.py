@@ -16,9 +16,8 @@ import pytest
 
 import art_core as art
 from art_core.cli.main import main
-from art_core.cli.reading import read_run
 from art_core.log.history import read_rows
-from art_core.log.rundir import find_run
+from art_core.log.reader import find_run
 from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.run.checkpoints import Retention
 
@@ -67,13 +66,13 @@ CURVES = {
 
 
 def test_each_curve_is_read_under_its_name_of_today(base):
-    reading = read_run(find_run("agent", base), taxonomy)
+    reading = find_run("agent", base).timeline()
     assert {key: list(reading.curve(key).values()) for key in CURVES} == CURVES
     assert reading.rows == 7
 
 
 def test_a_bare_name_of_a_row_that_averages_nothing_stays_on_train(base):
-    reading = read_run(find_run("agent", base), taxonomy)
+    reading = find_run("agent", base).timeline()
     assert reading.curve("train/note") == {3: 3.0}
     # Beside averages of trajectories, a bare name cannot be distinguished from one of theirs.
     assert reading.curve("reward/lr_scale") == {1: 0.5, 2: 0.5, 3: 0.5}
@@ -84,7 +83,7 @@ def test_the_same_names_in_rows_of_ours_mean_what_they_say(tmp_path):
     model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[])
     model.run.record("train", 1, metrics={"reward": 0.5, "correct": 1.0})
     model.run.close()
-    curves = read_run(find_run("m", tmp_path), taxonomy).curves()
+    curves = find_run("m", tmp_path).timeline().curves()
     assert curves["train/correct"] == {1: 1.0}
     assert "reward/correct" not in curves
 
@@ -152,12 +151,12 @@ def test_the_best_checkpoint_is_found_by_either_name(base, metric, best):
 
 def test_a_run_that_art_began_goes_on_here_with_its_sums(base):
     model = art.Model(name="agent", project="old", base_path=base, sinks=[])
-    before = read_run(find_run("agent", base), taxonomy).totals["costs/cum/all"]
+    before = find_run("agent", base).timeline().totals["costs/cum/all"]
     row = model.run.record("train", 4, metrics={"reward/mean": 0.75, "costs/gpu": 0.25})
     model.run.close()
     rows = [row for row, _ in read_rows(model.run_dir / "history.jsonl")]
     assert (len(rows), row.seq, row.attempt) == (8, 1, 1)
-    assert list(read_run(find_run("agent", base), taxonomy).curve("reward/mean").values()) == [
+    assert list(find_run("agent", base).timeline().curve("reward/mean").values()) == [
         0.5, 1.0, 0.5, 0.75,
     ]  # fmt: skip
     assert row.metrics["costs/cum/all"] == pytest.approx(before + 0.25)

@@ -12,6 +12,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from art_core.log.rundir import history_file
 from art_core.metrics.row import MetricsRow
 from art_core.sinks.delivery import Delivery
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
@@ -214,6 +215,6 @@ def ended(run: RunInfo) -> RunInfo:
 
 def kept(run: RunInfo, rows: Sequence[MetricsRow]) -> Path:
     """Write the run's log and return its path."""
-    history = run.run_dir / "history.jsonl"
+    history = history_file(run.run_dir)
     history.write_bytes(b"".join(row.to_line() for row in rows))
     return history

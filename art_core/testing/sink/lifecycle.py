@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core.log.history import read_rows
+from art_core.log.reader import LoggedRun
 from art_core.model.model import Model
 from art_core.sinks.delivery import DeliveryReport
 from art_core.sinks.protocol import RunInfo
@@ -114,8 +114,7 @@ class SinkLifecycle(SinkContractBase):
         model = Model(name="agent", project="contract", base_path=tmp_path, sinks=[spec])
         report = asyncio.run(_resumed(model, self.seconds_per_call))
         assert (report.undelivered, report.error) == (0, None)
-        history = model.run_dir / "history.jsonl"
-        rows = [logged for logged, _ in read_rows(history)]
+        rows = list(LoggedRun(model.run_dir).rows())
         assert len(rows) == 41
         self.check(read_back, attrs.evolve(run_in(tmp_path), run_dir=model.run_dir), rows)
 

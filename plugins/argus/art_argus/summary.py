@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from art_core import ArtError, Change, CurrentLine, MetricsRow, RunInfo
+from art_core import Change, CurrentLine, LoggedRun, MetricsRow, RunInfo
 
 Numbers = dict[str, int | float]
 BEST_OF = ("reward/mean", "val/reward")
@@ -41,10 +41,9 @@ class Summary:
     @classmethod
     def of_log(cls, run: RunInfo) -> Summary:
         """Read a run's log; torn lines, and lines that are not rows, are left out."""
-        summary, history = cls(run), run.run_dir / "history.jsonl"
-        if history.is_file():
-            with history.open("rb") as lines:
-                summary.add(row for row in map(_row, lines) if row is not None)
+        summary, logged = cls(run), LoggedRun(run.run_dir, run.taxonomy)
+        if logged.history.is_file():
+            summary.add(logged.rows())
         return summary
 
     def add(self, rows: Iterable[MetricsRow]) -> None:
@@ -128,10 +127,3 @@ def _described(config: Mapping[str, Any]) -> Numbers:
         for k, v in given.items()
         if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
     }
-
-
-def _row(line: bytes) -> MetricsRow | None:
-    try:
-        return MetricsRow.from_line(line)
-    except ArtError:
-        return None

@@ -11,13 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
 import wandb
 
-from art_core import HistoryError, MetricsRow, Plugins, RunInfo, SinkError
+from art_core import LoggedRun, MetricsRow, Plugins, RunInfo, SinkError, TrajectoryGroup
 from art_wandb.plugin import WandbOptions
 from art_wandb.session import FLUSH_S, abandon, durable_seq, finish, keep_durable_seq, open_run
 
@@ -199,12 +200,8 @@ class WandbSink:
         assert self._info is not None
         if self._sent + 1 >= before:
             return
-        history = self._info.run_dir / "history.jsonl"
-        for line in history.read_bytes().splitlines() if history.exists() else ():
-            try:
-                row = MetricsRow.from_line(line)
-            except HistoryError:
-                continue
+        run = LoggedRun(self._info.run_dir, self._info.taxonomy)
+        for row in run.rows(after=self._sent) if run.history.exists() else ():
             if self._sent < row.seq < before:
                 yield row
 
@@ -222,22 +219,18 @@ _MAX_ROWS = 1_000
 
 def table_rows(run_dir: Path, split: str, step: int) -> list[list[Any]]:
     """Return the stored trajectories of a split and step as rows of a table, 1,000 at most."""
-    path = run_dir / "trajectories" / split / f"{step:04d}.jsonl"
-    if not path.exists():
-        return []
-    return [row for row, _ in zip(_rows(path, step), range(_MAX_ROWS), strict=False)]
+    run = LoggedRun(run_dir)
+    groups = run.groups(step, split) if step in run.steps(split) else []
+    rows = (
+        [step, number, index, *_cells(group, index)]
+        for number, group in enumerate(groups)
+        for index in range(len(group))
+    )
+    return list(islice(rows, _MAX_ROWS))
 
 
-def _rows(path: Path, step: int) -> Iterator[list[Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            for index, one in enumerate(json.loads(line)["trajectories"]):
-                metrics = json.dumps(one["metrics"], ensure_ascii=False)
-                messages = [_message(item) for item in one["messages_and_choices"]]
-                text = json.dumps(messages, ensure_ascii=False)
-                yield [step, number, index, float(one["reward"]), metrics, text]
-
-
-def _message(item: dict[str, Any]) -> Any:
-    """Return a message, or a choice's without its token data."""
-    return item.get("message", item)
+def _cells(group: TrajectoryGroup, index: int) -> tuple[float, str, str]:
+    """Return a trajectory's reward, metrics and messages; choices are without their token data."""
+    one = group.trajectories[index]
+    metrics = json.dumps(one.metrics, ensure_ascii=False)
+    return one.reward, metrics, json.dumps(one.messages(), ensure_ascii=False)
