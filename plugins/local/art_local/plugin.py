@@ -32,14 +32,14 @@ def __getattr__(name: str) -> Any:
 
 
 def models() -> ModelCatalog:
-    """Make the catalog behind `art models`."""
+    """Create the catalog for `art models`."""
     from art_local.models.find import LocalCatalog
 
     return LocalCatalog()
 
 
 def engines() -> EngineCatalog:
-    """Make the catalog behind `art engines`."""
+    """Create the catalog for `art engines`."""
     from art_local.vllm.install import LocalEngines
 
     return LocalEngines()
@@ -64,14 +64,14 @@ def art_backends() -> list[BackendSpec]:
 
 @hookimpl
 def art_metrics() -> list[MetricSpec]:
-    """Describe what the vLLM server says of itself."""
-    said = (
-        ("running", "request", "requests that the engine's server computed at once, mean"),
+    """Describe the measurements of the vLLM server."""
+    measurements = (
+        ("running", "request", "requests that the engine's server computed at the same time, mean"),
         ("waiting", "request", "requests that waited in the engine's server, mean"),
         ("kv_cache_use", "share", "cache of keys and values in use in the server, mean"),
-        ("prefix_hit_rate", "share", "prompt tokens that the server had cached already"),
-        ("generation_tok_per_s", "token/s", "sampled tokens a second while the server ran"),
-        ("restarts", "restart", "times that the server was started again"),
+        ("prefix_hit_rate", "share", "prompt tokens that were in the server's cache"),
+        ("generation_tok_per_s", "token/s", "sampled tokens per second while requests ran"),
+        ("restarts", "restart", "restarts of the server"),
     )
     return [
         MetricSpec(
@@ -80,5 +80,5 @@ def art_metrics() -> list[MetricSpec]:
             help=meaning,
             combine="sum" if name == "restarts" else "mean",
         )
-        for name, unit, meaning in said
+        for name, unit, meaning in measurements
     ]

@@ -186,4 +186,4 @@ def test_leftovers_are_removed_and_said(store, caplog):
     (store.directory / ".tmp-0002-99").mkdir()
     assert store.newest_whole().step == 1
     assert names(store) == ["0001"]
-    assert "left behind by a checkpoint that was not finished" in caplog.text
+    assert "the remains of an unfinished checkpoint" in caplog.text

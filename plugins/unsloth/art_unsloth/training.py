@@ -12,7 +12,7 @@ from torch import nn
 from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
 from art_local.models.load import silence_logs
-from art_local.models.placement import Placement, placement, random_state_kept
+from art_local.models.placement import Placement, placement, preserved_random_state
 from art_local.training.checkpointing import AUTO
 from art_local.vllm.environment import installed
 
@@ -107,7 +107,7 @@ class UnslothLoader:
         from unsloth import FastLanguageModel
 
         longest = self.max_seq_length or _context_length(directory)
-        with silence_logs(), random_state_kept(placement.device):
+        with silence_logs(), preserved_random_state(placement.device):
             model, _ = FastLanguageModel.from_pretrained(
                 str(directory),
                 max_seq_length=longest,

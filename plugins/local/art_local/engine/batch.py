@@ -1,4 +1,4 @@
-"""The sequences that sample from one adapter now: those waiting for their prompt, and those
+"""The sequences that are sampled from one adapter: those waiting for their prefill, and those
 decoding.
 """
 
@@ -16,13 +16,13 @@ from art_local.engine.weights import Adapter
 
 LOOK_AHEAD = 64
 SPARE = 16
-"""Places that a new row must find besides its tokens, or it would soon be sent back."""
+"""Free places that a new row needs besides its tokens, so that it is not preempted at once."""
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Bounds of a batch: rows, padded prompt tokens in one forward pass, and tokens held by all
-    batches together.
+    """Limits of a batch: rows, padded prompt tokens in one forward pass, and tokens in the caches
+    of all batches together.
     """
 
     rows: int
@@ -50,11 +50,11 @@ class Batch:
 
     @property
     def cache_tokens(self) -> int:
-        """Places in the cache that this batch takes: rows times the longest."""
+        """Places in the cache that this batch uses: rows times the longest row."""
         return len(self.rows) * self._cache.width
 
     def drop_cancelled(self) -> None:
-        """Forget requests whose callers went away."""
+        """Remove requests that their callers have cancelled."""
         if any(request.cancelled for request in self.requests):
             self.waiting = deque(request for request in self.waiting if not request.cancelled)
             self._remove({row for row, request in enumerate(self.rows) if request.cancelled})
@@ -62,9 +62,9 @@ class Batch:
             self._cache = self._forward.new_cache()
 
     def step(self, others_tokens: int) -> list[tuple[Request, Token]]:
-        """Sample one token for newly admitted rows or for all running ones; finished rows leave.
+        """Sample one token for new rows or for all running ones; finished rows are removed.
 
-        `others_tokens` is what other batches hold of the cache.
+        `others_tokens` are the places that other batches use.
         """
         room = self._limits.cache_tokens - others_tokens
         prompts, source, admitted = self._admit(room)
@@ -86,8 +86,8 @@ class Batch:
         return self._sample(0, logits)
 
     def _admit(self, room: int) -> tuple[list[tuple[int, ...]], list[int], list[Request]]:
-        """Take the requests to prefill next: distinct prompts [U], which of them each row copies
-        [R], and the rows.
+        """Remove the requests to prefill next from the queue; return distinct prompts [U], the
+        prompt of each row [R], and the requests.
         """
         index: dict[tuple[int, ...], int] = {}
         source: list[int] = []
@@ -112,7 +112,7 @@ class Batch:
         return list(index), source, admitted
 
     def _preempt(self, room: int) -> None:
-        """Send the youngest rows back to the queue until the next token fits; their tokens are
+        """Move the youngest rows back to the queue until the next token fits; their tokens are
         prefilled again.
         """
         while len(self.rows) > 1 and len(self.rows) * (self._cache.width + 1) > room:

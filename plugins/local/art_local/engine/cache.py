@@ -1,9 +1,8 @@
-"""Keys and values of the running sequences: one slot a sequence, written in place, read as one
+"""Keys and values of the running sequences: one slot per sequence, written in place, read as one
 contiguous block.
 
-A slot holds its sequence from position 0, whatever its neighbours' lengths: a new sequence takes
-the next slot, a finished one's slot is filled with the last, and a step reads `[:rows, :, :width]`
-without copying.
+Each slot contains its sequence from position 0. A new sequence gets the next slot; the last slot is
+moved into the slot of a finished sequence. So a step reads `[:rows, :, :width]` without copying.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ WIDTH_STEP = 128
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values [S, H, T, D]; `update` writes where the cache's plan says."""
+    """One layer's keys and values [S, H, T, D]; `update` writes to the places of the plan."""
 
     is_sliding = False
 
@@ -26,7 +25,7 @@ class SlotLayer(CacheLayerMixin):
         self.plan = plan
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make the buffers, zeroed: what a mask hides must still be finite."""
+        """Create the buffers with zeros: masked values must be finite, too."""
         slots, width = self.plan.capacity
         self.keys = key_states.new_zeros((slots, key_states.shape[1], width, key_states.shape[3]))
         self.values = value_states.new_zeros(
@@ -37,7 +36,7 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new states [U, H, Q, D] and return what the step attends to."""
+        """Write new states [U, H, Q, D] and return the keys and values that the step attends to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         plan = self.plan
@@ -56,15 +55,15 @@ class SlotLayer(CacheLayerMixin):
         return self.keys[:rows, :, : plan.width], self.values[:rows, :, : plan.width]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of a prefill's own mask; decoding brings its mask along."""
+        """Return length and offset of a prefill's mask; decoding passes its own mask."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
-        """Prompts are always prefilled from their first token."""
+        """Return 0: prompts are always prefilled from their first token."""
         return 0
 
     def get_max_length(self) -> int:
-        """No maximum."""
+        """Return -1: there is no maximum."""
         return -1
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -74,7 +73,7 @@ class SlotLayer(CacheLayerMixin):
         self.values[target, :, :length] = self.values[source, :, :length]
 
     def grow(self, rows: int, width: int) -> None:
-        """Move what is held into buffers of the plan's capacity."""
+        """Move the contents into buffers of the plan's capacity."""
         if not self.is_initialized:
             return
         old_keys, old_values = self.keys, self.values
@@ -85,10 +84,10 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotPlan:
-    """Where the running step writes and reads, shared by all layers.
+    """The places that the running step writes and reads, shared by all layers.
 
-    A prefill sets `source` [R] (which prompt each new row is a copy of) and `first` (their first
-    slot); a decoding step sets `row_ids` [N], `positions` [N] and `width`.
+    A prefill sets `source` [R] (the prompt of each new row) and `first` (their first slot); a
+    decoding step sets `row_ids` [N], `positions` [N] and `width`.
     """
 
     def __init__(self) -> None:
@@ -101,7 +100,7 @@ class SlotPlan:
 
 
 class SlotCache(Cache):
-    """The cache of one batch; `lengths[i]` is how many tokens slot i holds."""
+    """The cache of one batch; `lengths[i]` is the number of tokens in slot i."""
 
     def __init__(self, num_layers: int) -> None:
         self.plan = SlotPlan()
@@ -110,11 +109,11 @@ class SlotCache(Cache):
 
     @property
     def width(self) -> int:
-        """The longest sequence held."""
+        """The length of the longest sequence."""
         return max(self.lengths, default=0)
 
     def reserve(self, rows: int, width: int) -> None:
-        """Make room for so many rows of so many tokens."""
+        """Make room for `rows` rows of `width` tokens."""
         slots, tokens = self.plan.capacity
         if rows <= slots and width <= tokens:
             return
@@ -125,19 +124,19 @@ class SlotCache(Cache):
             layer.grow(len(self.lengths), self.width)
 
     def begin_prefill(self, source: torch.Tensor, lengths: list[int]) -> None:
-        """The next forward pass fills new slots with copies `source` [R] of its prompts."""
+        """Prepare a forward pass that fills new slots with copies `source` [R] of its prompts."""
         self.plan.first, self.plan.source = len(self.lengths), source
         self.lengths += lengths
 
     def begin_decode(self, positions: torch.Tensor) -> None:
-        """The next forward pass appends one token to each slot, at `positions` [N]."""
+        """Prepare a forward pass that appends one token to each slot, at `positions` [N]."""
         self.lengths = [length + 1 for length in self.lengths]
         plan = self.plan
         plan.source, plan.positions, plan.width = None, positions, self.width
         plan.row_ids = torch.arange(len(self.lengths), device=positions.device)
 
     def remove(self, row: int) -> None:
-        """Drop a slot; the last slot takes its place."""
+        """Remove a slot; the last slot moves into its place."""
         last = len(self.lengths) - 1
         if row != last:
             for layer in self.layers:

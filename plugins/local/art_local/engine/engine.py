@@ -1,4 +1,4 @@
-"""The embedded engine: what the endpoint asks of one, over a transformers model in this process."""
+"""The embedded engine: samples from a transformers model in this process."""
 
 from __future__ import annotations
 
@@ -31,18 +31,16 @@ class TransformersEngine:
     """Samples from a transformers causal language model and merged adapters of it, many requests at
     a time.
 
-    `state` is how sequences are held: "slots", the model's "own cache", or "whole texts".
+    `state` is how sequences are stored: "slots", the model's "own cache", or "whole texts".
 
-    - `model`: a plain causal language model, no peft in it. Its parameters are shared, not copied.
+    - `model`: a causal language model without peft. Its parameters are shared, not copied.
     - `lock`: held for each step; give the trainer's lock, so that both alternate.
     - `max_batch_size`: sequences decoded together.
-    - `request_timeout_s`: how long a caller waits for its next token before EngineError says what
-      it waited for.
-    - `prefill_tokens`: padded prompt tokens of one forward pass; the longest that a decoding row
-      waits for a new one.
-    - `cache_bytes`: memory for keys and values; by default a share of what is free on the model's
-      device. When it is full, new requests wait and the youngest running ones are computed again
-      later.
+    - `request_timeout_s`: how long a caller waits for its next token before it gets EngineError.
+    - `prefill_tokens`: padded prompt tokens of one forward pass; this limits how long decoding rows
+      wait for new ones.
+    - `cache_bytes`: memory for keys and values; by default a share of the device's free memory.
+      When it is full, new requests wait and the youngest running ones are computed again later.
     """
 
     name = "transformers"
@@ -66,11 +64,11 @@ class TransformersEngine:
         self.context_length: int = context_length(config)
         self._vocabulary: int = config.vocab_size
         self._ends = _end_tokens(model)
-        held = _free_bytes(forward.device) // 4 if cache_bytes is None else cache_bytes
+        size = _free_bytes(forward.device) // 4 if cache_bytes is None else cache_bytes
         limits = Limits(
             rows=max_batch_size,
             prefill_tokens=prefill_tokens,
-            cache_tokens=max(held // forward.cache_bytes_per_token, 1),
+            cache_tokens=max(size // forward.cache_bytes_per_token, 1),
         )
         self._rotary, self._warned = forward.rotary, False
         self.state: str = forward.name
@@ -78,22 +76,22 @@ class TransformersEngine:
 
     @property
     def adapters(self) -> list[str]:
-        """The names that requests can ask for; "base" is the model itself."""
+        """The names that requests can use; "base" is the base model."""
         return self._weights.names
 
     def load(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Serve weights under a name: the base with these parameters, by the base model's parameter
         names.
 
-        For LoRA give W + scale * B @ A of each adapted layer, for a full fine-tune copies of all
-        parameters. Tensors are kept, not copied. Loading a name again serves the new weights to new
-        requests; those under way finish with the old. Raises ConfigError for a parameter that the
-        model does not have.
+        For LoRA give W + scale * B @ A of each adapted layer, for full fine-tuning copies of all
+        parameters. Tensors are not copied. Loading a name again serves the new weights to new
+        requests; running requests finish with the old ones. Raises ConfigError for a parameter that
+        the model does not have.
         """
         self._weights.load(name, tensors)
 
     def unload(self, name: str) -> None:
-        """Stop serving a name; requests under way finish. "base" stays."""
+        """Stop serving a name; running requests finish. "base" can't be unloaded."""
         if name != BASE:
             self._weights.unload(name)
 
@@ -123,10 +121,10 @@ class TransformersEngine:
         return nullcontext()
 
     def check(self) -> None:
-        """The engine's thread says itself why it ended, to each request."""
+        """Do nothing: each request gets the error with which the engine's thread ended."""
 
     def step_metrics(self) -> dict[str, float]:
-        """Nothing is measured here."""
+        """Return nothing."""
         return {}
 
     async def close(self) -> None:
@@ -145,9 +143,9 @@ class TransformersEngine:
             )
         if sampling.max_tokens < 1:
             raise EngineError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
-        strange = [token for token in prompt_ids if not 0 <= token < self._vocabulary]
-        if strange:
-            raise EngineError(f"token {strange[0]} is outside the vocabulary of {self._vocabulary}")
+        invalid = [token for token in prompt_ids if not 0 <= token < self._vocabulary]
+        if invalid:
+            raise EngineError(f"token {invalid[0]} is outside the vocabulary of {self._vocabulary}")
         try:
             weights = self._weights.get(adapter)
         except KeyError:
@@ -155,12 +153,12 @@ class TransformersEngine:
                 unknown("adapter", adapter, self.adapters, known_as="loaded")
             ) from None
         return Request(
-            prompt_ids, sampling, weights, self._ends, self._longest(prompt_ids, sampling)
+            prompt_ids, sampling, weights, self._ends, self._max_length(prompt_ids, sampling)
         )
 
-    def _longest(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
-        """Return how many tokens a sequence may have: the context, or less where the rotary
-        positions change within it.
+    def _max_length(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
+        """Return the maximum length of a sequence: the context, or less if the rotary positions
+        change within it.
         """
         limit = self._rotary.longest(len(prompt_ids) + 1)
         if limit is None or limit >= self.context_length:
@@ -168,9 +166,9 @@ class TransformersEngine:
         if len(prompt_ids) + sampling.max_tokens > limit and not self._warned:
             self._warned = True
             log.warning(
-                "completions of prompts of fewer than %d tokens end at %d tokens in all: the model "
-                "has other rotary positions for longer sequences, and a sequence must keep those "
-                "that it began with",
+                "completions of prompts of fewer than %d tokens end at %d tokens in total: the "
+                "model has other rotary positions for longer sequences, and they can't change "
+                "within one",
                 limit,
                 limit,
             )
@@ -194,7 +192,7 @@ class TransformersEngine:
 
 
 def _end_tokens(model: nn.Module) -> frozenset[int]:
-    """The token ids that end a sequence, from the model's generation config."""
+    """Return the token ids that end a sequence, from the model's generation config."""
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if ends is None:
         return frozenset()

@@ -1,4 +1,4 @@
-"""What the backend asks of an engine of its own, beyond sampling: to take each step's weights."""
+"""The protocol of the backend's engines: sampling, and loading each step's weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BASE = "base"
 
 @attrs.frozen(kw_only=True)
 class StepWeights:
-    """The weights of a step, in whichever form an engine takes: made when it asks.
+    """The weights of a step, computed on demand in the form that an engine needs.
 
-    - `merged` returns the base model's parameters that differ, by their names, as they are served.
-    - `write` writes peft's adapter (its config and safetensors) into a directory.
+    - `merged` returns the parameters that differ from the base model's, by name.
+    - `write` writes a peft adapter (its config and safetensors) into a directory.
     """
 
     merged: Callable[[], Mapping[str, torch.Tensor]]
@@ -29,26 +29,26 @@ class StepWeights:
 
 
 class LocalEngine(Engine, Protocol):
-    """An engine that the backend owns. All but `generate` and `close` is called from the backend's
-    training thread, and waits until it is done.
+    """An engine that the backend owns. Methods other than `generate` and `close` are called from
+    the backend's training thread and block it.
     """
 
     name: str
 
     def publish(self, adapter: str, weights: StepWeights) -> None:
-        """Serve weights under an adapter's name, to requests that come from now on.
+        """Serve weights under an adapter's name to new requests.
 
-        Raises EngineError when the engine does not take them.
+        Raises EngineError if the engine does not accept them.
         """
 
     def unload(self, adapter: str) -> None:
-        """Stop serving an adapter; requests under way finish."""
+        """Stop serving an adapter; running requests finish."""
 
     def asleep(self) -> AbstractContextManager[Any]:
-        """Free what the trainer needs of a shared device, inside the block."""
+        """Free the memory of a device shared with the trainer, inside the block."""
 
     def check(self) -> None:
-        """Raise EngineError when the engine has ended for good, with the reason."""
+        """Raise EngineError with the reason if the engine has ended."""
 
     def step_metrics(self) -> dict[str, float]:
-        """Return what the engine measured since the last call, under `throughput/engine_*`."""
+        """Return the engine's measurements since the last call, under `throughput/engine_*`."""

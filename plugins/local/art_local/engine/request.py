@@ -1,6 +1,4 @@
-"""One sequence on its way: what was asked, what was sampled so far, and the caller's loop that
-waits for it.
-"""
+"""One sequence in the engine: its prompt, its sampled tokens, and the caller's event loop."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from art_core.base.errors import EngineError
 from art_core.endpoint.engine import FinishReason, Sampling, Token
 from art_local.engine.weights import Adapter
 
-Event = Token | EngineError
+Delivery = Token | EngineError
 
 
 class Request:
-    """A request of the engine. The worker thread calls `take`; the caller's event loop reads
+    """A request to the engine. The worker thread calls `take`; the caller's event loop reads
     `events`.
     """
 
@@ -36,15 +34,15 @@ class Request:
         self.sampled: list[int] = []
         self.cancelled = False
         self.loop = asyncio.get_running_loop()
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self._most = min(sampling.max_tokens, context - len(self.prompt_ids))
+        self.events: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._max_tokens = min(sampling.max_tokens, context - len(self.prompt_ids))
         self._stops = ends.union(sampling.stop_token_ids)
         self._random = random.Random(sampling.seed)
         self._generator: torch.Generator | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The prompt and what was sampled."""
+        """The prompt and the sampled tokens."""
         return self.prompt_ids + tuple(self.sampled)
 
     @property
@@ -54,25 +52,25 @@ class Request:
 
     @property
     def room(self) -> int:
-        """How many tokens may still come."""
-        return self._most - len(self.sampled)
+        """The number of tokens that may still be sampled."""
+        return self._max_tokens - len(self.sampled)
 
     def uniform(self) -> float:
-        """The next random number in [0, 1), for a request without a seed."""
+        """Return the next random number in [0, 1), for a request without a seed."""
         return self._random.random()
 
     def race(self, size: int, device: torch.device) -> torch.Tensor | None:
-        """The next exponential numbers [size] of a seed's own stream; None where none are drawn."""
+        """Return the next exponential numbers [size] of the seed's stream, if there are any."""
         if self.sampling.seed is None or not self.sampling.temperature:
             return None
         if self._generator is None:
-            # torch takes 32 bits of a seed, and Python's own numbers take -7 for 7; texts differ.
+            # torch uses 32 bits of a seed, and Python treats -7 as 7; texts differ
             seed = random.Random(str(self.sampling.seed)).getrandbits(32)
             self._generator = torch.Generator(device).manual_seed(seed)
         return torch.empty(size, device=device).exponential_(generator=self._generator)
 
     def take(self, token_id: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Token:
-        """Append a sampled token and say whether it was the last."""
+        """Append a sampled token and return it, with a finish reason if it is the last."""
         self.sampled.append(token_id)
         finish: FinishReason | None = None
         if token_id in self._stops:
@@ -82,11 +80,9 @@ class Request:
         return Token(token_id, logprob, top, finish)
 
 
-def deliver(events: Iterable[tuple[Request, Event]]) -> None:
-    """Hand events to their callers: one wake-up for each event loop, however many tokens there
-    are.
-    """
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Request, Event]]] = {}
+def deliver(events: Iterable[tuple[Request, Delivery]]) -> None:
+    """Deliver tokens or errors to their callers, with one wake-up per event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Request, Delivery]]] = {}
     for request, event in events:
         by_loop.setdefault(request.loop, []).append((request, event))
     for loop, items in by_loop.items():
@@ -97,6 +93,6 @@ def deliver(events: Iterable[tuple[Request, Event]]) -> None:
                 request.cancelled = True
 
 
-def _put(items: list[tuple[Request, Event]]) -> None:
+def _put(items: list[tuple[Request, Delivery]]) -> None:
     for request, event in items:
         request.events.put_nowait(event)

@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature and top_p by row, log-probabilities of the raw logits."""
+"""Sample tokens from logits: temperature and top_p per row, log-probabilities of the raw logits."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ def draw(
     uniforms: Sequence[float],
     races: Sequence[torch.Tensor | None],
 ) -> list[Drawn]:
-    """Draw one token a row: (id, log-probability, alternatives).
+    """Draw one token per row: (id, log-probability, alternatives).
 
     The log-probability is the fp32 log-softmax of the raw logits, at temperature 1 and before
     top_p. A row is drawn by inverting its cumulative distribution at its number of `uniforms` [N]
     in [0, 1). A row with a seed has exponential numbers [V] in `races`: the token with the largest
-    probability / number wins. Logits differ in their last bits with the rows beside them; in the
-    cumulative distribution of a whole vocabulary these differences add up and change draws, and
-    here one matters only where two tokens are as good as equal. Raises EngineError when logits are
-    not finite.
+    probability / number is drawn. The last bits of logits depend on the other rows of the batch; in
+    the cumulative distribution of a whole vocabulary these differences add up and change draws, in
+    a race they matter only for nearly equal tokens. Raises EngineError if logits are not finite.
     """
     logits_NV = logits_NV.float()
     normaliser_N = torch.logsumexp(logits_NV, dim=-1)
     if not bool(torch.isfinite(normaliser_N).all()):
         raise EngineError(
-            "the model's logits are not finite", "Its weights hold NaN or infinite values"
+            "the model's logits are not finite", "Its weights contain NaN or infinite values"
         )
     ids_N = _choose(logits_NV, normaliser_N, samplings, uniforms, races)
     logprobs_N = logits_NV.gather(1, ids_N[:, None])[:, 0] - normaliser_N
@@ -65,9 +64,9 @@ def _choose(
         rows_R = torch.tensor([row for row, _ in raced], device=device)
         race_RV = torch.stack([race for _, race in raced])
         ids_N[rows_R] = (probs_NV[rows_R] / race_RV).argmax(dim=-1)
-    settled_N = torch.tensor([t == 0.0 for t in temperatures], device=device)
-    if bool(settled_N.any()):
-        ids_N = torch.where(settled_N, probs_NV.argmax(dim=-1), ids_N)
+    greedy_N = torch.tensor([t == 0.0 for t in temperatures], device=device)
+    if bool(greedy_N.any()):
+        ids_N = torch.where(greedy_N, probs_NV.argmax(dim=-1), ids_N)
     return ids_N
 
 
@@ -77,7 +76,7 @@ def _inverted(probs_NV: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor
     uniform_N = torch.tensor(uniforms, device=probs_NV.device, dtype=torch.float64)
     target_N = (uniform_N * cumulative_NV[:, -1]).float()
     ids_N = torch.searchsorted(cumulative_NV, target_N[:, None], right=True)[:, 0]
-    # Rounding can put the target on the total itself: the draw then lies past the last token.
+    # rounding can make the target equal to the total: the draw is then past the last token
     past_N = ids_N >= probs_NV.shape[1]
     return torch.where(past_N, probs_NV.argmax(dim=-1), ids_N)
 
@@ -96,10 +95,10 @@ def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:
 def _alternatives(
     logits_NV: torch.Tensor, normaliser_N: torch.Tensor, counts: Sequence[int]
 ) -> list[tuple[tuple[int, float], ...]]:
-    most = max(counts, default=0)
-    if not most:
+    largest = max(counts, default=0)
+    if not largest:
         return [()] * len(counts)
-    values_NK, ids_NK = logits_NV.topk(min(most, logits_NV.shape[1]), dim=-1)
+    values_NK, ids_NK = logits_NV.topk(min(largest, logits_NV.shape[1]), dim=-1)
     logprobs_NK = values_NK - normaliser_N[:, None]
     rows = zip(ids_NK.tolist(), logprobs_NK.tolist(), counts, strict=True)
     return [tuple(zip(ids[:k], logprobs[:k], strict=True)) for ids, logprobs, k in rows]

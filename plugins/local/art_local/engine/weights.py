@@ -1,8 +1,7 @@
-"""Adapters as whole parameters: one module structure, parameters set in microseconds, base weights
-shared.
+"""Merged adapters: one module structure whose parameters are switched, over shared base weights.
 
-An adapter is merged once a step by whoever trained it (W + scale * B @ A), so that sampling from it
-costs what sampling from the base costs.
+The trainer merges an adapter once per step (W + scale * B @ A), so that sampling from it costs the
+same as sampling from the base.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ Place = tuple[nn.Module, str]
 
 @attrs.frozen(eq=False)
 class Adapter:
-    """Weights that requests are pinned to: each module attribute that differs from the base, with
-    its tensor.
+    """Weights that requests are pinned to: the module attributes that differ from the base, with
+    their tensors.
 
-    It lives as long as a name or a request refers to it, so unloading a name never pulls weights
-    from under a request.
+    Names and requests refer to it, so unloading a name does not affect running requests.
     """
 
     name: str
@@ -36,12 +34,11 @@ class Adapter:
 
 
 class Weights:
-    """A copy of the model's structure that shares its parameters, and the adapters that can be set
-    into it.
+    """A copy of the model's structure that shares its parameters, and the adapters for it.
 
-    `module` is that copy. Later changes of the original's structure (peft) do not reach it; changes
-    of its parameters *in place* do: a trainer that fine-tunes them loads copies, also under the
-    name "base".
+    `module` is that copy. Later changes of the original's structure (peft) do not affect it;
+    changes of its parameters *in place* do: a trainer that fine-tunes them loads copies, also under
+    the name "base".
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -59,33 +56,33 @@ class Weights:
 
     @property
     def names(self) -> list[str]:
-        """The adapters that new requests can ask for."""
+        """The adapters that new requests can use."""
         return list(self._adapters)
 
     def get(self, name: str) -> Adapter:
-        """Return the weights that a name means now; raises KeyError."""
+        """Return the current weights of a name; raises KeyError."""
         return self._adapters[name]
 
     def load(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Give a name to weights: the base with these parameters in place of its own. An old name
-        gets new weights.
+        """Name weights: the base with these parameters in place of its own. Replaces the weights of
+        a known name.
 
-        Tensors are brought to the base parameter's dtype and device and kept, not copied. A tied
-        parameter may be given by its first name alone. Raises ConfigError for a parameter that the
-        model does not have, or of another shape.
+        Tensors are converted to the base parameter's dtype and device; where they have both, they
+        are not copied. A tied parameter may be given by its first name only. Raises ConfigError
+        for a parameter that the model does not have, or of another shape.
         """
-        given = {key: self._fitting(key, tensor) for key, tensor in tensors.items()}
+        converted = {key: self._converted(key, tensor) for key, tensor in tensors.items()}
         changed = []
         for key, (module, attribute) in self._places.items():
-            tensor = given.get(key, given.get(self._names[id(self._base[key])]))
+            tensor = converted.get(key, converted.get(self._names[id(self._base[key])]))
             if tensor is not None:
                 changed.append((module, attribute, tensor))
         with self._naming:
             self._adapters = {**self._adapters, name: Adapter(name, tuple(changed))}
 
     def unload(self, name: str) -> None:
-        """Forget a name; requests that are pinned to its weights finish with them. An unknown name
-        does nothing.
+        """Remove a name; requests that are pinned to its weights finish with them. Unknown names
+        are ignored.
         """
         with self._naming:
             self._adapters = {k: adapter for k, adapter in self._adapters.items() if k != name}
@@ -102,10 +99,10 @@ class Weights:
         self._active = adapter
 
     def release(self) -> None:
-        """Return to the base, so that an unloaded adapter's memory is freed while nothing runs."""
+        """Switch to the base, so that an unloaded adapter's memory is freed while nothing runs."""
         self.activate(Adapter(BASE))
 
-    def _fitting(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
+    def _converted(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
         base = self._base.get(key)
         if base is None:
             raise ConfigError(unknown("parameter", key, self._base, known_as="the model has"))

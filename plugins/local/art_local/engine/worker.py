@@ -1,5 +1,5 @@
-"""The engine's thread: takes requests, gives each adapter its slice of time, hands tokens out, and
-never dies silently.
+"""The engine's thread: takes requests, gives each adapter a time slice, delivers tokens, and
+reports its own failure to all requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from art_local.engine.weights import Adapter, Weights
 from art_local.models.rotary import Group
 
 GATHER_S = 0.004
-GATHER_MOST_S = 0.04
+MAX_GATHER_S = 0.04
 SLICE_S = 0.5
 
 
@@ -44,7 +44,7 @@ class Worker:
 
     @property
     def waiting_for(self) -> str:
-        """What a request may be waiting for, in words."""
+        """A description of what a request may be waiting for."""
         running = sum(len(batch.rows) for batch in list(self._batches.values()))
         holder = self._lock.holder
         return (
@@ -62,8 +62,8 @@ class Worker:
             self._changed.notify()
 
     def close(self, reason: EngineError, timeout_s: float) -> None:
-        """End all requests with the reason, and the thread; raises EngineError when it does not end
-        in time.
+        """End all requests with the reason, and end the thread; EngineError if it does not end in
+        time.
         """
         with self._changed:
             self._ended = self._ended or reason
@@ -94,7 +94,7 @@ class Worker:
             self._weights.release()
 
     def _take_arrivals(self) -> bool:
-        """Move new requests to their batches; wait while there is nothing to do. False once the
+        """Move new requests to their batches, after waiting for one while idle. Return False if the
         engine has ended.
         """
         with self._changed:
@@ -119,11 +119,11 @@ class Worker:
         return True
 
     def _gather(self) -> None:
-        """Let a burst arrive whole: a group that shares its prompt is then prefilled once."""
-        until = time.monotonic() + GATHER_MOST_S
-        seen = 0
-        while seen < len(self._arrived) and time.monotonic() < until:
-            seen = len(self._arrived)
+        """Wait for the rest of a burst of requests: a shared prompt is then prefilled once."""
+        until = time.monotonic() + MAX_GATHER_S
+        count = 0
+        while count < len(self._arrived) and time.monotonic() < until:
+            count = len(self._arrived)
             time.sleep(GATHER_S)
 
     def _step(self) -> None:
@@ -148,7 +148,7 @@ class Worker:
         deliver(events)
 
     def _next_key(self) -> tuple[Adapter, Group] | None:
-        """Return the key of the batch that runs next; batches without requests are dropped."""
+        """Return the key of the batch that runs next; batches without requests are removed."""
         for key, batch in list(self._batches.items()):
             batch.drop_cancelled()
             if not batch.requests:

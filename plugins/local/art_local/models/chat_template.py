@@ -1,4 +1,4 @@
-"""The chat template: the base model's own, the one that a run was trained with, or a given one."""
+"""The chat template: a given one, the one of the run's checkpoint, or the base model's own."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def read_template(given: str | os.PathLike[str] | None) -> str | None:
 
 
 def template_for(given: str | None, checkpoint: Path | None) -> str | None:
-    """Return the template to use instead of the base model's own: the given one, else the one that
-    the run's checkpoint was trained with. None without either.
+    """Return the template to use instead of the base model's own: the given one, else the one in
+    the run's checkpoint, else None.
     """
     file = checkpoint / FILE if checkpoint else None
     trained = file.read_text(encoding="utf-8") if file and file.is_file() else None
     if given is not None and trained is not None and given != trained:
         log.warning(
             "chat_template is not the one that checkpoint %s was trained with; prompts change from "
-            "here on",
+            "this step on",
             checkpoint,
         )
     return trained if given is None else given
@@ -49,7 +49,7 @@ def template_for(given: str | None, checkpoint: Path | None) -> str | None:
 def load_tokenizer(directory: Path, template: str | None) -> Any:
     """Load a base model's tokenizer, with another chat template if one is given.
 
-    Raises ConfigError when there is no chat template, or when it can't render a message.
+    Raises ConfigError if there is no chat template, or it can't render a message.
     """
     from transformers import AutoTokenizer
 

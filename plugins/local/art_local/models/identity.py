@@ -1,4 +1,4 @@
-"""Which base model a directory holds: a fingerprint of its config and weights, wherever it lies."""
+"""The identity of a base model: a fingerprint of its config and weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import attrs
 from art_core.base.errors import ConfigError
 
 HASHED_WHOLE = 64 << 20
-"""Weights of at most so many bytes are hashed whole; of larger ones, parts of every tensor."""
+"""Up to this size, weights are hashed completely; of larger ones, parts of every tensor."""
 SAMPLE_BYTES, SAMPLES = 4096, 3
 MAX_HEADER = 100 << 20
 NOT_IDENTITY = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
-"""Entries of a config that say where a model was or how it is loaded, not what it is."""
+"""Entries of a config about where a model was or how it is loaded, not about its identity."""
 
 Entry = tuple[str, Path, str, list[int], int, int]
-"""Name, file, dtype, shape, and the bytes of the file at which it begins and ends."""
+"""Name, file, dtype, shape, and the first and last byte in the file."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,19 +62,19 @@ class BaseIdentity:
             )
 
     def check_unchanged(self) -> None:
-        """Raise ConfigError when the directory holds other weights by now."""
+        """Raise ConfigError if the directory contains other weights by now."""
         if fingerprint(self.directory) != self.fingerprint:
             raise ConfigError(
                 f"the files of base model {self.directory} were replaced since it was loaded",
-                "Put them back, or close this backend and make a new one.",
+                "Put them back, or close this backend and create a new one.",
             )
 
 
 def fingerprint(directory: Path) -> str:
     """Return a hash of a base model's config and weights.
 
-    It is the same wherever the directory lies, and however the tensors are divided over files. Each
-    tensor counts by its name, dtype, shape and bytes; of large models, by parts of its bytes.
+    It does not depend on the directory's path or on how the tensors are divided over files. It
+    covers each tensor's name, dtype, shape and bytes; of large models, parts of the bytes.
     """
     digest = hashlib.sha256()
     try:
@@ -122,7 +122,7 @@ def _tensors(file: Path) -> Iterator[Entry]:
 
 
 def _parts(start: int, end: int) -> list[tuple[int, int]]:
-    """Return where to read of a tensor, and how many bytes: evenly from its begin to its end."""
+    """Return offsets and sizes of the parts to read, spread evenly over a tensor."""
     count = min(SAMPLE_BYTES, end - start)
     room = end - start - count
     return [(start + room * part // (SAMPLES - 1), count) for part in range(SAMPLES)]

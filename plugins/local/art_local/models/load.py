@@ -1,4 +1,4 @@
-"""How a base model and its LoRA are made: by transformers and peft, or as another backend says."""
+"""Load base models and add LoRA to them: by transformers and peft, or by another loader."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 
 class Loader(Protocol):
-    """Makes models that transformers could have made.
+    """Creates models with the structure of transformers' own.
 
-    `merges` says that LoRA's forward pass may run on merged weights, which the embedded engine
-    serves. Where it is False the model's own forward pass is left alone, in every layer, and the
-    engine takes adapters.
+    With `merges`, LoRA's forward pass may run on merged weights, which the embedded engine serves.
+    Without it, the forward pass of every layer stays as it is, and the engine gets adapters.
     """
 
     @property
@@ -37,11 +36,11 @@ class Loader(Protocol):
         """Load a causal language model from a checked directory onto a device."""
 
     def lora(self, model: Any, config: LoraConfig) -> Any:
-        """Return a peft model over a loaded one; weights of its adapter are drawn anew after."""
+        """Return a peft model over a loaded one; the caller initializes the adapter's weights."""
 
 
 class PlainLoader:
-    """The loader that asks transformers and peft."""
+    """The loader that uses transformers and peft."""
 
     merges = True
 
@@ -50,7 +49,7 @@ class PlainLoader:
         return load_model(directory, placement, dtype)
 
     def lora(self, model: Any, config: LoraConfig) -> Any:
-        """Put LoRA into the model's layers."""
+        """Add LoRA to the model's layers."""
         from peft import get_peft_model
 
         return get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -60,8 +59,8 @@ PLAIN = PlainLoader()
 
 
 def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any:
-    """Load a causal language model from safetensors onto the device; the global RNG stays as it
-    was.
+    """Load a causal language model from safetensors onto the device, without changing the global
+    RNG.
 
     Raises ConfigError for a model that transformers cannot load or whose files lack parameters.
     """
@@ -89,7 +88,7 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
 
 
 def auto_class(config: Any) -> Any:
-    """Return the class of transformers that makes a config's language model."""
+    """Return transformers' class for a config's language model."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001
@@ -121,7 +120,7 @@ def silence_logs() -> Iterator[None]:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # The reader of GGUF files has a bar of its own, which transformers' switch does not reach.
+    # the reader of GGUF files has its own bar, which transformers' switch does not affect
     gguf.tqdm = partial(tqdm, disable=True)
     try:
         with warnings.catch_warnings():

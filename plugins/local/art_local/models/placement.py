@@ -1,6 +1,4 @@
-"""Where tensors live and in which precision: chosen from what the machine has, or as the user
-says.
-"""
+"""The device and dtype of the models: given, or chosen for this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ DTYPES = {
 
 @attrs.frozen(kw_only=True)
 class Placement:
-    """A device, the dtype that models compute in, and the device's name as price lists have it."""
+    """A device, the dtype of computations, and the device's name in price lists."""
 
     device: torch.device
     dtype: torch.dtype
@@ -32,10 +30,10 @@ class Placement:
 
 
 def placement(device: str | None = None, dtype: str | None = None) -> Placement:
-    """Choose: a CUDA device where there is one, else the CPU; bf16 where the hardware multiplies
-    it.
+    """Return the given device and dtype. By default a CUDA device if there is one, else the CPU,
+    and bf16 if the hardware multiplies it.
 
-    Raises ConfigError for a device or dtype that does not exist or is not here.
+    Raises ConfigError for an unknown dtype, or a device that this machine does not have.
     """
     chosen = _device(device)
     if dtype in (None, "auto"):
@@ -48,35 +46,35 @@ def placement(device: str | None = None, dtype: str | None = None) -> Placement:
     return Placement(device=chosen, dtype=chosen_dtype, device_name=name)
 
 
-def _device(asked: str | None) -> torch.device:
+def _device(name: str | None) -> torch.device:
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         here.append("mps")
-    if asked is None or asked == "auto":
+    if name is None or name == "auto":
         return torch.device(here[1] if len(here) > 1 and here[1] != "mps" else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(unknown("device", asked, here, known_as="here")) from None
+        raise ConfigError(unknown("device", name, here, known_as="here")) from None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda:0")
     if str(device) not in here:
         remedy = "Install a CUDA build of torch and its driver, or use device='cpu'."
         raise ConfigError(
-            unknown("device", asked, here, known_as="here"), remedy if device.type == "cuda" else ""
+            unknown("device", name, here, known_as="here"), remedy if device.type == "cuda" else ""
         )
     return device
 
 
-def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Leave torch's global random states as they were: the CPU's and this device's. Those of other
-    CUDA devices are not touched, which would initialize each of them.
+def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Restore torch's global random states after the block: the CPU's and this device's. Those of
+    other CUDA devices are left alone, since saving them would initialize each device.
     """
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Tell whether bf16 products are fast on a device: CUDA since Ampere, CPUs with AVX512-BF16 or
+    """Return whether a device has fast bf16 products: CUDA since Ampere, CPUs with AVX512-BF16 or
     AMX.
     """
     if device.type == "cuda":

@@ -1,6 +1,4 @@
-"""Checkpoints on disk: a directory a step that is there whole, with a manifest to prove it, or not
-at all.
-"""
+"""Checkpoints on disk: one directory per step, complete or absent, with a manifest to verify it."""
 
 from __future__ import annotations
 
@@ -25,12 +23,12 @@ SCHEMA = 1
 
 
 class DamagedError(BackendError):
-    """A checkpoint is not what was written: something of it is missing, or is something else."""
+    """A checkpoint is incomplete or differs from what was written."""
 
 
 @attrs.frozen(kw_only=True)
 class StoredCheckpoint:
-    """A checkpoint that was found whole: its step, directory and manifest."""
+    """A verified checkpoint: its step, directory and manifest."""
 
     step: int
     path: Path
@@ -46,10 +44,10 @@ class CheckpointStore:
     def write(
         self, step: int, fill: Callable[[Path], None], about: Mapping[str, Any]
     ) -> StoredCheckpoint:
-        """Write a checkpoint: `fill(directory)` makes its files, then manifest, fsync and rename.
+        """Write a checkpoint: `fill(directory)` writes its files; then manifest, fsync and rename.
 
-        An older checkpoint of that step is replaced. Raises BackendError when the disk does not
-        take it; then nothing of it stays.
+        Replaces an older checkpoint of that step. Raises BackendError if it can't be written; then
+        no part of it stays.
         """
         aside, place = (
             self.directory / f".tmp-{step:04d}-{os.getpid()}",
@@ -68,7 +66,7 @@ class CheckpointStore:
                 place.rename(self.directory / f".tmp-old-{step:04d}-{os.getpid()}")
             aside.rename(place)
             _fsync(self.directory)
-        except (OSError, SafetensorError) as error:  # the latter for what the disk refuses, too
+        except (OSError, SafetensorError) as error:  # safetensors raises the latter for disk errors
             raise BackendError(
                 f"checkpoint {step} could not be written to {place}: {error}",
                 "Free disk space or delete old checkpoints (model.delete_checkpoints()); "
@@ -97,7 +95,7 @@ class CheckpointStore:
     def read(self, step: int) -> StoredCheckpoint:
         """Return a checkpoint after checking each file's size and hash.
 
-        Raises DamagedError for one that is not whole, BackendError for one that can't be read here.
+        Raises DamagedError for a damaged one, BackendError for one that can't be read here.
         """
         path = self.path(step)
         try:
@@ -118,19 +116,19 @@ class CheckpointStore:
                         f"checkpoint {path} is corrupted: {name} has other contents than written"
                     )
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"checkpoint {path} is not whole: {error}") from error
+            raise DamagedError(f"checkpoint {path} is incomplete: {error}") from error
         except OSError as error:
             raise BackendError(
                 f"checkpoint {path} could not be read: {error}",
-                "It stays as it is. Make it readable, or move it away to go on from an older one.",
+                "It was not changed. Make it readable, or move it to resume from an older one.",
             ) from error
         return StoredCheckpoint(step=step, path=path, manifest=manifest)
 
     def newest_whole(self) -> StoredCheckpoint | None:
-        """Clean what a crash left behind and return the newest checkpoint that proves whole.
+        """Remove the remains of a crash and return the newest checkpoint that is not damaged.
 
         Damaged ones are renamed to `<step>.corrupted`, with a warning, and never deleted. Raises
-        BackendError for one that can't be read here: older weights are never taken for it.
+        BackendError for one that can't be read here, instead of using older weights.
         """
         self._clean()
         for step in reversed(self.steps()):
@@ -139,7 +137,7 @@ class CheckpointStore:
             except DamagedError as error:
                 aside = _free_name(self.path(step).with_suffix(".corrupted"))
                 self.path(step).rename(aside)
-                log.warning("%s; it is set aside as %s", error, aside.name)
+                log.warning("%s; it was renamed to %s", error, aside.name)
         return None
 
     def older(self, step: int) -> StoredCheckpoint | None:
@@ -159,9 +157,7 @@ class CheckpointStore:
         return self.read(step)
 
     def abandon_after(self, step: int) -> None:
-        """Rename the checkpoints after a step to `<step>.abandoned`, so that a resume passes them
-        over.
-        """
+        """Rename the checkpoints after a step to `<step>.abandoned`: a resume ignores them."""
         for later in [each for each in self.steps() if each > step]:
             aside = _free_name(self.path(later).with_suffix(".abandoned"))
             self.path(later).rename(aside)
@@ -170,17 +166,17 @@ class CheckpointStore:
             )
 
     def delete(self, keep: Collection[int]) -> list[int]:
-        """Delete all checkpoints but those steps and the newest; return the deleted steps."""
-        gone = [step for step in self.steps()[:-1] if step not in keep]
-        for step in gone:
+        """Delete all checkpoints except those steps and the newest; return the deleted steps."""
+        deleted = [step for step in self.steps()[:-1] if step not in keep]
+        for step in deleted:
             # renamed first, so that a kill in the middle leaves no half checkpoint under its name
             aside = self.directory / f".tmp-deleted-{step:04d}-{os.getpid()}"
             self.path(step).rename(aside)
             shutil.rmtree(aside)
-        return gone
+        return deleted
 
     def path(self, step: int) -> Path:
-        """Return where a step's checkpoint lies or would lie."""
+        """Return the path of a step's checkpoint, which may not exist."""
         return self.directory / f"{step:04d}"
 
     def _clean(self) -> None:
@@ -189,16 +185,18 @@ class CheckpointStore:
         for leftover in [p for p in self.directory.iterdir() if p.name.startswith(".tmp-")]:
             if leftover.name.startswith(".tmp-old-") and not self._replaced(leftover):
                 continue
-            log.warning("removing %s, left behind by a checkpoint that was not finished", leftover)
+            log.warning("removing %s, the remains of an unfinished checkpoint", leftover)
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _replaced(self, old: Path) -> bool:
-        """Put a checkpoint back that a kill caught between moving away and being replaced."""
+        """Return whether a renamed checkpoint was replaced; if a kill prevented that, rename it
+        back.
+        """
         place = self.directory / old.name.split("-")[2]
         if place.exists():
             return True
         old.rename(place)
-        log.warning("put back %s, whose replacement was not finished", place)
+        log.warning("restored %s, whose replacement was not finished", place)
         return False
 
 

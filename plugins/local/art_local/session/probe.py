@@ -1,4 +1,4 @@
-"""Before the first rollout: does the engine give the log-probs that the trainer computes?"""
+"""Compare the log-probs of engine and trainer before the first rollout."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.protocol import LocalEngine
 from art_local.training.policy import Policy
 
-Turn = Callable[[], AbstractContextManager[Any]]
+Lock = Callable[[], AbstractContextManager[Any]]
 TEXT = "The quick brown fox jumps over the lazy dog; then it counts: one, two, three,"
 TOKENS = 24
 TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 0.25}
-"""Of the mean difference. In bf16 rounding alone makes 0.03 to 0.08, sometimes more with so few
-tokens; other weights make 0.3 and beyond.
+"""Limits of the mean difference. In bf16 rounding causes 0.03 to 0.08, sometimes more with so few
+tokens; other weights cause 0.3 and more.
 """
 
 
 @attrs.frozen(kw_only=True)
 class Agreement:
-    """How far the engine's and the trainer's log-probs of the same tokens are apart, in nats."""
+    """The difference of the engine's and the trainer's log-probs of the same tokens, in nats."""
 
     mean: float
     largest: float
@@ -38,31 +38,33 @@ def compare(
     policy: Policy,
     prompt_ids: Sequence[int],
     adapter: str,
-    turn: Turn = nullcontext,
+    lock: Lock = nullcontext,
 ) -> Agreement:
-    """Sample from the engine and compute the same tokens' log-probs in the trainer, in one turn.
+    """Sample from the engine, then compute the same tokens' log-probs in the trainer, under `lock`.
 
-    Waits for the engine; not to be called inside an event loop.
+    Blocks; not to be called inside an event loop.
     """
     tokens = asyncio.run(_sampled(engine, prompt_ids, adapter))
     ids = [*prompt_ids, *(token.id for token in tokens)]
     device = policy.device
     ids_S = torch.tensor(ids, device=device)
     rows_R = torch.arange(len(prompt_ids) - 1, len(ids) - 1, device=device)
-    with turn(), torch.no_grad():
+    with lock(), torch.no_grad():
         logprobs_R, _ = policy.logprobs(ids_S[None], rows_R, ids_S[rows_R + 1], chunk_size=256)
-    theirs_R = torch.tensor([token.logprob for token in tokens])
-    apart_R = (logprobs_R.float().cpu() - theirs_R).abs()
-    return Agreement(mean=float(apart_R.mean()), largest=float(apart_R.max()), tokens=len(tokens))
+    engine_R = torch.tensor([token.logprob for token in tokens])
+    difference_R = (logprobs_R.float().cpu() - engine_R).abs()
+    return Agreement(
+        mean=float(difference_R.mean()), largest=float(difference_R.max()), tokens=len(tokens)
+    )
 
 
 def check_agreement(
-    engine: LocalEngine, policy: Policy, tokenizer: Any, adapter: str, turn: Turn = nullcontext
+    engine: LocalEngine, policy: Policy, tokenizer: Any, adapter: str, lock: Lock = nullcontext
 ) -> Agreement:
-    """Compare and raise EngineError when engine and trainer do not have the same model."""
+    """Raise EngineError if engine and trainer do not have the same model."""
     prompt_ids = tokenizer.encode(TEXT, add_special_tokens=False)
     room = engine.context_length - TOKENS - 1
-    found = compare(engine, policy, prompt_ids[: max(room, 1)], adapter, turn)
+    found = compare(engine, policy, prompt_ids[: max(room, 1)], adapter, lock)
     tolerance = TOLERANCES[policy.dtype]
     if not found.mean <= tolerance:
         raise EngineError(
@@ -77,17 +79,18 @@ def check_agreement(
 
 
 def _tokenizers(engine: LocalEngine, tokenizer: Any) -> str:
-    """Say whether the engine's own tokenizer, if it tells, makes the same tokens of a text."""
+    """Return whether the engine's own tokenizer, if it has one, returns the same tokens."""
     tokenize = getattr(engine, "tokenize", None)
     if tokenize is None:
         return ""
-    theirs, ours = tokenize(TEXT), tokenizer.encode(TEXT, add_special_tokens=False)
-    if theirs == ours:
+    engine_ids, ids = tokenize(TEXT), tokenizer.encode(TEXT, add_special_tokens=False)
+    if engine_ids == ids:
         return ", and the vocabularies agree"
-    place = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), 0)
+    place = next((i for i, (a, b) in enumerate(zip(engine_ids, ids, strict=False)) if a != b), 0)
+    engine_id, own_id = engine_ids[place : place + 1], ids[place : place + 1]
     return (
-        f", and the vocabularies differ: token {place} of a text is {theirs[place : place + 1]} in "
-        f"the engine and {ours[place : place + 1]} in the trainer"
+        f", and the vocabularies differ: token {place} of a text is {engine_id} in the engine and "
+        f"{own_id} in the trainer"
     )
 
 

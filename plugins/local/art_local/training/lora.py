@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from art_local.models.load import PLAIN, Loader, silence_logs
-from art_local.models.placement import random_state_kept
+from art_local.models.placement import preserved_random_state
 from art_local.training.parameter_lora import (
     is_parameter_lora,
     merged_parameter_forward,
@@ -63,7 +63,7 @@ def add_lora(
         task_type="CAUSAL_LM",
     )
     device = next(model.parameters()).device
-    with silence_logs(), random_state_kept(device):
+    with silence_logs(), preserved_random_state(device):
         peft_model: Any = loader.lora(model, config)
     layers = lora_layers(peft_model)
     warn_of_unreached(model, [name for name in matrices if name not in layers], reachable)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from art_local.models.placement import random_state_kept
+from art_local.models.placement import preserved_random_state
 from art_local.training.lora import PREFIX, dithered, lora_layers
 from art_local.training.policy import Policy
 
@@ -97,7 +97,7 @@ def test_the_random_states_of_other_gpus_are_left_alone(make_policy, monkeypatch
     make_policy()
     assert kept
     assert kept == [[]] * len(kept)
-    with random_state_kept(torch.device("cuda:1")):
+    with preserved_random_state(torch.device("cuda:1")):
         assert kept[-1] == [torch.device("cuda:1")]
 
 
