@@ -73,38 +73,38 @@ _COMPARED, _COMPARABLE = 1000, 200
 both."""
 
 
-def unknown(kind: str, asked: str, known: Iterable[str], *, known_as: str = "known") -> str:
+def unknown(kind: str, name: str, known: Iterable[str], *, known_as: str = "known") -> str:
     """Return the message for a name that does not exist: the name, the known names (if there are
     many, the most similar ones) and the nearest match.
     """
     names = sorted(known)
-    asked = str(asked)
+    name = str(name)
     listed = ", ".join(names) or "none"
     if len(names) > _LISTED:
         some = difflib.get_close_matches(
-            asked[:_COMPARABLE], _around(asked, names), n=_ALIKE, cutoff=0.0
+            name[:_COMPARABLE], _around(name, names), n=_ALIKE, cutoff=0.0
         )
         listed = f"{', '.join(some)} and {len(names) - len(some)} more"
-    return f"no {kind} {_short(asked)!r}; {known_as}: {listed}{did_you_mean(asked, names, '.')}"
+    return f"no {kind} {_short(name)!r}; {known_as}: {listed}{did_you_mean(name, names, '.')}"
 
 
-def did_you_mean(asked: str, known: Iterable[str], before: str = "") -> str:
+def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
     """Return " Did you mean 'name'?", after some text, with the nearest name; "" without one."""
-    if len(asked) > _COMPARABLE:
+    if len(name) > _COMPARABLE:
         return ""
-    near = difflib.get_close_matches(asked, _around(asked, sorted(known)), n=1)
+    near = difflib.get_close_matches(name, _around(name, sorted(known)), n=1)
     return f"{before} Did you mean {near[0]!r}?" if near else ""
 
 
-def _around(asked: str, names: list[str]) -> list[str]:
+def _around(name: str, names: list[str]) -> list[str]:
     """Return the names to compare: of very many, those next to the name in the alphabet."""
-    middle = bisect.bisect(names, asked)
+    middle = bisect.bisect(names, name)
     first = max(0, min(middle - _COMPARED // 2, len(names) - _COMPARED))
     return names[first : first + _COMPARED]
 
 
-def _short(asked: str) -> str:
-    return asked if len(asked) <= _COMPARABLE else f"{asked[: _COMPARABLE - 1]}…"
+def _short(name: str) -> str:
+    return name if len(name) <= _COMPARABLE else f"{name[: _COMPARABLE - 1]}…"
 
 
 MAX_REASON = 300

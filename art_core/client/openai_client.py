@@ -125,11 +125,11 @@ def asking_for_tokens(
     extra = {"return_token_ids": True} | (options.get("extra_json") or {})
     # Code around a client passes options that it was not given as None or a sentinel of openai.
     asking = {**body, "logprobs": body.get("logprobs") is not False}
-    asked = {**options, "extra_json": extra}
+    changed = {**options, "extra_json": extra}
     builder = active_builder.get()
     if builder is not None and builder.context:
-        asked["headers"] = {CONTEXT_HEADER: builder.context} | (options.get("headers") or {})
-    return asking, asked
+        changed["headers"] = {CONTEXT_HEADER: builder.context} | (options.get("headers") or {})
+    return asking, changed
 
 
 def keep_tokens(response: Any) -> Any:

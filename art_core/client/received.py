@@ -48,8 +48,8 @@ class ReceivedAnswer:
     @property
     def is_whole(self) -> bool:
         """True if the answer has ended or each choice is finished."""
-        asked = self.request.get("n")
-        choices = asked if isinstance(asked, int) else 1
+        requested = self.request.get("n")
+        choices = requested if isinstance(requested, int) else 1
         return self.ended or len(self._finished) >= max(1, choices)
 
     def completion(self) -> dict[str, Any]:

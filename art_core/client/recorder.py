@@ -159,8 +159,8 @@ def add_choice(
             history.messages_and_choices += [*added, choice]
             break
     else:
-        begun = History(messages_and_choices=[*messages, choice], tools=tools)
-        trajectory.additional_histories.append(begun)
+        another = History(messages_and_choices=[*messages, choice], tools=tools)
+        trajectory.additional_histories.append(another)
         return
     if history.messages_and_choices is trajectory.messages_and_choices:
         trajectory.tools = trajectory.tools or tools

@@ -78,8 +78,8 @@ class _Relay:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        made = openai_client(self._served, trainable=False, meter=self._meter)
-        async with made as client:
+        client = openai_client(self._served, trainable=False, meter=self._meter)
+        async with client:
             # The agent's client decides about retries.
             self._client = client.with_options(max_retries=0)
             yield

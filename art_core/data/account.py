@@ -205,7 +205,7 @@ def _hand_over(above: Account, calls: deque[PaidCall]) -> None:
             _handed_over.append((above.owner, left))
 
 
-def forget() -> None:
+def drop_calls() -> None:
     """Drop all calls in a forked process: those until now are the parent's to book."""
     _lock.release()
     _handed_over.clear()
@@ -213,4 +213,4 @@ def forget() -> None:
         account.calls.clear()
 
 
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=forget)
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=drop_calls)

@@ -80,8 +80,8 @@ def message_of(item: MessageOrChoice) -> Message:
     if not is_choice(item):
         return message_dict(item)
     message = message_dict(_get(item, "message"))
-    kept = {k: v for k, v in message.items() if v is not None and v != []}
-    return {"role": "assistant", "content": None, **kept}
+    present = {k: v for k, v in message.items() if v is not None and v != []}
+    return {"role": "assistant", "content": None, **present}
 
 
 def _get(item: Any, name: str) -> Any:

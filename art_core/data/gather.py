@@ -273,9 +273,9 @@ async def _finish_group(
     assert group.account is not None
     try:
         with charging(group.account):
-            kept: Any = await after_each(finished)
-        if kept is not None and not isinstance(kept, TrajectoryGroup):
-            raise TypeError(f"it returned {type(kept).__name__}, not a TrajectoryGroup or None")
+            judged: Any = await after_each(finished)
+        if judged is not None and not isinstance(judged, TrajectoryGroup):
+            raise TypeError(f"it returned {type(judged).__name__}, not a TrajectoryGroup or None")
     except BaseException as error:
         if _ends_the_gathering(error):
             raise
@@ -283,7 +283,7 @@ async def _finish_group(
             f"after_each failed ({type(error).__name__}: {text_of(error)})",
             "Mend it; the groups of this error hold every rollout that was finished.",
         ) from error
-    return None if kept is None else kept.paid_by(group.account)
+    return None if judged is None else judged.paid_by(group.account)
 
 
 async def _run_rollouts(

@@ -109,15 +109,15 @@ def backend(name: str, **options: Any) -> Backend:
     with _naming_the_package(name):
         create = creator(spec)
         accepted_options(create, options, f"backend {name!r}")
-        made = create(**options)
-    lacking = [method for method in _METHODS if not hasattr(made, method)]
+        created = create(**options)
+    lacking = [method for method in _METHODS if not hasattr(created, method)]
     if lacking:
         raise PluginError(
-            f"backend {name!r} is made as a {type(made).__name__}, which has no "
+            f"backend {name!r} is made as a {type(created).__name__}, which has no "
             f"{', '.join(lacking)}",
             f"A backend has: {', '.join(_METHODS)}.",
         )
-    return made
+    return created
 
 
 def creator(spec: BackendSpec) -> Callable[..., Backend]:

@@ -99,14 +99,14 @@ class Model:
         offer_default(self._default_builder)
 
     def _chosen_sinks(self) -> list[SinkSpec]:
-        asked: Sequence[str | SinkSpec] | None = self.sinks
-        if asked is None and "ART_SINKS" in os.environ:
+        chosen: Sequence[str | SinkSpec] | None = self.sinks
+        if chosen is None and "ART_SINKS" in os.environ:
             names = (name.strip() for name in os.environ["ART_SINKS"].split(","))
-            asked = list(dict.fromkeys(name for name in names if name))
-        if asked is None:
+            chosen = list(dict.fromkeys(name for name in names if name))
+        if chosen is None:
             return [spec for spec in self.plugins.sinks().values() if spec.default]
         return distinct_sinks(
-            item if isinstance(item, SinkSpec) else self.plugins.sink(item) for item in asked
+            item if isinstance(item, SinkSpec) else self.plugins.sink(item) for item in chosen
         )
 
     @property

@@ -136,13 +136,13 @@ class ConsoleSink:
 
 def _fit(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
     """Return the first columns that fit a width; one that is too wide is left out."""
-    kept: list[Column] = []
+    fitting: list[Column] = []
     left = width - _STEP_WIDTH
     for column in columns:
         if column.width + 2 <= left:
-            kept.append(column)
+            fitting.append(column)
             left -= column.width + 2
-    return tuple(kept)
+    return tuple(fitting)
 
 
 def _width() -> int:

@@ -69,15 +69,15 @@ def sync(spec: SinkSpec, run: RunInfo, timeout: float) -> Generator[Progress, No
     create, refused = _noting_refusals(spec.create)
     follower = Follower(attrs.evolve(spec, create=create), run, history)
     follower.close(deadline, run.status, run.reason)
-    shown = time.monotonic()
+    shown_at = time.monotonic()
     while follower.at_work and time.monotonic() < deadline:
         time.sleep(0.01)
         if refused:
             # Settings stay wrong however long the caller waits.
             follower.close(time.monotonic(), run.status, run.reason)
             raise refused[0]
-        if time.monotonic() - shown >= LOOK_SECONDS:
-            shown = time.monotonic()
+        if time.monotonic() - shown_at >= LOOK_SECONDS:
+            shown_at = time.monotonic()
             yield Progress(follower.missing(), follower.error)
     return follower.join()
 
@@ -129,12 +129,12 @@ def made_again(offered: SinkSpec, run_dir: Path, name: str = "") -> SinkSpec:
 
     Raises ConfigError if the options are unknown, or if the plugin cannot make a sink from them.
     """
-    kept = read_json(run_dir / FILE).get(name or offered.name, {"options": {}})
-    options = kept.get("options")
+    stored = read_json(run_dir / FILE).get(name or offered.name, {"options": {}})
+    options = stored.get("options")
     if options is None:
         raise ConfigError(
             f"the run's code made the sink {offered.name!r} with options that the run does not "
-            f"keep: {kept.get('unknown', 'they are missing')}",
+            f"keep: {stored.get('unknown', 'they are missing')}",
             "Open the run again with that sink, which delivers the rest; or add --as-installed to "
             "deliver to the sink as it is set up here.",
         )
@@ -165,12 +165,12 @@ def _stored(spec: SinkSpec, offers: Callable[[], Mapping[str, SinkSpec]]) -> dic
         options = {} if _is_offered(spec, offers) else None
     if options is None:
         return {"options": None, "unknown": "its SinkSpec names no options"}
-    shown = {k: v for k, v in options.items() if not (isinstance(v, str) and names_secret(k))}
-    for name, value in shown.items():
+    visible = {k: v for k, v in options.items() if not (isinstance(v, str) and names_secret(k))}
+    for name, value in visible.items():
         if isinstance(value, str) and has_password(value):
             return {"options": None, "unknown": f"{name} holds a password"}
     try:
-        stored: dict[str, Any] = orjson.loads(orjson.dumps(shown))
+        stored: dict[str, Any] = orjson.loads(orjson.dumps(visible))
     except TypeError as error:
         return {"options": None, "unknown": f"they are not JSON values ({error})"}
     return {"options": stored}

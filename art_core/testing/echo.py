@@ -219,19 +219,19 @@ class EchoBackend:
 
     reply: Reply = last_message
     gpu_cost_per_hour_usd: float | None = None
-    _held: dict[str, _Weights] = attrs.field(factory=dict, init=False)
+    _models: dict[str, _Weights] = attrs.field(factory=dict, init=False)
     _server: EchoServer | None = attrs.field(default=None, init=False)
 
     async def register(self, model: TrainableModel) -> Endpoint:
         """Take up the model at its last checkpoint, and serve it."""
-        self._held[model.name] = _Weights.load(model.base_model, model.run_dir / "checkpoints")
+        self._models[model.name] = _Weights.load(model.base_model, model.run_dir / "checkpoints")
         if self._server is None:
             self._server = EchoServer.start(self, self.reply, self.logprob_of)
         return Endpoint(base_url=self._server.url, api_key="echo", model_name=model.name)
 
     async def unregister(self, model: TrainableModel) -> None:
         """Forget the model; its checkpoints stay."""
-        self._held.pop(model.name, None)
+        self._models.pop(model.name, None)
 
     async def train(
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
@@ -240,7 +240,7 @@ class EchoBackend:
         weights, config = self._weights(model), TrainConfig.of(model.plugins.losses(), **options)
         start = time.monotonic()
         batch = training_batch(groups, config)
-        weights.learn(batch)
+        weights.update(batch)
         checkpoint = weights.save() if config.save_checkpoint else None
         seconds = time.monotonic() - start
         model.charge(
@@ -259,15 +259,15 @@ class EchoBackend:
     async def checkpoints(self, model: TrainableModel) -> Sequence[Checkpoint]:
         """Return the checkpoints, oldest first."""
         weights = self._weights(model)
-        return [Checkpoint(step=step, path=weights.path(step)) for step in weights.kept]
+        return [Checkpoint(step=step, path=weights.path(step)) for step in weights.saved]
 
     async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
         """Delete all checkpoints but those steps and the newest; return the deleted steps."""
         weights = self._weights(model)
-        deleted = [step for step in weights.kept[:-1] if step not in keep]
+        deleted = [step for step in weights.saved[:-1] if step not in keep]
         for step in deleted:
             shutil.rmtree(weights.path(step))
-            weights.kept.remove(step)
+            weights.saved.remove(step)
         return deleted
 
     async def close(self) -> None:
@@ -278,30 +278,32 @@ class EchoBackend:
 
     def names(self) -> Sequence[str]:
         """Return the model names that the endpoint answers to."""
-        return list({name: None for held, w in self._held.items() for name in w.names(held)})
+        return list(
+            {name: None for model_name, w in self._models.items() for name in w.names(model_name)}
+        )
 
     def step_of(self, name: str) -> int | None:
         """Return the step of a model name's weights; None for an unknown name."""
-        for held, weights in self._held.items():
-            steps = weights.names(held)
+        for model_name, weights in self._models.items():
+            steps = weights.names(model_name)
             if name in steps:
                 return steps[name]
         return None
 
     def logprob_of(self, name: str) -> float:
         """Return the log-prob of each token of a model name's answers; it shows the weights."""
-        for held, weights in self._held.items():
-            if name in weights.names(held):
+        for model_name, weights in self._models.items():
+            if name in weights.names(model_name):
                 return LOGPROB - weights.values.get(self.step_of(name) or 0, 0.0)
         return LOGPROB
 
     def _weights(self, model: TrainableModel) -> _Weights:
-        if model.name not in self._held:
+        if model.name not in self._models:
             raise BackendError(
                 f"model {model.name!r} is not registered here",
                 "Call await model.register(backend) first.",
             )
-        return self._held[model.name]
+        return self._models[model.name]
 
 
 @attrs.define(kw_only=True)
@@ -309,7 +311,7 @@ class _Weights:
     base: str
     folder: Path
     step: int
-    kept: list[int]
+    saved: list[int]
     values: dict[int, float]
     """The number of each step that is served; 0 is the base model's."""
 
@@ -317,11 +319,11 @@ class _Weights:
     def load(cls, base: str, folder: Path) -> _Weights:
         manifests = (json.loads(path.read_bytes()) for path in folder.glob("*/manifest.json"))
         values = {each["step"]: each.get("weights", 0.0) for each in manifests}
-        kept = sorted(values)
-        step = kept[-1] if kept else 0
-        return cls(base=base, folder=folder, step=step, kept=kept, values={0: 0.0, **values})
+        saved = sorted(values)
+        step = saved[-1] if saved else 0
+        return cls(base=base, folder=folder, step=step, saved=saved, values={0: 0.0, **values})
 
-    def learn(self, batch: TrainingBatch) -> None:
+    def update(self, batch: TrainingBatch) -> None:
         value = self.values[self.step]
         if not batch.empty:
             seen = repr([value, *((s.token_ids, s.advantage) for s in batch.sequences)])
@@ -330,7 +332,7 @@ class _Weights:
         self.values[self.step] = value
 
     def names(self, name: str) -> dict[str, int]:
-        steps = {f"{name}@{step}": step for step in sorted({0, *self.kept, self.step})}
+        steps = {f"{name}@{step}": step for step in sorted({0, *self.saved, self.step})}
         return {name: self.step, **steps, self.base: 0}
 
     def path(self, step: int) -> Path:
@@ -340,7 +342,7 @@ class _Weights:
         path = self.path(self.step)
         manifest = {"step": self.step, "weights": self.values[self.step]}
         replace_json(path / "manifest.json", manifest)
-        self.kept.append(self.step)
+        self.saved.append(self.step)
         return path
 
 

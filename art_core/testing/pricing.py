@@ -189,9 +189,9 @@ class PricingContract(Contract):
     def test_answers_do_not_depend_on_the_order_of_questions(self, book: Plugins) -> None:
         """The costs of a run do not depend on earlier questions."""
         pairs = [*self.priced, (NOBODY, NOBODY)]
-        asked = [(*pair, usage) for pair in pairs for usage in (None, SOME_TOKENS)]
-        forth = [book.token_rates(*question) for question in asked]
-        back = [book.token_rates(*question) for question in reversed(asked)]
+        questions = [(*pair, usage) for pair in pairs for usage in (None, SOME_TOKENS)]
+        forth = [book.token_rates(*question) for question in questions]
+        back = [book.token_rates(*question) for question in reversed(questions)]
         assert forth == back[::-1]
         devices = [*self.devices, NOBODY]
         there = [book.gpu_rate(device) for device in devices]

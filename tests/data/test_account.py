@@ -55,7 +55,7 @@ def test_calls_are_forgotten_in_a_forked_process():
     kept = Account()
     kept.add(Call())
     account._lock.acquire()  # as before a fork
-    account.forget()
+    account.drop_calls()
     assert not kept.waiting
     assert account._lock.acquire(blocking=False)
     account._lock.release()

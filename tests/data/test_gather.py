@@ -482,7 +482,10 @@ async def test_loose_rollouts_give_the_trajectories_of_those_that_did_not_fail()
 async def test_the_progress_bar_counts_rollouts_and_shows_reward_and_failures():
     screen = io.StringIO()
     with redirect_stderr(screen):
-        await gather(art.TrajectoryGroup([rollout(1.0), rollout(2.0), broken()]), pbar_desc="walk")
+        await gather(
+            art.TrajectoryGroup([broken(), rollout(1.0, 0.01), rollout(2.0, 0.01)]),
+            pbar_desc="walk",
+        )
     assert "walk" in screen.getvalue()
     assert "3/3" in screen.getvalue()
     assert "reward=1.500" in screen.getvalue()

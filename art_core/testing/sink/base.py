@@ -195,7 +195,7 @@ class SinkContractBase(Contract):
         Returns the run as the sink got it: with the sink's name.
         """
         spec = SinkSpec(name=SINK_NAME, create=make_sink, summary="under test")
-        delivery = Delivery.start([spec], run, kept(run, rows))
+        delivery = Delivery.start([spec], run, write_log(run, rows))
         report = delivery.close(self.seconds_per_call)[SINK_NAME]
         assert (report.undelivered, report.error) == (0, None)
         return attrs.evolve(run, sink=spec.name)
@@ -213,7 +213,7 @@ def ended(run: RunInfo) -> RunInfo:
     return attrs.evolve(run, status="finished")
 
 
-def kept(run: RunInfo, rows: Sequence[MetricsRow]) -> Path:
+def write_log(run: RunInfo, rows: Sequence[MetricsRow]) -> Path:
     """Write the run's log and return its path."""
     history = history_file(run.run_dir)
     history.write_bytes(b"".join(row.to_line() for row in rows))

@@ -31,7 +31,7 @@ class FlakySink:
     sink: Sink
     before: BaseException | None = None
     after: BaseException | None = None
-    held: threading.Event | None = None
+    released: threading.Event | None = None
 
     def open(self, run: RunInfo) -> None:
         """Open the sink behind."""
@@ -40,8 +40,8 @@ class FlakySink:
     def write(self, rows: list[MetricsRow]) -> None:
         """Write to the sink behind; fail or hang the first time."""
         before, after, self.before, self.after = self.before, self.after, None, None
-        if self.held is not None:
-            self.held.wait(_MAX_HANG_S)
+        if self.released is not None:
+            self.released.wait(_MAX_HANG_S)
         if before is not None:
             raise before
         self.sink.write(rows)
@@ -103,13 +103,13 @@ class SinkThread:
     @contextmanager
     def running(cls, make_sink: Callable[[], Sink], seconds: float) -> Iterator[SinkThread]:
         """Make the sink on its thread, and end the thread with the block."""
-        made = cls(seconds)
-        threading.Thread(target=made._work, name="contract-sink", daemon=True).start()
+        thread = cls(seconds)
+        threading.Thread(target=thread._work, name="contract-sink", daemon=True).start()
         try:
-            made._sink = made._call("make_sink", make_sink)
-            yield made
+            thread._sink = thread._call("make_sink", make_sink)
+            yield thread
         finally:
-            made._calls.put(None)
+            thread._calls.put(None)
 
     def open(self, run: RunInfo) -> None:
         """Open the sink."""

@@ -18,8 +18,8 @@ from art_core.testing.sink.base import (
     ReadBack,
     SinkContractBase,
     ended,
-    kept,
     some_rows,
+    write_log,
 )
 from art_core.testing.sink.doubles import FlakySink, SinkThread, network_down
 
@@ -77,16 +77,16 @@ class SinkSideEffects(SinkContractBase):
     ) -> None:
         """The run's close meets its deadline; the rows arrive when the sink goes on."""
         rows = some_rows(4)
-        held = threading.Event()
-        history = kept(run, rows)
+        released = threading.Event()
+        history = write_log(run, rows)
         spec = SinkSpec(
-            name="hangs", create=lambda: FlakySink(make_sink(), held=held), summary="hangs"
+            name="hangs", create=lambda: FlakySink(make_sink(), released=released), summary="hangs"
         )
         delivery = Delivery.start([spec], run, history)
         (follower,) = delivery.followers
         report = delivery.close(0.3)["hangs"]
         assert report.undelivered == 4
-        held.set()
+        released.set()
         follower.close(time.monotonic() + self.seconds_per_call)
         assert follower.join().undelivered == 0
         self.check(read_back, attrs.evolve(run, sink=spec.name), rows)

@@ -65,10 +65,10 @@ def without(send, field):
     """A sender of JSON that leaves a field out of the choices."""
 
     def sends(self, status, body):
-        kept = [
+        saved = [
             {k: v for k, v in choice.items() if k != field} for choice in body.get("choices", ())
         ]
-        return send(self, status, {**body, "choices": kept} if kept else body)
+        return send(self, status, {**body, "choices": saved} if saved else body)
 
     return sends
 
@@ -172,16 +172,16 @@ class AcceptsInvalidValues(EchoBackend):
     """Values of options are not checked."""
 
     async def train(self, model, groups, **options):
-        kept = {k: v for k, v in options.items() if k not in ("learning_rate", "loss_fn")}
-        return await super().train(model, groups, **kept)
+        saved = {k: v for k, v in options.items() if k not in ("learning_rate", "loss_fn")}
+        return await super().train(model, groups, **saved)
 
 
 class AcceptsNaNRewards(EchoBackend):
     """Trajectories whose reward is not a number are left out silently."""
 
     async def train(self, model, groups, **options):
-        kept = [[t for t in group if t.reward == t.reward] for group in groups]
-        return await super().train(model, [art.TrajectoryGroup(k) for k in kept], **options)
+        saved = [[t for t in group if t.reward == t.reward] for group in groups]
+        return await super().train(model, [art.TrajectoryGroup(k) for k in saved], **options)
 
 
 class IsFree(EchoBackend):
@@ -214,8 +214,8 @@ class DeletesNothing(EchoBackend):
     """Checkpoints are reported as deleted, and stay."""
 
     async def delete_checkpoints(self, model, keep):
-        kept = self._weights(model).kept
-        return [step for step in kept[:-1] if step not in keep]
+        saved = self._weights(model).saved
+        return [step for step in saved[:-1] if step not in keep]
 
 
 class ServesTheBaseModel(EchoBackend):
@@ -311,7 +311,7 @@ class RefusesASecondRegister(EchoBackend):
     """Registering a model again is an error."""
 
     async def register(self, model):
-        if model.name in self._held:
+        if model.name in self._models:
             raise art.BackendError("this model is registered")
         return await super().register(model)
 
@@ -320,7 +320,7 @@ class HoldsOneModel(EchoBackend):
     """A second model takes the place of the first."""
 
     async def register(self, model):
-        self._held.clear()
+        self._models.clear()
         return await super().register(model)
 
 
@@ -342,7 +342,7 @@ class SharesSteps(EchoBackend):
 
     def logprob_of(self, name):
         step = name.partition("@")[2]
-        held = [n for n, w in self._held.items() if step and int(step) in w.values]
+        held = [n for n, w in self._models.items() if step and int(step) in w.values]
         return super().logprob_of(f"{held[-1]}@{step}" if held else name)
 
 
@@ -385,7 +385,7 @@ class ClosesOnce(EchoBackend):
     """A second close raises."""
 
     async def close(self):
-        if self._held and self._server is None:
+        if self._models and self._server is None:
             raise art.BackendError("closed")
         await super().close()
 
@@ -394,7 +394,7 @@ class ClosesOnlyWhenUsed(EchoBackend):
     """Closing raises before a model is registered."""
 
     async def close(self):
-        if not self._held:
+        if not self._models:
             raise art.BackendError("nothing to close")
         await super().close()
 
