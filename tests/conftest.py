@@ -70,8 +70,7 @@ def no_open_models() -> Iterator[None]:
     """Begin without open models and without paid calls that belong to none."""
     others = builder.open_builders()
     builder.default_builders.clear()
-    for said in (payer._warn_unowned, payer._warn_elsewhere, payer._warn_guessed):
-        said.cache_clear()
+    payer._warn_once.cache_clear()
     UNOWNED.take()
     track._unchecked.clear()
     yield

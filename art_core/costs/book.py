@@ -15,6 +15,7 @@ from art_core.hooks.host import Plugins
 from art_core.metrics.rates import TokenRates, price, price_gpu, rates_of
 from art_core.metrics.readers import read_usage
 from art_core.metrics.readers.openai import REPORTING
+from art_core.metrics.receipt import Receipt, gpu_receipt, token_receipt
 from art_core.metrics.usage import GpuTime, TokenUsage
 from art_core.prices.table import gpu_rate_origin
 
@@ -106,6 +107,15 @@ class PriceBook:
         self.warn_once(f"{provider!r} reports a cost of {usage.cost_usd!r} US dollars: ignored")
         return attrs.evolve(usage, cost_usd=None)
 
+    def bill(
+        self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
+    ) -> Receipt:
+        """Price a call and return its receipt, which has no leaf yet."""
+        usage = self.believed(provider, usage)
+        usd, rates = self.quote(provider, model, usage, explicit)
+        unread = self.unread(provider, model, usage, rates) if usd is not None else ()
+        return token_receipt("", provider, model, attrs.evolve(usage, unread=unread), usd, rates)
+
     def quote(
         self, provider: str, model: str, usage: TokenUsage, explicit: TokenRates | None = None
     ) -> tuple[float | None, TokenRates | None]:
@@ -157,6 +167,10 @@ class PriceBook:
     ) -> float | None:
         """US dollars of a call, None when unpriced; see `quote`."""
         return self.quote(provider, model, usage, explicit)[0]
+
+    def bill_gpu(self, time: GpuTime, remedy: str | None = None) -> Receipt:
+        """Price device time and return its receipt, which has no leaf yet; see `quote_gpu`."""
+        return gpu_receipt("", time, *self.quote_gpu(time, remedy))
 
     def quote_gpu(
         self, time: GpuTime, remedy: str | None = None

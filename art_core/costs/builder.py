@@ -15,10 +15,9 @@ import attrs
 from art_core.base.errors import ConfigError, MetricError
 from art_core.base.numbers import text_of
 from art_core.costs.book import PriceBook
-from art_core.costs.ledger import Ledger
+from art_core.costs.ledger import UNPRICED, Ledger
 from art_core.data.account import in_scope
 from art_core.metrics.rates import TokenRates
-from art_core.metrics.receipt import gpu_receipt, token_receipt
 from art_core.metrics.taxonomy import number
 from art_core.metrics.usage import GpuTime, TokenUsage
 
@@ -141,40 +140,23 @@ class MetricsBuilder:
         Unpriced calls are counted in `data/step_unpriced_calls`, with one warning per model. Calls
         of which a part has no price are counted in `data/step_partly_priced_calls`.
         """
-        usage = self.prices.believed(provider, usage)
-        usd, rates = self.prices.quote(provider, model_name, usage, rates)
-        unread = self.prices.unread(provider, model_name, usage, rates) if usd is not None else ()
-        usage = attrs.evolve(usage, unread=unread)
-        with self.ledger.one_row():
-            leaf = self.ledger.cost_key(f"{self.context or 'train'}/{source}")
-            if usd is None:
-                self.add_unpriced()
-            else:
-                self.ledger.add(self.context, leaf, usd)
-            if unread:
-                self.ledger.add("", "data/step_partly_priced_calls", 1.0)
-            self.ledger.add_receipt(token_receipt(leaf, provider, model_name, usage, usd, rates))
-        return usd
+        receipt = self.prices.bill(provider, model_name, usage, rates)
+        self.ledger.add_receipt(self.context, f"{self.context or 'train'}/{source}", receipt)
+        return receipt.usd
 
     def add_gpu_time(self, time: GpuTime, *, remedy: str | None = None) -> float | None:
-        """Price devices held, add them at `costs/gpu`; return US dollars, or None when unpriced.
+        """Price device time and add it at `costs/gpu`; return US dollars, or None when unpriced.
 
-        `remedy` ends the warning about a device without a price. Without any seconds nothing is
-        added.
+        `remedy` ends the warning about a device without a price. Zero seconds add nothing.
         """
-        usd, rates = self.prices.quote_gpu(time, remedy)
-        if not time.seconds:
-            return usd
-        with self.ledger.one_row():
-            leaf = self.ledger.cost_key("gpu")
-            if usd is not None:
-                self.ledger.add(self.context, leaf, usd)
-            self.ledger.add_receipt(gpu_receipt(leaf, time, usd, rates))
-        return usd
+        receipt = self.prices.bill_gpu(time, remedy)
+        if time.seconds:
+            self.ledger.add_receipt(self.context, "gpu", receipt)
+        return receipt.usd
 
     def add_unpriced(self) -> None:
         """Count a paid call whose cost is not known."""
-        self.ledger.add("", "data/step_unpriced_calls", 1.0)
+        self.ledger.add("", UNPRICED, 1.0)
 
     def add_response_cost(
         self,

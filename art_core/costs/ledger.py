@@ -8,7 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from weakref import WeakSet
 
 import attrs
@@ -23,8 +23,10 @@ log = logging.getLogger("art_core")
 
 Samples = dict[str, list[float]]
 """The samples of each key since the last row."""
+UNPRICED = "data/step_unpriced_calls"
+_PARTLY_PRICED = "data/step_partly_priced_calls"
 _MAX_SAMPLES = 4096
-# One for all ledgers: a ledger that was handed over adds to another one. Reentrant: `one_row`.
+# One for all ledgers: a ledger that was handed over adds to another one.
 _lock = threading.RLock()
 
 
@@ -78,10 +80,6 @@ class Ledger:
     def __attrs_post_init__(self) -> None:
         _ledgers.add(self)
 
-    def one_row(self) -> AbstractContextManager[object]:
-        """Keep what is added in the block together: a row takes all of it or nothing."""
-        return _lock
-
     def hand_over(self, heir: Ledger) -> None:
         """Move what waits to another ledger of the same run, and what is added here later."""
         with _lock:
@@ -114,7 +112,7 @@ class Ledger:
                 buffer.setdefault(moved[leaf], []).extend(buffer.pop(leaf))
         receipts, self._receipts = self._receipts.values(), {}
         for receipt in receipts:
-            self.add_receipt(attrs.evolve(receipt, leaf=moved.get(receipt.leaf, receipt.leaf)))
+            self._keep_receipt(attrs.evolve(receipt, leaf=moved.get(receipt.leaf, receipt.leaf)))
         for leaf, place in moved.items():
             log.warning(
                 "cost %r conflicts with those in the run's log: what was added is booked at %r. "
@@ -123,21 +121,16 @@ class Ledger:
                 place,
             )
 
-    def cost_key(self, path: str) -> str:
+    def _paid_key(self, path: str) -> str:
         """Return the key under which to record money already spent. If the path's own key conflicts
-        with others, use the nearest valid key and warn once. MetricError for an invalid path.
+        with others, use the nearest valid key and warn once.
         """
-        with _lock:
-            if self._heir:
-                return self._heir.cost_key(path)
-            leaf = self._placed(path)
-            key = self._tree.resolve_conflict(leaf)
-            self._tree.add(key)
-            if key != leaf and self._resolved.get(leaf) != key:
-                self._resolved[leaf] = key
-                log.warning(
-                    "cost %r conflicts with others of the run: it is booked at %r.", leaf, key
-                )
+        leaf = self._placed(path)
+        key = self._tree.resolve_conflict(leaf)
+        self._tree.add(key)
+        if key != leaf and self._resolved.get(leaf) != key:
+            self._resolved[leaf] = key
+            log.warning("cost %r conflicts with others of the run: it is booked at %r.", leaf, key)
         return key
 
     def _placed(self, path: str) -> str:
@@ -181,15 +174,27 @@ class Ledger:
                 f"metric {key!r} must be the same throughout a step, got {before} and {value}"
             )
 
-    def add_receipt(self, receipt: Receipt) -> None:
-        """Add what a cost was paid for."""
+    def add_receipt(self, context: str, path: str, receipt: Receipt) -> None:
+        """Add a receipt and its US dollars at a path, or at the nearest valid key if that conflicts
+        with other costs. Calls without a price are counted. MetricError for an invalid path.
+        """
         with _lock:
             if self._heir:
-                self._heir.add_receipt(receipt)
+                self._heir.add_receipt(context, path, receipt)
                 return
-            before = self._receipts.get(receipt.kind)
-            self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
-            self.waiting = True
+            key = self._paid_key(path)
+            if receipt.usd is not None:
+                self.add(context, key, receipt.usd)
+            elif not receipt.device_seconds:
+                self.add("", UNPRICED, 1.0)
+            if receipt.unread:
+                self.add("", _PARTLY_PRICED, 1.0)
+            self._keep_receipt(attrs.evolve(receipt, leaf=key))
+
+    def _keep_receipt(self, receipt: Receipt) -> None:
+        before = self._receipts.get(receipt.kind)
+        self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
+        self.waiting = True
 
     def add_scenarios(self, ids: Iterable[str]) -> None:
         """Add scenario ids for the next train row."""
@@ -265,7 +270,7 @@ class Ledger:
                 for key, values in samples.items():
                     buffer[key] = values + buffer.get(key, [])
             for receipt in drained.receipts:
-                self.add_receipt(receipt)
+                self._keep_receipt(receipt)
             self._scenario_ids |= drained.scenario_ids
             self.waiting = self.waiting or drained != NOTHING
 

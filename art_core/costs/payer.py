@@ -35,6 +35,21 @@ from art_core.metrics.usage import COUNTS, TokenUsage
 
 log = logging.getLogger("art_core")
 
+_ELSEWHERE = (
+    "calls of %r run in a thread that began before the active metrics builder was activated; "
+    "their cost goes to that builder, the only active one. Activate it inside the thread."
+)
+_GUESSED = (
+    "calls of %r belong to no group that was logged, and several models were open: the model "
+    "that logged groups next has their cost."
+)
+_UNOWNED_OF_NONE, _UNOWNED_OF_SEVERAL = (
+    "calls of %r run without an active metrics builder, outside of a gathering, and "
+    f"{models} open: their cost is kept, and goes to the run of the next model that logs groups. "
+    "Wrap them in `with model.metrics_builder('train').activate_context():`."
+    for models in ("no model is", "several models are")
+)
+
 
 @attrs.frozen(eq=False)
 class MeteredCall:
@@ -170,7 +185,7 @@ class PendingPayer:
     def _add(self, call: PendingCall) -> None:
         models = len(open_builders())
         if self.account is UNOWNED and models != 1:
-            _warn_unowned(self.source, several=models > 1)
+            _warn_once(_UNOWNED_OF_SEVERAL if models else _UNOWNED_OF_NONE, self.source)
         self.account.add(attrs.evolve(call, several=models > 1))
 
 
@@ -228,7 +243,7 @@ def settle(groups: Sequence[TrajectoryGroup], builder: MetricsBuilder) -> None:
 def _book_unowned(builder: MetricsBuilder) -> None:
     calls = UNOWNED.take()
     for source in {call.source for call in calls if call.several}:
-        _warn_guessed(source)
+        _warn_once(_GUESSED, source)
     book_all(builder, calls)
 
 
@@ -279,7 +294,7 @@ def _only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
     builders = {(id(s.ledger), s.context): s for s in active if isinstance(s, MetricsBuilder)}
     accounts = {id(s): s for s in active if isinstance(s, Account)}
     if len(builders) == 1:
-        _warn_elsewhere(source)
+        _warn_once(_ELSEWHERE, source)
         return next(iter(builders.values())), None
     if not builders and len(accounts) == 1:
         return None, next(iter(accounts.values()))
@@ -287,30 +302,5 @@ def _only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
 
 
 @functools.cache
-def _warn_elsewhere(source: str) -> None:
-    log.warning(
-        "calls of %r run in a thread that began before the active metrics builder was activated; "
-        "their cost goes to that builder, the only active one. Activate it inside the thread.",
-        source,
-    )
-
-
-@functools.cache
-def _warn_guessed(source: str) -> None:
-    log.warning(
-        "calls of %r belong to no group that was logged, and several models were open: the model "
-        "that logged groups next has their cost.",
-        source,
-    )
-
-
-@functools.cache
-def _warn_unowned(source: str, *, several: bool) -> None:
-    reason = "several models are open" if several else "no model is open"
-    log.warning(
-        "calls of %r run without an active metrics builder, outside of a gathering, and %s: their "
-        "cost is kept, and goes to the run of the next model that logs groups. Wrap them in "
-        "`with model.metrics_builder('train').activate_context():`.",
-        source,
-        reason,
-    )
+def _warn_once(text: str, source: str) -> None:
+    log.warning(text, source)

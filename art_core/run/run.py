@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -343,19 +343,16 @@ def _open_run(path: Path) -> Run | None:
         identity = file_identity(path.stat())
     except OSError:
         return None
-    for run in exits.program.runs:
-        if isinstance(run, Run) and run.log_identity == identity:
-            return run
-    return None
+    here = cast("list[Run]", exits.program.runs)
+    return next((run for run in here if run.log_identity == identity), None)
 
 
 def renew_locks() -> None:
     """Free the locks in a forked process: a thread that held one is not there."""
     global _opening  # noqa: PLW0603
     _opening = threading.RLock()
-    for run in exits.program.runs:
-        if isinstance(run, Run):
-            run._lock = threading.Lock()  # noqa: SLF001
+    for run in cast("list[Run]", exits.program.runs):
+        run._lock = threading.Lock()  # noqa: SLF001
 
 
 os.register_at_fork(after_in_child=renew_locks)
