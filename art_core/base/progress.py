@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from art_core.base.errors import ConfigError
@@ -58,8 +59,11 @@ def _line_class() -> Any:
             shown = (self.n, self.total, self.desc, self.postfix)
             if line and shown != self._printed:
                 self._printed = shown
-                self.fp.write(f"{line}\n")  # one write: other threads print whole lines, too
-                self.fp.flush()
+                # tqdm holds its lock here and keeps it after an error, so that a later bar would
+                # wait for ever. A closed pipe or a full disk must not end the work either.
+                with suppress(OSError):
+                    self.fp.write(f"{line}\n")  # one write: other threads print whole lines, too
+                    self.fp.flush()
 
         def clear(self, nolock: bool = False) -> None:  # noqa: FBT001, FBT002
             """Do nothing: a printed line stays."""
@@ -115,5 +119,7 @@ def print_line(line: str) -> None:
     """Print a line to standard error, whole, and beside any progress bar."""
     from tqdm import tqdm
 
-    # One write: text of other threads must not come before the line's end.
-    tqdm.write(f"{line}\n", file=sys.stderr, end="")
+    # One write: text of other threads must not come before the line's end. Without a reader of
+    # standard error, as after `2>&1 | head`, the line is lost.
+    with suppress(OSError):
+        tqdm.write(f"{line}\n", file=sys.stderr, end="")

@@ -58,6 +58,24 @@ def test_a_bar_that_leaves_nothing_in_a_terminal_leaves_its_last_line_in_a_log(l
     assert log().splitlines()[-1].startswith("walk: 100% 50/50")
 
 
+class ClosedPipe(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_reader_that_left_does_not_end_the_work_or_block_the_next_bar(monkeypatch):
+    monkeypatch.setenv("TQDM_MININTERVAL", "0")
+    monkeypatch.setattr(sys, "stderr", ClosedPipe())
+    with progress_bar(desc="walk", total=2) as bar:
+        bar.refresh()
+        bar.update()
+    print_line("after the walk")
+    free = threading.Thread(target=walked, args=(1,))
+    free.start()
+    free.join(10)
+    assert not free.is_alive()
+
+
 def test_lines_come_at_intervals(log, monkeypatch):
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
     walked(3)
