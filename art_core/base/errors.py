@@ -56,7 +56,7 @@ class BackendError(ArtError, RuntimeError):
 
 
 class EngineError(BackendError):
-    """An inference engine that is closed, dead or too late; the message says which and why."""
+    """An inference engine that is closed, dead or too late; the message names which and why."""
 
 
 class HistoryError(ArtError, RuntimeError):
@@ -149,7 +149,7 @@ def without_secrets(text: str) -> str:
 
 def settings_without_secrets(value: Any, name: str = "") -> Any:
     """Return JSON values in which `***` replaces the texts of settings such as `api_key` or
-    `hf_token`, and what `without_secrets` replaces. Long hexadecimal numbers stay: commits, say.
+    `hf_token`, and what `without_secrets` replaces. Long hexadecimal numbers (commits) stay.
     """
     if isinstance(value, Mapping):
         return {k: settings_without_secrets(v, f"{k}") for k, v in value.items()}

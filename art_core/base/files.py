@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -171,6 +172,20 @@ def close_in_children(fd: int) -> None:
 def close_socket_in_children(opened: socket.socket) -> None:
     """Have children that are forked from now on close a socket."""
     _sockets.add(opened)
+
+
+def take_lock(fd: int, *, shared: bool = False, tries: int = 1) -> bool:
+    """Lock the file of a descriptor; return False if another process has it locked. Several tries
+    are 20 ms apart.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    for rest in reversed(range(tries)):
+        with suppress(OSError):
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return True
+        if rest:
+            time.sleep(0.02)
+    return False
 
 
 def close_lock(fd: int) -> None:

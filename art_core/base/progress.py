@@ -108,7 +108,7 @@ def child_settings() -> dict[str, str]:
 
 def final_lines(text: str) -> tuple[str, str]:
     """Return the whole lines of another program's output, without what it has drawn over, and the
-    rest, which is no whole line yet.
+    unfinished rest.
     """
     whole, newline, rest = text.rpartition("\n")
     lines = (line.removesuffix("\r").rpartition("\r")[2] for line in whole.split("\n"))

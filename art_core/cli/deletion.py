@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -13,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from art_core.base.errors import ConfigError
+from art_core.base.files import take_lock
 from art_core.log.reader import LoggedRun, find_run
 from art_core.log.rundir import checkpoint_folder, history_file
 
@@ -89,20 +89,12 @@ def _held(run: LoggedRun) -> Iterator[None]:
             with suppress(FileNotFoundError, IsADirectoryError):
                 fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 held.callback(os.close, fd)
-                if stat.S_ISREG(os.fstat(fd).st_mode) and _taken(fd):
+                if stat.S_ISREG(os.fstat(fd).st_mode) and not take_lock(fd):
                     raise ConfigError(
                         f"{run.name} is in use: a process holds {path.name}",
                         "Stop the trainer or `art sync` first.",
                     )
         yield
-
-
-def _taken(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    return False
 
 
 def _entries(folder: Path) -> list[Path]:

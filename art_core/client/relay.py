@@ -52,7 +52,7 @@ def create_relay(
     trainable: bool,
     meter: ModelMeter | None = None,
 ) -> Starlette:
-    """Make the application; a request's key says which of the recordings it belongs to."""
+    """Make the application; the key of a request belongs to one of the recordings."""
     relay = _Relay(served, recordings, TOKENS if trainable else {}, meter)
     return Starlette(
         routes=[Route(CHAT, guarded(relay.chat_completions), methods=["POST"])],

@@ -4,11 +4,9 @@ the state.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
-import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,7 +17,7 @@ import attrs
 import orjson
 
 from art_core.base.errors import ConfigError, HistoryError
-from art_core.base.files import close_in_children, close_lock, read_json
+from art_core.base.files import close_in_children, close_lock, read_json, take_lock
 from art_core.log.batches import BLANK
 from art_core.metrics.row import MetricsRow
 
@@ -156,7 +154,7 @@ class HistoryLog:
             raise HistoryError(
                 f"cannot open {path}: {error.strerror}", "Choose another base_path."
             ) from error
-        if not _locked(fd):
+        if not take_lock(fd, tries=_LOCK_TRIES):
             os.close(fd)  # the lock is another's
             raise HistoryError(
                 f"the run in {path.parent} is in use by another process",
@@ -288,18 +286,6 @@ class HistoryLog:
 def file_identity(found: os.stat_result) -> tuple[int, int]:
     """Return a file's device and number."""
     return found.st_dev, found.st_ino
-
-
-def _locked(fd: int) -> bool:
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            # `art runs` asks for the status by holding a shared lock for an instant.
-            time.sleep(0.02)
-        else:
-            return True
-    return False
 
 
 def _repair(fd: int, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import stat
@@ -15,7 +14,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.base.files import read_json, replace_json
+from art_core.base.files import read_json, replace_json, take_lock
 
 log = logging.getLogger("art_core")
 
@@ -165,14 +164,6 @@ def _is_locked(path: Path) -> bool:
         if not stat.S_ISREG(mode):
             kind = "Is a directory" if stat.S_ISDIR(mode) else "Is no regular file"
             raise OSError(0, kind, str(path))
-        return _is_taken(fd)
+        return not take_lock(fd, shared=True)
     finally:
         os.close(fd)
-
-
-def _is_taken(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    return False

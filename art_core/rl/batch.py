@@ -143,8 +143,8 @@ def _sequences_of(
 
 REMEDY = (
     "Rollouts must call the model through model.openai_client(), which asks the endpoint "
-    "for token ids, and append completion.choices[0] itself to the trajectory. What another "
-    "client or a framework says, model.recording(trajectory) puts there."
+    "for token ids, and append completion.choices[0] itself to the trajectory. "
+    "model.recording(trajectory) does so for another client or a framework."
 )
 
 

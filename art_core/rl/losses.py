@@ -106,7 +106,7 @@ class LossPreset:
     the engine, which multiplies the loss, when r is taken to the former. When r is taken to the
     engine itself it holds that factor already, and is never multiplied by it again.
 
-    `normalization` says what the sum of the token losses is divided by, over a whole optimizer
+    `normalization` is the divisor of the sum of the token losses, over a whole optimizer
     step: each trajectory counts once ("trajectory"), each training sequence ("sequence"), each
     token ("token"), or each token 1 / `normalization_length` in the mean over sequences
     ("constant"). `options` are the parameters of `TrainConfig` that the loss has.

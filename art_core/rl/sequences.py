@@ -23,7 +23,7 @@ class TokenSequence:
 
     `advantage` is the trajectory's; `weight` is 1 / its trainable tokens, so that each trajectory
     counts once. `policy_versions` are the training steps of the weights behind its turns, in their
-    order (None where the endpoint did not say).
+    order (None where the endpoint did not report it).
     """
 
     token_ids: tuple[int, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import os
@@ -13,7 +12,7 @@ import attrs
 import orjson
 
 from art_core.base.errors import HistoryError, SinkError
-from art_core.base.files import close_in_children, replace_json
+from art_core.base.files import close_in_children, replace_json, take_lock
 from art_core.log.history import read_rows
 from art_core.metrics.row import MetricsRow
 
@@ -109,14 +108,12 @@ def lock_cursor(path: Path) -> int:
         fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError:
         return -1
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if not take_lock(fd):
         os.close(fd)
         raise SinkError(
             f"sink {path.stem!r} is already being served by another process or model",
             "Wait for that one to end: it delivers the same rows.",
-        ) from error
+        )
     close_in_children(fd)
     return fd
 

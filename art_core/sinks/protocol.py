@@ -53,7 +53,7 @@ class Sink(Protocol):
 
     def close(self, run: RunInfo) -> None:
         """Finish; called after the last row of this attempt, and again if it raised. `run.status`
-        says how the run ended; it is "running" when the run goes on with another sink object.
+        is the end of the run, or "running" if the run goes on with another sink object.
         """
 
 

@@ -351,5 +351,5 @@ def echo_spec() -> BackendSpec:
     hook.
     """
     return BackendSpec(
-        name="echo", create=EchoBackend, summary="trains nothing and answers what it was told"
+        name="echo", create=EchoBackend, summary="trains nothing and repeats the last message"
     )

@@ -55,7 +55,7 @@ class ArgusClient:
         """Return whether a user of Argus asked to stop a batch."""
         path = f"/api/batches/{quote(batch_id, safe='')}/stop-requested"
         answer = self._checked(self._ask("GET", path)).json()
-        # The server says `requested`; its own client reads `stop_requested`.
+        # The server sends `requested`; its own client reads `stop_requested`.
         return bool(answer.get("requested") or answer.get("stop_requested"))
 
     def close(self) -> None:

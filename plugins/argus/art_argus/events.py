@@ -114,7 +114,7 @@ def point(
     job: Job, row: MetricsRow, is_count: Callable[[str], bool], *, is_epoch: bool = True
 ) -> Event:
     """Return a train row as a point of the job's curves, whose epoch is the step. Other rows, and
-    rows that are no epoch, become log lines with their values: Argus counts every point as a
+    rows that repeat an epoch, become log lines with their values: Argus counts every point as a
     trained epoch.
     """
     data: Event = dict(numbers(row.metrics, is_count))

@@ -149,7 +149,7 @@ class Watch:
         if not self.flag.exists() and self.client.stop_requested(self.job.batch_id):
             self.flag.parent.mkdir(parents=True, exist_ok=True)
             self.flag.touch()
-            log.warning("somebody asked Argus to stop %r; see stop_requested", self.job.batch_id)
+            log.warning("a user of Argus asked to stop %r; see stop_requested", self.job.batch_id)
 
     def _watch(self) -> None:
         while not self._closing.wait(min(self.every_s, self.heartbeat_s)):

@@ -111,5 +111,5 @@ def wandb_sink(**options: Any) -> SinkSpec:
 
 @hookimpl
 def art_sinks() -> list[SinkSpec]:
-    """Offer the sink; it is a default one if a key or WANDB_MODE is set."""
+    """Offer the sink; it is a default sink if WANDB_MODE or a key is set."""
     return [wandb_sink()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from art_core import Backend, BackendError, ConfigError, Plugins, backend
-from art_core.base.files import close_in_children, close_lock
+from art_core.base.files import close_in_children, close_lock, take_lock
 from art_core.endpoint.listener import UVICORN_OPTIONS, api_url, listening_socket
 from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
 from art_serverless.server.access import exposure, server_keys
@@ -175,13 +174,11 @@ def _private_files(directory: Path) -> Iterator[None]:
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     fd = os.open(directory / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not take_lock(fd):
         os.close(fd)
         raise BackendError(
             f"another `art serve` uses {directory}", "Stop it, or give another --dir."
-        ) from None
+        )
     close_in_children(fd)
     try:
         yield
