@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from art_core import TrainableModel
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError, shown
+from art_core.endpoint.stream import joined
 from art_serverless.protocol import InferenceName
 from art_serverless.server.private import PrivatePaths
 from art_serverless.server.sampled import SampledAnswers
@@ -188,58 +189,14 @@ class TokenFields:
         """Yield the events of a stream with the fields that were asked for. `keep` is called with
         the whole completion at the end.
         """
-        joined = _JoinedChunks()
+        chunks: list[dict[str, Any]] = []
         async for line in lines:
             text = line.removeprefix("data:").strip()
             if not line.startswith("data:") or not text.startswith("{"):
                 if text == "[DONE]":
-                    keep(joined.completion())
+                    keep(joined(chunks))
                 yield line.encode() + b"\n"
                 continue
             chunk = orjson.loads(text)
-            joined.add(chunk)
+            chunks.append(chunk)
             yield b"data: " + orjson.dumps(self.cut(chunk)) + b"\n"
-
-
-class _JoinedChunks:
-    """A completion made of a stream's chunks: the parts by which its answers are found again."""
-
-    def __init__(self) -> None:
-        self._head: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
-
-    def add(self, chunk: Mapping[str, Any]) -> None:
-        names = ("prompt_token_ids", "policy_version", "sampling")
-        self._head |= {name: chunk[name] for name in names if name in chunk}
-        for part in chunk.get("choices") or ():
-            new = {"content": "", "calls": {}, "token_ids": [], "entries": []}
-            choice = self._choices.setdefault(part["index"], new)
-            delta = part.get("delta") or {}
-            choice["content"] += delta.get("content") or ""
-            choice["token_ids"] += part.get("token_ids") or ()
-            choice["entries"] += (part.get("logprobs") or {}).get("content") or ()
-            for call in delta.get("tool_calls") or ():
-                _join_call(choice["calls"], call)
-
-    def completion(self) -> dict[str, Any]:
-        choices = [
-            {
-                "message": {
-                    "role": "assistant",
-                    "content": choice["content"],
-                    "tool_calls": list(choice["calls"].values()),
-                },
-                "token_ids": choice["token_ids"],
-                "logprobs": {"content": choice["entries"]},
-            }
-            for choice in self._choices.values()
-        ]
-        return {**self._head, "choices": choices}
-
-
-def _join_call(calls: dict[int, dict[str, Any]], part: Mapping[str, Any]) -> None:
-    call = calls.setdefault(part["index"], {"function": {"name": "", "arguments": ""}})
-    if part.get("id"):
-        call["id"] = part["id"]
-    for name, text in (part.get("function") or {}).items():
-        call["function"][name] = call["function"].get(name, "") + (text or "")

@@ -1,6 +1,6 @@
 """Chunks put together again, also those that other servers send."""
 
-from art_core.client.received import joined
+from art_core.endpoint.stream import joined
 
 
 def chunk(delta, **more):
