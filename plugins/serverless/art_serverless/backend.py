@@ -24,11 +24,9 @@ from art_core import (
 from art_core.rl.batch import num_cut_off, training_batch
 from art_core.rl.config import cap, check_options, optional, price
 from art_core.rl.losses import PRESETS
-from art_serverless.account import service_key, service_url
-from art_serverless.api import Api
-from art_serverless.journal import Journal
+from art_serverless.api import Api, service_key, service_url
 from art_serverless.protocol import check_finite, checked_loss
-from art_serverless.remote_model import RemoteModel, StepOptions
+from art_serverless.remote_model import Journal, RemoteModel, StepOptions
 
 if TYPE_CHECKING:
     from art_core import TrainableModel

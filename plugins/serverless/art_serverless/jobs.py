@@ -1,8 +1,9 @@
-"""Following a training job from its first event to its last."""
+"""Training jobs at the service: their events, and the metrics and costs that they report."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -10,12 +11,25 @@ from typing import Any
 
 import attrs
 
-from art_core import BackendError
+from art_core import BackendError, MetricError
 from art_core.base.progress import progress_bar
 from art_serverless.api import Api
 from art_serverless.protocol import Event
 
+log = logging.getLogger("art_serverless")
+
 MIN_PAUSE_S, MAX_PAUSE_S = 0.2, 2.0
+
+PLAIN_NAMES = {
+    "loss": "loss/train",
+    "entropy": "loss/entropy",
+    "grad_norm": "loss/grad_norm",
+    "kl_div": "loss/kl_div",
+    "learning_rate": "loss/learning_rate",
+}
+"""Metrics of services that use bare names, and their canonical keys."""
+
+STEPS = "data/step_num_gradient_steps"
 
 
 class JobFailedError(BackendError):
@@ -104,3 +118,48 @@ def _floats(data: Mapping[str, Any]) -> dict[str, float]:
 
 def _reason(event: Event) -> str:
     return str(event.data.get("error_message") or "no reason was given")
+
+
+def metrics_of(job: JobResult, taxonomy: Any) -> dict[str, float]:
+    """Return a step's metrics under canonical keys, without those that the taxonomy rejects."""
+    values = combined(job.gradient_steps, _summed(job, taxonomy))
+    found: dict[str, float] = {STEPS: float(len(job.gradient_steps))}
+    for name, value in values.items():
+        if name.startswith("costs/"):
+            continue
+        try:
+            key = taxonomy.resolve(taxonomy.place(PLAIN_NAMES.get(name, name), "train"))
+        except MetricError as error:
+            log.warning("the service's metric %r is left out: %s", name, error)
+            continue
+        found[key] = value
+    found.setdefault("time/step_trainer_s", job.seconds)
+    return found
+
+
+def costs_of(job: JobResult) -> dict[str, float]:
+    """Return the costs of the step that the service reports, by cost leaf, in US dollars."""
+    leaves = cost_leaves(key for step in job.gradient_steps for key in step)
+    usd = combined(job.gradient_steps, leaves)
+    return {key.removeprefix("costs/"): usd[key] for key in leaves if usd[key] > 0}
+
+
+def cost_leaves(keys: Iterable[str]) -> list[str]:
+    """Return the cost keys that are neither sums of other keys nor sums over the run."""
+    costs = {key for key in keys if key.startswith("costs/")}
+    return [key for key in sorted(costs) if not _is_sum(key, costs)]
+
+
+def _is_sum(key: str, keys: set[str]) -> bool:
+    return (
+        key == "costs/all" or "/cum/" in key or any(other.startswith(f"{key}/") for other in keys)
+    )
+
+
+def _summed(job: JobResult, taxonomy: Any) -> set[str]:
+    return {
+        key
+        for step in job.gradient_steps
+        for key in step
+        if "/step_" in key and taxonomy.spec(key).combine == "sum"
+    }

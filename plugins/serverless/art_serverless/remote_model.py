@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from art_core import BackendError, GpuTime, MetricError, TrainResult, TrajectoryGroup
+from art_core.base.files import read_json, replace_json
 from art_serverless.api import Api, ModelRecord, NotFoundError
-from art_serverless.jobs import JobFailedError, JobResult, follow
-from art_serverless.journal import Journal, Pending
-from art_serverless.metrics import costs_of, metrics_of
+from art_serverless.jobs import JobFailedError, JobResult, costs_of, follow, metrics_of
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
 log = logging.getLogger("art_serverless")
+JOURNAL = "serverless.json"
 
 
 @attrs.frozen(kw_only=True)
@@ -137,3 +139,37 @@ class RemoteModel:
                 model.metrics_builder("train").add_cost(path, usd)
             except MetricError as error:
                 log.warning("the service's cost %r of $%g is left out: %s", path, usd, error)
+
+
+@attrs.frozen(kw_only=True)
+class Pending:
+    """A training step that was sent: the request's `key`, the number of the step, and the job's id
+    once the service has answered.
+    """
+
+    key: str
+    model_id: str
+    step: int
+    job_id: str | None = None
+
+    @classmethod
+    def new(cls, model_id: str, step: int) -> Pending:
+        """Return a request with a key of its own, about to be sent."""
+        return cls(key=secrets.token_hex(16), model_id=model_id, step=step)
+
+
+@attrs.frozen
+class Journal:
+    """A file in the run's directory. A run has at most one step under way."""
+
+    run_dir: Path
+
+    def read(self) -> Pending | None:
+        """Return the step under way, if any."""
+        found: dict[str, Any] = read_json(self.run_dir / JOURNAL)
+        return Pending(**found["pending"]) if found.get("pending") else None
+
+    def write(self, pending: Pending | None) -> None:
+        """Save the step under way; None when it is over."""
+        saved = None if pending is None else attrs.asdict(pending)
+        replace_json(self.run_dir / JOURNAL, {"pending": saved})

@@ -13,10 +13,9 @@ import art_core as art
 from art_core.base.errors import BackendError, ConfigError
 from art_core.testing.backend import attempts
 from art_serverless.backend import ServerlessBackend
-from art_serverless.jobs import JobResult, combined
-from art_serverless.journal import Journal, Pending
-from art_serverless.metrics import costs_of, metrics_of
+from art_serverless.jobs import JobResult, combined, costs_of, metrics_of
 from art_serverless.protocol import Address, InferenceName
+from art_serverless.remote_model import Journal, Pending
 
 KEY = "a key of the tests"
 

@@ -18,8 +18,8 @@ from art_core.base.errors import BackendError
 from art_core.testing.backend import QUESTION, ask, attempts
 from art_core.testing.echo import EchoBackend
 from art_serverless.jobs import JobFailedError
-from art_serverless.journal import Journal, Pending
 from art_serverless.protocol import Address
+from art_serverless.remote_model import Journal, Pending
 from art_serverless.server.store import Store
 from art_serverless.server.work import MAX_ATTEMPTS
 from waiting import until_async

@@ -23,7 +23,7 @@ from art_serverless.server.access import Keys, exposure, server_keys
 from art_serverless.server.openapi import openapi
 from art_serverless.server.private import DIRECTORY, PrivatePaths
 from art_serverless.server.routes import OPERATIONS
-from art_serverless.server.settings import options_of
+from art_serverless.server.start import options_of
 from art_serverless.server.store import GroupFiles, Store
 from waiting import until
 

@@ -13,7 +13,7 @@ import attrs
 import orjson
 
 from art_core import BackendError, TrainableModel, TrajectoryGroup
-from art_serverless.metrics import cost_leaves
+from art_serverless.jobs import cost_leaves
 from art_serverless.server.private import PrivatePaths
 from art_serverless.server.slots import ModelSlots
 from art_serverless.server.store import Store, StoredJob
