@@ -35,6 +35,6 @@ async def test_a_run_learns_and_serves_what_it_learned(tiny_directory, tmp_path,
         assert result.metrics["loss/grad_norm"] > 0
         assert result.metrics["loss/engine_logprob_diff"] < 0.1
         assert (await tokens(model)).policy_version == step
-    assert "is trained in rows" not in caplog.text
+    assert "is trained in padded rows" not in caplog.text
     await model.close()
     await backend.close()

@@ -27,11 +27,11 @@ half times, at 1,024 two thirds.
 
 
 class UnpackableError(Exception):
-    """Why a model's rows cannot be packed; they are then trained as rows."""
+    """The reason why a model's rows cannot be packed; they are then trained as padded rows."""
 
 
 def use_training_attention(model: Any) -> None:
-    """Let a transformers model use it; masks and other attentions than `sdpa` stay as they are."""
+    """Let a transformers model use this attention; other implementations than `sdpa` are kept."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -45,17 +45,17 @@ def use_training_attention(model: Any) -> None:
 def packed_options(model: Any, layout: Layout) -> dict[str, Any]:
     """Return the options of a model's forward pass over a packed row.
 
-    An attention mask of four dimensions is handed down as it is; an empty one keeps transformers
-    from making a dense one.
+    transformers passes an attention mask of four dimensions through; an empty one prevents it from
+    creating a dense one.
     """
     used = model.config._attn_implementation  # noqa: SLF001
     if used != NAME:
         if used == "sdpa":
-            raise UnpackableError("its code has no attention that could be replaced")
+            raise UnpackableError("its code has no replaceable attention")
         raise UnpackableError(f"its attention implementation is {used!r}, not 'sdpa'")
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    if odd := sorted(kinds - {"full_attention"}):
-        raise UnpackableError(f"it has layers of {' and '.join(odd)}")
+    if other := sorted(kinds - {"full_attention"}):
+        raise UnpackableError(f"it has layers of {' and '.join(other)}")
     return {
         "position_ids": layout.positions_S[None],
         "attention_mask": torch.empty(1, 1, 0, 0, device=layout.positions_S.device),
@@ -82,7 +82,7 @@ def _attention(
         _check_packable(module, dropout, options)
         return _packed(query, key, value, packed_layout, scale), None
     if attention_mask is not None and attention_mask.numel() == 0:
-        raise UnpackableError("its layers do not hand options down to their attention")
+        raise UnpackableError("its layers do not pass options to their attention")
     rows, length = query.shape[2], key.shape[2]
     plain = attention_mask is None and dropout == 0.0 and rows == length <= MAX_SHORT
     special = any(options.get(name) is not None for name in SPECIAL)
@@ -107,7 +107,7 @@ def _check_packable(module: nn.Module, dropout: float, options: dict[str, Any]) 
 
 
 def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    """Attention [1, S, N, E] of a packed row, by the best form that the tensors have."""
+    """Return attention [1, S, N, E] of a packed row, by the fastest form for these tensors."""
     query, key = query.to(value.dtype), key.to(value.dtype)
     if packed_attention.can_attend(query, value):
         return packed_attention.packed_attention(query, key, value, layout, scale)
@@ -119,7 +119,7 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: fl
 def dense_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float
 ) -> Tensor:
-    """Attention of a packed row by a dense mask: exact anywhere, at the cost of the row squared."""
+    """Return attention of a packed row by a dense mask: on any device, with quadratic cost."""
     groups = query.shape[1] // key.shape[1]
     output = nn.functional.scaled_dot_product_attention(
         query,
@@ -132,8 +132,8 @@ def dense_attention(
 
 
 def short_causal_attention(q_BNSD: Tensor, k_BMSD: Tensor, v_BMSE: Tensor, scale: float) -> Tensor:
-    """Causal attention [B, N, S, E] as plain matrix products: N query heads over M key heads (N a
-    multiple of M), D and E wide.
+    """Return causal attention [B, N, S, E] as plain matrix products: N query heads over M key heads
+    (N a multiple of M), D and E wide.
 
     Products are taken in the values' dtype, scores and their softmax in fp32. The backward pass
     needs the weights [B, N, S, S], so this is for short rows only.
@@ -146,7 +146,7 @@ def short_causal_attention(q_BNSD: Tensor, k_BMSD: Tensor, v_BMSE: Tensor, scale
 
 
 class _ShortCausal(torch.autograd.Function):
-    """The query heads that share a key head are stacked into one taller product (G = B * M)."""
+    """Stacks the query heads that share a key head into one taller product (G = B * M)."""
 
     @staticmethod
     def forward(ctx: Any, q_BNSD: Tensor, k_BMSD: Tensor, v_BMSE: Tensor, scale: float) -> Tensor:

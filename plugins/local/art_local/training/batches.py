@@ -1,4 +1,4 @@
-"""First stop: from training sequences to padded tensors that fit a token budget."""
+"""Training sequences as padded tensors within a token budget."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from art_local.training.layout import Layout
 
 @attrs.frozen(kw_only=True, eq=False)
 class MicroBatch:
-    """Rows of one forward pass, padded on the right: B rows of S tokens, R of which bear loss.
+    """Rows of one forward pass, padded on the right: B rows of S tokens, R of which have a loss.
 
-    `ids_BS` are the tokens. A causal model's answer at a token does not depend on what stands to
-    its right, so right padding needs no attention mask. `rows_R` are flat positions in [B*S] whose
-    *next* token bears loss; `targets_R` that token, `old_logprobs_R` the engine's log-prob of it,
-    `advantages_R` and `weights_R` those of its sequence, `sequences_R` the place of its sequence in
-    the step. A sequence is never split, so what is summed over it is whole.
+    `ids_BS` are the tokens. A causal model's output at a token does not depend on later tokens, so
+    right padding needs no attention mask. `rows_R` are flat positions in [B*S] whose *next* token
+    has a loss; `targets_R` is that token, `old_logprobs_R` its log-prob in the engine,
+    `advantages_R` and `weights_R` those of its sequence, `sequences_R` the index of its sequence in
+    the step. A sequence is never split, so sums over it are complete.
 
-    A packed micro-batch has B = 1 and a `layout`; several of its rows may name one hidden state.
+    A packed micro-batch has B = 1 and a `layout`; several rows may refer to one hidden state.
     """
 
     ids_BS: Tensor
@@ -48,7 +48,7 @@ def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Split rows into micro-batches: indices of rows, longest first, rows x longest <= `budget`
     tokens.
 
-    A row longer than the budget stands alone. Rows of equal length keep their order.
+    A row longer than the budget is a micro-batch of its own. Rows of equal length keep their order.
     """
     batches: list[list[int]] = []
     longest = 0
@@ -64,7 +64,7 @@ def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def micro_batches(
     sequences: Sequence[TokenSequence], budget: int, *, pad_id: int = 0
 ) -> Iterator[MicroBatch]:
-    """Yield the sequences as micro-batches of at most `budget` tokens, padding counted."""
+    """Yield the sequences as micro-batches of at most `budget` tokens, including padding."""
     for indices in plan([len(s.token_ids) for s in sequences], budget):
         yield collate([sequences[i] for i in indices], pad_id, indices)
 
@@ -72,8 +72,8 @@ def micro_batches(
 def collate(
     sequences: Sequence[TokenSequence], pad_id: int = 0, indices: Sequence[int] | None = None
 ) -> MicroBatch:
-    """Pad sequences on the right into one micro-batch; a sequence's first token never bears
-    loss. `indices` are their places in the step; by default they are counted.
+    """Pad sequences on the right into one micro-batch; a sequence's first token never has a loss.
+    `indices` are their places in the step, by default 0, 1, 2, ...
     """
     places = range(len(sequences)) if indices is None else indices
     width = max(len(s.token_ids) for s in sequences)

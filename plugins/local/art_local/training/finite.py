@@ -1,4 +1,4 @@
-"""Whether weights are of use: finite themselves, and with finite log-probs."""
+"""Checks that weights and their log-probs are finite."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 PROBE_TOKENS = 64
 WEIGHTS, MOMENTS = "weights", "optimizer moments"
 MAX_WEIGHT = torch.finfo(torch.float32).max ** 0.5
-"""The square of a larger one is infinite in fp32: norms of the hidden states are then 0 or NaN."""
+"""The square of a larger weight is infinite in fp32: norms of hidden states are then 0 or NaN."""
 
 
 def not_finite(tensors: Mapping[str, Tensor], limit: float = MAX_WEIGHT) -> list[str]:
-    """Return the names of the tensors that have a value which is NaN, or not within the limit."""
+    """Return the names of the tensors with a value that is NaN or beyond the limit."""
     return [name for name, value in tensors.items() if value.numel() and not _within(value, limit)]
 
 

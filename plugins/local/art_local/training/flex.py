@@ -1,6 +1,6 @@
 """Attention of a packed row on CUDA: FlexAttention with a block-sparse mask.
 
-Blocks of the mask that no token attends to cost nothing, so the cost follows the tokens
+Empty blocks of the mask cost nothing, so the cost is proportional to the tokens
 (torch.nn.attention.flex_attention; "Flex Attention", arXiv 2412.05496).
 """
 
@@ -17,13 +17,13 @@ from art_local.training.layout import Layout
 
 NOTE = "flex"
 LITTLE_SHARED_MEMORY = ((8, 6), (8, 9))
-"""GPUs like the RTX 3090 and 4090, A10, L4 and L40S: blocks of threads have 99 KiB, and torch's own
-choice for bf16 heads of 128 takes 101 in three stages, 67 in two (pytorch issue 133254).
+"""GPUs like the RTX 3090 and 4090, A10, L4 and L40S have 99 KiB per block of threads. For bf16
+heads of 128, torch's default of three stages needs 101 KiB, two stages 67 (pytorch issue 133254).
 """
 
 
 def can_attend(q_BNSD: Tensor, v_BMSE: Tensor) -> bool:
-    """Tell whether the compiled kernel takes these tensors: CUDA since Ampere, with Triton,
+    """Return whether the compiled kernel supports these tensors: CUDA since Ampere, with Triton,
     heads of 16 to 256.
     """
     device = q_BNSD.device
@@ -49,7 +49,7 @@ def mask_mod(layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tenso
 
 
 def block_mask(layout: Layout, *, compiled: bool) -> Any:
-    """Return the layout's BlockMask, made once for all layers."""
+    """Return the layout's BlockMask, computed once for all layers."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     if NOTE not in layout.notes:
@@ -69,7 +69,7 @@ def flex_packed(
     *,
     compiled: bool = True,
 ) -> Tensor:
-    """Attention [1, S, N, E] of one packed row (B = 1); `compiled=False` is the same in plain
+    """Return attention [1, S, N, E] of one packed row (B = 1); `compiled=False` uses plain
     operations, for tests without a CUDA device.
     """
     from torch.nn.attention.flex_attention import flex_attention
@@ -88,8 +88,8 @@ def flex_packed(
 
 
 def kernel_options(q_BNSD: Tensor) -> dict[str, int] | None:
-    """Return what FlexAttention must be told for these queries; None leaves all to it, as for wider
-    heads, whose backward kernel does not fit either.
+    """Return FlexAttention's options for these queries; None uses its defaults. Wider heads use
+    them, too: their backward kernel does not fit either way.
     """
     little = torch.cuda.get_device_capability(q_BNSD.device) in LITTLE_SHARED_MEMORY
     fits = q_BNSD.shape[-1] * q_BNSD.itemsize <= 256

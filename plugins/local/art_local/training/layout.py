@@ -1,4 +1,4 @@
-"""How sequences lie in one packed row, and which of its tokens attend to which."""
+"""The layout of sequences in one packed row, and which tokens attend to which."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 PADDING = 0.125
-"""Segments share a block while padding adds at most this share to the shortest of them."""
+"""Segments share a block if padding adds at most this share to the shortest one."""
 BLOCK_SCORES = 1 << 21
-"""Scores of one head that a block holds at most: n * L * L."""
+"""Maximum number of scores of one head in a block: n * L * L."""
 
 
 @attrs.frozen(kw_only=True)
 class Shape:
-    """A pack: `prefix` tokens that all its sequences begin with, once, then each sequence's own
-    tokens, `segments` long. A sequence without partners is a pack of one segment without prefix.
+    """A pack: the `prefix` tokens that its sequences have in common, once, then each sequence's own
+    tokens, of the lengths `segments`. A sequence that shares nothing is a pack of one segment
+    without prefix.
     """
 
     prefix: int
@@ -34,21 +35,21 @@ class Shape:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Block:
-    """n segments of about equal length, padded on the right to L: `index` [n * L] are their places
-    in the row (a padded place repeats the segment's first), `kept` the places in [n * L] that are
-    none of padding, None when all are. `start` is the first place when they stand in one run.
+    """n segments of about equal length, padded on the right to L. `index` [n * L] are their places
+    in the row (padding repeats the segment's first place), `real` the places in [n * L] that are
+    not padding (None: there is no padding). `start` is the first place if they are contiguous.
     """
 
     count: int
     length: int
     index: Tensor
-    kept: Tensor | None
+    real: Tensor | None
     start: int | None
 
     def to(self, device: torch.device) -> Block:
         """Return the block on a device."""
-        kept = None if self.kept is None else self.kept.to(device)
-        return attrs.evolve(self, index=self.index.to(device), kept=kept)
+        real = None if self.real is None else self.real.to(device)
+        return attrs.evolve(self, index=self.index.to(device), real=real)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -56,10 +57,10 @@ class Layout:
     """One row of S tokens, pack after pack: [prefix | segment | segment | ...].
 
     A token attends to its own segment up to itself, and to all of its pack's prefix. `positions_S`
-    go on after the prefix in each segment. `segments_S` numbers the segments (a prefix is one too),
-    `prefixes_S` gives the number of the token's prefix, its own segment's when it has none.
-    `shared` lists for each prefix its places (start, stop), then those of the tokens behind it.
-    `notes` keeps what an attention computed from the layout once for all layers.
+    continue after the prefix in each segment. `segments_S` numbers the segments (a prefix is one,
+    too), `prefixes_S` is the number of the token's prefix, or of its own segment without one.
+    `shared` lists for each prefix its places (start, stop), then those of the tokens after it.
+    `notes` caches values that an attention computes once for all layers.
     """
 
     positions_S: Tensor
@@ -71,14 +72,14 @@ class Layout:
 
     @cached_property
     def mask_SS(self) -> Tensor:  # noqa: N802  (a shape suffix)
-        """Which token (row) attends to which (column), dense: for tests and for devices without a
-        kernel of their own.
+        """The dense mask: whether a token (row) attends to another one (column). For tests, and for
+        devices without a kernel.
         """
         places_S = torch.arange(len(self.positions_S), device=self.positions_S.device)
         return self.attends(places_S[:, None], places_S[None, :])
 
     def attends(self, query: Tensor, key: Tensor) -> Tensor:
-        """Tell for places in the row whether the query's token attends to the key's."""
+        """Return for places in the row whether the query's token attends to the key's."""
         segment = self.segments_S[key]
         own = (self.segments_S[query] == segment) | (self.prefixes_S[query] == segment)
         return own & (key <= query)
@@ -97,7 +98,7 @@ class Layout:
 
 
 def layout_of(shapes: Iterable[Shape]) -> Layout:
-    """Lay packs out one after the other; empty prefixes and segments take no place."""
+    """Return the layout of packs in sequence; empty prefixes and segments are left out."""
     spans: list[tuple[int, int]] = []  # of each segment: start, length
     before: list[tuple[int, int]] = []  # of each segment: its prefix' tokens and number
     shared = []
@@ -130,16 +131,16 @@ def layout_of(shapes: Iterable[Shape]) -> Layout:
 
 def _blocks(spans: Sequence[tuple[int, int]]) -> Iterable[Block]:
     ordered = sorted(spans, key=lambda span: (-span[1], span[0]))
-    taken: list[tuple[int, int]] = []
+    block: list[tuple[int, int]] = []
     for start, length in ordered:
-        longest = taken[0][1] if taken else length
+        longest = block[0][1] if block else length
         too_short = longest > length * (1 + PADDING)
-        if taken and (too_short or (len(taken) + 1) * longest**2 > BLOCK_SCORES):
-            yield _block(taken)
-            taken = []
-        taken.append((start, length))
-    if taken:
-        yield _block(taken)
+        if block and (too_short or (len(block) + 1) * longest**2 > BLOCK_SCORES):
+            yield _block(block)
+            block = []
+        block.append((start, length))
+    if block:
+        yield _block(block)
 
 
 def _block(spans: Sequence[tuple[int, int]]) -> Block:
@@ -155,6 +156,6 @@ def _block(spans: Sequence[tuple[int, int]]) -> Block:
         count=len(spans),
         length=longest,
         index=index,
-        kept=None if whole else inside_nL.flatten().nonzero()[:, 0],
+        real=None if whole else inside_nL.flatten().nonzero()[:, 0],
         start=first if in_a_run else None,
     )

@@ -1,8 +1,7 @@
-"""Second stop: log-probs and entropies of chosen tokens, without ever holding all logits.
+"""Log-probs and entropies of chosen tokens, without all logits in memory.
 
-Logits [B, S, V] of a long context do not fit: 2,048 tokens at a vocabulary of 152k are 1.2 GB in
-fp32, several times over. Only rows whose next token bears loss are computed, `chunk_size` of them
-at once.
+Logits [B, S, V] of a long context do not fit: 2,048 tokens with a vocabulary of 152k are 1.2 GB in
+fp32, in several copies. Only rows whose next token has a loss are computed, `chunk_size` at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap
 
 @attrs.frozen(kw_only=True, eq=False)
 class OutputHead:
-    """How hidden states become logits: softcap(scale * (h @ weight.T + bias)).
+    """The output head: logits are softcap(scale * (h @ weight.T + bias)).
 
     `weight_VH` and `bias_V` are the model's own parameters; `softcap` is Gemma's cap * tanh(x /
     cap).
@@ -30,7 +29,7 @@ class OutputHead:
     softcap: float | None = None
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
-        """Logits [R, V] in fp32; the product itself is taken in the hidden states' dtype."""
+        """Return logits [R, V] in fp32; the product is computed in the hidden states' dtype."""
         weight_VH = self.weight_VH.to(hidden_RH.dtype)
         bias_V = None if self.bias_V is None else self.bias_V.to(hidden_RH.dtype)
         logits_RV = torch.nn.functional.linear(hidden_RH, weight_VH, bias_V).float()
@@ -41,7 +40,7 @@ class OutputHead:
         return logits_RV
 
     def slope_(self, dlogits_RV: Tensor, logits_RV: Tensor) -> Tensor:
-        """Carry a gradient on logits back to h @ weight.T + bias, in place."""
+        """Propagate a gradient on logits back to h @ weight.T + bias, in place."""
         if self.softcap is not None:
             dlogits_RV.mul_(1 - (logits_RV / self.softcap).square_())
         return dlogits_RV if self.scale == 1.0 else dlogits_RV.mul_(self.scale)
@@ -67,9 +66,9 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Return log p(target) [R] and the entropy [R] of each row's distribution, both fp32, in nats.
 
-    Gradients flow through the log-probs into the hidden states and, where they are trained, into
-    the head's weight and bias; the entropy is a measurement and has none. At most [chunk_size, V]
-    logits exist at a time, in the forward and the backward pass.
+    Gradients flow through the log-probs into the hidden states and, if they are trained, into the
+    head's weight and bias. The entropy has no gradient. At most [chunk_size, V] logits exist at a
+    time, in the forward and the backward pass.
     """
     logprobs_R, entropy_R = _TokenLogprobs.apply(
         hidden_RH, head.weight_VH, head.bias_V, targets_R, head, chunk_size
@@ -81,9 +80,9 @@ class _TokenLogprobs(torch.autograd.Function):
     """d log p(y) / d logits = onehot(y) - p.
 
     With a frozen head the gradient on a hidden state is g * (onehot(y) - p) @ W, where the upstream
-    g is one number a row: the product is taken at once in the forward pass, g multiplies it later,
-    and no logits are computed twice. A trained head needs g inside the sum over rows, so it
-    computes them again.
+    g is one number per row: the forward pass computes the product, the backward pass multiplies it
+    by g, and no logits are computed twice. A trained head needs g inside the sum over rows, so it
+    computes the logits again.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Fourth stop: from log-probs to a loss, token by token, and what it says about the step."""
+"""The loss of each token, from log-probs, and its metrics."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAX_LOG_RATIO = 20.0
 
 @attrs.frozen(kw_only=True, eq=False)
 class Tokens:
-    """What a loss is made of, [R] each: log-probs with gradient, old log-probs (any float),
-    advantages, weights, owning sequences, entropies.
+    """The inputs of a loss, [R] each: log-probs with gradient, old log-probs (any float),
+    advantages, weights, indices of sequences, entropies.
 
-    `engine_logprobs_R` are given when the old log-probs are the policy's own.
+    `engine_logprobs_R` are given if the old log-probs are the policy's own.
     """
 
     logprobs_R: Tensor
@@ -35,7 +35,7 @@ class Tokens:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TokenLosses:
-    """Loss [R] of each token before weighting; for the metrics, detached: the importance ratio [R]
+    """Loss [R] of each token before weighting. For the metrics, detached: the importance ratio [R]
     at the loss's level, whether it was clipped or masked [R], and log(policy / engine) [R].
     """
 
@@ -48,8 +48,8 @@ class TokenLosses:
 def token_losses(
     loss: LossPreset, tokens: Tokens, function: LossFunction | None = None
 ) -> TokenLosses:
-    """Loss of each token (formulas and sources: `LossPreset`); `function` is what `loss.spec`
-    made.
+    """Return the loss of each token (formulas and sources: `LossPreset`). `function` is the loss
+    function that `loss.spec` created.
     """
     log_ratios_R = log_ratios(tokens.logprobs_R, tokens.old_logprobs_R)
     engine_log_ratios_R, factor_R = log_ratios_R.detach(), None
@@ -65,9 +65,9 @@ def token_losses(
         clipped_R = (capped_R < ratios_R).detach()
     else:
         losses_R, clipped_R = _surrogate(loss, tokens, log_ratios_R, ratios_R, capped_R)
-    kept_R = _unmasked(loss, ratios_R, engine_log_ratios_R, tokens.sequences_R)
-    if kept_R is not None:
-        losses_R, clipped_R = torch.where(kept_R, losses_R, 0.0), clipped_R | ~kept_R
+    unmasked_R = _unmasked(loss, ratios_R, engine_log_ratios_R, tokens.sequences_R)
+    if unmasked_R is not None:
+        losses_R, clipped_R = torch.where(unmasked_R, losses_R, 0.0), clipped_R | ~unmasked_R
     if factor_R is not None:
         losses_R = losses_R * factor_R
     return TokenLosses(
@@ -93,7 +93,7 @@ def _surrogate(
         return -weights_R * advantages_R * tokens.logprobs_R, weights_R != ratios_R.detach()
     free_R, bound_R = capped_R * advantages_R, inside_R * advantages_R
     losses_R = -torch.minimum(free_R, bound_R)
-    # Where the clip or a cap decides, there is no gradient.
+    # if the clip or a cap applies, there is no gradient
     clipped_R = ((bound_R < free_R) | (capped_R < ratios_R)).detach()
     return losses_R, clipped_R
 
@@ -125,14 +125,14 @@ def _of_function(
         found = f"shape {list(losses_R.shape)}, requires_grad={losses_R.requires_grad}"
         raise ConfigError(
             f"loss {loss.name!r} must return {wanted}, got {found}",
-            "Return one value a token, not their mean, computed from logprobs_R or ratios_R.",
+            "Return one value per token, not their mean, computed from logprobs_R or ratios_R.",
         )
     return losses_R
 
 
 def _known(old_logprobs_R: Tensor, logprobs_R: Tensor) -> Tensor:
-    """Return the old log-probs [R], and where one is -inf, +inf or NaN, which no engine can have
-    meant, the policy's own: such a token counts as on-policy.
+    """Return the old log-probs [R]. One that is -inf, +inf or NaN is replaced by the policy's own,
+    so that its token counts as on-policy.
     """
     return torch.where(old_logprobs_R.isfinite(), old_logprobs_R, logprobs_R.detach())
 
@@ -166,8 +166,8 @@ def ratios_at_level(log_ratios_R: Tensor, sequences_R: Tensor, level: str) -> Te
 def _mismatch(
     loss: LossPreset, old_logprobs_R: Tensor, engine_logprobs_R: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return log(old / engine) [R] and the truncated ratio [R] that multiplies the loss, when old
-    log-probs are the policy's own.
+    """Return log(old / engine) [R] and the truncated ratio [R] that multiplies the loss, if the
+    old log-probs are the policy's own.
 
     Truncated importance sampling: min(old / engine, cap), not squared, without gradient.
     """
@@ -178,19 +178,19 @@ def _mismatch(
 def _unmasked(
     loss: LossPreset, ratios_R: Tensor, engine_log_ratios_R: Tensor, sequences_R: Tensor
 ) -> Tensor | None:
-    """Return which tokens [R] the masks leave in, or None when no mask is on."""
-    kept_R = None
+    """Return the tokens [R] that the masks do not exclude; None without a mask."""
+    unmasked_R = None
     if loss.mask_prob_ratio:
-        kept_R = (ratios_R > 1 - loss.epsilon) & (ratios_R < 1 + loss.epsilon_high)
+        unmasked_R = (ratios_R > 1 - loss.epsilon) & (ratios_R < 1 + loss.epsilon_high)
     if loss.mask_sequence_ratio < math.inf:
         means_R = _sequence_means(engine_log_ratios_R, sequences_R)
         near_R = means_R.abs() <= math.log(loss.mask_sequence_ratio)
-        kept_R = near_R if kept_R is None else kept_R & near_R
-    return kept_R
+        unmasked_R = near_R if unmasked_R is None else unmasked_R & near_R
+    return unmasked_R
 
 
 def loss_function(loss: LossPreset) -> LossFunction | None:
-    """Import the function of a loss of your own, None for a preset; ConfigError for no function."""
+    """Import the function of a custom loss; None for a preset. ConfigError if not callable."""
     if loss.spec is None:
         return None
     function = loss.spec.create()
@@ -200,9 +200,9 @@ def loss_function(loss: LossPreset) -> LossFunction | None:
 
 
 def ratio_metrics(parts: Sequence[TokenLosses]) -> dict[str, float]:
-    """Importance-ratio metrics over all tokens of a step, each token counted once.
+    """Return importance-ratio metrics over all tokens of a step, each token counted once.
 
-    The ratios are those that the loss used. `loss/kl_k3` estimates KL(engine || trainer), sampled
+    The ratios are those in the loss. `loss/kl_k3` estimates KL(engine || trainer), sampled
     from the engine, token by token at every level, as r - 1 - log r (Schulman, "Approximating KL
     divergence", 2020).
     """
@@ -220,7 +220,7 @@ def ratio_metrics(parts: Sequence[TokenLosses]) -> dict[str, float]:
 
 
 def _percentile(sorted_N: Tensor, share: float) -> float:
-    # torch.quantile refuses more than 16 M values
+    # torch.quantile is limited to 16 M values
     position = share * (len(sorted_N) - 1)
     low = int(position)
     high = min(low + 1, len(sorted_N) - 1)

@@ -1,4 +1,4 @@
-"""Dropout and noise off: log-probs are a function of the tokens, as the engine samples them."""
+"""Switch off dropout, so that log-probs depend only on the tokens, as in the engine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _DROPS = re.compile(r"dropout|layerdrop|drop_(prob|path)")
 
 
 def without_noise(model: Any, *, training_mode: bool = False) -> Any:
-    """Return the model in eval mode, in which layers draw nothing at random; gradients flow all the
-    same.
+    """Return the model in eval mode, in which layers draw no random numbers; gradients still flow.
 
     With `training_mode` its layers stay in training mode, which some need to recompute activations,
-    and their probabilities of dropout are set to 0. The config stays as it is.
+    and their dropout probabilities are set to 0. The config is not changed.
     """
     if not training_mode:
         return model.eval()

@@ -1,9 +1,9 @@
-"""Attention of a packed row on a CPU, at a cost that follows its tokens.
+"""Attention of a packed row on a CPU, with time and memory proportional to its tokens.
 
-A query's keys lie in two places: in its own segment, causally, and in its pack's prefix. Segments
-of about equal length are batched; all queries behind a prefix are one tall product with its keys.
-The two parts are joined exactly by the logarithms of their softmax denominators, and the backward
-pass computes the weights again from the joint one, so memory follows the tokens too.
+A query attends to its own segment, causally, and to its pack's prefix. Segments of about equal
+length are batched; all queries after a prefix are one tall product with its keys. The two parts are
+joined exactly by the logarithms of their softmax denominators; the backward pass computes the
+weights again from the joint logarithm.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from art_local.training.layout import Block, Layout
 
-SHORT = 384
-"""Segments up to this length are batched matrix products; longer ones are torch's fused kernel."""
+MAX_SHORT = 384
+"""Segments up to this length use batched matrix products; longer ones use torch's fused kernel."""
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
 
 
 def can_attend(q_BNSD: Tensor, v_BMSE: Tensor) -> bool:
-    """Tell whether `packed_attention` takes these tensors: on a CPU, values as wide as keys."""
+    """Return whether these tensors are supported: on a CPU, values as wide as keys."""
     dtypes = (torch.float32, torch.bfloat16, torch.float64)
     return (
         q_BNSD.device.type == "cpu"
@@ -36,14 +36,14 @@ def can_attend(q_BNSD: Tensor, v_BMSE: Tensor) -> bool:
 def packed_attention(
     q_BNSD: Tensor, k_BMSD: Tensor, v_BMSD: Tensor, layout: Layout, scale: float
 ) -> Tensor:
-    """Attention [1, S, N, D] of one packed row (B = 1): N query heads over M key heads (N a
+    """Return attention [1, S, N, D] of one packed row (B = 1): N query heads over M key heads (N a
     multiple of M).
 
-    Products are taken in the values' dtype, scores and their softmax in fp32.
+    Products are computed in the values' dtype, scores and their softmax in fp32.
     """
     dtype = v_BMSD.dtype
     rows = [x[0].transpose(0, 1).to(dtype).contiguous() for x in (q_BNSD, k_BMSD, v_BMSD)]
-    # autocast would round the scores, which are computed in fp32 on purpose
+    # autocast would round the fp32 scores
     with torch.autocast(v_BMSD.device.type, enabled=False):
         output: Tensor = _Packed.apply(*rows, layout, scale)
     return output[None]
@@ -60,8 +60,8 @@ class _Rows:
 
 @attrs.frozen(eq=False)
 class _Joint:
-    """Of queries, over all their keys: the gradient of the outputs and the outputs [..., N, D], the
-    logarithms of the softmax denominators and sum(gradient * output) [..., N, 1].
+    """Values of queries over all their keys: the gradient of the outputs and the outputs
+    [..., N, D], the logarithms of the softmax denominators and sum(gradient * output) [..., N, 1].
     """
 
     grad: Tensor
@@ -92,7 +92,7 @@ class _Heads:
         return each.permute(0, 3, 1, 2, 4).reshape(-1, length, heads, x.shape[-1])
 
     def repeated(self, x_nLMD: Tensor) -> Tensor:
-        """[n, L, M, D] -> [n, N, L, D], each key head as often as it is attended to."""
+        """[n, L, M, D] -> [n, N, L, D], each key head repeated for its query heads."""
         return x_nLMD.transpose(1, 2).repeat_interleave(self.query // self.key, 1)
 
     def summed(self, x_nNLD: Tensor) -> Tensor:
@@ -112,11 +112,11 @@ class _Packed(torch.autograd.Function):
         weights: list[Tensor] = []
         for block in layout.blocks:
             rows = _Rows(*(_take(x, block) for x in (q_SND, k_SMD, v_SMD)))
-            inside = _short if block.length <= SHORT else _long
-            out, lse, *kept = inside(rows, heads)
+            inside = _short if block.length <= MAX_SHORT else _long
+            out, lse, *saved = inside(rows, heads)
             _put(out_SND, out, block)
             _put(lse_SN1, lse, block)
-            weights += kept
+            weights += saved
         for start, stop, first, last in layout.shared:
             onto = _Rows(q_SND[first:last], k_SMD[start:stop], v_SMD[start:stop])
             _join(out_SND[first:last], lse_SN1[first:last], *_onto_prefix(onto, heads))
@@ -126,8 +126,8 @@ class _Packed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q_SND, k_SMD, v_SMD, out_SND, lse_SN1, *kept = ctx.saved_tensors
-        heads, weights = ctx.heads, iter(kept)
+        q_SND, k_SMD, v_SMD, out_SND, lse_SN1, *saved = ctx.saved_tensors
+        heads, weights = ctx.heads, iter(saved)
         grad_SND = grad.to(q_SND.dtype).contiguous()
         delta_SN1 = (grad_SND.to(lse_SN1.dtype) * out_SND).sum(-1, keepdim=True)
         dq_SND, dk_SMD, dv_SMD = (torch.empty_like(x) for x in (q_SND, k_SMD, v_SMD))
@@ -139,7 +139,7 @@ class _Packed(torch.autograd.Function):
                 _take(lse_SN1, block),
                 _without_padding(_take(delta_SN1, block), block),
             )
-            if block.length <= SHORT:
+            if block.length <= MAX_SHORT:
                 parts = _short_backward(rows, joint, next(weights), next(weights), heads)
             else:
                 parts = _long_backward(rows, joint, heads)
@@ -240,7 +240,7 @@ def _join(out_TND: Tensor, lse_TN1: Tensor, other: Tensor, other_lse: Tensor) ->
 
 
 def _take(x_SHD: Tensor, block: Block) -> Tensor:
-    """Return a block's segments [n, L, H, D]; a padded place repeats its segment's first."""
+    """Return a block's segments [n, L, H, D]; padding repeats its segment's first place."""
     size = block.count * block.length
     if block.start is not None:
         flat = x_SHD[block.start : block.start + size]
@@ -250,23 +250,23 @@ def _take(x_SHD: Tensor, block: Block) -> Tensor:
 
 
 def _put(into_SHD: Tensor, x_nLHD: Tensor, block: Block) -> None:
-    """Write a block's segments to their places; what stands in padding is left out."""
+    """Write a block's segments to their places, without padding."""
     flat = x_nLHD.reshape(-1, *into_SHD.shape[1:])
     if block.start is not None:
         into_SHD[block.start : block.start + len(flat)] = flat
         return
     index = block.index
-    if block.kept is not None:
-        index, flat = index[block.kept], flat[block.kept]
+    if block.real is not None:
+        index, flat = index[block.real], flat[block.real]
     into_SHD.index_copy_(0, index, flat)
 
 
 def _without_padding(x_nLHD: Tensor, block: Block) -> Tensor:
-    """Return a block's segments with 0 in padding."""
-    if block.kept is None:
+    """Return a block's segments with zeros as padding."""
+    if block.real is None:
         return x_nLHD
     flat = x_nLHD.flatten(0, 1)
-    return torch.zeros_like(flat).index_copy_(0, block.kept, flat[block.kept]).view(x_nLHD.shape)
+    return torch.zeros_like(flat).index_copy_(0, block.real, flat[block.real]).view(x_nLHD.shape)
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -1,9 +1,8 @@
-"""First stop, packed: sequences that begin alike become one row in which the shared tokens stand
-once.
+"""Packing: sequences with a common prefix become one row in which the shared tokens appear once.
 
-Shared prefixes are found from token ids alone. A pack is one prefix and one segment a sequence; it
-is as good as rows when each token attends to its own sequence only and keeps its position (see
-`Layout`).
+Shared prefixes are found from token ids only. A pack is one prefix and one segment per sequence. It
+gives the same results as padded rows if each token attends to its own sequence only and keeps its
+position (see `Layout`). This is checked once for each policy.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("art_local")
 
 SLACK = 1.25
-"""A sequence that is longer than the budget takes partners along up to so many times its tokens."""
+"""A sequence longer than the budget is packed with others up to this multiple of its tokens."""
 TOLERANCE = {torch.float32: 1e-3}
 TOLERANCE_BF16 = 0.2
-"""Nats by which the log-prob of a token may differ on average. Of SmolLM2-135M packed rows differ
-from rows by 3e-6 in fp32 and by 0.05 in bf16 (as two right attentions over the same rows do, and
-either from fp32); a mask that shows other sequences, by 1.1.
+"""Maximum mean difference of log-probs in nats. For SmolLM2-135M, packed rows differ from padded
+ones by 3e-6 in fp32 and by 0.05 in bf16 (as much as two correct attentions over the same rows); a
+mask that includes other sequences, by 1.1.
 """
 SAMPLED_PACKS, SAMPLED_MEMBERS = 2, 3
 
 
 @attrs.frozen(kw_only=True)
 class Pack:
-    """Places of sequences in the step that share their first `prefix` tokens."""
+    """Indices of sequences in the step that share their first `prefix` tokens."""
 
     prefix: int
     members: tuple[int, ...]
 
     def shape(self, sequences: Sequence[TokenSequence]) -> Shape:
-        """Return how many tokens stand where."""
+        """Return the lengths of the pack's prefix and segments."""
         own = (len(sequences[m].token_ids) - self.prefix for m in self.members)
         return Shape(prefix=self.prefix, segments=tuple(own))
 
@@ -57,9 +56,9 @@ def packed_batches(
 ) -> Iterator[MicroBatch]:
     """Yield the sequences as packed micro-batches of at most `budget` tokens, without padding.
 
-    Packs are put together up to `joined` tokens, by default the budget. A pack over the budget is
-    split, with its prefix in each part. A sequence that is longer than the budget stands with those
-    partners that add at most a quarter to it.
+    Packs are combined up to `joined` tokens, by default the budget. A pack over the budget is
+    split, with its prefix in each part. A sequence longer than the budget is packed with others
+    that add at most a quarter to it.
     """
     packs = [
         part
@@ -72,8 +71,8 @@ def packed_batches(
 
 
 def packed(packs: Sequence[Pack], sequences: Sequence[TokenSequence]) -> MicroBatch:
-    """Lay packs out in one row [1, S]. The hidden state of a shared token is named by each sequence
-    whose next token bears loss.
+    """Put packs into one row [1, S]. Each sequence whose next token has a loss refers to the hidden
+    state of a shared token.
     """
     ids: list[int] = []
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -102,8 +101,8 @@ def packed(packs: Sequence[Pack], sequences: Sequence[TokenSequence]) -> MicroBa
 def _loss_rows(
     sequence: TokenSequence, prefix: int, base: int, shift: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return rows [R], targets [R], values [R, 3] and R of a sequence whose prefix stands at `base`
-    and whose later token t at `shift` + t.
+    """Return rows [R], targets [R], values [R, 3] and R of a sequence whose prefix starts at `base`
+    and whose later token t is at `shift` + t.
     """
     at_R = torch.tensor(sequence.trainable[1:], dtype=torch.bool).nonzero()[:, 0]
     values_R3 = torch.empty(len(at_R), 3)
@@ -119,9 +118,7 @@ def _loss_rows(
 
 @attrs.frozen(kw_only=True)
 class _Found:
-    """Sequences with a common beginning, the packs that they are best put into, and the tokens that
-    those save.
-    """
+    """Sequences with a common prefix, the best packs of them, and the tokens that these save."""
 
     members: list[int]
     packs: list[Pack]
@@ -129,8 +126,8 @@ class _Found:
 
 
 def shared_prefixes(sequences: Sequence[TokenSequence]) -> list[Pack]:
-    """Put sequences into packs so that most tokens are saved; those without a partner are packs of
-    their own.
+    """Group sequences into packs so that most tokens are saved; a sequence that shares nothing is a
+    pack of its own.
 
     In lexicographic order the sequences are the leaves of a tree whose inner nodes are their common
     prefixes. From the leaves upward, each node takes those of its children that save more at its
@@ -186,7 +183,7 @@ def _common(one: bytes, other: bytes) -> int:
 
 
 def _split(pack: Pack, lengths: Sequence[int], budget: int) -> Iterator[Pack]:
-    """Yield a pack's parts, longest sequences first: equal lengths then stand side by side."""
+    """Yield a pack's parts, longest sequences first, so that equal lengths are neighbours."""
     ordered = sorted(pack.members, key=lambda m: -lengths[m])
     part: list[int] = []
     tokens = limit = 0
@@ -209,7 +206,7 @@ def _part(prefix: int, members: Sequence[int]) -> Pack:
 
 def _first_fit(tokens: Sequence[int], limit: int) -> list[list[int]]:
     """Put packs into micro-batches of at most `limit` tokens, the largest first, each into the
-    first one with room; a larger pack stands alone.
+    first one with room; a larger pack is a micro-batch of its own.
     """
     batches: list[list[int]] = []
     filled: list[int] = []
@@ -226,10 +223,11 @@ def _first_fit(tokens: Sequence[int], limit: int) -> list[list[int]]:
 
 
 def can_pack(policy: Policy, sequences: Sequence[TokenSequence], *, chunk_size: int) -> bool:
-    """Tell whether packed rows give a policy's log-probs as rows do; a warning says why not.
+    """Return whether packed rows give a policy's log-probs as padded rows do; if not, log a warning
+    with the reason.
 
-    The first call compares a few of the sequences, both ways; later ones remember the answer. When
-    memory runs out meanwhile, the answer is no until the next call.
+    The first call compares a few of the sequences; later calls reuse the result. If memory runs
+    out, the result is False until the next call.
     """
     if policy.packs is None:
         try:
@@ -241,7 +239,7 @@ def can_pack(policy: Policy, sequences: Sequence[TokenSequence], *, chunk_size: 
         policy.packs = reason is None
         if reason is not None:
             log.warning(
-                "%s is trained in rows and computes shared prompts again in each: %s. "
+                "%s is trained in padded rows, each of which computes a shared prompt again: %s. "
                 "Set packing=False to leave this check out.",
                 type(policy.base).__name__,
                 reason,
@@ -252,8 +250,8 @@ def can_pack(policy: Policy, sequences: Sequence[TokenSequence], *, chunk_size: 
 def packing_difference(
     policy: Policy, sequences: Sequence[TokenSequence], *, chunk_size: int
 ) -> float:
-    """Return by how many nats log-probs of packed rows differ from those of rows, on average over
-    a sample's tokens.
+    """Return the mean difference in nats between log-probs of packed and padded rows, over the
+    tokens of a sample.
     """
     groups = policy.rotary.groups([len(s.token_ids) for s in sequences])
     packs, sample = _sample([sequences[i] for i in max(groups, key=len)])
@@ -271,7 +269,7 @@ def _objection(policy: Policy, sequences: Sequence[TokenSequence], chunk_size: i
     except UnpackableError as error:
         return str(error)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        # a model's own code may trip over a packed row in any way
+        # a model's code may fail on a packed row with any error
         if is_out_of_memory(e):
             raise
         return f"its forward pass over a packed row fails with {type(e).__name__}: {e}"
@@ -284,7 +282,7 @@ def _objection(policy: Policy, sequences: Sequence[TokenSequence], chunk_size: i
 
 
 def _sample(sequences: Sequence[TokenSequence]) -> tuple[list[Pack], list[TokenSequence]]:
-    """Return the packs with most members, cut to a few, and their sequences, numbered anew."""
+    """Return the packs with most members, reduced to a few, and their sequences, renumbered."""
     packs = sorted(shared_prefixes(sequences), key=lambda pack: -len(pack.members))
     sample: list[TokenSequence] = []
     cut = []

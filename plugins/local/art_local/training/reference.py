@@ -1,4 +1,4 @@
-"""A policy under other weights than its newest, for as long as a pass without gradient takes."""
+"""Run a policy temporarily with the weights of a reference."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Reference = Callable[[], Mapping[str, Tensor] | None]
 
 @contextmanager
 def under(policy: Policy, reference: Reference) -> Iterator[None]:
-    """Run the policy under a reference's weights inside the block; its own come back after it,
-    whatever happens.
+    """Run the policy with a reference's weights inside the block; restore its own afterwards, also
+    after an error.
     """
     tensors = reference()
     if tensors is None:

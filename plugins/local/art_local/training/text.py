@@ -1,4 +1,4 @@
-"""The text model inside a causal language model that has other parts, as a vision tower."""
+"""The text model of a causal language model with other parts, such as a vision tower."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def text_part(model: Any) -> str | None:
 
 
 def freeze_other_parts(model: nn.Module, text: str) -> None:
-    """Freeze all parameters but those of the text model and of its embeddings."""
+    """Freeze all parameters except those of the text model and its embeddings."""
     other: Any = model
     trained = {id(p) for p in model.get_submodule(text).parameters()}
     for embeddings in (other.get_input_embeddings(), other.get_output_embeddings()):

@@ -1,4 +1,4 @@
-"""The sequences of one optimizer step, with values of tokens that were computed for them."""
+"""The sequences of one optimizer step, with values computed for their tokens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from art_local.training.batches import MicroBatch
 
 @attrs.frozen(kw_only=True, eq=False)
 class Window:
-    """Sequences of one optimizer step. Values [N] of their loss-bearing tokens, sequence by
-    sequence, replace those of the sequences where they are given: `own_logprobs_N`, the policy's
-    log-probs before the first optimizer step, and `advantages_N`.
+    """Sequences of one optimizer step. If given, these values [N] of their loss tokens, sequence by
+    sequence, replace those of the sequences: `own_logprobs_N`, the policy's log-probs before the
+    first optimizer step, and `advantages_N`.
     """
 
     sequences: Sequence[TokenSequence]
@@ -25,8 +25,8 @@ class Window:
     advantages_N: Tensor | None = None
 
     def filled(self, batch: MicroBatch) -> tuple[MicroBatch, Tensor | None]:
-        """Return a micro-batch of this window with those values in it, and the engine's log-probs
-        [R] when its old ones are no longer theirs.
+        """Return a micro-batch of this window with those values, and the engine's log-probs [R] if
+        the old ones were replaced.
         """
         if self.own_logprobs_N is None and self.advantages_N is None:
             return batch, None
@@ -46,8 +46,8 @@ def windows_of(sequences: Sequence[TokenSequence], size: int | None) -> list[Win
 
 
 def token_places(sequences: Sequence[TokenSequence], batch: MicroBatch) -> Tensor:
-    """Return for each token [R] of a micro-batch its place among all loss-bearing tokens [N] of
-    the sequences. Tokens of one sequence stand in their order in a micro-batch.
+    """Return for each token [R] of a micro-batch its index among all loss tokens [N] of the
+    sequences. Tokens of one sequence are in order in a micro-batch.
     """
     counts = torch.tensor([loss_tokens(s) for s in sequences])
     starts = counts.cumsum(0) - counts
@@ -60,12 +60,12 @@ def token_places(sequences: Sequence[TokenSequence], batch: MicroBatch) -> Tenso
 
 
 def loss_tokens(sequence: TokenSequence) -> int:
-    """Return how many tokens of a sequence bear loss; its first token never does."""
+    """Return the number of a sequence's tokens with a loss; its first token never has one."""
     return sum(sequence.trainable[1:])
 
 
 def engine_logprobs(sequences: Sequence[TokenSequence]) -> Tensor:
-    """Return the engine's log-probs [N] of all loss-bearing tokens."""
+    """Return the engine's log-probs [N] of all loss tokens."""
     return torch.tensor(
         [
             logprob
@@ -78,7 +78,7 @@ def engine_logprobs(sequences: Sequence[TokenSequence]) -> Tensor:
 
 
 def sequence_advantages(sequences: Sequence[TokenSequence]) -> Tensor:
-    """Return the advantages [N] of all loss-bearing tokens: those of their sequences."""
+    """Return the advantages [N] of all loss tokens: those of their sequences."""
     counts = torch.tensor([loss_tokens(s) for s in sequences])
     advantages = torch.tensor([s.advantage for s in sequences], dtype=torch.float32)
     return advantages.repeat_interleave(counts)
@@ -89,7 +89,7 @@ def gathered(
     batches: Iterable[MicroBatch],
     values: Callable[[MicroBatch], Tensor],
 ) -> Tensor:
-    """Return values [N] of all loss-bearing tokens, computed micro-batch by micro-batch."""
+    """Return values [N] of all loss tokens, computed micro-batch by micro-batch."""
     found_N = torch.full((sum(map(loss_tokens, sequences)),), torch.nan)
     for batch in batches:
         found_N[token_places(sequences, batch)] = values(batch).float().cpu()
@@ -99,12 +99,11 @@ def gathered(
 def penalised(
     windows: Sequence[Window], reference: Sequence[Tensor], coefficient: float
 ) -> tuple[list[Window], float]:
-    """Put a KL penalty on the advantages; return the windows, and the mean KL over all tokens.
+    """Add a KL penalty to the advantages; return the windows, and the mean KL over all tokens.
 
     A token's advantage changes by coefficient * (mean - kl), where kl = log(old / reference) of the
     sampled token: an unbiased estimate of KL(policy || reference), whose mean over the step is
-    subtracted so that the advantages keep theirs. A token whose old log-prob is not known changes
-    nothing.
+    subtracted so that the advantages keep theirs. A token without a known old log-prob is ignored.
     """
     olds = [
         engine_logprobs(w.sequences) if w.own_logprobs_N is None else w.own_logprobs_N

@@ -41,7 +41,7 @@ def dense(query, key, value, mask):
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("name", PACKS)
 def test_outputs_and_gradients_equal_those_of_a_dense_mask(name, heads, short, monkeypatch):
-    monkeypatch.setattr(module, "SHORT", short)
+    monkeypatch.setattr(module, "MAX_SHORT", short)
     packed = layout(name)
     size = len(packed.positions_S)
     ours, theirs = tensors(size, *heads), tensors(size, *heads)

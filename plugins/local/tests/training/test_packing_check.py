@@ -69,7 +69,7 @@ def test_a_wrong_mask_is_found_and_rows_train_as_ever(make_policy, made, broken_
     found = Trainer(policy, progress=False).step(made, TrainConfig())
     assert policy.packs is False
     (warning,) = [r.getMessage() for r in caplog.records]
-    assert "Qwen3ForCausalLM is trained in rows" in warning
+    assert "Qwen3ForCausalLM is trained in padded rows" in warning
     assert "differ from those of rows by 0." in warning and "0.001 are allowed" in warning
     wanted = Trainer(make_policy(lora=None), progress=False).step(made, TrainConfig(packing=False))
     assert found == wanted
@@ -118,7 +118,7 @@ def test_layers_that_swallow_options_are_found(made, caplog, monkeypatch):
         lambda *a, packed_layout=None, **options: real(*a, **options),
     )
     assert not can_pack(policy, made, chunk_size=64)
-    assert "do not hand options down" in caplog.text
+    assert "do not pass options" in caplog.text
 
 
 def test_memory_that_runs_out_during_the_check_settles_nothing(make_policy, made):
