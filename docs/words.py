@@ -7,6 +7,7 @@ allowed. With an argument, `python docs/words.py PATH...` prints every place in 
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import subprocess
@@ -33,23 +34,25 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in names.split("\n") if name and (ROOT / name).exists()]
 
 
-def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield each text written for readers, with its line: a whole page; comments and strings of
+@functools.cache
+def texts(path: Path) -> list[tuple[int, str]]:
+    """Return each text written for readers, with its line: a whole page; comments and strings of
     code, without the expressions in f-strings. In tests, strings other than docstrings are data.
     """
     source = path.read_text()
     if path.suffix == ".md":
         # Generated text is checked at its source. Its line ends stay, for the numbers of the rest.
-        yield 1, GENERATED.sub(lambda part: "\n" * part[0].count("\n"), source)
-        return
+        return [(1, GENERATED.sub(lambda part: "\n" * part[0].count("\n"), source))]
+    found = []
     is_test = "tests" in path.parts
     begins_statement = True
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         is_data = is_test and token.type != tokenize.COMMENT and not begins_statement
         if token.type in TEXT_TOKENS and not is_data:
-            yield token.start[0], F_STRING_PART.sub("{}", token.string)
+            found.append((token.start[0], F_STRING_PART.sub("{}", token.string)))
         if token.type not in (tokenize.COMMENT, tokenize.NL):
             begins_statement = token.type in STATEMENT_ENDS
+    return found
 
 
 def places(path: Path, phrase: dict[str, Any]) -> Iterator[tuple[int, str]]:
