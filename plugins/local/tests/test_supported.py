@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 import art_core as art
 from art_core.base.errors import BackendError, ConfigError
 from art_local.engines import model_facts
+from art_local.models.load import auto_class, load_model
+from art_local.models.placement import placement
 from art_local.models.supported import refused_unless_possible
 from art_local.testing.tiny import save_tiny_model
 
@@ -66,6 +68,54 @@ async def test_an_architecture_that_transformers_does_not_know_is_named(base):
 async def test_an_architecture_without_a_language_model_is_named(base):
     edit(base, model_type="vit", architectures=["ViTForImageClassification"])
     assert "ViTForImageClassification cannot be loaded" in await refusal(base)
+
+
+async def test_an_encoder_decoder_is_no_causal_language_model(base):
+    edit(base, model_type="t5", architectures=["T5ForConditionalGeneration"])
+    found = await refusal(base)
+    assert "T5ForConditionalGeneration cannot be loaded here: transformers has no causal" in found
+
+
+async def test_code_that_comes_with_a_model_is_named_and_not_run(base):
+    files = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    edit(base, model_type="fancy", architectures=["FancyForCausalLM"], auto_map=files)
+    (base / "code.py").write_text("raise SystemExit('it ran')")
+    assert "FancyForCausalLM needs Python code that comes with the model" in await refusal(base)
+
+
+async def test_quantized_weights_that_cannot_become_floats_are_named(base):
+    edit(base, quantization_config={"quant_method": "gptq", "bits": 4})
+    assert "Qwen3ForCausalLM has quantized weights (gptq)" in await refusal(base)
+
+
+async def test_an_assertion_of_a_library_is_a_refusal(base):
+    edit(base, vocab_size=100)  # the padding token is beyond it
+    assert "Qwen3ForCausalLM cannot be loaded" in await refusal(base)
+
+
+def test_weights_in_fp8_are_loaded_as_floats(base):
+    file = base / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    whole = tensors[name].float()
+    scale = whole.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+    for key in [key for key in tensors if "_proj" in key]:
+        blocks = tensors[key].shape
+        tensors[f"{key}_scale_inv"] = scale * torch.ones(blocks[0] // 16, blocks[1] // 16)
+        tensors[key] = (tensors[key].float() / scale).to(torch.float8_e4m3fn)
+    save_file(tensors, file, metadata={"format": "pt"})
+    edit(base, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]})
+    model = load_model(base, placement("cpu", "float32"), torch.float32)
+    torch.testing.assert_close(model.get_parameter(name), whole, atol=0.05, rtol=0.07)
+    assert getattr(model.config, "quantization_config", None) is None
+
+
+@pytest.mark.parametrize("saved", ["Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM", None])
+def test_a_model_with_other_parts_is_loaded_as_it_was_saved(saved):
+    config = transformers.Qwen3_5Config(architectures=None if saved is None else [saved])
+    text = saved == "Qwen3_5ForCausalLM"
+    expected = AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+    assert auto_class(config) is expected
 
 
 async def test_weights_that_lack_parameters_are_never_drawn_at_random(base):

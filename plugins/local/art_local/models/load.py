@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+CONVERTIBLE = frozenset({"fp8", "mxfp4"})
+"""Kinds of quantized weights that transformers converts to floats: DeepSeek's and gpt-oss's."""
+
+TEXT_ONLY = frozenset({"llama4"})
+"""Multimodal models whose whole forward pass fails in transformers 5.24."""
+
+
 class Loader(Protocol):
     """Creates models with the structure of transformers' own.
 
@@ -73,6 +80,7 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
     ):
         model, info = auto_class(config).from_pretrained(
             directory,
+            config=_unquantized(config),
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
@@ -87,20 +95,56 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
     return model.to(placement.device)
 
 
+def _unquantized(config: Any) -> Any:
+    """Let transformers convert quantized weights to floats as it loads them; ConfigError for a kind
+    of quantization that it cannot convert.
+    """
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        return config
+    kind = str(quantization.get("quant_method"))
+    if kind not in CONVERTIBLE:
+        raise ConfigError(
+            f"{architecture_of(config)} has quantized weights ({kind}), and training needs floats",
+            "Choose the base model that is not quantized.",
+        )
+    config.quantization_config = {**quantization, "dequantize": True}
+    return config
+
+
 def auto_class(config: Any) -> Any:
-    """Return transformers' class for a config's language model."""
+    """Return transformers' class for a config's language model, with its other parts unless only
+    the text model was saved; ConfigError when there is none.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    text = type(config) in AutoModelForCausalLM._model_mapping  # noqa: SLF001
-    return AutoModelForCausalLM if text else AutoModelForImageTextToText
+    texts = AutoModelForCausalLM._model_mapping  # noqa: SLF001
+    images = AutoModelForImageTextToText._model_mapping  # noqa: SLF001
+    kind = type(config)
+    if kind not in texts and kind not in images:
+        raise ConfigError(
+            f"{architecture_of(config)} cannot be loaded here: transformers has no causal language "
+            "model of this kind",
+            REMEDY,
+        )
+    if kind not in images or config.model_type in TEXT_ONLY:
+        return AutoModelForCausalLM
+    same = (architecture_of(config), images[kind].__name__)
+    text_only = kind in texts and texts[kind].__name__ in same
+    return AutoModelForCausalLM if text_only else AutoModelForImageTextToText
 
 
 def load_config(directory: Path) -> Any:
     """Read a base model's config; ConfigError for one that transformers does not know."""
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     stored = read_json(directory / "config.json")
     named = (stored.get("architectures") or [None])[0] or stored.get("model_type")
+    if "auto_map" in stored and stored.get("model_type") not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"{named} needs Python code that comes with the model, and such code is never run",
+            REMEDY,
+        )
     with refused_unless_possible(str(named or directory), "loaded"):
         return AutoConfig.from_pretrained(directory, local_files_only=True)
 
