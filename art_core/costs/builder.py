@@ -167,7 +167,7 @@ class MetricsBuilder:
         model_name: str,
         service_tier: str | None = None,
     ) -> float | None:
-        """Read the tokens out of a provider's response and add what they cost; as `add_usage`.
+        """Read the tokens in a provider's response and add their cost, as `add_usage` does.
 
         `service_tier` replaces that of the response: "batch" for a result of a batch.
         """
@@ -185,7 +185,7 @@ class MetricsBuilder:
     def register_cost_extractor(
         self, provider: str, extract: Callable[[Any], float | None]
     ) -> None:
-        """Set a function that reads US dollars out of a provider's responses, or of the chunks of a
+        """Set a function that reads US dollars from a provider's responses, or the chunks of a
         streamed one; None where they have none.
         """
         self.prices.register_extractor(provider, extract)

@@ -32,7 +32,7 @@ _lock = threading.RLock()
 
 @attrs.frozen
 class Drained:
-    """What a row takes out of a ledger."""
+    """The part of a ledger that a row takes."""
 
     samples: dict[str, Samples] = attrs.field(factory=dict)
     receipts: tuple[Receipt, ...] = ()
@@ -81,7 +81,7 @@ class Ledger:
         _ledgers.add(self)
 
     def hand_over(self, heir: Ledger) -> None:
-        """Move what waits to another ledger of the same run, and what is added here later."""
+        """Move all samples to another ledger of the same run, also those that are added later."""
         with _lock:
             drained = Drained(
                 self._samples, tuple(self._receipts.values()), frozenset(self._scenario_ids)
@@ -260,7 +260,7 @@ class Ledger:
         return taken, left
 
     def restore(self, drained: Drained) -> None:
-        """Put back what was taken for a row that was not written."""
+        """Put back the part that was taken for a row that was not written."""
         with _lock:
             if self._heir:
                 self._heir.restore(drained)

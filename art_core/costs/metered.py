@@ -130,7 +130,7 @@ class _Events:
                 self.end()  # before the caller has the end of the stream, and logs a row
 
     def end(self) -> None:
-        """Count what was read."""
+        """Count the usage that was read."""
         self.reader.finish()
 
 

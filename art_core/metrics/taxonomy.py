@@ -55,14 +55,16 @@ class Taxonomy:
     sections: frozenset[str] = attrs.field(init=False, repr=False)
     """First components that keys may have."""
     _patterns: list[tuple[str, MetricSpec]] = attrs.field(init=False, repr=False)
-    _former_prefixes: list[tuple[str, str]] = attrs.field(init=False, repr=False)
+    _former: dict[str, str] = attrs.field(init=False, repr=False)
+    _former_starts: tuple[str, ...] = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.sections = frozenset(key.partition("/")[0] for key in self.specs)
         patterns = [(key[:-1], spec) for key, spec in self.specs.items() if key.endswith("*")]
         self._patterns = sorted(patterns, key=lambda pattern: -len(pattern[0]))
         old = self.aliases.items()
-        self._former_prefixes = [(key[:-1], new[:-1]) for key, new in old if key.endswith("*")]
+        self._former = {key[:-1]: new[:-1] for key, new in old if key.endswith("*")}
+        self._former_starts = tuple(self._former)
 
     def extended(self, specs: Iterable[MetricSpec]) -> Taxonomy:
         """Return a taxonomy with more specs; two unequal specs of one key are a MetricError."""
@@ -90,10 +92,10 @@ class Taxonomy:
         """Return the canonical name of a key of an earlier catalogue; others stay."""
         if key in self.aliases:
             return self.aliases[key]
-        for old, new in self._former_prefixes:
-            if key.startswith(old) and key not in self.specs:
-                return new + key.removeprefix(old)
-        return key
+        if not key.startswith(self._former_starts) or key in self.specs:
+            return key
+        old = next(start for start in self._former_starts if key.startswith(start))
+        return self._former[old] + key.removeprefix(old)
 
     def former_average(self, key: str) -> str:
         """Return the canonical name of a key in a row of averages that ART wrote.

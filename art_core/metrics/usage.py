@@ -36,7 +36,7 @@ class TokenUsage:
 
     `cache_write_1h_tokens` is the part of `cache_write_tokens` that is cached for an hour. Tokens
     of audio and images are parts of the prompt, of its cache reads and of the answer.
-    `train_tokens` are those that a hosted training service trained on, beside prompt and answer.
+    `train_tokens` are those that a hosted training service trained on, in no other count.
     `web_searches` and `file_searches` were made by the provider and are billed by the search;
     `grounded_prompts` is 1 when there were web searches, for models that bill by the prompt.
     `service_tier` is the tier that the provider reports ("flex", "priority", "batch"), `speed` and
@@ -68,7 +68,7 @@ class TokenUsage:
 
     @property
     def total_tokens(self) -> int:
-        """Prompt, answer and what was trained on."""
+        """Tokens of prompt and answer, and those trained on."""
         return self.input_tokens + self.output_tokens + self.train_tokens
 
     @property

@@ -14,8 +14,8 @@ _PREFIXES = ("service_tier_", "traffic_type_", "on_demand_")
 
 
 def gemini_usage(usage: Any, response: Any) -> TokenUsage:
-    """Read a response's usage: thoughts stand beside the answer's tokens, what tools gave to read
-    beside the prompt's, the cache inside them.
+    """Read a response's usage. Its count of the answer is without thoughts, and that of the prompt
+    without results of tools; both are added. Cached tokens are part of the prompt.
     """
     f = Fields(usage, "usageMetadata")
     f.known("total_token_count", "totalTokenCount")

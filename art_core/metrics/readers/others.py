@@ -11,7 +11,7 @@ _TIERS = ("flex", "priority")
 
 
 def langchain_usage(usage: Any, metadata: Any) -> TokenUsage:
-    """Read a message's usage. `total_cost` is 0 in a reply out of LangChain's own cache."""
+    """Read a message's usage. `total_cost` is 0 in a reply from LangChain's own cache."""
     f = Fields(usage, "usage_metadata")
     f.known(*_KNOWN)
     given, answered = "input_token_details", "output_token_details"
