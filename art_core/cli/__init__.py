@@ -1,1 +1,1 @@
-"""`art ...`: what is installed, what ran, what it cost. A module a group of commands."""
+"""The commands of `art`, one module per group."""

@@ -1,4 +1,4 @@
-"""Arguments that commands share: usage errors in one line, runs, directories, output files."""
+"""Arguments of several commands: runs, directories, output files; and usage errors in one line."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from art_core.cli.completion import completed, run_names
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong argument in one line, from the command that it was given to."""
+    """Reports a wrong argument in one line that names the command."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2: what is wrong, and where the command is explained."""
+        """Exit with status 2, the error and the command that prints the help."""
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Parse, and refuse what is left over here: the parser above would blame itself."""
+        """Parse; reject unknown arguments here, so that the error names this command."""
         known, rest = super().parse_known_args(args, namespace)
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -77,9 +77,7 @@ def directory(text: str) -> Path:
 
 
 def output_file(text: str) -> Path:
-    """Return the path of a file that can be written: its directory exists, and it is none
-    itself.
-    """
+    """Return the path of a file whose directory exists and which is not a directory."""
     path = Path(text)
     if path.is_dir() or not path.name:
         raise argparse.ArgumentTypeError(f"{text!r} is a directory, not a file")

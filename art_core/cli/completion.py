@@ -1,4 +1,4 @@
-"""`art completion SHELL`, and the candidates that a shell asks for while the user types."""
+"""`art completion SHELL`, and the candidates that a shell requests while the user types."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def print_code(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
 
 
 def complete(top: argparse.ArgumentParser) -> None:
-    """Write candidates and exit where a shell asks for them; return at once where none does."""
+    """Write the candidates and exit if a shell requests them; else return at once."""
     if _ASKED in os.environ:
         _argcomplete().autocomplete(top, exit_method=sys.exit)
 
@@ -59,12 +59,12 @@ def _argcomplete() -> Any:
 
 
 def completed(action: argparse.Action, candidates: Candidates) -> None:
-    """Say which words an argument may have."""
+    """Set the candidates of an argument."""
     action.completer = candidates  # type: ignore[attr-defined]
 
 
 def run_names(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    """Return the runs' names, short where only one run has the name."""
+    """Return the names of the runs, without the project if only one run has the name."""
     runs = list(find_runs(runs_path(getattr(parsed_args, "dir", None))))
     short = [run.path.name for run in runs]
     return [*(name for name in short if short.count(name) == 1), *(run.name for run in runs)]

@@ -1,4 +1,4 @@
-"""`art costs RUN`: where the money went, what it bought, what a point of reward cost."""
+"""`art costs RUN`: the cost tree of a run, its purchases and the cost of a point of reward."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 
 
 def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield the tree, or one row per step; then what was bought and what the reward cost."""
+    """Yield the cost tree or one row per step, then the purchases and the cost of the reward."""
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     report = read_costs(run)
     yield Record({"run": run.name, "training_steps": len(report.trained)})
@@ -72,7 +72,7 @@ def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outp
 
 
 def _a_step(report: CostReport) -> tuple[Column, Mapping[str, float | None]]:
-    """Return the column of what a trained step cost on average, and its values by path."""
+    """Return the column of the average cost of a trained step, and its values by path."""
     column = usd_column("usd_per_step", "$ a step")
     return column, {path: report.per_trained_step(usd) for path, usd in report.total.items()}
 

@@ -1,4 +1,4 @@
-"""Deleting a run's directory: what it holds, whether it is in use, and that nothing else goes."""
+"""Deletion of a run's directory, after checks that it is a run and that no process uses it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from art_core.log.rundir import checkpoint_folder, history_file
 
 @attrs.frozen
 class Holdings:
-    """What a run's directory holds: bytes that its deletion frees, and checkpoints."""
+    """The contents of a run's directory: bytes that its deletion frees, and checkpoints."""
 
     bytes: int
     checkpoints: int
 
 
-def deletable_run(asked: str, base_path: Path) -> LoggedRun:
-    """Return the run to delete; ConfigError where its directory is a link or not that of a run.
+def deletable_run(requested: str, base_path: Path) -> LoggedRun:
+    """Return the run to delete; ConfigError if its directory is a link or not that of a run.
 
-    A run that was found by name lies below `base_path`, links resolved; one that was named by its
+    A run found by name must lie below `base_path`, with links resolved. A run given as a
     directory may lie elsewhere.
     """
-    run = find_run(asked, base_path)
+    run = find_run(requested, base_path)
     path = run.path.resolve()
     # `find_run` resolves a directory and keeps the path that a name stands for.
-    by_name = run.path != path or not os.path.lexists(history_file(Path(asked)))
-    if run.path.is_symlink() or (not by_name and Path(asked).is_symlink()):
+    by_name = run.path != path or not os.path.lexists(history_file(Path(requested)))
+    if run.path.is_symlink() or (not by_name and Path(requested).is_symlink()):
         raise ConfigError(
-            f"{asked} is a symbolic link to {path}", "Give that directory, or remove the link."
+            f"{requested} is a symbolic link to {path}", "Give that directory, or remove the link."
         )
     if path.parent.name != "models":
         raise ConfigError(
@@ -52,7 +52,7 @@ def deletable_run(asked: str, base_path: Path) -> LoggedRun:
 
 
 def holdings(path: Path) -> Holdings:
-    """Return what a directory holds. A file that has another name elsewhere frees nothing."""
+    """Return a directory's contents. A file with another hard link elsewhere frees nothing."""
     links: dict[tuple[int, int], int] = {}
     freed = 0
     for folder, _, names in os.walk(path):
@@ -68,8 +68,8 @@ def holdings(path: Path) -> Holdings:
 def delete_run(run: LoggedRun) -> None:
     """Delete a run's directory; ConfigError while a process trains it or delivers its rows.
 
-    The log goes last, so that a deletion that was interrupted leaves a run to delete again.
-    Symbolic links are removed and not followed.
+    The log is deleted last, so that an interrupted deletion leaves a run that can be deleted
+    again. Symbolic links are removed and not followed.
     """
     with _held(run):
         log = run.history
@@ -82,13 +82,13 @@ def delete_run(run: LoggedRun) -> None:
 
 @contextmanager
 def _held(run: LoggedRun) -> Iterator[None]:
-    """Hold the run's log, and the cursors of its sinks, which no process may hold."""
+    """Lock the run's log and the cursors of its sinks; ConfigError if a process holds one."""
     locks = [run.history, *sorted(run.path.glob("**/*.lock"))]
-    with ExitStack() as held:
+    with ExitStack() as locks_held:
         for path in locks:
             with suppress(FileNotFoundError, IsADirectoryError):
                 fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                held.callback(os.close, fd)
+                locks_held.callback(os.close, fd)
                 if stat.S_ISREG(os.fstat(fd).st_mode) and not take_lock(fd):
                     raise ConfigError(
                         f"{run.name} is in use: a process holds {path.name}",

@@ -1,4 +1,4 @@
-"""`art engines`: inference engines of the installed backends, each in an environment of its own."""
+"""`art engines`: inference engines of the installed backends, each in its own environment."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def install_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[
 
 
 def remove_engine(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Remove an engine and yield where it was."""
+    """Remove an engine and yield its former directory."""
     path = _knowing(arguments, plugins).remove(arguments.name)
     text = f"{arguments.name} was not installed" if path is None else f"removed {path}"
     yield Record({"engine": arguments.name, "removed": path}, [text])
@@ -114,6 +114,6 @@ def _catalogs(
     specs = [plugins.backend(backend)] if backend else list(plugins.backends().values())
     catalogs = {spec.name: spec.engines() for spec in specs if spec.engines is not None}
     if not catalogs and (backend or needed):
-        asked = f"backend {backend!r} has" if backend else "the installed backends have"
-        raise ConfigError(f"{asked} no engines to list", "See `art backends`.")
+        owner = f"backend {backend!r} has" if backend else "the installed backends have"
+        raise ConfigError(f"{owner} no engines to list", "See `art backends`.")
     return catalogs

@@ -1,4 +1,4 @@
-"""`art leaderboard`: the runs in order of merit."""
+"""`art leaderboard`: runs ranked by a metric."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def add(commands: Any) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield the board as it was asked for."""
+    """Yield the board in the requested form."""
     as_json = getattr(arguments, "as_json", False)
     if as_json and (arguments.csv or arguments.long):
         raise ConfigError("--json and CSV are two formats", "--json has every column as it is.")
@@ -127,7 +127,7 @@ def _places(
     taxonomy: Taxonomy,
     problems: dict[str, str],
 ) -> tuple[list[Place], int]:
-    """Return the places and how many readable runs were left out; add those with a problem."""
+    """Return the places and the number of readable runs left out; add runs to `problems`."""
     missing = [str(directory) for directory in directories if not directory.is_dir()]
     if missing:
         raise ConfigError(f"no directory {', '.join(missing)}", "Give a directory of runs.")
@@ -148,9 +148,9 @@ def _places(
     return places, len(readable) - len(chosen)
 
 
-def _column(asked: str, places: Sequence[Place], taxonomy: Taxonomy) -> str:
+def _column(name: str, places: Sequence[Place], taxonomy: Taxonomy) -> str:
     # The default is not the user's mistake: runs with only evaluations have no train reward.
-    return asked if asked == board.REWARD else board.column(asked, places, taxonomy)
+    return name if name == board.REWARD else board.column(name, places, taxonomy)
 
 
 def _shown(

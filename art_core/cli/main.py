@@ -1,4 +1,4 @@
-"""The entry point of `art`: parses, runs the command, prints its answer or its error."""
+"""The entry point of `art`: it parses the arguments, runs the command and prints the result."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _COMMANDS = (
 
 
 def parser(host: Plugins | None = None) -> argparse.ArgumentParser:
-    """Build the parser of all commands: the core's, and those that the plugins of `host` add."""
+    """Build the parser of the core's commands and those of the plugins of `host`."""
     top = Parser(
         prog="art",
         description="Train LLM agents on any backend; every step is a row with what it cost.",
@@ -101,7 +101,7 @@ def _add_command(commands: Any, spec: CommandSpec) -> None:
 def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
     """Run `art ...` and return its exit status: 0, or 2 with one line on standard error.
 
-    `host` holds the plugins to ask; by default those that are installed.
+    `host` holds the plugins; by default the installed ones.
     """
     try:
         host = host or installed_plugins()

@@ -1,4 +1,4 @@
-"""`art metrics`: the catalogue in force, with the specs of plugins."""
+"""`art metrics`: the catalogue of metrics, including those of plugins."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def list_metrics(_: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
 
 
 def behaviour(spec: MetricSpec) -> str:
-    """Return in a word or two how a metric's samples of one step combine."""
+    """Return a word or two for the combination of a metric's samples in one step."""
     if spec.derived:
         return "derived"
     return f"{spec.combine}, cumulative" if spec.cumulative else spec.combine

@@ -1,4 +1,4 @@
-"""`art models list` and `art models pull`: base models that the installed backends know by name."""
+"""`art models list` and `art models pull`: base models that installed backends know by name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 
 
 def add_backend(parser: argparse.ArgumentParser, default: str | None, about: str) -> None:
-    """Add `--backend`; before an action or after it, the one that was given counts."""
+    """Add `--backend`, which may stand before or after an action."""
     backend = parser.add_argument("--backend", metavar="NAME", default=default, help=about)
     completed(backend, backend_names)
 
@@ -80,6 +80,6 @@ def _catalogs(
     specs = [plugins.backend(backend)] if backend else list(plugins.backends().values())
     catalogs = {spec.name: spec.models() for spec in specs if spec.models is not None}
     if not catalogs and (backend or needed):
-        asked = f"backend {backend!r} has" if backend else "the installed backends have"
-        raise ConfigError(f"{asked} no models to list", "See `art backends`.")
+        owner = f"backend {backend!r} has" if backend else "the installed backends have"
+        raise ConfigError(f"{owner} no models to list", "See `art backends`.")
     return catalogs

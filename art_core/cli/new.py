@@ -1,4 +1,4 @@
-"""`art new KIND NAME`: a distribution to start from, whose tests pass."""
+"""`art new KIND NAME`: the files of a new plugin, with tests that pass."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
 
 
 def write_project(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Write the distribution; yield its files and what to do next."""
+    """Write the files; yield their paths and the next steps."""
     kind, name = arguments.kind, arguments.name
     offers: dict[str, Collection[str]] = {
         "sink": plugins.sinks(),
@@ -84,7 +84,7 @@ def write_project(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[O
 
 
 def checked(kind: str, name: str, offers: Collection[str]) -> None:
-    """Raise ConfigError for a name that can't be a plugin's, or that is taken."""
+    """Raise ConfigError for an invalid plugin name, or one that is taken."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ConfigError(
             f"{name!r:.80} can't be the name of a {kind}",
@@ -105,7 +105,7 @@ def checked(kind: str, name: str, offers: Collection[str]) -> None:
 
 
 def words_of(kind: str, name: str) -> dict[str, str]:
-    """Return the values of the templates' words."""
+    """Return the values of the words in the templates."""
     distribution = _PREFIXES.get(kind, f"art-{kind}-") + name
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""What a command returned, printed: as text for people, or as one JSON document for programs."""
+"""Output of commands: text for people, or one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BITS_63 = 1 << 63
 
 
 def print_text(parts: Iterable[Output]) -> None:
-    """Print a command's answer for people, part by part."""
+    """Print a command's parts as text, each as it comes."""
     width = shutil.get_terminal_size((80, 24)).columns
     for part in parts:
         for line in _lines(part, width):
@@ -39,10 +39,10 @@ def _lines(part: Output, width: int) -> Iterable[str]:
 
 
 def print_json(parts: Iterable[Output]) -> None:
-    """Print a command's answer as one JSON object, when all of it is there.
+    """Print a command's parts as one JSON object, after the last one.
 
-    Text for people goes to standard error, also what a plugin prints while the command runs. A
-    command that returned only text has it in `lines`.
+    Text for people goes to standard error, also text that a plugin prints. The object of a
+    command that returns only text has it in `lines`.
     """
     with contextlib.redirect_stdout(sys.stderr):
         document = _document(parts)
@@ -70,8 +70,8 @@ def _document(parts: Iterable[Output]) -> dict[str, Any]:
 
 @singledispatch
 def plain(value: Any) -> Any:
-    """Return a value as orjson takes it: numbers that are not finite are null, times ISO 8601,
-    values that JSON does not know their text.
+    """Return a value for orjson: null for numbers that are not finite, ISO 8601 for times, and the
+    text of values without a JSON type.
     """
     if attrs.has(type(value)):
         return plain(attrs.asdict(value, recurse=False))

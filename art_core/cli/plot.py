@@ -1,4 +1,4 @@
-"""`art plot RUN... KEY...`: curves in one figure, in a file or in the terminal."""
+"""`art plot RUN... KEY...`: curves in one figure, as a file or in the terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     names = parser.add_argument(
         "names", metavar="RUN... KEY...", nargs="+", help="runs, then metrics"
     )
-    completed(names, lambda **asked: run_names(**asked) + metric_keys())
+    completed(names, lambda **requested: run_names(**requested) + metric_keys())
     x = parser.add_argument("--x", metavar="KEY", default=STEP, help="what the x axis is (step)")
     completed(x, metric_keys)
     parser.add_argument("--out", metavar="FILE", type=output_file, help="a .png, .svg or .pdf")
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 
 
 def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Draw into the file and name it, or yield the drawing; for programs, the curves' points."""
+    """Write the figure and yield its path, or yield the drawing; programs get the points."""
     taxonomy = plugins.taxonomy()
     base = runs_path(arguments.dir)
     given = arguments.names
@@ -89,7 +89,7 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
 
 
 def _axis(taxonomy: Taxonomy, keys: Sequence[str]) -> str:
-    """Return what an axis shows: the key and its unit; of several keys the unit that all have."""
+    """Return an axis label: a key with its unit, or the unit that several keys share."""
     units = {taxonomy.spec(key).unit for key in keys}
     unit = units.pop() if len(units) == 1 else ""
     if len(set(keys)) > 1:
@@ -98,11 +98,11 @@ def _axis(taxonomy: Taxonomy, keys: Sequence[str]) -> str:
     return keys[0] if named else f"{keys[0]} ({unit})"
 
 
-def _run(asked: str, base: Path, taxonomy: Taxonomy) -> LoggedRun:
+def _run(requested: str, base: Path, taxonomy: Taxonomy) -> LoggedRun:
     try:
-        return find_run(asked, base, taxonomy)
+        return find_run(requested, base, taxonomy)
     except ConfigError as error:
-        if "/" not in asked:
+        if "/" not in requested:
             raise
         sections = ", ".join(sorted(taxonomy.sections))
         raise ConfigError(

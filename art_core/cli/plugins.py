@@ -1,4 +1,4 @@
-"""`art plugins`, `art backends` and `art sinks`: what is installed."""
+"""`art plugins`, `art backends` and `art sinks`: lists of installed plugins."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
 
 
 def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield the table of plugins; broken ones have the error that set them aside."""
+    """Yield the table of plugins; a broken one is shown with its error."""
     # A plugin whose hooks fail is found out by calling them.
     plugins.backends(), plugins.sinks(), plugins.losses(), plugins.taxonomy()
     columns = (
@@ -76,7 +76,7 @@ def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
 
 
 def list_backends(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield the table of backends, or what to install; of one backend, its options."""
+    """Yield the table of backends, the packages to install, or the options of one backend."""
     if arguments.name:
         yield from _about(plugins.backend(arguments.name))
         return

@@ -1,4 +1,4 @@
-"""`art prices list` and `art prices update`: what hosted training costs by the token."""
+"""`art prices list` and `art prices update`: token prices of hosted training."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
 
 
 def list_prices(_: argparse.Namespace, __: Plugins) -> Iterator[Output]:
-    """Yield the prices, those of old lists marked."""
+    """Yield the prices; those of old lists are marked."""
     today = _today()
     rows = [_row(model, today) for model in listed_models().values()]
     rows.sort(key=lambda row: (row["old"], row["provider"], row["model"]))
@@ -64,7 +64,7 @@ def list_prices(_: argparse.Namespace, __: Plugins) -> Iterator[Output]:
 
 
 def update_prices(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
-    """Read and keep a list; yield the prices that changed."""
+    """Read and store a list; yield the prices that changed."""
     source = arguments.source or read_table("training")["url"]
     before = listed_models()
     models = fetch_list(source, arguments.provider, _today())

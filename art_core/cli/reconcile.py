@@ -1,4 +1,4 @@
-"""`art costs RUN --reconcile`: what a run estimated, beside what its services billed."""
+"""`art costs RUN --reconcile`: a run's estimated costs beside the bills of its services."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def reconciled(run: LoggedRun, report: CostReport, plugins: Plugins) -> Iterator
     """Yield a table for each service that the run's receipts name; ConfigError without any."""
     used = {receipt.provider for receipt in report.bought.values()}
     specs = [s for s in plugins.backends().values() if s.bill is not None]
-    asked = [spec for spec in specs if spec.name in used]
-    if not asked:
+    requested = [spec for spec in specs if spec.name in used]
+    if not requested:
         raise ConfigError(
             f"none of the services used by {run.name} reports its bill (used: "
             f"{', '.join(sorted(used - {''})) or 'none'}; services that do: "
             f"{', '.join(spec.name for spec in specs) or 'none is installed'})"
         )
     notes: list[str] = []
-    for spec in asked:
+    for spec in requested:
         assert spec.bill is not None
         bill = spec.bill(run.path)
         notes += bill.notes

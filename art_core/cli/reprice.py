@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 
 
 def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield what each leaf cost and would cost, and where the rows are."""
+    """Yield the cost of each leaf at old and new prices, and the file with the rows."""
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     prices = _prices(arguments, PriceBook(plugins))
     out, sums = reprice(run, prices)
@@ -75,7 +75,7 @@ def reprice_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
 
 
 def _unmatched(names: Sequence[str], report: CostReport) -> list[str]:
-    """Return a line about prices for what the run did not buy."""
+    """Return a line that names prices of models or devices that the run did not use."""
     if not names:
         return []
     bought = sorted({item_name(receipt) for receipt in report.bought.values()})

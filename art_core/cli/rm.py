@@ -43,20 +43,20 @@ def add(commands: Any) -> None:
 
 
 def remove_runs(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
-    """Delete the runs, after a question unless `--yes` was given; yield what was freed."""
+    """Delete the runs, with a confirmation unless `--yes` is given; yield the freed bytes."""
     base = runs_path(arguments.dir)
     found = [deletable_run(name, base) for name in arguments.names]
     runs = list({run.path.resolve(): run for run in found}.values())
-    held = [holdings(run.path) for run in runs]
+    contents = [holdings(run.path) for run in runs]
     texts = [
         f"{run.name} ({sized(holds.bytes)}, {counted(holds.checkpoints, 'checkpoint')})"
-        for run, holds in zip(runs, held, strict=True)
+        for run, holds in zip(runs, contents, strict=True)
     ]
     if not arguments.yes and not _confirmed(f"delete {', '.join(texts)}?"):
         yield Record({"deleted": []}, ["nothing was deleted"])
         return
     deleted: list[dict[str, Any]] = []
-    for run, holds, text in zip(runs, held, texts, strict=True):
+    for run, holds, text in zip(runs, contents, texts, strict=True):
         delete_run(run)
         deleted.append({"run": run.name, "path": run.path, **attrs.asdict(holds)})
         yield Record({"deleted": deleted}, [f"deleted {text}"])

@@ -1,4 +1,4 @@
-"""`art runs`: the runs below a directory, one row each."""
+"""`art runs`: the runs below a directory, one line per run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def list_runs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield the table of runs, then the reasons why some can't be read."""
+    """Yield the table of runs, then the problems of those that can't be read."""
     base = runs_path(arguments.dir)
     taxonomy = plugins.taxonomy()
     problems: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""`art show RUN`: a run's headline curves as sparklines, and what it cost as a tree."""
+"""`art show RUN`: a run's main curves as sparklines, and its cost tree."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _extent(reading: Timeline) -> Record:
 
 
 def curve_table(reading: Timeline) -> Table:
-    """Return the curves that were logged, the user's own metrics last."""
+    """Return the logged curves, with the user's own metrics last."""
     trained = reading.trained
     spent = {step: usd for step, usd in reading.curve("costs/all").items() if step in trained}
     curves: list[tuple[str, str | None, dict[int, float]]] = [
@@ -111,8 +111,8 @@ def curve_table(reading: Timeline) -> Table:
 
 
 def own_metrics(reading: Timeline) -> list[str]:
-    """Return the keys that the core's catalogue does not name, sums and costs apart: metrics of
-    trajectories, of the user, of plugins.
+    """Return the logged keys that are not in the core's catalogue, without sums and costs: metrics
+    of trajectories, the user and plugins.
     """
     known = builtin_taxonomy().specs
     return sorted(

@@ -1,4 +1,4 @@
-"""A curve in one line of text."""
+"""Sparklines: curves as one line of text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Draw finite values as bars; more than `width` of them are averaged in bins."""
+    """Draw finite values as bars; more than `width` values are averaged in bins."""
     bins = _binned(values, width)
     low, high = min(bins), max(bins)
     # Halves, so that the difference of two huge numbers stays finite.

@@ -1,4 +1,4 @@
-"""`art sync RUN --sink NAME`: deliver what a sink has not got yet."""
+"""`art sync RUN --sink NAME`: deliver the rows that a sink has not received."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
 
 
 def sync_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield progress and what was delivered; SinkError when rows are missing at the end."""
+    """Yield progress and the number of rows delivered; SinkError if rows are missing at the end."""
     if not arguments.timeout > 0:
         raise ConfigError(f"--timeout must be a number of seconds, got {arguments.timeout:g}")
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())

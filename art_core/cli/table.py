@@ -18,10 +18,10 @@ _BREAKS = re.compile(r"(?<=[/_ ])|(?=[.])")
 
 
 def table_lines(table: Table, width: int) -> Iterator[str]:
-    """Yield a table's lines, none wider than `width` where that can be done.
+    """Yield a table's lines, no wider than `width` if possible.
 
-    Prose is wrapped first, then headings; then names are shortened with an ellipsis. Where that is
-    not enough, columns are left out, and named below the table.
+    Prose is wrapped first, then headings; then names are shortened with an ellipsis. If that is
+    not enough, columns are left out, and a line below the table names them.
     """
     if not table.rows:
         if table.empty:
@@ -44,7 +44,7 @@ def table_lines(table: Table, width: int) -> Iterator[str]:
 
 
 class _Fitted:
-    """A column's cells, and the width that it has among the others."""
+    """A column's cells and its width."""
 
     def __init__(self, spec: Column, cells: Sequence[str]) -> None:
         self.spec, self.cells = spec, cells
@@ -60,7 +60,7 @@ class _Fitted:
 
     @property
     def order(self) -> int:
-        """Which columns give room first: prose, then headings of numbers, then names."""
+        """The rank by which columns shrink: prose first, then headings of numbers, then names."""
         return 0 if self.spec.wrap else 1 if self.spec.right or self.spec.whole else 2
 
     def heading_lines(self) -> list[str]:
@@ -89,7 +89,7 @@ class _Fitted:
 
 
 def _fit(columns: list[_Fitted], width: int) -> tuple[list[_Fitted], list[_Fitted]]:
-    """Give each column its width; return those that are shown and those that have no room."""
+    """Set the width of each column; return the shown columns and those without room."""
     shown = list(columns)
 
     def excess(sizes: Iterator[int]) -> int:
@@ -134,7 +134,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def _width(text: str) -> int:
-    """Return the cells of a terminal that a text takes: wide letters take two."""
+    """Return the width of a text in a terminal, where wide letters take two cells."""
     if text.isascii():
         return len(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

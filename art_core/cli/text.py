@@ -1,4 +1,4 @@
-"""Forms that commands share: dollars, counts, changes in per cent, cost trees."""
+"""Formats that several commands use: dollars, counts, changes in per cent, cost trees."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sized(count: float) -> str:
 
 
 def signed_percent(change: float) -> str:
-    """Format a change in per cent with its sign; one that rounds to nothing is 0.0%."""
+    """Format a change in per cent with its sign, and 0.0% without one."""
     text = format(change, "+.1%")
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 

@@ -1,4 +1,4 @@
-"""Rows of a log in batches of the same fields, so that they are added column by column.
+"""Batches of a log's rows that have the same fields, so that they are added column by column.
 
 `orjson.loads` takes most of the time. Only a row's values are kept; a few hundred rows fit into the
 processor's cache.
@@ -26,7 +26,7 @@ from art_core.metrics.taxonomy import Taxonomy
 log = logging.getLogger("art_core")
 
 BLANK = b"\r\n\0 "
-"""What a line may consist of that holds nothing."""
+"""The bytes of an empty line."""
 MAX_ROWS = 256
 BUFFER = 1 << 17
 _NEWLINE = ord("\n")
@@ -34,14 +34,14 @@ _FIELDS = {"seq": int, "attempt": int, "step": int, "split": str, "recorded_at":
 _TYPES = {**_FIELDS, "_receipts": list, "_scenario_ids": list}
 _SAME = ("attempt", "split")
 _LEARNED = ("reward/", "loss/")
-"""How the keys begin that a row of a trained step has."""
+"""The prefixes of keys that mark a row of a trained step."""
 _TRAINED = ("train", "")
 """The splits of such a row: rows of ART have none."""
 _TRAINING = (*_LEARNED, "train/")
 
 
 def attempt_of(row: MetricsRow) -> int:
-    """Return a row's attempt; 0 where another program wrote something else there."""
+    """Return a row's attempt; 0 if another program wrote another type there."""
     return row.attempt if isinstance(row.attempt, int) else 0
 
 
@@ -88,7 +88,7 @@ class Points:
         return Points(self.steps[:end], self.values[:end])
 
     def merge(self, others: Points, *, sums: bool) -> None:
-        """Put the points of another on these."""
+        """Add the points of another object to these."""
         if not self.steps or (others.steps and others.steps[0] > self.steps[-1]):
             self.steps.extend(others.steps)
             self.values.extend(others.values)
@@ -99,7 +99,7 @@ class Points:
 
 @attrs.frozen
 class Kind:
-    """How the values of a key are kept."""
+    """The treatment of a key's values: kept or not, a total, summed over a step's rows."""
 
     kept: bool
     total: bool
@@ -108,7 +108,7 @@ class Kind:
 
 @attrs.frozen
 class Plan:
-    """How rows with the same metrics are added: canonical names, and the kinds of those kept.
+    """The treatment of rows with the same metrics: canonical names, and the kinds of kept ones.
 
     `learned` is True for rows with a reward or a loss.
     """
@@ -177,8 +177,8 @@ class Batch:
     def columns(self) -> Columns | None:
         """Return the rows between the first and the last as columns.
 
-        Returns None if the batch is too short or has anything but valid rows of one attempt and
-        one split at rising steps: these must be added one by one.
+        Returns None unless the rows are valid and of one attempt and split, at rising steps.
+        Other rows must be added one by one.
         """
         if (
             len(self.rows) < 3

@@ -1,5 +1,6 @@
-"""Eighth stop: `history.jsonl`, the run's log. One row is one line is one write(2); the last row is
-the state.
+"""The log of a run, `history.jsonl`: one line per row, appended in one write(2).
+
+The last row is the run's state. This is the eighth stop of the walk.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
 
 
 def scenario_ids_of(path: Path) -> set[str]:
-    """Return the scenario ids that a log has seen; only rows that first saw one are parsed.
+    """Return the scenario ids of a run, decoding only the rows that have new ones.
 
     ART keeps them in the run's `state.json` instead.
     """
@@ -64,7 +65,7 @@ def scenario_ids_of(path: Path) -> set[str]:
 
 
 def former_scenario_ids(run_dir: Path) -> set[str]:
-    """Return the scenario ids that ART kept in a run's `state.json`; none where it kept none."""
+    """Return the scenario ids in the `state.json` of a run that ART wrote."""
     try:
         stored = read_json(run_dir / "state.json")["_metrics_builder_state"]["unique_scenario_ids"]
     except (ConfigError, KeyError, TypeError):
@@ -75,59 +76,68 @@ def former_scenario_ids(run_dir: Path) -> set[str]:
 
 def last_row(path: Path) -> MetricsRow | None:
     """Return the last whole row, reading the file from its end."""
-    with path.open("rb") as file:
-        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
-            if line.strip(BLANK):
-                try:
-                    return MetricsRow.from_line(line)
-                except HistoryError as error:
-                    log.warning("%s: %s", path, error)
+    for line in _lines_backwards(path):
+        if line.strip(BLANK):
+            try:
+                return MetricsRow.from_line(line)
+            except HistoryError as error:
+                log.warning("%s: %s", path, error)
     return None
+
+
+def offset_after(path: Path, seq: int) -> int:
+    """Return the offset after the last row whose seq is at most `seq`, reading the file from its
+    end; 0 if there is no such row. Rows that ART wrote have no seq.
+    """
+    end = size = path.stat().st_size
+    for line in _lines_backwards(path, size):
+        with suppress(HistoryError):
+            found = MetricsRow.from_line(line).seq
+            if end < size and isinstance(found, int) and 0 < found <= seq:
+                return end + 1
+        end -= len(line) + 1
+    return 0
 
 
 def last_trained_step(path: Path) -> int:
     """Return the step of the last row that a training step wrote; 0 without one."""
-    with path.open("rb") as file:
-        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
-            if _TRAINED in line:
-                with suppress(HistoryError):
-                    return MetricsRow.from_line(line).step
+    for line in _lines_backwards(path):
+        if _TRAINED in line:
+            with suppress(HistoryError):
+                return MetricsRow.from_line(line).step
     return 0
 
 
 def unreadable_totals(path: Path) -> list[str]:
-    """Return the sums over the run that are no numbers in the last row."""
-    with path.open("rb") as file:
-        for line in _lines_backwards(file.fileno(), file.seek(0, os.SEEK_END)):
-            try:
-                MetricsRow.from_line(line)
-            except HistoryError:
-                continue
+    """Return the keys of sums over the run that are not numbers in the last row."""
+    for line in _lines_backwards(path):
+        with suppress(HistoryError):
+            MetricsRow.from_line(line)
             record = orjson.loads(line.removeprefix(BOM_UTF8))
-            return [
-                key
-                for key, value in record.items()
-                if ("/cum/" in key or key == "time/wall_clock_sec")
-                and not isinstance(value, (int, float))
-            ]
+            return [k for k, v in record.items() if _is_sum(k) and not isinstance(v, (int, float))]
     return []
 
 
-def _lines_backwards(fd: int, end: int) -> Iterator[bytes]:
-    rest = b""
-    while end:
-        start = max(0, end - _CHUNK)
-        rest, *lines = (os.pread(fd, end - start, start) + rest).split(b"\n")
-        yield from reversed(lines)
-        end = start
-    yield rest
+def _is_sum(key: str) -> bool:
+    return "/cum/" in key or key == "time/wall_clock_sec"
+
+
+def _lines_backwards(path: Path, end: int | None = None) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        rest, end = b"", file.seek(0, os.SEEK_END) if end is None else end
+        while end:
+            start = max(0, end - _CHUNK)
+            rest, *lines = (os.pread(file.fileno(), end - start, start) + rest).split(b"\n")
+            yield from reversed(lines)
+            end = start
+        yield rest
 
 
 @attrs.define
 class HistoryLog:
-    """The open log of a run: appends rows, and is the only one to do so while it is open.
+    """The open log of a run. It appends rows and holds a lock, so that no other object does.
 
-    `after_sync` is called on the thread that syncs rows, some seconds after they were appended.
+    `after_sync` is called on the thread that syncs rows, a few seconds after they were appended.
     """
 
     path: Path
@@ -155,7 +165,7 @@ class HistoryLog:
                 f"cannot open {path}: {error.strerror}", "Choose another base_path."
             ) from error
         if not take_lock(fd, tries=_LOCK_TRIES):
-            os.close(fd)  # the lock is another's
+            os.close(fd)  # another process holds the lock
             raise HistoryError(
                 f"the run in {path.parent} is in use by another process",
                 "End that one, or give this model another name.",
@@ -171,12 +181,12 @@ class HistoryLog:
             ) from error
 
     def append(self, row: MetricsRow) -> None:
-        """Append a row: when this returns, the row survives the death of the process.
+        """Append a row. When this returns, the row survives the death of the process.
 
-        Raises HistoryError, with the file as it was, when the disk does not take it whole. After
-        any other error, Ctrl-C say, `last` tells whether the row is there.
+        Raises HistoryError, with the file as it was, if the disk does not take the whole row. After
+        any other exception, such as Ctrl-C, `last` is this row if it was written.
         """
-        if self.forked:  # where another thread may have held the lock
+        if self.forked:  # another thread may have held the lock when the process was forked
             self._refuse()
         line = row.to_line()
         size = len(line)
@@ -188,7 +198,7 @@ class HistoryLog:
             except OSError as error:
                 self._undo(str(error.strerror), error)
             except BaseException:
-                # A signal's handler raised, of Ctrl-C say: a row that is there whole stays.
+                # The handler of a signal such as Ctrl-C raised. A row that was written whole stays.
                 if os.fstat(self._fd).st_size != self._size + size:
                     os.ftruncate(self._fd, self._size)
                 else:
@@ -204,8 +214,7 @@ class HistoryLog:
     def sync(self) -> None:
         """Wait until all rows are on the disk, so that they survive the death of the machine.
 
-        Also looks whether the log still has a name: when somebody deleted it, the next `append`
-        says so.
+        If the log's file was deleted, the next `append` raises.
         """
         if self.forked:
             return
@@ -222,7 +231,7 @@ class HistoryLog:
                     )
 
     def close(self) -> None:
-        """Sync, and let others open the log; a second call does nothing."""
+        """Sync and free the lock; a second call does nothing."""
         if self._fd >= 0 and not self.forked:
             self.sync()
             with self._lock:
@@ -230,8 +239,8 @@ class HistoryLog:
                 self._fd, self._unusable = -1, ("is closed", "Log before model.close().")
 
     def hand_over(self, problem: str, remedy: str) -> HistoryLog:
-        """Return the log for another object, locked without a gap. This one refuses rows from here
-        on, with `problem` and `remedy`.
+        """Return the log for another object, with the lock held throughout. This object refuses
+        further rows with `problem` and `remedy`.
         """
         with self._lock:
             if self._timer is not None:
@@ -244,7 +253,7 @@ class HistoryLog:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """The file's device and number: one file has one, by whatever path it was opened."""
+        """The file's device and number, which are the same for all paths to the file."""
         return file_identity(os.fstat(self._fd))
 
     @property
@@ -258,7 +267,7 @@ class HistoryLog:
         return self._pid != _this["process"]
 
     def _refuse(self) -> NoReturn:
-        forked = ("was opened before this process was forked", "Log from the parent process alone.")
+        forked = ("was opened before this process was forked", "Log from the parent process.")
         problem, remedy = self._unusable or forked
         raise HistoryError(f"{self.path} {problem}", remedy)
 
@@ -279,7 +288,7 @@ class HistoryLog:
         try:
             self._timer.start()
         except RuntimeError:
-            # No thread is left, or the interpreter ends: the row is there, and `close` syncs it.
+            # No thread can be started, or the interpreter ends. `close` syncs the row.
             self._timer = None
 
 

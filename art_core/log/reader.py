@@ -20,7 +20,7 @@ from art_core.data.art_files import read_art_groups
 from art_core.data.store import EARLIER, read_groups
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.log.batches import is_paid
-from art_core.log.history import last_row, read_rows
+from art_core.log.history import last_row, offset_after, read_rows
 from art_core.log.rundir import (
     RunState,
     checkpoint_folder,
@@ -69,7 +69,7 @@ class Costs:
 class LoggedRun:
     """A run's directory, to read: its rows, trajectories, checkpoints, costs and status.
 
-    Nothing is read before it is asked for, and nothing is locked or written, so that another
+    Nothing is read before it is requested, and nothing is locked or written, so that another
     process may log to the run. Metrics have the names of today's catalogue.
     """
 
@@ -126,7 +126,8 @@ class LoggedRun:
         that ART wrote have no seq; they count from 1.
         """
         limits = self._limits() if current else None
-        for number, (row, _) in enumerate(read_rows(self.history), start=1):
+        offset = offset_after(self.history, after) if after > 0 and not current else 0
+        for number, (row, _) in enumerate(read_rows(self.history, offset), start=1):
             if limits is not None and not limits(number, row.step):
                 continue
             seq = row.seq if row.seq and isinstance(row.seq, int) else number
@@ -282,27 +283,28 @@ def _is_run(path: Path) -> bool:
     return True
 
 
-def find_run(asked: str | Path, base_path: Path, taxonomy: Taxonomy | None = None) -> LoggedRun:
+def find_run(requested: str | Path, base_path: Path, taxonomy: Taxonomy | None = None) -> LoggedRun:
     """Return a run by directory, `project/name`, or a name that only one run has; ConfigError names
     the runs.
     """
     taxonomy = taxonomy or builtin_taxonomy()
     # A name of thousands of characters is no path, and asking the system for it raises.
     with suppress(OSError, ValueError):
-        history_file(Path(asked)).lstat()
-        return LoggedRun(Path(asked).resolve(), taxonomy)
-    asked = str(asked)
+        history_file(Path(requested)).lstat()
+        return LoggedRun(Path(requested).resolve(), taxonomy)
+    requested = str(requested)
     runs = {run.name: run for run in find_runs(base_path, taxonomy)}
     fits = [
         run
         for name, run in runs.items()
-        if asked in (name, run.path.name, f"{run.path.parent.parent.name}/{run.path.name}")
+        if requested in (name, run.path.name, f"{run.path.parent.parent.name}/{run.path.name}")
     ]
     if len(fits) == 1:
         return fits[0]
     if fits:
         raise ConfigError(
-            f"{len(fits)} runs are named {asked!r}: {', '.join(r.name for r in fits)}", "Say which."
+            f"{len(fits)} runs are named {requested!r}: {', '.join(r.name for r in fits)}",
+            "Say which.",
         )
     remedy = "" if runs else "--dir or ART_DIR says where runs lie."
-    raise ConfigError(unknown("run", asked, runs, known_as=f"in {base_path}"), remedy)
+    raise ConfigError(unknown("run", requested, runs, known_as=f"in {base_path}"), remedy)

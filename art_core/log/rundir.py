@@ -24,9 +24,7 @@ _MODEL, _STATUS = "model.json", "status.json"
 
 
 def checked_name(kind: str, name: str) -> str:
-    """Return a project's or model's name; ConfigError for one that could not be a single
-    directory's name.
-    """
+    """Return a project's or model's name; ConfigError if it can't be the name of one directory."""
     bad = (
         not isinstance(name, str)
         or not name.strip()

@@ -27,7 +27,7 @@ GROWTH_BYTES = 1 << 20
 """Bytes that a log grows by before the run writes its summary again."""
 MAX_UNREAD_BYTES = 64 << 20
 """A run leaves a log to its readers that has more bytes than this to read for a summary."""
-_VERSION = 5
+_VERSION = 6
 _PIECE_BYTES = 64 << 20
 _MARK_BYTES = 256
 
@@ -109,8 +109,8 @@ class Summary:
     """What the first `offset` bytes of a log hold.
 
     `highest_step` is the furthest step of the current line, `earlier_step` the furthest step before
-    the newest attempt. `begun` is True if that attempt has trained. `mark` is the start of the last
-    row's line and `mark_offset` the offset of that line.
+    the newest attempt. `has_trained` is True if that attempt has trained. `mark` is the start of
+    the last row's line and `mark_offset` the offset of that line.
     """
 
     offset: int = 0
@@ -121,7 +121,7 @@ class Summary:
     step: int = -1
     highest_step: int = -1
     earlier_step: int = -1
-    begun: bool = False
+    has_trained: bool = False
     started: str = ""
     ended: str = ""
     metrics: dict[str, Entry] = attrs.field(factory=dict)
@@ -156,7 +156,7 @@ class Summary:
             attempt=self.attempt,
             step=self.highest_step,
             earlier_step=self.earlier_step,
-            begun=self.begun,
+            has_trained=self.has_trained,
             newest=newest,
         )
 
@@ -172,7 +172,7 @@ class Summary:
         self.attempt, self.step = attempt_of(line.last), line.last.step
         self.highest_step, self.earlier_step = line.furthest_step, line.earlier_step
         self.rows += line.rows
-        self.begun = line.has_begun
+        self.has_trained = line.has_trained
 
     def _add_curve(self, key: str, line: Timeline, taxonomy: Taxonomy) -> None:
         steps, values = line.points(key)
@@ -199,7 +199,7 @@ class Summary:
 
 
 def better_values(key: str, taxonomy: Taxonomy) -> Direction | None:
-    """Return which values of a metric are better; higher ones unless the catalogue says else.
+    """Return which values of a metric are better; by default the higher ones.
 
     Returns None for sums over the run and for clocks.
     """
@@ -260,7 +260,7 @@ def _write(summary: Summary, history: Path) -> None:
         "version": [_VERSION, CATALOGUE_VERSION],
         "metrics": {key: attrs.astuple(entry) for key, entry in summary.metrics.items()},
     }
-    # The directory may be read-only: then each reader reads the log.
+    # The directory may be read-only. Then each reader reads the log.
     with suppress(OSError):
         replace_json(history.with_name(SUMMARY_FILE), page, sync=False)
 
@@ -279,7 +279,7 @@ class SummaryWriter:
     _closed: bool = False
 
     def after_sync(self) -> None:
-        """Write it if the log has grown enough, unless it is closed or another thread writes it."""
+        """Write the summary if the log has grown enough and no other thread writes it."""
         if self.history.size - self._size < GROWTH_BYTES:
             return
         if self.lock.acquire(blocking=False):
@@ -291,11 +291,11 @@ class SummaryWriter:
                 self.lock.release()
 
     def stop(self) -> None:
-        """Write it no more."""
+        """Stop writing the summary."""
         self._closed = True
 
     def close(self) -> None:
-        """Write it a last time."""
+        """Write the summary for the last time."""
         self._closed = True
         with self.lock:
             self._update()

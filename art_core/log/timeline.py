@@ -34,7 +34,7 @@ _MAX_PLANS = 256
 
 @attrs.frozen
 class Change:
-    """What a row changed: `values` are {step: {key: value}} of the line at the steps it changed.
+    """The change that a row makes: `values` are {step: {key: value}} at the steps it changed.
 
     `trains` says that its step was not trained before, or is trained again in its place.
     `begins_at` is the row's step if it is the first row that its attempt trained. If it replaced
@@ -125,16 +125,16 @@ class Timeline:
         attempt: int,
         step: int,
         earlier_step: int,
-        begun: bool,
+        has_trained: bool,
         newest: Mapping[str, tuple[int, float]],
     ) -> Timeline:
-        """Return a line that goes on from an earlier part of a log, of which it has only the newest
-        value of each key, with its step. NaN is one that was not finite.
+        """Return a line that continues an earlier part of a log, given the newest value of each key
+        with its step. NaN stands for a value that was not finite.
 
-        It is right unless the rows to come change steps before these, or it `goes_back_to` `step`.
+        The line is wrong if later rows change steps before these, or if it `goes_back_to` `step`.
         """
         line = cls(taxonomy, earlier_step=earlier_step)
-        stretch = _Stretch(1, attempt, step if begun else None, furthest_trained=step)
+        stretch = _Stretch(1, attempt, step if has_trained else None, furthest_trained=step)
         stretch.times[step] = datetime.min.replace(tzinfo=UTC)
         for key, (at, value) in newest.items():
             finite = not math.isnan(value)
@@ -241,7 +241,7 @@ class Timeline:
                 last = self._begin(last.attempt, number)
             last.begins_at = row.step
             if row.step <= self.earlier_step or row.step < self.furthest_step:
-                # They stood at a step that is replaced; rows of ART may lack some.
+                # The step of these totals is replaced; rows of ART may lack some of them.
                 for key, value in self.totals.items():
                     last.values[key] = Points([row.step], array("d", [value]))
             self._furthest = last, row.step
@@ -327,13 +327,13 @@ class Timeline:
         return found if found >= max(self.points(key)[0], default=0) else None
 
     @property
-    def has_begun(self) -> bool:
-        """Whether the newest attempt has trained."""
+    def has_trained(self) -> bool:
+        """True if the newest attempt has trained."""
         return bool(self._stretches) and self._stretches[-1].begins_at is not None
 
     @property
     def furthest_step(self) -> int:
-        """The step that the line has come to; -1 without rows."""
+        """The furthest step of the line; -1 without rows."""
         return self._furthest[1] if self._furthest else -1
 
     def values(self, first: float = -math.inf) -> dict[int, dict[str, float]]:

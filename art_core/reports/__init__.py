@@ -1,1 +1,1 @@
-"""Reports on logs that are read back: leaderboards, costs, curves, exports."""
+"""Reports made from logs: leaderboards, costs, curves, exports."""

@@ -22,10 +22,10 @@ _PARTS = (BEST, BEST_STEP)
 
 @attrs.frozen(kw_only=True)
 class Place:
-    """A run on the board: who it is, and `values` by column.
+    """A run on the board, with its `values` by column.
 
-    A column is a key, for its newest value, or a key with `.best` or `.best_step`; beside them are
-    `step`, `rows`, `attempts` and `reward_per_dollar`.
+    A column is a key, for its newest value, or a key with `.best` or `.best_step`. Further columns
+    are `step`, `rows`, `attempts` and `reward_per_dollar`.
     """
 
     run: LoggedRun
@@ -35,7 +35,7 @@ class Place:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is not a number: the run's name in parts, its directory, status and times."""
+        """The columns that are no numbers: names, directory, status and times."""
         return {
             "run": self.run.name,
             "project": self.run.path.parent.parent.name,
@@ -48,7 +48,7 @@ class Place:
 
 
 def place(run: LoggedRun, status: str, summary: Summary) -> Place:
-    """Return a run's place, not yet in any order."""
+    """Return a run's place."""
     values: dict[str, float] = {"step": summary.highest_step} if summary.rows else {}
     values |= {"rows": summary.rows, "attempts": max(summary.attempt, 1)}
     for key, entry in summary.metrics.items():
@@ -61,13 +61,13 @@ def place(run: LoggedRun, status: str, summary: Summary) -> Place:
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """Return a column's key, and which part of it the column is: none for the newest value."""
+    """Return a column's key and its ending: `.best`, `.best_step`, or none for the newest value."""
     key, dot, part = name.rpartition(".")
     return (key, dot + part) if dot + part in _PARTS else (name, "")
 
 
 def column(name: str, places: Iterable[Place], taxonomy: Taxonomy) -> str:
-    """Return the column that a name means, also under a former name of its key.
+    """Return the column of a name, which may have a former name of its key.
 
     Raises ConfigError when no run has it.
     """
@@ -128,8 +128,8 @@ def long(places: Sequence[Place]) -> Iterator[str]:
 
 
 def matrix(places: Iterable[Place], name: str, taxonomy: Taxonomy) -> dict[str, dict[str, float]]:
-    """Return {model: {project: value}} of a column; of runs with one name in several directories,
-    the better one.
+    """Return {model: {project: value}} of a column. The better one of two runs with the same name
+    counts.
     """
     cells: dict[str, dict[str, float]] = {}
     for one in reversed(best_first(places, name, taxonomy)):

@@ -1,4 +1,4 @@
-"""Where a run's money went: the tree, step by step, what was bought, what the reward cost."""
+"""A run's costs: the tree, the steps, the purchases and the cost of the reward."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _REWARDS = ("reward/mean", "val/reward")
 
 @attrs.frozen
 class RewardPrice:
-    """What the gain in a reward cost, from the first value to the newest and to the best.
+    """The cost of the gain in a reward, from the first value to the newest and to the best.
 
-    Dollars per point are the run's whole cost over the gain; None where nothing was gained.
+    Dollars per point are the run's whole cost divided by the gain; None without a gain.
     """
 
     key: str
@@ -48,10 +48,10 @@ class CostReport:
     """A run's costs in US dollars.
 
     `total` and the values of `steps` map a path below `costs/` to dollars; `all` is the whole.
-    A step counts all its rows, on every split and in every attempt. `trained` are the trained steps
-    of the current line: a step that a later attempt repeated is one, and one that it replaced by an
-    older step is none. `old_prices` are dates of price lists
-    by what was bought, of those that were old when they were used.
+    The costs of a step include all its rows, on every split and in every attempt. `trained` are the
+    trained steps of the current line: a step that a later attempt repeated counts once, and a step
+    that it replaced does not count. `old_prices` maps purchases to the dates of price lists that
+    were old when they were used.
     """
 
     total: dict[str, float] = attrs.field(factory=dict)
@@ -69,20 +69,20 @@ class CostReport:
         return usd / len(self.trained) if self.trained else None
 
     def priced(self) -> list[Receipt]:
-        """What was bought at a known price, the dearest first."""
+        """Return the purchases at a known price, the most expensive first."""
         found = [r for r in self.bought.values() if r.usd is not None]
         return sorted(found, key=lambda r: -(r.usd or 0.0))
 
     def unpriced(self) -> list[Receipt]:
-        """What was bought and is in no cost, since its price was not known."""
+        """Return the purchases without a known price, which are in no cost."""
         return [receipt for receipt in self.bought.values() if receipt.usd is None]
 
     def partly_priced(self) -> list[Receipt]:
-        """What was bought and is in the costs with a part of its bill."""
+        """Return the purchases of which the costs have only a part."""
         return [receipt for receipt in self.bought.values() if receipt.unread]
 
     def reward_price(self) -> RewardPrice | None:
-        """What the reward cost, of training if it was logged, else of evaluations."""
+        """Return the cost of the training reward, else of that of evaluations; None without one."""
         for key in _REWARDS:
             if values := [v for _, v in sorted(self.rewards.get(key, {}).items())]:
                 return RewardPrice(
@@ -116,7 +116,7 @@ def read_costs(run: LoggedRun) -> CostReport:
 
 
 def item_name(receipt: Receipt) -> str:
-    """Return what was bought as provider/item; an item that names its provider stays as it is."""
+    """Return the name of a purchase as provider/item."""
     if not receipt.provider or receipt.item.startswith(f"{receipt.provider}/"):
         return receipt.item
     return f"{receipt.provider}/{receipt.item}"

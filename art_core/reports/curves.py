@@ -23,9 +23,9 @@ class Curve:
 
 
 def curve(run: str, curves: Curves, key: str, x: str = STEP) -> Curve:
-    """Return a run's key over x, by step: steps that have both; ConfigError for a key never logged.
+    """Return a run's key over x at the steps that have both; ConfigError for an unknown key.
 
-    A sum over the run (`*/cum/*`) holds until it changes: it needs no value of its own at a step.
+    A sum over the run (`*/cum/*`) keeps its value at steps without one.
     """
     for name in (key, x):
         if name != STEP and name not in curves:

@@ -1,4 +1,4 @@
-"""A run's costs at other prices: each row's receipts priced again, the log left as it is."""
+"""A run's costs at other prices: the receipts are priced again, and the log is not changed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _GIVEN = ("explicit", "registered")
 
 @attrs.frozen(kw_only=True)
 class Prices:
-    """Prices to use: those given by name, else the book's.
+    """The prices to use: those given by name, else those of the price book.
 
     `models` maps `provider/model` or `model` to rates; `devices` maps a device's name, with or
-    without "NVIDIA", to US dollars an hour, with "" for all others. Upper and lower case of names
-    are the same.
+    without "NVIDIA", to US dollars an hour, with "" for all others. Names match in upper and
+    lower case.
     """
 
     book: PriceBook
@@ -39,9 +39,9 @@ class Prices:
     devices: Mapping[str, float] = attrs.field(factory=dict)
 
     def usd(self, receipt: Receipt) -> float | None:
-        """US dollars of a receipt at these prices; what was booked where nothing else is known.
+        """Return the US dollars of a receipt at these prices, else those that were recorded.
 
-        What the provider itself reported stays, and so does a price that the run was given, unless
+        A cost that the provider reported stays. A price that was given to the run stays unless
         these prices name its model or device.
         """
         if receipt.reported:
@@ -50,7 +50,7 @@ class Prices:
         return receipt.usd if found is None else found
 
     def named(self, receipt: Receipt) -> str | None:
-        """Return the name among these prices that a receipt's model or device has; None without."""
+        """Return the name in these prices of a receipt's model or device; None without one."""
         if receipt.device_seconds:
             return _named(self.devices, (receipt.item, _short(receipt.item)), _short)
         bare = bare_name(receipt.provider, receipt.item)
@@ -58,7 +58,7 @@ class Prices:
         return _named(self.models, (*names, f"{receipt.provider}/{bare}", bare), str.lower)
 
     def unmatched(self, bought: Iterable[Receipt]) -> list[str]:
-        """Return the names among these prices that nothing of what was bought has."""
+        """Return the names in these prices that no purchase has."""
         used = {self.named(receipt) for receipt in bought}
         return sorted(name for name in (*self.models, *self.devices) if name and name not in used)
 
@@ -95,7 +95,7 @@ def _named(
 
 
 def _one_call(receipt: Receipt) -> Receipt:
-    """The average call: a model's price may depend on how long one prompt is."""
+    """Return the average call, since a model's price may depend on the length of a prompt."""
     return attrs.evolve(receipt, input_tokens=round(receipt.input_tokens / max(receipt.calls, 1)))
 
 
@@ -132,7 +132,7 @@ def _hourly(name: str, usd: float, path: Path) -> float:
 
 @attrs.frozen(kw_only=True)
 class Line:
-    """A cost leaf of one row: what was booked, and what it is now."""
+    """A cost leaf of one row: its recorded dollars and those at the new prices."""
 
     row: MetricsRow
     leaf: str
@@ -141,13 +141,13 @@ class Line:
 
     @property
     def cells(self) -> tuple[Any, ...]:
-        """As a line of the file."""
+        """The cells of the line in the file."""
         row = self.row
         return row.seq, row.attempt, row.step, row.split, self.leaf, self.booked, self.repriced
 
 
 def repriced_lines(run: LoggedRun, prices: Prices) -> Iterator[Line]:
-    """Yield the leaves of each row; dollars that have no receipt stay as they were booked."""
+    """Yield the leaves of each row; dollars without a receipt stay as they were recorded."""
     for row in run.rows():
         booked = _leaves(row.metrics)
         change: dict[str, float] = {}

@@ -89,6 +89,18 @@ def test_a_live_run_is_followed(model):
     assert list(run.rows(after=first.seq)) == []
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"torn", b'{"seq":1,"step":1', b"torn\n\n"])
+def test_the_rows_after_each_row_are_found_from_the_end(run, end):
+    with run.history.open("ab") as file:
+        file.write(end)
+    every = list(run.rows())
+    for count, row in enumerate(every, start=1):
+        assert list(run.rows(after=row.seq)) == every[count:]
+    whole = run.history.read_bytes().splitlines(keepends=True)[0]
+    run.history.write_bytes(whole + whole.removesuffix(b"\n"))
+    assert list(run.rows(after=every[0].seq)) == []
+
+
 def test_rows_that_come_while_the_current_line_is_read_wait_for_the_next_call(model):
     model.run.record("train", 1)
     current = art.open_run(model.run_dir).rows(current=True)

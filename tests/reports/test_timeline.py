@@ -150,7 +150,7 @@ def test_a_step_was_recorded_when_its_newest_row_was(log):
 def test_an_empty_line_has_nothing(log):
     found = line(log)
     assert (found.curve("reward/mean"), found.trained, found.furthest_step) == ({}, set(), -1)
-    assert not found.has_begun
+    assert not found.has_trained
 
 
 def changes(log):
