@@ -9,6 +9,7 @@ from pathlib import Path
 from art_core.testing.backend import BackendContract, LearningContract
 from art_core.testing.plugin import PluginContract
 from art_core.testing.pricing import PricingContract
+from art_core.testing.reward import RewardContract
 from art_core.testing.rollup import RollupContract
 from art_core.testing.sink import SinkContract
 from art_core.testing.statements import Contract
@@ -19,6 +20,7 @@ CONTRACTS: dict[str, type[Contract]] = {
     "learning": LearningContract,
     "plugin": PluginContract,
     "price": PricingContract,
+    "reward": RewardContract,
     "rollup": RollupContract,
     "sink": SinkContract,
 }

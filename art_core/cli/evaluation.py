@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -230,18 +231,35 @@ class _Models:
 
 
 def rollout_of(target: str) -> Rollout:
-    """Import a function given as `module:function`, also from the current directory."""
-    module, _, function = target.partition(":")
-    if not module or not function:
+    """Import a function given as `module:function` or `file.py:function`."""
+    return import_target(target)[0]
+
+
+def import_target(target: str) -> tuple[Rollout, ModuleType]:
+    """Return a function given as `module:function` or `file.py:function`, and its module, which may
+    lie in the current directory.
+    """
+    place, _, function = target.rpartition(":")
+    if not place or not function:
         raise ConfigError(f"{target!r} is no function", "Give module:function.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: Rollout = getattr(importlib.import_module(module), function)
+        module = _from_file(place) if place.endswith(".py") else importlib.import_module(place)
+        found: Rollout = getattr(module, function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{target!r} can't be imported: {error}") from error
-    return found
+    return found, module
+
+
+def _from_file(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ImportError(f"there is no file {path!r}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def scenarios_in(file: Path) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from art_core import __version__
 from art_core.base.errors import ArtError
 from art_core.cli import (
+    check,
     completion,
     costs,
     engines,
@@ -56,6 +57,7 @@ _COMMANDS = (
     runs,
     show,
     leaderboard,
+    check,
     evaluation,
     costs,
     plot,
@@ -99,7 +101,8 @@ def _add_command(commands: Any, spec: CommandSpec) -> None:
 
 
 def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
-    """Run `art ...` and return its exit status: 0, or 2 with one line on standard error.
+    """Run `art ...` and return its exit status: 0, 1 if a check failed, or 2 with one line on
+    standard error.
 
     `host` holds the plugins; by default the installed ones.
     """
@@ -112,7 +115,7 @@ def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
             top.print_help()
             return 0
         answer = arguments.run(arguments, host)
-        (print_json if getattr(arguments, "as_json", False) else print_text)(answer)
+        return (print_json if getattr(arguments, "as_json", False) else print_text)(answer)
     except BrokenPipeError:
         # Whoever read us has seen enough; the interpreter must not flush into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,43 +18,54 @@ import attrs
 import orjson
 
 from art_core.cli.table import table_lines
-from art_core.hooks.commands import Output, Record, Table
+from art_core.hooks.commands import ExitStatus, Output, Record, Table
 
 _BITS_63 = 1 << 63
 
 
-def print_text(parts: Iterable[Output]) -> None:
-    """Print a command's parts as text, each as it comes."""
+def print_text(parts: Iterable[Output]) -> int:
+    """Print a command's parts as text, each as it comes; return the exit status."""
+    status = 0
     width = shutil.get_terminal_size((80, 24)).columns
     for part in parts:
+        status = status or _status(part)
         for line in _lines(part, width):
             _write(line, sys.stdout)
     sys.stdout.flush()
+    return status
 
 
 def _lines(part: Output, width: int) -> Iterable[str]:
     if isinstance(part, Table):
         return table_lines(part, width)
+    if isinstance(part, ExitStatus):
+        return ()
     return part.text if isinstance(part, Record) else [part]
 
 
-def print_json(parts: Iterable[Output]) -> None:
-    """Print a command's parts as one JSON object, after the last one.
+def _status(part: Output) -> int:
+    return part.status if isinstance(part, ExitStatus) else 0
+
+
+def print_json(parts: Iterable[Output]) -> int:
+    """Print a command's parts as one JSON object, after the last one; return the exit status.
 
     Text for people goes to standard error, also text that a plugin prints. The object of a
     command that returns only text has it in `lines`.
     """
     with contextlib.redirect_stdout(sys.stderr):
-        document = _document(parts)
+        answer = list(parts)
+        document = _document(part for part in answer if not isinstance(part, ExitStatus))
     text = orjson.dumps(plain(document), option=orjson.OPT_INDENT_2).decode()
     if not text.isascii():
         # In ASCII every terminal and pipe takes it as it is.
         text = re.sub("[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
     print(text)
     sys.stdout.flush()
+    return max(map(_status, answer), default=0)
 
 
-def _document(parts: Iterable[Output]) -> dict[str, Any]:
+def _document(parts: Iterable[str | Table | Record]) -> dict[str, Any]:
     document: dict[str, Any] = {}
     lines: list[str] = []
     for part in parts:

@@ -60,7 +60,14 @@ class Record:
     text: Iterable[str] = ()
 
 
-Output = str | Table | Record
+@attrs.frozen
+class ExitStatus:
+    """The exit status of a command whose answer says that a check failed."""
+
+    status: int
+
+
+Output = str | Table | Record | ExitStatus
 """A part of a command's answer. A text is for people: with `--json` it goes to standard error."""
 
 

@@ -119,6 +119,7 @@ CALLS = {
     "show": [["a"], ["empty"]],
     "eval": [["agent_module:rollout", "--scenarios", "list.json", "--models", "openai/m"]],
     "compare": [["a@1", "a@1"]],
+    "check": [["agent_module.py:check_me", "--scenarios", "list.json", "--answer", "model"]],
     "leaderboard": [[], ["--matrix", "reward/mean"], ["--status", "failed"]],
     "costs": [["a"], ["empty"], ["a", "--per-step"], ["a", "--step", "1"], ["a", "--reconcile"]],
     "plot": [["a", "reward/mean"], ["a", "reward/mean", "--out", "x.svg"]],
@@ -140,6 +141,12 @@ import art_core as art
 
 async def rollout(model, scenario):
     return art.Trajectory()
+
+async def check_me(model, scenario):
+    completion = await model.openai_client().chat.completions.create(
+        model=model.get_inference_name(), messages=[{"role": "user", "content": "?"}]
+    )
+    return art.Trajectory(reward=float(completion.choices[0].message.content == scenario["model"]))
 """
 ALL = [(*name.split(), *words) for name, calls in CALLS.items() for words in calls]
 

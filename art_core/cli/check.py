@@ -1,0 +1,103 @@
+"""`art check TARGET`: what a rollout's reward pays for, before the first paid step."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+
+from art_core.base.errors import ConfigError
+from art_core.cli.evaluation import import_target, scenarios_in
+from art_core.cli.text import counted
+from art_core.hooks.commands import Column, ExitStatus, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.testing.check import RIGHT, CheckReport, check
+
+_HELP = """\
+Scripted models take the model's place, on this machine: one answers correctly, others say nothing,
+repeat the prompt, list every answer, deny it, address the judge, or always say the same word. The
+right answer must get the highest reward, and no constant answer the full one. Judges that the
+reward calls are real and cost what they cost.
+
+TARGET is module:function or file.py:function, an async function of a model and a scenario. The
+scenarios are those of --scenarios, else the list SCENARIOS, QUESTIONS or TASKS of the module. A
+scenario's field `answer` (--answer) holds the right answer, if there is one.
+
+The exit status is 1 when there is a fault.
+
+examples:
+  art check my_agent:rollout --scenarios val.jsonl
+  art check examples/yes_no_maybe.py:rollout
+  art check my_agent:rollout --scenarios val.jsonl --answer label --limit 10
+"""
+_LISTS = ("SCENARIOS", "QUESTIONS", "TASKS")
+_COLUMNS = (
+    Column(key="model", heading="a model that"),
+    Column(key="reward", form=".4g", right=True),
+)
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "check", help="try a rollout's reward with scripted models", epilog=_HELP
+    )
+    parser.add_argument("target", metavar="TARGET", help="the rollout")
+    parser.add_argument("--scenarios", type=Path, metavar="FILE")
+    parser.add_argument("--answer", default="answer", metavar="FIELD")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="scenarios to try")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of one attempt")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
+    """Yield the rewards of the scripted models, the faults, and exit status 1 for any fault."""
+    rollout, module = import_target(arguments.target)
+    scenarios = scenarios_in(arguments.scenarios) if arguments.scenarios else _listed(module)
+    found = asyncio.run(
+        check(
+            rollout,
+            scenarios[: arguments.limit],
+            answer=arguments.answer,
+            timeout=arguments.timeout,
+        )
+    )
+    yield from _shown(found)
+    if found.faults:
+        yield ExitStatus(1)
+
+
+def _shown(found: CheckReport) -> Iterator[Output]:
+    rows = [{"model": name, "reward": reward} for name, reward in found.rewards.items()]
+    rows.sort(key=lambda row: (row["model"] != RIGHT, -_or_lowest(row["reward"])))
+    yield Table(name="rewards", rows=rows, columns=_COLUMNS)
+    yield ""
+    lines = [f"fault ({fault.kind}): {fault.text}" for fault in found.faults]
+    lines += [f"note: {note}" for note in found.notes]
+    attempts = counted(found.attempts, "attempt")
+    lines.append(f"{attempts}, {found.usd_per_attempt:.6f} US dollars per attempt")
+    values = {
+        "faults": [attrs.asdict(fault) for fault in found.faults],
+        "notes": list(found.notes),
+        "attempts": found.attempts,
+        "usd_per_attempt": found.usd_per_attempt,
+    }
+    yield Record(values, lines)
+
+
+def _or_lowest(reward: Any) -> float:
+    return float(reward) if reward == reward else float("-inf")  # noqa: PLR0124
+
+
+def _listed(module: ModuleType) -> list[Any]:
+    for name in _LISTS:
+        if hasattr(module, name):
+            return list(getattr(module, name))
+    raise ConfigError(
+        f"{module.__name__} has no list of scenarios", f"Give --scenarios, or {_LISTS[0]} there."
+    )
