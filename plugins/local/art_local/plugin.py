@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from art_core import BackendSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
+from art_core import BackendSpec, CommandSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
 
 WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
@@ -60,6 +60,14 @@ def art_backends() -> list[BackendSpec]:
             engines=engines,
         )
     ]
+
+
+@hookimpl
+def art_commands() -> list[CommandSpec]:
+    """Offer `art plan`."""
+    from art_local.plan_command import COMMAND
+
+    return [COMMAND]
 
 
 @hookimpl

@@ -7,6 +7,7 @@ a model of any size takes no memory and a second.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from art_core.base.errors import ConfigError
 from art_local.models.load import auto_class, silence_logs
 from art_local.training.policy import Policy
 
 META = torch.device("meta")
+POINTS = (256, 512, 1024)
+"""Lengths at which bytes are counted; at others they follow from these."""
+ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}
+UNCOUNTABLE = (
+    ArithmeticError,
+    AttributeError,
+    ConfigError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a blueprint may raise: a model's own code may trip over shapes without values in any way."""
 
 
 @attrs.frozen(kw_only=True)
@@ -32,10 +47,31 @@ class Kept:
     checkpointed: int
 
 
-class Blueprint:
-    """A policy of a config whose tensors have shapes and no values.
+@attrs.frozen(kw_only=True)
+class Growth:
+    """Bytes as a function of tokens: constant, proportional to them, and to their square."""
 
-    Raises what transformers raises for an architecture whose code asks for values.
+    constant: float
+    linear: float
+    square: float
+
+    @classmethod
+    def through(cls, count: Callable[[int], int]) -> Growth:
+        """Return the growth of a count, measured at three lengths."""
+        n, y0, y1, y2 = POINTS[0], *map(count, POINTS)
+        # the lengths are n, 2n and 4n
+        square = (y2 - 3 * y1 + 2 * y0) / (6 * n * n)
+        linear = (y1 - y0) / n - 3 * n * square
+        return cls(constant=y0 - linear * n - square * n * n, linear=linear, square=square)
+
+    def __call__(self, tokens: int) -> int:
+        """Return the bytes of so many tokens."""
+        return round(self.constant + self.linear * tokens + self.square * tokens * tokens)
+
+
+class Blueprint:
+    """A policy of a config whose tensors have shapes and no values. Raises `UNCOUNTABLE` for an
+    architecture whose code asks for values.
     """
 
     def __init__(
@@ -54,6 +90,7 @@ class Blueprint:
         casts = dtype if lora is None and dtype != torch.float32 else None
         self._shapes = _Shapes(casts)
         self._found: dict[tuple[int, int], Kept] = {}
+        self._growth: tuple[Growth, Growth] | None = None
 
     @classmethod
     def of(cls, policy: Policy) -> Blueprint:
@@ -77,16 +114,31 @@ class Blueprint:
             )
         return self._found[rows, length]
 
+    def estimated(self, length: int) -> Kept:
+        """Return what a pass over one sequence keeps, from the counts at three lengths."""
+        if self._growth is None:
+            self._growth = (
+                Growth.through(lambda points: self.kept(1, points).whole),
+                Growth.through(lambda points: self.kept(1, points).checkpointed),
+            )
+        whole, checkpointed = self._growth
+        return Kept(whole=whole(length), checkpointed=checkpointed(length))
+
     def key_value_bytes(self, length: int) -> int:
         """Return the bytes of keys and values, and of states, of one sequence in an engine that
         computes in the policy's dtype.
         """
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.model.config.get_text_config())
+        text, body = self.model.config.get_text_config(), self.policy._body()  # noqa: SLF001
+        kinds = set(getattr(text, "layer_types", None) or ())
+        # the embedded engine keeps all tokens, also of a sliding window
+        cache = DynamicCache(config=text) if kinds - ATTENTIONS else DynamicCache()
+        named = inspect.signature(body.forward).parameters
+        name = "cache" if "cache" in named else "past_key_values"  # from transformers 5.24 on
         ids_BS = torch.zeros(1, length, dtype=torch.long, device=META)
         with torch.no_grad(), self._shapes:
-            self.policy._body()(input_ids=ids_BS, past_key_values=cache, use_cache=True)  # noqa: SLF001
+            body(input_ids=ids_BS, use_cache=True, **{name: cache})
         tensors = [t for layer in cache.layers for t in _tensors(vars(layer))]
         width = self.policy.dtype.itemsize
         return sum(t.numel() * width for t in {id(t): t for t in tensors}.values())

@@ -7,9 +7,8 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError
 from art_local.models.device_memory import device_memory
-from art_local.training.blueprint import Blueprint
+from art_local.training.blueprint import UNCOUNTABLE, Blueprint
 from art_local.training.policy import Policy
 
 log = logging.getLogger("art_local")
@@ -60,7 +59,7 @@ class PassSizes:
         blueprint = self._counted()
         if blueprint is None:
             return wanted.tokens
-        kept = blueprint.kept(1, wanted.longest)
+        kept = blueprint.estimated(wanted.longest)
         self._choose(kept.whole, free, wanted.longest)
         each = kept.checkpointed if checkpointing.on else kept.whole
         return min(wanted.tokens, max(1, free // each) * wanted.longest)
@@ -96,10 +95,8 @@ class PassSizes:
         if self._countable and self._blueprint is None:
             try:
                 self._blueprint = Blueprint.of(self._policy)
-                self._blueprint.kept(1, 8)
-            # a model's own code may trip over shapes without values in any way
-            except (ArithmeticError, AttributeError, ConfigError, LookupError, RuntimeError,
-                    TypeError, ValueError) as error:  # fmt: skip
+                self._blueprint.estimated(1)
+            except UNCOUNTABLE as error:
                 self._countable, self._blueprint = False, None
                 log.debug("activations cannot be counted: %s: %s", type(error).__name__, error)
         return self._blueprint

@@ -38,6 +38,15 @@ def test_activations_are_those_of_a_pass(family, lora, dtype, monkeypatch):
     assert blueprint._count(1, LENGTH, checkpointed=True) == pytest.approx(inputs, rel=0.1)
 
 
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma 2", "Mistral, sliding window", "Qwen3 MoE"])
+def test_other_lengths_follow_from_three(family):
+    blueprint = Blueprint(make_family(family).config, dtype=torch.bfloat16, lora=(4, 8))
+    for length in (100, 3000, 9000):
+        found, counted = blueprint.estimated(length), blueprint.kept(1, length)
+        assert found.whole == pytest.approx(counted.whole, rel=0.01)
+        assert found.checkpointed == pytest.approx(counted.checkpointed, rel=0.01)
+
+
 def test_a_blueprint_has_the_parameters_of_the_model_and_no_values():
     policy = Policy(make_family("Qwen3"), dtype=torch.float32, lora=(4, 8), seed=0)
     drawn = Blueprint.of(policy).policy
