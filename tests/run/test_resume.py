@@ -57,7 +57,7 @@ async def test_a_run_whose_checkpoints_are_gone_is_not_restarted(opened):
     backend = Returning()
     with pytest.raises(art.BackendError, match=r"p/m says that step 3 was trained.*step=0"):
         await opened(backend)
-    assert backend._held == {}
+    assert backend._models == {}
     again = await opened(backend, step=0)
     assert await again.get_step() == 0
 
