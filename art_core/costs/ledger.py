@@ -230,10 +230,10 @@ class Ledger:
         try:
             if self.waiting:
                 with _lock:
-                    taken, left = self._divided(split)
+                    own, left = self._divided(split)
                     later = set[str]() if split == "train" else self._scenario_ids
                     ids = frozenset(self._scenario_ids - later)
-                    new = Drained(taken, tuple(self._receipts.values()), ids)
+                    new = Drained(own, tuple(self._receipts.values()), ids)
                     waiting = bool(left or later)
                     # In one statement without a call: Ctrl-C comes before it or after it.
                     self._samples, self._receipts, self._scenario_ids, self.waiting, drained = (

@@ -54,8 +54,8 @@ class MetricsRow:
         A row that is behind has those of the time when it was logged. A curve over steps would show
         them at an old step.
         """
-        kept = {key: value for key, value in self.metrics.items() if not is_total(key)}
-        return attrs.evolve(self, metrics=kept)
+        of_step = {key: value for key, value in self.metrics.items() if not is_total(key)}
+        return attrs.evolve(self, metrics=of_step)
 
     def to_line(self) -> bytes:
         """Return the row as one line of strict JSON, with all keys on one level as in ART's files.

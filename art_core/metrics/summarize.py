@@ -43,7 +43,7 @@ def summarize(
     On train `reward/mean`, `reward/<metric>`, `train/num_...`; elsewhere `<split>/reward`,
     `<split>/<metric>`. A metric that has its section keeps it (`own_key`). Raises MetricError for a
     reward, or a metric of a trajectory or group, that is not a number, and for a name that is
-    reserved or taken.
+    reserved or in use.
     """
     trajectories = [t for group in groups for t in group.trajectories]
     rewards = [number("reward", t.reward) for t in trajectories]
@@ -164,7 +164,7 @@ def _combined(
 ) -> dict[str, float]:
     """Combine the metrics of trajectories and groups: those that add up, or the others."""
     own = _OWN_TRAIN if split == "train" else {f"{split}/{key}" for key in _COUNTED}
-    taken = {*_own_names(split), *own}
+    used = {*_own_names(split), *own}
     samples = [("", m) for g in groups for t in g.trajectories for m in t.metrics.items()]
     samples += [("group_", m) for g in groups for m in g.metrics.items()]
     collected: dict[tuple[str, str], list[float]] = {}
@@ -173,9 +173,9 @@ def _combined(
     combined: dict[str, float] = {}
     for (kind, name), values in collected.items():
         key = own_key(name, split, taxonomy, kind)
-        if key in taken:
+        if key in used:
             raise _refused(name)
-        taken.add(key)
+        used.add(key)
         rule = _rule(name, key, taxonomy)
         if (rule == "sum") is sums:
             combined[key] = combine_values(values, rule)

@@ -60,7 +60,7 @@ class Retention:
     history: Path
     taxonomy: Taxonomy
     _curves: dict[str, _Curve] = attrs.field(factory=dict)
-    _seen: set[str] = attrs.field(factory=set)
+    _logged: set[str] = attrs.field(factory=set)
 
     def steps_to_keep(self, steps: Sequence[int], metric: str) -> set[int]:
         """Return the newest step and the best one by a metric, also by its former names.
@@ -71,8 +71,8 @@ class Retention:
         """
         wanted = self.taxonomy.resolve(metric)
         values = self._values(wanted)
-        if self._seen and not values and metric != "val/reward":
-            raise ConfigError(unknown("metric", metric, self._seen, known_as="logged"))
+        if self._logged and not values and metric != "val/reward":
+            raise ConfigError(unknown("metric", metric, self._logged, known_as="logged"))
         scored = {step: values[step] for step in steps if step in values}
         if not scored:
             return set(steps)
@@ -117,5 +117,5 @@ class Retention:
         for row, offset in read_rows(self.history, curve.offset):
             curve.offset = offset
             curve.line.add(row)
-        self._seen |= curve.line.logged
+        self._logged |= curve.line.logged
         return curve.line.curve(average) | curve.line.curve(wanted)
