@@ -1,9 +1,9 @@
 """Time to log a row: art-core's complete path and those of four other libraries, in one run.
 
-All get the same rows of 40 floats, each in a process of its own, a few rows in turn, so that noise
-hits all alike. The floor is orjson and one write(2) of those floats. A rival has an environment of
-its own, `DIR/NAME`; `--install` makes what is missing. One without is looked for in the environment
-that runs this file; what is not there either is listed, and the rest compared.
+Each library logs the same rows of 40 floats in its own process. They take turns of a few rows, so
+that noise affects all of them. The floor is orjson and one write(2) of the same floats. Each rival
+has an environment, `DIR/NAME`; `--install` creates the missing ones. A rival without one is taken
+from the environment that runs this file. Rivals that are not installed are listed and left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Way(NamedTuple):
     name: str
     distribution: str
     module: str
-    kept: str
+    written: str
 
 
 WAYS = {
@@ -62,16 +62,16 @@ class Worker:
 
     def __init__(self, way: Way, python: str, directory: Path) -> None:
         directory.mkdir()
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("ART_", "WANDB_"))}
+        others = {k: v for k, v in os.environ.items() if not k.startswith(("ART_", "WANDB_"))}
         self.way = way
         self.seconds: list[float] = []
-        self.said = directory / "stderr.txt"
+        self.stderr = directory / "stderr.txt"
         self.process = subprocess.Popen(
             [python, WORKER.resolve(), way.name, way.distribution, directory],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.said.open("w"),
-            env=kept | QUIET,
+            stderr=self.stderr.open("w"),
+            env=others | QUIET,
             cwd=directory,
             text=True,
         )
@@ -81,8 +81,8 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            said = self.said.read_text().strip().splitlines() or ["nothing"]
-            raise RuntimeError(f"{self.way.name} stopped with: {said[-1]}")
+            lines = self.stderr.read_text().strip().splitlines() or ["no message"]
+            raise RuntimeError(f"{self.way.name} stopped with: {lines[-1]}")
         return json.loads(line)
 
     def log(self, rows: list[tuple[int, dict[str, Any]]]) -> list[float]:
@@ -124,7 +124,7 @@ def markdown(workers: dict[str, Worker], microseconds: dict[str, float]) -> str:
     for name, us in sorted(microseconds.items(), key=lambda item: item[1]):
         way, version = workers[name].way, workers[name].version
         shown = name if way.name in ("orjson", OURS) else f"{name} ({way.distribution} {version})"
-        lines.append(f"| {shown} | {us:,.1f} | {us / microseconds[FLOOR]:,.1f} | {way.kept} |")
+        lines.append(f"| {shown} | {us:,.1f} | {us / microseconds[FLOOR]:,.1f} | {way.written} |")
     return "\n".join(lines)
 
 
