@@ -23,7 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from art_local.plugin import wait_asleep
+from art_local import wait_asleep
 
 wait_asleep()
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from art_local.plugin import wait_asleep
+from art_local import wait_asleep
 
 wait_asleep()
 
@@ -41,7 +41,7 @@ from art_local.models.placement import placement  # noqa: E402
 from art_local.options import LocalOptions  # noqa: E402
 from art_local.session.probe import compare  # noqa: E402
 from art_local.training.policy import Policy  # noqa: E402
-from art_local.vllm.environment import environment_path, installed  # noqa: E402
+from art_local.vllm.install import environment_path, installed  # noqa: E402
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CONCURRENCY = (1, 8, 32)

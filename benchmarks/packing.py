@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="bfloat16 or float32; by default what suits the machine")
     arguments = parser.parse_args()
 
-    from art_local.plugin import wait_asleep
+    from art_local import wait_asleep
 
     wait_asleep()
     from art_local.models import resolve_base_model

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from art_local.plugin import wait_asleep
+from art_local import wait_asleep
 
 wait_asleep()
 

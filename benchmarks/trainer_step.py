@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from art_local.plugin import wait_asleep
+    from art_local import wait_asleep
 
     wait_asleep()
     from art_local.models import resolve_base_model

@@ -89,7 +89,7 @@ def main() -> None:
 
     from art_local.models import resolve_base_model
     from art_local.testing.vllm_server import STOCK, save_random_adapter
-    from art_local.vllm.environment import environment_path, installed
+    from art_local.vllm.install import environment_path, installed
 
     environment = installed()
     if environment is None or environment.variant != "cpu":

@@ -22,7 +22,7 @@ from art_local.options import LocalOptions
 from art_local.vllm.client import VllmClient
 from art_local.vllm.command import ServerSettings
 from art_local.vllm.engine import ModelFacts, VllmEngine
-from art_local.vllm.environment import installed, required
+from art_local.vllm.install import installed, required
 from art_local.vllm.server import ManagedServer, RemoteServer, Server
 from art_local.vllm.supervisor import Timeouts
 

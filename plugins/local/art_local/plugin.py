@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 from art_core import BackendSpec, CommandSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
-
-WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-
-
-def wait_asleep() -> bool:
-    """Make torch's threads sleep while they wait, unless the user set OpenMP's wait policy.
-
-    Threads that spin slow other busy processes on the same cores 10 times and more. Returns False
-    when torch is loaded already: it reads the policy once, at import.
-    """
-    for name, value in WAIT_ASLEEP.items():
-        os.environ.setdefault(name, value)
-    return "torch" not in sys.modules
+from art_local import wait_asleep
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 import art_core as art
 from art_core.testing.backend import attempts, tokens
-from art_local.vllm.environment import installed
+from art_local.vllm.install import installed
 
 torch = pytest.importorskip("torch")
 pytestmark = [

@@ -19,7 +19,7 @@ from art_local.testing.vllm_server import (
     lora_server,
     save_random_adapter,
 )
-from art_local.vllm.environment import environment_path, installed
+from art_local.vllm.install import environment_path, installed
 
 ENVIRONMENT = installed()
 pytestmark = [

@@ -10,7 +10,7 @@ import pytest
 
 from art_local.models import resolve_base_model
 from art_local.testing.vllm_server import STOCK, ask, lora_server
-from art_local.vllm.environment import environment_path, installed
+from art_local.vllm.install import environment_path, installed
 
 ENVIRONMENT = installed()
 pytestmark = [

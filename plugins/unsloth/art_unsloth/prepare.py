@@ -12,8 +12,8 @@ def import_unsloth(device: str | None) -> None:
     """Import Unsloth for a device (None: Unsloth's choice); ConfigError with the reason if the
     import fails.
     """
+    from art_local import wait_asleep
     from art_local.models import cache_directory
-    from art_local.plugin import wait_asleep
 
     if sys.platform == "darwin":
         raise ConfigError(

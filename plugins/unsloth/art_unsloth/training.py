@@ -14,7 +14,7 @@ from art_local.backend import LocalBackend
 from art_local.models.load import silence_logs
 from art_local.models.placement import Placement, placement, preserved_random_state
 from art_local.training.checkpointing import AUTO
-from art_local.vllm.environment import installed
+from art_local.vllm.install import installed
 
 if TYPE_CHECKING:
     from peft import LoraConfig

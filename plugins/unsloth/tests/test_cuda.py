@@ -24,7 +24,7 @@ def _a_gpu_with_vllm(installed):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    from art_local.vllm.environment import installed as vllm
+    from art_local.vllm.install import installed as vllm
 
     if vllm() is None:
         pytest.skip("vLLM is not installed: art engines install vllm")

@@ -13,7 +13,7 @@ import torch
 
 from art_local.engine.forward import Forward
 from art_local.engine.layer_types import cache_parameter
-from art_local.training.memory import is_out_of_memory
+from art_local.models.device_memory import is_out_of_memory
 
 PROBE, DECODED = 64, 8
 TOLERANCES = {torch.float32: 1e-3}

@@ -50,6 +50,21 @@ def host_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> DeviceMemory:
     return DeviceMemory(total=limit, free=max(0, min(free, limit - used + _cached(cgroup))))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of torch or Python means that memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    # the last one is cuBLAS's
+    messages = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "status_alloc_failed",
+    )
+    return isinstance(error, RuntimeError) and any(message in text for message in messages)
+
+
 def _cached(cgroup: Path) -> int:
     """Return the bytes of files that a container has read and can drop at any time."""
     stat = cgroup / "memory.stat"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from art_core.base.errors import ArtError, ConfigError, EngineError
-from art_local.training.memory import is_out_of_memory
+from art_local.models.device_memory import is_out_of_memory
 
 LIBRARIES = frozenset({"torch", "transformers", "peft", "safetensors", "tokenizers"})
 REMEDY = "Choose a plain decoder as base model (Llama, Qwen, Mistral, Gemma, SmolLM, ...)."

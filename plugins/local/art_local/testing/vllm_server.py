@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from art_local.plugin import WAIT_ASLEEP
-from art_local.vllm.environment import Environment
-from art_local.vllm.process import ServerProcess, free_port
+from art_local import WAIT_ASLEEP
+from art_local.vllm.install import Environment
+from art_local.vllm.server import ServerProcess, free_port
 
 START_TIMEOUT_S = 300.0
 ANSWER_TIMEOUT_S = 300.0

@@ -12,6 +12,7 @@ import attrs
 import torch
 
 from art_core.base.errors import BackendError
+from art_local.models.device_memory import is_out_of_memory
 from art_local.training.checkpointing import Checkpointing
 
 log = logging.getLogger("art_local")
@@ -94,13 +95,3 @@ class Budget:
             self.setting,
             self.tokens,
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of torch or of Python means that memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    # the last is how cuBLAS says it
-    told = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
-    return isinstance(error, RuntimeError) and any(words in text for words in told)

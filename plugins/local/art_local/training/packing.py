@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from art_core.rl.sequences import TokenSequence
+from art_local.models.device_memory import is_out_of_memory
 from art_local.training.attention import UnpackableError
 from art_local.training.batches import MicroBatch, collate
 from art_local.training.layout import Shape, layout_of
-from art_local.training.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from art_local.training.policy import Policy

@@ -20,7 +20,7 @@ from art_local.options import LocalOptions
 from art_local.session.model_session import ModelSession
 from art_local.vllm.client import VllmClient
 from art_local.vllm.engine import VllmEngine
-from art_local.vllm.environment import MARKER
+from art_local.vllm.install import MARKER
 from art_local.vllm.pool import VllmPool
 from art_local.vllm.server import RemoteServer
 from art_local.vllm.supervisor import Timeouts

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 import art_core as art
-from art_local.vllm import environment
 from art_local.vllm import install as module
-from art_local.vllm.environment import MARKER, environment_path, installed, required
-from art_local.vllm.install import BUILD_TOOL, LocalEngines, Stage, install, stages
+from art_local.vllm.install import (
+    BUILD_TOOL,
+    MARKER,
+    LocalEngines,
+    Stage,
+    environment_path,
+    install,
+    installed,
+    required,
+    stages,
+)
 from art_local.vllm.packages import Package
 
 
@@ -62,8 +70,7 @@ def test_what_art_local_puts_into_it_is_renewed_with_art_local(
     quick()
     install(variant="cpu", progress=False)
     assert required("cpu").is_current
-    for place in (module, environment):
-        monkeypatch.setattr(place, "own_parts", lambda: "newer")
+    monkeypatch.setattr(module, "own_parts", lambda: "newer")
     required("cpu")
     assert "an older art-vllm-cpu than this art-local" in caplog.text
     renewed = f"open({str(tmp_path / 'renewed')!r}, 'a').write('x')"

@@ -18,7 +18,7 @@ from art_local.vllm.client import completion_body, tokens_of
 from art_local.vllm.command import arguments, environment
 from art_local.vllm.crash_report import crash_report
 from art_local.vllm.metrics import StepMetrics, read_page
-from art_local.vllm.process import ServerProcess, free_port
+from art_local.vllm.server import ServerProcess, free_port
 from waiting import until
 
 PAGE = """\
@@ -192,7 +192,7 @@ def test_a_server_dies_with_the_process_that_started_it(tmp_path):
     log_file = tmp_path / "log"
     code = (
         "import os, sys, time; from pathlib import Path;"
-        "from art_local.vllm.process import ServerProcess;"
+        "from art_local.vllm.server import ServerProcess;"
         f"server = [sys.executable, '-c', {SERVER!r}];"
         f"ServerProcess.start(server, os.environ, Path({str(log_file)!r})); time.sleep(600)"
     )

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 import art_core as art
-from art_local.vllm.environment import environment_path, installed
+from art_local.vllm.install import environment_path, installed
 
 pytestmark = [
     pytest.mark.vllm,
