@@ -47,7 +47,12 @@ _TYPES: dict[int, tuple[str, Code]] = {
     503: ("service_unavailable", "engine_error"),
     507: ("server_error", "storage_full"),
 }
-"""The error's type and its default code for each status."""
+"""The error's type and its default code for each status; others count as 400 or 500."""
+
+
+def _type(status: int) -> tuple[str, Code]:
+    return _TYPES.get(status) or _TYPES[500 if status >= 500 else 400]
+
 
 UNCONSTRAINED = (
     "Ask for it in the messages, and give a lower reward for other answers; "
@@ -65,7 +70,7 @@ class RequestError(ArtError):
         self, status: int, message: str, param: str | None = None, code: Code | None = None
     ) -> None:
         param = None if param is None else param[:MAX_PARAM]
-        Exception.__init__(self, status, message[:MAX_MESSAGE], param, code or _TYPES[status][1])
+        Exception.__init__(self, status, message[:MAX_MESSAGE], param, code or _type(status)[1])
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -78,7 +83,7 @@ class RequestError(ArtError):
     def body(self) -> dict[str, Any]:
         """Return the error as JSON values, in OpenAI's form."""
         status, message, param, code = self.args
-        kind = _TYPES[status][0]
+        kind = _type(status)[0]
         return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

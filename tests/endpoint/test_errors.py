@@ -243,6 +243,19 @@ def test_request_errors_pickle_and_know_their_type() -> None:
     assert RequestError(500, "x").body()["error"]["type"] == "server_error"
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (409, "conflict_error", "conflict"),
+        (418, "invalid_request_error", "invalid_value"),
+        (599, "server_error", "internal_error"),
+    ],
+)
+def test_an_error_without_a_code_has_that_of_its_status(status, kind, code) -> None:
+    error = RequestError(status, "x").body()["error"]
+    assert (error["type"], error["code"]) == (kind, code)
+
+
 def test_a_host_is_made_with_a_key_that_cannot_be_guessed(models) -> None:
     keys = {EndpointHost(models).api_key for _ in range(3)}
     assert len(keys) == 3 and all(len(key) >= 40 for key in keys)

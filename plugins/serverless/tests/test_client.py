@@ -250,7 +250,7 @@ ENDED = {"id": "3", "type": "training_ended", "data": {"step": 1}}
 
 
 def answering(submitted, *, found, events):
-    """What a service answers to each request, the submission of a job first."""
+    """The answers of a service to each request, the submission of a job first."""
 
     def script(asked):
         method, path, _ = asked[-1]

@@ -32,7 +32,7 @@ FAILED = {"type": "training_failed", "data": {"error_message": "the job ran out 
 
 @attrs.define
 class Service:
-    """What the service holds, and what it was asked."""
+    """The state of the service, and the requests that it got."""
 
     events: list
     steps: list = attrs.field(factory=list)

@@ -106,7 +106,7 @@ def server(base_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(server, base_model, tmp_path_factory):
-    """What the client in the other environment came to know."""
+    """The values that the client in the other environment printed."""
     client = Path(__file__).with_name("server_client.py")
     place = tmp_path_factory.mktemp("runs")
     command = [PYTHON, str(client), server, base_model, str(place)]

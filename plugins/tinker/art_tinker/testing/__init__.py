@@ -1,1 +1,1 @@
-"""For tests: a Tinker service in this process."""
+"""A Tinker service in this process, for tests."""
