@@ -13,7 +13,7 @@ from typing import Any
 
 import art_core as art
 
-PROMPT = "Answer with exactly one word: yes, no or maybe. Is the sky blue?"
+PROMPT = "Answer with one word: yes, no or maybe. Is the sky blue?"
 
 
 async def rollout(model: art.TrainableModel) -> art.Trajectory:
