@@ -117,7 +117,7 @@ def shared_names() -> dict[str, int]:
 
 @contextmanager
 def files_entered(package: Path) -> Iterator[list[str]]:
-    """Collect the files of a package whose functions run in the block, in any thread."""
+    """Collect the files of a package whose functions run in the block, except those of `base`."""
     found: list[str] = []
     prefix = f"{package}/"
 
@@ -125,7 +125,7 @@ def files_entered(package: Path) -> Iterator[list[str]]:
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(prefix):
             path = name.removeprefix(prefix)
-            if path.partition("/")[0] not in AROUND and path not in found:
+            if path.partition("/")[0] not in {*AROUND, "base"} and path not in found:
                 found.append(path)
 
     threading.setprofile(enter)
@@ -201,8 +201,11 @@ async def _call_a_judge(model: Any, sink: _Notebook) -> None:  # noqa: ARG001
 
 
 def register_path() -> list[str]:
-    """Return the files of art_local that run while `register` loads a tiny model."""
-    return asyncio.run(_register())
+    """Return the files of art_local that run while `register` loads a tiny model, without what the
+    trainer and the engine open when they are made.
+    """
+    inside = ("training/", "engine/")
+    return [file for file in asyncio.run(_register()) if not file.startswith(inside)]
 
 
 async def _register() -> list[str]:
