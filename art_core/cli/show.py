@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from art_core.cli.arguments import add_run
+from art_core.cli.attempts import add_attempts, show_attempts
 from art_core.cli.sparkline import sparkline
 from art_core.cli.text import SHARE, branches, counted, usd_column
 from art_core.hooks.commands import Column, Output, Record, Table
@@ -24,6 +25,8 @@ The cost tree holds the whole run, all attempts.
 
 examples:
   art show agent-001
+  art show agent-001 --attempts --worst
+  art show agent-001 --attempts --step 12 --scenario q3
   art show demo/agent-001 --dir /data/.art
   art show .art/demo/models/agent-001
   art show agent-001 --json | jq '.curves[] | select(.key == "reward/mean").values'
@@ -56,16 +59,20 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "show",
-        help="show a run: curves and cost tree",
+        help="show a run: curves and cost tree, or attempts",
         epilog=_HELP,
     )
     add_run(parser)
+    add_attempts(parser)
     parser.set_defaults(run=show_run)
 
 
 def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield a heading, the curves and the cost tree."""
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
+    if arguments.attempts:
+        yield from show_attempts(run, arguments)
+        return
     reading = run.timeline()
     state = run.state()
     remarks = {"problem": state.problem, "reason": state.reason}

@@ -89,7 +89,9 @@ async def test_a_served_model_judges_and_what_it_can_not_do_is_an_error(tiny_dir
         art.Trajectory(messages_and_choices=[QUESTION, answer]) for answer in answers
     )
     asked = art.Judge(model=judge, options={"max_tokens": 4})
-    with pytest.raises(art.RewardError, match="the judge judge could not be asked: .* holds 512 tokens"):
+    with pytest.raises(
+        art.RewardError, match="the judge judge could not be asked: .* holds 512 tokens"
+    ):
         await art.ruler_score_group(group, asked)
     assert await art.ruler_score_group(group, asked, swallow_exceptions=True) is None
     await judge.close()
