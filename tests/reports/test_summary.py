@@ -349,13 +349,29 @@ def test_rows_in_batches_make_the_line_that_single_rows_make(tmp_path_factory, l
         assert found.nonfinite_at(key) == right.nonfinite_at(key)
 
 
-@given(lines=logs(), cut=st.integers(0, 40))
-def test_a_page_says_what_the_current_line_has_wherever_it_was_cut(tmp_path_factory, lines, cut):
+def as_art_writes(line):
+    """Return a row's line without what ART's rows lack."""
+    ours = ("schema", "seq", "attempt", "split")
+    return orjson.dumps({k: v for k, v in orjson.loads(line).items() if k not in ours}) + b"\n"
+
+
+@given(
+    lines=logs(),
+    cut=st.integers(0, 40),
+    piece=st.sampled_from([1, 300, 1 << 26]),
+    by_art=st.booleans(),
+)
+def test_a_page_says_what_the_current_line_has_wherever_it_was_cut(
+    tmp_path_factory, lines, cut, piece, by_art
+):
     path = tmp_path_factory.mktemp("log") / "history.jsonl"
-    path.write_bytes(b"".join(lines[:cut]))
-    read_summary(path, TAXONOMY)
-    path.write_bytes(b"".join(lines))
-    page = read_summary(path, TAXONOMY)
+    lines = [as_art_writes(line) for line in lines] if by_art else lines
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summaries, "_PIECE_BYTES", piece)
+        path.write_bytes(b"".join(lines[:cut]))
+        read_summary(path, TAXONOMY)
+        path.write_bytes(b"".join(lines))
+        page = read_summary(path, TAXONOMY)
     line = Timeline.of_log(path, TAXONOMY)
     curves = {key: curve for key, curve in line.curves().items() if curve}
     assert {key: (e.first, e.best, e.best_step) for key, e in page.metrics.items()} == {
