@@ -69,8 +69,8 @@ class Costs:
 class LoggedRun:
     """A run's directory, to read: its rows, trajectories, checkpoints, costs and status.
 
-    Nothing is read before it is requested, and nothing is locked or written, so that another
-    process may log to the run. Metrics have the names of today's catalogue.
+    Nothing is read before it is requested, and nothing is written, so that another process may log
+    to the run. Metrics have the names of today's catalogue.
     """
 
     path: Path = attrs.field(converter=Path)
@@ -184,7 +184,9 @@ class LoggedRun:
     def steps(self, split: str = "train") -> list[int]:
         """Return the steps of which trajectories of a split are stored, in order."""
         files = _listed(trajectory_folder(self.path, split))
-        return sorted({int(path.stem) for path in files if path.is_file() and path.stem.isdigit()})
+        return sorted(
+            {int(path.stem) for path in files if path.is_file() and path.stem.isdecimal()}
+        )
 
     def groups(
         self, step: int, split: str = "train", *, earlier: bool = False
@@ -197,12 +199,19 @@ class LoggedRun:
         """
         file = trajectory_file(self.path, split, step)
         file = file.parent / EARLIER / file.name if earlier else file
-        if file.is_file():
-            return list(read_groups(file))
-        if file.with_suffix(".parquet").is_file():
-            return read_art_groups(file.with_suffix(".parquet"))
-        known = ", ".join(map(str, self.steps(split))) or "none"
-        raise ConfigError(f"{self.name} has no trajectories of step {step} of {split!r}: {known}")
+        file = file if file.is_file() else file.with_suffix(".parquet")
+        if not file.is_file():
+            known = ", ".join(map(str, self.steps(split))) or "none"
+            raise ConfigError(
+                f"{self.name} has no trajectories of step {step} of {split!r}; stored: {known}"
+            )
+        try:
+            is_art = file.suffix == ".parquet"
+            return read_art_groups(file) if is_art else list(read_groups(file))
+        except ConfigError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{file} holds no groups of trajectories: {error!r}") from error
 
     def checkpoints(self) -> dict[int, Path]:
         """Return {step: directory} of the checkpoints in the run's directory, by step.
@@ -210,7 +219,7 @@ class LoggedRun:
         Backends that train elsewhere keep theirs there; `model.checkpoints()` asks them.
         """
         found = _listed(checkpoint_folder(self.path))
-        steps = {int(path.name): path for path in found if path.is_dir() and path.name.isdigit()}
+        steps = {int(path.name): path for path in found if path.is_dir() and path.name.isdecimal()}
         return dict(sorted(steps.items()))
 
     def to_pandas(self, **which: Any) -> Any:
@@ -225,7 +234,8 @@ class LoggedRun:
 
         Raises ConfigError if polars is not installed.
         """
-        return _library("polars").DataFrame(self._columns(which))
+        # Not strict: a row of another program may have an odd type.
+        return _library("polars").DataFrame(self._columns(which), strict=False)
 
     def _columns(self, which: Mapping[str, Any]) -> dict[str, list[Any]]:
         rows = list(self.rows(**which))

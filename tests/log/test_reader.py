@@ -130,7 +130,7 @@ def test_an_empty_run_has_nothing(tmp_path):
     run = art.open_run(tmp_path)
     assert (run.last_row(), list(run.rows(current=True)), run.checkpoints()) == (None, [], {})
     assert (run.splits(), run.steps(), run.costs()) == ([], [], art.Costs({}, {}))
-    with pytest.raises(ConfigError, match="has no trajectories of step 1 of 'train': none"):
+    with pytest.raises(ConfigError, match="has no trajectories of step 1 of 'train'; stored: none"):
         run.groups(1)
 
 
@@ -150,7 +150,7 @@ async def test_trajectories_and_checkpoints_are_read_by_step(tmp_path):
     earlier.mkdir()
     shutil.copy(run.path / "trajectories" / "val" / "0001.jsonl", earlier)
     assert len(run.groups(1, "val", earlier=True)) == 2
-    with pytest.raises(ConfigError, match="no trajectories of step 2 of 'val': 1"):
+    with pytest.raises(ConfigError, match="no trajectories of step 2 of 'val'; stored: 1"):
         run.groups(2, "val")
 
 
@@ -202,6 +202,19 @@ def test_trajectories_of_earlier_art_are_groups(tmp_path):
     assert trajectory.start_time == datetime.fromtimestamp(file.stat().st_mtime, UTC)
 
 
+@pytest.mark.parametrize("text", ['{"a":1}', "[]", '{"trajectories":[5]}', "5"])
+@pytest.mark.parametrize("name", ["0001.jsonl", "0001.parquet"])
+def test_files_that_are_not_of_trajectories_are_named(tmp_path, text, name):
+    (tmp_path / "history.jsonl").touch()
+    (tmp_path / "trajectories" / "train").mkdir(parents=True)
+    (tmp_path / "trajectories" / "train" / name).write_text(text)
+    (tmp_path / "trajectories" / "train" / "\u00b2.jsonl").touch()
+    run = art.open_run(tmp_path)
+    assert run.steps() == [1]
+    with pytest.raises(ConfigError, match=f"{name} holds no groups of trajectories"):
+        run.groups(1)
+
+
 def parquet(path):
     """Write a file as ART's `write_trajectory_groups_parquet` does."""
     import pyarrow as pa
@@ -238,7 +251,7 @@ def test_trajectories_of_art_in_parquet_are_groups(tmp_path, monkeypatch):
     assert answer == {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
     assert tool["tool_call_id"] == "1"
     monkeypatch.setattr(builtins, "__import__", without("pyarrow.parquet"))
-    with pytest.raises(ConfigError, match=r"needs pyarrow.*pip install 'art-core\[parquet\]'"):
+    with pytest.raises(ConfigError, match=r"^\S+ needs pyarrow.*pip install 'art-core\[parquet\]'"):
         run.groups(3)
 
 
@@ -270,6 +283,14 @@ def test_rows_are_a_table_of_polars(run):
     assert table["seq"].to_list() == [row.seq for row in run.rows(current=True)]
     values = [row.metrics.get("val/reward") for row in run.rows(current=True)]
     assert table["val/reward"].to_list() == values
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_row_with_an_odd_field_is_in_the_table(run, library):
+    line = run.history.read_bytes().splitlines(keepends=True)[-1]
+    with run.history.open("ab") as file:
+        file.write(line.replace(b'"seq":13', b'"seq":"x"'))
+    assert str(list(getattr(run, f"to_{library}")()["seq"])[-1]) == "x"
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
