@@ -10,10 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from art_core.rewards.calibration import Calibration, LabelledPair, calibrate, cheapest
     from art_core.rewards.code import passes_tests
     from art_core.rewards.combined import reward
     from art_core.rewards.judge import Judge, preference, rubric_score
-    from art_core.rewards.ruler import DEFAULT_RUBRIC, TrajectoryScore, ruler, ruler_score_group
+    from art_core.rewards.ruler import DEFAULT_RUBRIC, TrajectoryScore, ruler_score_group
     from art_core.rewards.text import (
         exact_match,
         length_penalty,
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
     from art_core.rewards.tools import tool_called
 
 _HOME = {
+    "calibration": ("Calibration", "LabelledPair", "calibrate", "cheapest"),
     "code": ("passes_tests",),
     "combined": ("reward",),
     "judge": ("Judge", "preference", "rubric_score"),
-    "ruler": ("DEFAULT_RUBRIC", "TrajectoryScore", "ruler", "ruler_score_group"),
+    "ruler": ("DEFAULT_RUBRIC", "TrajectoryScore", "ruler_score_group"),
     "text": (
         "exact_match",
         "length_penalty",
@@ -47,8 +49,12 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "DEFAULT_RUBRIC",
+    "Calibration",
     "Judge",
+    "LabelledPair",
     "TrajectoryScore",
+    "calibrate",
+    "cheapest",
     "exact_match",
     "length_penalty",
     "matches_pattern",
@@ -61,7 +67,6 @@ __all__ = [
     "repetition_penalty",
     "reward",
     "rubric_score",
-    "ruler",
     "ruler_score_group",
     "tool_called",
 ]

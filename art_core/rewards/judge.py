@@ -325,24 +325,33 @@ async def preference(
     texts = answer_of(a), answer_of(b)
     if texts[0] == texts[1]:
         return 0.5
-
-    async def first_wins(first: str, second: str) -> float:
-        parts = [f"<question>\n{question}\n</question>"] if question else []
-        parts += [f"<criteria>\n{criteria}\n</criteria>"] if criteria else []
-        parts += [f"<a>\n{first}\n</a>", f"<b>\n{second}\n</b>"]
-        messages = [
-            {"role": "system", "content": _BETTER},
-            {"role": "user", "content": "\n".join(parts)},
-        ]
-        return await asked.ask(messages, read)
-
-    def read(value: Any) -> float:
-        if not isinstance(value, Mapping):
-            raise RewardError(f"the answer must be an object, got {value!r:.80}.")
-        return min(1.0, max(0.0, score_of(value.get("score"))))
-
-    there, back = await asyncio.gather(first_wins(*texts), first_wins(*reversed(texts)))
+    there, back = await asyncio.gather(
+        first_wins(asked, texts[0], texts[1], question, criteria),
+        first_wins(asked, texts[1], texts[0], question, criteria),
+    )
     return (there + 1.0 - back) / 2
+
+
+async def first_wins(
+    judge: Judge, first: str, second: str, question: str = "", criteria: str = ""
+) -> float:
+    """Return a judge's score of the first of two answers, in this order only: 1.0 better, 0.0
+    worse.
+    """
+    parts = [f"<question>\n{question}\n</question>"] if question else []
+    parts += [f"<criteria>\n{criteria}\n</criteria>"] if criteria else []
+    parts += [f"<a>\n{first}\n</a>", f"<b>\n{second}\n</b>"]
+    messages = [
+        {"role": "system", "content": _BETTER},
+        {"role": "user", "content": "\n".join(parts)},
+    ]
+    return await judge.ask(messages, _score_in)
+
+
+def _score_in(value: Any) -> float:
+    if not isinstance(value, Mapping):
+        raise RewardError(f"the answer must be an object, got {value!r:.80}.")
+    return min(1.0, max(0.0, score_of(value.get("score"))))
 
 
 def by_id(value: Any, name: str, ids: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
