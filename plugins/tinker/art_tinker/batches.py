@@ -91,7 +91,7 @@ class Minibatch:
         return sum(len(sequence.token_ids) - 1 for sequence in self.sequences)
 
 
-def minibatches(sequences: Sequence[TokenSequence], config: TrainConfig) -> list[Minibatch]:
+def windows_of(sequences: Sequence[TokenSequence], config: TrainConfig) -> list[Minibatch]:
     """Return the minibatch of each optimizer step of a training step; by default there is one."""
     steps = optimizer_steps(sequences, config.grad_accumulation_sequences)
     return [_minibatch(tuple(step), config.loss) for step in steps]

@@ -15,7 +15,7 @@ from art_core import ConfigError, TrainConfig, TrainResult, TrajectoryGroup
 from art_core.base.errors import BackendError, unknown
 from art_core.rl.batch import training_batch
 from art_core.rl.sequences import TokenSequence, staleness
-from art_tinker.batches import Minibatch, ServiceLoss, minibatches, service_loss
+from art_tinker.batches import Minibatch, ServiceLoss, service_loss, windows_of
 from art_tinker.costs import TinkerMeter
 from art_tinker.metrics import loss_metrics
 from art_tinker.samplers import Samplers
@@ -92,7 +92,7 @@ class RemoteModel:
     ) -> TrainResult:
         start = time.monotonic()
         client = await self._ready_client()
-        batches = minibatches(sequences, config)
+        batches = windows_of(sequences, config)
         self.client = None
         outputs = await self._computed(client, batches, config, loss)
         metrics = loss_metrics(loss, batches, outputs) if batches else {}
