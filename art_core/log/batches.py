@@ -107,7 +107,7 @@ class Kind:
 
 
 @attrs.frozen
-class Plan:
+class RowPlan:
     """The treatment of rows with the same metrics: canonical names, and the kinds of kept ones.
 
     `learned` is True for rows with a reward or a loss.
@@ -119,7 +119,7 @@ class Plan:
     of_training: bool
 
     @classmethod
-    def of(cls, names: tuple[str, ...], kinds: Mapping[str, Kind]) -> Plan:
+    def of(cls, names: tuple[str, ...], kinds: Mapping[str, Kind]) -> RowPlan:
         """Return the plan of rows with these metrics, of these kinds."""
         return cls(
             names=names,

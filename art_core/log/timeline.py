@@ -18,8 +18,8 @@ from art_core.log.batches import (
     Batch,
     Columns,
     Kind,
-    Plan,
     Points,
+    RowPlan,
     adds_up,
     attempt_of,
     is_paid,
@@ -93,7 +93,7 @@ class Timeline:
     _stretches: list[_Stretch] = attrs.field(factory=list)
     _furthest: tuple[_Stretch, int] | None = None
     _kinds: dict[str, Kind] = attrs.field(factory=dict)
-    _plans: dict[tuple[bool, tuple[str, ...]], Plan] = attrs.field(factory=dict)
+    _plans: dict[tuple[bool, tuple[str, ...]], RowPlan] = attrs.field(factory=dict)
 
     @classmethod
     def of_log(
@@ -206,12 +206,12 @@ class Timeline:
                 points = stretch.values.setdefault(key, Points())
                 points.merge(Points(columns.steps, values), sums=plan.kinds[key].sums)
 
-    def _plan(self, keys: tuple[str, ...], *, foreign: bool) -> Plan:
+    def _plan(self, keys: tuple[str, ...], *, foreign: bool) -> RowPlan:
         """Return how rows with these keys are added; `foreign` ones were written by ART."""
         plan = self._plans.get((foreign, keys))
         if plan is None:
             names = tuple(self.taxonomy.names(keys, foreign=foreign))
-            plan = Plan.of(names, {name: self._kind(name) for name in names})
+            plan = RowPlan.of(names, {name: self._kind(name) for name in names})
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
             self._plans[foreign, keys] = plan
