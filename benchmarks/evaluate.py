@@ -1,4 +1,4 @@
-"""Do intervals cover what they claim, and do comparisons that stop early err as rarely as they say?
+"""Coverage of intervals, and errors of comparisons that stop early, against what they claim.
 
 Simulated evaluations: scenarios of different difficulty, several attempts at each, rewards of 0 or
 1. Coverage of the clustered 95 % interval over 10,000 evaluations; error rate of a comparison of

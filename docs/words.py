@@ -59,8 +59,8 @@ def places(path: Path, phrase: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield the lines of a file that have the phrase, each with the words found."""
     unless = re.compile(phrase.get("unless", "(?!)"), re.IGNORECASE)
     for line, text in texts(path):
-        # A phrase may run over the end of a line.
-        flat = text.replace("\n", " ")
+        # A phrase may run over the end of a line, not over that of a paragraph.
+        flat = text.replace("\n\n", " \0").replace("\n", " ")
         spared = [range(*found.span()) for found in unless.finditer(flat)]
         for found in re.finditer(phrase["find"].replace(" ", r"\s+"), flat, re.IGNORECASE):
             if not any(found.start() in span for span in spared):

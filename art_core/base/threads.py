@@ -90,7 +90,7 @@ def _wrap_run(thread: threading.Thread, values: Values) -> None:
 
 
 MAX_THREADS = 1024
-"""asyncio's own pool has four threads more than there are cores. Agents that are no coroutines wait
+"""asyncio's own pool has four threads more than there are cores. Agents in threads wait
 for answers in them: the fifth agent of a core would wait for a thread while its `timeout` runs. A
 thread is started only if no other one is idle."""
 

@@ -19,10 +19,10 @@ from art_core.hooks.host import Plugins
 from art_core.testing.check import RIGHT, CheckReport, check
 
 _HELP = """\
-Scripted models take the model's place, on this machine: one answers correctly, others say nothing,
-repeat the prompt, list every answer, deny it, address the judge, or always say the same word. The
-right answer must get the highest reward, and no constant answer the full one. Judges that the
-reward calls are real and cost what they cost.
+Scripted models take the model's place, on this machine: one answers correctly, others answer
+nothing, repeat the prompt, list every answer, deny it, address the judge, or always answer the same
+word. The right answer must get the highest reward, and no constant answer the full one. Judges that
+the reward calls are real, and cost as usual.
 
 TARGET is module:function or file.py:function, an async function of a model and a scenario. The
 scenarios are those of --scenarios, else the list SCENARIOS, QUESTIONS or TASKS of the module. A

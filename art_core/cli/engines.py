@@ -103,7 +103,7 @@ def _knowing(arguments: argparse.Namespace, plugins: Plugins) -> EngineCatalog:
     if len(having) > 1:
         raise ConfigError(
             f"{len(having)} backends have an engine {arguments.name!r}: {', '.join(having)}",
-            "Say which with --backend.",
+            "Choose one with --backend.",
         )
     return catalogs[having[0]]
 

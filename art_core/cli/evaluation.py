@@ -219,7 +219,7 @@ class _Models:
         described = run.model()
         base_model = described["base_model"]
         if not base_model:
-            raise ConfigError(f"the run {name!r} does not say which base model it trains")
+            raise ConfigError(f"the run {name!r} does not name its base model")
         return TrainableModel(
             name=run.path.name,
             project=run.path.parent.parent.name,

@@ -24,8 +24,8 @@ log = logging.getLogger("art_core")
 
 _HELP = """\
 DIR, or --dir, is a directory of runs; several may be given (default: $ART_DIR, else .art). A column
-is a metric's key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue says
-which values are better; where it does not, the higher. Sums over the run and clocks have no best.
+is a metric's key, for its newest value; KEY.best and KEY.best_step are its best. The catalogue has
+the better direction of a metric, by default higher. Sums over the run and clocks have no best.
 Also columns: step, rows, attempts, reward_per_dollar (newest reward/mean over costs/cum/all). Each
 run keeps a summary beside its log, so that only the rows that are new are read.
 

@@ -68,7 +68,7 @@ def pull_model(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outp
     if len(chosen) > 1:
         raise ConfigError(
             f"{len(chosen)} backends could fetch {arguments.name!r}: {', '.join(catalogs)}",
-            "Say which with --backend.",
+            "Choose one with --backend.",
         )
     path = chosen[0].pull(arguments.name)
     yield Record({"model": arguments.name, "path": path}, [str(path)])

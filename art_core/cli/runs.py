@@ -16,7 +16,7 @@ from art_core.log.summary import read_summary
 from art_core.metrics.row import MetricsRow
 
 _HELP = """\
-A run is a directory <dir>/<project>/models/<name> with a history.jsonl in it. A run that says it is
+A run is a directory <dir>/<project>/models/<name> with a history.jsonl in it. A run recorded as
 running although no process holds its log was killed. Runs that can't be read are listed below with
 the reason.
 

@@ -19,9 +19,9 @@ from art_core.log.timeline import Timeline
 from art_core.metrics.catalogue import builtin_taxonomy
 
 _HELP = """\
-RUN is a name, project/name, or a run's directory. Curves read left to right, a bar a step (or the
-mean of neighbours, when there are many steps). Metrics of your own stand below those of the core.
-The cost tree holds the whole run, all attempts.
+RUN is a name, project/name, or a run's directory. Curves read left to right, one bar per step (or
+the mean of neighbours, if there are many steps). Metrics of your own are below those of the core.
+The cost tree is that of the whole run, all attempts.
 
 examples:
   art show agent-001

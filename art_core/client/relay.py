@@ -87,7 +87,7 @@ class _Relay:
     async def chat_completions(self, http: Request) -> Response:
         recording = self._recordings.get(bearer_key(http))
         if recording is None:
-            reason = "no recording has this key; one's key is good inside its `with` block alone"
+            reason = "no recording has this key; a key is valid only inside its `with` block"
             raise RequestError(401, reason)
         request = await json_body(http, MAX_REQUEST_BYTES)
         parts = self._parts(recording, request, http)

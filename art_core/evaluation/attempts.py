@@ -20,7 +20,7 @@ from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 class Attempt:
     """One attempt at a scenario: what came of it, and US dollars by source.
 
-    `unpriced` counts paid calls whose price is not known. `booked` says that the costs are in the
+    `unpriced` counts paid calls whose price is not known. `booked` states that the costs are in the
     log, or wait for its next row.
     """
 
@@ -62,7 +62,7 @@ class AttemptFile:
         cls, path: Path, plan: Mapping[str, Any], is_logged: Callable[[int], bool]
     ) -> AttemptFile:
         """Return the file with the attempts of an unfinished evaluation of the same plan, or begin
-        a new one in it. `is_logged` says whether the log has the row of a number. Raises
+        a new one in it. `is_logged` states whether the log has the row of a number. Raises
         HistoryError when the disk does not take it.
         """
         file = cls(path, dict(plan))

@@ -62,7 +62,7 @@ class Record:
 
 @attrs.frozen
 class ExitStatus:
-    """The exit status of a command whose answer says that a check failed."""
+    """The exit status of a command whose check failed."""
 
     status: int
 

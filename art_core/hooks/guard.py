@@ -142,7 +142,7 @@ def _checked(specs: Iterable[Any], creates: Callable[[Any], bool]) -> list[Any]:
     checked = list(specs)
     for spec in checked:
         if not isinstance(getattr(spec, "name", None), str) or not creates(spec):
-            raise PluginError(f"it offers {spec!r:.80}, which is no spec with a name and a create")
+            raise PluginError(f"it offers {spec!r:.80}, not a spec with a name and a create")
     return checked
 
 
@@ -150,7 +150,7 @@ def _losses(specs: Iterable[Any]) -> list[LossSpec]:
     checked = list(specs)
     for spec in checked:
         if not isinstance(spec, LossSpec) or not callable(spec.create):
-            raise PluginError(f"it offers {spec!r:.80}, which is no LossSpec")
+            raise PluginError(f"it offers {spec!r:.80}, not a LossSpec")
         if spec.name in PRESETS or ":" in spec.name:
             raise PluginError(f"it offers a loss {spec.name!r}, a name that is taken")
     return checked

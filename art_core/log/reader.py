@@ -139,7 +139,7 @@ class LoggedRun:
         return attrs.evolve(row, metrics=metrics)
 
     def _limits(self) -> Callable[[int, int], bool]:
-        """Return a function that says whether the row of a number and step is current."""
+        """Return a function that returns whether the row of a number and step is current."""
         line = self.timeline(lambda _: False)
         limits = line.row_limits()
 
@@ -314,7 +314,7 @@ def find_run(requested: str | Path, base_path: Path, taxonomy: Taxonomy | None =
     if fits:
         raise ConfigError(
             f"{len(fits)} runs are named {requested!r}: {', '.join(r.name for r in fits)}",
-            "Say which.",
+            "Choose one.",
         )
-    remedy = "" if runs else "--dir or ART_DIR says where runs lie."
+    remedy = "" if runs else "--dir or ART_DIR is the directory of the runs."
     raise ConfigError(unknown("run", requested, runs, known_as=f"in {base_path}"), remedy)

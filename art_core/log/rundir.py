@@ -114,7 +114,7 @@ def write_status(directory: Path, status: str, attempt: int, reason: str | None 
 
 @attrs.frozen
 class RunState:
-    """A run's status. `problem` says why some of its files can't be read; None if all can.
+    """A run's status. `problem` is why some of its files cannot be read; None if all can.
 
     `reason` is why the run ended with this status, if it is known.
     """

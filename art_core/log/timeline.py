@@ -36,7 +36,7 @@ _MAX_PLANS = 256
 class Change:
     """The change that a row makes: `values` are {step: {key: value}} at the steps it changed.
 
-    `trains` says that its step was not trained before, or is trained again in its place.
+    `trains` states that its step was not trained before, or is trained again in its place.
     `begins_at` is the row's step if it is the first row that its attempt trained. If it replaced
     rows of earlier attempts, `line` is the whole line, and `values` are all from `begins_at` on.
     """

@@ -42,7 +42,7 @@ class TokenUsage:
     `service_tier` is the tier that the provider reports ("flex", "priority", "batch"), `speed` and
     `geography` likewise ("fast", "us"). `cost_usd` is the cost that the provider itself reports; it
     wins over any price. `unread` names parts of the bill that were not understood. Counts may be
-    numbers of NumPy or torch; ConfigError names a value that is no count.
+    numbers of NumPy or torch; ConfigError names a value that is not a count.
     """
 
     input_tokens: int = count()

@@ -35,7 +35,7 @@ class Place:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The columns that are no numbers: names, directory, status and times."""
+        """The columns that are not numbers: names, directory, status and times."""
         return {
             "run": self.run.name,
             "project": self.run.path.parent.parent.name,

@@ -14,7 +14,7 @@ from art_core.rewards.judge import Judge, first_wins, judge_of
 
 @attrs.frozen(kw_only=True)
 class LabelledPair:
-    """Two answers to a question, of which a person said that `better` is the better one."""
+    """Two answers to a question, of which a person preferred `better`."""
 
     better: str
     worse: str

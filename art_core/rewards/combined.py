@@ -28,11 +28,11 @@ async def reward(
 
     Raises RewardError for a part that raises, takes longer than `timeout` seconds, or is no finite
     number: inside a rollout, the attempt becomes a failure of its group, and is not worth 0.
-    Raises ConfigError for a weight without a part, or one that is no number.
+    Raises ConfigError for a weight without a part, or one that is not a number.
     """
     factors = {name: number_or_none((weights or {}).get(name, 1.0)) for name in parts}
     for name in {*(weights or {})} - parts.keys():
-        raise ConfigError(f"a weight is given for {name!r}, which is no part of the reward")
+        raise ConfigError(f"a weight is given for {name!r}, which is not a part of the reward")
     for name, factor in factors.items():
         if factor is None:
             raise ConfigError(f"the weight of {name!r} must be a finite number")
@@ -56,7 +56,7 @@ async def _value(name: str, part: Any, trajectory: Trajectory, timeout: float | 
     number = float(value) if isinstance(value, bool) else number_or_none(value)
     if number is None:
         raise RewardError(
-            f"the reward {name!r} gave {value!r:.80}, which is no finite number",
+            f"the reward {name!r} gave {value!r:.80}, which is not a finite number",
             "Return a float.",
         )
     return number

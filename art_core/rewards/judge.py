@@ -267,7 +267,7 @@ async def rubric_score(
     *,
     question: str = "",
 ) -> float:
-    """Return the weighted share of criteria that a judge says an answer meets, in [0, 1].
+    """Return the weighted share of criteria that an answer meets by a judge's opinion, in [0, 1].
 
     `criteria` are sentences that are true or false of the answer, with weights; those of negative
     weight describe mistakes: the sum of what holds is divided by the sum of the positive weights,

@@ -194,7 +194,7 @@ def _conversation(trajectory: Trajectory) -> list[str]:
 
 
 def _shown(item: Any) -> str:
-    """Return a message as the judge reads it: one JSON object, without what is no content."""
+    """Return a message as the judge reads it: one JSON object of its content."""
     message = message_of(item)
     kept = {
         key: message[key]

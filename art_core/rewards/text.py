@@ -76,7 +76,7 @@ def maths_match(answer: Answer, expected: str) -> float:
     r"""Return 1.0 if the answer is mathematically equal to the expected expression.
 
     LaTeX, `\boxed{}`, fractions, sets and intervals are compared by `math-verify`. Raises
-    ConfigError if that is not installed, RewardError for an expected text that is no mathematics.
+    ConfigError if that is not installed, RewardError for an expected text that is not mathematics.
     """
     verifier = _package("math_verify", "maths")
     # Its time limits use signals, which work in the main thread only.
@@ -91,7 +91,7 @@ def maths_match(answer: Answer, expected: str) -> float:
 def matches_pattern(answer: Answer, pattern: str | re.Pattern[str], *, whole: bool = True) -> float:
     """Return 1.0 if a regular expression matches the whole answer, or with `whole=False` a part.
 
-    `.` matches line ends too. Raises ConfigError for a pattern that is none.
+    `.` matches line ends too. Raises ConfigError for an invalid pattern.
     """
     try:
         compiled = re.compile(pattern, re.DOTALL) if isinstance(pattern, str) else pattern

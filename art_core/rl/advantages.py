@@ -1,4 +1,4 @@
-"""How much better than its group an attempt was."""
+"""Advantages: the reward of an attempt compared with its group."""
 
 from __future__ import annotations
 

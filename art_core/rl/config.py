@@ -159,7 +159,7 @@ class TrainConfig:
                 )
         if self.normalization_length is not None and self.loss.normalization != "constant":
             raise ConfigError(
-                "normalization_length is read by normalization='constant' alone, and loss "
+                "normalization_length is read only by normalization='constant', and loss "
                 f"{preset.name!r} has {self.loss.normalization!r}",
                 "Leave one out, or give both.",
             )

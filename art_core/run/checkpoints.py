@@ -27,7 +27,7 @@ def check_resumed(run: str, trained: int, found: int, *, can_go_back: bool) -> N
     """
     if found >= trained:
         return
-    logged = f"the log of {run} says that step {trained} was trained, but the backend"
+    logged = f"the log of {run} has trained step {trained}, but the backend"
     if found:
         log.warning(
             "%s has no checkpoint after step %d: training goes on from there, and repeats the "

@@ -1,7 +1,7 @@
 """Check a rollout's reward before the first paid step: scripted models take the model's place.
 
-One answers correctly; others say nothing, repeat the prompt, list every answer, and more. A reward
-that pays them teaches them.
+One answers correctly; others answer nothing, repeat the prompt, list every answer, and more. If a
+reward pays such answers, training teaches them.
 """
 
 from __future__ import annotations
@@ -143,14 +143,14 @@ class _Down(Model):
 
 @attrs.define
 class _Stage:
-    """What the scripted model says next, and the prompts that it was sent."""
+    """The scripted model's next answer, and the prompts that it was sent."""
 
     text: str = ""
     prompts: list[str] = attrs.field(factory=list)
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def reply(self, messages: Sequence[dict[str, Any]], step: int) -> str:  # noqa: ARG002
-        """Answer as the script says."""
+        """Answer by the script."""
         contents = [str(m.get("content") or "") for m in messages if m.get("role") != "assistant"]
         with self._lock:
             self.prompts.append("\n".join(contents))

@@ -74,7 +74,7 @@ class RewardContract(Contract):
         _no(report, "beaten")
 
     def test_no_constant_answer_earns_the_full_reward(self, report: CheckReport) -> None:
-        """A model that always says the same does not learn the task."""
+        """A model that always answers the same does not learn the task."""
         if not self.constant_is_right:
             _no(report, "constant")
 

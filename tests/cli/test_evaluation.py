@@ -112,7 +112,7 @@ def test_names_of_models_are_checked(trained, art_error, project):
     assert "asks for step 'last'" in art_error(*EVAL, "--models", "agent@last")
     assert "no checkpoint has a value" in art_error(*EVAL, "--models", "agent@best")
     project.run("bare", {"reward/mean": 1.0})
-    assert "does not say which base model it trains" in art_error(*EVAL, "--models", "bare")
+    assert "does not name its base model" in art_error(*EVAL, "--models", "bare")
 
 
 def test_targets_and_scenarios_are_checked(project, tmp_path):

@@ -1,4 +1,4 @@
-"""What `kill -9` may not do to an evaluation: lose an attempt that ended, or pay for one twice."""
+"""After `kill -9` an evaluation has lost no finished attempt, and pays for none twice."""
 
 from __future__ import annotations
 

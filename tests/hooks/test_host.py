@@ -470,7 +470,7 @@ def test_a_plugin_that_offers_no_loss_spec_is_set_aside(install):
     install("losing", "@art.hookimpl\ndef art_losses(): return [max]")
     plugins = art.Plugins.discover()
     assert plugins.losses() == {}
-    assert "which is no LossSpec" in str(plugins.problems["losing"])
+    assert "not a LossSpec" in str(plugins.problems["losing"])
 
 
 def test_two_plugins_with_one_loss_name_are_told_apart(install):

@@ -170,7 +170,7 @@ def test_a_wrapper_whose_offer_is_invalid_leaves_the_offers_as_they_were():
 
     plugins = host(hooked("art_sinks", adds, wrapper=True))
     assert plugins.sinks().keys() == {"one", "two"}
-    assert "3, which is no spec" in str(plugins.problems["plugin-0"])
+    assert "3, not a spec" in str(plugins.problems["plugin-0"])
 
 
 def test_a_wrapper_of_a_rollup_changes_derived_metrics_and_no_measured_ones():

@@ -55,7 +55,7 @@ async def test_a_run_whose_checkpoints_are_gone_is_not_restarted(opened):
     checkpoints = await trained(opened, Returning(), 3)
     shutil.rmtree(checkpoints)
     backend = Returning()
-    with pytest.raises(art.BackendError, match=r"p/m says that step 3 was trained.*step=0"):
+    with pytest.raises(art.BackendError, match=r"p/m has trained step 3.*step=0"):
         await opened(backend)
     assert backend._models == {}
     again = await opened(backend, step=0)
@@ -66,7 +66,7 @@ async def test_a_backend_that_cannot_go_back_begins_again_with_a_warning(opened,
     shutil.rmtree(await trained(opened, EchoBackend(), 2))
     model = await opened(EchoBackend())
     assert await model.get_step() == 0
-    assert "step 2 was trained, but the backend has no checkpoint of it" in caplog.text
+    assert "has trained step 2, but the backend has no checkpoint of it" in caplog.text
 
 
 async def test_missing_newest_checkpoints_are_a_warning(opened, caplog):
@@ -83,7 +83,7 @@ async def test_a_whole_run_resumes_without_a_word(opened, caplog):
     caplog.clear()
     model = await opened(Returning())
     assert await model.get_step() == 2
-    assert "was trained" not in caplog.text
+    assert "has trained step" not in caplog.text
 
 
 async def test_going_back_trains_the_steps_after_it_again(opened, caplog):
@@ -93,7 +93,7 @@ async def test_going_back_trains_the_steps_after_it_again(opened, caplog):
     assert (await model.train(GROUPS)).step == 2
     # the last attempt counts: step 2 is where the run stands, not 3
     assert await (await opened(Returning())).get_step() == 2
-    assert "was trained" not in caplog.text
+    assert "has trained step" not in caplog.text
 
 
 async def test_going_back_needs_a_backend_that_can_and_a_new_attempt(opened):

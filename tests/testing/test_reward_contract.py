@@ -34,7 +34,7 @@ def strict_json(answer, scenario):
     return json.loads(answer)["answer"] == scenario["answer"]
 
 
-# Each is a reward that somebody might write, and the rule that finds what is wrong with it.
+# Each is a plausible reward, and the rule that finds its fault.
 PLANTED = {
     "constant": (lambda a, s: 1.0, "no spread"),
     "always zero": (lambda a, s: 0.0, "no spread"),

@@ -44,7 +44,7 @@ def argus_sink(
             )
         if not where.startswith(("http://", "https://")):
             raise ConfigError(
-                f"the sink 'argus' has a server {where!r}, which is no URL",
+                f"the sink 'argus' has a server {where!r}, which is not a URL",
                 "Set ARGUS_URL, or give url=, such as https://argus.example.com.",
             )
         from art_argus.client import ArgusClient

@@ -22,7 +22,7 @@ def test_without_a_server_it_says_what_to_set(monkeypatch):
 
 
 def test_a_server_that_is_no_url_is_told_before_anything_is_sent():
-    with pytest.raises(art.ConfigError, match=r"server 'argus.example.com', which is no URL"):
+    with pytest.raises(art.ConfigError, match=r"server 'argus.example.com', which is not a URL"):
         argus_sink("argus.example.com").create()
 
 

@@ -1,4 +1,4 @@
-"""How much memory it takes to train a base model: counted from its config, without its weights."""
+"""The memory for training a base model: counted from its config, without its weights."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_a_run_whose_only_reward_is_ruler_learns_and_its_dollars_are_right
 
 @pytest.mark.torch
 async def test_a_served_model_judges_and_what_it_can_not_do_is_an_error(tiny_directory, tmp_path):
-    """An untrained model with a context of 512 tokens can't judge, and the error says why."""
+    """An untrained model with a context of 512 tokens cannot judge; the error has the reason."""
     backend = art.backend("local", device="cpu", progress=False)
     judge = art.TrainableModel(
         name="judge", project="p", base_model=str(tiny_directory), base_path=tmp_path, sinks=[]

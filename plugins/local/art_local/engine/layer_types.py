@@ -1,4 +1,4 @@
-"""What the embedded engine must know of an architecture: its state, its cache, its context."""
+"""Properties of an architecture for the embedded engine: its state, its cache, its context."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ UNLIMITED_CONTEXT = 32768
 
 
 def check_servable(config: Any) -> None:
-    """Raise ConfigError for a model that is no decoder, or whose log-probs depend on how a text is
-    cut.
+    """Raise ConfigError for a model that is not a decoder, or whose log-probs depend on the cuts of
+    a text.
     """
     text = config.get_text_config()
     if "indexed_attention" in (getattr(text, "layer_types", None) or ()):

@@ -1,4 +1,4 @@
-"""How much memory a device has, and how much of it is free."""
+"""The memory of a device, total and free."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class ModelSession:
         """Run one step, serve its weights, write its checkpoint.
 
         If the step itself fails, the weights stay as they were. If only the checkpoint can't be
-        written, the step counts and is served, and the error says so. Raises EngineError, with the
+        written, the step counts and is served, as the error states. Raises EngineError, with the
         checkpoint written, if the engine does not accept the new weights or has ended.
         """
         self.engine.check()

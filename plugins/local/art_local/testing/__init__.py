@@ -1,1 +1,1 @@
-"""What tests of the local backend share."""
+"""Helpers of the local backend's tests."""

@@ -30,7 +30,7 @@ def check_mode(mode: Mode) -> None:
 class Checkpointing:
     """Switches activation checkpointing of a model's decoder layers on and off.
 
-    `mode` is the user's option. `on` says whether passes with gradients compute layers again; with
+    `mode` is the user's option. `on` is whether passes with gradients compute layers again; with
     the mode "auto" the trainer sets it before each step. Log-probs and gradients do not depend on
     it: a model draws nothing at random here.
     """

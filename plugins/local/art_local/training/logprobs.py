@@ -47,7 +47,7 @@ class OutputHead:
 
 
 def output_heads(model: Any) -> list[OutputHead]:
-    """Return the output heads that a transformers model may have: as its config says, and without
+    """Return the output heads that a transformers model may have: by its config, and without
     scale and cap, which some multimodal models leave out of their text model's config.
     """
     layer, config = model.get_output_embeddings(), model.config.get_text_config()

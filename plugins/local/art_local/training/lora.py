@@ -187,7 +187,7 @@ def _noise(device: torch.device) -> Tensor:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Tell whether a LoRA layer is nothing but W + scale * B @ A; others keep peft's own
+    """Return whether a LoRA layer is only W + scale * B @ A; others keep peft's own
     forward.
     """
     from peft.tuners.lora.layer import Linear

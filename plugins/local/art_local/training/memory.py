@@ -63,7 +63,7 @@ class Budget:
         return self.within(work, undo=undo, longest=longest, checkpointing=checkpointing)
 
     def problem(self, longest: int) -> BackendError:
-        """Say what did not fit, and which settings to lower."""
+        """Return the error: what did not fit, and the settings to lower."""
         values = " or ".join(f"{name} (now {value})" for name, value in self.settings.items())
         tried = ", also when tried again with half as many" if self.halved and not self.once else ""
         return BackendError(

@@ -203,7 +203,7 @@ def _long_backward(rows: _Rows, joint: _Joint, heads: _Heads) -> tuple[Tensor, T
 
 
 def _onto_prefix(rows: _Rows, heads: _Heads) -> tuple[Tensor, Tensor]:
-    """Return outputs [T, N, D] over the prefix alone, and logarithms of the denominators
+    """Return outputs [T, N, D] over only the prefix, and logarithms of the denominators
     [T, N, 1].
     """
     q, k, v = (heads.stacked(x[None])[None] for x in (rows.q, rows.k, rows.v))

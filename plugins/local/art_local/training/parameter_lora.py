@@ -1,4 +1,4 @@
-"""LoRA of a parameter that is no linear layer's: the stacked matrices of a mixture of experts.
+"""LoRA of a parameter that is not a linear layer's: the stacked matrices of a mixture of experts.
 
 peft's ParamWrapper holds A and B of all experts; here the module computes with the merged
 parameter, the one that is served.

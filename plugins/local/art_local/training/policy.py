@@ -100,7 +100,7 @@ class Policy:
                 loader=loader,
                 experts=merged and loader.merges,
             )
-        # kernels of a loader that does not merge recompute activations in training mode alone
+        # kernels of a loader that does not merge recompute activations only in training mode
         self.model: Any = without_noise(model, training_mode=not loader.merges)
         self.checkpointing = Checkpointing(
             self._body(), activation_checkpointing if loader.merges else False

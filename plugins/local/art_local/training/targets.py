@@ -98,7 +98,7 @@ def _expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _left_out(model: Any) -> list[str]:
-    """Return the linear layers that LoRA cannot change, and say so in a warning."""
+    """Return the linear layers that LoRA cannot change, and log a warning."""
     linear = list(_linear_layers(model))
     by_kernels = []
     if model.config.get_text_config().model_type in MAMBA_TYPES:

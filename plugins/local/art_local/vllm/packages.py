@@ -24,7 +24,7 @@ WHERE = "pytorch.org/get-started shows its address for 'Pip' and 'CPU'"
 
 
 class Package(NamedTuple):
-    """A package that pip would download; `size` in bytes, None when the index does not say it."""
+    """A package that pip would download; `size` in bytes, None if the index does not have it."""
 
     name: str
     version: str
@@ -91,7 +91,7 @@ def has_cuda(packages: Iterable[Package]) -> bool:
 
 
 def missing_build(output: Iterable[str]) -> str | None:
-    """Return the requirement for which pip's output says that no package fits, else None."""
+    """Return the requirement for which pip found no package, by its output, else None."""
     text = "\n".join(output)
     found = re.search(r"No matching distribution found for ([^\s;]+)", text)
     if found:

@@ -1,4 +1,4 @@
-"""What LoRA changes in unusual architectures, and the warnings about what it leaves as it is."""
+"""LoRA in unusual architectures, and the warnings about layers that it does not change."""
 
 from __future__ import annotations
 

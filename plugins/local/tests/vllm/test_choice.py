@@ -1,4 +1,4 @@
-"""Which engine is chosen, which server is connected to, and what is refused."""
+"""The choice of an engine, the connection to a server, and the refusals."""
 
 from __future__ import annotations
 

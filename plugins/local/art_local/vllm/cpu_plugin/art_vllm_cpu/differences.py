@@ -1,4 +1,4 @@
-"""How the vLLM that is there differs from the one that a part of this plugin was written for."""
+"""Differences between the installed vLLM and the one that this plugin was written for."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     ) -> None:
         """Add x · aᵀ · bᵀ · scale to y, for sampled tokens with an adapter.
 
-        For `prompt_logprobs` vLLM gives the rows of one prompt here, without telling whose: that is
+        For `prompt_logprobs` vLLM gives the rows of one prompt here, without their owner: that is
         harmless where the adapters leave the output layer alone, and refused where they do not.
         """
         y_TO, x_TI = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
@@ -184,7 +184,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
             if unknown:
                 raise NotImplementedError(
                     "prompt_logprobs while an adapter in use trains the output layer: vLLM does "
-                    "not tell whose tokens these are; ask for them without such adapters"
+                    "not pass the owner of these tokens; ask for them without such adapters"
                 )
             write(y_TO, rows, product(shrunk, lora_b_stacked, slot), add=True)
 

@@ -33,7 +33,7 @@ def register() -> None:
     that it drops; leave every other platform as it is.
 
     May be called several times. Where vLLM is not what a part was written for, that part leaves it
-    as it is, and a warning says why.
+    as it is, with a warning.
     """
     from vllm.platforms import current_platform
 

@@ -28,7 +28,7 @@ EXPECTED = {
 def mend(runner: type) -> None:
     """Have a model runner on CPU set such a generator back to where it was; once.
 
-    Where vLLM is not what this was written for, it stays as it is, and a warning says why.
+    Where vLLM is not what this was written for, it is not changed, with a warning.
     """
     if getattr(runner, "_art_seeds", False):
         return
