@@ -292,7 +292,7 @@ async def test_a_key_whose_block_has_ended_is_refused(model):
     with model.recording(art.Trajectory()) as endpoint:
         pass
     for one in (endpoint, attrs.evolve(endpoint, api_key="x")):
-        with pytest.raises(openai.AuthenticationError, match="inside its `with` block alone"):
+        with pytest.raises(openai.AuthenticationError, match="only inside its `with` block"):
             await ask(one, HELLO)
 
 
