@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from art_local.testing.families import FAMILIES, make_family
-from art_local.testing.survey import COLUMNS, survey
+from art_local.testing.survey import COLUMNS, PROMPTS, survey
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 PACKED = ("Llama", "Qwen3 MoE", "GLM 4 MoE", "Phi-3, longrope", "Mistral Small 3.1")
@@ -38,17 +38,34 @@ def test_what_cannot_be_served_is_refused_in_words(family, tmp_path):
     assert REFUSED[family] in (found.refusal or "")
 
 
-def test_an_engine_that_fails_is_a_refusal_that_names_the_architecture(tmp_path):
-    def trips_over_its_cache(module, args, options):
+def hooked(hook):
+    """Return a maker of models whose forward pass calls a hook with its options before."""
+
+    def make():
+        model = make_family("Llama")
+        model.model.register_forward_pre_hook(
+            lambda _, args, options: hook(options), with_kwargs=True
+        )
+        return model
+
+    return make
+
+
+def test_a_model_that_trips_over_its_cache_is_served_without_one(tmp_path):
+    def trips(options):
         if options.get("cache") or options.get("past_key_values"):
             raise RuntimeError("an odd cache")
 
-    def broken():
-        model = make_family("Llama")
-        model.model.register_forward_pre_hook(trips_over_its_cache, with_kwargs=True)
-        return model
+    found = survey(hooked(trips), tmp_path)
+    assert (found.refusal, found.state, found.faults) == (None, "whole texts", {})
 
-    found = survey(broken, tmp_path)
+
+def test_an_engine_that_fails_is_a_refusal_that_names_the_architecture(tmp_path):
+    def trips(options):
+        if options["input_ids"].shape[1] == max(PROMPTS):
+            raise RuntimeError("an odd prompt")
+
+    found = survey(hooked(trips), tmp_path)
     assert (found.refusal or "").startswith("the embedded engine cannot serve LlamaForCausalLM")
 
 

@@ -112,6 +112,13 @@ class SlotCache(Cache):
         """The length of the longest sequence."""
         return max(self.lengths, default=0)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """The memory that a token of a row takes."""
+        slots, tokens = self.plan.capacity
+        held = [t for layer in self.layers for t in (layer.keys, layer.values) if t is not None]
+        return sum(t.numel() * t.element_size() for t in held) // max(slots * tokens, 1)
+
     def reserve(self, rows: int, width: int) -> None:
         """Make room for `rows` rows of `width` tokens."""
         slots, tokens = self.plan.capacity

@@ -13,11 +13,9 @@ import torch
 
 from art_local.engine.forward import Forward
 from art_local.engine.layer_types import cache_parameter
-from art_local.models.device_memory import is_out_of_memory
 
-PROBE, DECODED = 64, 8
-TOLERANCES = {torch.float32: 1e-3}
-"""Nats by which log-probs of cached and of whole texts may differ on average."""
+STATE_TOKENS = 256
+"""Tokens that bear the memory of a row's recurrent states."""
 
 
 @attrs.define(eq=False)
@@ -53,6 +51,13 @@ class CohortCache:
         """The longest sequence held."""
         return max(self.lengths, default=0)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """The memory that a token takes, with its share of a row's state that does not grow."""
+        grown, fixed = map(sum, zip(*map(_held_bytes, self.cohorts), strict=True))
+        rows = max(len(self.lengths), 1)
+        return grown // max(sum(self.lengths), 1) + fixed // (rows * STATE_TOKENS)
+
     def reserve(self, rows: int, width: int) -> None:
         """The model's own caches grow by themselves."""
 
@@ -72,17 +77,13 @@ class CohortCache:
 
 
 class CacheForward(Forward):
-    """Runs a model with the caches that it makes itself, one for all copies of a prompt.
-
-    `probed` is a cache of the model with two rows of `PROBE` tokens, from `own_cache`.
-    """
+    """Runs a model with the caches that it makes itself, one for all copies of a prompt."""
 
     name = "own cache"
 
-    def __init__(self, module: Any, probed: Any) -> None:
+    def __init__(self, module: Any) -> None:
         super().__init__(module)
         self._cache_name = str(cache_parameter(module))
-        self.cache_bytes_per_token = max(_held_bytes(probed) // (2 * PROBE), 1)
 
     def new_cache(self) -> CohortCache:
         """Make an empty cache for this model."""
@@ -118,52 +119,15 @@ class CacheForward(Forward):
         return torch.stack(found)
 
 
-@torch.inference_mode()
-def own_cache(module: Any) -> Any:
-    """Return the cache that a model makes for a short text, in two rows; None when it makes none
-    whose rows can be copied, or when log-probs with it are not those of the whole text.
-    """
-    name = cache_parameter(module)
-    if name is None:
-        return None
-    try:
-        cache, apart = _probed(module, name)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        # a model's own code may trip over its cache in any way
-        if is_out_of_memory(e):
-            raise
-        return None
-    return cache if apart <= TOLERANCES.get(next(module.parameters()).dtype, 0.25) else None
-
-
-def _probed(module: Any, name: str) -> tuple[Any, float]:
-    """Return a cache that a text was decoded with, and how far its log-probs are from those of the
-    whole text on average, in nats.
-    """
-    device = next(module.parameters()).device
-    vocabulary = module.config.get_text_config().vocab_size
-    ids_1S = (torch.arange(PROBE, device=device)[None] * 7 + 1) % vocabulary
-    cache = module(input_ids=ids_1S[:, :-DECODED], use_cache=True)[name]
-    cache.reorder_cache(torch.zeros(2, dtype=torch.long, device=device))
-    decoded = [
-        module(input_ids=ids_1S[:, place, None].expand(2, 1), **{name: cache}, use_cache=True)
-        for place in range(PROBE - DECODED, PROBE)
-    ]
-    found_2DV = torch.cat([output.logits for output in decoded], 1)
-    whole_1DV = module(input_ids=ids_1S, use_cache=False).logits[:, -DECODED:]
-    return cache, float((_logprobs(found_2DV) - _logprobs(whole_1DV)).abs().mean())
-
-
-def _logprobs(logits: torch.Tensor) -> torch.Tensor:
-    return logits.float().log_softmax(-1)
-
-
-def _held_bytes(cache: Any) -> int:
-    seen: dict[int, int] = {}
-    for layer in cache.layers:
-        for value in vars(layer).values():
+def _held_bytes(cohort: Cohort) -> tuple[int, int]:
+    """Return the bytes of a cohort's keys and values, and of its other states."""
+    sizes: tuple[dict[int, int], dict[int, int]] = {}, {}
+    for layer in cohort.cache.layers:
+        for name, value in vars(layer).items():
             tensors = value.values() if isinstance(value, dict) else [value]
             for tensor in tensors:
                 if isinstance(tensor, torch.Tensor):
-                    seen[id(tensor)] = tensor.numel() * tensor.element_size()
-    return sum(seen.values())
+                    kind = sizes[name not in ("keys", "values")]
+                    kind[id(tensor)] = tensor.numel() * tensor.element_size()
+    grown, fixed = sizes
+    return sum(grown.values()), sum(fixed.values())

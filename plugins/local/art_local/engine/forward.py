@@ -28,6 +28,10 @@ class RowCache(Protocol):
     def width(self) -> int:
         """The longest sequence held."""
 
+    @property
+    def bytes_per_token(self) -> int:
+        """The memory that a token of a row takes."""
+
     def reserve(self, rows: int, width: int) -> None:
         """Make room for so many rows of so many tokens."""
 
@@ -38,11 +42,11 @@ class RowCache(Protocol):
 class Forward(ABC):
     """Runs a model; returns the logits [N, V] of each row's last token only.
 
-    `cache_bytes_per_token` is the memory that one token of one row takes in the cache.
+    `cache_bytes_per_token` is the memory that one token of one row takes; a trial measures it.
     """
 
     name: ClassVar[str]
-    cache_bytes_per_token: int
+    cache_bytes_per_token = 1
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -55,7 +59,19 @@ class Forward(ABC):
             module.set_attn_implementation("sdpa")
         self._last: torch.Tensor | None = None
         # logits_to_keep keeps the same positions for all rows; prompts end at different ones.
-        module.get_output_embeddings().register_forward_pre_hook(self._keep_last)
+        head = module.get_output_embeddings()
+        self._hook = head.register_forward_pre_hook(self._keep_last)
+
+    def detach(self) -> None:
+        """Leave the model to another forward pass."""
+        self._hook.remove()
+
+    def whole(self, ids: Sequence[int]) -> torch.Tensor:
+        """Return the logits [S, V] of a whole text, without a cache."""
+        self._last = None
+        ids_1S = torch.tensor([list(ids)], device=self.device)
+        logits: torch.Tensor = self.module(input_ids=ids_1S, use_cache=False).logits[0]
+        return logits
 
     @abstractmethod
     def new_cache(self) -> RowCache:
@@ -107,17 +123,10 @@ class SlotForward(Forward):
             else None
         )
         self._cache_name = cache_parameter(module) or "past_key_values"
-        self.cache_bytes_per_token = self._bytes_per_token()
 
     def new_cache(self) -> SlotCache:
         """Make an empty cache for this model."""
         return SlotCache(len(self.layer_types))
-
-    def _bytes_per_token(self) -> int:
-        config = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(len(self.layer_types) * 2 * heads * size * self.dtype.itemsize)
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], source: Sequence[int], cache: SlotCache

@@ -24,6 +24,11 @@ class TextCache:
         """The longest sequence held."""
         return max(map(len, self.rows), default=0)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """An entry of a list of token ids."""
+        return 8
+
     def reserve(self, rows: int, width: int) -> None:
         """Lists of token ids grow by themselves."""
 

@@ -32,6 +32,8 @@ COLUMNS = (
 )  # fmt: skip
 TOLERANCE = 1e-3
 PROMPT, LENGTHS = 6, (12, 20, 30, 44)
+PROMPTS = (5, 17, 40)
+"""Lengths of the prompts that are sampled from."""
 
 
 @attrs.define
@@ -198,7 +200,7 @@ async def _served(
     """
     engine = TransformersEngine(model, cache_bytes=1 << 26)
     engine.load("adapter", weights)
-    prompts = [list(range(1, 1 + n)) for n in (5, 17, 40)]
+    prompts = [list(range(1, 1 + n)) for n in PROMPTS]
 
     async def ask(prompt: list[int]) -> list[Token]:
         sampling = Sampling(max_tokens=10, seed=1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from art_core.base.errors import ConfigError
+from art_local.training.logprobs import OutputHead, output_heads
 
 LENGTH = 24
 REMEDY = "Train another model."
@@ -22,17 +24,19 @@ def probe_ids(model: Any) -> Tensor:
 
 
 @torch.no_grad()
-def checked_logprobs(
+def checked_logits(
     model: Any, precision: AbstractContextManager[Any] | None = None, *, tolerance: float
 ) -> Tensor:
-    """Return the log-probs [S - 1] of the probe's tokens by the model's own forward pass.
+    """Return the logits [S - 1, V] of the probe's tokens but the last by the model's own forward
+    pass.
 
     Raises ConfigError for a model that draws at random, changes its weights, or sees later tokens.
     """
     name, ids_1S = type(model).__name__, probe_ids(model)
     versions = _versions(model)
     with precision or nullcontext():
-        found, again = _logprobs(model, ids_1S), _logprobs(model, ids_1S)
+        logits_RV = _logits(model, ids_1S)
+        found, again = _logprobs(logits_RV, ids_1S), _logprobs(_logits(model, ids_1S), ids_1S)
         if versions != _versions(model):
             raise ConfigError(
                 f"{name} changes its own weights in a forward pass, so the weights that are served "
@@ -47,19 +51,49 @@ def checked_logprobs(
                 "model.",
             )
         ids_1S[0, -1] += 1 if ids_1S[0, -1] == 0 else -1
-        changed = _logprobs(model, ids_1S)[:-1]
+        changed = _logprobs(_logits(model, ids_1S), ids_1S)[:-1]
     if not torch.allclose(changed, found[:-1], atol=tolerance, rtol=tolerance):
         raise ConfigError(
             f"{name} is no causal language model: the log-probs of a token depend on tokens after "
             "it",
             REMEDY,
         )
-    return found
+    return logits_RV
 
 
-def _logprobs(model: Any, ids_1S: Tensor) -> Tensor:
-    logits = model(input_ids=ids_1S, use_cache=False).logits[0, :-1].float()
-    return logits.log_softmax(1).gather(1, ids_1S[0, 1:, None])[:, 0]
+def matching_head(
+    model: Any, hidden_RH: Tensor, theirs_RV: Tensor, *, tolerance: float
+) -> OutputHead:
+    """Return the output head that makes a model's own logits of its hidden states at the probe, so
+    that an unusual head, or attention that is not the model's own, is never trained wrong.
+
+    A scale that the config does not state by a known name is taken from the logits.
+    """
+    ids_1S = probe_ids(model)
+    *stated, plain = output_heads(model)
+    plain_RV = plain.logits(hidden_RH)
+    scale = float((plain_RV * theirs_RV).sum() / plain_RV.square().sum())
+    apart = []
+    for head in (*stated, plain, attrs.evolve(plain, scale=scale)):
+        ours_R = _logprobs(head.logits(hidden_RH), ids_1S)
+        theirs_R = _logprobs(theirs_RV, ids_1S)
+        if torch.allclose(ours_R, theirs_R, atol=tolerance, rtol=tolerance):
+            return head
+        apart.append(float((ours_R - theirs_R).abs().max()))
+    raise ConfigError(
+        f"the output head of {type(model).__name__} is more than a linear layer with bias, scale "
+        f"and softcap: its log-probs differ by {min(apart):.3g}",
+        REMEDY,
+    )
+
+
+def _logits(model: Any, ids_1S: Tensor) -> Tensor:
+    logits_RV: Tensor = model(input_ids=ids_1S, use_cache=False).logits[0, :-1].float()
+    return logits_RV
+
+
+def _logprobs(logits_RV: Tensor, ids_1S: Tensor) -> Tensor:
+    return logits_RV.log_softmax(1).gather(1, ids_1S[0, 1:, None])[:, 0]
 
 
 def _versions(model: nn.Module) -> dict[str, int]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from art_core.base.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError
 from art_local.models.load import PLAIN, Loader, load_model, silence_logs
 from art_local.models.placement import placement
 from art_local.models.rotary import reset_dynamic_rotary, rotary_lengths
@@ -29,7 +29,7 @@ from art_local.training.lora import (
     use_factors,
     use_merged,
 )
-from art_local.training.model_check import checked_logprobs, probe_ids
+from art_local.training.model_check import checked_logits, matching_head, probe_ids
 from art_local.training.noise import without_noise
 from art_local.training.text import freeze_other_parts, text_part
 
@@ -80,11 +80,11 @@ class Policy:
         reset_dynamic_rotary(model)
         self._merges, self.merged = loader.merges, merged
         has_values = self.device.type != "meta"
-        plain_R = None
+        plain_RV = None
         if loader.merges:
             without_noise(model)
             if has_values:
-                plain_R = checked_logprobs(model, self._autocast(), tolerance=self._tolerance)
+                plain_RV = checked_logits(model, self._autocast(), tolerance=self._tolerance)
             use_training_attention(model)
         self._text = text_part(model)
         if self._text is not None:
@@ -111,9 +111,9 @@ class Policy:
         if self.is_lora:  # whole weights are served from the first step on
             self.refresh()
         if has_values:
-            if plain_R is None:
-                plain_R = checked_logprobs(self.base, self._autocast(), tolerance=self._tolerance)
-            self.head = self._matching_head(plain_R)
+            if plain_RV is None:
+                plain_RV = checked_logits(self.base, self._autocast(), tolerance=self._tolerance)
+            self.head = self._matching_head(plain_RV)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that move, by the name they are stored under (for LoRA, peft's)."""
@@ -310,24 +310,13 @@ class Policy:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     @torch.no_grad()
-    def _matching_head(self, theirs_R: Tensor) -> OutputHead:
-        """Return the output head that gives the model's own log-probs of the probe, so that an
-        unusual head, or attention that is not the model's own, is never trained wrong.
-        """
-        ids_1S = probe_ids(self.base)
-        rows_R = torch.arange(len(theirs_R), device=self.device)
-        apart = []
-        for head in output_heads(self.base):
-            self.head = head
-            ours_R, _ = self.logprobs(ids_1S, rows_R, ids_1S[0, 1:], chunk_size=len(theirs_R))
-            if torch.allclose(ours_R, theirs_R, atol=self._tolerance, rtol=self._tolerance):
-                return head
-            apart.append(float((ours_R - theirs_R).abs().max()))
-        raise ConfigError(
-            f"the output head of {type(self.base).__name__} is more than a linear layer with bias, "
-            f"scale and softcap: its log-probs differ by {min(apart):.3g}",
-            "Train another model.",
-        )
+    def _matching_head(self, theirs_RV: Tensor) -> OutputHead:
+        """Return the output head that makes the model's own logits of the probe."""
+        with self._autocast():
+            body = self._body()
+            hidden_SH = body(input_ids=probe_ids(self.base), use_cache=False).last_hidden_state[0]
+        hidden_RH = hidden_SH[:-1].to(self.dtype)
+        return matching_head(self.base, hidden_RH, theirs_RV, tolerance=self._tolerance)
 
     @property
     def _tolerance(self) -> float:
