@@ -80,15 +80,17 @@ def logprobs(completion):
 
 
 def family(log_file: Path) -> list[int]:
-    """The ids of the processes whose output goes to that log file."""
+    """The ids of the processes whose output goes to that log file, oldest first."""
     found = []
     for process in Path("/proc").iterdir():
         try:
             if process.name.isdecimal() and (process / "fd" / "1").samefile(log_file):
-                found.append(int(process.name))
+                # ids wrap around; a process's start is the 22nd field, the 20th after its name
+                started = int((process / "stat").read_text().rpartition(")")[2].split()[19])
+                found.append((started, int(process.name)))
         except OSError:
             continue
-    return sorted(found)
+    return [pid for _, pid in sorted(found)]
 
 
 async def test_trainer_and_engine_agree_on_log_probs_before_and_after_steps(model):
