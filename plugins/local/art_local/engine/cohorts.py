@@ -106,7 +106,7 @@ class CacheForward(Forward):
 
     def decode(self, token_ids: Sequence[int], cache: CohortCache) -> torch.Tensor:
         """Append one token to each row of the cache; logits [N, V]."""
-        self._last = None
+        self.last.places = None
         cache.lengths = [length + 1 for length in cache.lengths]
         found: list[Any] = [None] * len(token_ids)
         for cohort in cache.cohorts:

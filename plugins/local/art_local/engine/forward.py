@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+import attrs
 import torch
 from torch import nn
 
@@ -39,6 +40,25 @@ class RowCache(Protocol):
         """Drop a row; the last row takes its place."""
 
 
+@attrs.define(eq=False)
+class LastTokens:
+    """Keeps a pass's hidden states at `places` [N] only, before the output head; None keeps all.
+
+    It knows neither the model nor the forward pass: a cycle would hold the weights until Python
+    collects garbage.
+    """
+
+    places: torch.Tensor | None = None
+
+    def __call__(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Return the inputs of the output head."""
+        if self.places is None:
+            return args
+        hidden_NSH = args[0]
+        rows_N = torch.arange(len(self.places), device=hidden_NSH.device)
+        return (hidden_NSH[rows_N, self.places][:, None], *args[1:])
+
+
 class Forward(ABC):
     """Runs a model; returns the logits [N, V] of each row's last token only.
 
@@ -57,10 +77,10 @@ class Forward(ABC):
         self.device, self.dtype = parameter.device, parameter.dtype
         if module.config._attn_implementation not in ("sdpa", "eager"):  # noqa: SLF001
             module.set_attn_implementation("sdpa")
-        self._last: torch.Tensor | None = None
+        self.last = LastTokens()
         # logits_to_keep keeps the same positions for all rows; prompts end at different ones.
         head = module.get_output_embeddings()
-        self._hook = head.register_forward_pre_hook(self._keep_last)
+        self._hook = head.register_forward_pre_hook(self.last)
 
     def detach(self) -> None:
         """Leave the model to another forward pass."""
@@ -68,7 +88,7 @@ class Forward(ABC):
 
     def whole(self, ids: Sequence[int]) -> torch.Tensor:
         """Return the logits [S, V] of a whole text, without a cache."""
-        self._last = None
+        self.last.places = None
         ids_1S = torch.tensor([list(ids)], device=self.device)
         logits: torch.Tensor = self.module(input_ids=ids_1S, use_cache=False).logits[0]
         return logits
@@ -96,17 +116,10 @@ class Forward(ABC):
         lengths = [len(sequence) for sequence in sequences]
         # sequences get one token more; padding gives the pass the rotary factors of that length
         width = max(*lengths, self.rotary.shortest(max(lengths) + 1))
-        self._last = torch.tensor(lengths, device=self.device) - 1
+        self.last.places = torch.tensor(lengths, device=self.device) - 1
         return torch.tensor(
             [[*ids, *[0] * (width - len(ids))] for ids in sequences], device=self.device
         )
-
-    def _keep_last(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        if self._last is None:
-            return args
-        hidden_UPH = args[0]
-        rows = torch.arange(len(self._last), device=hidden_UPH.device)
-        return (hidden_UPH[rows, self._last][:, None], *args[1:])
 
 
 class SlotForward(Forward):
@@ -144,7 +157,7 @@ class SlotForward(Forward):
         """Append one token to each row of the cache; logits [N, V]."""
         positions_N = torch.tensor(cache.lengths, device=self.device)
         cache.begin_decode(positions_N)
-        self._last = None
+        self.last.places = None
         logits = self._logits(
             cache,
             input_ids=torch.tensor(token_ids, device=self.device)[:, None],
