@@ -47,8 +47,30 @@ T = TypeVar("T")
 class LocalBackend:
     """Trains and serves models on one device of this machine (see `art_core.backends.Backend`).
 
-    `options` are those of `LocalOptions`. `loader` and `quantization` are for backends over this
-    one: how base models are loaded, and the name of the quantization that this gives them.
+    - `device`: "cpu", "cuda", "cuda:1", ...; by default a CUDA device if there is one.
+    - `dtype`: "bfloat16" or "float32"; by default bf16 where the hardware multiplies it.
+    - `engine`: "transformers" (embedded), "vllm" (a server process), or "auto": vLLM if it is
+      installed for the engine's kind of device and LoRA is trained, else transformers.
+    - `engine_device`: the device of vLLM, by default the trainer's. `engine_url`, `engine_key`: a
+      vLLM server that runs already. It must allow loading LoRA at runtime and see the run's
+      directory.
+    - `engine_args`: further arguments of vLLM's server by name. `engine_timeouts`: see
+      `art_local.vllm.supervisor.Timeouts`.
+    - `gpu_cost_per_hour_usd`: price of the device (on a CPU: of the machine) for `costs/gpu`; by
+      default the price plugins' price of the CUDA device.
+    - `lora_rank`, `lora_alpha`: the adapter on all linear layers; `full_finetune` trains all
+      weights instead.
+    - `activation_checkpointing`: True computes each layer again in the backward pass instead of
+      storing its activations; by default ("auto") a step does so if the activations of its longest
+      sequence do not fit in the free memory.
+    - `chat_template`: for base models without one, or instead of their own: the template's text, or
+      the path of a jinja file. Checkpoints contain it.
+    - `seed`: of the adapter's initial weights. `max_batch_size`: sequences sampled together.
+    - `context_length`: of the served models; by default the base model's own.
+    - `served_steps`: steps whose weights stay in memory for `name@step`, by default the newest and
+      the one before; others are loaded on request.
+    - `request_timeout_s`: of one request to the endpoint.
+    - `progress`: show progress bars.
 
     Raises ConfigError for an option, a device, a dtype or an engine that does not exist here.
     """
@@ -58,6 +80,9 @@ class LocalBackend:
     def __init__(
         self, *, loader: Loader = PLAIN, quantization: str | None = None, **options: Any
     ) -> None:
+        """`loader` and `quantization` are for backends built on this one: a loader of base models,
+        and the name of the quantization that it applies.
+        """
         self.options = given = LocalOptions(**options)
         where = placement(given.device, given.dtype)
         lora = None if given.full_finetune else (given.lora_rank, given.lora_alpha)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -26,6 +27,14 @@ def test_the_backend_is_found_by_name():
     backend = art.backend("local", device="cpu")
     assert isinstance(backend, LocalBackend)
     assert isinstance(backend, art.Backend)
+
+
+def test_the_backend_describes_each_of_its_options():
+    from art_local.backend import LocalBackend
+
+    options = inspect.signature(LocalBackend).parameters
+    assert "lora_rank" in options
+    assert [name for name in options if f"`{name}`" not in LocalBackend.__doc__] == []
 
 
 @pytest.mark.parametrize(
