@@ -13,8 +13,9 @@ import art_core as art
 from art_core.endpoint.listener import listening_socket
 from art_core.testing.backend import plugins_with_prices
 from art_core.testing.echo import EchoBackend
-from art_serverless.server.access import Keys
-from art_serverless.server.start import Settings, run
+from art_serverless.server.keys import Keys
+from art_serverless.server.settings import Settings
+from art_serverless.server.start import run
 
 KEY = "a key of the tests"
 

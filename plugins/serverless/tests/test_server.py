@@ -19,11 +19,11 @@ from art_core.endpoint.errors import RequestError
 from art_core.testing.backend import ask as ask_model
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
-from art_serverless.server.access import Keys, exposure, server_keys
+from art_serverless.server.keys import Keys, exposure, server_keys
 from art_serverless.server.openapi import openapi
 from art_serverless.server.private import DIRECTORY, PrivatePaths
 from art_serverless.server.routes import OPERATIONS
-from art_serverless.server.start import options_of
+from art_serverless.server.settings import options_of
 from art_serverless.server.store import GroupFiles, Store
 from waiting import until
 

@@ -25,14 +25,14 @@ from art_core import (
     TrajectoryGroup,
 )
 from art_unsloth import wire
-from art_unsloth.channel import OnMessage, WorkerProcess
+from art_unsloth.channel import OnMessage, Worker
 from art_unsloth.options import UnslothOptions
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
 
 START_TIMEOUT_S = 600.0
-Start = Callable[[OnMessage], WorkerProcess]
+Start = Callable[[OnMessage], Worker]
 
 
 class UnslothBackend:
@@ -46,13 +46,13 @@ class UnslothBackend:
     Raises ConfigError for an option, a device, a dtype or an engine that does not exist here.
     """
 
-    def __init__(self, options: UnslothOptions, *, start: Start = WorkerProcess) -> None:
+    def __init__(self, options: UnslothOptions, *, start: Start = Worker) -> None:
         self._options = options
         self._start = start
         self._models: RegisteredModels[TrainableModel] = RegisteredModels("unsloth")
         self._meter = _Meter()
         self._starting = threading.Lock()
-        self._worker: WorkerProcess | None = None
+        self._worker: Worker | None = None
         self._start_worker()
 
     @property
@@ -166,7 +166,7 @@ class UnslothBackend:
                 self._meter.charge_rest(model)
             raise
 
-    async def _answer(self, worker: WorkerProcess, operation: str, **values: Any) -> Any:
+    async def _answer(self, worker: Worker, operation: str, **values: Any) -> Any:
         # In a thread, because groups are long lines and the event loop serves rollouts.
         future = await asyncio.to_thread(worker.request, operation, **values)
         return await asyncio.wrap_future(future)

@@ -31,7 +31,7 @@ MAX_OUTPUT = 4000
 OnMessage = Callable[[dict[str, Any]], None]
 
 
-class WorkerProcess:
+class Worker:
     """A process that runs Unsloth, torch and the models.
 
     `on_message` is called, in a thread, with each message that is not an answer. `exit_reason` is

@@ -13,7 +13,7 @@ import pytest
 import art_core as art
 from art_core.testing.backend import plugins_with_prices
 from art_unsloth.backend import UnslothBackend
-from art_unsloth.channel import WorkerProcess
+from art_unsloth.channel import Worker
 from art_unsloth.options import UnslothOptions
 
 SMALL = {"device": "cpu", "lora_rank": 4, "lora_alpha": 8, "progress": False}
@@ -36,8 +36,8 @@ class Workers:
     """Gives out workers; one that a backend ended goes to the next."""
 
     def __init__(self):
-        self.idle: list[WorkerProcess] = []
-        self.made: list[WorkerProcess] = []
+        self.idle: list[Worker] = []
+        self.made: list[Worker] = []
 
     def __call__(self, on_message):
         while self.idle:
@@ -47,7 +47,7 @@ class Workers:
                 return worker
         supply = self
 
-        class Kept(WorkerProcess):
+        class Kept(Worker):
             def end(self, timeout=30.0):
                 supply.idle.append(self)
 
@@ -61,7 +61,7 @@ def workers(installed):
     supply = Workers()
     yield supply
     for worker in supply.made:
-        WorkerProcess.end(worker)
+        Worker.end(worker)
 
 
 @pytest.fixture

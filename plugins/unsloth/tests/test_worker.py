@@ -17,7 +17,7 @@ from art_core.testing.backend import attempts, tokens
 from art_unsloth import backend as module
 from art_unsloth import worker as worker_module
 from art_unsloth.backend import _Meter
-from art_unsloth.channel import WorkerProcess
+from art_unsloth.channel import Worker
 from waiting import alive, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -131,7 +131,7 @@ def test_the_time_in_which_a_worker_died_is_charged_once(monkeypatch):
 
 def test_closing_ends_the_process(installed):
     told = []
-    worker = WorkerProcess(told.append)
+    worker = Worker(told.append)
     assert alive(worker.pid)
     worker.end()
     assert not alive(worker.pid)
@@ -140,8 +140,8 @@ def test_closing_ends_the_process(installed):
 
 PARENT = """
     import sys, time
-    from art_unsloth.channel import WorkerProcess
-    worker = WorkerProcess(print)
+    from art_unsloth.channel import Worker
+    worker = Worker(print)
     print(worker.pid, flush=True)
     time.sleep(60)
 """
@@ -162,8 +162,8 @@ def test_a_worker_ends_with_its_parent_however_that_ends(installed, deadly):
 
 TRAINER = """
 import os, sys, time
-from art_unsloth.channel import WorkerProcess
-worker = WorkerProcess(lambda message: None)
+from art_unsloth.channel import Worker
+worker = Worker(lambda message: None)
 child = os.fork()
 if not child:
     worker.end()  # is the parent's

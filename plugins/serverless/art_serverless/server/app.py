@@ -16,7 +16,7 @@ from starlette.routing import Route
 from art_core import ArtError, BackendError, ConfigError, MetricError
 from art_core.endpoint.errors import RequestError, request_error
 from art_core.endpoint.http import Handler, check_key, guarded, unknown_route
-from art_serverless.server.access import Keys, check_local
+from art_serverless.server.keys import Keys, check_local
 from art_serverless.server.openapi import Operation
 from art_serverless.server.routes import OPERATIONS, Routes, Server
 

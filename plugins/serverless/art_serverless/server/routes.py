@@ -28,8 +28,8 @@ from art_serverless.protocol import (
     Address,
     train_config,
 )
-from art_serverless.server.access import Keys
 from art_serverless.server.inference import Inference
+from art_serverless.server.keys import Keys
 from art_serverless.server.monitor import Monitor
 from art_serverless.server.names import checked_address, checked_base_model
 from art_serverless.server.openapi import Operation, openapi, page
