@@ -20,6 +20,7 @@ EXPERT_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2
 layers of these names for experts, so others are named by their weights.
 """
 LOCAL_ENGINE = "the backend 'local' with engine='transformers'"
+ROUTERS = frozenset({"gate", "router"})
 MAMBA_TYPES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 """Models whose kernels read the weight of `out_proj` past LoRA, so that peft refuses it."""
 
@@ -91,9 +92,12 @@ def stacked_experts(model: nn.Module) -> Iterator[str]:
                 yield f"{name}.{parameter_name}"
 
 
-def _expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _expert_modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the text model's modules that hold experts, by their names and classes."""
+    text = text_part(model)
     for name, module in model.named_modules():
-        if "expert" in f"{name} {type(module).__name__}".lower():
+        inside = text is None or name.startswith(f"{text}.")
+        if inside and "expert" in f"{name} {type(module).__name__}".lower():
             yield name, module
 
 
@@ -106,9 +110,13 @@ def _left_out(model: Any) -> list[str]:
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     modules = dict(model.named_modules())
     shared = [name for name in linear if owners[id(modules[name].weight)] > 1]
+    unusual = []
+    if any(True for _ in stacked_experts(model)):  # peft's "all-linear" reaches them elsewhere
+        unusual = [name for name in _unusual_linear_layers(model) if _leaf(name) not in ROUTERS]
     for names, reason in (
         (by_kernels, "kernels read their weights past an adapter"),
         (shared, "layers share their weights"),
+        (unusual, "they compute more than a product with their weight"),
     ):
         if names and not _has_no_values(model):
             log.warning(
@@ -134,6 +142,15 @@ def _linear_layers(model: Any) -> Iterator[str]:
         inside = text is None or name.startswith(f"{text}.")
         # a router may be a linear layer that returns more than a product
         if inside and type(module) in (nn.Linear, Conv1D) and module is not head:
+            yield name
+
+
+def _unusual_linear_layers(model: Any) -> Iterator[str]:
+    head, text = model.get_output_embeddings(), text_part(model)
+    for name, module in model.named_modules():
+        inside = text is None or name.startswith(f"{text}.")
+        special = isinstance(module, nn.Linear) and type(module) is not nn.Linear
+        if inside and special and module is not head:
             yield name
 
 

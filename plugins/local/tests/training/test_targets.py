@@ -59,3 +59,10 @@ def test_a_weight_that_layers_share_is_left_out_in_words(caplog):
     (warning,) = warnings
     assert "shared_transf.self_attn.q_proj" in warning
     assert "layers share their weights" in warning
+
+
+def test_linear_layers_with_a_product_of_their_own_are_named(caplog):
+    _, adapted, warnings = made("DeepSeek V4", caplog)
+    assert any(name.endswith("mlp.experts.down_proj") for name in adapted)
+    (warning,) = warnings
+    assert "(self_attn.o_a_proj): they compute more than a product" in warning
