@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAX_CORE_LINES, MAX_CORE_FILES = 13_300, 84
 MAX_MODULE_LINES = 400
-MAX_GROUP_FILES, MAX_COST_FILES, MAX_REGISTER_FILES, MAX_WALK_FILES = 19, 21, 18, 10
+MAX_GROUP_FILES, MAX_COST_FILES, MAX_REGISTER_FILES, MAX_WALK_FILES = 19, 21, 15, 10
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,12 @@ def test_no_module_is_too_long(shape):
 def test_a_group_and_a_cost_go_through_few_files(shape):
     assert len(shape.group_path()) <= MAX_GROUP_FILES
     assert len(shape.cost_path()) <= MAX_COST_FILES
+
+
+@pytest.mark.torch
+def test_registering_a_local_model_goes_through_few_files(shape):
+    pytest.importorskip("art_local")
+    assert len(shape.register_path()) <= MAX_REGISTER_FILES
 
 
 def test_the_walk_page_opens_few_files_that_exist(shape):
