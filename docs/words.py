@@ -1,7 +1,7 @@
 """Check the English of docstrings, comments, messages and pages; `make lint` runs it.
 
-The phrases stand in `words.toml`, each with what to write instead and the number of places that are
-allowed. With an argument, `python docs/words.py PATH...` prints every place in those files.
+The phrases are in `words.toml`, each with what to write instead. `python docs/words.py PATH...` checks
+only those files.
 """
 
 from __future__ import annotations
@@ -68,13 +68,12 @@ def places(path: Path, phrase: dict[str, Any]) -> Iterator[tuple[int, str]]:
 
 
 def phrase_faults(paths: list[Path], phrase: dict[str, Any]) -> list[str]:
-    """Return the places of a phrase, if they are more than are allowed."""
-    found = [
+    """Return the places of a phrase."""
+    return [
         f"{path.relative_to(ROOT)}:{line}: {words!r}; write: {phrase['instead']}"
         for path in paths
         for line, words in places(path, phrase)
     ]
-    return found if len(found) > phrase["allowed"] else []
 
 
 def module_faults(paths: list[Path], rules: dict[str, Any]) -> list[str]:
@@ -100,10 +99,9 @@ def main(arguments: list[str]) -> str | None:
     rules = tomllib.loads((DOCS / "words.toml").read_text())
     paths = [Path(name).resolve() for name in arguments] or tracked()
     paths = [path for path in paths if str(path.relative_to(ROOT)) not in UNREAD]
-    allowed = {"allowed": 0} if arguments else {}
     faults = module_faults(paths, rules["modules"])
     for phrase in rules["phrases"]:
-        faults += phrase_faults(paths, phrase | allowed)
+        faults += phrase_faults(paths, phrase)
     print("\n".join(faults), end="\n" if faults else "")
     return f"{len(faults)} places to write in plain English" if faults else None
 
