@@ -1,7 +1,7 @@
 """Check the English of docstrings, comments, messages and pages; `make lint` runs it.
 
-The phrases are in `words.toml`, each with what to write instead. `python docs/words.py PATH...` checks
-only those files.
+The phrases are in `words.toml`, each with what to write instead. `python docs/words.py PATH...`
+checks only those files.
 """
 
 from __future__ import annotations
