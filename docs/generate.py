@@ -15,6 +15,7 @@ DOCS = Path(__file__).parent
 sys.path.append(str(DOCS))
 
 from contract_tables import faults_table, settings_table  # noqa: E402
+from reference_page import reference  # noqa: E402
 
 
 def metric_tables(taxonomy: Taxonomy) -> str:
@@ -60,6 +61,8 @@ def generated(name: str) -> str:
         return metric_tables(builtin_taxonomy())
     if name == "names":
         return name_table()
+    if name == "reference":
+        return reference()
     kind, _, part = name.partition("_")
     return settings_table(kind) if part == "settings" else faults_table(kind)
 

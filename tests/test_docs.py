@@ -151,6 +151,18 @@ def test_every_public_name_is_told():
     assert [name for name in art.__all__ if f"`art.{name}`" not in page] == []
 
 
+@pytest.mark.parametrize("name", sorted(set(art.__all__) - {"hookimpl"}))
+def test_the_reference_has_each_public_name_with_its_parameters_and_methods(name: str):
+    thing = getattr(art, name)
+    section = (DOCS / "reference.md").read_text().split(f"\n### art.{name}\n")[1].split("\n##")[0]
+    fields = attrs.fields_dict(thing) if inspect.isclass(thing) and attrs.has(thing) else {}
+    names = {field.alias for field in fields.values() if field.init}
+    names |= {
+        m for m in vars(thing) if inspect.isclass(thing) and inspect.isfunction(vars(thing)[m])
+    }
+    assert {n for n in names if n[0] != "_" and not re.search(rf"\b{n}\b", section)} == set()
+
+
 def test_every_option_of_a_step_is_told():
     page = (DOCS / "losses.md").read_text()
     assert [f.name for f in attrs.fields(art.TrainConfig) if f"`{f.name}" not in page] == []
