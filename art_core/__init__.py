@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from art_core.sinks.console import console_sink
     from art_core.sinks.protocol import CurrentLine, RunInfo, Sink, SinkSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "backends": (
