@@ -115,7 +115,8 @@ def test_the_module_form_returns_the_status_of_main(monkeypatch):
 
 
 def test_an_error_is_one_line_and_no_traceback(shelf, art_error):
-    error = f"art: no run 'nobody'; in {shelf.path}: none. --dir or ART_DIR is the directory of the runs.\n"
+    remedy = "--dir or ART_DIR is the directory of the runs."
+    error = f"art: no run 'nobody'; in {shelf.path}: none. {remedy}\n"
     assert art_error("show", "nobody") == error
 
 
