@@ -9,8 +9,8 @@ from art_local.engine.layer_types import context_length
 from art_local.models.device_memory import is_out_of_memory
 
 LENGTH, DECODED = 20, 3
-TOLERANCES = {torch.float32: 1e-4}
-"""Nats by which log-probs of cached and of whole texts may differ on average."""
+TOLERANCES = {torch.float32: 1e-3}
+"""Nats by which log-probs of cached and of whole texts may differ: in fp32 any, else on average."""
 TOLERANCE_16_BIT = 0.25
 
 
@@ -42,7 +42,8 @@ def _apart(forward: Forward) -> float:
         steps.append(forward.decode([token_id] * 2, cache))
     forward.cache_bytes_per_token = max(cache.bytes_per_token, 1)
     found_T2V, whole_TV = torch.stack(steps), forward.whole(ids)[begin - 1 : -1]
-    return float((_logprobs(found_T2V) - _logprobs(whole_TV)[:, None]).abs().mean())
+    apart_T2V = (_logprobs(found_T2V) - _logprobs(whole_TV)[:, None]).abs()
+    return float(apart_T2V.max() if forward.dtype in TOLERANCES else apart_T2V.mean())
 
 
 def _logprobs(logits: torch.Tensor) -> torch.Tensor:

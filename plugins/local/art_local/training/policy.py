@@ -84,7 +84,7 @@ class Policy:
         if loader.merges:
             without_noise(model)
             if has_values:
-                plain_RV = checked_logits(model, self._autocast(), tolerance=self._tolerance)
+                plain_RV = checked_logits(model, dtype, self._autocast())
             use_training_attention(model)
         self._text = text_part(model)
         if self._text is not None:
@@ -112,7 +112,7 @@ class Policy:
             self.refresh()
         if has_values:
             if plain_RV is None:
-                plain_RV = checked_logits(self.base, self._autocast(), tolerance=self._tolerance)
+                plain_RV = checked_logits(self.base, dtype, self._autocast())
             self.head = self._matching_head(plain_RV)
 
     def trained(self) -> dict[str, nn.Parameter]:
