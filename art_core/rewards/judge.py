@@ -55,10 +55,10 @@ class Judge:
     max_retries: int = 4
     max_usd: float | None = None
     options: Mapping[str, Any] = attrs.field(factory=dict)
-    spent_usd: float = 0.0
-    _constrains: bool = True
+    spent_usd: float = attrs.field(default=0.0, init=False)
+    _constrains: bool = attrs.field(default=True, init=False, repr=False)
     _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = attrs.field(
-        factory=WeakKeyDictionary, repr=False
+        factory=WeakKeyDictionary, init=False, repr=False
     )
 
     def __attrs_post_init__(self) -> None:
