@@ -105,3 +105,10 @@ def test_of_very_many_names_those_around_the_asked_one_are_compared(monkeypatch)
         assert f"no model {asked!r}; known: model-" in unknown("model", asked, names)
     assert "Did you mean 'model-1" in unknown("model", "model-10x00", names)
     assert set(compared) == {1000}
+
+
+def test_the_errors_of_plugins_have_a_public_module():
+    from art_core import errors as public
+
+    assert public.ArtError is ArtError
+    assert public.unknown is unknown
