@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -265,11 +265,9 @@ def _from_file(path: str) -> ModuleType:
 def scenarios_in(file: Path) -> list[Any]:
     """Read scenarios: a JSON list, or one JSON value per line."""
     data = file.read_bytes()
-    try:
-        values = orjson.loads(data)
-        return values if isinstance(values, list) else [values]
-    except orjson.JSONDecodeError:
-        pass
+    with suppress(orjson.JSONDecodeError):  # then it holds one value per line
+        whole = orjson.loads(data)
+        return whole if isinstance(whole, list) else [whole]
     values = []
     for number, line in enumerate(data.splitlines(), 1):
         try:

@@ -15,7 +15,7 @@ from art_core.base.progress import progress_bar
 from art_core.data.account import charging, open_account
 from art_core.data.trajectory import RolloutFailure, Trajectory
 from art_core.evaluation.attempts import Rollout, by_id
-from art_core.evaluation.evaluate import ModelAt, run_attempt
+from art_core.evaluation.evaluate import ModelAt, check_counts, run_attempt
 from art_core.evaluation.statistics import LEVEL, Difference, difference
 
 
@@ -105,9 +105,10 @@ async def compare(
     (`statistics.difference`), so that stopping early does not raise the error rate above 1 -
     `level`. The cost of the attempts goes into the next row of each model, under `costs/eval`.
 
-    Raises ConfigError for no or doubled scenarios, RolloutError when no scenario gave a reward of
-    both.
+    Raises ConfigError for no or doubled scenarios and for counts below 1, RolloutError when no
+    scenario gave a reward of both.
     """
+    check_counts(repeats=repeats, max_concurrent=max_concurrent)
     asked = by_id(list(scenarios))
     order = list(asked)
     random.Random(seed).shuffle(order)

@@ -20,6 +20,7 @@ from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.evaluation.attempts import Attempt, AttemptFile, Rollout, by_id
 from art_core.evaluation.statistics import LEVEL, Estimate, clustered, pass_at_k
 from art_core.log.history import read_rows
+from art_core.log.rundir import checked_name, checked_step
 from art_core.metrics.row import MetricsRow
 from art_core.model.model import Model
 
@@ -98,8 +99,9 @@ async def evaluate(
     """
     chosen = [models] if isinstance(models, Model) else list(models)
     asked = by_id(list(scenarios))
-    if repeats < 1 or max_concurrent < 1:
-        raise ConfigError("repeats and max_concurrent must be at least 1")
+    checked_name("split", split)
+    check_counts(repeats=repeats, max_concurrent=max_concurrent)
+    step = None if step is None else checked_step(step)
     slots = asyncio.Semaphore(max_concurrent)
     total = len(chosen) * len(asked) * repeats
     bar = progress_bar(desc=progress, total=total, unit="attempt") if progress else None
@@ -251,6 +253,13 @@ def _is_logged(model: Model, split: str, step: int, seq: int) -> bool:
         and (found.split, found.step) == (split, step)
         and f"{split}/pass_at_1" in found.metrics
     )
+
+
+def check_counts(**counts: Any) -> None:
+    """Raise ConfigError for an option that is not a whole number of at least 1."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r:.80}")
 
 
 async def run_attempt(

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from art_core.base.errors import ConfigError, RewardError
+from art_core.base.numbers import number_or_none
 from art_core.client.openai_client import openai_package
 from art_core.costs.payer import CallsInside, carry_payers, payer_of
 from art_core.prices.genai import provider_at
@@ -68,6 +69,17 @@ class Judge:
                 f"a judge is a model's name or an art.Model, got {self.model!r:.80}",
                 'Such as "openai/gpt-4.1-mini".',
             )
+        limits = {"max_concurrent": 1, "timeout": 1e-9, "max_retries": 0, "max_usd": 0}
+        for name, least in limits.items():
+            value = getattr(self, name)
+            if value is None and name == "max_usd":
+                continue
+            number = number_or_none(value)
+            if number is None or number < least or isinstance(value, str):
+                raise ConfigError(
+                    f"{name} of a judge must be a number {'above 0' if least else 'of at least 0'},"
+                    f" got {value!r:.80}"
+                )
         carry_payers()
 
     async def ask(

@@ -98,6 +98,7 @@ def test_attempts_as_json(run, art_command):
 
 def test_what_is_not_there(run, art_error):
     asked = ("show", "agent", "--attempts")
+    assert "can't be a directory's name" in art_error(*asked, "--split", "../..")
     assert "has no test trajectories" in art_error(*asked, "--split", "test")
     assert "has no trajectories of step 7" in art_error(*asked, "--step", "7")
     error = art_error(*asked, "--scenario", "sea")

@@ -85,6 +85,12 @@ async def test_the_cost_is_in_the_next_row_of_each_model(models):
         assert row.metrics["costs/eval/judge"] == pytest.approx(3 * CALL_USD)
 
 
+async def test_counts_are_checked_before_anything_runs(models):
+    for wrong in ({"repeats": 0}, {"max_concurrent": 0}):
+        with pytest.raises(art.ConfigError, match="must be a whole number of at least 1, got 0"):
+            await compare(*models, range(5), better, **wrong)
+
+
 async def test_scenarios_that_fail_on_a_side_are_left_out(models):
     async def sometimes(model, scenario):
         if model.name == "bad" and scenario < 2:

@@ -289,8 +289,14 @@ async def test_bad_plans_are_refused(tmp_path):
         await evaluate(model, [*SCENARIOS, SCENARIOS[0]], rollout)
     with pytest.raises(art.ConfigError, match="at least one scenario"):
         await evaluate(model, [], rollout)
-    with pytest.raises(art.ConfigError, match="must be at least 1"):
-        await evaluate(model, SCENARIOS, rollout, repeats=0)
+    for wrong in ({"repeats": 0}, {"max_concurrent": 0}, {"repeats": True}, {"repeats": 1.5}):
+        with pytest.raises(art.ConfigError, match="must be a whole number of at least 1"):
+            await evaluate(model, SCENARIOS, rollout, **wrong)
+    with pytest.raises(art.ConfigError, match="split name '../x' can't be a directory's name"):
+        await evaluate(model, SCENARIOS, rollout, split="../x")
+    with pytest.raises(art.ConfigError, match="a step must be a whole number"):
+        await evaluate(model, SCENARIOS, rollout, step=-1)
+    assert not (tmp_path / "p").exists()
     with pytest.raises(art.ConfigError, match="returned int, not an awaitable"):
         await evaluate(model, SCENARIOS, lambda m, s: 3, progress=None)
     await model.close()

@@ -241,6 +241,21 @@ def test_a_judge_needs_a_model(model):
         judge_of(model)
 
 
+@pytest.mark.parametrize(
+    ("limit", "problem"),
+    [
+        ({"max_concurrent": 0}, "max_concurrent of a judge must be a number above 0, got 0"),
+        ({"timeout": 0}, "timeout of a judge must be a number above 0, got 0"),
+        ({"timeout": None}, "timeout of a judge must be a number above 0, got None"),
+        ({"max_retries": -1}, "max_retries of a judge must be a number of at least 0, got -1"),
+        ({"max_usd": "5"}, "max_usd of a judge must be a number of at least 0, got '5'"),
+    ],
+)
+def test_the_limits_of_a_judge_are_checked(limit, problem):
+    with pytest.raises(art.ConfigError, match=problem):
+        art.Judge(model="x", **limit)
+
+
 def test_the_same_name_is_the_same_judge(tmp_path):
     assert judge_of("openai/x", "judge/a") is judge_of("openai/x", "judge/a")
     assert judge_of("openai/x", "judge/a") is not judge_of("openai/x", "judge/b")
