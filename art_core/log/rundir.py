@@ -75,7 +75,7 @@ def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
 
 def trajectory_folder(run_dir: Path, split: str = "") -> Path:
     """Return the directory of a run's trajectories, or of those of a split; ConfigError for a
-    split that is no directory's name.
+    split that cannot name a directory.
     """
     folder = run_dir / "trajectories"
     return folder / checked_name("split", split) if split else folder
