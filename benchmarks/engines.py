@@ -39,7 +39,7 @@ from art_local.models import resolve_base_model  # noqa: E402
 from art_local.models.load import load_model, sharing_parameters  # noqa: E402
 from art_local.models.placement import placement  # noqa: E402
 from art_local.options import LocalOptions  # noqa: E402
-from art_local.session.probe import compare  # noqa: E402
+from art_local.session.endpoint import compare  # noqa: E402
 from art_local.training.policy import Policy  # noqa: E402
 from art_local.vllm.install import environment_path, installed  # noqa: E402
 

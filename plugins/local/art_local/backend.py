@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,13 +29,11 @@ from art_core.rl.config import TrainConfig
 from art_local.engine import DeviceLock
 from art_local.engines import charged_devices, choose, start_vllm
 from art_local.models import resolve_base_model
-from art_local.models.chat_template import read_template
-from art_local.models.identity import BaseIdentity
+from art_local.models.find import BaseIdentity
 from art_local.models.load import PLAIN, Loader
 from art_local.models.placement import placement
-from art_local.options import LocalOptions
-from art_local.session.adapter_card import AdapterCard
-from art_local.session.gpu_timer import GpuTimer
+from art_local.options import LocalOptions, read_template
+from art_local.session.checkpoints import AdapterCard
 from art_local.session.model_session import ModelSession, SessionSetup
 from art_local.vllm.pool import SharedEngine, VllmPool
 
@@ -302,3 +302,31 @@ class LocalBackend:
             for device in charged_devices(self._setup.placement, self._setup.engine)
             if device.device.type != "cpu" or price is not None
         ]
+
+
+class GpuTimer:
+    """Seconds of device use that are not charged yet. Each second is charged to one model only."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start counting; a running timer continues."""
+        with self._lock:
+            if self._since is None:
+                self._since = time.monotonic()
+
+    def take(self) -> float:
+        """Return the seconds since the start or the last call; 0 if the timer is stopped."""
+        with self._lock:
+            if self._since is None:
+                return 0.0
+            now = time.monotonic()
+            seconds, self._since = now - self._since, now
+            return seconds
+
+    def stop(self) -> None:
+        """Stop counting: no device is in use."""
+        with self._lock:
+            self._since = None

@@ -14,10 +14,8 @@ from art_core.base.errors import ConfigError, unknown
 from art_core.base.files import read_json
 from art_core.base.progress import progress_bar
 from art_local.engine import DeviceLock, TransformersEngine
-from art_local.models.load import load_config
+from art_local.models.load import REMEDY, architecture_of, load_config, rotary_lengths
 from art_local.models.placement import Placement, placement
-from art_local.models.rotary import rotary_lengths
-from art_local.models.supported import REMEDY, architecture_of
 from art_local.options import LocalOptions
 from art_local.vllm.client import VllmClient
 from art_local.vllm.command import ServerSettings

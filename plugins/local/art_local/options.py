@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError
 from art_core.rl.config import Check, cap, count, optional, price
 from art_local.training.checkpointing import AUTO, check_mode
 
@@ -46,3 +48,20 @@ class LocalOptions:
     served_steps: int = _checked(count, 2)
     request_timeout_s: float = _checked(cap, 600.0)
     progress: bool = True
+
+
+def read_template(given: str | os.PathLike[str] | None) -> str | None:
+    """Return the text of a template given as text or as the path of a file.
+
+    Raises ConfigError for a file that can't be read.
+    """
+    if given is None or (isinstance(given, str) and "{" in given):
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"chat_template={os.fspath(given)!r:.200} is neither a jinja template nor a file with "
+            f"one: {error}",
+            "Give the template's text, or the path of a file with it.",
+        ) from error

@@ -10,7 +10,7 @@ import attrs
 import torch  # noqa: TID253
 
 from art_core.base.errors import ConfigError
-from art_local.models.supported import architecture_of
+from art_local.models.load import architecture_of
 from art_local.training.blueprint import UNCOUNTABLE, Blueprint, Growth
 from art_local.training.pass_size import USABLE, logits_bytes
 

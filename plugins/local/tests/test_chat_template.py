@@ -8,7 +8,9 @@ import shutil
 import pytest
 
 import art_core as art
-from art_local.models.chat_template import FILE, load_tokenizer, read_template, template_for
+from art_local.models.load import load_tokenizer
+from art_local.options import read_template
+from art_local.session.checkpoints import CHAT_TEMPLATE, template_for
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 OPTIONS = {"device": "cpu", "dtype": "float32", "lora_rank": 4, "progress": False}
@@ -60,7 +62,7 @@ def test_a_template_that_renders_no_message_is_refused(tiny_directory, template,
 
 def test_a_run_goes_on_with_the_template_of_its_checkpoint(tmp_path, caplog):
     assert template_for(None, None) is template_for(None, tmp_path) is None
-    (tmp_path / FILE).write_text(TEMPLATE)
+    (tmp_path / CHAT_TEMPLATE).write_text(TEMPLATE)
     assert template_for(None, tmp_path) == template_for(TEMPLATE, tmp_path) == TEMPLATE
     assert not caplog.text
     assert template_for("{{ other }}", tmp_path) == "{{ other }}"
@@ -86,7 +88,7 @@ async def test_a_checkpoint_carries_a_given_template_and_resumes_with_it(bare, t
                 choice = answers[0].choices[0]
                 rollout = art.Trajectory(messages_and_choices=[*messages, choice], reward=1.0)
                 result = await model.train([art.TrajectoryGroup([rollout])])
-                assert (result.checkpoint / FILE).read_text() == TEMPLATE
+                assert (result.checkpoint / CHAT_TEMPLATE).read_text() == TEMPLATE
         finally:
             await model.openai_client().close()
             await backend.close()

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from art_core.base.errors import ConfigError
-from art_local.models import identity
-from art_local.models.identity import BaseIdentity, fingerprint
+from art_local.models import find
+from art_local.models.find import BaseIdentity, fingerprint
 
 CUT_OFF = b"\x3d\0\0\0\0\0\0\0" + (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}')
 
@@ -22,9 +22,9 @@ def base(tiny_directory, tmp_path):
     return Path(shutil.copytree(tiny_directory, tmp_path / "base"))
 
 
-@pytest.fixture(params=[identity.HASHED_WHOLE, 0], ids=["whole", "sampled"])
+@pytest.fixture(params=[find.HASHED_WHOLE, 0], ids=["whole", "sampled"])
 def amount(request, monkeypatch):
-    monkeypatch.setattr(identity, "HASHED_WHOLE", request.param)
+    monkeypatch.setattr(find, "HASHED_WHOLE", request.param)
 
 
 def rewrite(base, change):

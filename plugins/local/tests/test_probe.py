@@ -12,7 +12,7 @@ from art_core.base.errors import EngineError
 from art_local.engine import TransformersEngine
 from art_local.models.load import load_model
 from art_local.models.placement import placement
-from art_local.session.probe import TEXT, check_agreement
+from art_local.session.endpoint import TEXT, check_agreement
 from art_local.testing.tiny import save_tiny_model
 
 

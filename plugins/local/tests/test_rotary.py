@@ -13,7 +13,7 @@ from art_core.endpoint.engine import Sampling
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
 from art_local.engine import TransformersEngine
-from art_local.models.rotary import RotaryLengths, rotary_lengths
+from art_local.models.load import RotaryLengths, rotary_lengths
 from art_local.training.policy import Policy
 from art_local.training.trainer import Trainer
 

@@ -13,9 +13,8 @@ from transformers import AutoModelForCausalLM
 import art_core as art
 from art_core.base.errors import BackendError, ConfigError
 from art_local.engines import model_facts
-from art_local.models.load import auto_class, load_model
+from art_local.models.load import auto_class, load_model, refused_unless_possible
 from art_local.models.placement import placement
-from art_local.models.supported import refused_unless_possible
 from art_local.testing.tiny import save_tiny_model
 
 SIZES = {

@@ -12,8 +12,9 @@ from torch import nn
 from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
 from art_local.models.load import silence_logs
-from art_local.models.placement import Placement, placement, preserved_random_state
+from art_local.models.placement import Placement, placement
 from art_local.training.checkpointing import AUTO
+from art_local.training.noise import preserved_random_state
 from art_local.vllm.install import installed
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from art_local.engine.forward import Forward, SlotForward
 from art_local.engine.layer_types import cache_parameter, slots_hold
 from art_local.engine.recompute import RecomputeForward
 from art_local.engine.trial import is_right
-from art_local.models.rotary import RotaryLengths, rotary_lengths
+from art_local.models.load import RotaryLengths, rotary_lengths
 
 log = logging.getLogger("art_local")
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from art_local.engine.cache import SlotCache
 from art_local.engine.layer_types import cache_parameter, layer_types
-from art_local.models.rotary import reset_dynamic_rotary, rotary_lengths
+from art_local.models.load import reset_dynamic_rotary, rotary_lengths
 
 
 class RowCache(Protocol):

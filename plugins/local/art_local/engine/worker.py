@@ -15,7 +15,7 @@ from art_local.engine.device_lock import DeviceLock
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver
 from art_local.engine.weights import Adapter, Weights
-from art_local.models.rotary import Group
+from art_local.models.load import RotaryGroup
 
 GATHER_S = 0.004
 MAX_GATHER_S = 0.04
@@ -37,7 +37,7 @@ class Worker:
         self._arrived: list[Request] = []
         self._changed = threading.Condition()
         self._ended: EngineError | None = None
-        self._batches: dict[tuple[Adapter, Group], Batch] = {}
+        self._batches: dict[tuple[Adapter, RotaryGroup], Batch] = {}
         self._slice_ends = 0.0
         self._thread = threading.Thread(target=self._run, name="art-engine", daemon=True)
         self._thread.start()
@@ -147,7 +147,7 @@ class Worker:
             return
         deliver(events)
 
-    def _next_key(self) -> tuple[Adapter, Group] | None:
+    def _next_key(self) -> tuple[Adapter, RotaryGroup] | None:
         """Return the key of the batch that runs next; batches without requests are removed."""
         for key, batch in list(self._batches.items()):
             batch.drop_cancelled()

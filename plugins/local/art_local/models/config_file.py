@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from art_core.base.errors import BackendError, ConfigError
-from art_local.models.find import HUB_ID, HUB_TIMEOUT_S, PACKAGED, cache_directory, hub_answers
+from art_local.models.find import HUB_ID, HUB_TIMEOUT_S, cache_directory, hub_answers
+from art_local.models.packaged import PACKAGED
 
 CONFIG = "config.json"
 

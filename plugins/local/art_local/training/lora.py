@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from art_local.models.load import PLAIN, Loader, silence_logs
-from art_local.models.placement import preserved_random_state
+from art_local.training.noise import preserved_random_state
 from art_local.training.parameter_lora import (
     is_parameter_lora,
     merged_parameter_forward,

@@ -1,10 +1,12 @@
-"""Switch off dropout, so that log-probs depend only on the tokens, as in the engine."""
+"""Keep randomness out: no dropout, as in the engine, and global random states that stay."""
 
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 
 _DROPS = re.compile(r"dropout|layerdrop|drop_(prob|path)")
@@ -25,3 +27,10 @@ def without_noise(model: Any, *, training_mode: bool = False) -> Any:
             if isinstance(value, float) and _DROPS.search(name):
                 setattr(module, name, 0.0)
     return model.train()
+
+
+def preserved_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Restore torch's global random states after the block: the CPU's and this device's. Those of
+    other CUDA devices are left alone, since saving them would initialize each device.
+    """
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])

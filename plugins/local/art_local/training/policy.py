@@ -13,9 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_core.base.errors import BackendError
-from art_local.models.load import PLAIN, Loader, load_model, silence_logs
+from art_local.models.load import (
+    PLAIN,
+    Loader,
+    load_model,
+    reset_dynamic_rotary,
+    rotary_lengths,
+    silence_logs,
+)
 from art_local.models.placement import placement
-from art_local.models.rotary import reset_dynamic_rotary, rotary_lengths
 from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.checkpointing import AUTO, Checkpointing
 from art_local.training.finite import not_finite

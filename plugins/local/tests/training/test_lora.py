@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from art_local.models.placement import preserved_random_state
 from art_local.training.lora import PREFIX, dithered, lora_layers
+from art_local.training.noise import preserved_random_state
 from art_local.training.policy import Policy
 
 
