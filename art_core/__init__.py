@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from art_core.rewards.ruler import ruler, ruler_score_group
     from art_core.rl.config import TrainConfig
     from art_core.rl.losses import LossSpec, LossTokens
+    from art_core.rl.schedules import Schedule
     from art_core.sinks.console import console_sink
     from art_core.sinks.protocol import CurrentLine, RunInfo, Sink, SinkSpec
 
@@ -112,6 +113,7 @@ _HOME = {
     "rewards.ruler": ("ruler", "ruler_score_group"),
     "rl.config": ("TrainConfig",),
     "rl.losses": ("LossSpec", "LossTokens"),
+    "rl.schedules": ("Schedule",),
     "sinks.console": ("console_sink",),
     "sinks.protocol": ("CurrentLine", "RunInfo", "Sink", "SinkSpec"),
     "model.trainable": ("TrainableModel",),
@@ -161,6 +163,7 @@ __all__ = [
     "RolloutError",
     "RolloutFailure",
     "RunInfo",
+    "Schedule",
     "Sink",
     "SinkError",
     "SinkSpec",

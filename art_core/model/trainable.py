@@ -21,6 +21,7 @@ from art_core.metrics.usage import GpuTime
 from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend
 from art_core.model.model import Model, ready_groups
+from art_core.rl.schedules import options_at
 from art_core.run.checkpoints import Retention, check_resumed
 from art_core.run.run import CLOSE_SECONDS, Registered
 from art_core.sinks.delivery import DeliveryReport
@@ -165,10 +166,11 @@ class TrainableModel(Model):
     ) -> TrainResult:
         """Run one training step on the groups and log them and its metrics as one row.
 
-        Options are those of `TrainConfig`. The groups are checked and stored before the step
-        begins, so a failing step loses no data; a second try with the same groups does not store
-        them again. If a cancelled step ends first, they move to the next step's file. Groups that
-        were stored for the step earlier and not trained move to the file of the same name in
+        Options are those of `TrainConfig`; `learning_rate` may also be a `Schedule` or a function,
+        which is given the number of steps before this one. The groups are checked and stored before
+        the step begins, so a failing step loses no data; a second try with the same groups does not
+        store them again. If a cancelled step ends first, they move to the next step's file. Groups
+        that were stored for the step earlier and not trained move to the file of the same name in
         `earlier/`. Raises MetricError for a metric of a trajectory or group that no row can hold.
         """
         backend = await self._ready_backend()
@@ -176,6 +178,7 @@ class TrainableModel(Model):
         run = self.run
         run.check("train", groups)
         expected = await backend.step(self) + 1
+        options = options_at(options, expected - 1)
         start = self._store("train", expected, groups)
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)

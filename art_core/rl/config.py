@@ -104,7 +104,8 @@ def _optional(check: Check) -> Any:
 class TrainConfig:
     """Options of `train`; names are those of the ART reference where it has them.
 
-    - `learning_rate`: AdamW's, constant. `max_grad_norm`: clip of the gradient's global norm.
+    - `learning_rate`: of this step; `model.train` also takes a `Schedule`.
+    - `max_grad_norm`: clip of the gradient's global norm.
     - `loss_fn`: a preset's name, that of a plugin's loss, or a function's "module:function". Its
       parameters are those of `LossPreset`: `epsilon`, `epsilon_high`, `importance_sampling_level`,
       `kimi_k2_tau`, `mask_prob_ratio`, `mask_sequence_ratio`, `normalization`,

@@ -248,6 +248,7 @@ class EchoBackend:
         )
         metrics = batch.metrics | {
             "data/step_num_gradient_steps": float(not batch.empty),
+            "loss/learning_rate": config.learning_rate,
             "time/step_trainer_s": seconds,
         }
         return TrainResult(step=weights.step, metrics=metrics, checkpoint=checkpoint)

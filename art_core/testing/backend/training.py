@@ -8,6 +8,7 @@ import pytest
 
 from art_core.base.errors import ArtError, ConfigError
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.rl.schedules import Schedule
 from art_core.testing.backend.base import (
     QUESTION,
     BackendContractBase,
@@ -64,6 +65,21 @@ class BackendTraining(BackendContractBase):
                 with pytest.raises(ConfigError):
                     await model.train(groups, **{**self.train_options, **option})
             assert await backend.step(model) == 0
+
+    async def test_a_schedule_gives_each_step_its_rate(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """The rate that was used is in the row, also of a run that goes on in another process."""
+        schedule = Schedule(1e-4, "linear", total_steps=4, warmup_steps=1, final=1e-5)
+        rates = []
+        for _ in range(2):
+            async with registered(make_backend, make_model) as (_, model):
+                await self.trained(model, make_groups, learning_rate=schedule)
+                rates.append(model.run.history.last.metrics["loss/learning_rate"])
+        assert rates == pytest.approx([1e-4, 1e-4])
+        async with registered(make_backend, make_model) as (_, model):
+            await self.trained(model, make_groups, learning_rate=lambda step: step * 1e-5)
+            assert model.run.history.last.metrics["loss/learning_rate"] == pytest.approx(2e-5)
 
     async def test_a_step_without_a_checkpoint_leaves_none(
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups

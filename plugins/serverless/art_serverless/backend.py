@@ -169,10 +169,12 @@ def _counted(
     invalid options.
     """
     cut_off = {"data/step_num_truncated": float(num_cut_off(groups))}
+    if "learning_rate" in options:
+        cut_off["loss/learning_rate"] = options["learning_rate"]
     if options.get("loss_fn", "cispo") not in {*PRESETS, *losses}:
         return cut_off
     config = TrainConfig.of(losses, **options)
     try:
-        return training_batch(groups, config).metrics
+        return cut_off | training_batch(groups, config).metrics
     except ConfigError:
         return cut_off

@@ -168,6 +168,14 @@ class IgnoresAnOption(EchoBackend):
         return await super().train(model, groups, **{**options, "save_checkpoint": True})
 
 
+class IgnoresTheRate(EchoBackend):
+    """The rate of the first step stays."""
+
+    async def train(self, model, groups, *, learning_rate=1e-5, **options):
+        del learning_rate
+        return await super().train(model, groups, **options)
+
+
 class AcceptsInvalidValues(EchoBackend):
     """Values of options are not checked."""
 
@@ -484,6 +492,7 @@ FAULTS = {
     ReportsNaN: "test_training_reports_canonical_metrics",
     AcceptsUnknownOptions: "test_an_unknown_option_is_refused_and_nothing_is_trained",
     AcceptsInvalidValues: "test_an_invalid_value_of_an_option_is_refused_and_nothing_is_trained",
+    IgnoresTheRate: "test_a_schedule_gives_each_step_its_rate",
     IgnoresAnOption: "test_a_step_without_a_checkpoint_leaves_none",
     AcceptsNaNRewards: "test_rewards_that_are_no_numbers_are_refused_and_nothing_is_trained",
     IsFree: "test_what_training_used_is_charged",
