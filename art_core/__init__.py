@@ -44,11 +44,9 @@ if TYPE_CHECKING:
     from art_core.hooks.host import Plugins
     from art_core.log.reader import Costs, LoggedRun
     from art_core.log.timeline import Change, Timeline
-    from art_core.metrics.rates import TokenRates
-    from art_core.metrics.receipt import Receipt
+    from art_core.metrics.receipt import GpuTime, Receipt, TokenRates, TokenUsage
     from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
-    from art_core.metrics.usage import GpuTime, TokenUsage
     from art_core.model.backend import Backend, RegisteredModels, backend
     from art_core.model.model import Model
     from art_core.model.trainable import TrainableModel
@@ -76,9 +74,7 @@ _HOME = {
         "ModelCatalog",
         "TrainResult",
     ),
-    "metrics.rates": ("TokenRates",),
     "costs.track": ("track_api_cost",),
-    "metrics.usage": ("GpuTime", "TokenUsage"),
     "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
     "data.trajectory": ("History", "RolloutFailure", "Trajectory", "TrajectoryGroup"),
     "base.errors": (
@@ -95,7 +91,7 @@ _HOME = {
         "SinkError",
     ),
     "costs.builder": ("MetricsBuilder",),
-    "metrics.receipt": ("Receipt",),
+    "metrics.receipt": ("GpuTime", "Receipt", "TokenRates", "TokenUsage"),
     "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
     "log.reader": ("Costs", "LoggedRun"),

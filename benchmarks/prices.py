@@ -27,7 +27,7 @@ from art_core.base.errors import PricingError
 from art_core.costs.book import PriceBook
 from art_core.costs.stream import TrackedStream
 from art_core.hooks import builtin
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.receipt import TokenUsage
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "costs" / "golden.json"

@@ -12,11 +12,19 @@ import attrs
 from art_core.base.errors import ConfigError, PricingError
 from art_core.base.numbers import number_or_none, text_of
 from art_core.hooks.host import Plugins
-from art_core.metrics.rates import TokenRates, price, price_gpu, rates_of
+from art_core.metrics.providers import REPORTING
 from art_core.metrics.readers import read_usage
-from art_core.metrics.readers.openai import REPORTING
-from art_core.metrics.receipt import Receipt, gpu_receipt, token_receipt
-from art_core.metrics.usage import GpuTime, TokenUsage
+from art_core.metrics.receipt import (
+    GpuTime,
+    Receipt,
+    TokenRates,
+    TokenUsage,
+    gpu_receipt,
+    price,
+    price_gpu,
+    rates_of,
+    token_receipt,
+)
 from art_core.prices.table import gpu_rate_origin
 
 log = logging.getLogger("art_core")

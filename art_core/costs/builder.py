@@ -17,9 +17,8 @@ from art_core.base.numbers import text_of
 from art_core.costs.book import PriceBook
 from art_core.costs.ledger import UNPRICED, Ledger
 from art_core.data.account import in_scope
-from art_core.metrics.rates import TokenRates
+from art_core.metrics.receipt import GpuTime, TokenRates, TokenUsage
 from art_core.metrics.taxonomy import number
-from art_core.metrics.usage import GpuTime, TokenUsage
 
 active_builder: ContextVar[MetricsBuilder | None] = ContextVar("art_active_builder", default=None)
 default_builders: WeakSet[MetricsBuilder] = WeakSet()

@@ -15,8 +15,8 @@ import orjson
 from art_core.costs.builder import MetricsBuilder
 from art_core.costs.payer import MeteredCall, Payer, calls_inside, carry_payers, payer_of
 from art_core.costs.stream import TrackedStream
-from art_core.metrics.usage import TokenUsage
-from art_core.prices.genai import provider_at
+from art_core.metrics.receipt import TokenUsage
+from art_core.prices.tokens import provider_at
 
 log = logging.getLogger("art_core")
 

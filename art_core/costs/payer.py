@@ -30,8 +30,7 @@ from art_core.data.account import (
 )
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import installed_plugins
-from art_core.metrics.rates import TokenRates
-from art_core.metrics.usage import COUNTS, TokenUsage
+from art_core.metrics.receipt import COUNTS, TokenRates, TokenUsage
 
 log = logging.getLogger("art_core")
 

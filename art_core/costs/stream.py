@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import attrs
 
+from art_core.base.fields import field
 from art_core.costs.payer import CallsInside
 from art_core.metrics.readers import read_delta, read_usage
-from art_core.metrics.usage import COUNTS, TokenUsage, field
+from art_core.metrics.receipt import COUNTS, TokenUsage
 
 log = logging.getLogger("art_core")
 

@@ -26,8 +26,7 @@ from art_core.costs.payer import (
 from art_core.costs.stream import TrackedStream, is_stream
 from art_core.data.account import before_gatherings
 from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.rates import TokenRates, rates_of
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.receipt import TokenRates, TokenUsage, rates_of
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")

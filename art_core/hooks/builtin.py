@@ -9,8 +9,7 @@ from art_core.hooks.hookspecs import hookimpl
 from art_core.sinks.protocol import SinkSpec
 
 if TYPE_CHECKING:
-    from art_core.metrics.rates import TokenRates
-    from art_core.metrics.usage import TokenUsage
+    from art_core.metrics.receipt import TokenRates, TokenUsage
 
 
 @hookimpl
@@ -24,8 +23,7 @@ def art_sinks() -> Sequence[SinkSpec]:
 @hookimpl
 def art_token_rates(provider: str, model: str, usage: TokenUsage | None) -> TokenRates | None:
     """The default price books: of hosted training, and of API models."""
-    from art_core.prices.genai import book_rates
-    from art_core.prices.training import training_rates
+    from art_core.prices.tokens import book_rates, training_rates
 
     return training_rates(provider, model) or book_rates(provider, model, usage)
 

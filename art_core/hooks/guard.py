@@ -13,8 +13,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import MetricError, PluginError, unknown
-from art_core.metrics.rates import TokenRates
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.receipt import TokenRates, TokenUsage
 from art_core.rl.losses import PRESETS, LossSpec
 
 BREAKS = (Exception, SystemExit)

@@ -10,9 +10,8 @@ import pluggy
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
-    from art_core.metrics.rates import TokenRates
+    from art_core.metrics.receipt import TokenRates, TokenUsage
     from art_core.metrics.taxonomy import MetricSpec
-    from art_core.metrics.usage import TokenUsage
     from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
 

@@ -16,8 +16,7 @@ from art_core.base.files import replacing
 from art_core.base.numbers import price_of
 from art_core.costs.book import PriceBook, bare_name
 from art_core.log.reader import LoggedRun, receipts_of
-from art_core.metrics.rates import TokenRates, price, rates_of
-from art_core.metrics.receipt import Receipt
+from art_core.metrics.receipt import Receipt, TokenRates, price, rates_of
 from art_core.metrics.row import MetricsRow
 
 REPRICED_FILE = "repriced.csv"

@@ -22,7 +22,7 @@ from art_core.base.errors import ConfigError, RewardError
 from art_core.base.numbers import number_or_none
 from art_core.client.openai_client import openai_package
 from art_core.costs.payer import CallsInside, carry_payers, payer_of
-from art_core.prices.genai import provider_at
+from art_core.prices.tokens import provider_at
 from art_core.rewards.answers import json_in, score_of
 
 log = logging.getLogger("art_core")

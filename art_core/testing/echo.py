@@ -23,7 +23,7 @@ from art_core.backends import BackendSpec, Checkpoint, Endpoint, TrainResult
 from art_core.base.errors import BackendError
 from art_core.base.files import replace_json
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.metrics.usage import GpuTime
+from art_core.metrics.receipt import GpuTime
 from art_core.rl.batch import TrainingBatch, training_batch
 from art_core.rl.config import TrainConfig
 

@@ -14,9 +14,8 @@ import attrs
 import pytest
 
 from art_core.hooks.host import Plugins
-from art_core.metrics.rates import TokenRates, price
 from art_core.metrics.readers import read_usage
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.receipt import TokenRates, TokenUsage, price
 from art_core.model.model import Model
 from art_core.testing.statements import Contract, Setting
 

@@ -5,8 +5,7 @@ import art_core as art
 from art_core.base.errors import ConfigError, PricingError
 from art_core.costs.book import PriceBook
 from art_core.hooks import builtin
-from art_core.metrics.rates import TokenRates, rates_of
-from art_core.metrics.usage import GpuTime, TokenUsage
+from art_core.metrics.receipt import GpuTime, TokenRates, TokenUsage, rates_of
 
 MILLION = TokenUsage(input_tokens=1_000_000)
 

@@ -5,7 +5,7 @@ import pytest
 
 from art_core.costs.stream import CUT, TrackedStream, is_stream, later
 from art_core.metrics.readers import read_delta
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.receipt import TokenUsage
 
 OPENAI_CHAT = [
     {"choices": [{"delta": {"content": "y"}}], "usage": None},

@@ -1,6 +1,6 @@
 import art_core as art
 from art_core.hooks import builtin
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.receipt import TokenUsage
 from art_core.sinks.console import ConsoleSink
 
 

@@ -7,8 +7,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError, PluginError
 from art_core.hooks.host import installed_plugins
-from art_core.metrics.rates import TokenRates
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics.receipt import TokenRates, TokenUsage
 from art_core.testing.echo import EchoBackend
 
 

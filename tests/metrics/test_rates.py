@@ -1,8 +1,7 @@
 import pytest
 
 from art_core.base.errors import ConfigError
-from art_core.metrics.rates import TokenRates, price, price_gpu
-from art_core.metrics.usage import GpuTime, TokenUsage
+from art_core.metrics.receipt import GpuTime, TokenRates, TokenUsage, price, price_gpu
 from art_core.prices.table import gpu_rate, read_table
 
 

@@ -1,6 +1,11 @@
-from art_core.metrics.rates import TokenRates
-from art_core.metrics.receipt import gpu_receipt, receipt_of, token_receipt
-from art_core.metrics.usage import GpuTime, TokenUsage
+from art_core.metrics.receipt import (
+    GpuTime,
+    TokenRates,
+    TokenUsage,
+    gpu_receipt,
+    receipt_of,
+    token_receipt,
+)
 
 USAGE = TokenUsage(input_tokens=10, output_tokens=2, service_tier="flex")
 RATES = TokenRates(input_per_million=1.0, output_per_million=2.0, source="explicit")

@@ -8,8 +8,9 @@ import pytest
 
 import art_core as art
 from art_core.costs.stream import CUT, TrackedStream
-from art_core.metrics.readers import anthropic, openai, others, read_delta, read_usage
-from art_core.metrics.usage import TokenUsage
+from art_core.metrics import providers, readers
+from art_core.metrics.readers import read_delta, read_usage
+from art_core.metrics.receipt import TokenUsage
 
 CHAT = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 CLAUDE = {"input_tokens": 10, "output_tokens": 3, "cache_read_input_tokens": 0}
@@ -259,13 +260,13 @@ async def test_a_call_of_which_a_part_has_no_price_is_counted_and_kept_in_its_re
 
 def test_the_docs_list_every_field_that_is_understood():
     page = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
-    chat = (*openai._CHAT_READ, *openai._CHAT_WRITTEN, *openai._CHAT_WRITTEN_1H)
-    read = (*chat, *anthropic._COUNTS)
+    chat = (*readers._CHAT_READ, *readers._CHAT_WRITTEN, *readers._CHAT_WRITTEN_1H)
+    read = (*chat, *providers._ANTHROPIC_COUNTS)
     known = (
-        *openai._CHAT_KNOWN,
-        *openai._RESPONSES_KNOWN,
-        *anthropic._KNOWN,
-        *others._KNOWN,
+        *readers._CHAT_KNOWN,
+        *readers._RESPONSES_KNOWN,
+        *providers._ANTHROPIC_KNOWN,
+        *providers._COSTS,
     )
     fields = {path.rpartition(".")[2] for path in (*read, *known)}
     assert {name for name in fields if name not in page} == set()

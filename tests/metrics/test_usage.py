@@ -5,7 +5,7 @@ import pytest
 
 from art_core.base.errors import ConfigError
 from art_core.metrics.readers import read_usage
-from art_core.metrics.usage import GpuTime, TokenUsage
+from art_core.metrics.receipt import GpuTime, TokenUsage
 
 
 def test_openai_chat_counts_cached_tokens_inside_the_prompt():

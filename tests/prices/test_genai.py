@@ -5,8 +5,8 @@ import pytest
 import art_core as art
 from art_core.costs.book import PriceBook
 from art_core.hooks import builtin
-from art_core.metrics.usage import TokenUsage
-from art_core.prices import genai
+from art_core.metrics.receipt import TokenUsage
+from art_core.prices import tokens
 
 
 @pytest.fixture
@@ -35,21 +35,21 @@ def test_a_model_that_the_book_lists_without_a_price_is_unpriced(monkeypatch):
         def calc_price(*_, **__):
             return Found()
 
-    monkeypatch.setattr(genai, "_library", Library)
-    assert genai.book_rates("acme", "free", None) is None
+    monkeypatch.setattr(tokens, "_library", Library)
+    assert tokens.book_rates("acme", "free", None) is None
 
 
 def test_without_the_library_nothing_is_priced_and_that_is_said_once(monkeypatch, caplog):
-    genai._library.cache_clear()
+    tokens._library.cache_clear()
     monkeypatch.setitem(sys.modules, "genai_prices", None)
-    assert genai.book_rates("openai", "gpt-4.1", None) is None
-    assert genai.book_rates("openai", "gpt-4.1", None) is None
+    assert tokens.book_rates("openai", "gpt-4.1", None) is None
+    assert tokens.book_rates("openai", "gpt-4.1", None) is None
     assert caplog.text.count("pip install 'art-core[prices]'") == 1
-    genai._library.cache_clear()
+    tokens._library.cache_clear()
 
 
 def test_rates_say_where_they_are_from():
-    rates = genai.book_rates("openai", "gpt-4.1", None)
+    rates = tokens.book_rates("openai", "gpt-4.1", None)
     assert rates.source.startswith("genai-prices ")
     assert rates.source.endswith("openai/gpt-4.1")
 

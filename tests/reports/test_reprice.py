@@ -8,9 +8,7 @@ import art_core as art
 from art_core.base.errors import ConfigError
 from art_core.costs.book import PriceBook
 from art_core.log.reader import LoggedRun
-from art_core.metrics.rates import TokenRates
-from art_core.metrics.receipt import Receipt, gpu_receipt
-from art_core.metrics.usage import GpuTime
+from art_core.metrics.receipt import GpuTime, Receipt, TokenRates, gpu_receipt
 from art_core.reports.reprice import Prices, read_prices, reprice
 
 

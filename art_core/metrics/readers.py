@@ -1,12 +1,108 @@
-"""Usage of OpenAI's APIs, whose forms most providers use."""
+"""Read the usage in a response: of OpenAI's APIs, whose forms most providers use, or of others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from art_core.base.numbers import number_or_none
-from art_core.metrics.usage import Fields, TokenUsage, field
+import attrs
+
+from art_core.base.errors import ConfigError
+from art_core.base.fields import Fields, field
+from art_core.metrics.providers import (
+    anthropic_usage,
+    bedrock_usage,
+    cohere_usage,
+    gemini_usage,
+    is_anthropic,
+    langchain_usage,
+    reported_cost,
+)
+from art_core.metrics.receipt import TokenUsage
+
+_BATCH = "batch"
+_FAILED = ("errored", "canceled", "expired")
+_CACHED = ("cache_hit", "cached", "gptcache")
+"""Marks of DSPy, AutoGen and GPTCache on a reply from their cache."""
+
+
+def read_usage(response: Any) -> TokenUsage | None:
+    """Read the usage of a response of OpenAI (chat and Responses), Anthropic, Gemini, Bedrock or
+    Cohere, of a finished batch or a line of one, or of a LangChain message, object or dict; None
+    without one.
+
+    `unread` has the fields that are not zero and not understood. A reply from the cache of the
+    client, such as LiteLLM's, costs nothing.
+    """
+    if _is_line(response):
+        result = _result_of(response)
+        read = TokenUsage(cost_usd=0.0) if result is None else _read(result)
+        return attrs.evolve(read, service_tier=_BATCH) if read is not None else None
+    read = _read(response)
+    if field(response, "object") == "batch" and read is not None:
+        return attrs.evolve(read, service_tier=_BATCH)
+    if _from_the_clients_cache(response):
+        return attrs.evolve(read or TokenUsage(), cost_usd=0.0, unread=())
+    return read
+
+
+def read_delta(chunk: Any) -> TokenUsage | None:
+    """Read a later event of an Anthropic stream, which may leave out the prompt's tokens."""
+    usage = field(chunk, "usage")
+    if field(usage, "output_tokens") is None:
+        return None
+    try:
+        return anthropic_usage(usage, None)
+    except ConfigError:
+        return None
+
+
+def _read(response: Any) -> TokenUsage | None:
+    usage = field(response, "usage")
+    read = None if usage is None else _of_usage(usage, response)
+    if read is not None:
+        return read
+    usage = field(response, "usage_metadata") or field(response, "usageMetadata")
+    if field(usage, "input_tokens") is not None:
+        return langchain_usage(usage, field(response, "response_metadata"))
+    return None if usage is None else gemini_usage(usage, response)
+
+
+def _of_usage(usage: Any, response: Any) -> TokenUsage | None:
+    tier = field(response, "service_tier")
+    if is_chat(usage):
+        return chat_usage(usage, response, tier)
+    if field(usage, "input_tokens") is not None:
+        if is_anthropic(usage, response):
+            return anthropic_usage(usage, tier)
+        return responses_usage(usage, response, tier)
+    if field(usage, "inputTokens") is not None:
+        return bedrock_usage(usage, response)
+    return None if field(usage, "billed_units") is None else cohere_usage(usage)
+
+
+def _is_line(response: Any) -> bool:
+    """Return whether this is a line of a batch's output (OpenAI, Mistral, Anthropic, Gemini)."""
+    return isinstance(field(response, "custom_id"), str) or (
+        isinstance(field(response, "key"), str) and field(response, "response") is not None
+    )
+
+
+def _result_of(line: Any) -> Any:
+    """Return the response in a batch's line; None for a request that failed and costs nothing."""
+    status = field(line, "response", "status_code")
+    if field(line, "error") or field(line, "result", "type") in _FAILED:
+        return None
+    if isinstance(status, int) and status >= 400:
+        return None
+    body = field(line, "response", "body") or field(line, "result", "message")
+    return field(line, "response") if body is None else body
+
+
+def _from_the_clients_cache(response: Any) -> bool:
+    hidden = field(response, "_hidden_params", "cache_hit")
+    return hidden is True or any(field(response, mark) is True for mark in _CACHED)
+
 
 _CHAT_READ = (
     "prompt_tokens_details.cached_tokens",
@@ -199,25 +295,3 @@ def _is_billed(item: Any) -> bool:
 def _unread(f: Fields, tools: list[Any]) -> tuple[str, ...]:
     billed = dict.fromkeys(f"output[].{tool}" for tool in tools if tool in _BILLED_TOOLS)
     return (*f.unread(), *billed)
-
-
-REPORTING = ("deepinfra", "openrouter", "perplexity", "x-ai", "xai")
-"""Providers whose responses have the cost of the call."""
-
-
-def reported_cost(f: Fields) -> Any:
-    """Return OpenRouter's `cost`, Perplexity's `total_cost` in it, DeepInfra's `estimated_cost` or
-    xAI's ticks; None without one.
-    """
-    ticks = number_or_none(f.get("cost_in_usd_ticks"))
-    if ticks is not None:
-        return ticks / 1e10
-    cost = f.get("cost")
-    if cost is None:
-        cost = f.get("estimated_cost")
-    if f.get("is_byok") is True:
-        # OpenRouter's fee for a key of your own; the key's owner pays for the call itself.
-        upstream = f.get("cost_details.upstream_inference_cost")
-        return (number_or_none(cost) or 0.0) + (number_or_none(upstream) or 0.0)
-    total = f.get("cost.total_cost")
-    return cost if total is None else total
