@@ -29,7 +29,7 @@ from row_cost import open_model, step_metrics
 
 from art_core.cli.main import main as art
 from art_core.log.summary import read_summary
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 MEGABYTE = 1 << 20
 

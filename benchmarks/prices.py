@@ -26,7 +26,7 @@ import art_core as art
 from art_core.base.errors import PricingError
 from art_core.costs.book import PriceBook
 from art_core.costs.stream import TrackedStream
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 from art_core.metrics.receipt import TokenUsage
 
 ROOT = Path(__file__).parent.parent
@@ -135,7 +135,7 @@ def main() -> None:
         install(args.env, ["litellm"])
     logging.getLogger("art_core").setLevel(logging.ERROR)
     plugins = art.Plugins()
-    plugins.register(builtin, "core")
+    plugins.register(Core(), "core")
     cases = json.loads(CASES.read_text())
     answers = {f"art-core {version('art-core')}": [ours(c, PriceBook(plugins)) for c in cases]}
     answers[f"genai-prices {version('genai-prices')}"] = [genai(case) for case in cases]

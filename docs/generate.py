@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import art_core as art
-from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.taxonomy import CATALOGUE_VERSION, MetricSpec, Taxonomy
+from art_core.metrics.taxonomy import CATALOGUE_VERSION, MetricSpec, Taxonomy, builtin_taxonomy
 
 DOCS = Path(__file__).parent
 sys.path.append(str(DOCS))

@@ -16,7 +16,7 @@ from art_core.log.batches import attempt_of
 from art_core.log.reader import find_run
 from art_core.log.rundir import runs_path
 from art_core.log.timeline import Timeline
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 _HELP = """\
 RUN is a name, project/name, or a run's directory. Curves read left to right, one bar per step (or

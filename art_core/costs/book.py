@@ -12,8 +12,7 @@ import attrs
 from art_core.base.errors import ConfigError, PricingError
 from art_core.base.numbers import number_or_none, text_of
 from art_core.hooks.host import Plugins
-from art_core.metrics.providers import REPORTING
-from art_core.metrics.readers import read_usage
+from art_core.metrics.readers import REPORTING, read_usage
 from art_core.metrics.receipt import (
     GpuTime,
     Receipt,

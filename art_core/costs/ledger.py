@@ -16,8 +16,8 @@ import attrs
 from art_core.base.errors import MetricError
 from art_core.log.history import HistoryLog
 from art_core.metrics.receipt import Receipt
-from art_core.metrics.rollup import CostTree, Totals
-from art_core.metrics.taxonomy import Taxonomy, combine_values, total
+from art_core.metrics.rollup import Totals
+from art_core.metrics.taxonomy import CostTree, Taxonomy, combine_values, total
 
 log = logging.getLogger("art_core")
 

@@ -10,7 +10,8 @@ import attrs
 
 from art_core.base.fields import field
 from art_core.costs.payer import CallsInside
-from art_core.metrics.readers import read_delta, read_usage
+from art_core.metrics.providers import read_delta
+from art_core.metrics.readers import read_usage
 from art_core.metrics.receipt import COUNTS, TokenUsage
 
 log = logging.getLogger("art_core")

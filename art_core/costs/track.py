@@ -25,8 +25,8 @@ from art_core.costs.payer import (
 )
 from art_core.costs.stream import TrackedStream, is_stream
 from art_core.data.account import before_gatherings
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.receipt import TokenRates, TokenUsage, rates_of
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")

@@ -1,18 +1,26 @@
-"""The hooks. A plugin's entry-point module implements some of them with `@art_core.hookimpl`."""
+"""The hooks, and the checks of what plugins offer. A plugin's entry-point module implements some of
+them with `@art_core.hookimpl`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
+
+from art_core.base.errors import PluginError, unknown
+from art_core.rl.losses import PRESETS, LossSpec
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
     from art_core.metrics.receipt import TokenRates, TokenUsage
     from art_core.metrics.taxonomy import MetricSpec
-    from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
 hookspec = pluggy.HookspecMarker("art_core")
@@ -69,3 +77,71 @@ def art_token_rates(provider: str, model: str, usage: TokenUsage | None) -> Toke
 @hookspec(firstresult=True)
 def art_gpu_rate(device: str) -> float | None:
     """Price a device, in US dollars per device-hour."""
+
+
+def _specs(specs: Iterable[Any]) -> list[Any]:
+    return _checked(specs, lambda spec: callable(spec.create))
+
+
+def _commands(specs: Iterable[Any]) -> list[Any]:
+    checked = _specs(specs)
+    for spec in checked:
+        spec.create(ArgumentParser(prog=f"art {spec.name}"))
+    return checked
+
+
+def _backends(specs: Iterable[Any]) -> list[Any]:
+    def creates(spec: Any) -> bool:
+        if isinstance(spec.create, str) and not re.fullmatch(r"[\w.]+:[\w.]+", spec.create):
+            raise PluginError(
+                f"its backend {spec.name!r} is to be made by {spec.create!r}", 'Give "module:name".'
+            )
+        return isinstance(spec.create, str) or callable(spec.create)
+
+    return _checked(specs, creates)
+
+
+def _checked(specs: Iterable[Any], creates: Callable[[Any], bool]) -> list[Any]:
+    checked = list(specs)
+    for spec in checked:
+        if not isinstance(getattr(spec, "name", None), str) or not creates(spec):
+            raise PluginError(f"it offers {spec!r:.80}, not a spec with a name and a create")
+    return checked
+
+
+def _losses(specs: Iterable[Any]) -> list[LossSpec]:
+    checked = list(specs)
+    for spec in checked:
+        if not isinstance(spec, LossSpec) or not callable(spec.create):
+            raise PluginError(f"it offers {spec!r:.80}, not a LossSpec")
+        if spec.name in PRESETS or ":" in spec.name:
+            raise PluginError(f"it offers a loss {spec.name!r}, a name that is taken")
+    return checked
+
+
+OFFERS: dict[str, Callable[[Any], list[Any]]] = {
+    "art_backends": _backends,
+    "art_sinks": _specs,
+    "art_commands": _commands,
+    "art_losses": _losses,
+    "art_metrics": list,
+}
+"""Validation of hooks whose answers are lists of specs."""
+VALUES = ("art_rollup", "art_usage", "art_token_rates", "art_gpu_rate")
+"""Hooks whose answers are values."""
+
+
+def check_hooks(plugin: object) -> None:
+    """Raise PluginError for a hook that is misspelt, not marked, or a wrapper of the old style."""
+    known = {*OFFERS, *VALUES}
+    members = vars(plugin) if isinstance(plugin, ModuleType) else dict(inspect.getmembers(plugin))
+    for name, member in members.items():
+        marked = inspect.isroutine(member) and getattr(member, "art_core_impl", None)
+        if marked and marked["hookwrapper"]:
+            raise PluginError(
+                f"hook {name!r} is a wrapper of the old style", "Use hookimpl(wrapper=True)."
+            )
+        if marked and (marked["specname"] or name) not in known:
+            raise PluginError(unknown("hook", name, known))
+        if inspect.isroutine(member) and name in known and not marked:
+            raise PluginError(f"hook {name!r} is not marked", "Put @art_core.hookimpl above it.")

@@ -9,21 +9,21 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pluggy
 
-from art_core.base.errors import ConfigError, PluginError, unknown
+from art_core.base.errors import ConfigError, MetricError, PluginError, unknown
 from art_core.hooks import hookspecs
-from art_core.hooks.guard import check_hooks, guard
+from art_core.hooks.hookspecs import OFFERS, check_hooks, hookimpl
+from art_core.metrics.receipt import TokenRates, TokenUsage
 from art_core.metrics.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
-    from art_core.metrics.receipt import TokenRates, TokenUsage
     from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
@@ -52,6 +52,148 @@ class PluginInfo:
     error: str | None
 
 
+BREAKS = (Exception, SystemExit)
+"""Exceptions for which a plugin is set aside; others, such as KeyboardInterrupt, are the user's."""
+
+
+@attrs.frozen
+class Guard:
+    """The guard of one hook implementation; pluggy calls it in place of the plugin's function.
+
+    `read` validates an answer that is not None. `set_aside` gets the plugin's name and the error.
+    """
+
+    plugin: str
+    function: Callable[..., Any]
+    read: Callable[[Any], Any]
+    set_aside: Callable[[str, BaseException], None]
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the answer; None from a plugin that breaks."""
+        try:
+            answer = self.function(*args, **kwargs)
+            return None if answer is None else self.read(answer)
+        except BREAKS as error:
+            self.set_aside(self.plugin, error)
+            return None
+
+    def wrap(self, *args: Any, **kwargs: Any) -> Generator[None, Any, Any]:
+        """Run a wrapper around the other implementations. Their result stands if it breaks."""
+        wrapper = self._start(*args, **kwargs)
+        if wrapper is None:
+            return (yield)
+        try:
+            result = yield
+        except BaseException:
+            wrapper.close()
+            raise
+        try:
+            return self._finish(wrapper, result)
+        except BREAKS as error:
+            self.set_aside(self.plugin, error)
+            return result
+
+    def _start(self, *args: Any, **kwargs: Any) -> Generator[None, Any, Any] | None:
+        error: BaseException
+        try:
+            wrapper: Generator[None, Any, Any] = self.function(*args, **kwargs)
+            next(wrapper)
+        except StopIteration:
+            error = PluginError("a wrapper does not yield", "Yield once.")
+        except BREAKS as raised:
+            error = raised
+        else:
+            return wrapper
+        self.set_aside(self.plugin, error)
+        return None
+
+    def _finish(self, wrapper: Generator[None, Any, Any], result: Any) -> Any:
+        """Send the result into a wrapper, and return what it makes of it."""
+        several = isinstance(result, list)
+        try:
+            wrapper.send(list(result) if several else result)
+        except StopIteration as stop:
+            if several:
+                return [self.read(answer) for answer in stop.value if answer is not None]
+            return None if stop.value is None else self.read(stop.value)
+        raise PluginError("a wrapper yields a second time", "Yield once.")
+
+
+class Offer(list[Any]):
+    """The specs that one plugin offers, with the plugin's name."""
+
+    def __init__(self, specs: Iterable[Any], plugin: str) -> None:
+        super().__init__(specs)
+        self.plugin = plugin
+
+
+def _offer_of(plugin: str, check: Callable[[Any], list[Any]]) -> Callable[[Any], Offer]:
+    def read(answer: Any) -> Offer:
+        return Offer(check(answer), getattr(answer, "plugin", plugin))
+
+    return read
+
+
+def _instance_of(kind: type) -> Callable[[Any], Any]:
+    def read(answer: Any) -> Any:
+        if not isinstance(answer, kind):
+            raise TypeError(f"{answer!r:.80} is not a {kind.__name__}")
+        return answer
+
+    return read
+
+
+def _price(answer: Any) -> float:
+    usd = float(answer)
+    if not 0 <= usd < math.inf:
+        raise ValueError(f"{usd} is not a price")
+    return usd
+
+
+def _derived(answer: Mapping[str, float]) -> dict[str, float]:
+    if totals := [key for key in answer if "/cum/" in key]:
+        raise MetricError(f"{totals[0]!r} is a total, which the core keeps")
+    if costs := [key for key in answer if key.startswith("costs/")]:
+        raise MetricError(f"{costs[0]!r} would be among the dollars that were paid")
+    return {key: float(value) for key, value in answer.items()}
+
+
+VALUES: dict[str, Callable[[Any], Any]] = {
+    "art_rollup": _derived,
+    "art_usage": _instance_of(TokenUsage),
+    "art_token_rates": _instance_of(TokenRates),
+    "art_gpu_rate": _price,
+}
+"""Validation of hooks whose answers are values."""
+
+
+class Core:
+    """The core's own implementations of the hooks, registered first."""
+
+    @hookimpl
+    def art_sinks(self) -> Sequence[SinkSpec]:
+        """The console sink."""
+        from art_core.sinks.console import console_sink
+
+        return [console_sink()]
+
+    @hookimpl
+    def art_token_rates(
+        self, provider: str, model: str, usage: TokenUsage | None
+    ) -> TokenRates | None:
+        """The default price books: of hosted training, and of API models."""
+        from art_core.prices.tokens import book_rates, training_rates
+
+        return training_rates(provider, model) or book_rates(provider, model, usage)
+
+    @hookimpl
+    def art_gpu_rate(self, device: str) -> float | None:
+        """Default prices of devices, from `gpu_prices.json`; None for a device not in it."""
+        from art_core.prices.table import gpu_rate
+
+        return gpu_rate(device)
+
+
 @attrs.define
 class Plugins:
     """The plugins of this process. pluggy calls their hooks, each within a guard: a plugin that
@@ -75,10 +217,8 @@ class Plugins:
         `ART_BLOCK=a,b` leaves plugins out before they are imported; with `ART_STRICT=1` a broken
         plugin raises.
         """
-        from art_core.hooks import builtin
-
         plugins = cls(strict=os.environ.get("ART_STRICT", "") not in ("", "0"))
-        plugins.register(builtin, "core")
+        plugins.register(Core(), "core")
         blocked = {name.strip() for name in os.environ.get("ART_BLOCK", "").split(",")}
         for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
             if entry.name not in blocked:
@@ -108,10 +248,15 @@ class Plugins:
             self._set_aside(name, error)
 
     def _guard(self, plugin: object) -> None:
-        for caller in self._manager.get_hookcallers(plugin) or ():
-            for implementation in caller.get_hookimpls():
-                if implementation.plugin is plugin:
-                    guard(implementation, caller.name, self._set_aside)
+        """Put a guard around each hook implementation of a registered plugin."""
+        callers = self._manager.get_hookcallers(plugin) or ()
+        found = [(c.name, i) for c in callers for i in c.get_hookimpls() if i.plugin is plugin]
+        for hook, implementation in found:
+            name = implementation.plugin_name
+            read = VALUES.get(hook) or _offer_of(name, OFFERS[hook])
+            guard = Guard(name, implementation.function, read, self._set_aside)
+            call = guard.wrap if implementation.wrapper else guard.call
+            implementation.function = call  # type: ignore[misc]
 
     def _set_aside(self, name: str, error: BaseException) -> None:
         problem = PluginError(f"plugin {name!r} is broken: {type(error).__name__}: {error}")
@@ -138,10 +283,8 @@ class Plugins:
             for name, plugin in self._manager.list_name_plugin()
         ]
         broken = [
-            PluginInfo(
-                name=name, version=self._versions.get(name, ""), hooks=(), error=str(problem)
-            )
-            for name, problem in self.problems.items()
+            PluginInfo(name=n, version=self._versions.get(n, ""), hooks=(), error=str(problem))
+            for n, problem in self.problems.items()
         ]
         return sorted(working + broken, key=lambda info: info.name)
 
@@ -151,10 +294,12 @@ class Plugins:
 
     def sinks(self) -> dict[str, SinkSpec]:
         """Return the offered sinks, by name."""
-        return {name: _as_offered(spec) for name, spec in self._offers("art_sinks").items()}
+        specs = self._offers("art_sinks").values()
+        # `art sync` can make these again: the plugin's own have no options
+        return {s.name: s if s.options else attrs.evolve(s, options={}) for s in specs}
 
     def commands(self) -> dict[str, CommandSpec]:
-        """Return the commands of `art` that plugins add, by name."""
+        """Return the commands that plugins add to `art`, by name."""
         return self._offers("art_commands")
 
     def losses(self) -> dict[str, LossSpec]:
@@ -171,7 +316,7 @@ class Plugins:
 
     def taxonomy(self) -> Taxonomy:
         """Return the built-in catalogue with the specs of all plugins."""
-        from art_core.metrics.catalogue import builtin_taxonomy
+        from art_core.metrics.taxonomy import builtin_taxonomy
 
         taxonomy = builtin_taxonomy()
         for offer in self._manager.hook.art_metrics():
@@ -239,18 +384,11 @@ class Plugins:
     def _named(self, kind: str, name: str, offers: Mapping[str, S]) -> S:
         if name in offers:
             return offers[name]
-        if name in self.problems:
-            raise PluginError(f"no {kind} {name!r}: {self.problems[name]}") from self.problems[
-                name
-            ].__cause__
+        if problem := self.problems.get(name):
+            raise PluginError(f"no {kind} {name!r}: {problem}") from problem.__cause__
         near = difflib.get_close_matches(name, OURS[kind] - offers.keys(), n=1)
         remedy = f"pip install art-{near[0]}" if near else ""
         raise ConfigError(unknown(kind, name, offers, known_as="installed"), remedy)
-
-
-def _as_offered(spec: SinkSpec) -> SinkSpec:
-    """Return a spec that `art sync` can make again: the plugin's own has no options."""
-    return attrs.evolve(spec, options={}) if spec.options is None else spec
 
 
 @functools.cache

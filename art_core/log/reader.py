@@ -31,10 +31,9 @@ from art_core.log.rundir import (
     trajectory_folder,
 )
 from art_core.log.timeline import Timeline
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.receipt import Receipt, receipt_of
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.taxonomy import Taxonomy
+from art_core.metrics.taxonomy import Taxonomy, builtin_taxonomy
 
 log = logging.getLogger("art_core")
 

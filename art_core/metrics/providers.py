@@ -1,4 +1,4 @@
-"""Usage in the forms of Anthropic, Bedrock, Gemini, LangChain and Cohere; reported costs."""
+"""Usage in the forms of Anthropic, Bedrock, Gemini, LangChain and Cohere."""
 
 from __future__ import annotations
 
@@ -7,30 +7,45 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError
 from art_core.base.fields import Fields, field
-from art_core.base.numbers import count_of, number_or_none
+from art_core.base.numbers import count_of
+from art_core.metrics.readers import reported_cost, responses_usage
 from art_core.metrics.receipt import TokenUsage
 
-REPORTING = ("deepinfra", "openrouter", "perplexity", "x-ai", "xai")
-"""Providers whose responses have the cost of the call."""
+
+def other_usage(response: Any) -> TokenUsage | None:
+    """Read the usage of a response that has not OpenAI's chat form; None without one."""
+    usage = field(response, "usage")
+    read = None if usage is None else _of_usage(usage, response)
+    if read is not None:
+        return read
+    usage = field(response, "usage_metadata") or field(response, "usageMetadata")
+    if field(usage, "input_tokens") is not None:
+        return langchain_usage(usage, field(response, "response_metadata"))
+    return None if usage is None else gemini_usage(usage, response)
 
 
-def reported_cost(f: Fields) -> Any:
-    """Return OpenRouter's `cost`, Perplexity's `total_cost` in it, DeepInfra's `estimated_cost` or
-    xAI's ticks; None without one.
-    """
-    ticks = number_or_none(f.get("cost_in_usd_ticks"))
-    if ticks is not None:
-        return ticks / 1e10
-    cost = f.get("cost")
-    if cost is None:
-        cost = f.get("estimated_cost")
-    if f.get("is_byok") is True:
-        # OpenRouter's fee for a key of your own; the key's owner pays for the call itself.
-        upstream = f.get("cost_details.upstream_inference_cost")
-        return (number_or_none(cost) or 0.0) + (number_or_none(upstream) or 0.0)
-    total = f.get("cost.total_cost")
-    return cost if total is None else total
+def _of_usage(usage: Any, response: Any) -> TokenUsage | None:
+    tier = field(response, "service_tier")
+    if field(usage, "input_tokens") is not None:
+        if is_anthropic(usage, response):
+            return anthropic_usage(usage, tier)
+        return responses_usage(usage, response, tier)
+    if field(usage, "inputTokens") is not None:
+        return bedrock_usage(usage, response)
+    return None if field(usage, "billed_units") is None else cohere_usage(usage)
+
+
+def read_delta(chunk: Any) -> TokenUsage | None:
+    """Read a later event of an Anthropic stream, which may leave out the prompt's tokens."""
+    usage = field(chunk, "usage")
+    if field(usage, "output_tokens") is None:
+        return None
+    try:
+        return anthropic_usage(usage, None)
+    except ConfigError:
+        return None
 
 
 _ANTHROPIC_COUNTS = (

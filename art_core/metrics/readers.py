@@ -1,4 +1,4 @@
-"""Read the usage in a response: of OpenAI's APIs, whose forms most providers use, or of others."""
+"""Read the usage in a response of OpenAI's APIs, whose forms most providers use."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError
 from art_core.base.fields import Fields, field
-from art_core.metrics.providers import (
-    anthropic_usage,
-    bedrock_usage,
-    cohere_usage,
-    gemini_usage,
-    is_anthropic,
-    langchain_usage,
-    reported_cost,
-)
+from art_core.base.numbers import number_or_none
 from art_core.metrics.receipt import TokenUsage
 
 _BATCH = "batch"
@@ -46,39 +37,13 @@ def read_usage(response: Any) -> TokenUsage | None:
     return read
 
 
-def read_delta(chunk: Any) -> TokenUsage | None:
-    """Read a later event of an Anthropic stream, which may leave out the prompt's tokens."""
-    usage = field(chunk, "usage")
-    if field(usage, "output_tokens") is None:
-        return None
-    try:
-        return anthropic_usage(usage, None)
-    except ConfigError:
-        return None
-
-
 def _read(response: Any) -> TokenUsage | None:
     usage = field(response, "usage")
-    read = None if usage is None else _of_usage(usage, response)
-    if read is not None:
-        return read
-    usage = field(response, "usage_metadata") or field(response, "usageMetadata")
-    if field(usage, "input_tokens") is not None:
-        return langchain_usage(usage, field(response, "response_metadata"))
-    return None if usage is None else gemini_usage(usage, response)
-
-
-def _of_usage(usage: Any, response: Any) -> TokenUsage | None:
-    tier = field(response, "service_tier")
     if is_chat(usage):
-        return chat_usage(usage, response, tier)
-    if field(usage, "input_tokens") is not None:
-        if is_anthropic(usage, response):
-            return anthropic_usage(usage, tier)
-        return responses_usage(usage, response, tier)
-    if field(usage, "inputTokens") is not None:
-        return bedrock_usage(usage, response)
-    return None if field(usage, "billed_units") is None else cohere_usage(usage)
+        return chat_usage(usage, response, field(response, "service_tier"))
+    from art_core.metrics.providers import other_usage  # its readers use some of this module
+
+    return other_usage(response)
 
 
 def _is_line(response: Any) -> bool:
@@ -295,3 +260,25 @@ def _is_billed(item: Any) -> bool:
 def _unread(f: Fields, tools: list[Any]) -> tuple[str, ...]:
     billed = dict.fromkeys(f"output[].{tool}" for tool in tools if tool in _BILLED_TOOLS)
     return (*f.unread(), *billed)
+
+
+REPORTING = ("deepinfra", "openrouter", "perplexity", "x-ai", "xai")
+"""Providers whose responses have the cost of the call."""
+
+
+def reported_cost(f: Fields) -> Any:
+    """Return OpenRouter's `cost`, Perplexity's `total_cost` in it, DeepInfra's `estimated_cost` or
+    xAI's ticks; None without one.
+    """
+    ticks = number_or_none(f.get("cost_in_usd_ticks"))
+    if ticks is not None:
+        return ticks / 1e10
+    cost = f.get("cost")
+    if cost is None:
+        cost = f.get("estimated_cost")
+    if f.get("is_byok") is True:
+        # OpenRouter's fee for a key of your own; the key's owner pays for the call itself.
+        upstream = f.get("cost_details.upstream_inference_cost")
+        return (number_or_none(cost) or 0.0) + (number_or_none(upstream) or 0.0)
+    total = f.get("cost.total_cost")
+    return cost if total is None else total

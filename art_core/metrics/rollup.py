@@ -13,7 +13,7 @@ from typing import NamedTuple
 import attrs
 
 from art_core.base.errors import MetricError
-from art_core.metrics.taxonomy import Taxonomy, cumulative_key
+from art_core.metrics.taxonomy import CostTree, Taxonomy, ancestors, cumulative_key
 
 Totals = Mapping[str, float]
 """The run's running sums, `costs/cum/...`, `time/cum/...`, `data/cum/...`. Each row has all."""
@@ -24,52 +24,6 @@ _RATES = (
     ("throughput/avg_trainer_tok_per_s", "data/cum/trainer_tokens", "time/cum/trainer_s"),
     ("throughput/avg_actor_tok_per_s", "data/cum/actor_tokens", "time/cum/actor_s"),
 )
-
-
-@attrs.define
-class CostTree:
-    """The cost leaves of a run, and the parents above them; a leaf is never a parent."""
-
-    leaves: set[str] = attrs.field(factory=set)
-    parents: set[str] = attrs.field(factory=set)
-
-    @classmethod
-    def of_totals(cls, totals: Totals) -> CostTree:
-        """Return the tree of the costs that a run has logged."""
-        keys = {"costs" + key.removeprefix("costs/cum") for key in totals if _is_cost_total(key)}
-        parents = {parent for key in keys for parent in ancestors(key)}
-        return cls(keys - parents - {"costs/all"}, parents)
-
-    def add(self, leaf: str) -> None:
-        """Add a leaf that does not conflict with others."""
-        self.leaves.add(leaf)
-        self.parents.update(ancestors(leaf))
-
-    def check(self, leaf: str) -> None:
-        """Raise MetricError for a leaf that is a parent already, or whose parent is a leaf."""
-        if leaf in self.parents:
-            raise MetricError(
-                f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
-                f"Log it as a leaf, such as {leaf + '/other'!r}.",
-            )
-        for parent in ancestors(leaf):
-            if parent in self.leaves:
-                raise MetricError(
-                    f"cost {leaf!r} can't stand under {parent!r}, which was logged as a leaf "
-                    "earlier in this run",
-                    f"Log {parent!r} no longer, or choose another path.",
-                )
-
-    def resolve_conflict(self, leaf: str) -> str:
-        """Return the nearest valid leaf: the given one, its parent if that is a leaf, or a new leaf
-        below it if it is a parent.
-        """
-        for parent in ancestors(leaf):
-            if parent in self.leaves:
-                return parent
-        while leaf in self.parents:
-            leaf += "/other"
-        return leaf
 
 
 class Names(NamedTuple):
@@ -186,19 +140,9 @@ def totals_of(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if "/cum/" in key}
 
 
-def ancestors(leaf: str) -> list[str]:
-    """Return the sums that a cost leaf is part of, without `costs/all`, the widest first."""
-    parts = leaf.split("/")
-    return ["/".join(parts[:n]) for n in range(2, len(parts))]
-
-
 def _parent(key: str) -> str:
     head, _, _ = key.rpartition("/")
     return "costs/all" if head == "costs" else head
-
-
-def _is_cost_total(key: str) -> bool:
-    return key.startswith("costs/cum/")
 
 
 def _values_of(keys: Sequence[str]) -> Values:

@@ -1,12 +1,18 @@
-"""The names of metrics: sections, units, how samples combine, running sums, former names."""
+"""The names of metrics: sections, units, how samples combine, the tree of costs, former names.
+
+The built-in metrics, and their names in earlier releases of ART, are in `catalogue.json`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 
 import attrs
+import orjson
 
 from art_core.base.errors import MetricError, unknown
 
@@ -174,6 +180,72 @@ def _check_form(name: Any) -> None:
         raise MetricError(
             f"metric {name!r} has an empty component or stray white space or control characters"
         )
+
+
+@cache
+def builtin_taxonomy() -> Taxonomy:
+    """Return the metrics in `catalogue.json`, without those of plugins.
+
+    Its `aliases` are names of ART 0.5.17 to 0.5.23, for reading only. `train/<metric>` of those
+    releases is `reward/<metric>` here. A bare name logged on train has the same form, so
+    `Taxonomy.names` looks at the whole row.
+    """
+    data = orjson.loads(files("art_core.metrics").joinpath("catalogue.json").read_bytes())
+    specs = [MetricSpec(**spec) for spec in data["specs"]]
+    return Taxonomy({spec.key: spec for spec in specs}, data["aliases"])
+
+
+@attrs.define
+class CostTree:
+    """The cost leaves of a run, and the parents above them; a leaf is never a parent."""
+
+    leaves: set[str] = attrs.field(factory=set)
+    parents: set[str] = attrs.field(factory=set)
+
+    @classmethod
+    def of_totals(cls, totals: Mapping[str, float]) -> CostTree:
+        """Return the tree of the costs that a run has logged."""
+        sums = [key for key in totals if key.startswith("costs/cum/")]
+        keys = {"costs" + key.removeprefix("costs/cum") for key in sums}
+        parents = {parent for key in keys for parent in ancestors(key)}
+        return cls(keys - parents - {"costs/all"}, parents)
+
+    def add(self, leaf: str) -> None:
+        """Add a leaf that does not conflict with others."""
+        self.leaves.add(leaf)
+        self.parents.update(ancestors(leaf))
+
+    def check(self, leaf: str) -> None:
+        """Raise MetricError for a leaf that is a parent already, or whose parent is a leaf."""
+        if leaf in self.parents:
+            raise MetricError(
+                f"cost {leaf!r} is the sum of the costs below it and can't be logged itself",
+                f"Log it as a leaf, such as {leaf + '/other'!r}.",
+            )
+        for parent in ancestors(leaf):
+            if parent in self.leaves:
+                raise MetricError(
+                    f"cost {leaf!r} can't stand under {parent!r}, which was logged as a leaf "
+                    "earlier in this run",
+                    f"Log {parent!r} no longer, or choose another path.",
+                )
+
+    def resolve_conflict(self, leaf: str) -> str:
+        """Return the nearest valid leaf: the given one, its parent if that is a leaf, or a new leaf
+        below it if it is a parent.
+        """
+        for parent in ancestors(leaf):
+            if parent in self.leaves:
+                return parent
+        while leaf in self.parents:
+            leaf += "/other"
+        return leaf
+
+
+def ancestors(leaf: str) -> list[str]:
+    """Return the sums that a cost leaf is part of, without `costs/all`, the widest first."""
+    parts = leaf.split("/")
+    return ["/".join(parts[:n]) for n in range(2, len(parts))]
 
 
 def cumulative_key(key: str) -> str:

@@ -14,9 +14,8 @@ from art_core.base.errors import ConfigError
 from art_core.log.batches import adds_up
 from art_core.log.rundir import checked_name, history_file
 from art_core.log.timeline import Change, Timeline
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
-from art_core.metrics.taxonomy import Taxonomy
+from art_core.metrics.taxonomy import Taxonomy, builtin_taxonomy
 
 
 @attrs.frozen(kw_only=True)

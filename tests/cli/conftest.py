@@ -72,10 +72,10 @@ def art_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def host(plugins: Mapping[str, object]) -> art.Plugins:
-    from art_core.hooks import builtin
+    from art_core.hooks.host import Core
 
     found = art.Plugins()
-    found.register(builtin, "core")
+    found.register(Core(), "core")
     for name, plugin in plugins.items():
         found.register(plugin, name)
     return found

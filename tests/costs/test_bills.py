@@ -8,7 +8,7 @@ import pytest
 
 import art_core as art
 from art_core.costs.book import PriceBook
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 from art_core.prices.table import read_table
 
 CHAT = {"prompt_tokens": 10_000, "completion_tokens": 1_000, "total_tokens": 11_000}
@@ -223,7 +223,7 @@ BILLS = {
 @pytest.fixture
 def book():
     plugins = art.Plugins()
-    plugins.register(builtin, "core")
+    plugins.register(Core(), "core")
     return PriceBook(plugins)
 
 

@@ -4,7 +4,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError, PricingError
 from art_core.costs.book import PriceBook
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 from art_core.metrics.receipt import GpuTime, TokenRates, TokenUsage, rates_of
 
 MILLION = TokenUsage(input_tokens=1_000_000)
@@ -83,7 +83,7 @@ def test_a_device_s_price_says_whether_it_was_given_listed_or_a_plugin_s(book):
     def source(**device):
         return book.quote_gpu(GpuTime(seconds=3600, **device))[1]["source"]
 
-    book.plugins.register(builtin, "core")
+    book.plugins.register(Core(), "core")
     assert source(device="NVIDIA L4", usd_per_hour=0.5) == "explicit"
     assert source(device="NVIDIA L4") == "Modal, https://modal.com/pricing, 2026-09-19"
     book.plugins.register(Devices(), "devices")

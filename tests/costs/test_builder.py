@@ -11,9 +11,8 @@ from art_core.costs import builder as module
 from art_core.costs.book import PriceBook
 from art_core.costs.builder import MetricsBuilder, active_builder
 from art_core.costs.ledger import Ledger, clear_in_child, warn_of_costs_left
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.receipt import TokenUsage
-from art_core.metrics.taxonomy import MetricSpec
+from art_core.metrics.taxonomy import MetricSpec, builtin_taxonomy
 
 
 @pytest.fixture

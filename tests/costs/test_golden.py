@@ -13,7 +13,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import PricingError
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 
 CASES = json.loads((Path(__file__).parent / "golden.json").read_text(), parse_float=Decimal)
 PRICED = [case for case in CASES if case["usd"] is not None]
@@ -34,7 +34,7 @@ def as_object(value):
 @pytest.fixture
 def model(tmp_path):
     plugins = art.Plugins()
-    plugins.register(builtin, "core")
+    plugins.register(Core(), "core")
     return art.Model(name="m", project="p", base_path=tmp_path, sinks=[], plugins=plugins)
 
 

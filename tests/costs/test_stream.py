@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from art_core.costs.stream import CUT, TrackedStream, is_stream, later
-from art_core.metrics.readers import read_delta
+from art_core.metrics.providers import read_delta
 from art_core.metrics.receipt import TokenUsage
 
 OPENAI_CHAT = [

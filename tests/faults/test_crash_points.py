@@ -15,7 +15,7 @@ import pytest
 TRAIN = '''
 import asyncio, importlib, json, os, sys
 import art_core as art
-import art_core.hooks.builtin, art_core.testing.echo, art_core.model.trainable
+import art_core.hooks.host, art_core.testing.echo, art_core.model.trainable
 kind, base, points = sys.argv[1], sys.argv[2], sys.argv[3]
 if kind == "local":
     import torch

@@ -1,12 +1,12 @@
 import art_core as art
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 from art_core.metrics.receipt import TokenUsage
 from art_core.sinks.console import ConsoleSink
 
 
 def plugins():
     made = art.Plugins(strict=True)
-    made.register(builtin, "core")
+    made.register(Core(), "core")
     return made
 
 

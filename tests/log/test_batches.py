@@ -6,7 +6,7 @@ from art_core.log import timeline
 from art_core.log.history import read_rows
 from art_core.log.summary import read_summary
 from art_core.log.timeline import Timeline
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 TAXONOMY = builtin_taxonomy()
 ROW = (

@@ -19,8 +19,8 @@ from art_core.log.history import (
     unreadable_totals,
 )
 from art_core.log.summary import read_summary
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import builtin_taxonomy
 from waiting import until
 
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from art_core.base.errors import MetricError
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.rollup import Names, compile_plan, compute_row, totals_of
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 taxonomy = builtin_taxonomy()
 

@@ -3,8 +3,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import art_core as art
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.summarize import count, elapsed, scenario_ids, summarize
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 TAXONOMY = builtin_taxonomy()
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from art_core.base.errors import MetricError
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.rollup import place_names
-from art_core.metrics.taxonomy import MetricSpec, cumulative_key, number
+from art_core.metrics.taxonomy import MetricSpec, builtin_taxonomy, cumulative_key, number
 
 taxonomy = builtin_taxonomy()
 

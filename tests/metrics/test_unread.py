@@ -9,7 +9,8 @@ import pytest
 import art_core as art
 from art_core.costs.stream import CUT, TrackedStream
 from art_core.metrics import providers, readers
-from art_core.metrics.readers import read_delta, read_usage
+from art_core.metrics.providers import read_delta
+from art_core.metrics.readers import read_usage
 from art_core.metrics.receipt import TokenUsage
 
 CHAT = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}

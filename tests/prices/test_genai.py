@@ -4,7 +4,7 @@ import pytest
 
 import art_core as art
 from art_core.costs.book import PriceBook
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 from art_core.metrics.receipt import TokenUsage
 from art_core.prices import tokens
 
@@ -12,7 +12,7 @@ from art_core.prices import tokens
 @pytest.fixture
 def book():
     plugins = art.Plugins()
-    plugins.register(builtin, "core")
+    plugins.register(Core(), "core")
     return PriceBook(plugins)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 from art_core.metrics.receipt import price, receipt_of
 from art_core.prices.table import is_old
 from art_core.prices.tokens import fetch_list, listed_models, save_list, training_rates, update_path
@@ -51,7 +51,7 @@ def priced(name):
 @pytest.fixture
 def model(tmp_path):
     plugins = art.Plugins()
-    plugins.register(builtin, "core")
+    plugins.register(Core(), "core")
     return art.Model(name="m", project="p", base_path=tmp_path, sinks=[], plugins=plugins)
 
 

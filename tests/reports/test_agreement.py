@@ -9,7 +9,7 @@ from current_line import CURVES, TRAINED, rows
 
 import art_core as art
 from art_core.cli.main import main
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.run.checkpoints import Retention
 
 TAXONOMY = builtin_taxonomy()

@@ -9,7 +9,7 @@ import pytest
 from art_core.base.errors import ConfigError
 from art_core.log.reader import LoggedRun
 from art_core.log.summary import Entry, Summary
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.reports import board
 
 TAXONOMY = builtin_taxonomy()

@@ -15,8 +15,7 @@ from art_core.log import summary as summaries
 from art_core.log.history import read_rows
 from art_core.log.summary import TooLongError, better_values, load_summary, read_summary
 from art_core.log.timeline import Timeline
-from art_core.metrics.catalogue import builtin_taxonomy
-from art_core.metrics.taxonomy import MetricSpec
+from art_core.metrics.taxonomy import MetricSpec, builtin_taxonomy
 
 TAXONOMY = builtin_taxonomy()
 WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -7,7 +7,7 @@ import pytest
 
 from art_core.log.history import read_rows
 from art_core.log.timeline import Timeline
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

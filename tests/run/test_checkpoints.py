@@ -4,7 +4,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.run.checkpoints import Retention
 
 

@@ -18,7 +18,7 @@ import art_core as art
 from art_core.cli.main import main
 from art_core.log.history import read_rows
 from art_core.log.reader import find_run
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.run.checkpoints import Retention
 
 HISTORIES = sorted((Path(__file__).parents[1] / "histories").glob("art-*.jsonl"))

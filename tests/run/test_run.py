@@ -10,8 +10,8 @@ import art_core as art
 from art_core.base.errors import ConfigError, HistoryError, MetricError
 from art_core.log.history import read_rows
 from art_core.log.summary import load_summary, read_summary
-from art_core.metrics.catalogue import builtin_taxonomy
 from art_core.metrics.row import MetricsRow
+from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.run import exits
 from art_core.run import run as runs
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import art_core as art
-from art_core.hooks import builtin
+from art_core.hooks.host import Core
 from art_core.testing.pricing import PricingContract
 from art_core.testing.rollup import RollupContract
 
@@ -97,7 +97,7 @@ class TestOurOwnPrices(PricingContract):
 
     @pytest.fixture
     def plugin(self):
-        return builtin
+        return Core()
 
 
 def host(**hooks):

@@ -5,7 +5,7 @@ import pytest
 import art_core as art
 from art_argus.client import ArgusClient, pause_s
 from art_argus.events import Job, point
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 IS_COUNT = builtin_taxonomy().is_count
 

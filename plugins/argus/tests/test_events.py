@@ -8,7 +8,7 @@ import pytest
 import art_core as art
 from art_argus.events import Job, ended, heartbeat, origin, point, safe_id, started
 from art_argus.summary import Summary
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 IS_COUNT = builtin_taxonomy().is_count
 AT = datetime(2026, 5, 1, tzinfo=UTC)

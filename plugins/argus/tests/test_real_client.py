@@ -6,7 +6,7 @@ import pytest
 from art_argus.client import ArgusClient
 from art_argus.events import Job, ended, point, started
 from art_argus.summary import Summary
-from art_core.metrics.catalogue import builtin_taxonomy
+from art_core.metrics.taxonomy import builtin_taxonomy
 
 argus_reporter = pytest.importorskip(
     "argus", reason="argus-reporter, the client to compare with, is not installed"
