@@ -81,6 +81,8 @@ def one_of(known: Iterable[str]) -> Check:
     return checked
 
 
+OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
+
 LOSS_OPTIONS = (
     "epsilon", "epsilon_high", "importance_sampling_level", "kimi_k2_tau", "mask_prob_ratio",
     "mask_sequence_ratio", "max_negative_advantage_importance_sampling_weight", "normalization",
@@ -106,6 +108,11 @@ class TrainConfig:
 
     - `learning_rate`: of this step; `model.train` also takes a `Schedule`.
     - `max_grad_norm`: clip of the gradient's global norm.
+    - `optimizer`: "adamw"; "adamw_8bit", with moments of 8 bits; "muon", which trains the weight
+      matrices of a whole model and leaves the rest to AdamW. `weight_decay`: decoupled, of all
+      trained parameters.
+    - `entropy_coef`: the loss loses this times the mean entropy of the policy; with
+      `entropy_target`, in nats, only in steps whose sampled tokens have less.
     - `loss_fn`: a preset's name, that of a plugin's loss, or a function's "module:function". Its
       parameters are those of `LossPreset`: `epsilon`, `epsilon_high`, `importance_sampling_level`,
       `kimi_k2_tau`, `mask_prob_ratio`, `mask_sequence_ratio`, `normalization`,
@@ -143,6 +150,10 @@ class TrainConfig:
     kl_penalty_reference_step: int | None = _optional(step)
     mask_truncated: bool = _field(switch, default=True)
     max_grad_norm: float = _field(positive, default=1.0)
+    optimizer: str = _field(one_of(OPTIMIZERS), default="adamw")
+    weight_decay: float = _field(not_negative, default=0.0)
+    entropy_coef: float = _field(not_negative, default=0.0)
+    entropy_target: float | None = _optional(positive)
     grad_accumulation_sequences: int | None = _optional(count)
     micro_batch_tokens: int | None = _optional(count)
     packing: bool = _field(switch, default=True)
@@ -173,6 +184,11 @@ class TrainConfig:
             raise ConfigError(
                 "kl_penalty_reference_step has no effect while kl_penalty_coef is 0",
                 "Leave it out, or give kl_penalty_coef=...",
+            )
+        if self.entropy_target is not None and not self.entropy_coef:
+            raise ConfigError(
+                "entropy_target has no effect while entropy_coef is 0",
+                "Leave it out, or give entropy_coef=...",
             )
 
     @classmethod

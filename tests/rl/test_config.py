@@ -188,3 +188,21 @@ def test_a_backends_options_are_checked_as_a_steps_are():
     check_options(count, lora_rank=16, max_batch_size=1)
     with pytest.raises(ConfigError, match="max_batch_size must be a whole number .*, got 0"):
         check_options(count, lora_rank=16, max_batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "entropy_coef"])
+@pytest.mark.parametrize("odd", [-0.1, math.nan, math.inf, "0.1", True])
+def test_a_coefficient_is_at_least_0(name, odd):
+    with pytest.raises(ConfigError, match=f"{name} must be a finite number of at least 0, got"):
+        art.TrainConfig.of(**{name: odd})
+
+
+def test_an_unknown_optimizer_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no optimizer 'muan'; known: .*Did you mean 'muon'"):
+        art.TrainConfig(optimizer="muan")
+
+
+def test_a_target_without_a_bonus_is_refused():
+    with pytest.raises(ConfigError, match="entropy_target has no effect while entropy_coef is 0"):
+        art.TrainConfig(entropy_target=1.0)
+    assert art.TrainConfig(entropy_coef=0.1, entropy_target=1.0).entropy_target == 1.0

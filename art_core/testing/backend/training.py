@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,26 @@ class BackendTraining(BackendContractBase):
         async with registered(make_backend, make_model) as (_, model):
             await self.trained(model, make_groups, learning_rate=lambda step: step * 1e-5)
             assert model.run.history.last.metrics["loss/learning_rate"] == pytest.approx(2e-5)
+
+    async def test_each_option_of_the_optimizer_is_used_or_refused(
+        self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups
+    ) -> None:
+        """A refusal is a ConfigError that names the option, and nothing is trained."""
+        async with registered(make_backend, make_model) as (backend, model):
+            options: dict[str, Any] = {
+                "weight_decay": 0.01,
+                "entropy_coef": 0.001,
+                "optimizer": "adamw_8bit",
+            }
+            for name, value in options.items():
+                groups = await make_groups(model, (0.0, 1.0))
+                step, refusal = await backend.step(model), name
+                try:
+                    step = (await model.train(groups, **{**self.train_options, name: value})).step
+                except ConfigError as error:
+                    refusal = str(error)
+                assert name in refusal, f"{name}={value!r} is refused with: {refusal}"
+                assert await backend.step(model) == step, f"{name}={value!r} was refused too late"
 
     async def test_a_step_without_a_checkpoint_leaves_none(
         self, make_backend: MakeBackend, make_model: MakeModel, make_groups: MakeGroups

@@ -66,8 +66,9 @@ def _check(loss: LossPreset, config: TrainConfig) -> None:
             f"backend 'tinker' has no loss {loss.name!r}; it has: {', '.join(LOSSES)}"
         )
     refused = [name for name, value in _UNSUPPORTED.items() if getattr(loss, name) != value]
-    if config.kl_penalty_coef:
-        refused.append("kl_penalty_coef")
+    refused += [name for name in ("kl_penalty_coef", "entropy_coef") if getattr(config, name)]
+    if config.optimizer != "adamw":
+        refused.append(f"optimizer={config.optimizer!r}")
     if loss.name == "ppo" and config.truncated_importance_sampling is not None:
         refused.append("truncated_importance_sampling")
     if refused:

@@ -119,7 +119,7 @@ class RemoteModel:
             beta1=BETAS[0],
             beta2=BETAS[1],
             eps=EPSILON,
-            weight_decay=0.0,
+            weight_decay=config.weight_decay,
             grad_clip_norm=config.max_grad_norm,
         )
 

@@ -134,6 +134,8 @@ async def test_losses_go_to_the_service_under_its_names(running, account, option
     [
         ({"loss_fn": "gspo"}, "it has: cispo, importance_sampling, ppo"),
         ({"kl_penalty_coef": 0.1}, "kl_penalty_coef"),
+        ({"entropy_coef": 0.1}, "can't train 'cispo' with entropy_coef"),
+        ({"optimizer": "muon"}, "with optimizer='muon'"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level"),
         ({"loss_fn": "ppo", "truncated_importance_sampling": 2.0}, "truncated_importance"),
     ],
@@ -144,6 +146,15 @@ async def test_what_the_service_can_not_compute_is_refused(running, account, opt
         await model.train(await group(model), **options)
     assert await backend.step(model) == 0
     assert not datums(account)
+
+
+async def test_weight_decay_and_a_scheduled_rate_go_to_the_service(running, account):
+    _, model = running
+    schedule = art.Schedule(1e-3, warmup_steps=4)
+    groups = await group(model)
+    await model.train(groups, learning_rate=schedule, weight_decay=0.25, mask_truncated=False)
+    (sent,) = [r["parameters"] for r in account.requests if "parameters" in r]
+    assert (sent.learning_rate, sent.weight_decay) == (2.5e-4, 0.25)
 
 
 async def test_forward_and_step_are_sent_before_either_is_waited_for(running, account):

@@ -176,6 +176,16 @@ class IgnoresTheRate(EchoBackend):
         return await super().train(model, groups, **options)
 
 
+class RefusesTooLate(EchoBackend):
+    """An option is refused when the step was trained."""
+
+    async def train(self, model, groups, *, weight_decay=0.0, **options):
+        result = await super().train(model, groups, **options)
+        if weight_decay:
+            raise art.ConfigError("weight_decay is not supported")
+        return result
+
+
 class AcceptsInvalidValues(EchoBackend):
     """Values of options are not checked."""
 
@@ -492,6 +502,7 @@ FAULTS = {
     ReportsNaN: "test_training_reports_canonical_metrics",
     AcceptsUnknownOptions: "test_an_unknown_option_is_refused_and_nothing_is_trained",
     AcceptsInvalidValues: "test_an_invalid_value_of_an_option_is_refused_and_nothing_is_trained",
+    RefusesTooLate: "test_each_option_of_the_optimizer_is_used_or_refused",
     IgnoresTheRate: "test_a_schedule_gives_each_step_its_rate",
     IgnoresAnOption: "test_a_step_without_a_checkpoint_leaves_none",
     AcceptsNaNRewards: "test_rewards_that_are_no_numbers_are_refused_and_nothing_is_trained",

@@ -62,27 +62,32 @@ def output_heads(model: Any) -> list[OutputHead]:
 
 
 def token_logprobs(
-    hidden_RH: Tensor, head: OutputHead, targets_R: Tensor, *, chunk_size: int = 512
+    hidden_RH: Tensor,
+    head: OutputHead,
+    targets_R: Tensor,
+    *,
+    chunk_size: int = 512,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return log p(target) [R] and the entropy [R] of each row's distribution, both fp32, in nats.
 
     Gradients flow through the log-probs into the hidden states and, if they are trained, into the
-    head's weight and bias. The entropy has no gradient. At most [chunk_size, V] logits exist at a
-    time, in the forward and the backward pass.
+    head's weight and bias; through the entropy only with `entropy_gradient`. At most
+    [chunk_size, V] logits exist at a time, in the forward and the backward pass.
     """
     logprobs_R, entropy_R = _TokenLogprobs.apply(
-        hidden_RH, head.weight_VH, head.bias_V, targets_R, head, chunk_size
+        hidden_RH, head.weight_VH, head.bias_V, targets_R, head, chunk_size, entropy_gradient
     )
     return logprobs_R, entropy_R
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """d log p(y) / d logits = onehot(y) - p.
+    """d log p(y) / d logits = onehot(y) - p, and d H / d logits = -p * (log p + H).
 
     With a frozen head the gradient on a hidden state is g * (onehot(y) - p) @ W, where the upstream
     g is one number per row: the forward pass computes the product, the backward pass multiplies it
-    by g, and no logits are computed twice. A trained head needs g inside the sum over rows, so it
-    computes the logits again.
+    by g, and no logits are computed twice. The same holds for the entropy. A trained head needs g
+    inside the sum over rows, so it computes the logits again.
     """
 
     @staticmethod
@@ -94,11 +99,13 @@ class _TokenLogprobs(torch.autograd.Function):
         targets_R: Tensor,
         head: OutputHead,
         chunk_size: int,
+        entropy_gradient: bool,  # noqa: FBT001
     ) -> tuple[Tensor, Tensor]:
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         at_once = ctx.needs_input_grad[0] and not trains_head
         weight = weight_VH.to(hidden_RH.dtype)
         slopes_RH = torch.empty_like(hidden_RH) if at_once else None
+        entropy_slopes_RH = torch.empty_like(hidden_RH) if at_once and entropy_gradient else None
         logprobs_R = hidden_RH.new_empty(len(hidden_RH), dtype=torch.float32)
         entropy_R = torch.empty_like(logprobs_R)
         for start in range(0, len(hidden_RH), chunk_size):
@@ -109,21 +116,38 @@ class _TokenLogprobs(torch.autograd.Function):
             p = torch.softmax(logits, 1)
             logprobs_R[rows] = chosen - lse
             entropy_R[rows] = lse - torch.einsum("rv,rv->r", p, logits)
+            if entropy_slopes_RH is not None:
+                dlogits = head.slope_(_entropy_slope(p, logits, lse, entropy_R[rows]), logits)
+                torch.mm(dlogits.to(weight.dtype), weight, out=entropy_slopes_RH[rows])
             if slopes_RH is not None:
                 dlogits = head.slope_(_minus_from_onehot_(p, targets_R[rows]), logits)
                 torch.mm(dlogits.to(weight.dtype), weight, out=slopes_RH[rows])
         ctx.head, ctx.chunk_size, ctx.at_once = head, chunk_size, at_once
-        ctx.save_for_backward(*((slopes_RH,) if at_once else (hidden_RH, targets_R)))
-        ctx.mark_non_differentiable(entropy_R)
+        saved = (slopes_RH, entropy_slopes_RH) if at_once else (hidden_RH, targets_R)
+        ctx.save_for_backward(*saved)
+        ctx.entropy_gradient = entropy_gradient
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_R)
         return logprobs_R, entropy_R
 
     @staticmethod
-    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_R: Tensor, entropy_grad_R: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        of_entropy_R = entropy_grad_R if ctx.entropy_gradient else None
         if ctx.at_once:
-            (slopes_RH,) = ctx.saved_tensors
-            return (grad_R[:, None] * slopes_RH).to(slopes_RH.dtype), None, None, None, None, None
+            slopes_RH, entropy_slopes_RH = ctx.saved_tensors
+            dhidden = grad_R[:, None] * slopes_RH
+            if of_entropy_R is not None:
+                dhidden += of_entropy_R[:, None] * entropy_slopes_RH
+            return dhidden.to(slopes_RH.dtype), *(None,) * 6
         hidden_RH, targets_R = ctx.saved_tensors
-        return *_recompute(ctx, hidden_RH, targets_R, grad_R), None, None, None
+        found = _recompute(ctx, hidden_RH, targets_R, grad_R, of_entropy_R)
+        return *found, *(None,) * 4
+
+
+def _entropy_slope(p_RV: Tensor, logits_RV: Tensor, lse_R: Tensor, entropy_R: Tensor) -> Tensor:
+    """Return -p * (log p + H), the entropy's gradient on the logits [R, V]."""
+    slope_RV = (lse_R - entropy_R)[:, None] - logits_RV
+    return slope_RV.mul_(p_RV)
 
 
 def _minus_from_onehot_(p_RV: Tensor, targets_R: Tensor) -> Tensor:
@@ -133,8 +157,26 @@ def _minus_from_onehot_(p_RV: Tensor, targets_R: Tensor) -> Tensor:
     return p_RV
 
 
+def _dlogits(
+    logits: Tensor, targets_R: Tensor, grad_R: Tensor, entropy_grad_R: Tensor | None
+) -> Tensor:
+    """Return the gradient on softcapped logits [R, V] of log-probs and, if given, entropies."""
+    p = torch.softmax(logits, 1)
+    of_entropy = None
+    if entropy_grad_R is not None:
+        lse = logits.logsumexp(1)
+        entropy_R = lse - torch.einsum("rv,rv->r", p, logits)
+        of_entropy = _entropy_slope(p, logits, lse, entropy_R).mul_(entropy_grad_R[:, None])
+    of_logprob = _minus_from_onehot_(p, targets_R).mul_(grad_R[:, None])
+    return of_logprob if of_entropy is None else of_logprob.add_(of_entropy)
+
+
 def _recompute(
-    ctx: Any, hidden_RH: Tensor, targets_R: Tensor, grad_R: Tensor
+    ctx: Any,
+    hidden_RH: Tensor,
+    targets_R: Tensor,
+    grad_R: Tensor,
+    entropy_grad_R: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     head: OutputHead = ctx.head
     weight = head.weight_VH.to(hidden_RH.dtype)
@@ -148,10 +190,9 @@ def _recompute(
     for start in range(0, len(hidden_RH), ctx.chunk_size):
         rows = slice(start, start + ctx.chunk_size)
         logits = head.logits(hidden_RH[rows])
-        dlogits = head.slope_(
-            _minus_from_onehot_(torch.softmax(logits, 1), targets_R[rows]), logits
-        )
-        dlogits = dlogits.mul_(grad_R[rows, None]).to(weight.dtype)
+        of_entropy = None if entropy_grad_R is None else entropy_grad_R[rows]
+        dlogits = _dlogits(logits, targets_R[rows], grad_R[rows], of_entropy)
+        dlogits = head.slope_(dlogits, logits).to(weight.dtype)
         if dhidden is not None:
             torch.mm(dlogits, weight, out=dhidden[rows])
         if dweight is not None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 import torch
 from torch import Tensor
 
 from art_core.base.errors import ConfigError
+from art_core.rl.config import TrainConfig
 from art_core.rl.losses import LossFunction, LossPreset, LossTokens
+from art_core.rl.sequences import TokenSequence
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this size, so that no ratio and no gradient overflows."""
@@ -197,6 +199,24 @@ def loss_function(loss: LossPreset) -> LossFunction | None:
     if not callable(function):
         raise ConfigError(f"loss {loss.name!r} is no function: {function!r:.80}")
     return function
+
+
+def entropy_coefficient(config: TrainConfig, sequences: Iterable[TokenSequence]) -> float:
+    """Return the coefficient of a step's entropy bonus: 0 where `entropy_target` is reached.
+
+    -log p of the sampled tokens, as the engine reported it, estimates the entropy without bias. It
+    depends on the sequences only, so a step that is repeated has the same coefficient.
+    """
+    if config.entropy_target is None or not config.entropy_coef:
+        return config.entropy_coef
+    found = [
+        -logprob
+        for s in sequences
+        for logprob, trainable in zip(s.logprobs[1:], s.trainable[1:], strict=True)
+        if trainable and math.isfinite(logprob)
+    ]
+    entropy = math.fsum(found) / len(found) if found else 0.0
+    return config.entropy_coef if entropy < config.entropy_target else 0.0
 
 
 def ratio_metrics(parts: Sequence[TokenLosses]) -> dict[str, float]:

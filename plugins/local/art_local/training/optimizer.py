@@ -1,11 +1,11 @@
-"""AdamW that shows a step before it is taken, so that no copy of the weights has to be kept.
+"""An optimizer that shows a step before it is taken, so that no copy of the weights has to be kept.
 
 Its state is a flat dict of tensors: a checkpoint needs no pickle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +13,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from art_core.base.errors import BackendError
+from art_core.base.errors import BackendError, ConfigError
+from art_local.training.rules import MIN_8BIT, AdamW, AdamW8bit, Muon, Rate, Rule
 
-BETAS, EPSILON = (0.9, 0.99), 1e-8
-MOMENTS = ("exp_avg", "exp_avg_sq")
-STATE = (*MOMENTS, "step")
+MARK = "optimizer"
+"""The tensor of a stored state with the optimizer's name, as bytes; AdamW's state has none."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -33,39 +33,82 @@ class Update:
 
 @attrs.define(kw_only=True, eq=False)
 class _State:
-    """A parameter's moments, and how many steps made them."""
+    """A parameter's tensors by kind, such as its moments, and how many steps made them."""
 
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
+    tensors: dict[str, Tensor]
     step: int = 0
-
-    @classmethod
-    def zero(cls, parameter: Tensor) -> _State:
-        return cls(exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
 
 
 Accept = Callable[[Iterator[Update]], None]
 
 
 class Optimizer:
-    """AdamW (0.9, 0.99) over named parameters, its state readable and settable by parameter
+    """An optimizer by name over named parameters, its state readable and settable by parameter
     name.
+
+    `matrices` are the parameters that Muon moves, AdamW moves the others; None where Muon makes no
+    sense, for LoRA.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], matrices: Collection[str] | None = None
+    ) -> None:
         self._parameters = dict(parameters)
+        self._matrices = matrices
         self._states: dict[str, _State] = {}
+        self.name = "adamw"
+        self._rules: dict[str, Rule] = dict.fromkeys(self._parameters, AdamW())
+
+    def use(self, name: str) -> None:
+        """Use the optimizer of that name from the first step on.
+
+        Raises ConfigError for another one than that of earlier steps, and for one that is not
+        available here.
+        """
+        if name == self.name:
+            return
+        if self._states:
+            steps = max(state.step for state in self._states.values())
+            raise ConfigError(
+                f"the {steps} optimizer steps of this model were taken by optimizer="
+                f"{self.name!r}, and this one asks for {name!r}: its state does not fit",
+                f"Give optimizer={self.name!r}, or train under another model name.",
+            )
+        self._rules = self._rules_of(name)
+        self.name = name
+
+    def _rules_of(self, name: str) -> dict[str, Rule]:
+        adamw = AdamW()
+        rules: dict[str, Rule] = dict.fromkeys(self._parameters, adamw)
+        if name == "muon":
+            if self._matrices is None:
+                raise ConfigError(
+                    "optimizer='muon' needs full_finetune=True: it makes the update of a whole "
+                    "weight matrix orthogonal, and LoRA trains two thin factors of it",
+                    "Use optimizer='adamw' for LoRA.",
+                )
+            rules.update(dict.fromkeys(self._matrices, Muon()))
+        elif name == "adamw_8bit":
+            rule = AdamW8bit()
+            large = [n for n, p in self._parameters.items() if p.numel() >= MIN_8BIT]
+            rules.update(dict.fromkeys(large, rule))
+        return rules
 
     def step(
-        self, learning_rate: float, max_grad_norm: float, accept: Accept | None = None
+        self,
+        learning_rate: float,
+        max_grad_norm: float,
+        accept: Accept | None = None,
+        weight_decay: float = 0.0,
     ) -> float:
         """Clip the gradient's global norm, take a step, drop the gradients; return the norm before
         clipping.
 
         `accept` is given what the step would make of the parameters, one at a time. When it raises,
-        weights and moments stay as they were. After it nothing is allocated, so that a step is
+        weights and moments stay as they were. After it AdamW allocates nothing, so that a step is
         taken whole. Raises BackendError for a gradient that is not finite.
         """
+        rate = Rate(learning_rate, weight_decay)
         norm = float(nn.utils.clip_grad_norm_(self._parameters.values(), max_grad_norm))
         try:
             if not torch.isfinite(torch.tensor(norm)):
@@ -76,8 +119,8 @@ class Optimizer:
                 )
             with self._begun():
                 if accept is not None:
-                    accept(self._updates(learning_rate))
-            self._apply(learning_rate)
+                    accept(self._updates(rate))
+            self._apply(rate)
         finally:
             self.drop_gradients()
         return norm
@@ -94,51 +137,46 @@ class Optimizer:
         try:
             for name, parameter in self._parameters.items():
                 if parameter.grad is not None and name not in self._states:
-                    self._states[name] = _State.zero(parameter.detach())
+                    self._states[name] = self._zero(name)
             yield
         except BaseException:
             self._states = before
             raise
 
-    def _updates(self, learning_rate: float) -> Iterator[Update]:
+    def _zero(self, name: str) -> _State:
+        return _State(tensors=self._rules[name].zero(self._parameters[name].detach()))
+
+    def _updates(self, rate: Rate) -> Iterator[Update]:
         for name, parameter in self._parameters.items():
             if parameter.grad is None:
                 yield Update(name=name, weight=parameter.data, moments={})
             else:
-                yield self._update(name, parameter.data, parameter.grad, learning_rate)
+                yield self._update(name, parameter.data, parameter.grad, rate)
 
-    def _update(self, name: str, weight: Tensor, gradient: Tensor, learning_rate: float) -> Update:
+    def _update(self, name: str, weight: Tensor, gradient: Tensor, rate: Rate) -> Update:
         state = self._states[name]
-        size, root = _step_size(learning_rate, state.step + 1)
-        average = torch.lerp(state.exp_avg, gradient, 1 - BETAS[0])
-        squares = state.exp_avg_sq.mul(BETAS[1])
-        squares.addcmul_(gradient, gradient, value=1 - BETAS[1])
-        divisor = squares.sqrt().div_(root).add_(EPSILON)
-        moved = torch.addcdiv(weight, average, divisor, value=-size)
-        return Update(name=name, weight=moved, moments={"exp_avg": average, "exp_avg_sq": squares})
+        moved, moments = self._rules[name].propose(
+            weight, gradient, state.tensors, state.step + 1, rate
+        )
+        return Update(name=name, weight=moved, moments=moments)
 
     @torch.no_grad()
-    def _apply(self, learning_rate: float) -> None:
-        """Take the step in place; the gradients' memory is used for intermediate results."""
+    def _apply(self, rate: Rate) -> None:
         for name, parameter in self._parameters.items():
-            gradient = parameter.grad
-            if gradient is None:
+            if parameter.grad is None:
                 continue
             state = self._states[name]
             state.step += 1
-            size, root = _step_size(learning_rate, state.step)
-            state.exp_avg.lerp_(gradient, 1 - BETAS[0])
-            state.exp_avg_sq.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            torch.sqrt(state.exp_avg_sq, out=gradient).div_(root).add_(EPSILON)
-            parameter.addcdiv_(state.exp_avg, gradient, value=-size)
+            rule = self._rules[name]
+            rule.take(parameter.data, parameter.grad, state.tensors, state.step, rate)
 
     def moments(self) -> dict[str, Tensor]:
         """Return the moments by name, not copied."""
         return {
-            f"{kind}.{name}": getattr(self._states[name], kind)
+            f"{kind}.{name}": tensor
             for name in self._parameters
             if name in self._states
-            for kind in MOMENTS
+            for kind, tensor in self._states[name].tensors.items()
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -146,42 +184,49 @@ class Optimizer:
         found = {name: moment.cpu() for name, moment in self.moments().items()}
         for name, state in self._states.items():
             found[f"step.{name}"] = torch.tensor(float(state.step))
+        if found and self.name != "adamw":
+            found[MARK] = torch.tensor(list(self.name.encode()), dtype=torch.uint8)
         return found
 
     def load(self, tensors: Mapping[str, Tensor], source: Path) -> None:
-        """Set the state. What is missing in it is zero, as for a parameter that never had a
-        gradient; an empty state starts afresh. BackendError when a name or shape does not fit.
+        """Set the state, and use the optimizer that made it. What is missing in it is zero, as for
+        a parameter that never had a gradient; an empty state starts afresh. BackendError when a
+        name or shape does not fit.
         """
-        shapes = {
-            f"{kind}.{name}": torch.Size() if kind == "step" else parameter.shape
-            for name, parameter in self._parameters.items()
-            for kind in STATE
-        }
-        misfits = [name for name, t in tensors.items() if shapes.get(name) != t.shape]
+        stored = dict(tensors)
+        mark = stored.pop(MARK, None)
+        rules, name = self._rules, self.name
+        if stored:
+            name = "adamw" if mark is None else bytes(mark.tolist()).decode()
+            rules = self._rules_of(name)
+        self._check_fits(stored, rules, source)
+        self._states.clear()
+        self._rules, self.name = rules, name
+        for parameter in self._parameters:
+            zero = self._zero(parameter)
+            if any(f"{kind}.{parameter}" in stored for kind in (*zero.tensors, "step")):
+                self._states[parameter] = _loaded(stored, parameter, zero)
+
+    def _check_fits(
+        self, stored: Mapping[str, Tensor], rules: Mapping[str, Rule], source: Path
+    ) -> None:
+        shapes: dict[str, torch.Size] = {}
+        for name, rule in rules.items():
+            zero = rule.zero(self._parameters[name].detach())
+            shapes |= {f"{kind}.{name}": tensor.shape for kind, tensor in zero.items()}
+            shapes[f"step.{name}"] = torch.Size()
+        misfits = [name for name, t in stored.items() if shapes.get(name) != t.shape]
         if misfits:
             raise BackendError(
                 f"the optimizer state in {source} is not that of this model: {len(misfits)} "
-                "tensors differ, "
-                f"{min(misfits)!r} first",
+                f"tensors differ, {min(misfits)!r} first",
                 "Use the options of that run, or another model name.",
             )
-        self._states.clear()
-        for name, parameter in self._parameters.items():
-            if any(f"{kind}.{name}" in tensors for kind in STATE):
-                self._states[name] = _loaded(tensors, name, parameter.detach())
 
 
-def _loaded(tensors: Mapping[str, Tensor], name: str, parameter: Tensor) -> _State:
-    state = _State.zero(parameter)
-    for kind in MOMENTS:
-        if (stored := tensors.get(f"{kind}.{name}")) is not None:
-            getattr(state, kind).copy_(stored)
-    state.step = int(tensors.get(f"step.{name}", 0))
+def _loaded(stored: Mapping[str, Tensor], name: str, state: _State) -> _State:
+    for kind, tensor in state.tensors.items():
+        if (found := stored.get(f"{kind}.{name}")) is not None:
+            tensor.copy_(found)
+    state.step = int(stored.get(f"step.{name}", 0))
     return state
-
-
-def _step_size(learning_rate: float, step: int) -> tuple[float, float]:
-    """Return the learning rate and the root of the second moment's divisor, both corrected for
-    moments that began at zero (Kingma and Ba, 1412.6980, algorithm 1).
-    """
-    return learning_rate / (1 - BETAS[0] ** step), (1 - BETAS[1] ** step) ** 0.5

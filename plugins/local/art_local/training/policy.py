@@ -125,6 +125,17 @@ class Policy:
         """Return the parameters that move, by the name they are stored under (for LoRA, peft's)."""
         return dict(self._trained())
 
+    def matrices(self) -> set[str] | None:
+        """Return the trained weight matrices of hidden layers, by name: neither embeddings nor the
+        output head. None for LoRA, which trains factors of them.
+        """
+        if self.is_lora:
+            return None
+        head = self.base.get_output_embeddings()
+        tables = [m for m in self.base.modules() if isinstance(m, nn.Embedding) or m is head]
+        others = {id(p) for table in tables for p in table.parameters()}
+        return {name for name, p in self._trained() if p.ndim == 2 and id(p) not in others}
+
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -138,8 +149,10 @@ class Policy:
         *,
         chunk_size: int,
         layout: Layout | None = None,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return log p(target) [R] and entropy [R] at flat positions `rows_R` of [B*S]; fp32, nats.
+        The entropy has a gradient if it is asked for.
 
         Rows are padded on the right: no mask is needed under causal attention. With a `layout`,
         they are one packed row (B = 1), and a token that several sequences share is computed once.
@@ -147,9 +160,13 @@ class Policy:
         if layout is not None:
             rows_U, targets_U, each_R = _distinct(rows_R, targets_R)
             options = packed_options(self.base, layout)
-            found = self._logprobs(ids_BS, rows_U, targets_U, chunk_size, options)
+            found = self._logprobs(
+                ids_BS, rows_U, targets_U, chunk_size, options, entropy_gradient=entropy_gradient
+            )
             return found[0].index_select(0, each_R), found[1].index_select(0, each_R)
-        return self._logprobs(ids_BS, rows_R, targets_R, chunk_size, {})
+        return self._logprobs(
+            ids_BS, rows_R, targets_R, chunk_size, {}, entropy_gradient=entropy_gradient
+        )
 
     def _logprobs(
         self,
@@ -158,12 +175,20 @@ class Policy:
         targets_R: Tensor,
         chunk_size: int,
         options: Mapping[str, Any],
+        *,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
         with self._autocast():
             body = self._body()
             hidden_BSH = body(input_ids=ids_BS, use_cache=False, **options).last_hidden_state
             hidden_RH = hidden_BSH.flatten(0, 1).index_select(0, rows_R)
-        return token_logprobs(hidden_RH.to(self.dtype), self.head, targets_R, chunk_size=chunk_size)
+        return token_logprobs(
+            hidden_RH.to(self.dtype),
+            self.head,
+            targets_R,
+            chunk_size=chunk_size,
+            entropy_gradient=entropy_gradient,
+        )
 
     @torch.no_grad()
     def is_finite_on(self, ids: tuple[int, ...]) -> bool:

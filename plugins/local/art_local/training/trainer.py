@@ -24,6 +24,7 @@ from art_local.training.finite import UpdateCheck
 from art_local.training.losses import (
     TokenLosses,
     Tokens,
+    entropy_coefficient,
     loss_function,
     ratio_metrics,
     token_losses,
@@ -55,6 +56,7 @@ class _Step:
     loss: LossPreset
     function: LossFunction | None
     config: TrainConfig
+    entropy_coef: float
     packing: bool
     budget: Budget
     longest: int
@@ -89,7 +91,7 @@ class Trainer:
 
     def __init__(self, policy: Policy, *, turn: Turn = nullcontext, progress: bool = True) -> None:
         self.policy = policy
-        self.optimizer = Optimizer(policy.trained())
+        self.optimizer = Optimizer(policy.trained(), policy.matrices())
         self._pass_sizes = PassSizes(policy)
         self._turn = turn
         self._progress = progress
@@ -109,6 +111,7 @@ class Trainer:
         penalty. Raises BackendError when memory runs out twice, or a gradient or the new weights
         are not finite; the weights then stay as they were.
         """
+        self.optimizer.use(config.optimizer)
         if not sequences:
             return {"data/step_num_gradient_steps": 0.0}
         windows = windows_of(sequences, config.grad_accumulation_sequences)
@@ -122,6 +125,7 @@ class Trainer:
                 loss=config.loss,
                 function=loss_function(config.loss),
                 config=config,
+                entropy_coef=entropy_coefficient(config, sequences),
                 packing=packing,
                 budget=self._budget(config, sequences, packing=packing),
                 longest=max(len(s.token_ids) for s in sequences),
@@ -169,6 +173,7 @@ class Trainer:
             **metrics,
             "loss/grad_norm": sum(norms) / len(norms),
             "loss/learning_rate": step.config.learning_rate,
+            **({"loss/entropy_coef": step.entropy_coef} if step.config.entropy_coef else {}),
             "data/step_num_gradient_steps": float(len(norms)),
         }
 
@@ -191,7 +196,9 @@ class Trainer:
                 check.finish(self.policy, window.sequences[0].token_ids)
 
         with self._turn():
-            return self.optimizer.step(config.learning_rate, config.max_grad_norm, accept)
+            return self.optimizer.step(
+                config.learning_rate, config.max_grad_norm, accept, config.weight_decay
+            )
 
     def _state(self) -> tuple[Kept, dict[str, Tensor]]:
         state = self.optimizer.state()
@@ -210,7 +217,8 @@ class Trainer:
         self, batch: MicroBatch, engine_R: Tensor | None, total: float, step: _Step, sums: _Sums
     ) -> None:
         batch = batch.to(self.policy.device)
-        logprobs_R, entropies_R = self._logprobs(batch, step)
+        bonus = step.entropy_coef > 0
+        logprobs_R, entropies_R = self._logprobs(batch, step, entropy_gradient=bonus)
         tokens = token_losses(
             step.loss,
             Tokens(
@@ -220,14 +228,15 @@ class Trainer:
                 advantages_R=batch.advantages_R,
                 weights_R=batch.weights_R,
                 sequences_R=batch.sequences_R,
-                entropies_R=entropies_R,
+                entropies_R=entropies_R.detach(),
             ),
             step.function,
         )
-        loss = (tokens.losses_R * batch.weights_R).sum() / total
+        losses_R = tokens.losses_R - step.entropy_coef * entropies_R if bonus else tokens.losses_R
+        loss = (losses_R * batch.weights_R).sum() / total
         loss.backward()  # type: ignore[no-untyped-call]
         sums.loss.append(loss.detach())
-        sums.entropies.append(entropies_R)
+        sums.entropies.append(entropies_R.detach())
         sums.tokens.append(attrs.evolve(tokens, losses_R=tokens.losses_R.detach()))
 
     def _logprobs_now(self, windows: Sequence[Window], step: _Step) -> list[Tensor]:
@@ -264,13 +273,16 @@ class Trainer:
         with self._turn():
             return can_pack(self.policy, sequences, chunk_size=self._chunk(config))
 
-    def _logprobs(self, batch: MicroBatch, step: _Step) -> tuple[Tensor, Tensor]:
+    def _logprobs(
+        self, batch: MicroBatch, step: _Step, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
         return self.policy.logprobs(
             batch.ids_BS,
             batch.rows_R,
             batch.targets_R,
             chunk_size=self._chunk(step.config),
             layout=batch.layout,
+            entropy_gradient=entropy_gradient,
         )
 
     def _within(

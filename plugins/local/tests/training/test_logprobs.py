@@ -55,6 +55,44 @@ def test_chunked_log_probs_equal_the_full_log_softmax_and_so_do_their_gradients(
             torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 8, 512])
+@pytest.mark.parametrize("head_is_trained", [False, True], ids=["frozen head", "trained head"])
+@pytest.mark.parametrize(
+    ("has_bias", "scale", "softcap"), [(False, 1.0, None), (True, 0.25, None), (True, 2.0, 5.0)]
+)
+def test_the_gradient_of_log_probs_and_entropies_is_that_of_the_full_softmax(
+    chunk_size, head_is_trained, has_bias, scale, softcap
+):
+    hidden, weight, bias, targets, upstream = inputs()
+    of_entropies = torch.linspace(-1, 2, R)
+    leaves = [hidden, *([weight, bias] if head_is_trained else [])]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    used_bias = bias if has_bias else None
+    head = OutputHead(weight_VH=weight, bias_V=used_bias, scale=scale, softcap=softcap)
+
+    def gradients(found, entropies):
+        total = found @ upstream + entropies @ of_entropies
+        return torch.autograd.grad(total, leaves, allow_unused=True)
+
+    wanted = gradients(*full(hidden, weight, used_bias, targets, scale, softcap))
+    made = gradients(
+        *token_logprobs(hidden, head, targets, chunk_size=chunk_size, entropy_gradient=True)
+    )
+    for gradient, wanted_gradient in zip(made, wanted, strict=True):
+        assert (gradient is None) == (wanted_gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_an_entropy_has_no_gradient_unless_it_is_asked_for():
+    hidden, weight, _, targets, _ = inputs()
+    hidden.requires_grad_()
+    head = OutputHead(weight_VH=weight)
+    assert not token_logprobs(hidden, head, targets)[1].requires_grad
+    assert token_logprobs(hidden, head, targets, entropy_gradient=True)[1].requires_grad
+
+
 def test_log_probs_of_bf16_hidden_states_are_fp32_and_close():
     hidden, weight, _, targets, _ = inputs(torch.bfloat16)
     head = OutputHead(weight_VH=weight)
@@ -64,12 +102,14 @@ def test_log_probs_of_bf16_hidden_states_are_fp32_and_close():
     torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.05)
 
 
-def test_no_tensor_of_rows_times_vocabulary_is_kept_for_the_backward_pass():
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_no_tensor_of_rows_times_vocabulary_is_kept_for_the_backward_pass(entropy_gradient):
     hidden, weight, _, targets, _ = inputs()
     hidden.requires_grad_()
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: (kept.append(t.numel()), t)[1], lambda t: t
     ):
-        token_logprobs(hidden, OutputHead(weight_VH=weight), targets, chunk_size=8)
+        head = OutputHead(weight_VH=weight)
+        token_logprobs(hidden, head, targets, chunk_size=8, entropy_gradient=entropy_gradient)
     assert max(kept) <= R * H

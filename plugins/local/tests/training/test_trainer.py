@@ -148,16 +148,18 @@ def test_adamw_moves_a_weight_by_its_formula():
         assert weight.item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_steps_are_those_of_torch_to_the_last_bit():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_steps_are_those_of_torch_to_the_last_bit(weight_decay):
     generator = torch.Generator().manual_seed(0)
     ours, theirs = ({"w": torch.nn.Parameter(torch.linspace(-1, 1, 50))} for _ in range(2))
     optimizer = Optimizer(ours)
-    adamw = torch.optim.AdamW(theirs.values(), lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
+    adamw = torch.optim.AdamW(theirs.values(), lr=0.1, betas=(0.9, 0.99))
+    adamw.param_groups[0]["weight_decay"] = weight_decay
     for _ in range(3):
         gradient = torch.randn(50, generator=generator)
         ours["w"].grad, theirs["w"].grad = gradient.clone(), gradient
         shown = []
-        optimizer.step(0.1, 1e9, lambda updates: shown.extend(updates))  # noqa: B023
+        optimizer.step(0.1, 1e9, lambda updates: shown.extend(updates), weight_decay)  # noqa: B023
         adamw.step()
         assert torch.equal(ours["w"], theirs["w"])
         assert torch.equal(shown[0].weight, theirs["w"])

@@ -239,6 +239,7 @@ class _Training:
 
     def optim_step(self, parameters: Any) -> Future[Any]:
         _like(TrainingClient, "optim_step", parameters)
+        self.account.requests.append({"parameters": parameters})
         return self.account.submit("optim_step", lambda: self._step(parameters))
 
     def save_state(self, name: str) -> Future[Any]:
@@ -287,7 +288,8 @@ class _Training:
             moments[name] = (first, second)
             spread = (second / (1 - beta2**steps)).sqrt() + parameters.eps
             change = parameters.learning_rate * first / (1 - beta1**steps) / spread
-            self.weights[name] = self.weights[name] - change
+            kept = 1 - parameters.learning_rate * parameters.weight_decay
+            self.weights[name] = self.weights[name] * kept - change
         self.moments, self.gradients = moments, {}
         if "lm_head.weight" in self.weights:  # tied
             self.weights["lm_head.weight"] = self.weights["model.embed_tokens.weight"]
