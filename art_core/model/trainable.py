@@ -92,15 +92,33 @@ class TrainableModel(Model):
             self._check_going_back(chosen, step, can_go_back=can_go_back)
             return await chosen.register(self, step=step)  # type: ignore[call-arg]
         endpoint = await chosen.register(self)
-        if trained := self.run.trained_step():
+        trained, found = self.run.trained_step(), await chosen.step(self)
+        if can_go_back and await self._has_no_row(chosen, trained, found):
+            log.warning(
+                "step %d of %s has a checkpoint and no row: it was interrupted between the two, "
+                "and is trained again",
+                found,
+                self.run.name,
+            )
+            return await chosen.register(self, step=trained)  # type: ignore[call-arg]
+        if trained:
             try:
-                check_resumed(
-                    self.run.name, trained, await chosen.step(self), can_go_back=can_go_back
-                )
+                check_resumed(self.run.name, trained, found, can_go_back=can_go_back)
             except BaseException:
                 await chosen.unregister(self)
                 raise
         return endpoint
+
+    async def _has_no_row(self, chosen: Backend, trained: int, found: int) -> bool:
+        """Return whether `train` was interrupted between a step's checkpoint and its row, and the
+        step before it can be loaded.
+        """
+        if (
+            found != trained + 1
+            or not trajectory_file(self.run.info.run_dir, "train", found).exists()
+        ):
+            return False
+        return not trained or trained in {c.step for c in await chosen.checkpoints(self)}
 
     def _check_going_back(self, chosen: Backend, step: int, *, can_go_back: bool) -> None:
         if not can_go_back:

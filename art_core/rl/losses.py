@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.rl.advantages import importer
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +55,23 @@ LossFunction = Callable[[LossTokens], Any]
 
 def spec_of_path(path: str) -> LossSpec:
     """Return a spec whose `create()` imports "module:function", or raises ConfigError."""
-    return LossSpec(name=path, create=importer(path, "loss function"))
+    module, _, name = path.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f'a loss function is named "module:function", got {path!r}')
+
+    def create() -> LossFunction:
+        import importlib
+
+        try:
+            found: LossFunction = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"the loss function {path!r} can't be imported: {error}",
+                "It must be importable where the trainer runs: install it, or set PYTHONPATH.",
+            ) from error
+        return found
+
+    return LossSpec(name=path, create=create)
 
 
 Level = Literal["token", "sequence", "average", "geometric_average"]

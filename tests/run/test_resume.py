@@ -96,6 +96,39 @@ async def test_going_back_trains_the_steps_after_it_again(opened, caplog):
     assert "has trained step" not in caplog.text
 
 
+async def test_a_step_that_has_a_checkpoint_and_no_row_is_trained_again(opened, caplog):
+    await trained(opened, Returning(), 2)
+    model = await opened(Returning())
+    log = model.run.history.path
+    whole = log.read_bytes()
+    await model.train(GROUPS)
+    await model.close()
+    log.write_bytes(whole)  # as after a kill between the checkpoint and the row
+    model = await opened(Returning())
+    assert await model.get_step() == 2
+    assert "step 3 of p/m has a checkpoint and no row" in caplog.text
+    assert (await model.train(GROUPS)).step == 3
+
+
+async def test_a_checkpoint_without_a_row_stays_when_there_is_none_to_go_back_to(opened, caplog):
+    checkpoints = await trained(opened, Returning(), 2)
+    model = await opened(Returning())
+    log = model.run.history.path
+    whole = log.read_bytes()
+    await model.train(GROUPS)
+    await model.close()
+    log.write_bytes(whole)
+    shutil.rmtree(checkpoints / "0002")
+    assert await (await opened(Returning())).get_step() == 3
+
+
+async def test_steps_that_were_not_trained_by_this_model_need_no_rows(opened):
+    backend = Returning()
+    model = await opened(backend)
+    await backend.train(model, GROUPS)
+    assert await (await opened(Returning())).get_step() == 1
+
+
 async def test_going_back_needs_a_backend_that_can_and_a_new_attempt(opened):
     backend = Returning()
     model = await opened(backend)

@@ -66,6 +66,9 @@ class LocalBackend:
     - `chat_template`: for base models without one, or instead of their own: the template's text, or
       the path of a jinja file. Checkpoints contain it.
     - `seed`: of the adapter's initial weights. `max_batch_size`: sequences sampled together.
+    - `deterministic`: the same requests with the same seeds give the same bits, whatever else runs:
+      log-probs, weights and metrics of a resumed run are those of an uninterrupted one. For the
+      embedded engine on a CPU; sampling is slower.
     - `context_length`: of the served models; by default the base model's own.
     - `served_steps`: steps whose weights stay in memory for `name@step`, by default the newest and
       the one before; others are loaded on request.
@@ -155,7 +158,7 @@ class LocalBackend:
         last charge is charged to the model, also if the step fails.
         """
         session = self._sessions.of(model)
-        config = TrainConfig.of(model.plugins.losses(), model.plugins.advantages(), **options)
+        config = TrainConfig.of(model.plugins.losses(), **options)
         try:
             return await self._on_worker(lambda: session.train(groups, config))
         finally:

@@ -64,6 +64,8 @@ def choose(options: LocalOptions, trainer: Placement) -> EngineChoice:
     if name not in ENGINES:
         raise ConfigError(unknown("engine", name, ENGINES))
     device = placement(options.engine_device or str(trainer.device)).device
+    if options.deterministic:
+        name = _deterministic(options, trainer)
     if name == "auto":
         found = installed()
         fits = found is not None and found.variant == device.type
@@ -104,6 +106,22 @@ def choose(options: LocalOptions, trainer: Placement) -> EngineChoice:
     )
 
 
+def _deterministic(options: LocalOptions, trainer: Placement) -> str:
+    if trainer.device.type != "cpu":
+        raise ConfigError(
+            f"deterministic=True is for the CPU: on {trainer.device} sums are added in an order "
+            "that changes from run to run",
+            "Use device='cpu', or leave deterministic out.",
+        )
+    if options.engine == "vllm":
+        raise ConfigError(
+            "deterministic=True is for the embedded engine: vLLM's log-probs depend on the other "
+            "requests of a batch",
+            "Use engine='transformers', or leave deterministic out.",
+        )
+    return "transformers"
+
+
 def _given(options: LocalOptions, *names: str) -> dict[str, Any]:
     return {f"engine_{name}": getattr(options, f"engine_{name}") for name in names}
 
@@ -139,6 +157,7 @@ def embedded_engine(base_model: Any, options: LocalOptions, lock: DeviceLock) ->
         lock=lock,
         max_batch_size=options.max_batch_size,
         request_timeout_s=options.request_timeout_s,
+        deterministic=options.deterministic,
     )
     if options.context_length is not None:
         engine.context_length = min(engine.context_length, options.context_length)

@@ -43,6 +43,7 @@ class LocalOptions:
     activation_checkpointing: bool | str = _checked(lambda _, mode: check_mode(mode), AUTO)
     chat_template: str | os.PathLike[str] | None = None
     seed: int = 0
+    deterministic: bool = False
     max_batch_size: int = _checked(count, 64)
     context_length: int | None = _checked(optional(count), None)
     served_steps: int = _checked(count, 2)

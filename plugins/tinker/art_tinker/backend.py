@@ -141,9 +141,7 @@ class TinkerBackend:
         the newest saved state.
         """
         remote = self._served.of(model).remote
-        offered = model.plugins
-        config = TrainConfig.of(offered.losses(), offered.advantages(), **options)
-        return await remote.train(groups, config)
+        return await remote.train(groups, TrainConfig.of(model.plugins.losses(), **options))
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""

@@ -5,13 +5,15 @@ decoding.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import attrs
+import torch
 
 from art_core.endpoint.engine import Token
 from art_local.engine.forward import Forward
 from art_local.engine.request import Request
-from art_local.engine.sampling import draw
+from art_local.engine.sampling import Drawn, draw
 from art_local.engine.weights import Adapter
 
 LOOK_AHEAD = 64
@@ -22,12 +24,14 @@ SPARE = 16
 @attrs.frozen(kw_only=True)
 class Limits:
     """Limits of a batch: rows, padded prompt tokens in one forward pass, and tokens in the caches
-    of all batches together.
+    of all batches together. With `exact` a row is not computed again: it is admitted when its
+    longest end has room.
     """
 
     rows: int
     prefill_tokens: int
     cache_tokens: int
+    exact: bool = False
 
 
 class Batch:
@@ -51,7 +55,13 @@ class Batch:
     @property
     def cache_tokens(self) -> int:
         """Places in the cache that this batch uses: rows times the longest row."""
-        return len(self.rows) * self._cache.width
+        return len(self.rows) * self._width
+
+    @property
+    def _width(self) -> int:
+        if self._limits.exact:
+            return max(map(_longest_end, self.rows), default=0)
+        return self._cache.width
 
     def drop_cancelled(self) -> None:
         """Remove requests that their callers have cancelled."""
@@ -92,13 +102,14 @@ class Batch:
         index: dict[tuple[int, ...], int] = {}
         source: list[int] = []
         admitted: list[Request] = []
-        width = self._cache.width + SPARE
+        width = self._width + SPARE
         for request in list(self.waiting):
             if len(self.rows) + len(admitted) >= self._limits.rows:
                 break
             ids = request.token_ids
             rows = len(self.rows) + len(admitted) + 1
-            width = max(width, len(ids) + SPARE)
+            own = _longest_end(request) if self._limits.exact else len(ids)
+            width = max(width, own + SPARE)
             if rows > 1 and rows * width > room:
                 break
             if ids not in index:
@@ -115,14 +126,23 @@ class Batch:
         """Move the youngest rows back to the queue until the next token fits; their tokens are
         prefilled again.
         """
-        while len(self.rows) > 1 and len(self.rows) * (self._cache.width + 1) > room:
+        while (
+            not self._limits.exact
+            and len(self.rows) > 1
+            and len(self.rows) * (self._cache.width + 1) > room
+        ):
             self.waiting.appendleft(self.rows[-1])
             self._remove({len(self.rows) - 1})
 
-    def _sample(self, first: int, logits_NV) -> list[tuple[Request, Token]]:  # type: ignore[no-untyped-def]
+    def _sample(self, first: int, logits_NV: torch.Tensor) -> list[tuple[Request, Token]]:
         rows = self.rows[first:]
-        races = [r.race(logits_NV.shape[1], logits_NV.device) for r in rows]
-        drawn = draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows], races)
+        # reductions over several rows may add in another order than over one
+        parts = [rows[i : i + 1] for i in range(len(rows))] if self._limits.exact else [rows]
+        drawn = [
+            token
+            for part, part_NV in zip(parts, logits_NV.split([len(p) for p in parts]), strict=True)
+            for token in _drawn(part, part_NV)
+        ]
         events = [
             (request, request.take(*token)) for request, token in zip(rows, drawn, strict=True)
         ]
@@ -134,3 +154,12 @@ class Batch:
             self._cache.remove(row)
             self.rows[row] = self.rows[-1]
             self.rows.pop()
+
+
+def _longest_end(request: Request) -> int:
+    return len(request.token_ids) + request.room
+
+
+def _drawn(rows: Sequence[Request], logits_NV: torch.Tensor) -> list[Drawn]:
+    races = [r.race(logits_NV.shape[1], logits_NV.device) for r in rows]
+    return draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows], races)

@@ -42,16 +42,15 @@ class SlotLayer(CacheLayerMixin):
         plan = self.plan
         assert self.keys is not None and self.values is not None
         if plan.source is not None:
-            slots, tokens = (
-                slice(plan.first, plan.first + len(plan.source)),
-                slice(0, key_states.shape[2]),
-            )
-            self.keys[slots, :, tokens] = key_states[plan.source]
-            self.values[slots, :, tokens] = value_states[plan.source]
+            tokens = slice(0, key_states.shape[2])
+            self.keys[plan.slots, :, tokens] = key_states[plan.source]
+            self.values[plan.slots, :, tokens] = value_states[plan.source]
             return key_states, value_states
         rows = len(plan.row_ids)
         self.keys[plan.row_ids, :, plan.positions] = key_states[:, :, 0]
         self.values[plan.row_ids, :, plan.positions] = value_states[:, :, 0]
+        if plan.whole:
+            return self.keys[:, :, : plan.width], self.values[:, :, : plan.width]
         return self.keys[:rows, :, : plan.width], self.values[:rows, :, : plan.width]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -86,13 +85,14 @@ class SlotLayer(CacheLayerMixin):
 class SlotPlan:
     """The places that the running step writes and reads, shared by all layers.
 
-    A prefill sets `source` [R] (the prompt of each new row) and `first` (their first slot); a
-    decoding step sets `row_ids` [N], `positions` [N] and `width`.
+    A prefill sets `source` [R] (the prompt of each new row) and `slots` (their places); a decoding
+    step sets `row_ids` [N], `positions` [N] and `width`, and with `whole` it reads all slots.
     """
 
     def __init__(self) -> None:
         self.capacity = (0, 0)
-        self.first = 0
+        self.slots: slice | torch.Tensor = slice(0)
+        self.whole = False
         self.source: torch.Tensor | None = None
         self.row_ids = torch.empty(0, dtype=torch.long)
         self.positions = torch.empty(0, dtype=torch.long)
@@ -132,7 +132,8 @@ class SlotCache(Cache):
 
     def begin_prefill(self, source: torch.Tensor, lengths: list[int]) -> None:
         """Prepare a forward pass that fills new slots with copies `source` [R] of its prompts."""
-        self.plan.first, self.plan.source = len(self.lengths), source
+        first = len(self.lengths)
+        self.plan.slots, self.plan.source = slice(first, first + len(lengths)), source
         self.lengths += lengths
 
     def begin_decode(self, positions: torch.Tensor) -> None:

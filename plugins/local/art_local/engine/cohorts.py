@@ -77,12 +77,15 @@ class CohortCache:
 
 
 class CacheForward(Forward):
-    """Runs a model with the caches that it makes itself, one for all copies of a prompt."""
+    """Runs a model with the caches that it makes itself, one for all copies of a prompt, or with
+    `apart` one for each row.
+    """
 
     name = "own cache"
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, *, apart: bool = False) -> None:
         super().__init__(module)
+        self._apart = apart
         self._cache_name = str(cache_parameter(module))
 
     def new_cache(self) -> CohortCache:
@@ -95,6 +98,8 @@ class CacheForward(Forward):
         """Compute prompts once each and append `source` [R] copies of them to the cache; logits [R,
         V].
         """
+        if self._apart and len(source) > 1:
+            return torch.cat([self.prefill([prompts[i]], [0], cache) for i in source])
         first, found = len(cache.lengths), []
         cache.lengths += [len(prompts[i]) for i in source]
         for number, prompt in enumerate(prompts):

@@ -41,6 +41,8 @@ class TransformersEngine:
       wait for new ones.
     - `cache_bytes`: memory for keys and values; by default a share of the device's free memory.
       When it is full, new requests wait and the youngest running ones are computed again later.
+    - `deterministic`: a request's log-probs, and with a seed its tokens, are the same bits whatever
+      other requests run. Rows are then computed in passes of equal shape, which is slower.
     """
 
     name = "transformers"
@@ -54,11 +56,12 @@ class TransformersEngine:
         request_timeout_s: float = 600.0,
         prefill_tokens: int = 2048,
         cache_bytes: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         if max_batch_size < 1 or prefill_tokens < 1:
             raise ConfigError("max_batch_size and prefill_tokens must be at least 1")
         self._weights = Weights(model)
-        forward = make_forward(self._weights.module)
+        forward = make_forward(self._weights.module, exact=deterministic)
         self._timeout_s = request_timeout_s
         config = self._weights.module.config.get_text_config()
         self.context_length: int = context_length(config)
@@ -69,6 +72,7 @@ class TransformersEngine:
             rows=max_batch_size,
             prefill_tokens=prefill_tokens,
             cache_tokens=max(size // forward.cache_bytes_per_token, 1),
+            exact=deterministic,
         )
         self._rotary, self._warned = forward.rotary, False
         self.state: str = forward.name

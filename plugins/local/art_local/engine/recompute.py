@@ -43,8 +43,9 @@ class RecomputeForward(Forward):
 
     name = "whole texts"
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, *, apart: bool = False) -> None:
         super().__init__(module)
+        self._tokens_per_pass = 1 if apart else TOKENS_PER_PASS
         # what a pass holds of a token while it runs
         self.cache_bytes_per_token = int(4 * self.config.hidden_size * self.dtype.itemsize)
 
@@ -70,13 +71,13 @@ class RecomputeForward(Forward):
     def _logits(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         found = [
             self.module(input_ids=self.padded(part), use_cache=False).logits[:, 0]
-            for part in _parts(sequences)
+            for part in _parts(sequences, self._tokens_per_pass)
         ]
         return torch.cat(found)
 
 
-def _parts(sequences: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
-    """Yield sequences in parts whose padded tokens one forward pass can hold."""
-    size = max(TOKENS_PER_PASS // max(map(len, sequences)), 1)
+def _parts(sequences: Sequence[Sequence[int]], tokens: int) -> Iterator[Sequence[Sequence[int]]]:
+    """Yield sequences in parts of so many padded tokens, at least one in each."""
+    size = max(tokens // max(map(len, sequences)), 1)
     for start in range(0, len(sequences), size):
         yield sequences[start : start + size]

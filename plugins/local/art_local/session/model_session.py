@@ -100,6 +100,7 @@ class ModelSession:
             policy,
             turn=partial(setup.device_lock.hold, f"training {self.name}", LOCK_TIMEOUT_S),
             progress=setup.options.progress,
+            deterministic=setup.options.deterministic,
         )
         self.served = ServedSteps(
             engine,

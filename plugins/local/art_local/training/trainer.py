@@ -87,10 +87,21 @@ def _measured(sums: _Sums) -> dict[str, float]:
 
 
 class Trainer:
-    """Moves a policy by GRPO steps. `turn` is entered around each piece of work on the device."""
+    """Moves a policy by GRPO steps. `turn` is entered around each piece of work on the device.
 
-    def __init__(self, policy: Policy, *, turn: Turn = nullcontext, progress: bool = True) -> None:
+    With `deterministic` the passes of a step do not depend on the free memory.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        turn: Turn = nullcontext,
+        progress: bool = True,
+        deterministic: bool = False,
+    ) -> None:
         self.policy = policy
+        self._deterministic = deterministic
         self.optimizer = Optimizer(policy.trained(), policy.matrices())
         self._pass_sizes = PassSizes(policy)
         self._turn = turn
@@ -315,11 +326,13 @@ class Trainer:
             total=sum(lengths),
             chunk_rows=self._chunk(config),
         )
+        fitting = self._pass_sizes.fitting_tokens(wanted)
         return Budget(
-            tokens=self._pass_sizes.fitting_tokens(wanted),
+            tokens=tokens if self._deterministic else fitting,
             setting=setting,
             settings=settings,
             device=self.policy.device,
+            once=self._deterministic,
         )
 
     def _row_tokens(self, config: TrainConfig) -> int:

@@ -165,6 +165,26 @@ def test_passes_get_smaller_before_layers_are_computed_again(make_policy, sequen
     assert not policy.checkpointing.on
 
 
+def test_passes_of_a_deterministic_step_do_not_depend_on_the_memory(
+    make_policy, sequences, monkeypatch
+):
+    policy, passes = make_policy(), []
+    logprobs = policy.logprobs
+
+    def noted(ids_BS, *args, **options):
+        passes.append(ids_BS.shape)
+        return logprobs(ids_BS, *args, **options)
+
+    monkeypatch.setattr(policy, "logprobs", noted)
+    config = TrainConfig(packing=False)
+    for deterministic, free in ((True, 1 << 40), (True, 1 << 20), (False, 1 << 20)):
+        with_free_memory(monkeypatch, free)
+        Trainer(policy, progress=False, deterministic=deterministic).step(sequences, config)
+    ample, short, fitted = passes[:1], passes[1:2], passes[2:]
+    assert ample == short
+    assert len(fitted) > 1
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_users_choice_stands_whatever_the_memory(make_policy, sequences, monkeypatch, mode):
     policy = make_policy(activation_checkpointing=mode)

@@ -203,3 +203,12 @@ def test_what_the_server_is_told_is_documented(start):
     """The fake refuses arguments that vLLM does not have, so it started with the right ones."""
     words = state(start())["arguments"]
     assert json.dumps(words).count("--enable-lora") == 1
+
+
+def test_deterministic_is_for_the_embedded_engine_on_a_cpu(have, two_gpus):
+    have("cpu")
+    assert chosen(deterministic=True).name == "transformers"
+    with pytest.raises(art.ConfigError, match="deterministic=True is for the CPU"):
+        chosen(device="cuda:0", deterministic=True)
+    with pytest.raises(art.ConfigError, match=r"embedded engine.*engine='transformers'"):
+        chosen("vllm", deterministic=True)
