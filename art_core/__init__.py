@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from art_core.costs.track import track_api_cost
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
     from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
+    from art_core.environments.environment import Environment, rollout_of
+    from art_core.environments.toolbox import Toolbox
     from art_core.evaluation.compare import Comparison, compare
     from art_core.evaluation.evaluate import Evaluation, evaluate
     from art_core.hooks.commands import Column, CommandSpec, Record, Table
@@ -98,6 +100,8 @@ _HOME = {
     "log.timeline": ("Change", "Timeline"),
     "model.backend": ("Backend", "RegisteredModels", "backend"),
     "model.model": ("Model",),
+    "environments.environment": ("Environment", "rollout_of"),
+    "environments.toolbox": ("Toolbox",),
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
@@ -134,6 +138,7 @@ __all__ = [
     "Endpoint",
     "EngineCatalog",
     "EngineError",
+    "Environment",
     "Evaluation",
     "GpuTime",
     "History",
@@ -167,6 +172,7 @@ __all__ = [
     "Timeline",
     "TokenRates",
     "TokenUsage",
+    "Toolbox",
     "TrainConfig",
     "TrainResult",
     "TrainableModel",
@@ -181,6 +187,7 @@ __all__ = [
     "hookimpl",
     "open_run",
     "reward",
+    "rollout_of",
     "ruler",
     "ruler_score_group",
     "track_api_cost",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from art_core.testing.backend import BackendContract, LearningContract
+from art_core.testing.environment import EnvironmentContract
 from art_core.testing.plugin import PluginContract
 from art_core.testing.pricing import PricingContract
 from art_core.testing.reward import RewardContract
@@ -17,6 +18,7 @@ from art_core.testing.statements import Contract
 TESTS = Path(__file__).parent.parent / "tests" / "testing"
 CONTRACTS: dict[str, type[Contract]] = {
     "backend": BackendContract,
+    "environment": EnvironmentContract,
     "learning": LearningContract,
     "plugin": PluginContract,
     "price": PricingContract,

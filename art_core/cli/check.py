@@ -1,4 +1,4 @@
-"""`art check TARGET`: what a rollout's reward pays for, before the first paid step."""
+"""`art check TARGET`: what a reward or an environment pays for, before the first paid step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import attrs
 from art_core.base.errors import ConfigError
 from art_core.cli.evaluation import import_target, scenarios_in
 from art_core.cli.text import counted
+from art_core.environments.environment import makes_environments
 from art_core.hooks.commands import Column, ExitStatus, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.testing.check import RIGHT, CheckReport, check
+from art_core.testing.check import CheckReport, check
+from art_core.testing.episodes import check_environment
+from art_core.testing.scripts import RIGHT
 
 _HELP = """\
 Scripted models take the model's place, on this machine: one answers correctly, others answer
@@ -24,9 +27,12 @@ nothing, repeat the prompt, list every answer, deny it, address the judge, or al
 word. The right answer must get the highest reward, and no constant answer the full one. Judges that
 the reward calls are real, and cost as usual.
 
-TARGET is module:function or file.py:function, an async function of a model and a scenario. The
-scenarios are those of --scenarios, else the list SCENARIOS, QUESTIONS or TASKS of the module. A
-scenario's field `answer` (--answer) holds the right answer, if there is one.
+TARGET is module:name or file.py:name: an async function of a model and a scenario, or an
+environment (its class, or a function that makes one). An environment must also begin a scenario in
+the same way each time, keep episodes apart, answer broken tool calls, and end. The scenarios are
+those of --scenarios, else the list SCENARIOS, QUESTIONS or TASKS of the module. A scenario's field
+`answer` (--answer) holds the right answer, or a list of turns; --answer may also name a function of
+the module that returns it.
 
 The exit status is 1 when there is a fault.
 
@@ -34,7 +40,9 @@ examples:
   art check my_agent:rollout --scenarios val.jsonl
   art check examples/yes_no_maybe.py:rollout
   art check my_agent:rollout --scenarios val.jsonl --answer label --limit 10
+  art check my_game.py:Game --answer right_moves
 """
+_ANSWER = "answer"
 _LISTS = ("SCENARIOS", "QUESTIONS", "TASKS")
 _COLUMNS = (
     Column(key="model", heading="a model that"),
@@ -45,11 +53,11 @@ _COLUMNS = (
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "check", help="try a rollout's reward with scripted models", epilog=_HELP
+        "check", help="try a reward or an environment with scripted models", epilog=_HELP
     )
-    parser.add_argument("target", metavar="TARGET", help="the rollout")
+    parser.add_argument("target", metavar="TARGET", help="the rollout or the environment")
     parser.add_argument("--scenarios", type=Path, metavar="FILE")
-    parser.add_argument("--answer", default="answer", metavar="FIELD")
+    parser.add_argument("--answer", default=_ANSWER, metavar="FIELD")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="scenarios to try")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of one attempt")
     parser.set_defaults(run=run_check)
@@ -57,19 +65,26 @@ def add(commands: Any) -> None:
 
 def run_check(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     """Yield the rewards of the scripted models, the faults, and exit status 1 for any fault."""
-    rollout, module = import_target(arguments.target)
+    target, module = import_target(arguments.target)
     scenarios = scenarios_in(arguments.scenarios) if arguments.scenarios else _listed(module)
+    checking: Any = check_environment if makes_environments(target) else check
     found = asyncio.run(
-        check(
-            rollout,
+        checking(
+            target,
             scenarios[: arguments.limit],
-            answer=arguments.answer,
+            answer=_answer(arguments.answer, module),
             timeout=arguments.timeout,
         )
     )
     yield from _shown(found)
     if found.faults:
         yield ExitStatus(1)
+
+
+def _answer(name: str, module: ModuleType) -> Any:
+    """Return the module's function of that name, else the name, which is a scenario's field."""
+    function = getattr(module, name, None) if name != _ANSWER else None
+    return function if callable(function) else name
 
 
 def _shown(found: CheckReport) -> Iterator[Output]:

@@ -18,6 +18,7 @@ import orjson
 
 from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_directory
+from art_core.environments.environment import makes_environments, rollout_of
 from art_core.evaluation.attempts import Rollout
 from art_core.evaluation.compare import Comparison, compare, paired
 from art_core.evaluation.evaluate import Evaluation, evaluate
@@ -29,9 +30,9 @@ from art_core.model.model import Model
 from art_core.model.trainable import TrainableModel
 
 _EVAL_HELP = """\
-TARGET is an async function of a model and a scenario that returns a Trajectory. FILE holds the
-scenarios: a JSON list, or one JSON value per line. Each attempt is kept as it ends; the same
-command goes on where one that was stopped left off.
+TARGET is an async function of a model and a scenario that returns a Trajectory, or an environment.
+FILE holds the scenarios: a JSON list, or one JSON value per line. Each attempt is kept as it ends;
+the same command goes on where one that was stopped left off.
 
 A model is a run's name (its newest weights), RUN@STEP, RUN@best (by val/reward), or openai/NAME: a
 prompted model at OPENAI_BASE_URL, else at OpenAI. Runs need the backend that trained them.
@@ -102,9 +103,14 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def run_eval(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     """Evaluate the models one after the other, and yield their table."""
     names = [name.strip() for name in arguments.models.split(",") if name.strip()]
-    rollout, scenarios = rollout_of(arguments.target), scenarios_in(arguments.scenarios)
-    found = asyncio.run(_evaluated(arguments, names, rollout, scenarios))
-    in_markdown = arguments.markdown and not getattr(arguments, "as_json", False)
+    rollout, scenarios = imported(arguments.target), scenarios_in(arguments.scenarios)
+    yield from _printed(
+        asyncio.run(_evaluated(arguments, names, rollout, scenarios)),
+        in_markdown=arguments.markdown and not getattr(arguments, "as_json", False),
+    )
+
+
+def _printed(found: Sequence[Evaluation], *, in_markdown: bool) -> Iterator[Output]:
     yield from (_markdown if in_markdown else _table)([_row(each) for each in found])
 
 
@@ -143,7 +149,7 @@ def run_compare(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
 
 
 async def _compared(arguments: argparse.Namespace) -> Comparison:
-    rollout, scenarios = rollout_of(arguments.rollout), scenarios_in(arguments.scenarios)
+    rollout, scenarios = imported(arguments.rollout), scenarios_in(arguments.scenarios)
     async with _opened(arguments) as models:
         (a, first), (b, second) = [await models.get(n) for n in (arguments.a, arguments.b)]
         found = await compare(
@@ -230,14 +236,15 @@ class _Models:
         )
 
 
-def rollout_of(target: str) -> Rollout:
-    """Import a function given as `module:function` or `file.py:function`."""
-    return import_target(target)[0]
+def imported(target: str) -> Rollout:
+    """Import a rollout, or make one of an imported environment."""
+    found, _ = import_target(target)
+    return rollout_of(found) if makes_environments(found) else found
 
 
-def import_target(target: str) -> tuple[Rollout, ModuleType]:
-    """Return a function given as `module:function` or `file.py:function`, and its module, which may
-    lie in the current directory.
+def import_target(target: str) -> tuple[Any, ModuleType]:
+    """Return what is given as `module:name` or `file.py:name`, and its module, which may lie in the
+    current directory.
     """
     place, _, function = target.rpartition(":")
     if not place or not function:
@@ -247,7 +254,7 @@ def import_target(target: str) -> tuple[Rollout, ModuleType]:
         sys.path.insert(0, here)
     try:
         module = _from_file(place) if place.endswith(".py") else importlib.import_module(place)
-        found: Rollout = getattr(module, function)
+        found = getattr(module, function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{target!r} can't be imported: {error}") from error
     return found, module

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,8 +37,10 @@ _STEPS_APART = 100
 _END = b"\n"
 _MANY_TOKENS = 1 << 20
 
-Reply = Callable[[Sequence[dict[str, Any]], int], str]
-"""Returns the answer to messages, with the weights of a step."""
+Reply = Callable[[Sequence[dict[str, Any]], int], str | Mapping[str, Any]]
+"""Returns the answer to messages, with the weights of a step: its text, or a whole message, for
+example with tool calls.
+"""
 
 Logprob = Callable[[str], float]
 """Returns the log-probability of every token of a model name's answers."""
@@ -68,10 +70,18 @@ class EchoServer:
     _server: ThreadingHTTPServer
 
     @classmethod
-    def start(cls, served: Names, reply: Reply, logprob: Logprob | None = None) -> EchoServer:
+    def start(
+        cls,
+        served: Names,
+        reply: Reply,
+        logprob: Logprob | None = None,
+        *,
+        gives_tokens: bool = True,
+    ) -> EchoServer:
         """Listen on a free port of the loopback interface.
 
         By default the log-probs depend on the step, so that answers show which weights were asked.
+        Without `gives_tokens` answers are text only, as those of most services.
         """
 
         def logprob_of_step(name: str) -> float:
@@ -84,6 +94,7 @@ class EchoServer:
             names = served
             answer = staticmethod(reply)
             logprob = staticmethod(shown)
+            tokens = gives_tokens
 
         server = _Listener(("127.0.0.1", 0), Handler)
         poll_s = 0.02
@@ -109,6 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     names: Names
     answer: Reply
     logprob: Logprob
+    tokens: bool
 
     def do_GET(self) -> None:
         if self.path.rstrip("/") != "/v1/models":
@@ -134,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(request.get("n") or 1, int):
             return self._refuse(400, f"n must be a count, got {request['n']!r}")
         answer, logprob = self.answer(messages, step), self.logprob(name)
+        if not self.tokens:
+            request = {**request, "logprobs": False, "return_token_ids": False}
         completion = _completion(request, prompt, step, answer, logprob)
         return self._stream(completion) if request.get("stream") else self._json(200, completion)
 
@@ -163,16 +177,23 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _completion(
-    request: dict[str, Any], prompt: list[int], step: int, answer: str, logprob: float
+    request: dict[str, Any],
+    prompt: list[int],
+    step: int,
+    answer: str | Mapping[str, Any],
+    logprob: float,
 ) -> dict[str, Any]:
     limit = request.get("max_completion_tokens") or request.get("max_tokens") or _MANY_TOKENS
-    whole = answer.encode() + _END
+    given = {"content": answer} if isinstance(answer, str) else dict(answer)
+    content, calls = given.get("content") or "", given.get("tool_calls")
+    whole = (content + (orjson.dumps(calls).decode() if calls else "")).encode() + _END
     sampled = whole[:limit]
     finished = len(sampled) == len(whole)
-    text = (sampled[:-1] if finished else sampled).decode(errors="replace")
+    if not finished:  # a call that is cut off is text
+        given = {"content": sampled.decode(errors="replace")}
     choice: dict[str, Any] = {
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "stop" if finished else "length",
+        "message": {"role": "assistant", "content": None, **given},
+        "finish_reason": ("tool_calls" if calls else "stop") if finished else "length",
         "logprobs": None,
     }
     if request.get("logprobs"):
@@ -215,10 +236,12 @@ class EchoBackend:
 
     A step that has something to learn from changes the weights, a number from 0 to 1; the log-prob
     of every token is `LOGPROB` minus that number. A device-hour costs `gpu_cost_per_hour_usd`.
+    Without `gives_tokens` answers have no token ids and log-probs, and can't be trained.
     """
 
     reply: Reply = last_message
     gpu_cost_per_hour_usd: float | None = None
+    gives_tokens: bool = True
     _models: dict[str, _Weights] = attrs.field(factory=dict, init=False)
     _server: EchoServer | None = attrs.field(default=None, init=False)
 
@@ -226,7 +249,9 @@ class EchoBackend:
         """Take up the model at its last checkpoint, and serve it."""
         self._models[model.name] = _Weights.load(model.base_model, model.run_dir / "checkpoints")
         if self._server is None:
-            self._server = EchoServer.start(self, self.reply, self.logprob_of)
+            self._server = EchoServer.start(
+                self, self.reply, self.logprob_of, gives_tokens=self.gives_tokens
+            )
         return Endpoint(base_url=self._server.url, api_key="echo", model_name=model.name)
 
     async def unregister(self, model: TrainableModel) -> None:

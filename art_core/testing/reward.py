@@ -71,38 +71,43 @@ class RewardContract(Contract):
 
     def test_the_right_answer_beats_all_others(self, report: CheckReport) -> None:
         """Silence, echoes, lists, denials and words to the judge get less."""
-        _no(report, "beaten")
+        no_fault(report, "beaten")
 
     def test_no_constant_answer_earns_the_full_reward(self, report: CheckReport) -> None:
         """A model that always answers the same does not learn the task."""
         if not self.constant_is_right:
-            _no(report, "constant")
+            no_fault(report, "constant")
 
     def test_rewards_are_finite_numbers(self, report: CheckReport) -> None:
         """NaN, infinity, text and dicts are no rewards."""
-        _no(report, "not finite")
+        no_fault(report, "not finite")
+
+    def test_rewards_are_bounded(self, report: CheckReport) -> None:
+        """A part that grows without end lets one attempt outweigh its group."""
+        no_fault(report, "unbounded")
 
     def test_a_bad_answer_gets_a_low_reward_and_raises_nothing(self, report: CheckReport) -> None:
         """A failed attempt teaches nothing."""
-        _no(report, "raises")
+        no_fault(report, "raises")
 
     def test_the_same_answer_gets_the_same_reward(self, report: CheckReport) -> None:
         """A reward that changes by itself is noise."""
-        _no(report, "not repeatable")
+        no_fault(report, "not repeatable")
 
     def test_answers_get_different_rewards(self, report: CheckReport) -> None:
         """Without a spread inside a group there is no advantage."""
-        _no(report, "no spread")
+        no_fault(report, "no spread")
 
     def test_an_endpoint_that_is_down_is_a_failure(self, report: CheckReport) -> None:
         """An attempt that never reached the model is not a bad attempt."""
-        _no(report, "down")
+        no_fault(report, "down")
 
     def test_an_attempt_costs_little(self, report: CheckReport) -> None:
         """The price of judging one attempt is within `max_usd`."""
         assert report.usd_per_attempt <= self.max_usd
 
 
-def _no(report: CheckReport, kind: str) -> None:
+def no_fault(report: CheckReport, kind: str) -> None:
+    """Assert that a report has no fault of a kind."""
     faults = [fault.text for fault in report.faults if fault.kind == kind]
     assert not faults, "\n".join(faults)

@@ -27,6 +27,33 @@ def asks(reward):
 
 sound = asks(lambda said, scenario: float(said == scenario["answer"]))
 gamed = asks(lambda said, scenario: float(scenario["answer"] in said))
+
+
+class Game(art.Environment):
+    async def reset(self, scenario):
+        self.scenario, self.answer = scenario, None
+        return [{"role": "user", "content": scenario["id"]}]
+
+    async def respond(self, message):
+        if message["content"] == "begin":
+            return [{"role": "user", "content": "Go on."}]
+        self.answer = message["content"]
+        return None
+
+    async def score(self, trajectory):
+        return float(self.answer == self.scenario["answer"])
+
+
+class Forgetful(Game):
+    async def reset(self, scenario):
+        type(self).scenario = scenario
+        return [{"role": "user", "content": scenario["id"]}]
+
+
+def moves(scenario):
+    return ["begin", scenario["answer"]]
+
+
 fragile = asks(lambda said, s: 200.0 * (said == s["answer"]) if said else float("nan"))
 """
 
@@ -67,3 +94,11 @@ def test_a_rollout_that_raises_for_every_answer(project, capsys):
     asked = ["check", "rewarding.py:sound", "--scenarios", "one.jsonl", "--answer", "label"]
     assert main(asked, art.Plugins()) == 1
     assert "gets no reward at 'c': KeyError: 'answer'" in capsys.readouterr().out
+
+
+def test_an_environment(project, art_command, capsys):
+    assert "fault" not in art_command("check", "rewarding.py:Game")
+    printed = art_command("check", "rewarding.py:Game", "--answer", "moves")
+    assert "acts correctly, then says nothing" in printed
+    assert main(["check", "rewarding.py:Forgetful"], art.Plugins()) == 1
+    assert "fault (shared): beside other episodes 'a' has different" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 from judge_server import judging
 
 import art_core as art
-from art_core.cli.evaluation import rollout_of, scenarios_in
+from art_core.cli.evaluation import imported, scenarios_in
 from art_core.data.store import append_groups
 from art_core.log.rundir import trajectory_file
 from art_core.testing.echo import EchoBackend
@@ -24,6 +24,18 @@ async def rollout(model, scenario):
     )
     attempt.reward = float(completion.choices[0].message.content == scenario["id"])
     return attempt
+
+
+class Echo(art.Environment):
+    async def reset(self, scenario):
+        self.wanted = scenario["id"]
+        return [{"role": "user", "content": scenario["id"]}]
+
+    async def respond(self, message):
+        self.given = message["content"]
+
+    async def score(self, trajectory):
+        return float(self.given == self.wanted)
 """
 
 
@@ -84,6 +96,12 @@ def test_steps_of_a_run_and_a_prompted_model_are_evaluated(trained, art_command,
     assert printed.splitlines()[2].startswith("| agent | 1 | 1.0000 | 1.0000 | 1.0000 |")
 
 
+def test_an_environment_is_evaluated(trained, art_command):
+    asked = ("--scenarios", "val.jsonl", "--backend", "far", "--models", "agent@0,agent@1")
+    rows = json.loads(art_command("eval", "my_agent:Echo", *asked, "--json"))["evaluations"]
+    assert [row["reward"] for row in rows] == [0.0, 1.0]
+
+
 def test_models_are_compared_until_it_is_decided(trained, art_command):
     asked = ("--rollout", "my_agent:rollout", "--scenarios", "val.jsonl", "--backend", "far")
     printed = art_command("compare", "agent@1", "agent@0", *asked, "--max-concurrent", "2")
@@ -118,7 +136,7 @@ def test_names_of_models_are_checked(trained, art_error, project):
 def test_targets_and_scenarios_are_checked(project, tmp_path):
     for wrong in ("my_agent", ":rollout", "my_agent:", "my_agent:other", "no_such_module:x"):
         with pytest.raises(art.ConfigError, match=r"is no function|can't be imported"):
-            rollout_of(wrong)
+            imported(wrong)
     file = tmp_path / "x.json"
     file.write_text('["a", "b"]')
     assert scenarios_in(file) == ["a", "b"]

@@ -7,11 +7,18 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from mutants import backends, plugins, prices, rollups, runner, sinks
+from mutants import backends, environments, plugins, prices, rollups, runner, sinks
 
 # A broken plugin should fail by what the contract asserts, not by a mistake in its own code.
 MISTAKE = re.compile(r"(Attribute|Name|Type|Key|Index|Import)Error")
-KINDS = {"backend": backends, "plugin": plugins, "price": prices, "rollup": rollups, "sink": sinks}
+KINDS = {
+    "backend": backends,
+    "environment": environments,
+    "plugin": plugins,
+    "price": prices,
+    "rollup": rollups,
+    "sink": sinks,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,6 +67,11 @@ PLANTED = {
     "divides by the length": (lambda a, s: right(a, s) / len(a), "raises"),
     "first word of nothing": (lambda a, s: float(a.split()[0] == s["answer"]), "raises"),
     "asserts": (lambda a, s: right(a, s) if len(a) < 100 else 1 / 0, "raises"),
+    "a penalty without an end": (lambda a, s: right(a, s) - len(a) / 100, "unbounded"),
+    "a bonus without an end": (
+        lambda a, s: right(a.split()[0], s) * len(a) if a else 0.0,
+        "unbounded",
+    ),
     "counts calls": (lambda a, s: right(a, s) + next(COUNTER) * 1e-3, "not repeatable"),
     "noise": (lambda a, s: right(a, s) + NOISE.random() * 1e-3, "not repeatable"),
 }
@@ -138,7 +143,7 @@ async def test_sound_rewards_pass(name):
 
 
 def test_there_are_thirty_of_each():
-    assert (len(PLANTED), len(SOUND) + len(SOUND_SUMS)) == (30, 30)
+    assert (len(PLANTED), len(SOUND) + len(SOUND_SUMS)) == (32, 30)
 
 
 class TestExact(RewardContract):
