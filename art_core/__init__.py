@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from art_core.rewards.combined import reward
     from art_core.rewards.judge import Judge
     from art_core.rewards.ruler import ruler, ruler_score_group
+    from art_core.rl.advantages import AdvantageSpec
     from art_core.rl.config import TrainConfig
     from art_core.rl.losses import LossSpec, LossTokens
     from art_core.rl.schedules import Schedule
@@ -111,6 +112,7 @@ _HOME = {
     "rewards.combined": ("reward",),
     "rewards.judge": ("Judge",),
     "rewards.ruler": ("ruler", "ruler_score_group"),
+    "rl.advantages": ("AdvantageSpec",),
     "rl.config": ("TrainConfig",),
     "rl.losses": ("LossSpec", "LossTokens"),
     "rl.schedules": ("Schedule",),
@@ -121,6 +123,7 @@ _HOME = {
 _MODULE_OF = {name: f"art_core.{module}" for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "AdvantageSpec",
     "ArtError",
     "Backend",
     "BackendError",

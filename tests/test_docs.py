@@ -164,7 +164,7 @@ def test_the_reference_has_each_public_name_with_its_parameters_and_methods(name
 
 
 def test_every_option_of_a_step_is_told():
-    page = (DOCS / "losses.md").read_text()
+    page = (DOCS / "losses.md").read_text() + (DOCS / "credit.md").read_text()
     assert [f.name for f in attrs.fields(art.TrainConfig) if f"`{f.name}" not in page] == []
 
 

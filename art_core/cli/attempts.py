@@ -45,7 +45,7 @@ class _Shown:
 
     @property
     def reward(self) -> float:
-        return self.result.reward if isinstance(self.result, Trajectory) else float("-inf")
+        return self.result.total_reward if isinstance(self.result, Trajectory) else float("-inf")
 
 
 def show_attempts(run: LoggedRun, arguments: argparse.Namespace) -> Iterator[Output]:
@@ -98,34 +98,34 @@ def _lines(number: int, each: _Shown) -> Iterator[str]:
         return
     trajectory = each.result
     parts = "  ".join(f"{name} {value:.4g}" for name, value in trajectory.metrics.items())
-    yield f"━━ {number}{scenario}  reward {trajectory.reward:.4g}" + (
+    yield f"━━ {number}{scenario}  reward {trajectory.total_reward:.4g}" + (
         f"  ({parts})" if parts else ""
     )
     main, *others = trajectory.histories()
-    yield from _conversation(main.messages_and_choices)
+    yield from _conversation(main.messages_and_choices, trajectory.turn_rewards)
     for other in others:
         yield "  another conversation of the attempt:"
         yield from _conversation(other.messages_and_choices)
     yield from (f"  log: {line}" for line in trajectory.logs)
 
 
-def _conversation(items: Sequence[Any]) -> Iterator[str]:
+def _conversation(items: Sequence[Any], rewards: Sequence[float] = ()) -> Iterator[str]:
+    earned = iter(rewards)
     for item in items:
         message = message_of(item)
         role = message.get("role", "?")
         name = f" {message['name']}" if message.get("name") else ""
-        marks = (
-            ""
-            if not is_choice(item)
-            else " (sampled, cut off)"
-            if is_cut_off(item)
-            else " (sampled)"
-        )
+        marks = f" ({_marks(item, next(earned, None))})" if is_choice(item) else ""
         yield f"  {role}{name}{marks}:"
         yield from _indented(_text(message.get("content")))
         for call in message.get("tool_calls") or ():
             function = call.get("function") or {}
             yield f"{_INDENT}-> {function.get('name')}({function.get('arguments')})"
+
+
+def _marks(choice: Any, reward: float | None) -> str:
+    marks = ["sampled", "cut off"] if is_cut_off(choice) else ["sampled"]
+    return ", ".join(marks if reward is None else [*marks, f"reward {reward:.4g}"])
 
 
 def _text(content: Any) -> str:
@@ -153,7 +153,8 @@ def _values(each: _Shown) -> dict[str, Any]:
     trajectory = each.result
     return {
         "scenario": each.scenario,
-        "reward": trajectory.reward,
+        "reward": trajectory.total_reward,
+        "turn_rewards": trajectory.turn_rewards,
         "metrics": trajectory.metrics,
         "conversations": [history.messages() for history in trajectory.histories()],
         "cut_off": any(map(is_cut_off, trajectory.messages_and_choices)),

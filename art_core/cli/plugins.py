@@ -60,7 +60,8 @@ def add(commands: Any) -> None:
 def list_plugins(_: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield the table of plugins; a broken one is shown with its error."""
     # A plugin whose hooks fail is found out by calling them.
-    plugins.backends(), plugins.sinks(), plugins.losses(), plugins.taxonomy()
+    plugins.backends(), plugins.sinks(), plugins.losses(), plugins.advantages()
+    plugins.taxonomy()
     columns = (
         Column(key="name", heading="plugin"),
         Column(key="version"),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -18,14 +16,10 @@ from art_core.base.errors import ConfigError, RolloutError
 from art_core.base.progress import progress_bar
 from art_core.base.threads import widen_thread_pool
 from art_core.data.account import Account, begin_gathering, charging, in_scope, open_account
-from art_core.data.choice import is_choice, message_dict, tokens_of
+from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup, text_of
 
-log = logging.getLogger("art_core")
-
-GRACE_SECONDS = 2.0
 _NOT_BEGUN = inspect.CORO_CREATED
-Outcome = Trajectory | RolloutFailure
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
 
 
@@ -139,7 +133,7 @@ class _Tally:
             self.first = self.first or outcome
         else:
             self.done += 1
-            self.reward_sum += outcome.reward
+            self.reward_sum += outcome.total_reward
         if self.bar is not None:
             self._show()
         if self.failed > self.limit:
@@ -319,82 +313,3 @@ def _with_outcomes(group: TrajectoryGroup, outcomes: Sequence[Outcome]) -> Traje
         [o for o in outcomes if isinstance(o, Trajectory)],
         [o for o in outcomes if isinstance(o, RolloutFailure)],
     )
-
-
-async def outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outcome:
-    """Run a rollout for `timeout` seconds at most; return its trajectory or its failure.
-
-    A rollout that is late, or whose gathering ends, is cancelled. It may still return a trajectory.
-    If it goes on for GRACE_SECONDS, it is left behind, with a warning that names it.
-    """
-    started, task = datetime.now(UTC), asyncio.ensure_future(rollout)
-    task.add_done_callback(_retrieve)
-    try:
-        await asyncio.wait((task,), timeout=timeout)
-    finally:
-        late = not task.done()
-        if late:
-            await _stop(task)
-    if late and (not task.done() or task.cancelled()):
-        went_on = "" if task.done() else ", and goes on although it was cancelled"
-        return RolloutFailure(
-            reason="timeout",
-            type="TimeoutError",
-            message=f"the rollout took longer than {timeout:g} s{went_on}",
-        )
-    try:
-        result = task.result()
-    except BaseException as error:
-        # Some are no `Exception`: those of pytest.fail, of a panic in Rust. Exceptions that end the
-        # program stop the event loop first.
-        return RolloutFailure.of(error)
-    try:
-        return _accepted(result, started)
-    except Exception as error:  # an object of the user's raises when it is inspected
-        return RolloutFailure.of(error, "wrong_type")
-
-
-async def _stop(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    await asyncio.wait((task,), timeout=GRACE_SECONDS)
-    if not task.done():
-        log.warning(
-            "a rollout goes on %g s after it was cancelled, and is left behind: %r; does it catch "
-            "CancelledError?",
-            GRACE_SECONDS,
-            task,
-        )
-
-
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a task, else asyncio logs that it never was."""
-    _ = task.cancelled() or task.exception()
-
-
-def _accepted(result: Any, started: datetime) -> Outcome:
-    if not isinstance(result, Trajectory):
-        text = f"the rollout returned {type(result).__name__}, not a Trajectory"
-        return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
-    for history in result.histories():
-        for item in history.messages_and_choices:
-            _ = is_choice(item) or message_dict(item)
-    try:
-        result.reward = float(result.reward)
-    except Exception:
-        result.reward = math.nan
-    if not math.isfinite(result.reward):
-        text = "the reward is not a finite number"
-        return RolloutFailure(reason="bad_reward", type="ValueError", message=text)
-    # A rollout may make its trajectory only when it has the answer; its time began before.
-    result.start_time = min(result.start_time, started)
-    _stamp_policy_versions(result)
-    return result.finish()
-
-
-def _stamp_policy_versions(trajectory: Trajectory) -> None:
-    turns = [tokens_of(item) for item in trajectory.messages_and_choices if is_choice(item)]
-    versions = [turn.policy_version for turn in turns if turn and turn.policy_version is not None]
-    if versions and trajectory.initial_policy_version is None:
-        trajectory.initial_policy_version = versions[0]
-    if versions and trajectory.final_policy_version is None:
-        trajectory.final_policy_version = versions[-1]

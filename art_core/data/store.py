@@ -164,6 +164,8 @@ def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]
 def _trajectory_dict(trajectory: Trajectory, *, tokens: bool) -> dict[str, Any]:
     plain = {f.name: getattr(trajectory, f.name) for f in attrs.fields(Trajectory)}
     main, *others = (_history_dict(h, tokens=tokens) for h in trajectory.histories())
+    if not trajectory.turn_rewards:
+        del plain["turn_rewards"]  # readers of other versions do not know it
     return plain | main | {"additional_histories": others}
 
 

@@ -7,6 +7,7 @@ fails is a `RolloutFailure` in its group.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import traceback
 from collections.abc import Awaitable, Generator, Iterable, Iterator, Mapping
@@ -17,8 +18,9 @@ from typing import Any, Literal
 import attrs
 
 from art_core.base.errors import ConfigError, without_secrets
+from art_core.base.numbers import number_or_none
 from art_core.data.account import Account, Charged
-from art_core.data.choice import MessageOrChoice, message_of
+from art_core.data.choice import MessageOrChoice, is_choice, message_of
 
 FailureReason = Literal["raised", "timeout", "wrong_type", "bad_reward"]
 _group_ids = itertools.count()
@@ -48,7 +50,9 @@ class History:
 class Trajectory(Charged):
     """One attempt: the conversation, its reward, and what the rollout measured about it.
 
-    `reward` is a finite float; `metrics` are numbers or bools, averaged over the step;
+    `reward` is a finite float, earned at the end; `turn_rewards` are empty, or one finite float for
+    each choice of the main conversation, earned there besides. `metrics` are numbers or bools,
+    averaged over the step;
     `initial_policy_version` and `final_policy_version` are the training steps whose weights made
     the first and the last choice (filled from the choices when left out). `start_time` and
     `end_time` without a time zone are the machine's.
@@ -56,6 +60,7 @@ class Trajectory(Charged):
 
     messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
     reward: float = 0.0
+    turn_rewards: list[float] = attrs.field(factory=list)
     tools: list[dict[str, Any]] | None = None
     additional_histories: list[History] = attrs.field(factory=list)
     metrics: dict[str, float | int | bool] = attrs.field(factory=dict)
@@ -67,6 +72,32 @@ class Trajectory(Charged):
     end_time: datetime | None = attrs.field(
         default=None, converter=attrs.converters.optional(_aware)
     )
+
+    @property
+    def total_reward(self) -> float:
+        """The reward, and those of the turns."""
+        return self.reward + math.fsum(self.turn_rewards) if self.turn_rewards else self.reward
+
+    def num_turns(self) -> int:
+        """Return the number of choices in the main conversation."""
+        return sum(map(is_choice, self.messages_and_choices))
+
+    def check_turn_rewards(self) -> None:
+        """Make floats of the turn rewards. ConfigError unless they are finite numbers, one for each
+        choice of the main conversation, or none.
+        """
+        given, turns = self.turn_rewards, self.num_turns()
+        listed = given if isinstance(given, list | tuple) else [None]
+        rewards = [number_or_none(+r if isinstance(r, bool) else r) for r in listed]
+        found = [reward for reward in rewards if reward is not None]
+        if len(found) < len(rewards):
+            raise ConfigError(f"turn_rewards must be a list of finite numbers, got {given!r:.80}")
+        if found and len(found) != turns:
+            raise ConfigError(
+                f"turn_rewards has {len(found)} rewards, and the conversation {turns} choices",
+                "Give one reward for each choice of messages_and_choices, 0.0 for none.",
+            )
+        self.turn_rewards = found
 
     def messages(self) -> list[Any]:
         """Return the conversation as chat messages, dicts that OpenAI's client takes."""
@@ -210,8 +241,8 @@ class TrajectoryGroup(Charged):
 
     @property
     def rewards(self) -> list[float]:
-        """Rewards of the trajectories, in order."""
-        return [t.reward for t in self.trajectories]
+        """Rewards of the trajectories, those of their turns included, in order."""
+        return [t.total_reward for t in self.trajectories]
 
     def with_results(
         self, trajectories: Iterable[Trajectory], failures: Iterable[RolloutFailure] = ()

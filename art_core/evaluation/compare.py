@@ -172,7 +172,7 @@ class _Pairing:
         for call in account.take():
             self.usd += call.quote() or 0.0
             call.book(model.metrics_builder("eval"))
-        return [r.reward for r in results if isinstance(r, Trajectory)]
+        return [r.total_reward for r in results if isinstance(r, Trajectory)]
 
 
 def _name(model: Any, step: int | None) -> str:

@@ -15,7 +15,7 @@ import attrs
 from art_core.base.errors import ConfigError, RolloutError
 from art_core.base.progress import progress_bar
 from art_core.data.account import charging, open_account
-from art_core.data.gather import Outcome, outcome
+from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
 from art_core.evaluation.attempts import Attempt, AttemptFile, Rollout, by_id
 from art_core.evaluation.statistics import LEVEL, Estimate, clustered, pass_at_k

@@ -8,12 +8,14 @@ import inspect
 import re
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from art_core.base.errors import PluginError, unknown
+from art_core.rl.advantages import BASELINES, AdvantageSpec
 from art_core.rl.losses import PRESETS, LossSpec
 
 if TYPE_CHECKING:
@@ -48,6 +50,12 @@ def art_commands() -> Sequence[CommandSpec]:
 @hookspec
 def art_losses() -> Sequence[LossSpec]:
     """Offer losses: functions from log-probs and advantages to the loss of each token."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_advantages() -> Sequence[AdvantageSpec]:
+    """Offer advantages: functions from the trajectories of a group to an advantage of each."""
     raise AssertionError("a hook's specification is never called")
 
 
@@ -109,13 +117,15 @@ def _checked(specs: Iterable[Any], creates: Callable[[Any], bool]) -> list[Any]:
     return checked
 
 
-def _losses(specs: Iterable[Any]) -> list[LossSpec]:
+def _functions(
+    specs: Iterable[Any], kind: type[LossSpec | AdvantageSpec], noun: str, taken: Iterable[str]
+) -> list[Any]:
     checked = list(specs)
     for spec in checked:
-        if not isinstance(spec, LossSpec) or not callable(spec.create):
-            raise PluginError(f"it offers {spec!r:.80}, not a LossSpec")
-        if spec.name in PRESETS or ":" in spec.name:
-            raise PluginError(f"it offers a loss {spec.name!r}, a name that is taken")
+        if not isinstance(spec, kind) or not callable(spec.create):
+            raise PluginError(f"it offers {spec!r:.80}, not a {kind.__name__}")
+        if spec.name in taken or ":" in spec.name:
+            raise PluginError(f"it offers {noun} {spec.name!r}, a name that is taken")
     return checked
 
 
@@ -123,7 +133,8 @@ OFFERS: dict[str, Callable[[Any], list[Any]]] = {
     "art_backends": _backends,
     "art_sinks": _specs,
     "art_commands": _commands,
-    "art_losses": _losses,
+    "art_losses": partial(_functions, kind=LossSpec, noun="a loss", taken=PRESETS),
+    "art_advantages": partial(_functions, kind=AdvantageSpec, noun="advantages", taken=BASELINES),
     "art_metrics": list,
 }
 """Validation of hooks whose answers are lists of specs."""

@@ -24,6 +24,7 @@ from art_core.metrics.taxonomy import Taxonomy
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
+    from art_core.rl.advantages import AdvantageSpec
     from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
 
@@ -34,6 +35,7 @@ OURS = {
     "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard"}),
 }
 SINGULAR = {
+    "art_advantages": "advantages",
     "art_backends": "backend",
     "art_commands": "command",
     "art_losses": "loss",
@@ -273,20 +275,15 @@ class Plugins:
 
     def infos(self) -> list[PluginInfo]:
         """Return the loaded plugins and those that were set aside, by name."""
-        working = [
-            PluginInfo(
-                name=name,
-                version=self._versions.get(name, ""),
-                hooks=tuple(sorted(h.name for h in self._manager.get_hookcallers(plugin) or ())),
-                error=None,
-            )
+        found: dict[str, tuple[list[str], str | None]] = {
+            name: (sorted(h.name for h in self._manager.get_hookcallers(plugin) or ()), None)
             for name, plugin in self._manager.list_name_plugin()
+        }
+        found |= {name: ([], str(problem)) for name, problem in self.problems.items()}
+        return [
+            PluginInfo(name=n, version=self._versions.get(n, ""), hooks=tuple(hooks), error=error)
+            for n, (hooks, error) in sorted(found.items())
         ]
-        broken = [
-            PluginInfo(name=n, version=self._versions.get(n, ""), hooks=(), error=str(problem))
-            for n, problem in self.problems.items()
-        ]
-        return sorted(working + broken, key=lambda info: info.name)
 
     def backends(self) -> dict[str, BackendSpec]:
         """Return the offered backends, by name."""
@@ -305,6 +302,10 @@ class Plugins:
     def losses(self) -> dict[str, LossSpec]:
         """Return the offered losses, by name, without the presets."""
         return self._offers("art_losses")
+
+    def advantages(self) -> dict[str, AdvantageSpec]:
+        """Return the offered advantages, by name."""
+        return self._offers("art_advantages")
 
     def backend(self, name: str) -> BackendSpec:
         """Return a backend by name; ConfigError or PluginError names what to install."""

@@ -46,7 +46,7 @@ def summarize(
     reserved or in use.
     """
     trajectories = [t for group in groups for t in group.trajectories]
-    rewards = [number("reward", t.reward) for t in trajectories]
+    rewards = [_reward(t) for t in trajectories]
     failures = sum(len(group.failures) for group in groups)
     stds = [population_std(g.rewards) for g in groups if len(g) > 1]
     names = _own_names(split)
@@ -198,6 +198,11 @@ def _refused(name: str) -> MetricError:
         f"a trajectory's or group's metric may not be named {name!r}",
         "It is the step's own name, or another metric has it already.",
     )
+
+
+def _reward(trajectory: Trajectory) -> float:
+    of_turns = [number("turn_rewards", reward) for reward in trajectory.turn_rewards]
+    return total([number("reward", trajectory.reward), *of_turns])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,16 +1,24 @@
-"""Advantages: the reward of an attempt compared with its group."""
+"""Advantages: the reward of an attempt compared with its group, or a function of your own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from art_core.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from art_core.data.trajectory import Trajectory
 
 SPREAD_TOLERANCE = 1e-12
 """Rewards are equal when they differ by at most this share of the largest one, or of 1 if all are
 smaller: sums of floats that are equal on paper differ in their last digits.
 """
 
-BASELINES = ("group_mean", "rloo")
+BASELINES = ("group_mean", "rloo", "leave_one_out")
 SCALES = ("group", "batch", "none")
 
 
@@ -49,9 +57,9 @@ def step_advantages(
 ) -> list[list[float]]:
     """Advantages of all groups of a step: reward minus a baseline, divided by a std, balanced.
 
-    `advantage_baseline`: the group's mean (GRPO, arXiv 2402.03300, section 4.1.2), or "rloo", the
-    mean of the *other* attempts (leave-one-out: RLOO, arXiv 2402.14740), which is
-    G / (G - 1) times as large.
+    `advantage_baseline`: the group's mean (GRPO, arXiv 2402.03300, section 4.1.2), or "rloo", also
+    named "leave_one_out", the mean of the *other* attempts (RLOO, arXiv 2402.14740): advantages
+    are then G / (G - 1) times as large.
 
     `scale_rewards`: False or "none"; True or "group" divides by the group's std, as GRPO does (Dr.
     GRPO, 2503.20783, section 3.2, shows that this weighs easy and hard groups up, so the default
@@ -77,8 +85,63 @@ def _group(
 ) -> list[float]:
     if not has_spread(rewards):
         return [0.0] * len(rewards)
-    others = len(rewards) / (len(rewards) - 1) if baseline == "rloo" else 1.0
+    others = 1.0 if baseline == "group_mean" else len(rewards) / (len(rewards) - 1)
     std = batch_std or (population_std(rewards) if scale_rewards in (True, "group") else 1.0)
-    up, down = min(1.0, 1.0 + balance), min(1.0, 1.0 - balance)
-    centred = [r * others / std for r in _centred(rewards)]
-    return [a * (up if a > 0 else down) for a in centred]
+    return [balanced(r * others / std, balance) for r in _centred(rewards)]
+
+
+def balanced(advantage: float, balance: float) -> float:
+    """Return an advantage, weakened by `advantage_balance` (see `step_advantages`)."""
+    return advantage * min(1.0, 1.0 + balance if advantage > 0 else 1.0 - balance)
+
+
+AdvantageFunction = Callable[[Sequence["Trajectory"]], Sequence[float | Sequence[float]]]
+"""Takes the trajectories of one group; returns the advantage of each, or of each of its choices."""
+
+
+@attrs.frozen(kw_only=True)
+class AdvantageSpec:
+    """Advantages of your own: `create()` imports what is heavy and returns a function from the
+    trajectories of a group to the advantage of each: a number, or a list with one for each choice
+    of its main conversation.
+    """
+
+    name: str
+    create: Callable[[], AdvantageFunction]
+    summary: str = ""
+
+
+def advantage_spec(named: str | AdvantageSpec) -> AdvantageSpec:
+    """Return the spec of a function's "module:function", which is not imported here; ConfigError
+    for another name.
+    """
+    if isinstance(named, AdvantageSpec):
+        return named
+    if not isinstance(named, str) or ":" not in named:
+        raise ConfigError(
+            f"no advantages {named!r:.80}: no plugin offers them",
+            'A function of your own is named by its import path, "my_module:my_advantages".',
+        )
+    return AdvantageSpec(name=named, create=importer(named, "function for advantages"))
+
+
+def importer(path: str, kind: str) -> Callable[[], Any]:
+    """Return a function that imports "module:function"; ConfigError if it is not such a path, and
+    from the function if there is no such thing.
+    """
+    module, _, name = path.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f'a {kind} is named "module:function", got {path!r}')
+
+    def create() -> Any:
+        import importlib
+
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"the {kind} {path!r} can't be imported: {error}",
+                "It must be importable where the trainer runs: install it, or set PYTHONPATH.",
+            ) from error
+
+    return create

@@ -13,8 +13,9 @@ import attrs
 from art_core.base.errors import ConfigError
 from art_core.data.choice import ChoiceTokens, is_cut_off
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.rl.advantages import has_spread, step_advantages
+from art_core.rl.advantages import has_spread
 from art_core.rl.config import TrainConfig
+from art_core.rl.credit import Credit, step_credit
 from art_core.rl.losses import LossPreset
 from art_core.rl.sequences import TokenSequence, merge_turns, turns_of
 
@@ -46,13 +47,13 @@ def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> Tr
     counts: Counter[str] = Counter()
     sequences: list[TokenSequence] = []
     groups = list(groups)
-    for group, advantages in zip(groups, _advantages(groups, config), strict=True):
-        teaches = has_spread(group.rewards)
+    for group, found in zip(groups, _credits(groups, config), strict=True):
+        teaches = any(any(credit.values) for credit in found)
         counts["flat_groups"] += not teaches
-        for trajectory, advantage in zip(group.trajectories, advantages, strict=True):
-            conversations = _conversations_of(trajectory, counts)
+        for trajectory, credit in zip(group.trajectories, found, strict=True):
+            conversations = _conversations_of(trajectory, credit, counts)
             if teaches:
-                sequences += _sequences_of(conversations, advantage, config, counts)
+                sequences += _sequences_of(conversations, credit, config, counts)
     _warn_of_missing(groups, sequences, counts)
     return TrainingBatch(
         sequences=tuple(sequences),
@@ -62,31 +63,38 @@ def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> Tr
             "data/step_num_truncated": float(num_cut_off(groups)),
             "data/step_num_biased_choices": float(counts["biased"]),
             "data/prefix_breaks": float(counts["prefix_breaks"]),
+            **_trainable(groups, counts),
         },
     )
 
 
-def _advantages(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[list[float]]:
+def _trainable(groups: Sequence[TrajectoryGroup], counts: Counter[str]) -> dict[str, float]:
+    """Return the number of groups that teach, where it is not that of groups with spread."""
+    teach = len(groups) - counts["flat_groups"]
+    if teach == sum(has_spread(group.rewards) for group in groups):
+        return {}
+    return {
+        "data/step_num_groups_trainable": float(teach),
+        "train/num_groups_trainable": float(teach),
+    }
+
+
+def _credits(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[list[Credit]]:
     for group in groups:
         if not all(map(math.isfinite, group.rewards)):
             raise ConfigError(
                 f"a group has rewards that are not finite: {group.rewards}",
                 "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
             )
-    advantages = step_advantages(
-        [group.rewards for group in groups],
-        advantage_baseline=config.advantage_baseline,
-        scale_rewards=config.scale_rewards,
-        advantage_balance=config.advantage_balance,
-    )
-    for group, found in zip(groups, advantages, strict=True):
-        if not all(abs(advantage) <= _MAX_FLOAT32 for advantage in found):
+    found = step_credit(groups, config)
+    for group, of_group in zip(groups, found, strict=True):
+        if not all(abs(value) <= _MAX_FLOAT32 for credit in of_group for value in credit.values):
             raise ConfigError(
                 f"rewards from {min(group.rewards):g} to {max(group.rewards):g} give advantages "
                 "that no 32-bit float holds",
                 'Give rewards of about 1, or train(..., scale_rewards="group").',
             )
-    return advantages
+    return found
 
 
 def num_cut_off(groups: Iterable[TrajectoryGroup]) -> int:
@@ -98,12 +106,16 @@ def num_cut_off(groups: Iterable[TrajectoryGroup]) -> int:
     )
 
 
+Conversation = tuple[Sequence[ChoiceTokens], Sequence[float] | None]
+"""The turns of a conversation, and their advantages where these differ."""
+
+
 def _conversations_of(
-    trajectory: Trajectory, counts: Counter[str]
-) -> Sequence[Sequence[ChoiceTokens]]:
+    trajectory: Trajectory, credit: Credit, counts: Counter[str]
+) -> Sequence[Conversation]:
     """Return the turns of each conversation that has engine tokens throughout; count the others."""
-    found: list[Sequence[ChoiceTokens]] = []
-    for history in trajectory.histories():
+    found: list[Conversation] = []
+    for place, history in enumerate(trajectory.histories()):
         turns, missing = turns_of(history)
         counts["choices"] += len(turns) + missing
         counts["conversations"] += bool(turns or missing)
@@ -111,19 +123,19 @@ def _conversations_of(
         if missing:
             counts["left_out"] += 1
         else:
-            found.append(turns)
+            found.append((turns, None if place else credit.turns))
     return found
 
 
 def _sequences_of(
-    conversations: Iterable[Sequence[ChoiceTokens]],
-    advantage: float,
+    conversations: Iterable[Conversation],
+    credit: Credit,
     config: TrainConfig,
     counts: Counter[str],
 ) -> Sequence[TokenSequence]:
     found: list[TokenSequence] = []
-    for turns in conversations:
-        merged = merge_turns(turns)
+    for turns, advantages in conversations:
+        merged = merge_turns(turns, advantages)
         counts["prefix_breaks"] += merged.prefix_breaks
         if config.mask_truncated and any(turn.truncated for turn in turns):
             continue
@@ -134,7 +146,7 @@ def _sequences_of(
     return [
         attrs.evolve(
             s,
-            advantage=advantage,
+            advantage=credit.attempt if s.token_advantages is None else s.advantage,
             weight=token_weight(loss, of_sequence=s.num_trainable, of_trajectory=of_trajectory),
         )
         for s in found

@@ -10,7 +10,7 @@ import attrs
 
 from art_core.base.errors import ConfigError, unknown
 from art_core.base.numbers import price_of
-from art_core.rl.advantages import BASELINES, SCALES
+from art_core.rl.advantages import BASELINES, SCALES, AdvantageSpec, advantage_spec
 from art_core.rl.losses import LEVELS, NORMALIZATIONS, PRESETS, LossPreset, LossSpec, loss_preset
 
 Check = Callable[[str, Any], None]
@@ -47,12 +47,33 @@ cap = _must("be a number above 0 (math.inf for none)", lambda v: _is_number(v) a
 above_one = _must("be a finite number above 1", lambda v: _is_number(v) and 1 < v < math.inf)
 count = _must("be a whole number of at least 1", lambda v: _is_whole(v) and v >= 1)
 step = _must("be a step, 0 or more", lambda v: _is_whole(v) and v >= 0)
+share = _must("be a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
 balance = _must("lie in [-1, 1]", lambda v: _is_number(v) and -1 <= v <= 1)
 switch = _must("be True or False", lambda v: isinstance(v, bool))
 scale = _must(
     f"be True or False, or {', '.join(map(repr, SCALES))}",
     lambda v: isinstance(v, bool) or v in SCALES,
 )
+
+
+def weights(name: str, value: Any) -> None:
+    """Take a mapping from names to finite numbers, with at least one that is not 0."""
+    finite = isinstance(value, Mapping) and all(
+        isinstance(key, str) and _is_number(v) and math.isfinite(v) for key, v in value.items()
+    )
+    if not finite or not any(value.values()):
+        raise ConfigError(
+            f"{name} must map the names of metrics to finite weights, not all of them 0, "
+            f"got {value!r:.80}"
+        )
+
+
+def scales(name: str, value: Any) -> None:
+    """Take a mapping from names to what `scale` takes."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must map names of rewards to their scales, got {value!r:.80}")
+    for key, each in value.items():
+        scale(f"{name}[{key!r}]", each)
 
 
 def price(name: str, value: Any) -> None:
@@ -91,6 +112,10 @@ LOSS_OPTIONS = (
 """Options that a loss has or has not; None (of a switch: False) leaves the loss its own value."""
 
 
+REPLACED = ("advantage_baseline", "scale_rewards", "discount", "reward_weights", "reward_scales")
+"""Options that an advantage function takes the place of."""
+
+
 def _field(check: Check, *, default: Any = None) -> Any:
     def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         check(attribute.name, value)
@@ -119,6 +144,12 @@ class TrainConfig:
       `normalization_length`, `max_negative_advantage_importance_sampling_weight`,
       `truncated_importance_sampling`. One that the loss does not have is a ConfigError.
     - `advantage_baseline`, `scale_rewards`, `advantage_balance`: see `step_advantages`.
+    - `discount`: from 0 to 1, for each turn between a reward and a turn (see `step_credit`).
+    - `reward_weights`: compare these metrics of the trajectories in place of the reward, each by
+      itself, and add them up with these weights; "reward" is the reward. `reward_scales`: the scale
+      of some of them, in place of "group".
+    - `advantage_fn`: the name of a plugin's advantages, or a function's "module:function", in place
+      of all these but `advantage_balance`.
     - `kl_penalty_coef`: advantages lose this times the log-ratio of the policy to a reference, and
       gain its mean; the reference is the base model, or step `kl_penalty_reference_step`.
     - `mask_truncated`: attempts cut off by the token limit teach nothing (DAPO, 2503.14476, 3.4).
@@ -146,6 +177,10 @@ class TrainConfig:
     advantage_baseline: str = _field(one_of(BASELINES), default="group_mean")
     scale_rewards: bool | str = _field(scale, default=False)
     advantage_balance: float = _field(balance, default=0.0)
+    discount: float = _field(share, default=1.0)
+    reward_weights: Mapping[str, float] | None = _optional(weights)
+    reward_scales: Mapping[str, bool | str] | None = _optional(scales)
+    advantage_fn: str | AdvantageSpec | None = None
     kl_penalty_coef: float = _field(not_negative, default=0.0)
     kl_penalty_reference_step: int | None = _optional(step)
     mask_truncated: bool = _field(switch, default=True)
@@ -191,10 +226,37 @@ class TrainConfig:
                 "Leave it out, or give entropy_coef=...",
             )
 
+        self._check_credit()
+
+    def _check_credit(self) -> None:
+        stray = set(self.reward_scales or ()) - set(self.reward_weights or ())
+        if stray:
+            raise ConfigError(
+                f"reward_scales has {min(stray)!r}, which reward_weights does not have",
+                "Give it a weight, or leave it out.",
+            )
+        if self.advantage_fn is None:
+            return
+        advantage_spec(self.advantage_fn)
+        fields = attrs.fields_dict(type(self))
+        for name in REPLACED:
+            if getattr(self, name) != fields[name].default:
+                raise ConfigError(
+                    f"{name} has no effect with advantage_fn, whose function gives the advantages",
+                    "Leave one of them out.",
+                )
+
     @classmethod
-    def of(cls, losses: Mapping[str, LossSpec] | None = None, /, **options: Any) -> TrainConfig:
+    def of(
+        cls,
+        losses: Mapping[str, LossSpec] | None = None,
+        advantages: Mapping[str, AdvantageSpec] | None = None,
+        /,
+        **options: Any,
+    ) -> TrainConfig:
         """Build a config from keyword arguments; an unknown one is a ConfigError that names the
-        nearest. `losses` (`model.plugins.losses()`) are what plugins offer for `loss_fn`.
+        nearest. `losses` (`model.plugins.losses()`) are what plugins offer for `loss_fn`, and
+        `advantages` (`model.plugins.advantages()`) for `advantage_fn`.
         """
         known = [field.name for field in attrs.fields(cls)]
         for name in options:
@@ -205,6 +267,11 @@ class TrainConfig:
             if named not in losses:
                 raise ConfigError(unknown("loss", named, [*PRESETS, *losses]))
             options["loss_fn"] = losses[named]
+        named = options.get("advantage_fn")
+        if advantages is not None and isinstance(named, str) and ":" not in named:
+            if named not in advantages:
+                raise ConfigError(unknown("advantages", named, advantages))
+            options["advantage_fn"] = advantages[named]
         return cls(**options)
 
     @property

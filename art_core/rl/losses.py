@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
+from art_core.rl.advantages import importer
 
 
 @attrs.frozen(kw_only=True)
@@ -55,23 +56,7 @@ LossFunction = Callable[[LossTokens], Any]
 
 def spec_of_path(path: str) -> LossSpec:
     """Return a spec whose `create()` imports "module:function", or raises ConfigError."""
-    module, _, name = path.partition(":")
-    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        raise ConfigError(f'a loss function is named "module:function", got {path!r}')
-
-    def create() -> LossFunction:
-        import importlib
-
-        try:
-            found: LossFunction = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"the loss function {path!r} can't be imported: {error}",
-                "It must be importable where the trainer runs: install it, or set PYTHONPATH.",
-            ) from error
-        return found
-
-    return LossSpec(name=path, create=create)
+    return LossSpec(name=path, create=importer(path, "loss function"))
 
 
 Level = Literal["token", "sequence", "average", "geometric_average"]

@@ -21,9 +21,10 @@ class TokenSequence:
     """One row to train on: `token_ids` [T], `trainable` [T], the engine's `logprobs` [T] (0 where
     not trainable).
 
-    `advantage` is the trajectory's; `weight` is 1 / its trainable tokens, so that each trajectory
-    counts once. `policy_versions` are the training steps of the weights behind its turns, in their
-    order (None where the endpoint did not report it).
+    `advantage` is the trajectory's; `token_advantages` [T] replace it where turns have advantages
+    of their own, and it is their mean over trainable tokens. `weight` is 1 / its trainable tokens,
+    so that each trajectory counts once. `policy_versions` are the training steps of the weights
+    behind its turns, in their order (None where the endpoint did not report it).
     """
 
     token_ids: tuple[int, ...]
@@ -31,12 +32,18 @@ class TokenSequence:
     logprobs: tuple[float, ...]
     advantage: float = 0.0
     weight: float = 1.0
+    token_advantages: tuple[float, ...] | None = None
     policy_versions: tuple[int | None, ...] = ()
 
     @property
     def num_trainable(self) -> int:
         """Tokens that bear loss."""
         return sum(self.trainable)
+
+    @property
+    def advantages(self) -> tuple[float, ...]:
+        """Advantages of all tokens [T]."""
+        return self.token_advantages or (self.advantage,) * len(self.token_ids)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,15 +63,20 @@ def turns_of(history: History) -> tuple[list[ChoiceTokens], int]:
     return turns, len(choices) - len(turns)
 
 
-def merge_turns(turns: Iterable[ChoiceTokens]) -> MergedTurns:
-    """Merge turns into training sequences by exact prefix of token ids."""
+def merge_turns(
+    turns: Sequence[ChoiceTokens], advantages: Sequence[float] | None = None
+) -> MergedTurns:
+    """Merge turns into training sequences by exact prefix of token ids. `advantages` are those of
+    the turns.
+    """
     rows: list[_Row] = []
     breaks = 0
-    for turn in turns:
+    each: Sequence[float | None] = advantages or [None] * len(turns)
+    for turn, advantage in zip(turns, each, strict=True):
         if not rows or not _starts_with(turn.prompt_ids, rows[-1].token_ids):
             breaks += bool(rows)
             rows.append(_Row())
-        rows[-1].add(turn)
+        rows[-1].add(turn, advantage)
     return MergedTurns(sequences=tuple(row.sequence() for row in rows), prefix_breaks=breaks)
 
 
@@ -87,13 +99,16 @@ class _Row:
     token_ids: list[int] = attrs.field(factory=list)
     trainable: list[bool] = attrs.field(factory=list)
     logprobs: list[float] = attrs.field(factory=list)
+    advantages: list[float] = attrs.field(factory=list)
     versions: list[int | None] = attrs.field(factory=list)
 
-    def add(self, turn: ChoiceTokens) -> None:
+    def add(self, turn: ChoiceTokens, advantage: float | None) -> None:
         fresh, sampled = turn.prompt_ids[len(self.token_ids) :], turn.completion_ids
         self.token_ids += [*fresh, *sampled]
         self.trainable += [False] * len(fresh) + [True] * len(sampled)
         self.logprobs += [0.0] * len(fresh) + list(turn.logprobs)
+        if advantage is not None:
+            self.advantages += [0.0] * len(fresh) + [advantage] * len(sampled)
         self.versions.append(turn.policy_version)
 
     def sequence(self) -> TokenSequence:
@@ -101,6 +116,8 @@ class _Row:
             token_ids=tuple(self.token_ids),
             trainable=tuple(self.trainable),
             logprobs=tuple(self.logprobs),
+            advantage=sum(self.advantages) / max(1, sum(self.trainable)),
+            token_advantages=tuple(self.advantages) or None,
             policy_versions=tuple(self.versions),
         )
 

@@ -262,7 +262,8 @@ class EchoBackend:
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:
         """Make the batch, change the weights if it is not empty, advance the step."""
-        weights, config = self._weights(model), TrainConfig.of(model.plugins.losses(), **options)
+        weights, offered = self._weights(model), model.plugins
+        config = TrainConfig.of(offered.losses(), offered.advantages(), **options)
         start = time.monotonic()
         batch = training_batch(groups, config)
         weights.update(batch)
@@ -352,7 +353,7 @@ class _Weights:
     def update(self, batch: TrainingBatch) -> None:
         value = self.values[self.step]
         if not batch.empty:
-            seen = repr([value, *((s.token_ids, s.advantage) for s in batch.sequences)])
+            seen = repr([value, *((s.token_ids, s.advantages) for s in batch.sequences)])
             value = zlib.crc32(seen.encode()) / 2**32
         self.step += 1
         self.values[self.step] = value

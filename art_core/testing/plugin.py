@@ -22,6 +22,7 @@ from art_core.backends import BackendSpec
 from art_core.hooks.commands import CommandSpec
 from art_core.hooks.host import GROUP, Plugins
 from art_core.metrics.taxonomy import MetricSpec
+from art_core.rl.advantages import AdvantageSpec
 from art_core.rl.losses import LossSpec
 from art_core.sinks.protocol import SinkSpec
 from art_core.testing.statements import Contract, Setting
@@ -29,6 +30,7 @@ from art_core.testing.statements import Contract, Setting
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _MAX_SUMMARY = 120
 _TYPES = {
+    "art_advantages": AdvantageSpec,
     "art_backends": BackendSpec,
     "art_commands": CommandSpec,
     "art_losses": LossSpec,
@@ -51,7 +53,8 @@ seen = {
 }
 plugins = Plugins()
 plugins.register(module, "contract")
-for offers in (plugins.backends, plugins.sinks, plugins.commands, plugins.losses, plugins.taxonomy):
+for offers in (plugins.backends, plugins.sinks, plugins.commands, plugins.losses,
+               plugins.advantages, plugins.taxonomy):
     try:
         offers()
     except Exception:
@@ -159,9 +162,12 @@ class PluginContract(Contract):
                 assert importlib.util.find_spec(module), f"there is no module {module}"
 
     def test_its_losses_and_commands_can_be_taken(self) -> None:
-        """No loss has the name of a preset, and a parser takes the arguments of each command."""
+        """No loss or advantages have the name of a preset, and a parser takes the arguments of each
+        command.
+        """
         plugins = self._plugins()
         plugins.losses()
+        plugins.advantages()
         plugins.commands()
 
     def test_its_metrics_join_the_catalogue(self) -> None:

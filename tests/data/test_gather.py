@@ -9,7 +9,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError, RolloutError
-from art_core.data import gather as module
+from art_core.data import outcome as module
 
 
 async def rollout(reward=1.0, after=0.0):
@@ -183,8 +183,11 @@ class Untouchable:
         (art.Trajectory(messages_and_choices=None), "wrong_type"),
         (art.Trajectory(additional_histories=[[]]), "wrong_type"),
         (art.Trajectory(reward=Untouchable()), "bad_reward"),
+        (art.Trajectory(turn_rewards=[1.0]), "bad_reward"),
+        (art.Trajectory(turn_rewards="1"), "bad_reward"),
+        (art.Trajectory(turn_rewards=["much"]), "bad_reward"),
     ],
-    ids=["item", "no conversation", "no history", "reward"],
+    ids=["item", "no conversation", "no history", "reward", "turns", "text", "no number"],
 )
 async def test_a_trajectory_that_cannot_be_looked_at_is_data(result, reason):
     failure = await only_failure(returning(result))

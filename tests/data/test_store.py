@@ -35,6 +35,7 @@ def whole_group():
     trajectory = art.Trajectory(
         messages_and_choices=[{"role": "user", "content": "hi é"}, CHOICE],
         reward=0.5,
+        turn_rewards=[0.25],
         tools=TOOLS,
         additional_histories=[art.History(messages_and_choices=[CHOICE], tools=TOOLS)],
         metrics={"correct": True, "turns": 2},
@@ -99,6 +100,12 @@ def test_values_that_are_no_group_are_told_apart(damage, said):
     with pytest.raises(art.ConfigError, match="not a trajectory group") as caught:
         art.TrajectoryGroup.from_dict(stored)
     assert said in str(caught.value)
+
+
+def test_an_attempt_without_rewards_of_turns_is_stored_as_before():
+    with_turns, without = whole_group().to_dict()["trajectories"]
+    assert with_turns["turn_rewards"] == [0.25]
+    assert "turn_rewards" not in without
 
 
 def test_groups_are_appended_a_line_each(path):

@@ -462,7 +462,7 @@ def test_a_plugin_whose_loss_has_the_name_of_another_is_set_aside(install, name)
     install("losing", LOSS.format(name=name))
     plugins = art.Plugins.discover()
     assert plugins.losses() == {}
-    assert f"a loss '{name}', a name that is taken" in str(plugins.problems["losing"])
+    assert f"'{name}', a name that is taken" in str(plugins.problems["losing"])
 
 
 def test_a_plugin_that_offers_no_loss_spec_is_set_aside(install):
@@ -477,6 +477,32 @@ def test_two_plugins_with_one_loss_name_are_told_apart(install):
     install("second", LOSS.format(name="largest"))
     with pytest.raises(PluginError, match="loss 'largest' is offered by the plugins"):
         art.Plugins.discover().losses()
+
+
+ADVANTAGES = """
+    @art.hookimpl
+    def art_advantages():
+        return [art.AdvantageSpec(name={name!r}, create=lambda: sorted)]
+"""
+
+
+def test_a_plugin_offers_advantages_that_a_step_takes_by_name(install):
+    install("ranking", ADVANTAGES.format(name="ranks"))
+    offered = art.Plugins.discover().advantages()
+    config = art.TrainConfig.of({}, offered, advantage_fn="ranks")
+    assert config.advantage_fn.create() is sorted
+    assert art.TrainConfig.of({}, offered, advantage_fn="a:b").advantage_fn == "a:b"
+    assert art.TrainConfig.of({}, offered).advantage_fn is None
+    with pytest.raises(ConfigError, match=r"no advantages 'rank'; .* Did you mean 'ranks'\?"):
+        art.TrainConfig.of({}, offered, advantage_fn="rank")
+
+
+@pytest.mark.parametrize("name", ["rloo", "a:b"])
+def test_a_plugin_whose_advantages_have_another_name_is_set_aside(install, name):
+    install("ranking", ADVANTAGES.format(name=name))
+    plugins = art.Plugins.discover()
+    assert plugins.advantages() == {}
+    assert f"'{name}', a name that is taken" in str(plugins.problems["ranking"])
 
 
 @pytest.mark.usefixtures("farm")

@@ -146,7 +146,11 @@ def test_a_length_that_nothing_reads_is_refused():
     [
         ("importance_sampling_level", "sequenze", r"no importance_sampling_level .*'sequence'\?"),
         ("normalization", 3, "no normalization '3'; known: constant, sequence, token, trajectory"),
-        ("advantage_baseline", "loo", "no advantage_baseline 'loo'; known: group_mean, rloo"),
+        (
+            "advantage_baseline",
+            "loo",
+            "no advantage_baseline 'loo'; known: group_mean, leave",
+        ),
         ("scale_rewards", "batches", "True or False, or 'group', 'batch', 'none', got 'batches'"),
         ("mask_sequence_ratio", 1.0, "must be a finite number above 1, got 1.0"),
         ("kl_penalty_coef", -0.1, "must be a finite number of at least 0, got -0.1"),
@@ -155,6 +159,15 @@ def test_a_length_that_nothing_reads_is_refused():
         ("grad_accumulation_sequences", 0, "must be a whole number of at least 1, got 0"),
         ("packed_sequence_length", 1.5, "must be a whole number of at least 1, got 1.5"),
         ("packing", 1, "packing must be True or False, got 1"),
+        ("discount", 1.5, "discount must be a number from 0 to 1, got 1.5"),
+        ("reward_weights", ["a"], "must map the names of metrics to finite weights, not all of"),
+        ("reward_weights", {}, "must map the names of metrics to finite weights, not all of"),
+        ("reward_weights", {"a": 0.0}, "must map the names of metrics to finite weights"),
+        ("reward_weights", {"a": float("nan")}, "must map the names of metrics to finite"),
+        ("reward_scales", "group", "must map names of rewards to their scales, got 'group'"),
+        ("advantage_fn", "ranks", "no advantages 'ranks': no plugin offers them. A function of"),
+        ("advantage_fn", 3, "no advantages 3: no plugin offers them"),
+        ("advantage_fn", "a b:c", 'a function for advantages is named "module:function", got'),
     ],
 )
 def test_an_odd_value_is_refused_by_its_name(option, odd, told):
@@ -177,6 +190,9 @@ def test_the_reference_of_the_penalty_is_a_step():
     [
         ({"packing": False, "packed_sequence_length": 4096}, "has no effect with packing=False"),
         ({"kl_penalty_reference_step": 1}, "has no effect while kl_penalty_coef is 0"),
+        ({"reward_scales": {"a": "none"}}, "has 'a', which reward_weights does not have"),
+        ({"advantage_fn": "a:b", "discount": 0.5}, "discount has no effect with advantage_fn"),
+        ({"advantage_fn": "a:b", "reward_weights": {"c": 1}}, "reward_weights has no effect"),
     ],
 )
 def test_an_option_that_nothing_would_read_is_refused(options, said):

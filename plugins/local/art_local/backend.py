@@ -158,7 +158,7 @@ class LocalBackend:
         last charge is charged to the model, also if the step fails.
         """
         session = self._sessions.of(model)
-        config = TrainConfig.of(model.plugins.losses(), **options)
+        config = TrainConfig.of(model.plugins.losses(), model.plugins.advantages(), **options)
         try:
             return await self._on_worker(lambda: session.train(groups, config))
         finally:

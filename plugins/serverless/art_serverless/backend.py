@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from art_core import (
     Checkpoint,
     ConfigError,
     Endpoint,
-    LossSpec,
+    Plugins,
     RegisteredModels,
     TrainConfig,
     TrainResult,
@@ -25,7 +25,7 @@ from art_core.rl.batch import num_cut_off, training_batch
 from art_core.rl.config import cap, check_options, optional, price
 from art_core.rl.losses import PRESETS
 from art_serverless.api import Api, service_key, service_url
-from art_serverless.protocol import check_finite, checked_loss
+from art_serverless.protocol import check_finite, check_names
 from art_serverless.remote_model import Journal, RemoteModel, StepOptions
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ class ServerlessBackend:
         Cancelling this call does not stop the job: the next `train` or `register` finds it again.
         """
         remote = self._models.of(model)
-        checked_loss(options)
+        check_names(options)
         check_finite(options)
-        counted = _counted(groups, options, model.plugins.losses())
+        counted = _counted(groups, options, model.plugins)
         result = await remote.train(model, groups, options)
         return attrs.evolve(result, metrics={**counted, **result.metrics})
 
@@ -160,20 +160,22 @@ class ServerlessBackend:
 
 
 def _counted(
-    groups: Sequence[TrajectoryGroup], options: dict[str, Any], losses: Mapping[str, LossSpec]
+    groups: Sequence[TrajectoryGroup], options: dict[str, Any], offered: Plugins
 ) -> dict[str, float]:
     """Check the options, and return the metrics of the batch, which services may not report.
 
-    Options with a loss that is not installed here are checked by the service only. For groups
-    without token ids the result only counts the attempts that were cut off. Raises ConfigError for
-    invalid options.
+    Options with a loss or advantages that are not installed here are checked by the service only.
+    For groups without token ids the result only counts the attempts that were cut off. Raises
+    ConfigError for invalid options.
     """
+    losses, advantages = offered.losses(), offered.advantages()
     cut_off = {"data/step_num_truncated": float(num_cut_off(groups))}
     if "learning_rate" in options:
         cut_off["loss/learning_rate"] = options["learning_rate"]
-    if options.get("loss_fn", "cispo") not in {*PRESETS, *losses}:
+    known = options.get("advantage_fn") in {None, *advantages}
+    if options.get("loss_fn", "cispo") not in {*PRESETS, *losses} or not known:
         return cut_off
-    config = TrainConfig.of(losses, **options)
+    config = TrainConfig.of(losses, advantages, **options)
     try:
         return cut_off | training_batch(groups, config).metrics
     except ConfigError:

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 import attrs
 
-from art_core import ConfigError, LossSpec, TrainConfig
+from art_core import AdvantageSpec, ConfigError, LossSpec, TrainConfig
 from art_core.base.errors import unknown
 
 DEFAULT_URL: Final = "https://api.training.wandb.ai/v1"
@@ -78,11 +78,15 @@ LEGACY: Final = ("normalize_advantages", "ppo", "precalculate_logprobs")
 """Options of the protocol that TrainConfig has under other names, or not at all."""
 
 
-def train_config(given: Mapping[str, Any], losses: Mapping[str, LossSpec]) -> dict[str, Any]:
+def train_config(
+    given: Mapping[str, Any],
+    losses: Mapping[str, LossSpec],
+    advantages: Mapping[str, AdvantageSpec],
+) -> dict[str, Any]:
     """Return a job's `experimental_config` as options of `train`; null means the default.
 
-    `losses` are those of the server's plugins. Raises ConfigError for an unknown option, with the
-    nearest known one, and for an unsupported value, such as a loss by import path.
+    `losses` and `advantages` are those of the server's plugins. Raises ConfigError for an unknown
+    option, with the nearest known one, and for an unsupported value, such as a loss by import path.
     """
     options = {key: value for key, value in given.items() if value is not None}
     known = [field.name for field in attrs.fields(TrainConfig)]
@@ -99,8 +103,8 @@ def train_config(given: Mapping[str, Any], losses: Mapping[str, LossSpec]) -> di
         options.setdefault("scale_rewards", scaled)
     if options.pop("ppo", False):
         options.setdefault("loss_fn", "ppo")
-    checked_loss(options)
-    TrainConfig.of(losses, **options)
+    check_names(options)
+    TrainConfig.of(losses, advantages, **options)
     return options
 
 
@@ -114,11 +118,17 @@ def check_finite(options: Mapping[str, Any]) -> None:
             )
 
 
-def checked_loss(options: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the loss is a name: a service does not run code of its clients."""
-    loss = options.get("loss_fn", "")
-    if not isinstance(loss, str) or ":" in loss:
-        raise ConfigError(
-            f"loss_fn must be a loss's name on a service, got {loss!r:.100}",
-            "Offer it by a plugin (hook art_losses) that is installed where the model trains.",
-        )
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless functions are given by name: a service does not run code of its
+    clients.
+    """
+    for option, thing, hook in (
+        ("loss_fn", "a loss's name", "art_losses"),
+        ("advantage_fn", "the name of advantages", "art_advantages"),
+    ):
+        name = options.get(option) or ""
+        if not isinstance(name, str) or ":" in name:
+            raise ConfigError(
+                f"{option} must be {thing} on a service, got {name!r:.100}",
+                f"Offer it by a plugin (hook {hook}) that is installed where the model trains.",
+            )

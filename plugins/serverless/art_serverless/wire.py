@@ -13,6 +13,7 @@ from art_core.base.files import json_line
 _TRAJECTORY: dict[str, Any] = {
     "messages_and_choices": [],
     "reward": 0.0,
+    "turn_rewards": [],
     "tools": None,
     "additional_histories": [],
     "metrics": {},
@@ -72,7 +73,10 @@ def _group_of(value: Any, where: str) -> TrajectoryGroup:
         "logs": _list(given.get("logs") or [], f"{where}.logs"),
     }
     try:
-        return TrajectoryGroup.from_dict(stored)
+        group = TrajectoryGroup.from_dict(stored)
+        for trajectory in group:
+            trajectory.check_turn_rewards()
+        return group
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -86,7 +90,7 @@ def _trajectory(value: Any, where: str) -> dict[str, Any]:
     reward = given.get("reward", 0.0)  # NaN is written as null
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
         raise ConfigError(f"{where}.reward must be a finite number, got {reward!r}")
-    for name in ("messages_and_choices", "additional_histories", "logs"):
+    for name in ("messages_and_choices", "turn_rewards", "additional_histories", "logs"):
         _list(filled[name], f"{where}.{name}")
     _items(filled["messages_and_choices"], f"{where}.messages_and_choices")
     for n, history in enumerate(filled["additional_histories"]):

@@ -253,6 +253,10 @@ def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
         ({"trajectory_groups": 5}, "trajectory_groups must be a list"),
         ({"trajectory_groups": [{"trajectories": [{"reward": "high"}]}]}, "[0].reward"),
         ({"trajectory_groups": [{"trajectories": [{"reward": None}]}]}, "[0].reward"),
+        (
+            {"trajectory_groups": [{"trajectories": [{"reward": 1.0, "turn_rewards": [1.0]}]}]},
+            "trajectory_groups[0]: turn_rewards has 1 rewards, and the conversation 0 choices",
+        ),
         ({"trajectory_groups": [{"trajectories": [{"rewrad": 1}]}]}, "rewrad"),
         (
             {"trajectory_groups": [{"trajectories": [{"messages_and_choices": [{}]}]}]},
@@ -275,6 +279,8 @@ def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
         ({"experimental_config": {"learning_rate": -1}}, "learning_rate"),
         ({"experimental_config": {"loss_fn": "os:system"}}, "a loss's name on a service"),
         ({"experimental_config": {"loss_fn": "cispoo"}}, "cispo"),
+        ({"experimental_config": {"advantage_fn": "os:system"}}, "name of advantages on a service"),
+        ({"experimental_config": {"advantage_fn": "ranks"}}, "no advantages 'ranks'"),
         ({"experimental_config": []}, "experimental_config must be an object"),
     ],
 )

@@ -141,7 +141,9 @@ class TinkerBackend:
         the newest saved state.
         """
         remote = self._served.of(model).remote
-        return await remote.train(groups, TrainConfig.of(model.plugins.losses(), **options))
+        offered = model.plugins
+        config = TrainConfig.of(offered.losses(), offered.advantages(), **options)
+        return await remote.train(groups, config)
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""

@@ -107,11 +107,12 @@ def _minibatch(sequences: tuple[TokenSequence, ...], loss: LossPreset) -> Miniba
 def datum(sequence: TokenSequence, total: float) -> Any:
     """Return one sequence of T tokens as T - 1 inputs, each with its next token as the target.
 
-    Each advantage is the trajectory's, times the weight of a token, divided by the minibatch's
+    Each advantage is that of the target, times the weight of a token, divided by the minibatch's
     total; 0 if the target does not bear loss.
     """
     types = tinker().types
-    advantage = sequence.advantage * sequence.weight / total
+    share = sequence.weight / total
+    bears = zip(sequence.advantages[1:], sequence.trainable[1:], strict=True)
     return types.Datum(
         model_input=types.ModelInput.from_ints(list(sequence.token_ids[:-1])),
         loss_fn_inputs={
@@ -122,7 +123,7 @@ def datum(sequence: TokenSequence, total: float) -> Any:
                 (
                     "advantages",
                     "float32",
-                    [advantage if bears else 0.0 for bears in sequence.trainable[1:]],
+                    [advantage * share if trained else 0.0 for advantage, trained in bears],
                 ),
             )
         },

@@ -49,13 +49,14 @@ def _minibatch(
         bears = np.asarray(sequence.trainable[1:])
         new = np.asarray(found, dtype=np.float64)[bears]
         old = np.asarray(sequence.logprobs[1:], dtype=np.float64)[bears]
+        advantages = np.asarray(sequence.advantages[1:], dtype=np.float64)[bears]
         ratio = np.exp(np.clip(new - old, -_CLAMP, _CLAMP))
-        summed += sequence.weight * float(_losses(loss, ratio, new, sequence.advantage).sum())
+        summed += sequence.weight * float(_losses(loss, ratio, new, advantages).sum())
         ratios.append(ratio)
     return summed / batch.total, np.concatenate(ratios)
 
 
-def _losses(loss: ServiceLoss, ratio: Floats, logprobs: Floats, advantage: float) -> Floats:
+def _losses(loss: ServiceLoss, ratio: Floats, logprobs: Floats, advantage: Floats) -> Floats:
     inside = np.clip(ratio, loss.low, loss.high)
     if loss.name == "ppo":
         return -np.minimum(ratio * advantage, inside * advantage)

@@ -86,12 +86,13 @@ class UnslothBackend:
         case, even if the worker dies.
         """
         self._models.check_open()
-        config = TrainConfig.of(model.plugins.losses(), **options)
-        if not isinstance(options.get("loss_fn", ""), str):
-            raise ConfigError(
-                f"loss_fn is {config.loss_fn!r:.80}, which cannot be sent to the worker",
-                'Give a name, or a function\'s "module:function".',
-            )
+        TrainConfig.of(model.plugins.losses(), model.plugins.advantages(), **options)
+        for name in ("loss_fn", "advantage_fn"):
+            if not isinstance(options.get(name) or "", str):
+                raise ConfigError(
+                    f"{name} is {options[name]!r:.80}, which cannot be sent to the worker",
+                    'Give a name, or a function\'s "module:function".',
+                )
         values = await asyncio.to_thread(wire.group_values, groups)
         plain = wire.option_values(options)
         answer = await self._ask("train", model, groups=values, options=plain)

@@ -56,12 +56,15 @@ async def test_errors_of_the_worker_come_back_as_their_kinds(unsloth_backend, ti
         await backend.register(model)
 
 
-async def test_a_loss_that_is_an_object_cannot_be_sent(unsloth_backend, tiny_model):
+async def test_a_function_that_is_an_object_cannot_be_sent(unsloth_backend, tiny_model):
     backend, model = unsloth_backend(), tiny_model()
     await model.register(backend)
     loss = art.LossSpec(name="mine", create=lambda: None, summary="mine")
-    with pytest.raises(art.ConfigError, match="which cannot be sent to the worker"):
+    with pytest.raises(art.ConfigError, match="loss_fn is .* cannot be sent to the worker"):
         await backend.train(model, [], loss_fn=loss)
+    advantages = art.AdvantageSpec(name="mine", create=lambda: None)
+    with pytest.raises(art.ConfigError, match="advantage_fn is .* cannot be sent to the worker"):
+        await backend.train(model, [], advantage_fn=advantages)
     await model.close()
     await backend.close()
 

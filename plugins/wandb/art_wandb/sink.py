@@ -233,4 +233,4 @@ def _cells(group: TrajectoryGroup, index: int) -> tuple[float, str, str]:
     """Return a trajectory's reward, metrics and messages; choices are without their token data."""
     one = group.trajectories[index]
     metrics = json.dumps(one.metrics, ensure_ascii=False)
-    return one.reward, metrics, json.dumps(one.messages(), ensure_ascii=False)
+    return one.total_reward, metrics, json.dumps(one.messages(), ensure_ascii=False)

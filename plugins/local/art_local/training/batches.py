@@ -20,8 +20,8 @@ class MicroBatch:
     `ids_BS` are the tokens. A causal model's output at a token does not depend on later tokens, so
     right padding needs no attention mask. `rows_R` are flat positions in [B*S] whose *next* token
     has a loss; `targets_R` is that token, `old_logprobs_R` its log-prob in the engine,
-    `advantages_R` and `weights_R` those of its sequence, `sequences_R` the index of its sequence in
-    the step. A sequence is never split, so sums over it are complete.
+    `advantages_R` its advantage, `weights_R` the weight of its sequence, `sequences_R` the index
+    of its sequence in the step. A sequence is never split, so sums over it are complete.
 
     A packed micro-batch has B = 1 and a `layout`; several rows may refer to one hidden state.
     """
@@ -83,13 +83,14 @@ def collate(
     owners: list[int] = []
     values: list[tuple[float, float, float]] = []
     for b, s in enumerate(sequences):
+        advantages = s.advantages
         ids_BS[b, : len(s.token_ids)] = torch.tensor(s.token_ids)
         for t in range(1, len(s.token_ids)):
             if s.trainable[t]:
                 rows.append(b * width + t - 1)
                 targets.append(s.token_ids[t])
                 owners.append(places[b])
-                values.append((s.logprobs[t], s.advantage, s.weight))
+                values.append((s.logprobs[t], advantages[t], s.weight))
     old_R, advantages_R, weights_R = (
         torch.tensor(values, dtype=torch.float32).reshape(-1, 3).unbind(1)
     )

@@ -107,7 +107,8 @@ def _loss_rows(
     at_R = torch.tensor(sequence.trainable[1:], dtype=torch.bool).nonzero()[:, 0]
     values_R3 = torch.empty(len(at_R), 3)
     values_R3[:, 0] = torch.tensor(sequence.logprobs[1:], dtype=torch.float32)[at_R]
-    values_R3[:, 1:] = torch.tensor([sequence.advantage, sequence.weight])
+    values_R3[:, 1] = torch.tensor(sequence.advantages[1:], dtype=torch.float32)[at_R]
+    values_R3[:, 2] = sequence.weight
     return (
         at_R + torch.where(at_R < prefix, base, shift),
         torch.tensor(sequence.token_ids[1:], dtype=torch.long)[at_R],

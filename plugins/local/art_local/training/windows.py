@@ -66,22 +66,27 @@ def loss_tokens(sequence: TokenSequence) -> int:
 
 def engine_logprobs(sequences: Sequence[TokenSequence]) -> Tensor:
     """Return the engine's log-probs [N] of all loss tokens."""
+    return _of_loss_tokens(sequences, [s.logprobs for s in sequences])
+
+
+def _of_loss_tokens(
+    sequences: Sequence[TokenSequence], values: Sequence[Sequence[float]]
+) -> Tensor:
+    """Return the values [N] of the loss tokens among those of all tokens."""
     return torch.tensor(
         [
-            logprob
-            for s in sequences
-            for logprob, trainable in zip(s.logprobs[1:], s.trainable[1:], strict=True)
+            value
+            for s, each in zip(sequences, values, strict=True)
+            for value, trainable in zip(each[1:], s.trainable[1:], strict=True)
             if trainable
         ],
         dtype=torch.float32,
     )
 
 
-def sequence_advantages(sequences: Sequence[TokenSequence]) -> Tensor:
-    """Return the advantages [N] of all loss tokens: those of their sequences."""
-    counts = torch.tensor([loss_tokens(s) for s in sequences])
-    advantages = torch.tensor([s.advantage for s in sequences], dtype=torch.float32)
-    return advantages.repeat_interleave(counts)
+def token_advantages(sequences: Sequence[TokenSequence]) -> Tensor:
+    """Return the advantages [N] of all loss tokens."""
+    return _of_loss_tokens(sequences, [s.advantages for s in sequences])
 
 
 def gathered(
@@ -116,7 +121,7 @@ def penalised(
     changed = [
         attrs.evolve(
             window,
-            advantages_N=sequence_advantages(window.sequences)
+            advantages_N=token_advantages(window.sequences)
             + coefficient * torch.where(kl_N.isfinite(), mean - kl_N, 0.0),
         )
         for window, kl_N in zip(windows, kls, strict=True)

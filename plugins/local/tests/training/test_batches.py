@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from art_core.rl.sequences import TokenSequence
 from art_local.training.batches import collate, micro_batches, plan
+from art_local.training.packing import Pack, packed
+from art_local.training.windows import token_advantages
 
 
 def sequence(ids, trainable, advantage=1.0, weight=1.0):
@@ -47,6 +50,15 @@ def test_a_row_bears_loss_where_its_next_token_is_trainable():
     assert batch.advantages_R.tolist() == [2.0, -1.0]
     assert batch.weights_R.tolist() == [0.5, 1.0]
     assert batch.sequences_R.tolist() == [0, 1]
+
+
+def test_tokens_of_different_turns_have_different_advantages():
+    turns = (0.0, 2.0, 0.0, -1.0)
+    one = sequence([7, 8, 9, 10], [False, True, False, True])
+    one = attrs.evolve(one, token_advantages=turns)
+    assert collate([one]).advantages_R.tolist() == [2.0, -1.0]
+    assert token_advantages([one]).tolist() == [2.0, -1.0]
+    assert packed([Pack(prefix=1, members=(0,))], [one]).advantages_R.tolist() == [2.0, -1.0]
 
 
 def test_a_token_knows_which_sequence_of_the_step_it_belongs_to():

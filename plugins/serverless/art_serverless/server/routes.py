@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from art_core import LossSpec
+from art_core import AdvantageSpec, LossSpec
 from art_core.base.errors import unknown
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError, shown
@@ -56,6 +56,7 @@ class Server:
     keys: Keys
     max_body_bytes: int
     losses: Mapping[str, LossSpec]
+    advantages: Mapping[str, AdvantageSpec]
     private: PrivatePaths
 
 
@@ -177,7 +178,7 @@ class Routes:
         config = given.get("experimental_config", {})
         if not isinstance(config, dict | None):
             raise RequestError(422, "experimental_config must be an object", "experimental_config")
-        options = train_config(config or {}, self._server.losses)
+        options = train_config(config or {}, self._server.losses, self._server.advantages)
         groups = given.get("trajectory_groups")
         await asyncio.to_thread(groups_of, groups)
         key = http.headers.get("idempotency-key") or None

@@ -80,6 +80,7 @@ async def run(
     private = PrivatePaths.of(settings.directory, settings.base_models)
     work = Work(store=store, slots=slots, private=private)
     inference = Inference(store=store, slots=slots, private=private, timeout_s=CHAT_TIMEOUT_S)
+    plugins = Plugins.discover()
     app = create_app(
         Server(
             store=store,
@@ -89,7 +90,8 @@ async def run(
             monitor=Monitor(),
             keys=settings.keys,
             max_body_bytes=settings.max_body_bytes,
-            losses=Plugins.discover().losses(),
+            losses=plugins.losses(),
+            advantages=plugins.advantages(),
             private=private,
         )
     )
