@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from art_core.testing.advantages import AdvantageContract
 from art_core.testing.backend import BackendContract, LearningContract
 from art_core.testing.environment import EnvironmentContract
 from art_core.testing.plugin import PluginContract
@@ -17,6 +18,7 @@ from art_core.testing.statements import Contract
 
 TESTS = Path(__file__).parent.parent / "tests" / "testing"
 CONTRACTS: dict[str, type[Contract]] = {
+    "advantage": AdvantageContract,
     "backend": BackendContract,
     "environment": EnvironmentContract,
     "learning": LearningContract,

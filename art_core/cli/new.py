@@ -28,6 +28,7 @@ examples:
   art new backend cluster --into plugins
   art new price-book acme
   art new loss gentle
+  art new advantages ranks
   art new command rate
 """
 _KINDS = {
@@ -36,6 +37,7 @@ _KINDS = {
     "backend": "a backend",
     "price-book": "a price book",
     "loss": "a loss",
+    "advantages": "advantages",
     "command": "a command of `art`",
 }
 _PREFIXES = {"price-book": "art-prices-", "agent": ""}
@@ -67,6 +69,7 @@ def write_project(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[O
         "sink": plugins.sinks(),
         "backend": plugins.backends(),
         "loss": plugins.losses(),
+        "advantages": plugins.advantages(),
         "command": arguments.commands,
     }
     checked(kind, name, offers.get(kind, ()))

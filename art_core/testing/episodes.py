@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from art_core.data.account import charging, open_account
-from art_core.data.gather import Outcome, outcome
+from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import RolloutFailure, Trajectory
 from art_core.environments.environment import Environment, rollout_of
 from art_core.evaluation.attempts import by_id

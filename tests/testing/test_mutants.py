@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from mutants import backends, environments, plugins, prices, rollups, runner, sinks
+from mutants import advantages, backends, environments, plugins, prices, rollups, runner, sinks
 
 # A broken plugin should fail by what the contract asserts, not by a mistake in its own code.
 MISTAKE = re.compile(r"(Attribute|Name|Type|Key|Index|Import)Error")
 KINDS = {
+    "advantage": advantages,
     "backend": backends,
     "environment": environments,
     "plugin": plugins,
