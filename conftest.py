@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 
 # Models of the tests are tiny: more threads wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     )
     from art_core.costs.builder import MetricsBuilder
     from art_core.costs.track import track_api_cost
+    from art_core.data.failure import RolloutFailure
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
-    from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
+    from art_core.data.trajectory import History, Trajectory, TrajectoryGroup
     from art_core.environments.environment import Environment, rollout_of
     from art_core.environments.toolbox import Toolbox
     from art_core.evaluation.compare import Comparison, compare
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
     from art_core.hooks.commands import Column, CommandSpec, Record, Table
     from art_core.hooks.hookspecs import hookimpl
     from art_core.hooks.host import Plugins
+    from art_core.log.history import MetricsRow
     from art_core.log.reader import Costs, LoggedRun
     from art_core.log.timeline import Change, Timeline
     from art_core.metrics.receipt import GpuTime, Receipt, TokenRates, TokenUsage
-    from art_core.metrics.row import MetricsRow
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.model.backend import Backend, RegisteredModels, backend
     from art_core.model.model import Model
@@ -79,7 +80,8 @@ _HOME = {
     ),
     "costs.track": ("track_api_cost",),
     "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
-    "data.trajectory": ("History", "RolloutFailure", "Trajectory", "TrajectoryGroup"),
+    "data.failure": ("RolloutFailure",),
+    "data.trajectory": ("History", "Trajectory", "TrajectoryGroup"),
     "base.errors": (
         "ArtError",
         "BackendError",
@@ -95,8 +97,8 @@ _HOME = {
     ),
     "costs.builder": ("MetricsBuilder",),
     "metrics.receipt": ("GpuTime", "Receipt", "TokenRates", "TokenUsage"),
-    "metrics.row": ("MetricsRow",),
     "metrics.taxonomy": ("MetricSpec",),
+    "log.history": ("MetricsRow",),
     "log.reader": ("Costs", "LoggedRun"),
     "log.timeline": ("Change", "Timeline"),
     "model.backend": ("Backend", "RegisteredModels", "backend"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import art_core as art
-from art_core.log.history import read_rows
 from art_core.log.reader import LoggedRun
+from art_core.log.rows import read_rows
 from art_core.testing.echo import EchoBackend
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -11,9 +11,8 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.data.store import read_groups
-from art_core.log.history import read_rows
-from art_core.log.rundir import trajectory_file
+from art_core.data.store import read_groups, trajectory_file
+from art_core.log.rows import read_rows
 from art_core.testing.echo import EchoBackend
 
 

@@ -9,6 +9,7 @@ import bisect
 import difflib
 import os
 import re
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -176,3 +177,20 @@ def reason_of(error: BaseException) -> str:
     message = without_secrets(next(iter(str(error).strip().splitlines()), ""))
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"
+
+
+def message_text(error: BaseException) -> str:
+    """Return an exception's message, or the reason why it has none."""
+    try:
+        return str(error)
+    except Exception as odd:
+        return f"<no message: its __str__ raised {type(odd).__name__}>"
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return an exception's traceback, also of one that can't be shown."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as odd:
+        place = "".join(traceback.format_tb(error.__traceback__))
+        return f"{place}{type(error).__name__} <not shown: {type(odd).__name__}>\n"

@@ -1,5 +1,5 @@
-"""JSON files that are whole or absent, JSON lines that hold any value, and file descriptors that
-forked children close.
+"""JSON files that are whole or absent, JSON lines that hold any value, valid names of directories,
+and file descriptors that forked children close.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from art_core.base.errors import ConfigError
 
 if TYPE_CHECKING:
     import socket
+
+_MAX_NAME = 128
+"""Bytes of the name of a directory."""
 
 
 def replace_json(path: Path, value: Any, *, sync: bool = True) -> None:
@@ -216,3 +219,22 @@ def _close_all() -> None:
 
 
 os.register_at_fork(after_in_child=_close_all)
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return a project's or model's name; ConfigError if it can't be the name of one directory."""
+    bad = (
+        not isinstance(name, str)
+        or not name.strip()
+        or name != name.strip()
+        or name.startswith(".")
+        or any(c in "/\\:" or not c.isprintable() for c in name)
+        or len(name.encode()) > _MAX_NAME
+    )
+    if bad:
+        raise ConfigError(
+            f"{kind} name {name!r:.80} can't be a directory's name",
+            f"Use letters, digits, '-', '_', '.' and spaces inside, {_MAX_NAME} bytes at most, "
+            "not beginning with '.'.",
+        )
+    return name

@@ -1,17 +1,19 @@
 """Prices, counts and seconds: numbers of NumPy, torch, Decimal or text become plain numbers; errors
-name the field of any other value.
+name the field of any other value. Also the spread of rewards.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import index
 from typing import Any
 
 import attrs
 
 from art_core.base.errors import ConfigError
 
+_STEPS = 1 << 63
 MAX_COUNT = 2**53
 """The largest count: up to there a float, and JSON, hold every whole number."""
 
@@ -25,6 +27,14 @@ def number_or_none(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
     return number if math.isfinite(number) else None
+
+
+def number_or_nan(value: Any) -> float:
+    """Return a number as a float, also an infinite one; NaN for other values."""
+    try:
+        return math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def count_of(name: str, value: Any) -> int:
@@ -101,3 +111,46 @@ def _validator(check: Callable[[str, Any], object]) -> Callable[..., None]:
 check_count = _validator(count_of)
 check_price = _validator(price_of)
 check_seconds = _validator(seconds_of)
+
+
+SPREAD_TOLERANCE = 1e-12
+"""Rewards are equal when they differ by at most this share of the largest one, or of 1 if all are
+smaller: sums of floats that are equal on paper differ in their last digits.
+"""
+
+
+def has_spread(rewards: Sequence[float]) -> bool:
+    """Return whether a group can teach anything: its rewards differ by more than rounding."""
+    if len(rewards) < 2:
+        return False
+    low, high = min(rewards), max(rewards)
+    return high - low > SPREAD_TOLERANCE * max(1.0, -low, high)
+
+
+def population_std(rewards: Sequence[float]) -> float:
+    """Return the population standard deviation of rewards [G]."""
+    # `hypot` makes no squares, which would overflow for large rewards
+    return math.hypot(*centred(rewards)) / math.sqrt(len(rewards))
+
+
+def centred(rewards: Sequence[float]) -> list[float]:
+    """Return rewards minus their mean, as exact as the differences between the rewards.
+
+    A mean of large rewards is rounded by more than close rewards differ. Differences from the first
+    reward are exact for close rewards, and so is their mean. Halves keep differences finite.
+    """
+    halves = [reward / 2 for reward in rewards]
+    differences = [half - halves[0] for half in halves]
+    mean = sum(difference / len(rewards) for difference in differences)
+    return [2 * (difference - mean) for difference in differences]
+
+
+def checked_step(step: int) -> int:
+    """Return a training step as an int, also one of numpy's; ConfigError for any other value."""
+    try:
+        whole = index(step)
+    except TypeError:
+        whole = -1
+    if not 0 <= whole < _STEPS:
+        raise ConfigError(f"a step must be a whole number from 0 to 2**63 - 1, got {step!r:.80}")
+    return whole

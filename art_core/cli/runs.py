@@ -10,10 +10,10 @@ from art_core.cli.arguments import add_directory
 from art_core.cli.text import problem_lines
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
+from art_core.log.history import MetricsRow
 from art_core.log.reader import LoggedRun, find_runs
 from art_core.log.rundir import read_problem, runs_path
 from art_core.log.summary import read_summary
-from art_core.metrics.row import MetricsRow
 
 _HELP = """\
 A run is a directory <dir>/<project>/models/<name> with a history.jsonl in it. A run recorded as

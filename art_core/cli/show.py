@@ -12,8 +12,8 @@ from art_core.cli.sparkline import sparkline
 from art_core.cli.text import SHARE, branches, counted, usd_column
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.batches import attempt_of
 from art_core.log.reader import find_run
+from art_core.log.rows import attempt_of
 from art_core.log.rundir import runs_path
 from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import builtin_taxonomy

@@ -19,8 +19,7 @@ from art_core.base.threads import Values, present
 from art_core.client.openai_client import keep_tokens, openai_package
 from art_core.client.received import ReceivedAnswer
 from art_core.costs.metered import ModelMeter
-from art_core.data.choice import Message, MessageOrChoice, tokens_of
-from art_core.data.trajectory import History, Trajectory
+from art_core.data.trajectory import History, Message, MessageOrChoice, Trajectory, tokens_of
 from art_core.endpoint.answer import read_answer
 from art_core.endpoint.host import AppHost
 

@@ -41,7 +41,7 @@ class PaidCall(Protocol):
 
 active_account: ContextVar[Account | None] = ContextVar("art_active_account", default=None)
 _lock = threading.RLock()
-_handed_over: deque[tuple[Any, list[PaidCall]]] = deque()
+handed_over: deque[tuple[Any, list[PaidCall]]] = deque()
 """Calls of deleted accounts, with the owner of the account above."""
 
 
@@ -96,25 +96,6 @@ class Account:
     def waiting(self) -> bool:
         """True when it holds calls."""
         return bool(self.calls)
-
-
-class Charged:
-    """Base of trajectories and groups: has the account of the paid calls that made them. The
-    account is no field, so copies and stored values do not have it.
-    """
-
-    __slots__ = ("_account",)
-
-    @property
-    def account(self) -> Account | None:
-        """Return the account; None outside of gatherings."""
-        return getattr(self, "_account", None)
-
-    def charge_to(self, account: Account) -> Account:
-        """Set the account unless there is one already; return the account that is set."""
-        charged = self.account or account
-        object.__setattr__(self, "_account", charged)
-        return charged
 
 
 _accounts: weakref.WeakSet[Account] = weakref.WeakSet()
@@ -176,8 +157,8 @@ def book_all(owner: Any, calls: Iterable[PaidCall]) -> None:
 
 def flush() -> None:
     """Book the calls of deleted accounts for the owners of the accounts above them."""
-    while _handed_over:
-        book_all(*_handed_over.popleft())
+    while handed_over:
+        book_all(*handed_over.popleft())
 
 
 def unsettled() -> list[Account]:
@@ -202,13 +183,13 @@ def _hand_over(above: Account, calls: deque[PaidCall]) -> None:
         if above.owner is None:
             above.calls.extend(left)
         elif left:
-            _handed_over.append((above.owner, left))
+            handed_over.append((above.owner, left))
 
 
 def drop_calls() -> None:
     """Drop all calls in a forked process: those until now are the parent's to book."""
     _lock.release()
-    _handed_over.clear()
+    handed_over.clear()
     for account in unsettled():
         account.calls.clear()
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError, RolloutError
+from art_core.base.errors import ConfigError, RolloutError, message_text
+from art_core.base.numbers import number_or_nan
 from art_core.base.progress import progress_bar
 from art_core.base.threads import widen_thread_pool
 from art_core.data.account import Account, begin_gathering, charging, in_scope, open_account
+from art_core.data.failure import RolloutFailure
 from art_core.data.outcome import Outcome, outcome
-from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup, text_of
+from art_core.data.trajectory import Trajectory, TrajectoryGroup
 
 _NOT_BEGUN = inspect.CORO_CREATED
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
@@ -153,7 +155,7 @@ class _Tally:
 def _limit(max_exceptions: int | float | None, total: int) -> float:
     if max_exceptions is None:
         return math.inf
-    limit = _number(max_exceptions)
+    limit = number_or_nan(max_exceptions)
     if not limit >= 0:
         raise ConfigError(
             f"max_exceptions must be a count or a share below 1, got {max_exceptions!r}"
@@ -162,20 +164,12 @@ def _limit(max_exceptions: int | float | None, total: int) -> float:
 
 
 def _seconds(timeout: float | None) -> float | None:
-    seconds = None if timeout is None else _number(timeout)
+    seconds = None if timeout is None else number_or_nan(timeout)
     if seconds is not None and not seconds >= 0:
         raise ConfigError(
             f"timeout must be a number of seconds of at least 0, or None, got {timeout!r:.80}"
         )
     return seconds
-
-
-def _number(value: Any) -> float:
-    """Return a number as a float; NaN for other values."""
-    try:
-        return math.nan if isinstance(value, (bool, str, bytes)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
 
 
 def _slots(max_concurrent: int | None) -> AbstractAsyncContextManager[Any]:
@@ -274,7 +268,7 @@ async def _finish_group(
         if _ends_the_gathering(error):
             raise
         raise RolloutError(
-            f"after_each failed ({type(error).__name__}: {text_of(error)})",
+            f"after_each failed ({type(error).__name__}: {message_text(error)})",
             "Mend it; the groups of this error hold every rollout that was finished.",
         ) from error
     return None if judged is None else judged.paid_by(group.account)

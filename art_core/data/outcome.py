@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from art_core.base.errors import ConfigError
-from art_core.data.choice import is_choice, message_dict, tokens_of
-from art_core.data.trajectory import RolloutFailure, Trajectory
+from art_core.data.failure import RolloutFailure
+from art_core.data.trajectory import Trajectory, is_choice, message_dict, tokens_of
 
 log = logging.getLogger("art_core")
 

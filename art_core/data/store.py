@@ -3,7 +3,8 @@
 The prompt of a turn begins with the prompt and the answer of the turn before. Stored whole, the
 prompts of a conversation would take disk as the square of its length. A line of the files has
 `{"turn": [history, item], "same": n, "then": [...]}` in place of such a prompt: the first n ids of
-that turn's prompt and answer, then other ids.
+that turn's prompt and answer, then other ids. Files that ART wrote are read too: JSON lines of
+earlier releases, Parquet of later ones.
 """
 
 from __future__ import annotations
@@ -19,17 +20,36 @@ from typing import Any
 import attrs
 import orjson
 
-from art_core.base.errors import HistoryError
-from art_core.base.files import json_line, replacing
-from art_core.data.art_files import art_group
-from art_core.data.choice import choice_dict, is_choice, message_dict
-from art_core.data.trajectory import History, RolloutFailure, Trajectory, TrajectoryGroup
+from art_core.base.errors import ConfigError, HistoryError
+from art_core.base.files import checked_name, json_line, replacing
+from art_core.data.failure import RolloutFailure
+from art_core.data.trajectory import (
+    History,
+    Trajectory,
+    TrajectoryGroup,
+    choice_dict,
+    is_choice,
+    message_dict,
+)
 
 log = logging.getLogger("art_core")
 
 _TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs")
 
 EARLIER = "earlier"
+
+
+def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
+    """Return the path of the trajectories of a split and step."""
+    return trajectory_folder(run_dir, split) / f"{step:04d}.jsonl"
+
+
+def trajectory_folder(run_dir: Path, split: str = "") -> Path:
+    """Return the directory of a run's trajectories, or of those of a split; ConfigError for a
+    split that cannot name a directory.
+    """
+    folder = run_dir / "trajectories"
+    return folder / checked_name("split", split) if split else folder
 
 
 def append_groups(
@@ -275,3 +295,73 @@ def _same(one: Ids, other: Ids) -> int:
         else:
             high = middle - 1
     return low
+
+
+_FIELDS = ("messages_and_choices", "reward", "tools", "metrics", "metadata", "logs")
+
+
+def art_group(stored: Mapping[str, Any], written_at: datetime) -> TrajectoryGroup:
+    """Return the group of a line; ART kept no times, so that all began when it was written."""
+    return TrajectoryGroup(
+        [_trajectory(given, written_at) for given in stored["trajectories"]],
+        **{name: stored[name] for name in ("metadata", "metrics", "logs") if stored.get(name)},
+    )
+
+
+def _trajectory(stored: Mapping[str, Any], written_at: datetime) -> Trajectory:
+    histories = [
+        History(messages_and_choices=h["messages_and_choices"], tools=h.get("tools"))
+        for h in stored.get("additional_histories") or ()
+    ]
+    given = {name: stored[name] for name in _FIELDS if stored.get(name) is not None}
+    return Trajectory(**given, additional_histories=histories, start_time=written_at)
+
+
+def read_art_groups(path: Path) -> list[TrajectoryGroup]:
+    """Read a Parquet file of ART; ConfigError if pyarrow is not installed."""
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} needs pyarrow, which is not installed", "pip install 'art-core[parquet]'"
+        ) from error
+    written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    groups: dict[int, dict[str, Any]] = {}
+    for row in pq.read_table(path).to_pylist():
+        group = groups.setdefault(row["group_index"], {"trajectories": [], **_group(row)})
+        group["trajectories"].append(_stored(row))
+    return [art_group(groups[index], written_at) for index in sorted(groups)]
+
+
+def _group(row: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: _json(row.get(f"group_{name}")) for name in ("metadata", "metrics")}
+    return fields | {"logs": row.get("group_logs")}
+
+
+def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: _json(row.get(name)) for name in ("metrics", "metadata", "tools")}
+    return fields | {
+        "messages_and_choices": _messages(row["messages"] or ()),
+        "reward": row["reward"],
+        "logs": row.get("logs"),
+    }
+
+
+def _messages(stored: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages; those of the model are not choices, since ART kept no tokens of them."""
+    return [
+        {"role": message["role"], "content": message["content"]}
+        | {
+            name: value
+            for name, value in (
+                ("tool_calls", _json(message["tool_calls"])),
+                ("tool_call_id", message["tool_call_id"]),
+            )
+            if value
+        }
+        for message in stored
+    ]
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)

@@ -1,7 +1,9 @@
-"""Attempts at a task, and groups of attempts at the same task.
+"""Attempts at a task, groups of attempts at the same task, and the model's answers in them.
 
 A `Trajectory` is mutable while the rollout writes it; a `TrajectoryGroup` is frozen. A rollout that
-fails is a `RolloutFailure` in its group.
+fails is a `RolloutFailure` in its group. A *choice* is what an OpenAI-compatible endpoint returns
+in `completion.choices[0]`: the client's object, or the dict that it was stored as. Everything else
+in a conversation is a message dict.
 """
 
 from __future__ import annotations
@@ -9,21 +11,144 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import traceback
-from collections.abc import Awaitable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from art_core.base.errors import ConfigError, without_secrets
+from art_core.base.errors import ConfigError
 from art_core.base.numbers import number_or_none
-from art_core.data.account import Account, Charged
-from art_core.data.choice import MessageOrChoice, is_choice, message_of
+from art_core.data.failure import RolloutFailure, failure_of
 
-FailureReason = Literal["raised", "timeout", "wrong_type", "bad_reward"]
+if TYPE_CHECKING:
+    from art_core.data.account import Account
+
 _group_ids = itertools.count()
+
+
+Message = dict[str, Any]
+MessageOrChoice = Any
+"""A chat message (`{"role": ..., "content": ...}`), an openai `Choice`, or a choice's dict form."""
+
+
+@attrs.frozen(kw_only=True)
+class ChoiceTokens:
+    """The engine's own tokens of one choice; no text was tokenised again.
+
+    `prompt_ids` [P] is the whole prompt that the engine saw, `completion_ids` [C] what it sampled
+    (its end token included), `logprobs` [C] the natural log-probabilities of the samples, and
+    `policy_version` the training step of the weights that made them, if the endpoint reported it.
+    `biased` means that the endpoint sampled at a temperature or top_p other than 1, so `logprobs`
+    are not those of the sampling.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    policy_version: int | None = None
+    truncated: bool = False
+    biased: bool = False
+
+
+def is_choice(item: MessageOrChoice) -> bool:
+    """Return whether an item of a conversation is a choice; others are messages."""
+    if isinstance(item, Mapping):
+        return "message" in item and "finish_reason" in item
+    return hasattr(item, "message") and hasattr(item, "finish_reason")
+
+
+def is_cut_off(item: MessageOrChoice) -> bool:
+    """Return whether an item of a conversation is an answer that `max_tokens` cut off."""
+    return is_choice(item) and bool(_get(item, "finish_reason") == "length")
+
+
+def choice_dict(item: MessageOrChoice) -> dict[str, Any]:
+    """Return a choice as plain JSON values, the form in which it is stored."""
+    if isinstance(item, Mapping):
+        return dict(item)
+    return {"finish_reason": None} | _dumped(item)
+
+
+def message_dict(item: Any) -> Message:
+    """Return a message as a dict, also an openai `ChatCompletionMessage`; ConfigError for anything
+    else.
+    """
+    if isinstance(item, Mapping):
+        return dict(item)
+    if hasattr(item, "model_dump"):
+        return _dumped(item)
+    raise ConfigError(
+        f"a conversation holds messages and choices, not {type(item).__name__}",
+        'Append {"role": ..., "content": ...} or completion.choices[0].',
+    )
+
+
+def _dumped(item: Any) -> dict[str, Any]:
+    dumped: dict[str, Any] = item.model_dump(mode="json", exclude_none=True, warnings=False)
+    return dumped
+
+
+def message_of(item: MessageOrChoice) -> Message:
+    """Return the chat message of a choice, or the message itself, to send it back to a model."""
+    if not is_choice(item):
+        return message_dict(item)
+    message = message_dict(_get(item, "message"))
+    present = {k: v for k, v in message.items() if v is not None and v != []}
+    return {"role": "assistant", "content": None, **present}
+
+
+def _get(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
+
+
+def _completion_ids(item: MessageOrChoice, content: Sequence[Any]) -> list[int] | None:
+    """Return a choice's token ids. A choice that openai assembled from a stream has them in its
+    log-probs.
+    """
+    ids: list[int] | None = _get(item, "token_ids")
+    beside = [_get(entry, "token_id") for entry in content]
+    return beside if beside and None not in beside else ids
+
+
+def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
+    """Return the engine's tokens of a choice; None if the endpoint did not send all of them."""
+    prompt_ids = _get(item, "prompt_token_ids")
+    content = _get(_get(item, "logprobs") or {}, "content")
+    if not prompt_ids or content is None:
+        return None
+    completion_ids = _completion_ids(item, content)
+    logprobs = [_get(entry, "logprob") for entry in content]
+    if completion_ids is None or len(logprobs) != len(completion_ids) or None in logprobs:
+        return None
+    return ChoiceTokens(
+        prompt_ids=tuple(prompt_ids),
+        completion_ids=tuple(completion_ids),
+        logprobs=tuple(map(float, logprobs)),
+        policy_version=_get(item, "policy_version"),
+        truncated=_get(item, "finish_reason") == "length",
+        biased=bool(_get(item, "sampling")),
+    )
+
+
+class Charged:
+    """Base of trajectories and groups: has the account of the paid calls that made them. The
+    account is no field, so copies and stored values do not have it.
+    """
+
+    __slots__ = ("_account",)
+
+    @property
+    def account(self) -> Account | None:
+        """Return the account; None outside of gatherings."""
+        return getattr(self, "_account", None)
+
+    def charge_to(self, account: Account) -> Account:
+        """Set the account unless there is one already; return the account that is set."""
+        charged = self.account or account
+        object.__setattr__(self, "_account", charged)
+        return charged
 
 
 def _now() -> datetime:
@@ -134,57 +259,6 @@ class Trajectory(Charged):
         return self
 
 
-@attrs.frozen(kw_only=True)
-class RolloutFailure:
-    """An attempt without a trajectory: the kind of failure, its message and its traceback."""
-
-    reason: FailureReason
-    type: str
-    message: str
-    traceback: str = ""
-
-    @classmethod
-    def of(cls, error: BaseException, reason: FailureReason = "raised") -> RolloutFailure:
-        """Describe an exception without secrets, also one whose text cannot be made."""
-        return cls(
-            reason=reason,
-            type=type(error).__name__,
-            message=without_secrets(text_of(error)),
-            traceback=without_secrets(_traceback_of(error)),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.type}: {self.message}" if self.message else self.type
-
-
-def text_of(error: BaseException) -> str:
-    """Return an exception's message, or the reason why it has none."""
-    try:
-        return str(error)
-    except Exception as odd:
-        return f"<no message: its __str__ raised {type(odd).__name__}>"
-
-
-def _traceback_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception as odd:
-        place = "".join(traceback.format_tb(error.__traceback__))
-        return f"{place}{type(error).__name__} <not shown: {type(odd).__name__}>\n"
-
-
-def _failure(error: BaseException | RolloutFailure) -> RolloutFailure:
-    if isinstance(error, RolloutFailure):
-        return error
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        raise error  # it ends the program, and is no failure of an attempt
-    if not isinstance(error, BaseException):
-        raise ConfigError(
-            f"exceptions of a trajectory group must be exceptions, not {type(error).__name__}"
-        )
-    return RolloutFailure.of(error)
-
-
 @attrs.frozen(init=False, eq=False)
 class TrajectoryGroup(Charged):
     """Attempts at one scenario, compared with each other by the trainer.
@@ -221,7 +295,7 @@ class TrajectoryGroup(Charged):
             if isinstance(item, Trajectory):
                 done.append(item)
             elif isinstance(item, (BaseException, RolloutFailure)):
-                failed.append(_failure(item))
+                failed.append(failure_of(item))
             elif isinstance(item, Awaitable):
                 pending.append(item)
             else:
@@ -231,7 +305,7 @@ class TrajectoryGroup(Charged):
                 )
         self.__attrs_init__(
             trajectories=tuple(done),
-            failures=(*failed, *map(_failure, exceptions)),
+            failures=(*failed, *map(failure_of, exceptions)),
             metadata=dict(metadata or {}),
             metrics=dict(metrics or {}),
             logs=list(logs),

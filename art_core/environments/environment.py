@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from art_core.base.errors import ConfigError, RolloutError
-from art_core.data.choice import Message, MessageOrChoice, message_of
-from art_core.data.trajectory import Trajectory
+from art_core.data.trajectory import Message, MessageOrChoice, Trajectory, message_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.data.choice import Message
+from art_core.data.trajectory import Message
 
 _KINDS: Mapping[Any, str] = {
     str: "string",

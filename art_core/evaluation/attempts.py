@@ -13,7 +13,8 @@ import orjson
 
 from art_core.base.errors import ConfigError, HistoryError
 from art_core.base.files import json_line
-from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
+from art_core.data.failure import RolloutFailure
+from art_core.data.trajectory import Trajectory, TrajectoryGroup
 
 
 @attrs.frozen(kw_only=True)

@@ -13,15 +13,17 @@ from typing import Any, cast
 import attrs
 
 from art_core.base.errors import ConfigError, RolloutError
+from art_core.base.files import checked_name
+from art_core.base.numbers import checked_step
 from art_core.base.progress import progress_bar
 from art_core.data.account import charging, open_account
+from art_core.data.failure import RolloutFailure
 from art_core.data.outcome import Outcome, outcome
-from art_core.data.trajectory import RolloutFailure, Trajectory, TrajectoryGroup
+from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.evaluation.attempts import Attempt, AttemptFile, Rollout, by_id
 from art_core.evaluation.statistics import LEVEL, Estimate, clustered, pass_at_k
-from art_core.log.history import read_rows
-from art_core.log.rundir import checked_name, checked_step
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
+from art_core.log.rows import read_rows
 from art_core.model.model import Model
 
 log = logging.getLogger("art_core")

@@ -1,82 +1,193 @@
-"""The log of a run, `history.jsonl`: one line per row, appended in one write(2).
+"""The log of a run, `history.jsonl`: one line per row of metrics, appended in one write(2).
 
-The last row is the run's state. This is the eighth stop of the walk.
+The last row is the run's state.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import attrs
-import orjson
+from orjson import OPT_APPEND_NEWLINE, JSONDecodeError, JSONEncodeError, dumps, loads
 
-from art_core.base.errors import ConfigError, HistoryError
-from art_core.base.files import close_in_children, close_lock, read_json, take_lock
-from art_core.log.batches import BLANK
-from art_core.metrics.row import MetricsRow
+from art_core.base.errors import HistoryError
+from art_core.base.files import close_in_children, close_lock, take_lock
 
 log = logging.getLogger("art_core")
+
+SCHEMA = 1
+_INT_LIMIT = 1 << 63
+_CLOCKS = frozenset({"time/wall_clock_sec", "time/attempt_sec"})
+
+
+# A dict class whose fields have an order: frozen ones of these are made in half the time.
+@attrs.frozen(slots=False)
+class MetricsRow:
+    """A step's metrics on one split.
+
+    `seq` counts the run's rows from 1 and is the key to drop repeats by. `attempt` counts the times
+    that the run was opened to log. `metrics` are finite floats; `nonfinite` has the other values,
+    as text. `scenario_ids` are in no earlier row. `receipts` are the calls and device time behind
+    the costs, with their prices.
+    """
+
+    seq: int
+    attempt: int
+    step: int
+    split: str
+    recorded_at: datetime
+    metrics: dict[str, float]
+    nonfinite: dict[str, str] = attrs.field(factory=dict)
+    scenario_ids: tuple[str, ...] = ()
+    receipts: tuple[dict[str, Any], ...] = ()
+
+    def is_behind(self, other: MetricsRow | None) -> bool:
+        """Return True if a row logged before belongs to a later step of the same attempt."""
+        if other is None or other.seq >= self.seq or other.attempt != self.attempt:
+            return False
+        return self.step < other.step
+
+    def without_totals(self) -> MetricsRow:
+        """Return the row without the sums over the run, its clocks and its average speeds.
+
+        A row that is behind has those of the time when it was logged. A curve over steps would show
+        them at an old step.
+        """
+        of_step = {key: value for key, value in self.metrics.items() if not is_total(key)}
+        return attrs.evolve(self, metrics=of_step)
+
+    def to_line(self) -> bytes:
+        """Return the row as one line of strict JSON, with all keys on one level as in ART's files.
+
+        Values that JSON can't hold are converted or dropped, with a warning.
+        """
+        try:
+            return _line(self)
+        except JSONEncodeError as error:
+            log.warning(
+                "step %d: a part of the row can't be written as it is (%s): converted, or left out",
+                self.step,
+                error,
+            )
+            return _line(
+                attrs.evolve(
+                    self,
+                    split=plain(self.split),
+                    metrics=plain(self.metrics),
+                    nonfinite=plain(self.nonfinite),
+                    scenario_ids=tuple(map(plain, self.scenario_ids)),
+                    receipts=tuple(map(plain, self.receipts)),
+                )
+            )
+
+    @classmethod
+    def from_line(cls, line: bytes) -> MetricsRow:
+        """Read a row, also one that ART wrote; HistoryError for any other line.
+
+        A byte order mark, which some editors put at a file's start, is skipped.
+        """
+        try:
+            record = loads(line.removeprefix(BOM_UTF8))
+        except JSONDecodeError as error:
+            raise _not_a_row(line, error) from error
+        return cls.from_record(record)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> MetricsRow:
+        """Read a row back from a line's JSON object; HistoryError for one that is not a row."""
+        try:
+            recorded_at = datetime.fromisoformat(record["recorded_at"])
+            return cls(
+                seq=record.get("seq", 0),
+                attempt=record.get("attempt", 0),
+                step=int(record["step"] if "step" in record else record["training_step"]),
+                split=record.get("split", ""),
+                # ART writes local time without a zone.
+                recorded_at=recorded_at if recorded_at.tzinfo else recorded_at.astimezone(UTC),
+                metrics={
+                    k: float(v)
+                    for k, v in record.items()
+                    if "/" in k and isinstance(v, (int, float))
+                },
+                nonfinite=record.get("_nonfinite", {}),
+                scenario_ids=tuple(record.get("_scenario_ids", ())),
+                receipts=tuple(record.get("_receipts", ())),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise _not_a_row(dumps(record), error) from error
+
+
+def _not_a_row(line: bytes, error: Exception) -> HistoryError:
+    return HistoryError(f"not a row of metrics: {line[:80]!r} ({error})")
+
+
+def is_total(key: str) -> bool:
+    """Return whether a key is about the whole run: a sum, a clock or an average speed."""
+    return key in _CLOCKS or key.startswith("throughput/avg_") or "cum" in key.split("/")[1:]
+
+
+def _line(row: MetricsRow) -> bytes:
+    envelope: dict[str, Any] = {
+        "schema": SCHEMA,
+        "seq": row.seq,
+        "attempt": row.attempt,
+        "step": row.step,
+        "split": row.split,
+        "recorded_at": row.recorded_at,
+    }
+    if row.nonfinite:
+        envelope["_nonfinite"] = row.nonfinite
+    if row.scenario_ids:
+        envelope["_scenario_ids"] = row.scenario_ids
+    if row.receipts:
+        envelope["_receipts"] = row.receipts
+    if not row.metrics:
+        return dumps(envelope, option=OPT_APPEND_NEWLINE)
+    metrics = dumps(row.metrics, option=OPT_APPEND_NEWLINE)
+    return b"%b,%b" % (dumps(envelope)[:-1], metrics[1:])
+
+
+def plain(value: Any) -> Any:
+    """Return a value that JSON can hold: text as UTF-8, numbers as floats or ints of 64 bits.
+
+    Parts that can't be converted are dropped: null in a list, no key in an object.
+    """
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        parts = {plain(str(key)): plain(item) for key, item in value.items()}
+        return {key: item for key, item in parts.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, int) and abs(value) < _INT_LIMIT:
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
+
 
 SYNC_SECONDS = 2.0
 _this = {"process": os.getpid()}
 os.register_at_fork(after_in_child=lambda: _this.update(process=os.getpid()))
 _CHUNK = 1 << 16
 _LOCK_TRIES = 10
-_TRAINED = b'"data/step_num_gradient_steps"'
-
-
-def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
-    """Yield the whole rows from a byte offset on, each with the offset after it.
-
-    Lines that are not rows are passed over with a warning; a torn last line is left for later.
-    """
-    with path.open("rb") as file:
-        file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            if line.strip(BLANK):
-                try:
-                    yield MetricsRow.from_line(line), offset
-                except HistoryError as error:
-                    log.warning("%s: %s", path, error)
-
-
-def scenario_ids_of(path: Path) -> set[str]:
-    """Return the scenario ids of a run, decoding only the rows that have new ones.
-
-    ART keeps them in the run's `state.json` instead.
-    """
-    ids = former_scenario_ids(path.parent)
-    with path.open("rb") as file:
-        for line in file:
-            if b'"_scenario_ids"' in line and line.endswith(b"\n"):
-                with suppress(ValueError, KeyError, TypeError):
-                    ids.update(orjson.loads(line.removeprefix(BOM_UTF8))["_scenario_ids"])
-    return ids
-
-
-def former_scenario_ids(run_dir: Path) -> set[str]:
-    """Return the scenario ids in the `state.json` of a run that ART wrote."""
-    try:
-        stored = read_json(run_dir / "state.json")["_metrics_builder_state"]["unique_scenario_ids"]
-    except (ConfigError, KeyError, TypeError):
-        return set()
-    ids = stored if isinstance(stored, list) else []
-    return {scenario for scenario in ids if isinstance(scenario, str)}
+BLANK = b"\r\n\0 "
+"""The bytes of an empty line."""
 
 
 def last_row(path: Path) -> MetricsRow | None:
     """Return the last whole row, reading the file from its end."""
-    for line in _lines_backwards(path):
+    for line in lines_backwards(path):
         if line.strip(BLANK):
             try:
                 return MetricsRow.from_line(line)
@@ -85,44 +196,8 @@ def last_row(path: Path) -> MetricsRow | None:
     return None
 
 
-def offset_after(path: Path, seq: int) -> int:
-    """Return the offset after the last row whose seq is at most `seq`, reading the file from its
-    end; 0 if there is no such row. Rows that ART wrote have no seq.
-    """
-    end = size = path.stat().st_size
-    for line in _lines_backwards(path, size):
-        with suppress(HistoryError):
-            found = MetricsRow.from_line(line).seq
-            if end < size and isinstance(found, int) and 0 < found <= seq:
-                return end + 1
-        end -= len(line) + 1
-    return 0
-
-
-def last_trained_step(path: Path) -> int:
-    """Return the step of the last row that a training step wrote; 0 without one."""
-    for line in _lines_backwards(path):
-        if _TRAINED in line:
-            with suppress(HistoryError):
-                return MetricsRow.from_line(line).step
-    return 0
-
-
-def unreadable_totals(path: Path) -> list[str]:
-    """Return the keys of sums over the run that are not numbers in the last row."""
-    for line in _lines_backwards(path):
-        with suppress(HistoryError):
-            MetricsRow.from_line(line)
-            record = orjson.loads(line.removeprefix(BOM_UTF8))
-            return [k for k, v in record.items() if _is_sum(k) and not isinstance(v, (int, float))]
-    return []
-
-
-def _is_sum(key: str) -> bool:
-    return "/cum/" in key or key == "time/wall_clock_sec"
-
-
-def _lines_backwards(path: Path, end: int | None = None) -> Iterator[bytes]:
+def lines_backwards(path: Path, end: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of a file from its end, or from the byte `end` backwards."""
     with path.open("rb") as file:
         rest, end = b"", file.seek(0, os.SEEK_END) if end is None else end
         while end:

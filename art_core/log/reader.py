@@ -16,23 +16,19 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.data.art_files import read_art_groups
-from art_core.data.store import EARLIER, read_groups
-from art_core.data.trajectory import TrajectoryGroup
-from art_core.log.batches import is_paid
-from art_core.log.history import last_row, offset_after, read_rows
-from art_core.log.rundir import (
-    RunState,
-    checkpoint_folder,
-    history_file,
-    read_model,
-    read_state,
+from art_core.data.store import (
+    EARLIER,
+    read_art_groups,
+    read_groups,
     trajectory_file,
     trajectory_folder,
 )
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.log.history import MetricsRow, last_row
+from art_core.log.rows import is_paid, offset_after, read_rows
+from art_core.log.rundir import RunState, checkpoint_folder, history_file, read_model, read_state
 from art_core.log.timeline import Timeline
 from art_core.metrics.receipt import Receipt, receipt_of
-from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy, builtin_taxonomy
 
 log = logging.getLogger("art_core")

@@ -7,50 +7,16 @@ import os
 import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from operator import index
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError
-from art_core.base.files import read_json, replace_json, take_lock
+from art_core.base.files import checked_name, read_json, replace_json, take_lock
 
 log = logging.getLogger("art_core")
 
-_MAX_BYTES = 128
-_STEPS = 1 << 63
 _MODEL, _STATUS = "model.json", "status.json"
-
-
-def checked_name(kind: str, name: str) -> str:
-    """Return a project's or model's name; ConfigError if it can't be the name of one directory."""
-    bad = (
-        not isinstance(name, str)
-        or not name.strip()
-        or name != name.strip()
-        or name.startswith(".")
-        or any(c in "/\\:" or not c.isprintable() for c in name)
-        or len(name.encode()) > _MAX_BYTES
-    )
-    if bad:
-        raise ConfigError(
-            f"{kind} name {name!r:.80} can't be a directory's name",
-            f"Use letters, digits, '-', '_', '.' and spaces inside, {_MAX_BYTES} bytes at most, "
-            "not beginning with '.'.",
-        )
-    return name
-
-
-def checked_step(step: int) -> int:
-    """Return a training step as an int, also one of numpy's; ConfigError for any other value."""
-    try:
-        whole = index(step)
-    except TypeError:
-        whole = -1
-    if not 0 <= whole < _STEPS:
-        raise ConfigError(f"a step must be a whole number from 0 to 2**63 - 1, got {step!r:.80}")
-    return whole
 
 
 def runs_path(base_path: str | Path | None) -> Path:
@@ -66,19 +32,6 @@ def run_directory(base_path: Path, project: str, name: str) -> Path:
 def history_file(run_dir: Path) -> Path:
     """Return the path of a run's log."""
     return run_dir / "history.jsonl"
-
-
-def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
-    """Return the path of the trajectories of a split and step."""
-    return trajectory_folder(run_dir, split) / f"{step:04d}.jsonl"
-
-
-def trajectory_folder(run_dir: Path, split: str = "") -> Path:
-    """Return the directory of a run's trajectories, or of those of a split; ConfigError for a
-    split that cannot name a directory.
-    """
-    folder = run_dir / "trajectories"
-    return folder / checked_name("split", split) if split else folder
 
 
 def checkpoint_folder(run_dir: Path) -> Path:

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import attrs
 
 from art_core.base.files import read_json, replace_json
-from art_core.log.batches import BUFFER, attempt_of, read_batches
 from art_core.log.history import HistoryLog
+from art_core.log.rows import BUFFER, attempt_of, read_batches
 from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import CATALOGUE_VERSION, Direction, Taxonomy
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import attrs
 
-from art_core.log.batches import (
+from art_core.log.history import MetricsRow, is_total
+from art_core.log.rows import (
     BUFFER,
     Batch,
     Columns,
@@ -24,9 +25,8 @@ from art_core.log.batches import (
     attempt_of,
     is_paid,
     read_batches,
+    read_rows,
 )
-from art_core.log.history import read_rows
-from art_core.metrics.row import MetricsRow, is_total
 from art_core.metrics.taxonomy import Taxonomy
 
 _MAX_PLANS = 256

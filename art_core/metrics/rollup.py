@@ -1,19 +1,25 @@
 """The computation of a row from its leaves: the tree of costs, running totals, rates; pure.
 
-A `Plan` is compiled once for all rows that have the same names, which most rows of a run have.
+A `Plan` is compiled once for all rows that have the same names, which most rows of a run have. A
+row is drafted first, and committed when it is in the log: a row that was not written changes
+nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 
 from art_core.base.errors import MetricError
-from art_core.metrics.taxonomy import CostTree, Taxonomy, ancestors, cumulative_key
+from art_core.metrics.taxonomy import CostTree, Taxonomy, ancestors, cumulative_key, number
+
+log = logging.getLogger("art_core")
 
 Totals = Mapping[str, float]
 """The run's running sums, `costs/cum/...`, `time/cum/...`, `data/cum/...`. Each row has all."""
@@ -148,3 +154,103 @@ def _parent(key: str) -> str:
 def _values_of(keys: Sequence[str]) -> Values:
     """Return a function that reads the values of keys from a row, faster than a loop."""
     return itemgetter(*keys) if len(keys) > 1 else lambda values: (values[keys[0]],)
+
+
+_MAX_PLANS = 256
+
+
+@attrs.frozen
+class Draft:
+    """A row that is not written yet.
+
+    `leaves` are what was logged, `metrics` the leaves and all that is derived from them, `totals`
+    the run's totals after the row. `nonfinite` values are in none of these. `ids` are the scenario
+    ids that the run has not seen before.
+    """
+
+    leaves: Mapping[str, float]
+    metrics: dict[str, float]
+    totals: dict[str, float]
+    plan: Plan
+    nonfinite: dict[str, float]
+    ids: Sequence[str] = ()
+
+
+@attrs.define
+class RunningTotals:
+    """The totals of a run so far, and the plans of its rows, whose totals are all among them."""
+
+    taxonomy: Taxonomy
+    totals: dict[str, float]
+    _plans: dict[Names, Plan] = attrs.field(factory=dict)
+    _capped: set[str] = attrs.field(factory=set)
+
+    def draft(
+        self,
+        split: str,
+        given: Mapping[str, Any],
+        waiting: Mapping[str, float] | None = None,
+        defaults: Mapping[str, float] | None = None,
+        ids: Sequence[str] = (),
+    ) -> Draft:
+        """Draft a row of given metrics, of values that waited for it, and of defaults.
+
+        A given value is added to one that waited if the metric is a sum, else it replaces it. Both
+        replace defaults. MetricError for a bad key or value.
+        """
+        waiting, defaults = waiting or {}, defaults or {}
+        plan = self._plan(Names(split, tuple(given), tuple(waiting), tuple(defaults)))
+        placed = {
+            key: value if type(value) is float else number(key, value)
+            for key, value in zip(plan.keys, given.values(), strict=True)
+        }
+        leaves = {**defaults, **waiting, **placed}
+        for key in plan.added:
+            leaves[key] = waiting[key] + placed[key]
+        finite, nonfinite = split_nonfinite(leaves)
+        if not nonfinite:
+            return self._computed(leaves, plan, ids)
+        finite_given, nonfinite_given = split_nonfinite(placed)
+        if nonfinite_given:  # what waited at the same keys still counts
+            draft = self.draft(split, finite_given, waiting, defaults, ids)
+        else:
+            draft = self.draft(split, finite, ids=ids)
+        return attrs.evolve(draft, nonfinite=(nonfinite_given or nonfinite) | draft.nonfinite)
+
+    def _plan(self, names: Names) -> Plan:
+        return self._plans.get(names) or compile_plan(names, self.totals, self.taxonomy)
+
+    def _computed(self, leaves: Mapping[str, float], plan: Plan, ids: Sequence[str]) -> Draft:
+        totals = self.totals if plan.names in self._plans else {**plan.totals, **self.totals}
+        metrics, totals = compute_row(leaves, totals, plan)
+        if not math.isfinite(sum(metrics.values())):
+            metrics, totals = self._within_floats(metrics), self._within_floats(totals)
+        if ids:
+            unique = totals.get(UNIQUE_SCENARIOS, 0.0) + len(ids)
+            totals[UNIQUE_SCENARIOS] = metrics[UNIQUE_SCENARIOS] = unique
+        return Draft(leaves, metrics, totals, plan, {}, ids)
+
+    def _within_floats(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return values that are at most the largest float: JSON has no infinity."""
+        largest = sys.float_info.max
+        sections = {k.partition("/")[0] for k, v in values.items() if not math.isfinite(v)}
+        for section in sorted(sections - self._capped):
+            log.warning(
+                "%s: a sum is more than a float holds; the largest float is recorded", section
+            )
+        self._capped |= sections
+        return {key: max(-largest, min(value, largest)) for key, value in values.items()}
+
+    def commit(self, draft: Draft) -> bool:
+        """Continue from a row that was written; True when its plan is new."""
+        self.totals = draft.totals
+        if draft.plan.names in self._plans:
+            return False
+        if len(self._plans) >= _MAX_PLANS:
+            self.clear_plans()
+        self._plans[draft.plan.names] = draft.plan
+        return True
+
+    def clear_plans(self) -> None:
+        """Empty the cache of plans."""
+        self._plans.clear()

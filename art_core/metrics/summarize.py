@@ -1,16 +1,20 @@
-"""The leaves of a step: averages and counts of its groups of trajectories."""
+"""The leaves of a step: averages and counts of its groups of trajectories.
+
+Groups and scenario ids that the run has counted before are not counted again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
+import attrs
+
 from art_core.base.errors import MetricError
-from art_core.base.numbers import text_of
-from art_core.data.choice import is_choice, tokens_of
-from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.base.numbers import has_spread, population_std, text_of
+from art_core.data.trajectory import Trajectory, TrajectoryGroup, is_choice, tokens_of
 from art_core.metrics.taxonomy import Taxonomy, combine_values, number, total
-from art_core.rl.advantages import has_spread, population_std
 
 RESERVED = ("reward", "exception_rate")
 _COUNTED = frozenset(
@@ -207,3 +211,66 @@ def _reward(trajectory: Trajectory) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return total(values) / len(values)
+
+
+_MAX_GROUPS = 10_000
+
+
+@attrs.frozen
+class GroupsOfRow:
+    """The groups of a row; `trained` when the row's step trained them.
+
+    `new` are in no earlier row. `again` are in the row of an earlier step, and trained once more.
+    """
+
+    all: Sequence[TrajectoryGroup] = ()
+    new: Sequence[TrajectoryGroup] = ()
+    again: Sequence[TrajectoryGroup] = ()
+    trained: bool = False
+
+
+NO_GROUPS = GroupsOfRow()
+
+
+@attrs.define
+class Dedup:
+    """The newest groups and all scenario ids of a run. `read_ids` reads those in the log, when the
+    first new one comes.
+    """
+
+    read_ids: Callable[[], set[str]]
+    _scenarios: set[str] | None = None
+    _groups: set[tuple[str, int]] = attrs.field(factory=set)
+    _trained: set[tuple[str, int]] = attrs.field(factory=set)
+    _order: deque[tuple[str, int]] = attrs.field(factory=deque)
+
+    def of_row(
+        self, split: str, groups: Sequence[TrajectoryGroup], *, trained: bool
+    ) -> GroupsOfRow:
+        """Return which groups of a row were counted before."""
+        return GroupsOfRow(
+            all=groups,
+            new=[group for group in groups if (split, group.id) not in self._groups],
+            again=[group for group in groups if trained and (split, group.id) in self._trained],
+            trained=trained,
+        )
+
+    def new_scenarios(self, ids: frozenset[str]) -> list[str]:
+        """Return the ids that are in no row, sorted."""
+        if self._scenarios is None:
+            self._scenarios = self.read_ids()
+        return sorted(ids - self._scenarios)
+
+    def commit(self, split: str, groups: GroupsOfRow, scenarios: Iterable[str]) -> None:
+        """Remember the groups and new scenarios of a row that was written."""
+        if self._scenarios is not None:
+            self._scenarios.update(scenarios)
+        for group in groups.new:
+            self._groups.add((split, group.id))
+            self._order.append((split, group.id))
+        if groups.trained:
+            self._trained.update((split, group.id) for group in groups.all)
+        while len(self._order) > _MAX_GROUPS:
+            oldest = self._order.popleft()
+            self._groups.discard(oldest)
+            self._trained.discard(oldest)

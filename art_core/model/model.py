@@ -18,7 +18,8 @@ import attrs
 
 from art_core.backends import Endpoint
 from art_core.base.errors import ConfigError, HistoryError, settings_without_secrets
-from art_core.base.files import read_json, replace_json
+from art_core.base.files import checked_name, read_json, replace_json
+from art_core.base.numbers import checked_step
 from art_core.client.openai_client import openai_client
 from art_core.client.recorder import Recorder, Recording
 from art_core.costs.book import PriceBook
@@ -31,17 +32,12 @@ from art_core.costs.builder import (
 from art_core.costs.ledger import Ledger
 from art_core.costs.metered import ModelMeter
 from art_core.costs.payer import settle, settle_rest
-from art_core.data.store import append_groups
+from art_core.data.account import UNOWNED, handed_over
+from art_core.data.store import append_groups, trajectory_file
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.hooks.host import Plugins, installed_plugins
-from art_core.log.rundir import (
-    checked_name,
-    checked_step,
-    run_directory,
-    runs_path,
-    trajectory_file,
-)
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
+from art_core.log.rundir import run_directory, runs_path
 from art_core.run.exits import status_of
 from art_core.run.run import CLOSE_SECONDS, Run
 from art_core.sinks.delivery import DeliveryReport
@@ -246,7 +242,9 @@ class Model:
 
     def _settle(self, split: str, groups: Sequence[TrajectoryGroup]) -> None:
         """Book the paid calls of the rollouts, before their row is written."""
-        settle(groups, self.metrics_builder("train" if split == "train" else "eval"))
+        paid = any(group.accounts() for group in groups)
+        if paid or UNOWNED.calls or handed_over:
+            settle(groups, self.metrics_builder("train" if split == "train" else "eval"))
 
     def _store(self, split: str, step: int, groups: Sequence[TrajectoryGroup]) -> int:
         """Store groups, unless a failed call has stored them before; return the byte of the file at

@@ -14,9 +14,8 @@ import attrs
 
 from art_core.backends import Checkpoint, Endpoint, TrainResult
 from art_core.base.errors import ConfigError, HistoryError
-from art_core.data.store import move_groups, set_earlier_aside
+from art_core.data.store import move_groups, set_earlier_aside, trajectory_file
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.log.rundir import trajectory_file
 from art_core.metrics.receipt import GpuTime
 from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from art_core.base.errors import ConfigError
+from art_core.log.history import MetricsRow
 from art_core.log.reader import FIELDS, LoggedRun
-from art_core.metrics.row import MetricsRow
 
 _ROWS_AT_ONCE = 10_000
 

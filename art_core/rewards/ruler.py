@@ -14,8 +14,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError, RewardError
-from art_core.data.choice import message_of
-from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.data.trajectory import Trajectory, TrajectoryGroup, message_of
 from art_core.rewards.answers import score_of, to_unit
 from art_core.rewards.judge import Judge, by_id, judge_of, list_of
 

@@ -12,8 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from art_core.base.errors import ConfigError, RewardError
-from art_core.data.choice import is_choice, message_of
-from art_core.data.trajectory import Trajectory
+from art_core.data.trajectory import Trajectory, is_choice, message_of
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:[,_ ]\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?%?")

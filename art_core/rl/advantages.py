@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from art_core.base.errors import ConfigError
+from art_core.base.numbers import centred, has_spread, population_std
 
 if TYPE_CHECKING:
     from art_core.data.trajectory import Trajectory
 
-SPREAD_TOLERANCE = 1e-12
-"""Rewards are equal when they differ by at most this share of the largest one, or of 1 if all are
-smaller: sums of floats that are equal on paper differ in their last digits.
-"""
 
 BASELINES = ("group_mean", "rloo", "leave_one_out")
 SCALES = ("group", "batch", "none")
-
-
-def has_spread(rewards: Sequence[float]) -> bool:
-    """Return whether a group can teach anything: its rewards differ by more than rounding."""
-    if len(rewards) < 2:
-        return False
-    low, high = min(rewards), max(rewards)
-    return high - low > SPREAD_TOLERANCE * max(1.0, -low, high)
-
-
-def population_std(rewards: Sequence[float]) -> float:
-    """Return the population standard deviation of rewards [G]."""
-    # `hypot` makes no squares, which would overflow for large rewards
-    return math.hypot(*_centred(rewards)) / math.sqrt(len(rewards))
-
-
-def _centred(rewards: Sequence[float]) -> list[float]:
-    """Return rewards minus their mean, as exact as the differences between the rewards.
-
-    A mean of large rewards is rounded by more than close rewards differ. Differences from the first
-    reward are exact for close rewards, and so is their mean. Halves keep differences finite.
-    """
-    halves = [reward / 2 for reward in rewards]
-    differences = [half - halves[0] for half in halves]
-    mean = sum(difference / len(rewards) for difference in differences)
-    return [2 * (difference - mean) for difference in differences]
 
 
 def step_advantages(
@@ -87,7 +57,7 @@ def _group(
         return [0.0] * len(rewards)
     others = 1.0 if baseline == "group_mean" else len(rewards) / (len(rewards) - 1)
     std = batch_std or (population_std(rewards) if scale_rewards in (True, "group") else 1.0)
-    return [balanced(r * others / std, balance) for r in _centred(rewards)]
+    return [balanced(r * others / std, balance) for r in centred(rewards)]
 
 
 def balanced(advantage: float, balance: float) -> float:

@@ -11,9 +11,8 @@ from typing import TypeVar
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.data.choice import ChoiceTokens, is_cut_off
-from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.rl.advantages import has_spread
+from art_core.base.numbers import has_spread
+from art_core.data.trajectory import ChoiceTokens, Trajectory, TrajectoryGroup, is_cut_off
 from art_core.rl.config import TrainConfig
 from art_core.rl.credit import Credit, step_credit
 from art_core.rl.losses import LossPreset

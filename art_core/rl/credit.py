@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.base.numbers import number_or_none
+from art_core.base.numbers import has_spread, number_or_none, population_std
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.rl.advantages import (
-    AdvantageSpec,
-    advantage_spec,
-    balanced,
-    has_spread,
-    population_std,
-    step_advantages,
-)
+from art_core.rl.advantages import AdvantageSpec, advantage_spec, balanced, step_advantages
 
 if TYPE_CHECKING:
     from art_core.rl.config import TrainConfig

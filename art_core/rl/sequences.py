@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from art_core.data.choice import ChoiceTokens, is_choice, tokens_of
-from art_core.data.trajectory import History
+from art_core.data.trajectory import ChoiceTokens, History, is_choice, tokens_of
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from art_core.base.errors import BackendError, ConfigError, unknown
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import Taxonomy
 

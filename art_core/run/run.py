@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,22 +16,29 @@ import attrs
 
 from art_core.base.errors import HistoryError, reason_of
 from art_core.base.files import sweep_leftovers
+from art_core.base.numbers import checked_step
 from art_core.costs.book import PriceBook
 from art_core.costs.builder import MetricsBuilder, open_builders, withdraw_default
 from art_core.costs.ledger import NOTHING, Drained, Ledger
 from art_core.costs.payer import settle_rest
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import Plugins
-from art_core.log.history import HistoryLog, file_identity, last_trained_step
-from art_core.log.rundir import checked_step, describe_model, history_file, write_status
+from art_core.log.history import HistoryLog, MetricsRow, file_identity
+from art_core.log.rows import last_trained_step, logged_state, scenario_ids_of
+from art_core.log.rundir import describe_model, history_file, write_status
 from art_core.log.summary import SummaryWriter
-from art_core.metrics.rollup import UNIQUE_SCENARIOS, totals_of
-from art_core.metrics.row import MetricsRow
-from art_core.metrics.summarize import count, count_trained, scenario_ids, summarize
+from art_core.metrics.rollup import UNIQUE_SCENARIOS, Draft, RunningTotals, totals_of
+from art_core.metrics.summarize import (
+    NO_GROUPS,
+    Dedup,
+    GroupsOfRow,
+    count,
+    count_trained,
+    scenario_ids,
+    summarize,
+)
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.run import exits
-from art_core.run.dedup import NO_GROUPS, Dedup, GroupsOfRow
-from art_core.run.totals import Draft, RunningTotals, state_of
 from art_core.sinks.delivery import Delivery, DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, SinkSpec
 from art_core.sinks.sync import keep_options
@@ -111,7 +119,7 @@ class Run:
                 keep_options(info.run_dir, sinks, plugins.sinks)
                 if before:
                     history, followers = before.hand_over(ledger, owner)
-                last, state = history.last, state_of(history, ledger.taxonomy)
+                last, state = history.last, logged_state(history, ledger.taxonomy)
                 info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
                 newest = last.seq if last else 0
                 delivery = Delivery.start(sinks, info, path, newest, followers)
@@ -120,6 +128,7 @@ class Run:
                     history.close()
                 raise
             totals = totals_of(state)
+            read_ids = partial(scenario_ids_of, path) if UNIQUE_SCENARIOS in totals else set[str]
             run = cls(
                 info=info,
                 taxonomy=ledger.taxonomy,
@@ -129,7 +138,7 @@ class Run:
                 history=history,
                 delivery=delivery,
                 totals=RunningTotals(ledger.taxonomy, totals),
-                dedup=before.dedup if before else Dedup(path, UNIQUE_SCENARIOS in totals),
+                dedup=before.dedup if before else Dedup(read_ids),
                 summary=SummaryWriter(history, ledger.taxonomy),
                 derives=plugins.derives,
                 earlier_clock=state.get("time/wall_clock_sec", 0.0),

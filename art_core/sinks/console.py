@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from art_core.base.progress import print_line
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 
 _STANDARD = frozenset({"reward/mean", "reward/std_dev", "reward/exception_rate", "reward/duration"})

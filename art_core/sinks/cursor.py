@@ -13,8 +13,8 @@ import orjson
 
 from art_core.base.errors import HistoryError, SinkError
 from art_core.base.files import close_in_children, replace_json, take_lock
-from art_core.log.history import read_rows
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
+from art_core.log.rows import read_rows
 
 BATCH = 500
 MARKED_BYTES = 4096

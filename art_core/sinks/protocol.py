@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.log.batches import adds_up
-from art_core.log.rundir import checked_name, history_file
+from art_core.base.files import checked_name
+from art_core.log.history import MetricsRow
+from art_core.log.rows import adds_up
+from art_core.log.rundir import history_file
 from art_core.log.timeline import Change, Timeline
-from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import Taxonomy, builtin_taxonomy
 
 

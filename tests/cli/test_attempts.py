@@ -5,8 +5,7 @@ import json
 import pytest
 
 import art_core as art
-from art_core.data.store import append_groups
-from art_core.log.rundir import trajectory_file
+from art_core.data.store import append_groups, trajectory_file
 
 
 def choice(content, finish="stop", calls=None):

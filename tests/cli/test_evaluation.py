@@ -9,8 +9,7 @@ from judge_server import judging
 
 import art_core as art
 from art_core.cli.evaluation import imported, scenarios_in
-from art_core.data.store import append_groups
-from art_core.log.rundir import trajectory_file
+from art_core.data.store import append_groups, trajectory_file
 from art_core.testing.echo import EchoBackend
 
 MODULE = """

@@ -20,8 +20,7 @@ from art_core.cli.arguments import Parser
 from art_core.cli.main import main, parser
 from art_core.cli.new import _KINDS as KINDS
 from art_core.cli.output import print_json
-from art_core.data.store import append_groups
-from art_core.log.rundir import trajectory_file
+from art_core.data.store import append_groups, trajectory_file
 
 ROW = {
     "reward/mean": 1 / 3,

@@ -10,7 +10,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError
 from art_core.client.openai_client import _trainable_client, openai_client, policy_version
-from art_core.data.choice import tokens_of
+from art_core.data.trajectory import tokens_of
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -18,7 +18,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError
 from art_core.client.recorder import Recorder, Recording
-from art_core.data.choice import tokens_of
+from art_core.data.trajectory import tokens_of
 from art_core.rl.sequences import merge_turns, turns_of
 from art_core.testing.echo import EchoBackend
 

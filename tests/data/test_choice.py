@@ -3,7 +3,7 @@ from openai.types.chat import ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice
 
 from art_core.base.errors import ConfigError
-from art_core.data.choice import choice_dict, is_choice, message_dict, message_of, tokens_of
+from art_core.data.trajectory import choice_dict, is_choice, message_dict, message_of, tokens_of
 
 
 def stored(**more):

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 import art_core as art
 from art_core.base.errors import ConfigError
-from art_core.data.choice import tokens_of
 from art_core.data.store import append_groups, read_groups, restore_prompts, shorten_prompts
+from art_core.data.trajectory import tokens_of
 
 
 def choice(prompt, answer):

@@ -9,15 +9,15 @@ from openai.types.chat import ChatCompletionMessage
 
 import art_core as art
 from art_core.base.errors import HistoryError
-from art_core.data.choice import is_choice
+from art_core.data.failure import RolloutFailure
 from art_core.data.store import (
     append_groups,
     move_groups,
     read_groups,
     set_earlier_aside,
+    trajectory_file,
 )
-from art_core.data.trajectory import RolloutFailure
-from art_core.log.rundir import trajectory_file
+from art_core.data.trajectory import is_choice
 
 CHOICE = {
     "index": 0,

@@ -14,7 +14,8 @@ import pytest
 import art_core as art
 from art_core.base.errors import HistoryError
 from art_core.log import history
-from art_core.log.history import HistoryLog, read_rows
+from art_core.log.history import HistoryLog
+from art_core.log.rows import read_rows
 
 FULL = """
 import asyncio, os, sys, time

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 
 COST = 0.25
 SCENARIOS, REPEATS = 10, 4

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import art_core as art
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 
 COST = 0.25  # sums of quarters are exact
 
@@ -67,7 +67,7 @@ def test_no_acknowledged_row_is_lost_and_no_money_is_counted_twice(tmp_path, tri
 WIDE_KILLS = """
 import os, random, signal, sys, time
 import art_core as art
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
 base, trials, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 art.Model(name="m", project="p", base_path=base, sinks=[])  # loads what each fork needs, once
 random.seed(seed)

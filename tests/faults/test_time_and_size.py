@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core.log.history import read_rows
 from art_core.log.reader import LoggedRun
+from art_core.log.rows import read_rows
 from art_core.log.summary import read_summary
 from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.run import run as runs

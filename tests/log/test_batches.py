@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from art_core.log import timeline
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_core.log.summary import read_summary
 from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import builtin_taxonomy

@@ -11,15 +11,9 @@ import pytest
 
 from art_core.base.errors import HistoryError
 from art_core.log import history
-from art_core.log.history import (
-    HistoryLog,
-    last_row,
-    read_rows,
-    scenario_ids_of,
-    unreadable_totals,
-)
+from art_core.log.history import HistoryLog, MetricsRow, last_row
+from art_core.log.rows import read_rows, scenario_ids_of, unreadable_totals
 from art_core.log.summary import read_summary
-from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import builtin_taxonomy
 from waiting import until
 
@@ -188,7 +182,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from art_core.base.errors import HistoryError
 from art_core.log.history import HistoryLog
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
 from art_core.log.summary import read_summary
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 log = HistoryLog.open(Path({str(path)!r}))
@@ -253,7 +247,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from art_core.log.history import HistoryLog
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
 from art_core.log.summary import read_summary
 log = HistoryLog.open(Path(sys.argv[1]))
 wide = {f"reward/m{i}": 0.5 for i in range(int(sys.argv[2]))}
@@ -316,7 +310,7 @@ def test_scenario_ids_are_found_without_reading_every_row(path):
     third = attrs.evolve(row(3), scenario_ids=("c",))
     lines = first.to_line() + row(2).to_line() + third.to_line()
     path.write_bytes(lines + b'{"_scenario_ids": junk}\n{"_scenario_ids":["d"]')
-    assert history.scenario_ids_of(path) == {"a", "b", "c"}
+    assert scenario_ids_of(path) == {"a", "b", "c"}
 
 
 def test_a_row_counts_as_written_where_no_thread_can_be_started_to_sync_it(log, path, monkeypatch):

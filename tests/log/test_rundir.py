@@ -3,8 +3,9 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError
+from art_core.base.files import checked_name
 from art_core.log.reader import LoggedRun, find_run, find_runs
-from art_core.log.rundir import checked_name, run_directory, runs_path
+from art_core.log.rundir import run_directory, runs_path
 
 
 def test_runs_lie_where_told_else_in_art_dir_else_here(monkeypatch):

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from art_core.base.errors import HistoryError
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
 
 ROW = MetricsRow(
     seq=3,

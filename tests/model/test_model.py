@@ -12,7 +12,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import BackendError, ConfigError, HistoryError, MetricError
 from art_core.data.store import read_groups
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_core.testing.echo import EchoBackend, echo_spec
 
 

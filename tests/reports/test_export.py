@@ -7,8 +7,8 @@ import re
 import pytest
 
 from art_core.base.errors import ConfigError
-from art_core.log.history import read_rows
 from art_core.log.reader import FIELDS, LoggedRun
+from art_core.log.rows import read_rows
 from art_core.metrics.receipt import Receipt
 from art_core.reports import export as exports
 from art_core.reports.export import export

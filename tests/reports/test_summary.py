@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core.log import batches
+from art_core.log import rows as log_rows
 from art_core.log import summary as summaries
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_core.log.summary import TooLongError, better_values, load_summary, read_summary
 from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import MetricSpec, builtin_taxonomy
@@ -290,7 +290,7 @@ def test_a_directory_that_cannot_be_written_costs_only_speed(log, monkeypatch):
 
 @pytest.mark.parametrize("piece", [1, 2_000, 1 << 20])
 def test_a_long_log_is_read_some_rows_at_a_time(log, monkeypatch, piece):
-    monkeypatch.setattr(batches, "MAX_ROWS", 7)
+    monkeypatch.setattr(log_rows, "MAX_ROWS", 7)
     monkeypatch.setattr(summaries, "_PIECE_BYTES", piece)
     for n in range(50):
         log.add(reward__mean=n, costs__cum__all=n)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import builtin_taxonomy
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from art_core.rl.advantages import has_spread, population_std, step_advantages
+from art_core.base.numbers import has_spread, population_std
+from art_core.rl.advantages import step_advantages
 
 
 def of_one(group, **options):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core.data.choice import ChoiceTokens
+from art_core.data.trajectory import ChoiceTokens
 from art_core.rl.sequences import MergedTurns, merge_turns, staleness, turns_of
 
 

@@ -16,8 +16,8 @@ import pytest
 
 import art_core as art
 from art_core.cli.main import main
-from art_core.log.history import read_rows
 from art_core.log.reader import find_run
+from art_core.log.rows import read_rows
 from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.run.checkpoints import Retention
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import art_core as art
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 
 
 class Interrupt:

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import art_core as art
-from art_core.log.history import last_trained_step
+from art_core.log.rows import last_trained_step
 from art_core.testing.echo import EchoBackend
 
 GROUPS = [art.TrajectoryGroup([art.Trajectory(reward=r) for r in (0.0, 1.0)])]

@@ -8,9 +8,9 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError, HistoryError, MetricError
-from art_core.log.history import read_rows
+from art_core.log.history import MetricsRow
+from art_core.log.rows import read_rows
 from art_core.log.summary import load_summary, read_summary
-from art_core.metrics.row import MetricsRow
 from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.run import exits
 from art_core.run import run as runs
@@ -97,7 +97,7 @@ def test_groups_that_are_trained_again_are_submitted_again_and_sampled_once(make
 
 
 def test_very_many_groups_are_remembered_only_for_a_while(make, monkeypatch):
-    monkeypatch.setattr("art_core.run.dedup._MAX_GROUPS", 3)
+    monkeypatch.setattr("art_core.metrics.summarize._MAX_GROUPS", 3)
     run = make().run
     for _ in range(5):
         run.record("train", 1, groups=attempts(0, 1), trained=True)
@@ -337,7 +337,7 @@ def test_a_train_row_has_the_seconds_since_the_last_one(make, monkeypatch):
 
 
 def test_plans_of_very_different_rows_are_forgotten(make, monkeypatch):
-    monkeypatch.setattr("art_core.run.totals._MAX_PLANS", 4)
+    monkeypatch.setattr("art_core.metrics.rollup._MAX_PLANS", 4)
     run = make().run
     for i in range(10):
         run.record("train", i, metrics={f"costs/train/tool_{i}": 1.0})

@@ -10,7 +10,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import HistoryError
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_core.run import run as runs
 from art_core.run.exits import program
 from art_core.testing.echo import EchoBackend

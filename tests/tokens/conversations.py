@@ -16,7 +16,7 @@ from families import Family
 
 import art_core as art
 from art_core.client.openai_client import openai_client
-from art_core.data.choice import ChoiceTokens
+from art_core.data.trajectory import ChoiceTokens
 from art_core.endpoint.engine import Sampling, ServedModel, Token
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.messages import checked_messages

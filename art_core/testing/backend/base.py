@@ -13,9 +13,8 @@ import attrs
 import pytest
 
 from art_core.backends import TrainResult
-from art_core.data.choice import ChoiceTokens, tokens_of
 from art_core.data.gather import gather_trajectory_groups
-from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.data.trajectory import ChoiceTokens, Trajectory, TrajectoryGroup, tokens_of
 from art_core.hooks.hookspecs import hookimpl
 from art_core.hooks.host import Plugins
 from art_core.model.backend import Backend

@@ -12,8 +12,8 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from art_core.log.history import MetricsRow
 from art_core.log.rundir import history_file
-from art_core.metrics.row import MetricsRow
 from art_core.sinks.delivery import Delivery
 from art_core.sinks.protocol import RunInfo, Sink, SinkSpec
 from art_core.testing.sink.doubles import SinkThread, disk_full_and_network_down

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
 from art_core.sinks.protocol import RunInfo, Sink
 
 _MAX_HANG_S = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from art_core.metrics.row import MetricsRow
+from art_core.log.history import MetricsRow
 from art_core.sinks.protocol import RunInfo
 from art_core.testing.sink.base import MakeSink, ReadBack, SinkContractBase, ended, row, some_rows
 

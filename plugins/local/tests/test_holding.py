@@ -13,7 +13,7 @@ import pytest
 import art_core as art
 import art_local.backend
 from art_core.base.errors import EngineError
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_local.vllm.pool import VllmPool
 from waiting import until_async
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 
 README = Path(__file__).parents[3] / "README.md"
 STEPS = 8

@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from art_core.data.choice import tokens_of
+from art_core.data.trajectory import tokens_of
 from art_core.testing.echo import EchoBackend
 from art_serverless.protocol import JOBS, MODELS
 from art_serverless.server.sampled import SampledAnswers

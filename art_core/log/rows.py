@@ -1,6 +1,7 @@
-"""Batches of a log's rows that have the same fields, so that they are added column by column.
+"""The rows of a log: one by one, from either end, or column by column.
 
-`orjson.loads` takes most of the time. Only a row's values are kept; a few hundred rows fit into the
+`orjson.loads` takes most of the time of reading. Rows with the same fields come in batches, so that
+they are added column by column. Only a row's values are kept; a few hundred rows fit into the
 processor's cache.
 """
 
@@ -14,19 +15,103 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from operator import itemgetter, lt
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
+import orjson
 from orjson import JSONDecodeError, loads
 
-from art_core.base.errors import HistoryError
-from art_core.metrics.row import MetricsRow, is_total
-from art_core.metrics.taxonomy import Taxonomy
+from art_core.base.errors import ConfigError, HistoryError
+from art_core.base.files import read_json
+from art_core.log.history import BLANK, HistoryLog, MetricsRow, is_total, lines_backwards
+from art_core.metrics.rollup import UNIQUE_SCENARIOS
+from art_core.metrics.taxonomy import Taxonomy, cumulative_key
 
 log = logging.getLogger("art_core")
 
-BLANK = b"\r\n\0 "
-"""The bytes of an empty line."""
+_GRADIENT_STEPS = b'"data/step_num_gradient_steps"'
+
+
+def read_rows(path: Path, offset: int = 0) -> Iterator[tuple[MetricsRow, int]]:
+    """Yield the whole rows from a byte offset on, each with the offset after it.
+
+    Lines that are not rows are passed over with a warning; a torn last line is left for later.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            if line.strip(BLANK):
+                try:
+                    yield MetricsRow.from_line(line), offset
+                except HistoryError as error:
+                    log.warning("%s: %s", path, error)
+
+
+def scenario_ids_of(path: Path) -> set[str]:
+    """Return the scenario ids of a run, decoding only the rows that have new ones.
+
+    ART keeps them in the run's `state.json` instead.
+    """
+    ids = former_scenario_ids(path.parent)
+    with path.open("rb") as file:
+        for line in file:
+            if b'"_scenario_ids"' in line and line.endswith(b"\n"):
+                with suppress(ValueError, KeyError, TypeError):
+                    ids.update(orjson.loads(line.removeprefix(BOM_UTF8))["_scenario_ids"])
+    return ids
+
+
+def former_scenario_ids(run_dir: Path) -> set[str]:
+    """Return the scenario ids in the `state.json` of a run that ART wrote."""
+    try:
+        stored = read_json(run_dir / "state.json")["_metrics_builder_state"]["unique_scenario_ids"]
+    except (ConfigError, KeyError, TypeError):
+        return set()
+    ids = stored if isinstance(stored, list) else []
+    return {scenario for scenario in ids if isinstance(scenario, str)}
+
+
+def offset_after(path: Path, seq: int) -> int:
+    """Return the offset after the last row whose seq is at most `seq`, reading the file from its
+    end; 0 if there is no such row. Rows that ART wrote have no seq.
+    """
+    end = size = path.stat().st_size
+    for line in lines_backwards(path, size):
+        with suppress(HistoryError):
+            found = MetricsRow.from_line(line).seq
+            if end < size and isinstance(found, int) and 0 < found <= seq:
+                return end + 1
+        end -= len(line) + 1
+    return 0
+
+
+def last_trained_step(path: Path) -> int:
+    """Return the step of the last row that a training step wrote; 0 without one."""
+    for line in lines_backwards(path):
+        if _GRADIENT_STEPS in line:
+            with suppress(HistoryError):
+                return MetricsRow.from_line(line).step
+    return 0
+
+
+def unreadable_totals(path: Path) -> list[str]:
+    """Return the keys of sums over the run that are not numbers in the last row."""
+    for line in lines_backwards(path):
+        with suppress(HistoryError):
+            MetricsRow.from_line(line)
+            record = orjson.loads(line.removeprefix(BOM_UTF8))
+            return [k for k, v in record.items() if _is_sum(k) and not isinstance(v, (int, float))]
+    return []
+
+
+def _is_sum(key: str) -> bool:
+    return "/cum/" in key or key == "time/wall_clock_sec"
+
+
 MAX_ROWS = 256
 BUFFER = 1 << 17
 _NEWLINE = ord("\n")
@@ -245,3 +330,41 @@ def _object(line: bytes, path: str) -> dict[str, Any]:
     if line.strip(BLANK):
         log.warning("%s: not a row of metrics: %r", path, line[:80])
     return {}
+
+
+def logged_state(history: HistoryLog, taxonomy: Taxonomy) -> Mapping[str, float]:
+    """Return the state of a run by its log: the metrics of the last row.
+
+    Rows that ART wrote lack sums, so the newest value of each key counts, and the scenario ids that
+    ART kept. A total that is not a number in the last row, such as null, is computed from all rows.
+    """
+    if history.last is None:
+        return {}
+    lost = unreadable_totals(history.path)
+    if history.last.seq and not lost:
+        return history.last.metrics
+    if lost:
+        log.warning(
+            "%s: the last row has no number at %s: computed from the rows before",
+            history.path,
+            ", ".join(lost),
+        )
+    state: dict[str, float] = {}
+    for row, _ in read_rows(history.path):
+        state |= _with_lost(state, taxonomy.renamed(row.metrics, foreign=not row.seq), lost)
+    if UNIQUE_SCENARIOS not in state or UNIQUE_SCENARIOS in lost:
+        ids = scenario_ids_of(history.path)
+        state |= {UNIQUE_SCENARIOS: float(len(ids))} if ids else {}
+    return state
+
+
+def _with_lost(
+    state: Mapping[str, float], metrics: Mapping[str, float], lost: Sequence[str]
+) -> dict[str, float]:
+    """Return a row's metrics, and the `lost` totals that the row does not have, added up."""
+    leaves = {cumulative_key(key): key for key in metrics if "/cum/" not in key}
+    return {
+        total: state.get(total, 0.0) + metrics[leaves[total]]
+        for total in lost
+        if total in leaves and total not in metrics
+    } | dict(metrics)
