@@ -20,7 +20,10 @@ from art_core.metrics.receipt import GpuTime
 from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend
 from art_core.model.model import Model, ready_groups
-from art_core.rl.schedules import options_at
+from art_core.model.sft import Data, train_sft
+from art_core.model.sft_plan import SFTPlans
+from art_core.rl.schedules import RateOrSchedule, options_at
+from art_core.rl.sft import DEFAULT_LEARNING_RATE
 from art_core.run.checkpoints import Retention, check_resumed
 from art_core.run.run import CLOSE_SECONDS, Registered
 from art_core.sinks.delivery import DeliveryReport
@@ -43,6 +46,7 @@ class TrainableModel(Model):
     _made: Backend | None = attrs.field(default=None, init=False, repr=False)
     _trainable: ClassVar[bool] = True
     _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
+    _sft_starts: set[int] = attrs.field(factory=set, init=False, repr=False)
 
     async def register(
         self, backend: Backend | str | None = None, *, step: int | None = None
@@ -199,6 +203,7 @@ class TrainableModel(Model):
         start = self._store("train", expected, groups)
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)
+        SFTPlans(run.info.run_dir).leave(expected - 1)
         # A newer object may have the run now; the step is trained, so its row is written.
         run.current().record(
             "train", result.step, groups=groups, metrics=result.metrics, trained=True
@@ -209,6 +214,37 @@ class TrainableModel(Model):
         except HistoryError as error:
             log.warning("trajectories of step %d: %s", result.step, error)
         return result
+
+    async def train_sft(
+        self, data: Data, *, learning_rate: RateOrSchedule = DEFAULT_LEARNING_RATE, **options: Any
+    ) -> TrainResult:
+        """Train on given conversations; log one row per training step. Return the last result.
+
+        `data` is the path of a JSON-lines file (OpenAI's chat format with `messages` and `tools`,
+        or trajectories of runs), or trajectories or groups, whose rewards are not read. The loss is
+        the mean of -log p over the assistant's tokens of a batch.
+
+        - `learning_rate`: a number, an `art.Schedule` (of the batches, if it states no
+          `total_steps`), or a function of the number of batches before.
+        - `batch_size`: examples per optimizer step; "auto" gives an epoch ten batches of at most 32
+          examples. `epochs`: passes over the data.
+        - `batches_per_step`: optimizer steps per training step, which has one row and one number.
+        - `checkpoint_every`: training steps between checkpoints, by default a twentieth of all; the
+          last step always has one.
+        - `shuffle`, `seed`: each epoch has its own order, which depends on the seed only.
+        - `skip_invalid`: leave out what can't be trained, with a warning, instead of refusing it.
+        - `resume`: go on with a `train_sft` that was interrupted, and pass over one that an earlier
+          process completed. False begins anew.
+        - others are those of `TrainConfig`: `optimizer`, `weight_decay`, `max_grad_norm`,
+          `micro_batch_tokens`, `packing`, `packed_sequence_length`,
+          `logprob_calculation_chunk_size`.
+
+        Raises ConfigError, before anything is trained, for conversations that can't be trained,
+        with their lines, and for other data or options than those of the interrupted `train_sft`,
+        with the difference.
+        """
+        backend = await self._ready_backend()
+        return await train_sft(self, backend, data, self._sft_starts, learning_rate, options)
 
     def _backend_is_handed_over(self) -> bool:
         """Return whether a newer object of this run has the backend that this one made."""

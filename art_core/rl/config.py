@@ -46,6 +46,7 @@ not_negative = _must(
 cap = _must("be a number above 0 (math.inf for none)", lambda v: _is_number(v) and v > 0)
 above_one = _must("be a finite number above 1", lambda v: _is_number(v) and 1 < v < math.inf)
 count = _must("be a whole number of at least 1", lambda v: _is_whole(v) and v >= 1)
+whole = _must("be a whole number", _is_whole)
 step = _must("be a step, 0 or more", lambda v: _is_whole(v) and v >= 0)
 share = _must("be a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
 balance = _must("lie in [-1, 1]", lambda v: _is_number(v) and -1 <= v <= 1)
@@ -163,7 +164,7 @@ class TrainConfig:
     """
 
     learning_rate: float = _field(positive, default=1e-5)
-    loss_fn: str | LossSpec = attrs.field(default="cispo")
+    loss_fn: str | LossSpec | LossPreset = attrs.field(default="cispo")
     epsilon: float | None = _optional(positive)
     epsilon_high: float | None = _optional(positive)
     importance_sampling_level: str | None = _optional(one_of(LEVELS))

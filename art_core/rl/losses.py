@@ -77,6 +77,7 @@ class LossPreset:
     - `surrogate="weight"`: -clip(r, 1 - epsilon, 1 + epsilon_high).detach() * A * logp.
     - `surrogate="ratio"`: -min(r * A, clip(r, 1 - epsilon, 1 + epsilon_high) * A).
     - `surrogate="function"`: what `spec` makes.
+    - `surrogate="likelihood"`: -logp, without ratios and advantages.
 
     No `epsilon` means no clip. `importance_sampling_level`: the ratio of a token is its own
     ("token"), the geometric mean over its sequence ("sequence", GSPO eq. 7), or the arithmetic or
@@ -99,7 +100,7 @@ class LossPreset:
 
     name: str
     source: str
-    surrogate: Literal["weight", "ratio", "function"]
+    surrogate: Literal["weight", "ratio", "function", "likelihood"]
     epsilon: float = math.inf
     epsilon_high: float = math.inf
     importance_sampling_level: Level = "token"
@@ -179,11 +180,14 @@ PRESETS = {
 }
 
 
-def loss_preset(loss: str | LossSpec) -> LossPreset:
+def loss_preset(loss: str | LossSpec | LossPreset) -> LossPreset:
     """Return the preset of a name, or that of a function "module:function" or a `LossSpec`.
 
-    ConfigError names those that exist. A function is not imported here.
+    A preset is returned as it is. ConfigError names those that exist. A function is not imported
+    here.
     """
+    if isinstance(loss, LossPreset):
+        return loss
     if isinstance(loss, LossSpec):
         return _custom(loss)
     if isinstance(loss, str) and ":" in loss:

@@ -5,15 +5,13 @@ The smallest whole backend: an example for authors of backends, and a stand-in f
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -21,11 +19,12 @@ import orjson
 
 from art_core.backends import BackendSpec, Checkpoint, Endpoint, TrainResult
 from art_core.base.errors import BackendError
-from art_core.base.files import replace_json
-from art_core.data.trajectory import TrajectoryGroup
+from art_core.data.trajectory import ChoiceTokens, History, Trajectory, TrajectoryGroup
 from art_core.metrics.receipt import GpuTime
-from art_core.rl.batch import TrainingBatch, training_batch
+from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
+from art_core.rl.sft import ExampleSize, example_size, sft_batches, sft_config
+from art_core.testing.echo_weights import EchoWeights
 
 if TYPE_CHECKING:
     from art_core.model.trainable import TrainableModel
@@ -60,6 +59,18 @@ def prompt_tokens(messages: Sequence[dict[str, Any]]) -> list[int]:
     """Render messages to the tokens that the model sees."""
     lines = "".join(f"{m['role']}:{m.get('content') or ''}\n" for m in messages)
     return list(f"{lines}assistant:".encode())
+
+
+def _turns(history: History) -> list[ChoiceTokens]:
+    """Return the turns of a conversation's assistant messages."""
+    messages = history.messages()
+    turns = []
+    for place, message in enumerate(messages):
+        if message["role"] == "assistant" and message.get("weight", 1) != 0:
+            ids = (*str(message.get("content") or "").encode(), *_END)
+            prompt, unknown = tuple(prompt_tokens(messages[:place])), (math.nan,) * len(ids)
+            turns.append(ChoiceTokens(prompt_ids=prompt, completion_ids=ids, logprobs=unknown))
+    return turns
 
 
 @attrs.frozen
@@ -242,12 +253,12 @@ class EchoBackend:
     reply: Reply = last_message
     gpu_cost_per_hour_usd: float | None = None
     gives_tokens: bool = True
-    _models: dict[str, _Weights] = attrs.field(factory=dict, init=False)
+    _models: dict[str, EchoWeights] = attrs.field(factory=dict, init=False)
     _server: EchoServer | None = attrs.field(default=None, init=False)
 
     async def register(self, model: TrainableModel) -> Endpoint:
         """Take up the model at its last checkpoint, and serve it."""
-        self._models[model.name] = _Weights.load(model.base_model, model.run_dir / "checkpoints")
+        self._models[model.name] = EchoWeights.load(model.base_model, model.run_dir / "checkpoints")
         if self._server is None:
             self._server = EchoServer.start(
                 self, self.reply, self.logprob_of, gives_tokens=self.gives_tokens
@@ -262,18 +273,44 @@ class EchoBackend:
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], **options: Any
     ) -> TrainResult:
         """Make the batch, change the weights if it is not empty, advance the step."""
-        weights, offered = self._weights(model), model.plugins
-        config = TrainConfig.of(offered.losses(), offered.advantages(), **options)
+        config = TrainConfig.of(model.plugins.losses(), model.plugins.advantages(), **options)
         start = time.monotonic()
         batch = training_batch(groups, config)
-        weights.update(batch)
+        seen = [(s.token_ids, s.advantages) for s in batch.sequences]
+        metrics = batch.metrics | {"data/step_num_gradient_steps": float(not batch.empty)}
+        return self._moved(model, seen, metrics, start, config)
+
+    async def train_sft(
+        self, model: TrainableModel, batches: Sequence[Sequence[Trajectory]], **options: Any
+    ) -> TrainResult:
+        """Change the weights by the text of the conversations, advance the step."""
+        config, start = sft_config(**options), time.monotonic()
+        found, metrics = sft_batches(batches, _turns)
+        seen = [(s.token_ids, s.trainable) for batch in found for s in batch]
+        metrics |= {"loss/train": -self.logprob_of(model.name)} if seen else {}
+        metrics["data/step_num_gradient_steps"] = float(len(found))
+        return self._moved(model, seen, metrics, start, config)
+
+    async def check_sft(
+        self, model: TrainableModel, examples: Sequence[Trajectory]
+    ) -> Sequence[ExampleSize]:
+        """Return the size of each example, in bytes."""
+        self._weights(model)
+        return [example_size(example, _turns) for example in examples]
+
+    def _moved(
+        self, model: TrainableModel, seen: Sequence[Any], metrics: dict[str, float], start: float,
+        config: TrainConfig,
+    ) -> TrainResult:  # fmt: skip
+        """Advance the step; the weights depend on what was seen."""
+        weights = self._weights(model)
+        weights.update(seen)
         checkpoint = weights.save() if config.save_checkpoint else None
         seconds = time.monotonic() - start
         model.charge(
             GpuTime(device="echo", seconds=seconds, usd_per_hour=self.gpu_cost_per_hour_usd)
         )
-        metrics = batch.metrics | {
-            "data/step_num_gradient_steps": float(not batch.empty),
+        metrics = metrics | {
             "loss/learning_rate": config.learning_rate,
             "time/step_trainer_s": seconds,
         }
@@ -324,53 +361,13 @@ class EchoBackend:
                 return LOGPROB - weights.values.get(self.step_of(name) or 0, 0.0)
         return LOGPROB
 
-    def _weights(self, model: TrainableModel) -> _Weights:
+    def _weights(self, model: TrainableModel) -> EchoWeights:
         if model.name not in self._models:
             raise BackendError(
                 f"model {model.name!r} is not registered here",
                 "Call await model.register(backend) first.",
             )
         return self._models[model.name]
-
-
-@attrs.define(kw_only=True)
-class _Weights:
-    base: str
-    folder: Path
-    step: int
-    saved: list[int]
-    values: dict[int, float]
-    """The number of each step that is served; 0 is the base model's."""
-
-    @classmethod
-    def load(cls, base: str, folder: Path) -> _Weights:
-        manifests = (json.loads(path.read_bytes()) for path in folder.glob("*/manifest.json"))
-        values = {each["step"]: each.get("weights", 0.0) for each in manifests}
-        saved = sorted(values)
-        step = saved[-1] if saved else 0
-        return cls(base=base, folder=folder, step=step, saved=saved, values={0: 0.0, **values})
-
-    def update(self, batch: TrainingBatch) -> None:
-        value = self.values[self.step]
-        if not batch.empty:
-            seen = repr([value, *((s.token_ids, s.advantages) for s in batch.sequences)])
-            value = zlib.crc32(seen.encode()) / 2**32
-        self.step += 1
-        self.values[self.step] = value
-
-    def names(self, name: str) -> dict[str, int]:
-        steps = {f"{name}@{step}": step for step in sorted({0, *self.saved, self.step})}
-        return {name: self.step, **steps, self.base: 0}
-
-    def path(self, step: int) -> Path:
-        return self.folder / f"{step:04d}"
-
-    def save(self) -> Path:
-        path = self.path(self.step)
-        manifest = {"step": self.step, "weights": self.values[self.step]}
-        replace_json(path / "manifest.json", manifest)
-        self.saved.append(self.step)
-        return path
 
 
 def echo_spec() -> BackendSpec:

@@ -40,6 +40,12 @@ FAKE = """
         def logprob_of(self, name):
             return -0.5
 
+    class Lacking(EchoBackend):
+        def __getattribute__(self, name):
+            if name == type(self).lacks:
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
     class TestIt(BackendContract):
         settle_s = 0.0
         {setting}
@@ -88,6 +94,13 @@ def test_an_endpoint_without_log_probs_fails_when_nothing_is_stated(run):
     code, outcomes, _ = run(hides, chosen="training_changes")
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "state cannot_give_logprobs = True in the class" in outcomes[0]
+
+
+@pytest.mark.parametrize(("lacking", "skipped"), [("train_sft", 5), ("check_sft", 1)])
+def test_a_backend_without_supervised_fine_tuning_is_not_tested_for_it(run, lacking, skipped):
+    code, outcomes, _ = run(f"type('Lacks', (Lacking,), {{'lacks': '{lacking}'}})", chosen="sft")
+    assert code == pytest.ExitCode.OK, outcomes
+    assert outcomes.count("skipped") == skipped
 
 
 async def test_a_contract_names_what_its_author_has_to_give():

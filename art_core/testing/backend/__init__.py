@@ -13,6 +13,7 @@ from art_core.testing.backend.base import (
 from art_core.testing.backend.endpoint import BackendEndpoint
 from art_core.testing.backend.learning import LearningContract
 from art_core.testing.backend.lifecycle import BackendLifecycle
+from art_core.testing.backend.supervised import BackendSupervised
 from art_core.testing.backend.training import BackendTraining
 from art_core.testing.backend.weights import BackendWeights
 
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 
-class BackendContract(BackendEndpoint, BackendTraining, BackendWeights, BackendLifecycle):
+class BackendContract(
+    BackendEndpoint, BackendTraining, BackendSupervised, BackendWeights, BackendLifecycle
+):
     """The tests of a backend.
 
     Fixtures: give `make_backend`, a function that returns a new backend. `make_model` returns a

@@ -123,6 +123,7 @@ class BackendContractBase(Contract):
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("base_model", "the base model's name or path, as the backend takes it"),
         Setting("train_options", "the options of every training step in a test"),
+        Setting("sft_options", "the options of supervised fine-tuning in a test"),
         Setting("charged", "the key in the row under which the cost of a step is booked"),
         Setting(
             "logprob_tolerance",
@@ -148,6 +149,7 @@ class BackendContractBase(Contract):
     )
     base_model: ClassVar[str] = "base"
     train_options: ClassVar[dict[str, Any]] = {"mask_truncated": False}
+    sft_options: ClassVar[dict[str, Any]] = {}
     charged: ClassVar[str] = "costs/gpu"
     logprob_tolerance: ClassVar[float] = 1e-4
     cannot_give_logprobs: ClassVar[bool] = False

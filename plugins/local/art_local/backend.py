@@ -22,10 +22,12 @@ from art_core import (
     GpuTime,
     RegisteredModels,
     TrainResult,
+    Trajectory,
     TrajectoryGroup,
 )
 from art_core.base.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
+from art_core.rl.sft import ExampleSize, example_size, sft_config
 from art_local.engine import DeviceLock
 from art_local.engines import charged_devices, choose, start_vllm
 from art_local.models import resolve_base_model
@@ -163,6 +165,26 @@ class LocalBackend:
             return await self._on_worker(lambda: session.train(groups, config))
         finally:
             self._charge(model)
+
+    async def train_sft(
+        self, model: TrainableModel, batches: Sequence[Sequence[Trajectory]], **options: Any
+    ) -> TrainResult:
+        """Run one step of supervised fine-tuning (`sft_config(**options)`), with an optimizer step
+        for each batch; serve its weights and write its checkpoint.
+        """
+        session = self._sessions.of(model)
+        config = sft_config(**options)
+        try:
+            return await self._on_worker(lambda: session.train_sft(batches, config))
+        finally:
+            self._charge(model)
+
+    async def check_sft(
+        self, model: TrainableModel, examples: Sequence[Trajectory]
+    ) -> Sequence[ExampleSize]:
+        """Return the size of each example, or why it can't be trained."""
+        turns = self._sessions.of(model).turns
+        return await asyncio.to_thread(lambda: [example_size(each, turns) for each in examples])
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""

@@ -11,6 +11,7 @@ import pytest
 from mutants.runner import contracts_of
 
 import art_core as art
+from art_core.rl.sft import ExampleSize
 from art_core.testing.backend import BackendContract, LearningContract
 from art_core.testing.echo import EchoBackend
 
@@ -417,6 +418,74 @@ class ClosesOnlyWhenUsed(EchoBackend):
         await super().close()
 
 
+class TrainsNoConversation(EchoBackend):
+    """Supervised fine-tuning leaves the weights as they were."""
+
+    async def train_sft(self, model, batches, **options):
+        return await super().train_sft(model, [], **options)
+
+
+class TrainsConversationsInOneStep(EchoBackend):
+    """Supervised fine-tuning does not advance the step."""
+
+    async def train_sft(self, model, batches, **options):
+        before = self._weights(model).step
+        result = await super().train_sft(model, batches, **options)
+        self._weights(model).step = before
+        return attrs.evolve(result, step=before)
+
+
+class HidesTheLoss(EchoBackend):
+    """Steps of supervised fine-tuning have no loss."""
+
+    async def train_sft(self, model, batches, **options):
+        result = await super().train_sft(model, batches, **options)
+        return attrs.evolve(
+            result, metrics={k: v for k, v in result.metrics.items() if k != "loss/train"}
+        )
+
+
+class TrainsConversationsForFree(EchoBackend):
+    """Supervised fine-tuning is not charged."""
+
+    async def train_sft(self, model, batches, **options):
+        charge, type(model).charge = type(model).charge, lambda self, time: None
+        try:
+            return await super().train_sft(model, batches, **options)
+        finally:
+            type(model).charge = charge
+
+
+class StartsAgainAfterConversations(EchoBackend):
+    """The first step on rewards after supervised fine-tuning is step 1 again."""
+
+    after_sft = False
+
+    async def train_sft(self, model, batches, **options):
+        self.after_sft = True
+        return await super().train_sft(model, batches, **options)
+
+    async def train(self, model, groups, **options):
+        if self.after_sft:
+            self._weights(model).step = 0
+        return await super().train(model, groups, **options)
+
+
+class AcceptsOptionsOfRewards(EchoBackend):
+    """Supervised fine-tuning accepts options that it does not have."""
+
+    async def train_sft(self, model, batches, **options):
+        known = {k: v for k, v in options.items() if k in ("learning_rate", "save_checkpoint")}
+        return await super().train_sft(model, batches, **known)
+
+
+class ChecksNoConversation(EchoBackend):
+    """Conversations that can't be trained are found good."""
+
+    async def check_sft(self, model, examples):
+        return [ExampleSize(tokens=1, trained=1) for _ in examples]
+
+
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Learner(EchoBackend):
     """Answers yes or no, by a probability that policy gradients change."""
@@ -486,6 +555,8 @@ CANCEL = "test_a_step_cancelled_in_the_middle_is_done_or_not_done"
 TOKENS = "test_an_answer_carries_the_engines_tokens"
 DELETE = "test_checkpoints_are_deleted_except_those_to_keep_and_the_newest"
 LOGPROBS = "test_log_probs_are_finite_and_not_above_zero"
+SFT = "test_sft_on_conversations_changes_the_weights_by_one_step_per_batch"
+SFT_ROW = "test_sft_writes_a_row_of_canonical_metrics_with_its_cost_for_each_step"
 FAULTS = {
     ListsNothing: "test_a_registered_model_is_listed_by_its_endpoint",
     AnswersAnyName: "test_an_unknown_model_name_is_not_found",
@@ -524,6 +595,13 @@ FAULTS = {
     SharesSteps: TWO_MODELS,
     TrainsInSpiteOfCancel: CANCEL,
     KeepsHalfAStep: CANCEL,
+    TrainsNoConversation: SFT,
+    TrainsConversationsInOneStep: SFT,
+    HidesTheLoss: SFT_ROW,
+    TrainsConversationsForFree: SFT_ROW,
+    StartsAgainAfterConversations: "test_training_on_rewards_goes_on_after_sft",
+    AcceptsOptionsOfRewards: "test_sft_refuses_an_unknown_option_and_trains_nothing",
+    ChecksNoConversation: ("test_sft_refuses_a_conversation_without_an_answer_and_trains_nothing"),
     ClosesOnce: "test_a_backend_may_be_closed_twice",
     ClosesOnlyWhenUsed: "test_a_backend_may_be_closed_unused",
     LearnsNothing: "test_reward_rises_with_training",

@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ import attrs
 import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
-from art_core import Endpoint, TrainResult, TrajectoryGroup
+from art_core import Endpoint, History, TrainResult, Trajectory, TrajectoryGroup
 from art_core.base.errors import BackendError, ConfigError, EngineError
 from art_core.endpoint.host import EndpointHost
+from art_core.endpoint.supervised import trained_turns
 from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import staleness
+from art_core.rl.sft import sft_batches
 from art_local.engine import DeviceLock
 from art_local.engine.layer_types import check_servable
 from art_local.engine.protocol import LocalEngine, StepWeights
@@ -47,7 +49,7 @@ from art_local.session.checkpoints import (
 from art_local.session.endpoint import ServedNames, ServedSteps, check_agreement
 from art_local.training.policy import Policy
 from art_local.training.reference import Reference
-from art_local.training.trainer import Trainer
+from art_local.training.trainer import RL, SFT, Trainer
 from art_local.vllm.pool import SharedEngine
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("art_local")
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
+OPTIMIZERS = {RL: OPTIMIZER, SFT: "optimizer_sft.safetensors"}
 LOCK_TIMEOUT_S = 600.0
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PACKAGES = ("art-core", "art-local", "torch", "transformers", "peft")
@@ -185,18 +188,35 @@ class ModelSession:
         written, the step counts and is served, as the error states. Raises EngineError, with the
         checkpoint written, if the engine does not accept the new weights or has ended.
         """
+        batch, before = training_batch(groups, config), self.step
+
+        def work() -> dict[str, float]:
+            label, reference = f"train step {before + 1}", self._reference(config)
+            return self.trainer.step(batch.sequences, config, label=label, reference=reference)
+
+        return self._trained(work, config, {**batch.metrics, **staleness(batch.sequences, before)})
+
+    def train_sft(
+        self, batches: Sequence[Sequence[Trajectory]], config: TrainConfig
+    ) -> TrainResult:
+        """Run one step of supervised fine-tuning as `train` runs one."""
+        found, metrics = sft_batches(batches, self.turns)
+        label = f"sft step {self.step + 1}"
+        return self._trained(lambda: self.trainer.fit(found, config, label=label), config, metrics)
+
+    def turns(self, history: History) -> Sequence[Any]:
+        """Return the turns that are trained of a given conversation. Callable in any thread."""
+        return trained_turns(history, self._tokenizer, context_length=self.engine.context_length)
+
+    def _trained(
+        self, work: Callable[[], dict[str, float]], config: TrainConfig, of_data: dict[str, float]
+    ) -> TrainResult:
         self.engine.check()
         started = time.monotonic()
-        batch = training_batch(groups, config)
         before = self.step
         try:
             with self._asleep():
-                metrics = self.trainer.step(
-                    batch.sequences,
-                    config,
-                    label=f"train step {before + 1}",
-                    reference=self._reference(config),
-                )
+                metrics = of_data | work()
                 self.step += 1
             self._publish()
         except BaseException as error:
@@ -205,8 +225,8 @@ class ModelSession:
             raise
         path = self._save() if config.save_checkpoint else None
         metrics["time/step_trainer_s"] = time.monotonic() - started
-        metrics |= self.engine.step_metrics() | staleness(batch.sequences, before)
-        return TrainResult(step=self.step, metrics={**batch.metrics, **metrics}, checkpoint=path)
+        metrics |= self.engine.step_metrics()
+        return TrainResult(step=self.step, metrics=metrics, checkpoint=path)
 
     def _start(self, step: int | None) -> None:
         if self.shared:
@@ -234,7 +254,9 @@ class ModelSession:
         if found is not None:
             _check(found, self.identity, self._setup)
             self.policy.load(self.policy.read(found.path), found.path)
-            self.trainer.optimizer.load(load_file(found.path / OPTIMIZER), found.path)
+            stored = {phase: found.path / name for phase, name in OPTIMIZERS.items()}
+            states = {phase: load_file(file) for phase, file in stored.items() if file.exists()}
+            self.trainer.load_states(states, found.path)
             self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
             self.step = found.step
         if step is not None:
@@ -318,7 +340,8 @@ class ModelSession:
             self._tokenizer.save_pretrained(directory, save_jinja_files=not several)
         if self._chat_template is not None:
             (directory / CHAT_TEMPLATE).write_text(self._chat_template, encoding="utf-8")
-        save_file(self.trainer.optimizer.state(), directory / OPTIMIZER)
+        for phase, state in self.trainer.states().items():
+            save_file(state, directory / OPTIMIZERS[phase])
         save_file({"generator": self.policy.generator.get_state()}, directory / RNG)
 
     def _manifest(self) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def token_losses(
     """Return the loss of each token (formulas and sources: `LossPreset`). `function` is the loss
     function that `loss.spec` created.
     """
+    if loss.surrogate == "likelihood":
+        return _likelihood(tokens)
     log_ratios_R = log_ratios(tokens.logprobs_R, tokens.old_logprobs_R)
     engine_log_ratios_R, factor_R = log_ratios_R.detach(), None
     if tokens.engine_logprobs_R is not None:
@@ -77,6 +79,16 @@ def token_losses(
         ratios_R=ratios_R.detach(),
         clipped_R=clipped_R,
         engine_log_ratios_R=engine_log_ratios_R,
+    )
+
+
+def _likelihood(tokens: Tokens) -> TokenLosses:
+    none_R = torch.zeros_like(tokens.logprobs_R, requires_grad=False)
+    return TokenLosses(
+        losses_R=-tokens.logprobs_R,
+        ratios_R=none_R + 1,
+        clipped_R=none_R.bool(),
+        engine_log_ratios_R=none_R,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,9 @@ CHUNK_ROWS = {"cpu": 256, "cuda": 512}
 same. A group that shares its prompt may take more tokens than others, so that it is not split.
 """
 
+RL, SFT = "rl", "sft"
+"""The phases of training, each with an optimizer state of its own."""
+
 Turn = Callable[[], AbstractContextManager[Any]]
 T = TypeVar("T")
 
@@ -78,11 +81,11 @@ class _Sums:
         self.tokens.extend(window.tokens)
 
 
-def _measured(sums: _Sums) -> dict[str, float]:
+def _measured(sums: _Sums, loss: LossPreset) -> dict[str, float]:
     return {
         "loss/train": float(torch.stack(sums.loss).mean()),
         "loss/entropy": float(torch.cat(sums.entropies).mean()),
-        **ratio_metrics(sums.tokens),
+        **({} if loss.surrogate == "likelihood" else ratio_metrics(sums.tokens)),
     }
 
 
@@ -103,6 +106,7 @@ class Trainer:
         self.policy = policy
         self._deterministic = deterministic
         self.optimizer = Optimizer(policy.trained(), policy.matrices())
+        self._phase, self._parked = RL, dict[str, dict[str, Tensor]]()
         self._pass_sizes = PassSizes(policy)
         self._turn = turn
         self._progress = progress
@@ -122,11 +126,51 @@ class Trainer:
         penalty. Raises BackendError when memory runs out twice, or a gradient or the new weights
         are not finite; the weights then stay as they were.
         """
+        self._enter(RL)
+        return self._run(
+            windows_of(sequences, config.grad_accumulation_sequences), config, label, reference
+        )
+
+    def fit(
+        self, batches: Sequence[Sequence[TokenSequence]], config: TrainConfig, *, label: str = "sft"
+    ) -> dict[str, float]:
+        """Take an optimizer step on each batch by a config of supervised fine-tuning, with an
+        optimizer state of its own; all else as `step` does.
+        """
+        self._enter(SFT)
+        return self._run([Window(sequences=batch) for batch in batches], config, label, None)
+
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """Return the optimizer's state in each phase that has one, on the CPU."""
+        states = {**self._parked, self._phase: self.optimizer.state()}
+        return {phase: state for phase, state in states.items() if state or phase == RL}
+
+    def load_states(self, states: Mapping[str, Mapping[str, Tensor]], source: Path) -> None:
+        """Set the states; BackendError when one does not fit the model."""
+        for phase in sorted(states, reverse=True):  # SFT, then RL
+            self._enter(phase)
+            self.optimizer.load(states[phase], source)
+
+    def _enter(self, phase: str) -> None:
+        """Continue with the optimizer state of a phase; the other waits in the CPU's memory."""
+        if phase != self._phase:
+            self._parked[self._phase] = self.optimizer.state()
+            self.optimizer.load(self._parked.pop(phase, {}), Path(phase))
+            self._phase = phase
+
+    def _run(
+        self,
+        windows: list[Window],
+        config: TrainConfig,
+        label: str,
+        reference: Reference | None,
+    ) -> dict[str, float]:
         self.optimizer.use(config.optimizer)
-        if not sequences:
+        if not windows:
             return {"data/step_num_gradient_steps": 0.0}
-        windows = windows_of(sequences, config.grad_accumulation_sequences)
-        passes = 1 + (len(windows) > 1) + (reference is not None)
+        sequences = [s for window in windows for s in window.sequences]
+        passes = 1 + (reference is not None)
+        passes += len(windows) > 1 and self._phase == RL
         tokens = passes * sum(len(s.token_ids) for s in sequences)
         packing = self._packing(sequences, config)
         with progress_bar(
@@ -149,6 +193,8 @@ class Trainer:
         self, windows: list[Window], step: _Step, reference: Reference | None
     ) -> tuple[list[Window], dict[str, float]]:
         """Compute what the losses need beyond the sequences: nothing, by default."""
+        if step.loss.surrogate == "likelihood":
+            return windows, {}
         if len(windows) > 1:
             own = self._logprobs_now(windows, step)
             windows = [
@@ -172,7 +218,8 @@ class Trainer:
                 )
                 sums.add(part)
                 if number + 1 == len(windows):
-                    metrics = _measured(sums)  # whatever may fail comes before the weights move
+                    # whatever may fail comes before the weights move
+                    metrics = _measured(sums, step.loss)
                 elif before is None:
                     before = self._once(self._state, step)
                 norms.append(self._once(partial(self._optimizer_step, window, step), step))
