@@ -18,8 +18,8 @@ from art_core.base.progress import progress_bar
 from art_core.base.threads import widen_thread_pool
 from art_core.data.account import Account, begin_gathering, charging, in_scope, open_account
 from art_core.data.failure import RolloutFailure
-from art_core.data.outcome import Outcome, outcome
-from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.data.outcome import Outcomes, outcomes, split_by_player
+from art_core.data.trajectory import RolloutResult, Trajectory, TrajectoryGroup
 
 _NOT_BEGUN = inspect.CORO_CREATED
 AfterEach = Callable[[TrajectoryGroup], Awaitable["TrajectoryGroup | None"]]
@@ -36,15 +36,16 @@ async def gather_trajectory_groups(
 ) -> list[TrajectoryGroup]:
     """Run the pending rollouts of all groups concurrently and return the groups, in order.
 
-    A rollout that raises, takes longer than `timeout` seconds, returns something else than a
-    Trajectory or gives a reward that is not a finite number becomes a `RolloutFailure` of its
-    group. More failures than `max_exceptions` (a count, or a share of all rollouts when below 1)
-    end the gathering with a RolloutError, and so does a gathering in which every rollout failed;
-    its `groups` hold what every group has until then. `after_each` gets each finished group, for
-    example to judge it, and returns it, another one, or None to drop it; when it raises, the
-    gathering ends with such an error too. A rollout that goes on after it was cancelled is left
-    behind, with a warning. `pbar_desc=None` shows no progress bar. Raises ConfigError for a limit
-    that is not a number of at least 0.
+    A rollout that returns several trajectories, in a list or by name, gives a group for each of
+    them, in place of its own (see `split_by_player`). A rollout that raises, takes longer than
+    `timeout` seconds, returns something else or gives a reward that is not a finite number becomes
+    a `RolloutFailure` of its group. More rollouts with failures than `max_exceptions` (a count, or
+    a share of all rollouts when below 1) end the gathering with a RolloutError, and so does a
+    gathering in which every rollout failed; its `groups` hold what every group has until then.
+    `after_each` gets each finished group, for example to judge it, and returns it, another one, or
+    None to drop it; when it raises, the gathering ends with such an error too. A rollout that goes
+    on after it was cancelled is left behind, with a warning. `pbar_desc=None` shows no progress
+    bar. Raises ConfigError for a limit that is not a number of at least 0.
 
     At most `max_concurrent` rollouts run at the same time; `timeout` counts from the start of each.
     A coroutine that raises instead of returning a group gives a group with that one failure.
@@ -65,19 +66,19 @@ async def gather_trajectory_groups(
             await _all_or_first_error(tasks)
         except RolloutError as error:
             early = (tally.so_far(g, t) for g, t in zip(started, tasks, strict=True))
-            error.groups = tuple(group for group in early if group is not None)
+            error.groups = tuple(group for groups in early for group in groups)
             raise
         finally:
             if bar is not None:
                 bar.close()
-    finished = [g for g in (task.result() for task in tasks) if g is not None]
-    if total and tally.failed == total:
+    finished = [group for task in tasks for group in task.result()]
+    if total and tally.empty == total:
         raise _failed(f"all {total} rollouts failed; the first: {tally.first}", finished)
     return finished
 
 
 async def gather_trajectories(
-    trajectories: Iterable[Trajectory | Awaitable[Trajectory]],
+    trajectories: Iterable[Trajectory | Awaitable[RolloutResult]],
     *,
     pbar_desc: str | None = "gather",
     max_exceptions: int | float | None = None,
@@ -85,21 +86,27 @@ async def gather_trajectories(
     max_concurrent: int | None = None,
 ) -> list[Trajectory]:
     """Run rollouts concurrently; return the trajectories of those that did not fail, in order."""
-    (finished,) = await gather_trajectory_groups(
+    finished = await gather_trajectory_groups(
         [TrajectoryGroup(trajectories)],
         pbar_desc=pbar_desc,
         max_exceptions=max_exceptions,
         timeout=timeout,
         max_concurrent=max_concurrent,
     )
-    return list(finished)
+    return [trajectory for group in finished for trajectory in group]
 
 
 async def run_group(group: TrajectoryGroup) -> TrajectoryGroup:
     """Run a group's pending rollouts, without a progress bar or a limit on failures."""
     widen_thread_pool()
     tally = _Tally(total=len(group.pending), limit=math.inf, bar=None)
-    return await _run_rollouts(_charged(group, open_account()), None, tally)
+    finished = await _run_rollouts(_charged(group, open_account()), None, tally)
+    if len(finished) > 1:
+        raise ConfigError(
+            f"the rollouts of an awaited group returned trajectories for {len(finished)} groups",
+            "Use art.gather_trajectory_groups([group]), which returns them all.",
+        )
+    return finished[0]
 
 
 def _charged(group: TrajectoryGroup, account: Account) -> TrajectoryGroup:
@@ -113,29 +120,33 @@ class _Tally:
     limit: float
     bar: Any
     slots: AbstractAsyncContextManager[Any] = attrs.field(factory=nullcontext)
-    done: int = 0
     failed: int = 0
+    empty: int = 0
     first: RolloutFailure | None = None
+    rewarded: int = 0
     reward_sum: float = 0.0
-    outcomes: dict[int, list[Outcome]] = attrs.field(factory=dict)
+    outcomes: dict[int, list[Outcomes]] = attrs.field(factory=dict)
 
     def so_far(
-        self, group: TrajectoryGroup, task: asyncio.Future[TrajectoryGroup | None]
-    ) -> TrajectoryGroup | None:
+        self, group: TrajectoryGroup, task: asyncio.Future[list[TrajectoryGroup]]
+    ) -> list[TrajectoryGroup]:
         """Return a group with what it had when the gathering ended early."""
         if not task.cancelled() and task.exception() is None:
             return task.result()
-        return _with_outcomes(group, self.outcomes.get(group.id, ()))
+        return split_by_player(group, self.outcomes.get(group.id, ()))
 
-    def count(self, group: TrajectoryGroup, outcome: Outcome) -> None:
-        """Count one outcome and show it; raises RolloutError once there are too many failures."""
-        self.outcomes.setdefault(group.id, []).append(outcome)
-        if isinstance(outcome, RolloutFailure):
-            self.failed += 1
-            self.first = self.first or outcome
-        else:
-            self.done += 1
-            self.reward_sum += outcome.total_reward
+    def count(self, group: TrajectoryGroup, result: Outcomes) -> None:
+        """Count a rollout and show it; raises RolloutError once too many have failures."""
+        self.outcomes.setdefault(group.id, []).append(result)
+        failures = [each for each in result.values() if isinstance(each, RolloutFailure)]
+        self.failed += bool(failures)
+        self.empty += len(failures) == len(result)
+        self.first = self.first or next(iter(failures), None)
+        rewards = [t.total_reward for t in result.values() if isinstance(t, Trajectory)]
+        self.rewarded, self.reward_sum = (
+            self.rewarded + len(rewards),
+            self.reward_sum + sum(rewards),
+        )
         if self.bar is not None:
             self._show()
         if self.failed > self.limit:
@@ -147,8 +158,8 @@ class _Tally:
 
     def _show(self) -> None:
         self.bar.update(1)
-        if self.done:
-            reward = f"{self.reward_sum / self.done:.3f}"
+        if self.rewarded:
+            reward = f"{self.reward_sum / self.rewarded:.3f}"
             self.bar.set_postfix(reward=reward, failed=self.failed, refresh=False)
 
 
@@ -254,14 +265,19 @@ async def _all_or_first_error(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 async def _finish_group(
     group: TrajectoryGroup, timeout: float | None, after_each: AfterEach | None, tally: _Tally
-) -> TrajectoryGroup | None:
+) -> list[TrajectoryGroup]:
     finished = await _run_rollouts(group, timeout, tally)
     if after_each is None:
         return finished
+    judged = [await _judged(each, after_each) for each in finished]
+    return [each for each in judged if each is not None]
+
+
+async def _judged(group: TrajectoryGroup, after_each: AfterEach) -> TrajectoryGroup | None:
     assert group.account is not None
     try:
         with charging(group.account):
-            judged: Any = await after_each(finished)
+            judged: Any = await after_each(group)
         if judged is not None and not isinstance(judged, TrajectoryGroup):
             raise TypeError(f"it returned {type(judged).__name__}, not a TrajectoryGroup or None")
     except BaseException as error:
@@ -276,10 +292,10 @@ async def _finish_group(
 
 async def _run_rollouts(
     group: TrajectoryGroup, timeout: float | None, tally: _Tally
-) -> TrajectoryGroup:
-    async def one(rollout: Awaitable[Trajectory]) -> Outcome:
+) -> list[TrajectoryGroup]:
+    async def one(rollout: Awaitable[RolloutResult]) -> Outcomes:
         async with tally.slots:
-            result = await outcome(rollout, timeout)
+            result = await outcomes(rollout, timeout)
         tally.count(group, result)
         return result
 
@@ -290,7 +306,7 @@ async def _run_rollouts(
         await _all_or_first_error(tasks)
     finally:
         _drop_waiting(group.pending)
-    return _with_outcomes(group, [task.result() for task in tasks])
+    return split_by_player(group, [task.result() for task in tasks])
 
 
 def _drop_waiting(rollouts: Iterable[Any]) -> None:
@@ -300,10 +316,3 @@ def _drop_waiting(rollouts: Iterable[Any]) -> None:
             rollout.cancel()
         elif inspect.iscoroutine(rollout) and inspect.getcoroutinestate(rollout) == _NOT_BEGUN:
             rollout.close()  # else Python warns that it was never awaited
-
-
-def _with_outcomes(group: TrajectoryGroup, outcomes: Sequence[Outcome]) -> TrajectoryGroup:
-    return group.with_results(
-        [o for o in outcomes if isinstance(o, Trajectory)],
-        [o for o in outcomes if isinstance(o, RolloutFailure)],
-    )

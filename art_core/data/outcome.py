@@ -1,30 +1,62 @@
-"""The outcome of a rollout: a trajectory that is checked, or a failure."""
+"""The outcome of a rollout: checked trajectories, or failures; the groups that come of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from art_core.base.errors import ConfigError
 from art_core.data.failure import RolloutFailure
-from art_core.data.trajectory import Trajectory, is_choice, message_dict, tokens_of
+from art_core.data.trajectory import (
+    RolloutResult,
+    Trajectory,
+    TrajectoryGroup,
+    is_choice,
+    message_dict,
+    tokens_of,
+)
 
 log = logging.getLogger("art_core")
 
 GRACE_SECONDS = 2.0
 Outcome = Trajectory | RolloutFailure
+Outcomes = dict[str | None, Outcome]
+"""What a rollout gave: one outcome under None, or one for each of its players."""
 
 
-async def outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outcome:
-    """Run a rollout for `timeout` seconds at most; return its trajectory or its failure.
+async def outcome(rollout: Awaitable[Any], timeout: float | None) -> Outcome:
+    """Run a rollout that returns one trajectory, as `outcomes` does."""
+    result, started = await _result(rollout, timeout)
+    return result if isinstance(result, RolloutFailure) else _checked(result, started)
+
+
+async def outcomes(rollout: Awaitable[RolloutResult], timeout: float | None) -> Outcomes:
+    """Run a rollout for `timeout` seconds at most; return its trajectories or its failures.
 
     A rollout that is late, or whose gathering ends, is cancelled. It may still return a trajectory.
     If it goes on for GRACE_SECONDS, it is left behind, with a warning that names it.
     """
+    result, started = await _result(rollout, timeout)
+    if isinstance(result, RolloutFailure):
+        return {None: result}
+    if not isinstance(result, Mapping | list | tuple):
+        return {None: _checked(result, started)}
+    named = result.items() if isinstance(result, Mapping) else enumerate(result)
+    found: Outcomes = {}
+    seen: set[int] = set()
+    for name, each in named:
+        twice = id(each) in seen
+        seen.add(id(each))
+        found[str(name)] = _wrong("one trajectory twice") if twice else _checked(each, started)
+    return found or {None: _wrong("no trajectory")}
+
+
+async def _result(rollout: Awaitable[Any], timeout: float | None) -> tuple[Any, datetime]:
+    """Return what a rollout returned, or its failure, and when it began."""
     started, task = datetime.now(UTC), asyncio.ensure_future(rollout)
     task.add_done_callback(_retrieve)
     try:
@@ -35,17 +67,21 @@ async def outcome(rollout: Awaitable[Trajectory], timeout: float | None) -> Outc
             await _stop(task)
     if late and (not task.done() or task.cancelled()):
         went_on = "" if task.done() else ", and goes on although it was cancelled"
-        return RolloutFailure(
+        late_failure = RolloutFailure(
             reason="timeout",
             type="TimeoutError",
             message=f"the rollout took longer than {timeout:g} s{went_on}",
         )
+        return late_failure, started
     try:
-        result = task.result()
+        return task.result(), started
     except BaseException as error:
         # Some are no `Exception`: those of pytest.fail, of a panic in Rust. Exceptions that end the
         # program stop the event loop first.
-        return RolloutFailure.of(error)
+        return RolloutFailure.of(error), started
+
+
+def _checked(result: Any, started: datetime) -> Outcome:
     try:
         return _accepted(result, started)
     except Exception as error:  # an object of the user's raises when it is inspected
@@ -71,8 +107,7 @@ def _retrieve(task: asyncio.Future[Any]) -> None:
 
 def _accepted(result: Any, started: datetime) -> Outcome:
     if not isinstance(result, Trajectory):
-        text = f"the rollout returned {type(result).__name__}, not a Trajectory"
-        return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
+        return _wrong(f"{type(result).__name__}, not a Trajectory")
     for history in result.histories():
         for item in history.messages_and_choices:
             _ = is_choice(item) or message_dict(item)
@@ -93,6 +128,11 @@ def _accepted(result: Any, started: datetime) -> Outcome:
     return result.finish()
 
 
+def _wrong(what: str) -> RolloutFailure:
+    text = f"the rollout returned {what}"
+    return RolloutFailure(reason="wrong_type", type="TypeError", message=text)
+
+
 def _stamp_policy_versions(trajectory: Trajectory) -> None:
     turns = [tokens_of(item) for item in trajectory.messages_and_choices if is_choice(item)]
     versions = [turn.policy_version for turn in turns if turn and turn.policy_version is not None]
@@ -100,3 +140,32 @@ def _stamp_policy_versions(trajectory: Trajectory) -> None:
         trajectory.initial_policy_version = versions[0]
     if versions and trajectory.final_policy_version is None:
         trajectory.final_policy_version = versions[-1]
+
+
+def split_by_player(group: TrajectoryGroup, results: Sequence[Outcomes]) -> list[TrajectoryGroup]:
+    """Return the group with what its rollouts gave in place of those that were pending.
+
+    If rollouts gave several trajectories, there is a group for each player, with the player's name
+    or place as `metadata["player"]`, and one for trajectories without a player, if there are any. A
+    rollout that failed as a whole is a failure of each of them. Metrics and logs of the group go to
+    the first, and all have its account, so that everything is counted once.
+    """
+    whole = [result[None] for result in results if None in result]
+    rest = group.with_results(
+        [each for each in whole if isinstance(each, Trajectory)],
+        [each for each in whole if isinstance(each, RolloutFailure)],
+    )
+    players = list(dict.fromkeys(name for result in results for name in result if name is not None))
+    if not players:
+        return [rest]
+    made = [rest] if rest.trajectories else []
+    for name in players:
+        player = TrajectoryGroup(
+            [result[name] for result in results if name in result],
+            exceptions=rest.failures,
+            metadata={**group.metadata, "player": name},
+            metrics={} if made else group.metrics,
+            logs=() if made else group.logs,
+        )
+        made.append(player if group.account is None else player.paid_by(group.account))
+    return made

@@ -259,6 +259,10 @@ class Trajectory(Charged):
         return self
 
 
+RolloutResult = Trajectory | Sequence[Trajectory] | Mapping[str, Trajectory]
+"""What a rollout returns: a trajectory, or one for each of its players."""
+
+
 @attrs.frozen(init=False, eq=False)
 class TrajectoryGroup(Charged):
     """Attempts at one scenario, compared with each other by the trainer.
@@ -274,13 +278,13 @@ class TrajectoryGroup(Charged):
     metadata: dict[str, Any]
     metrics: dict[str, float | int | bool]
     logs: list[str]
-    pending: tuple[Awaitable[Trajectory], ...] = attrs.field(repr=False)
+    pending: tuple[Awaitable[RolloutResult], ...] = attrs.field(repr=False)
     id: int
 
     def __init__(
         self,
         trajectories: Iterable[
-            Trajectory | Awaitable[Trajectory] | BaseException | RolloutFailure
+            Trajectory | Awaitable[RolloutResult] | BaseException | RolloutFailure
         ] = (),
         *,
         exceptions: Iterable[BaseException | RolloutFailure] = (),
@@ -289,7 +293,7 @@ class TrajectoryGroup(Charged):
         logs: Iterable[str] = (),
     ) -> None:
         done: list[Trajectory] = []
-        pending: list[Awaitable[Trajectory]] = []
+        pending: list[Awaitable[RolloutResult]] = []
         failed: list[RolloutFailure] = []
         for item in trajectories:
             if isinstance(item, Trajectory):

@@ -70,6 +70,21 @@ def eval_costs(usd):
     return dict.fromkeys(("costs/eval/judge", "costs/eval", "costs/all"), usd)
 
 
+async def test_a_game_of_two_players_is_paid_once(opened):
+    async def game():
+        judge()
+        return {"white": art.Trajectory(reward=1.0), "black": art.Trajectory(reward=0.0)}
+
+    one, two = opened("one"), opened("two")
+    white, black = await gather(art.TrajectoryGroup([game(), game(), fails()]))
+    row = await one.log([white, black])
+    assert costs(row) == eval_costs(3.0)
+    assert row.metrics["val/exception_rate"] == pytest.approx(1 / 3)
+    white, black = await gather(art.TrajectoryGroup([game()]))
+    assert costs(await one.log([white])) == eval_costs(1.0)
+    assert costs(await two.log([black])) == {}
+
+
 async def test_a_gathered_group_is_paid_by_the_model_that_logs_it(opened):
     one, two = opened("one"), opened("two")
     groups = await gather(
