@@ -24,7 +24,7 @@ from rivals.pages import put
 
 import art_core as art
 from art_core.base.errors import PricingError
-from art_core.costs.book import PriceBook
+from art_core.costs.builder import PriceBook
 from art_core.costs.stream import TrackedStream
 from art_core.hooks.host import Core
 from art_core.metrics.receipt import TokenUsage

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from art_core.costs import builder, payer, track
+from art_core.costs import pending, track
 from art_core.data.account import UNOWNED
 
 ROOT = Path(__file__).parent.parent
@@ -68,12 +68,12 @@ def run_its_tests(tmp_path: Path) -> Callable[[Path, str], str]:
 @pytest.fixture
 def no_open_models() -> Iterator[None]:
     """Begin without open models and without paid calls that belong to none."""
-    others = builder.open_builders()
-    builder.default_builders.clear()
-    payer._warn_once.cache_clear()
+    others = pending.open_builders()
+    pending.default_builders.clear()
+    pending._warn_once.cache_clear()
     UNOWNED.take()
     track._unchecked.clear()
     yield
     UNOWNED.take()
-    builder.default_builders.clear()
-    builder.default_builders.update(others)
+    pending.default_builders.clear()
+    pending.default_builders.update(others)

@@ -1,4 +1,6 @@
-"""Context variables that are carried into threads, and the size of the default thread pool."""
+"""Context variables that are carried into threads, blocks that other threads know of, and the size
+of the default thread pool.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 Values = Mapping[ContextVar[Any], Any]
@@ -110,3 +112,23 @@ def widen_thread_pool() -> None:
     pool: Any = getattr(loop, "_default_executor", None)
     if pool is None or getattr(pool, "_thread_name_prefix", "") == _ASYNCIOS_OWN:
         loop.set_default_executor(ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="art-agent"))
+
+
+T = TypeVar("T")
+_scopes: list[tuple[int, Any]] = []
+
+
+@contextmanager
+def in_scope(scope: T) -> Iterator[T]:
+    """Make an object known to other threads while the block runs: see `scopes`."""
+    entered = (threading.get_ident(), scope)
+    _scopes.append(entered)
+    try:
+        yield scope
+    finally:
+        _scopes.remove(entered)
+
+
+def scopes() -> list[Any]:
+    """Return the objects of the blocks of `in_scope` that are running in other threads."""
+    return [scope for thread, scope in list(_scopes) if thread != threading.get_ident()]

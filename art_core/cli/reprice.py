@@ -12,7 +12,7 @@ import attrs
 from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_run
 from art_core.cli.text import signed_percent, usd_column
-from art_core.costs.book import PriceBook
+from art_core.costs.builder import PriceBook
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
 from art_core.log.reader import find_run

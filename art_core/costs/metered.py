@@ -13,8 +13,8 @@ import attrs
 import orjson
 
 from art_core.costs.builder import MetricsBuilder
-from art_core.costs.payer import MeteredCall, Payer, calls_inside, carry_payers, payer_of
 from art_core.costs.stream import TrackedStream
+from art_core.costs.track import MeteredCall, Payer, calls_inside, carry_payers, payer_of
 from art_core.metrics.receipt import TokenUsage
 from art_core.prices.tokens import provider_at
 

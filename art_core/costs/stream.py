@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import attrs
 
 from art_core.base.fields import field
-from art_core.costs.payer import CallsInside
 from art_core.metrics.providers import read_delta
 from art_core.metrics.readers import read_usage
 from art_core.metrics.receipt import COUNTS, TokenUsage
@@ -18,11 +18,6 @@ log = logging.getLogger("art_core")
 
 CUT = "the rest of a stream that was broken off"
 _LAST_EVENTS = ("message_stop", "response.completed", "response.incomplete", "response.failed")
-
-
-def is_stream(result: Any) -> bool:
-    """Return whether a result is an iterator of chunks, not a response."""
-    return hasattr(result, "__aiter__") or hasattr(result, "__next__")
 
 
 def parts_of(chunk: Any) -> Iterator[Any]:
@@ -117,15 +112,14 @@ class TrackedStream:
     """A stream of chunks, sync or async, that calls `finished(usage)` once, at its end.
 
     `tokens` reads the usage of each chunk, `cost` the US dollars that it reports; both return None
-    for a chunk without. `inside` collects paid calls while the stream is read, such as those of a
-    generator's body.
+    for a chunk without. Each chunk is read inside the context `entered()`.
     """
 
     stream: Any
     finished: Callable[[TokenUsage], None]
     tokens: ChunkReader = attrs.field(default=read_usage, converter=ChunkReader)
     cost: ChunkReader = attrs.field(default=lambda _: None, converter=ChunkReader)
-    inside: CallsInside = attrs.field(factory=CallsInside)
+    entered: Callable[[], AbstractContextManager[Any]] = nullcontext
     _usage: TokenUsage = attrs.field(factory=TokenUsage)
     _usd: float | None = None
     _done: bool = False
@@ -166,7 +160,7 @@ class TrackedStream:
 
     def __next__(self) -> Any:
         try:
-            with self.inside.entered():
+            with self.entered():
                 chunk = next(self.stream)
             return self.see(chunk)
         except StopIteration:
@@ -182,7 +176,7 @@ class TrackedStream:
 
     async def __anext__(self) -> Any:
         try:
-            with self.inside.entered():
+            with self.entered():
                 chunk = await anext(self.stream)
             return self.see(chunk)
         except StopAsyncIteration:

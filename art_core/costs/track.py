@@ -1,4 +1,7 @@
-"""`@track_api_cost`: a function that calls a paid API, and the cost leaf that each call adds to."""
+"""`@track_api_cost`: a function that calls a paid API, who pays, and the cost leaf of each call.
+
+A call inside a tracked call is paid once.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,113 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.costs.builder import active_builder
-from art_core.costs.payer import (
-    CallsInside,
-    Payer,
-    book_for,
-    calls_inside,
-    carry_payers,
-    payer_of,
-)
-from art_core.costs.stream import TrackedStream, is_stream
-from art_core.data.account import before_gatherings
-from art_core.metrics.receipt import TokenRates, TokenUsage, rates_of
+from art_core.base.threads import carry_into_threads
+from art_core.costs.builder import MetricsBuilder, active_builder
+from art_core.costs.pending import PendingPayer, book_for, only_scope
+from art_core.costs.stream import TrackedStream
+from art_core.data.account import UNOWNED, active_account, before_gatherings
+from art_core.metrics.receipt import COUNTS, TokenRates, TokenUsage, rates_of
 from art_core.metrics.taxonomy import builtin_taxonomy
 
 log = logging.getLogger("art_core")
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@attrs.frozen(eq=False)
+class MeteredCall:
+    """A call that a model's own client made; `book` adds its cost to a run."""
+
+    usage: TokenUsage
+    book: Callable[[], None]
+
+
+@attrs.define(eq=False)
+class CallsInside:
+    """Calls that were paid inside one tracked call.
+
+    `responses` were counted by tracked calls inside it. `metered` calls of a model's own client
+    wait: the tracked call pays for the one that it returns. If it `streams`, it pays for all that
+    is read from the stream.
+    """
+
+    responses: list[Any] = attrs.field(factory=list)
+    metered: list[MeteredCall] = attrs.field(factory=list)
+    streams: bool = False
+    ended: bool = False
+
+    @contextmanager
+    def entered(self) -> Iterator[CallsInside]:
+        """Collect calls inside the block, and in tasks and threads that it starts."""
+        token = calls_inside.set(self)
+        try:
+            yield self
+        finally:
+            with suppress(ValueError):  # of a call that is dropped unfinished, in another context
+                calls_inside.reset(token)
+
+    def meter(self, call: MeteredCall) -> None:
+        """Add a call of a model's own client, or book it if the tracked call has ended."""
+        if not self.ended:
+            self.metered.append(call)
+        elif not self.streams:
+            call.book()
+
+    def pays_for(self, usage: TokenUsage) -> TokenUsage:
+        """Return the usage of the tracked call's response; a metered call with it is dropped."""
+        same = (call for call in self.metered if _counts(call.usage) == _counts(usage))
+        found = next(same, None)
+        if found is not None:
+            self.metered.remove(found)
+        return usage
+
+    def end(self) -> None:
+        """Book the metered calls that are left: the tracked call did not return them."""
+        self.ended = True
+        while self.metered:
+            self.metered.pop().book()
+
+
+calls_inside: ContextVar[CallsInside | None] = ContextVar("art_calls_inside", default=None)
+
+
+def _counts(usage: TokenUsage) -> list[int]:
+    return [getattr(usage, name) for name in COUNTS]
+
+
+Payer = MetricsBuilder | PendingPayer
+
+
+def carry_payers() -> None:
+    """Carry the payer of a context into threads that are started in it."""
+    carry_into_threads(active_builder, active_account, calls_inside)
+
+
+def payer_of(
+    source: str, provider: str, model_name: str, own: MetricsBuilder | None = None
+) -> Payer:
+    """Return the payer of a call that is made now: the first of these that there is.
+
+    1. The active builder; one without a context comes after a group, which has that of its split.
+    2. The group that is gathered.
+    3. In a thread that began before: the only builder or gathering that is active anywhere.
+    4. `own`, the builder of the model that is called.
+    5. The next model that logs groups. There is one warning per source unless one model is open.
+    """
+    builder, account = active_builder.get(), active_account.get()
+    if builder is None and account is None:
+        builder, account = only_scope(source)
+    if builder is not None and (builder.context or account is None):
+        return builder
+    if account is None and own is not None:
+        return own
+    return PendingPayer(source, account or UNOWNED, book_for(provider, model_name))
 
 
 def track_api_cost(
@@ -64,7 +152,6 @@ def track_api_cost(
     tracked = _TrackedFunction(source, provider, model_name, response_getter, explicit)
     if explicit is None:
         _unchecked.append(tracked)
-        before_gatherings(_check_prices)
     return cast("Callable[[Callable[P, R]], Callable[P, R]]", tracked.wrap)
 
 
@@ -173,7 +260,7 @@ class _TrackedFunction:
             finished,
             tokens=lambda part: payer.prices.tokens(part, self.provider),
             cost=lambda part: payer.prices.extracted(part, self.provider),
-            inside=inside,
+            entered=inside.entered,
         )
 
     @contextmanager
@@ -239,5 +326,13 @@ def _check_prices() -> None:
             )
 
 
+before_gatherings(_check_prices)
+
+
 def _itself(result: Any) -> Any:
     return result
+
+
+def is_stream(result: Any) -> bool:
+    """Return whether a result is an iterator of chunks, not a response."""
+    return hasattr(result, "__aiter__") or hasattr(result, "__next__")

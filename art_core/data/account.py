@@ -14,11 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import attrs
-
-T = TypeVar("T")
 
 
 class PaidCall(Protocol):
@@ -101,7 +99,6 @@ class Account:
 _accounts: weakref.WeakSet[Account] = weakref.WeakSet()
 UNOWNED = Account()
 """Calls outside of any gathering, and those of gatherings that no model logged."""
-_scopes: list[tuple[int, Any]] = []
 _checks: list[Callable[[], None]] = []
 
 
@@ -118,22 +115,6 @@ def charging(account: Account) -> Iterator[None]:
         yield
     finally:
         active_account.reset(token)
-
-
-@contextmanager
-def in_scope(payer: T) -> Iterator[T]:
-    """Make a payer known to threads that began outside, while the block runs: see `scopes`."""
-    entered = (threading.get_ident(), payer)
-    _scopes.append(entered)
-    try:
-        yield payer
-    finally:
-        _scopes.remove(entered)
-
-
-def scopes() -> list[Any]:
-    """Return the payers of the blocks of `in_scope` that are running in other threads."""
-    return [payer for thread, payer in list(_scopes) if thread != threading.get_ident()]
 
 
 def before_gatherings(check: Callable[[], None]) -> None:

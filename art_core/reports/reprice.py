@@ -14,7 +14,7 @@ import orjson
 from art_core.base.errors import ConfigError, unknown
 from art_core.base.files import replacing
 from art_core.base.numbers import price_of
-from art_core.costs.book import PriceBook, bare_name
+from art_core.costs.builder import PriceBook, bare_name
 from art_core.log.history import MetricsRow
 from art_core.log.reader import LoggedRun, receipts_of
 from art_core.metrics.receipt import Receipt, TokenRates, price, rates_of

@@ -21,7 +21,7 @@ import attrs
 from art_core.base.errors import ConfigError, RewardError
 from art_core.base.numbers import number_or_none
 from art_core.client.openai_client import openai_package
-from art_core.costs.payer import CallsInside, carry_payers, payer_of
+from art_core.costs.track import CallsInside, carry_payers, payer_of
 from art_core.prices.tokens import provider_at
 from art_core.rewards.answers import json_in, score_of
 

@@ -17,10 +17,9 @@ import attrs
 from art_core.base.errors import HistoryError, reason_of
 from art_core.base.files import sweep_leftovers
 from art_core.base.numbers import checked_step
-from art_core.costs.book import PriceBook
-from art_core.costs.builder import MetricsBuilder, open_builders, withdraw_default
+from art_core.costs.builder import MetricsBuilder, PriceBook
 from art_core.costs.ledger import NOTHING, Drained, Ledger
-from art_core.costs.payer import settle_rest
+from art_core.costs.pending import open_builders, settle_rest, withdraw_default
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import Plugins
 from art_core.log.history import HistoryLog, MetricsRow, file_identity

@@ -7,7 +7,7 @@ thousand searches.
 import pytest
 
 import art_core as art
-from art_core.costs.book import PriceBook
+from art_core.costs.builder import PriceBook
 from art_core.hooks.host import Core
 from art_core.prices.table import read_table
 

@@ -3,7 +3,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError, PricingError
-from art_core.costs.book import PriceBook
+from art_core.costs.builder import PriceBook
 from art_core.hooks.host import Core
 from art_core.metrics.receipt import GpuTime, TokenRates, TokenUsage, rates_of
 
@@ -81,16 +81,14 @@ def test_a_response_that_says_nothing_is_unpriced_not_free(book, caplog):
 
 def test_a_device_s_price_says_whether_it_was_given_listed_or_a_plugin_s(book):
     def source(**device):
-        return book.quote_gpu(GpuTime(seconds=3600, **device))[1]["source"]
+        return book.bill_gpu(GpuTime(seconds=3600, **device)).rates["source"]
 
     book.plugins.register(Core(), "core")
     assert source(device="NVIDIA L4", usd_per_hour=0.5) == "explicit"
     assert source(device="NVIDIA L4") == "Modal, https://modal.com/pricing, 2026-09-19"
     book.plugins.register(Devices(), "devices")
-    assert book.quote_gpu(GpuTime(device="card", seconds=1800)) == (
-        1.0,
-        {"usd_per_hour": 2.0, "source": "plugin"},
-    )
+    half = book.bill_gpu(GpuTime(device="card", seconds=1800))
+    assert (half.usd, half.rates) == (1.0, {"usd_per_hour": 2.0, "source": "plugin"})
 
 
 def test_a_plugin_may_read_a_providers_usage(book):

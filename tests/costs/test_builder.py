@@ -8,8 +8,7 @@ import pytest
 import art_core as art
 from art_core.base.errors import ConfigError, MetricError
 from art_core.costs import builder as module
-from art_core.costs.book import PriceBook
-from art_core.costs.builder import MetricsBuilder, active_builder
+from art_core.costs.builder import MetricsBuilder, PriceBook, active_builder
 from art_core.costs.ledger import Ledger, clear_in_child, warn_of_costs_left
 from art_core.metrics.receipt import TokenUsage
 from art_core.metrics.taxonomy import MetricSpec, builtin_taxonomy

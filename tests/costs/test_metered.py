@@ -12,7 +12,7 @@ import pytest
 
 import art_core as art
 from art_core.costs.metered import SOURCE
-from art_core.costs.payer import CallsInside, MeteredCall
+from art_core.costs.track import CallsInside, MeteredCall
 from art_core.prices.tokens import provider_at
 from art_core.testing.echo import EchoBackend
 

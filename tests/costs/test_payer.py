@@ -14,7 +14,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import PricingError, RolloutError
-from art_core.costs import payer
+from art_core.costs import pending
 from art_core.data.account import UNOWNED, Account, unsettled
 
 RESPONSE = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 0}}
@@ -335,7 +335,7 @@ async def test_a_call_of_a_group_that_nobody_holds_any_more_goes_to_the_gatherin
     groups = [Account(gathering), Account(gathering)]
     one, _ = opened("one"), opened("two")
     groups[0].settle(one.metrics_builder("eval"))
-    groups[1].add(payer.PendingCall(source="judge", prices=one.metrics_builder().prices))
+    groups[1].add(pending.PendingCall(source="judge", prices=one.metrics_builder().prices))
     groups.clear()
     row = await one.log()
     assert row.metrics["data/step_unpriced_calls"] == 1.0
@@ -345,7 +345,7 @@ async def test_the_price_of_the_model_that_pays_comes_before_that_of_another(ope
     one, two = opened("one").metrics_builder("eval"), opened("two").metrics_builder("eval")
     one.register_model_pricing("registered", **DOLLAR)
     two.register_model_pricing("registered", prompt_per_million=5.0, completion_per_million=5.0)
-    call = payer.PendingCall(
+    call = pending.PendingCall(
         source="judge",
         prices=one.prices,
         model_name="registered",
@@ -444,13 +444,13 @@ async def test_calls_that_cannot_be_read_are_counted_with_their_group(opened, ca
 
 
 async def test_what_no_run_has_is_said_when_the_program_ends(opened, caplog):
-    payer.report_unpaid()
+    pending.report_unpaid()
     assert not caplog.text
     opened("one"), opened("two")
     judge()
-    UNOWNED.add(payer.PendingCall(source="read", prices=opened("three").metrics_builder().prices))
+    UNOWNED.add(pending.PendingCall(source="read", prices=opened("three").metrics_builder().prices))
     caplog.clear()
-    payer.report_unpaid()
+    pending.report_unpaid()
     assert "2 paid calls of ['judge', 'read'] are in no run: about $1." in caplog.text
     assert not UNOWNED.waiting
 

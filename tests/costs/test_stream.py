@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from art_core.costs.stream import CUT, TrackedStream, is_stream, later
+from art_core.costs.stream import CUT, TrackedStream, later
+from art_core.costs.track import is_stream
 from art_core.metrics.providers import read_delta
 from art_core.metrics.receipt import TokenUsage
 

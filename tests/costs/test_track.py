@@ -9,7 +9,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError, MetricError, PricingError
-from art_core.costs import builder
+from art_core.costs import builder, pending
 
 RESPONSE = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}}
 
@@ -338,7 +338,7 @@ def test_a_source_that_is_no_path_of_a_cost_is_refused_before_any_call(source):
 
 def test_a_call_may_be_made_while_another_thread_opens_a_model(no_open_models, monkeypatch):
     first, second = (builder.MetricsBuilder(None, None) for _ in range(2))
-    other = threading.Thread(target=builder.offer_default, args=[second])
+    other = threading.Thread(target=pending.offer_default, args=[second])
 
     class Open(WeakSet):
         def __iter__(self):
@@ -348,10 +348,10 @@ def test_a_call_may_be_made_while_another_thread_opens_a_model(no_open_models, m
                     other.join(0.05)  # it waits until the models are looked through
                 yield each
 
-    monkeypatch.setattr(builder, "default_builders", Open([first]))
-    assert builder.open_builders() == [first]
+    monkeypatch.setattr(pending, "default_builders", Open([first]))
+    assert pending.open_builders() == [first]
     other.join()
-    assert set(builder.open_builders()) == {first, second}
+    assert set(pending.open_builders()) == {first, second}
 
 
 async def test_a_task_and_the_futures_of_threads_are_priced_when_they_are_done(model):

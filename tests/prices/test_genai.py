@@ -3,7 +3,7 @@ import sys
 import pytest
 
 import art_core as art
-from art_core.costs.book import PriceBook
+from art_core.costs.builder import PriceBook
 from art_core.hooks.host import Core
 from art_core.metrics.receipt import TokenUsage
 from art_core.prices import tokens

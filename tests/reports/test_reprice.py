@@ -6,7 +6,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError
-from art_core.costs.book import PriceBook
+from art_core.costs.builder import PriceBook
 from art_core.log.reader import LoggedRun
 from art_core.metrics.receipt import GpuTime, Receipt, TokenRates, gpu_receipt
 from art_core.reports.reprice import Prices, read_prices, reprice

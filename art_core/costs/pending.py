@@ -1,6 +1,5 @@
-"""The payer of a call: the active builder, the gathered group, or the next model that logs groups.
-
-A call inside a tracked call is paid once.
+"""Paid calls whose run is not known yet: they wait in the account of their group, or of none, until
+a model logs groups.
 """
 
 from __future__ import annotations
@@ -9,28 +8,17 @@ import atexit
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Sequence
+from weakref import WeakSet
 
 import attrs
 
-from art_core.base.threads import carry_into_threads
-from art_core.costs.book import PriceBook
-from art_core.costs.builder import MetricsBuilder, active_builder, open_builders
-from art_core.data.account import (
-    UNOWNED,
-    Account,
-    active_account,
-    book_all,
-    flush,
-    scopes,
-    unsettled,
-)
+from art_core.base.threads import scopes
+from art_core.costs.builder import MetricsBuilder, PriceBook
+from art_core.data.account import UNOWNED, Account, book_all, flush, unsettled
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import installed_plugins
-from art_core.metrics.receipt import COUNTS, TokenRates, TokenUsage
+from art_core.metrics.receipt import TokenRates, TokenUsage
 
 log = logging.getLogger("art_core")
 
@@ -50,65 +38,27 @@ _UNOWNED_OF_NONE, _UNOWNED_OF_SEVERAL = (
 )
 
 
-@attrs.frozen(eq=False)
-class MeteredCall:
-    """A call that a model's own client made; `book` adds its cost to a run."""
-
-    usage: TokenUsage
-    book: Callable[[], None]
+default_builders: WeakSet[MetricsBuilder] = WeakSet()
+"""Builders of the open models. A cost without an active builder goes to the only one."""
+_defaults = threading.Lock()
 
 
-@attrs.define(eq=False)
-class CallsInside:
-    """Calls that were paid inside one tracked call.
-
-    `responses` were counted by tracked calls inside it. `metered` calls of a model's own client
-    wait: the tracked call pays for the one that it returns. If it `streams`, it pays for all that
-    is read from the stream.
-    """
-
-    responses: list[Any] = attrs.field(factory=list)
-    metered: list[MeteredCall] = attrs.field(factory=list)
-    streams: bool = False
-    ended: bool = False
-
-    @contextmanager
-    def entered(self) -> Iterator[CallsInside]:
-        """Collect calls inside the block, and in tasks and threads that it starts."""
-        token = calls_inside.set(self)
-        try:
-            yield self
-        finally:
-            with suppress(ValueError):  # of a call that is dropped unfinished, in another context
-                calls_inside.reset(token)
-
-    def meter(self, call: MeteredCall) -> None:
-        """Add a call of a model's own client, or book it if the tracked call has ended."""
-        if not self.ended:
-            self.metered.append(call)
-        elif not self.streams:
-            call.book()
-
-    def pays_for(self, usage: TokenUsage) -> TokenUsage:
-        """Return the usage of the tracked call's response; a metered call with it is dropped."""
-        same = (call for call in self.metered if _counts(call.usage) == _counts(usage))
-        found = next(same, None)
-        if found is not None:
-            self.metered.remove(found)
-        return usage
-
-    def end(self) -> None:
-        """Book the metered calls that are left: the tracked call did not return them."""
-        self.ended = True
-        while self.metered:
-            self.metered.pop().book()
+def offer_default(builder: MetricsBuilder) -> None:
+    """Add a builder to the default builders."""
+    with _defaults:
+        default_builders.add(builder)
 
 
-calls_inside: ContextVar[CallsInside | None] = ContextVar("art_calls_inside", default=None)
+def withdraw_default(builder: MetricsBuilder) -> None:
+    """Remove a builder from the default builders, if it is one of them."""
+    with _defaults:
+        default_builders.discard(builder)
 
 
-def _counts(usage: TokenUsage) -> list[int]:
-    return [getattr(usage, name) for name in COUNTS]
+def open_builders() -> list[MetricsBuilder]:
+    """Return the default builders of the open models."""
+    with _defaults:
+        return list(default_builders)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -188,35 +138,6 @@ class PendingPayer:
         self.account.add(attrs.evolve(call, several=models > 1))
 
 
-Payer = MetricsBuilder | PendingPayer
-
-
-def carry_payers() -> None:
-    """Carry the payer of a context into threads that are started in it."""
-    carry_into_threads(active_builder, active_account, calls_inside)
-
-
-def payer_of(
-    source: str, provider: str, model_name: str, own: MetricsBuilder | None = None
-) -> Payer:
-    """Return the payer of a call that is made now: the first of these that there is.
-
-    1. The active builder; one without a context comes after a group, which has that of its split.
-    2. The group that is gathered.
-    3. In a thread that began before: the only builder or gathering that is active anywhere.
-    4. `own`, the builder of the model that is called.
-    5. The next model that logs groups. There is one warning per source unless one model is open.
-    """
-    builder, account = active_builder.get(), active_account.get()
-    if builder is None and account is None:
-        builder, account = _only_scope(source)
-    if builder is not None and (builder.context or account is None):
-        return builder
-    if account is None and own is not None:
-        return own
-    return PendingPayer(source, account or UNOWNED, book_for(provider, model_name))
-
-
 def book_for(provider: str, model_name: str) -> PriceBook:
     """Return the price book of an open model that can price a call, else any."""
     books = [b.prices for b in open_builders()] or [PriceBook(installed_plugins())]
@@ -286,7 +207,8 @@ def _only_open(builder: MetricsBuilder) -> bool:
     return all(other.ledger is builder.ledger for other in open_builders())
 
 
-def _only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
+def only_scope(source: str) -> tuple[MetricsBuilder | None, Account | None]:
+    """Return the builder or the account that is active in other threads, if it is the only one."""
     if threading.current_thread() is threading.main_thread():
         return None, None
     active = scopes()
