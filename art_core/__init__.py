@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from art_core.environments.toolbox import Toolbox
     from art_core.evaluation.compare import Comparison, compare
     from art_core.evaluation.evaluate import Evaluation, evaluate
+    from art_core.evaluation.retrain import Retrained, RetrainedStep, retrain
     from art_core.hooks.commands import Column, CommandSpec, Record, Table
     from art_core.hooks.hookspecs import hookimpl
     from art_core.hooks.host import Plugins
@@ -107,6 +108,7 @@ _HOME = {
     "environments.toolbox": ("Toolbox",),
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "evaluation.retrain": ("Retrained", "RetrainedStep", "retrain"),
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
@@ -165,6 +167,8 @@ __all__ = [
     "Receipt",
     "Record",
     "RegisteredModels",
+    "Retrained",
+    "RetrainedStep",
     "RewardError",
     "RolloutError",
     "RolloutFailure",
@@ -191,6 +195,7 @@ __all__ = [
     "gather_trajectory_groups",
     "hookimpl",
     "open_run",
+    "retrain",
     "reward",
     "rollout_of",
     "ruler",

@@ -84,7 +84,7 @@ def plot(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
         yield Record(points, _terminal(lines, across, up))
         return
     out = arguments.out if arguments.out.suffix else arguments.out.with_suffix(".png")
-    _figure(lines, across, up, out)
+    write_figure(lines, across, up, out)
     yield Record(points | {"file": out}, [str(out)])
 
 
@@ -110,7 +110,8 @@ def _run(requested: str, base: Path, taxonomy: Taxonomy) -> LoggedRun:
         ) from error
 
 
-def _figure(curves: Sequence[Curve], across: str, up: str, out: Path) -> None:
+def write_figure(curves: Sequence[Curve], across: str, up: str, out: Path) -> None:
+    """Write curves as an image; ConfigError if matplotlib is missing or can't write such a file."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -6,17 +6,19 @@ import logging
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import attrs
+import orjson
 
-from art_core.base.files import checked_name, read_json, replace_json, take_lock
+from art_core.base.files import checked_name, json_line, read_json, replace_json, take_lock
 
 log = logging.getLogger("art_core")
 
-_MODEL, _STATUS = "model.json", "status.json"
+_MODEL, _STATUS, _OPTIONS = "model.json", "status.json", "options.jsonl"
 
 
 def runs_path(base_path: str | Path | None) -> Path:
@@ -37,6 +39,23 @@ def history_file(run_dir: Path) -> Path:
 def checkpoint_folder(run_dir: Path) -> Path:
     """Return the directory in which backends keep a run's checkpoints, one directory per step."""
     return run_dir / "checkpoints"
+
+
+def append_options(run_dir: Path, step: int, options: Mapping[str, Any]) -> None:
+    """Store the options that a step was trained with; functions are stored as text."""
+    with (run_dir / _OPTIONS).open("ab") as file:
+        file.write(json_line({"step": step, "options": dict(options)}))
+
+
+def read_options(run_dir: Path, step: int) -> dict[str, Any]:
+    """Return the options that a step was last trained with; none if they were not stored."""
+    found: dict[str, Any] = {}
+    with suppress(FileNotFoundError), (run_dir / _OPTIONS).open("rb") as file:
+        for line in file:
+            with suppress(ValueError):  # the last line of a killed process may be torn
+                stored = orjson.loads(line)
+                found = stored["options"] if stored["step"] == step else found
+    return found
 
 
 def describe_model(

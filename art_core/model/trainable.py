@@ -16,6 +16,7 @@ from art_core.backends import Checkpoint, Endpoint, TrainResult
 from art_core.base.errors import ConfigError, HistoryError
 from art_core.data.store import move_groups, set_earlier_aside, trajectory_file
 from art_core.data.trajectory import TrajectoryGroup
+from art_core.log.rundir import append_options
 from art_core.metrics.receipt import GpuTime
 from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend
@@ -210,9 +211,10 @@ class TrainableModel(Model):
         )
         # The row is written: raising now would make the caller train the step again.
         try:
+            append_options(run.info.run_dir, result.step, options)
             _tidy(run.info.run_dir, groups, (expected, start), result.step)
-        except HistoryError as error:
-            log.warning("trajectories of step %d: %s", result.step, error)
+        except (HistoryError, OSError) as error:
+            log.warning("options and trajectories of step %d: %s", result.step, error)
         return result
 
     async def train_sft(

@@ -35,6 +35,7 @@ def loss_metrics(
         "loss/importance_ratio_mean": float(ratios_N.mean()),
         "loss/importance_ratio_p95": float(np.quantile(ratios_N, 0.95)),
         "loss/importance_ratio_p99": float(np.quantile(ratios_N, 0.99)),
+        "loss/effective_sample_size": float(ratios_N.mean() ** 2 / (ratios_N**2).mean()),
         "loss/clipped_token_fraction": float(outside_N.mean()),
         "loss/kl_k3": float((ratios_N - 1 - log_N).mean()),
         "loss/engine_logprob_diff": float(np.abs(log_N).mean()),

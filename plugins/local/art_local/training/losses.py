@@ -241,10 +241,12 @@ def ratio_metrics(parts: Sequence[TokenLosses]) -> dict[str, float]:
     sorted_N = torch.cat([part.ratios_R.float().cpu() for part in parts]).double().sort().values
     clipped_N = torch.cat([part.clipped_R.cpu() for part in parts])
     log_ratios_N = torch.cat([part.engine_log_ratios_R.float().cpu() for part in parts]).double()
+    weights_N = log_ratios_N.exp()
     return {
         "loss/importance_ratio_mean": float(sorted_N.mean()),
         "loss/importance_ratio_p95": _percentile(sorted_N, 0.95),
         "loss/importance_ratio_p99": _percentile(sorted_N, 0.99),
+        "loss/effective_sample_size": float(weights_N.mean().square() / weights_N.square().mean()),
         "loss/clipped_token_fraction": float(clipped_N.double().mean()),
         "loss/kl_k3": float((log_ratios_N.expm1() - log_ratios_N).mean()),
         "loss/engine_logprob_diff": float(log_ratios_N.abs().mean()),

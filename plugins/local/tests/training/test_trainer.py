@@ -17,6 +17,7 @@ from art_local.training.trainer import Trainer
 KEYS = {
     "loss/train", "loss/entropy", "loss/grad_norm", "loss/learning_rate",
     "loss/importance_ratio_mean", "loss/importance_ratio_p95", "loss/importance_ratio_p99",
+    "loss/effective_sample_size",
     "loss/clipped_token_fraction", "loss/kl_k3", "loss/engine_logprob_diff",
     "data/step_num_gradient_steps",
 }  # fmt: skip
