@@ -178,6 +178,7 @@ def group_dict(group: TrajectoryGroup, *, tokens: bool = True) -> dict[str, Any]
         "metadata": group.metadata,
         "metrics": group.metrics,
         "logs": group.logs,
+        **({} if group.baseline is None else {"baseline": group.baseline}),
     }
 
 
@@ -197,6 +198,7 @@ def group_of(stored: Mapping[str, Any]) -> TrajectoryGroup:
         metadata=stored["metadata"],
         metrics=stored["metrics"],
         logs=stored["logs"],
+        baseline=stored.get("baseline"),
     )
 
 

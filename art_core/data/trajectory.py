@@ -278,6 +278,7 @@ class TrajectoryGroup(Charged):
     metadata: dict[str, Any]
     metrics: dict[str, float | int | bool]
     logs: list[str]
+    baseline: float | None
     pending: tuple[Awaitable[RolloutResult], ...] = attrs.field(repr=False)
     id: int
 
@@ -291,6 +292,7 @@ class TrajectoryGroup(Charged):
         metadata: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float | int | bool] | None = None,
         logs: Iterable[str] = (),
+        baseline: float | None = None,
     ) -> None:
         done: list[Trajectory] = []
         pending: list[Awaitable[RolloutResult]] = []
@@ -313,6 +315,7 @@ class TrajectoryGroup(Charged):
             metadata=dict(metadata or {}),
             metrics=dict(metrics or {}),
             logs=list(logs),
+            baseline=baseline,
             pending=tuple(pending),
             id=next(_group_ids),
         )
@@ -343,6 +346,7 @@ class TrajectoryGroup(Charged):
             metadata=self.metadata,
             metrics=self.metrics,
             logs=self.logs,
+            baseline=self.baseline,
         )
         return group if self.account is None else group.paid_by(self.account)
 

@@ -27,6 +27,7 @@ from art_core.rl.schedules import RateOrSchedule, options_at
 from art_core.rl.sft import DEFAULT_LEARNING_RATE
 from art_core.run.checkpoints import Retention, check_resumed
 from art_core.run.run import CLOSE_SECONDS, Registered
+from art_core.run.scenario_means import ScenarioMeans
 from art_core.sinks.delivery import DeliveryReport
 
 log = logging.getLogger("art_core")
@@ -43,6 +44,7 @@ class TrainableModel(Model):
     base_model: str
     backend: Backend | str | None = None
     _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
+    _means: ScenarioMeans | None = attrs.field(default=None, init=False, repr=False)
     _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
     _made: Backend | None = attrs.field(default=None, init=False, repr=False)
     _trainable: ClassVar[bool] = True
@@ -201,6 +203,8 @@ class TrainableModel(Model):
         run.check("train", groups)
         expected = await backend.step(self) + 1
         options = options_at(options, expected - 1)
+        if options.get("advantage_baseline") == "scenario_mean":
+            groups = await asyncio.to_thread(self._scenario_means().given_to, groups, expected)
         start = self._store("train", expected, groups)
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)
@@ -247,6 +251,12 @@ class TrainableModel(Model):
         """
         backend = await self._ready_backend()
         return await train_sft(self, backend, data, self._sft_starts, learning_rate, options)
+
+    def _scenario_means(self) -> ScenarioMeans:
+        folder = trajectory_file(self.run.info.run_dir, "train", 0).parent
+        if self._means is None or self._means.folder != folder:
+            self._means = ScenarioMeans(folder)
+        return self._means
 
     def _backend_is_handed_over(self) -> bool:
         """Return whether a newer object of this run has the backend that this one made."""

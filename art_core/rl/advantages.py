@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from art_core.data.trajectory import Trajectory
 
 
-BASELINES = ("group_mean", "rloo", "leave_one_out")
+BASELINES = ("group_mean", "rloo", "leave_one_out", "scenario_mean")
 SCALES = ("group", "batch", "none")
 
 
@@ -29,7 +29,8 @@ def step_advantages(
 
     `advantage_baseline`: the group's mean (GRPO, arXiv 2402.03300, section 4.1.2), or "rloo", also
     named "leave_one_out", the mean of the *other* attempts (RLOO, arXiv 2402.14740): advantages
-    are then G / (G - 1) times as large.
+    are then G / (G - 1) times as large. With "scenario_mean", what has no mean of earlier steps is
+    compared with the group's mean.
 
     `scale_rewards`: False or "none"; True or "group" divides by the group's std, as GRPO does (Dr.
     GRPO, 2503.20783, section 3.2, shows that this weighs easy and hard groups up, so the default
@@ -55,7 +56,8 @@ def _group(
 ) -> list[float]:
     if not has_spread(rewards):
         return [0.0] * len(rewards)
-    others = 1.0 if baseline == "group_mean" else len(rewards) / (len(rewards) - 1)
+    left_out = baseline in ("rloo", "leave_one_out")
+    others = len(rewards) / (len(rewards) - 1) if left_out else 1.0
     std = batch_std or (population_std(rewards) if scale_rewards in (True, "group") else 1.0)
     return [balanced(r * others / std, balance) for r in centred(rewards)]
 

@@ -236,6 +236,8 @@ class TrainConfig:
                 f"reward_scales has {min(stray)!r}, which reward_weights does not have",
                 "Give it a weight, or leave it out.",
             )
+        if self.advantage_baseline == "scenario_mean":
+            self._check_scenario_mean()
         if self.advantage_fn is None:
             return
         advantage_spec(self.advantage_fn)
@@ -246,6 +248,20 @@ class TrainConfig:
                     f"{name} has no effect with advantage_fn, whose function gives the advantages",
                     "Leave one of them out.",
                 )
+
+    def _check_scenario_mean(self) -> None:
+        if self.reward_weights:
+            raise ConfigError(
+                "advantage_baseline='scenario_mean' keeps the mean of one reward, and "
+                "reward_weights compares several",
+                "Leave one of them out.",
+            )
+        if self.scale_rewards in (True, "group"):
+            raise ConfigError(
+                "scale_rewards='group' divides by a spread that a group compared with "
+                "advantage_baseline='scenario_mean' need not have",
+                'Give scale_rewards="batch".',
+            )
 
     @classmethod
     def of(

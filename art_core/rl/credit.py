@@ -86,11 +86,27 @@ def _discounted(outcome: float, turns: Sequence[float], discount: float) -> Cred
 
 
 def _compared_rewards(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> Table:
-    return step_advantages(
-        [[trajectory.reward for trajectory in group] for group in groups],
+    rewards = [[trajectory.reward for trajectory in group] for group in groups]
+    compared = step_advantages(
+        rewards,
         advantage_baseline=config.advantage_baseline,
         scale_rewards=config.scale_rewards,
     )
+    if config.advantage_baseline != "scenario_mean":
+        return compared
+    every = [reward for group in rewards for reward in group]
+    std = population_std(every) if config.scale_rewards == "batch" and has_spread(every) else 1.0
+    return [
+        with_group if group.baseline is None else _compared_with(group.baseline, own, std)
+        for group, own, with_group in zip(groups, rewards, compared, strict=True)
+    ]
+
+
+def _compared_with(baseline: float, rewards: Sequence[float], std: float) -> list[float]:
+    """Return rewards minus the mean of earlier steps (Single-stream Policy Optimization, arXiv
+    2509.13232, keeps such a mean, and forgets), divided by a std.
+    """
+    return [(r - baseline) / std if has_spread([r, baseline]) else 0.0 for r in rewards]
 
 
 def _compared_turns(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[Table]:

@@ -71,6 +71,7 @@ def _group_of(value: Any, where: str) -> TrajectoryGroup:
         "metadata": _object(given.get("metadata") or {}, f"{where}.metadata"),
         "metrics": _object(given.get("metrics") or {}, f"{where}.metrics"),
         "logs": _list(given.get("logs") or [], f"{where}.logs"),
+        "baseline": _number(given.get("baseline"), f"{where}.baseline"),
     }
     try:
         group = TrajectoryGroup.from_dict(stored)
@@ -87,9 +88,9 @@ def _trajectory(value: Any, where: str) -> dict[str, Any]:
     if unknown:
         raise ConfigError(f"{where}.{unknown[0]} is not a field of a trajectory")
     filled = _TRAJECTORY | {k: v for k, v in given.items() if v is not None}
-    reward = given.get("reward", 0.0)  # NaN is written as null
-    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
-        raise ConfigError(f"{where}.reward must be a finite number, got {reward!r}")
+    reward = given.get("reward", 0.0)
+    if _number(reward, f"{where}.reward") is None:  # NaN is written as null
+        raise ConfigError(f"{where}.reward must be a finite number, got None")
     for name in ("messages_and_choices", "turn_rewards", "additional_histories", "logs"):
         _list(filled[name], f"{where}.{name}")
     _items(filled["messages_and_choices"], f"{where}.messages_and_choices")
@@ -113,6 +114,13 @@ def _items(items: Sequence[Any], where: str) -> None:
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} must be an object, got {type(value).__name__}")
+    return value
+
+
+def _number(value: Any, where: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and math.isfinite(value)):
+        raise ConfigError(f"{where} must be a finite number, got {value!r}")
     return value
 
 

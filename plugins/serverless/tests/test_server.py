@@ -253,6 +253,7 @@ def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
         ({"trajectory_groups": 5}, "trajectory_groups must be a list"),
         ({"trajectory_groups": [{"trajectories": [{"reward": "high"}]}]}, "[0].reward"),
         ({"trajectory_groups": [{"trajectories": [{"reward": None}]}]}, "[0].reward"),
+        ({"trajectory_groups": [{"trajectories": [], "baseline": "high"}]}, "[0].baseline"),
         (
             {"trajectory_groups": [{"trajectories": [{"reward": 1.0, "turn_rewards": [1.0]}]}]},
             "trajectory_groups[0]: turn_rewards has 1 rewards, and the conversation 0 choices",
