@@ -15,7 +15,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers client vllm faults contract lint types check docs models exports bench wheels lock oldest newest clean
+.PHONY: help quickstart test trackers client vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ exports: .venv/dev.stamp ## load exported weights in peft, transformers, vLLM an
 
 bench: .venv/dev.stamp ## run the benchmarks behind the claims about speed
 	$(BIN)/nox -s bench
+
+examples: .venv/dev.stamp ## run the examples that have a figure and draw the figures again
+	$(BIN)/nox -s examples
 
 wheels: .venv/dev.stamp ## build the distributions and use their wheels in a clean environment
 	$(BIN)/nox -s wheels example

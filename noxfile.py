@@ -315,6 +315,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def examples(session: nox.Session) -> None:
+    """Run the examples that have a figure and draw the figures again; `-- art_e` runs one."""
+    _run(session, "python", "docs/figures.py", *session.posargs)
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """Build all distributions; in a clean environment and an empty directory, use their wheels."""
     shutil.rmtree(ROOT / "dist", ignore_errors=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import runpy
 import signal
 import sys
 from pathlib import Path
 
 import pytest
+from judge_server import judging
 
 import art_core as art
 from art_core.log.reader import LoggedRun
@@ -72,7 +74,53 @@ def test_the_dice_agent_trains_and_resumes(monkeypatch, tmp_path, capsys):
     assert "reward/rolls" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["yes_no_maybe.py", "dice_agent.py"])
+MAILS = [
+    (["search {event}", "read {id}", "answer {answer}"], 1.0, (1, 1, 1)),
+    (["search {event}", "read {id}", "answer {answer}."], 0.5, (1, 1, 0)),
+    (["search {event}", "read {other}", "answer {answer}"], 0.2, (1, 0, 0)),
+    (["search nothing like it", "search {event}", "read {id}", "answer {answer}"], 1.0, (1, 1, 1)),
+    (["search {event}", "search {event}", "search {event}", "read {id}"], 0.5, (1, 1, 0)),
+    (["read {id}", "answer {answer}"], 0.8, (0, 1, 1)),
+    (["answer {answer}"], 0.0, (0, 0, 0)),
+    (["search"], 0.0, (0, 0, 0)),
+    (["search {event}", "Read {id}"], 0.2, (1, 0, 0)),
+    (['search "NEAR OR', "read 1; DROP TABLE mails", "stop"], 0.0, (0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("says", "reward", "parts"), MAILS)
+async def test_an_agent_for_mails_is_paid_for_the_mail_that_it_finds_and_reads_and_its_answer(
+    example, tmp_path, says, reward, parts
+):
+    program = example("art_e.py")
+    task = program["TASKS"][0]
+    event = task["question"].split(" is the ")[1].strip("?").replace(" of ", " ")
+    said = iter([text.format(event=event, other=int(task["id"]) + 1, **task) for text in says])
+    with judging(lambda _: next(said)) as server:
+        async with art.Model(
+            name="mails", project="p", base_path=tmp_path, sinks=[],
+            inference_model_name="scripted", inference_base_url=server.url,
+        ) as model:  # fmt: skip
+            attempt = await program["rollout"](model, task)
+    assert attempt.reward == pytest.approx(reward)
+    assert tuple(attempt.metrics[part] for part in ("found", "read", "right")) == parts
+    assert next(said, None) is None
+
+
+def test_the_mails_are_the_same_in_each_process_and_answer_all_questions(example):
+    first, second = example("art_e.py"), example("art_e.py")
+    tasks = first["TASKS"]
+    assert tasks == second["TASKS"]
+    assert len({task["question"] for task in tasks}) == len(tasks) == 140
+    bodies = dict(first["MAILS"].execute("SELECT rowid, body FROM mails"))
+    for task in tasks:
+        event, person = re.search(r"the (.*) of (.*)\?", task["question"]).groups()
+        body = bodies[int(task["id"])]
+        assert body.startswith(f"From {person}: ")
+        assert f"the {event} is on {task['answer']}" in body
+
+
+@pytest.mark.parametrize("name", ["yes_no_maybe.py", "dice_agent.py", "art_e.py"])
 def test_an_example_says_in_one_line_what_is_wrong(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--backend", "nope"])
     with pytest.raises(SystemExit) as ended:
