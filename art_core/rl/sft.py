@@ -47,7 +47,13 @@ def sft_sequences(example: Trajectory, turns: Turns) -> list[TokenSequence]:
     Their log-probs are NaN: no engine sampled them.
     """
     merged = [merge_turns(turns(history)) for history in example.histories()]
-    return [s for each in merged for s in each.sequences if any(s.trainable[1:])]
+    found = [_from_second(s) for each in merged for s in each.sequences]
+    return [s for s in found if s.num_trainable]
+
+
+def _from_second(sequence: TokenSequence) -> TokenSequence:
+    """Return a sequence whose first token is not trained, since nothing predicts it."""
+    return attrs.evolve(sequence, trainable=(False, *sequence.trainable[1:]))
 
 
 def sft_batches(
@@ -60,7 +66,7 @@ def sft_batches(
     metrics = {
         "data/step_num_examples": float(sum(map(len, counted))),
         "data/step_num_sequences": float(len(everything)),
-        "data/step_trainer_tokens": float(sum(sum(s.trainable[1:]) for s in everything)),
+        "data/step_trainer_tokens": float(sum(s.num_trainable for s in everything)),
     }
     if not everything:
         log.warning("nothing to train on: no example has a trained token. The step advances.")
@@ -85,7 +91,7 @@ def example_size(example: Trajectory, turns: Turns) -> ExampleSize:
         sequences = sft_sequences(example, turns)
     except ConfigError as error:
         return ExampleSize(problem=str(error))
-    trained = sum(sum(s.trainable[1:]) for s in sequences)
+    trained = sum(s.num_trainable for s in sequences)
     tokens = sum(len(s.token_ids) for s in sequences)
     problem = "" if trained else "it has no assistant message to train on"
     return ExampleSize(tokens=tokens, trained=trained, problem=problem)

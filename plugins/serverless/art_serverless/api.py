@@ -16,7 +16,16 @@ import orjson
 
 from art_core import ArtError, BackendError, ConfigError, TrajectoryGroup
 from art_core.endpoint.listener import pass_by_proxies
-from art_serverless.protocol import DEFAULT_URL, JOBS, MAX_ITEMS, MAX_WAIT_S, MODELS, Address, Event
+from art_serverless.protocol import (
+    DEFAULT_URL,
+    JOBS,
+    MAX_ITEMS,
+    MAX_WAIT_S,
+    MODELS,
+    SFT_JOBS,
+    Address,
+    Event,
+)
 from art_serverless.wire import request_body
 
 log = logging.getLogger("art_serverless")
@@ -60,13 +69,17 @@ def service_url(given: str | None) -> str:
     return url
 
 
+def is_wandb(url: str) -> bool:
+    """Return whether a URL is one of W&B's."""
+    return f".{urlsplit(url).hostname}".endswith(".wandb.ai")
+
+
 def service_key(url: str, given: str | None) -> str:
     """Return the key for a URL. W&B's key is sent to W&B only.
 
     Raises ConfigError if there is no key.
     """
-    of_wandb = f".{urlsplit(url).hostname}".endswith(".wandb.ai")
-    name = "WANDB_API_KEY" if of_wandb else "ART_API_KEY"
+    name = "WANDB_API_KEY" if is_wandb(url) else "ART_API_KEY"
     key = given or os.environ.get(name)
     if not key:
         raise ConfigError(
@@ -154,6 +167,16 @@ class Api:
         """Have the service run a training step; return the job's id. `key` names the request."""
         body = request_body({"model_id": model_id, "experimental_config": dict(config)}, groups)
         return _text(await self._post(JOBS, body, headers={"Idempotency-Key": key}), "id")
+
+    async def submit_sft(
+        self, model_id: str, batches: Sequence[TrajectoryGroup], config: Mapping[str, Any], *,
+        key: str,
+    ) -> str:  # fmt: skip
+        """Have the service run a step of supervised fine-tuning; return the job's id. Each group is
+        a batch.
+        """
+        body = request_body({"model_id": model_id, "config": dict(config)}, batches)
+        return _text(await self._post(SFT_JOBS, body, headers={"Idempotency-Key": key}), "id")
 
     async def find_job(self, model_id: str, key: str) -> str | None:
         """Return the job that a request with that key made; None if the service does not know."""

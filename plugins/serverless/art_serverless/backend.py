@@ -19,14 +19,17 @@ from art_core import (
     RegisteredModels,
     TrainConfig,
     TrainResult,
+    Trajectory,
     TrajectoryGroup,
 )
 from art_core.rl.batch import num_cut_off, training_batch
 from art_core.rl.config import cap, check_options, optional, price
 from art_core.rl.losses import PRESETS
-from art_serverless.api import Api, service_key, service_url
+from art_core.rl.sft import sft_config
+from art_serverless.api import Api, is_wandb, service_key, service_url
 from art_serverless.protocol import check_finite, check_names
 from art_serverless.remote_model import Journal, RemoteModel, StepOptions
+from art_serverless.wire import sft_groups
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
@@ -131,6 +134,23 @@ class ServerlessBackend:
         counted = _counted(groups, options, model.plugins)
         result = await remote.train(model, groups, options)
         return attrs.evolve(result, metrics={**counted, **result.metrics})
+
+    async def train_sft(
+        self, model: TrainableModel, batches: Sequence[Sequence[Trajectory]], **options: Any
+    ) -> TrainResult:
+        """Run one step of supervised fine-tuning at an `art serve` (`sft_config(**options)`), and
+        wait for it as `train` does. ConfigError for W&B Training, which lacks it in this form.
+        """
+        remote = self._models.of(model)
+        if is_wandb(self._api.base_url):
+            raise ConfigError(
+                "W&B Training takes data of supervised fine-tuning only as the URL of an artifact, "
+                "which this backend does not upload",
+                "Train with an `art serve`, or with another backend.",
+            )
+        sft_config(**options)
+        check_finite(options)
+        return await remote.train_sft(model, sft_groups(batches), options)
 
     async def unregister(self, model: TrainableModel) -> None:
         """Forget the model here. The service keeps it, and unloads it when it is idle."""

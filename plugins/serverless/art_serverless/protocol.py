@@ -12,6 +12,7 @@ import attrs
 
 from art_core import AdvantageSpec, ConfigError, LossSpec, TrainConfig
 from art_core.base.errors import unknown
+from art_core.rl.sft import sft_config
 
 DEFAULT_URL: Final = "https://api.training.wandb.ai/v1"
 MODELS: Final = "/preview/models"
@@ -105,6 +106,19 @@ def train_config(
         options.setdefault("loss_fn", "ppo")
     check_names(options)
     TrainConfig.of(losses, advantages, **options)
+    return options
+
+
+SFT: Final = "sft_config"
+"""The key of a stored job's config under which a job of supervised fine-tuning has its options."""
+
+
+def sft_options(given: Any) -> dict[str, Any]:
+    """Return the `config` of a job of supervised fine-tuning as options; null means the default."""
+    if not isinstance(given or {}, dict):
+        raise ConfigError("config must be an object")
+    options = {key: value for key, value in (given or {}).items() if value is not None}
+    sft_config(**options)
     return options
 
 

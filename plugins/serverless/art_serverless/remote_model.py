@@ -6,8 +6,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("art_serverless")
 JOURNAL = "serverless.json"
+
+
+class Submit(Protocol):
+    """Sends a job to the service under an idempotency key; returns the job's id."""
+
+    async def __call__(self, *, key: str) -> str:
+        """Send the job."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -57,18 +66,26 @@ class RemoteModel:
         self, model: TrainableModel, groups: Sequence[TrajectoryGroup], options: dict[str, Any]
     ) -> TrainResult:
         """Run a step at the service and wait for it; a step under way is completed first."""
+        return await self._run(model, partial(self.api.submit, self.record.id, groups, options))
+
+    async def train_sft(
+        self, model: TrainableModel, batches: Sequence[TrajectoryGroup], options: dict[str, Any]
+    ) -> TrainResult:
+        """Run a step of supervised fine-tuning as `train` runs one; each group is a batch."""
+        submit = partial(self.api.submit_sft, self.record.id, batches, options)
+        return await self._run(model, submit)
+
+    async def _run(self, model: TrainableModel, submit: Submit) -> TrainResult:
         async with self.step_lock:
             await self._finish_pending(model)
             pending = Pending.new(self.record.id, self.step + 1)
             self.journal.write(pending)
-            pending = await self._submitted(pending, groups, options)
+            pending = await self._submitted(pending, submit)
             return await self._followed(model, pending)
 
-    async def _submitted(
-        self, pending: Pending, groups: Sequence[TrajectoryGroup], options: dict[str, Any]
-    ) -> Pending:
+    async def _submitted(self, pending: Pending, submit: Submit) -> Pending:
         try:
-            job_id = await self.api.submit(self.record.id, groups, options, key=pending.key)
+            job_id = await submit(key=pending.key)
         except Exception as error:
             if not isinstance(error, BackendError) or isinstance(error, NotFoundError):
                 self.journal.write(None)  # the request was rejected, or never sent

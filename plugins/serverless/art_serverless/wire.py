@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from art_core import ConfigError, TrajectoryGroup
+from art_core import ConfigError, Trajectory, TrajectoryGroup
 from art_core.base.files import json_line
 
 _TRAJECTORY: dict[str, Any] = {
@@ -33,6 +33,23 @@ def request_body(fields: Mapping[str, Any], groups: Iterable[TrajectoryGroup]) -
     Raises ConfigError for a reward that is not finite.
     """
     return json_line({**fields, "trajectory_groups": [_group_json(g) for g in groups]})
+
+
+def sft_groups(batches: Iterable[Iterable[Trajectory]]) -> list[TrajectoryGroup]:
+    """Return batches of supervised fine-tuning as groups, without rewards: they are not read, and
+    may be unknown.
+    """
+    return [
+        TrajectoryGroup(
+            Trajectory(
+                messages_and_choices=each.messages_and_choices,
+                tools=each.tools,
+                additional_histories=each.additional_histories,
+            )
+            for each in batch
+        )
+        for batch in batches
+    ]
 
 
 def _group_json(group: TrajectoryGroup) -> dict[str, Any]:

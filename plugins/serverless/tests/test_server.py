@@ -299,7 +299,6 @@ def test_what_is_not_there_is_not_found(ask):
     asked = ask("POST", "/chat/completions", json={"model": "nobody", "messages": []})
     assert asked.status_code == 404
     assert "served: none" in message(asked)
-    assert ask("POST", "/preview/sft-training-jobs", json={}).status_code == 501
 
 
 @pytest.mark.parametrize(
@@ -325,7 +324,12 @@ def test_what_is_not_there_is_not_found(ask):
             ("invalid_request_error", "model", "invalid_value"),
         ),
         ("GET", f"{JOBS}/none/events", None, ("not_found_error", None, "not_found")),
-        ("POST", "/preview/sft-training-jobs", {}, ("server_error", None, "not_supported")),
+        (
+            "POST",
+            "/preview/sft-training-jobs",
+            {"model_id": "none"},
+            ("not_found_error", "model_id", "model_not_found"),
+        ),
     ],
 )
 def test_errors_have_the_endpoints_shape(ask, method, path, body, expected):

@@ -17,10 +17,12 @@ from art_core import (
     RegisteredModels,
     TrainConfig,
     TrainResult,
+    Trajectory,
     TrajectoryGroup,
 )
 from art_core.endpoint.host import EndpointHost
 from art_core.rl.config import cap, check_options, count, optional, price
+from art_core.rl.sft import ExampleSize, example_size, sft_config
 from art_tinker.costs import TinkerMeter
 from art_tinker.remote_model import RemoteModel, RemoteOptions, open_remote
 from art_tinker.sdk import Connection, tinker
@@ -144,6 +146,21 @@ class TinkerBackend:
         offered = model.plugins
         config = TrainConfig.of(offered.losses(), offered.advantages(), **options)
         return await remote.train(groups, config)
+
+    async def train_sft(
+        self, model: TrainableModel, batches: Sequence[Sequence[Trajectory]], **options: Any
+    ) -> TrainResult:
+        """Run one step of supervised fine-tuning (`sft_config(**options)`) by the service's cross
+        entropy; all else as `train` does.
+        """
+        return await self._served.of(model).remote.train_sft(batches, sft_config(**options))
+
+    async def check_sft(
+        self, model: TrainableModel, examples: Sequence[Trajectory]
+    ) -> Sequence[ExampleSize]:
+        """Return the size of each example, or why it can't be trained."""
+        turns = self._served.of(model).remote.turns
+        return await asyncio.to_thread(lambda: [example_size(each, turns) for each in examples])
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""

@@ -16,6 +16,7 @@ from art_core import ConfigError, TrainConfig
 from art_core.rl.batch import optimizer_steps, window_total
 from art_core.rl.losses import LossPreset
 from art_core.rl.sequences import TokenSequence
+from art_core.rl.sft import CROSS_ENTROPY
 from art_tinker.sdk import tinker
 
 LOSSES = ("cispo", "importance_sampling", "ppo")
@@ -37,9 +38,14 @@ class ServiceLoss:
     high: float = math.inf
 
     @property
+    def supervised(self) -> bool:
+        """Whether it is the loss of supervised fine-tuning."""
+        return self.name == CROSS_ENTROPY.name
+
+    @property
     def config(self) -> dict[str, float] | None:
         """The loss's parameters at the service."""
-        if self.name == "importance_sampling":
+        if self.name == "importance_sampling" or self.supervised:
             return None
         return {"clip_low_threshold": self.low, "clip_high_threshold": self.high}
 
@@ -52,6 +58,8 @@ def service_loss(config: TrainConfig) -> ServiceLoss:
     """
     loss = config.loss
     _check(loss, config)
+    if loss.name == CROSS_ENTROPY.name:
+        return ServiceLoss(name=CROSS_ENTROPY.name)
     if loss.name == "ppo":
         return ServiceLoss(name="ppo", low=1 - loss.epsilon, high=1 + loss.epsilon_high)
     low, high = max(1 - loss.epsilon, 0.0), min(1 + loss.epsilon_high, loss.ratio_cap)
@@ -61,7 +69,7 @@ def service_loss(config: TrainConfig) -> ServiceLoss:
 
 
 def _check(loss: LossPreset, config: TrainConfig) -> None:
-    if loss.name not in LOSSES:
+    if loss.name not in (*LOSSES, CROSS_ENTROPY.name):
         raise ConfigError(
             f"backend 'tinker' has no loss {loss.name!r}; it has: {', '.join(LOSSES)}"
         )
@@ -98,9 +106,15 @@ def windows_of(sequences: Sequence[TokenSequence], config: TrainConfig) -> list[
     return [_minibatch(tuple(step), config.loss) for step in steps]
 
 
+def sft_windows(batches: Sequence[Sequence[TokenSequence]], config: TrainConfig) -> list[Minibatch]:
+    """Return the minibatch of each batch of supervised fine-tuning."""
+    return [_minibatch(tuple(batch), config.loss) for batch in batches]
+
+
 def _minibatch(sequences: tuple[TokenSequence, ...], loss: LossPreset) -> Minibatch:
     total = window_total(loss, sequences)
-    data = [datum(sequence, total) for sequence in sequences]
+    made = sft_datum if loss.name == CROSS_ENTROPY.name else datum
+    data = [made(sequence, total) for sequence in sequences]
     return Minibatch(data=data, sequences=sequences, total=total)
 
 
@@ -110,23 +124,31 @@ def datum(sequence: TokenSequence, total: float) -> Any:
     Each advantage is that of the target, times the weight of a token, divided by the minibatch's
     total; 0 if the target does not bear loss.
     """
-    types = tinker().types
     share = sequence.weight / total
     bears = zip(sequence.advantages[1:], sequence.trainable[1:], strict=True)
+    return _datum(
+        sequence,
+        logprobs=[_finite(p) for p in sequence.logprobs[1:]],
+        advantages=[advantage * share if trained else 0.0 for advantage, trained in bears],
+    )
+
+
+def sft_datum(sequence: TokenSequence, total: float) -> Any:
+    """Return one sequence for cross entropy: each target that bears loss weighs 1 / `total`."""
+    share = sequence.weight / total
+    return _datum(sequence, weights=[share * trained for trained in sequence.trainable[1:]])
+
+
+def _datum(sequence: TokenSequence, **values: list[float]) -> Any:
+    types = tinker().types
+    targets = list(sequence.token_ids[1:])
+    shape = [len(targets)]
+    inputs = {"target_tokens": types.TensorData(data=targets, dtype="int64", shape=shape)}
+    for name, numbers in values.items():
+        inputs[name] = types.TensorData(data=numbers, dtype="float32", shape=shape)
     return types.Datum(
         model_input=types.ModelInput.from_ints(list(sequence.token_ids[:-1])),
-        loss_fn_inputs={
-            name: types.TensorData(data=values, dtype=dtype, shape=[len(values)])
-            for name, dtype, values in (
-                ("target_tokens", "int64", list(sequence.token_ids[1:])),
-                ("logprobs", "float32", [_finite(p) for p in sequence.logprobs[1:]]),
-                (
-                    "advantages",
-                    "float32",
-                    [advantage * share if trained else 0.0 for advantage, trained in bears],
-                ),
-            )
-        },
+        loss_fn_inputs=inputs,
     )
 
 

@@ -21,6 +21,9 @@ def loss_metrics(
     `logprobs` are the trainer's: for each minibatch and datum, one for each target. `loss/kl_k3` is
     the mean of r - 1 - log r.
     """
+    if loss.supervised:
+        pairs = zip(batches, logprobs, strict=True)
+        return {"loss/train": float(np.mean([_entropy(batch, found) for batch, found in pairs]))}
     losses: list[float] = []
     ratios: list[Floats] = []
     for batch, found in zip(batches, logprobs, strict=True):
@@ -40,6 +43,13 @@ def loss_metrics(
         "loss/kl_k3": float((ratios_N - 1 - log_N).mean()),
         "loss/engine_logprob_diff": float(np.abs(log_N).mean()),
     }
+
+
+def _entropy(batch: Minibatch, logprobs: Iterable[Floats]) -> float:
+    """Return the cross entropy of a batch, the mean over its trained tokens."""
+    pairs = zip(batch.sequences, logprobs, strict=True)
+    sums = [float(np.asarray(found)[np.asarray(s.trainable[1:])].sum()) for s, found in pairs]
+    return -sum(sums) / batch.total
 
 
 def _minibatch(

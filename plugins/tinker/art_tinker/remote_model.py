@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from art_core import ConfigError, TrainConfig, TrainResult, TrajectoryGroup
+from art_core import (
+    ConfigError,
+    History,
+    TrainConfig,
+    TrainResult,
+    Trajectory,
+    TrajectoryGroup,
+)
 from art_core.base.errors import BackendError, unknown
+from art_core.endpoint.supervised import trained_turns
 from art_core.rl.batch import training_batch
-from art_core.rl.sequences import TokenSequence, staleness
-from art_tinker.batches import Minibatch, ServiceLoss, service_loss, windows_of
+from art_core.rl.sequences import staleness
+from art_core.rl.sft import sft_batches
+from art_tinker.batches import Minibatch, ServiceLoss, service_loss, sft_windows, windows_of
 from art_tinker.costs import TinkerMeter
 from art_tinker.metrics import loss_metrics
 from art_tinker.samplers import Samplers
 from art_tinker.sdk import Connection, RefusedError, settled, tinker
-from art_tinker.store import Identity, Manifest, Manifests
+from art_tinker.store import RL, SFT, Identity, Manifest, Manifests
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
@@ -59,6 +68,7 @@ class RemoteModel:
     meter: TinkerMeter
     step: int
     client: Any = None
+    phase: str = RL
     _lock: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
     _running: asyncio.Task[TrainResult] | None = attrs.field(default=None, init=False)
 
@@ -69,10 +79,28 @@ class RemoteModel:
             # A step may still run at the service after its call was cancelled.
             await self._wait()
             batch = training_batch(groups, config)
-            self._running = asyncio.create_task(
-                self._train(batch.sequences, batch.metrics, config, loss)
-            )
-            return await asyncio.shield(self._running)
+            windows = windows_of(batch.sequences, config)
+            metrics = batch.metrics | staleness(batch.sequences, self.step)
+            return await self._run(self._train(windows, metrics, config, loss))
+
+    async def train_sft(
+        self, batches: Sequence[Sequence[Trajectory]], config: TrainConfig
+    ) -> TrainResult:
+        """Run a step of supervised fine-tuning as `train` runs one."""
+        loss = service_loss(config)
+        async with self._lock:
+            await self._wait()
+            found, metrics = await asyncio.to_thread(sft_batches, batches, self.turns)
+            return await self._run(self._train(sft_windows(found, config), metrics, config, loss))
+
+    def turns(self, history: History) -> Sequence[Any]:
+        """Return the turns that are trained of a given conversation. Callable in any thread."""
+        samplers = self.samplers
+        return trained_turns(history, samplers.tokenizer, context_length=samplers.context_length)
+
+    async def _run(self, step: Coroutine[Any, Any, TrainResult]) -> TrainResult:
+        self._running = asyncio.create_task(step)
+        return await asyncio.shield(self._running)
 
     async def idle(self) -> None:
         """Wait until no step runs."""
@@ -85,23 +113,20 @@ class RemoteModel:
 
     async def _train(
         self,
-        sequences: Sequence[TokenSequence],
+        batches: Sequence[Minibatch],
         batch_metrics: dict[str, float],
         config: TrainConfig,
         loss: ServiceLoss,
     ) -> TrainResult:
         start = time.monotonic()
-        client = await self._ready_client()
-        batches = windows_of(sequences, config)
+        client = await self._ready_client(SFT if loss.supervised else RL)
         self.client = None
         outputs = await self._computed(client, batches, config, loss)
         metrics = loss_metrics(loss, batches, outputs) if batches else {}
-        behind = staleness(sequences, self.step)
         checkpoint = await self._saved(client, keep=config.save_checkpoint)
         self.client = client
         metrics |= {
             **batch_metrics,
-            **behind,
             "data/step_num_gradient_steps": float(len(batches)),
             "loss/learning_rate": config.learning_rate,
             "time/step_trainer_s": time.monotonic() - start,
@@ -173,12 +198,16 @@ class RemoteModel:
                     lora_rank=self.options.lora_rank,
                     state_path=state_path,
                     sampler_path=sampler_path,
+                    phase=self.phase,
                 )
             )
         self.step = step
         return checkpoint
 
-    async def _ready_client(self) -> Any:
+    async def _ready_client(self, phase: str) -> Any:
+        """Return the training client, with the optimizer's state of a phase: a new phase begins
+        with a fresh one.
+        """
         if self.client is None:
             newest = self.store.newest()
             at = newest.step if newest else 0
@@ -188,7 +217,18 @@ class RemoteModel:
             )
             # Weights may be served whose step could not be recorded.
             self.step = self.samplers.newest = at
+            self.phase = newest.phase if newest else RL
+        if phase != self.phase and self.step:
+            self.client = await self._with_fresh_optimizer(self.client)
+        self.phase = phase
         return self.client
+
+    async def _with_fresh_optimizer(self, client: Any) -> Any:
+        def work() -> Any:
+            path = client.save_state(f"weights-{self.step:04d}").result().path
+            return settled(self.service.create_training_client_from_state(path))
+
+        return await self._call(work, f"beginning a new optimizer after step {self.step}")
 
     async def _call(self, work: Callable[[], Any], doing: str) -> Any:
         return await self.options.connection.call(work, self.options.step_timeout_s, doing)
@@ -262,6 +302,7 @@ async def open_remote(model: TrainableModel, options: RemoteOptions) -> RemoteMo
             meter=meter,
             step=samplers.newest,
             client=client,
+            phase=newest.phase if newest else RL,
         )
 
 

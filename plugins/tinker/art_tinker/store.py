@@ -14,12 +14,14 @@ from art_core.base.files import read_json, replace_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+RL, SFT = "rl", "sft"
+"""The phases of training; the optimizer's state of one is not used in the other."""
 
 
 @attrs.frozen(kw_only=True)
 class Manifest:
     """A step's states at the service: `state_path` for training, with the optimizer's state, and
-    `sampler_path` for sampling.
+    `sampler_path` for sampling. The optimizer's state is that of a `phase`.
     """
 
     step: int
@@ -28,6 +30,7 @@ class Manifest:
     state_path: str
     sampler_path: str
     created_at: str = attrs.field(factory=lambda: datetime.now(UTC).isoformat())
+    phase: str = RL
     schema: int = SCHEMA
 
     def check(self, **expected: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 import threading
 import time
@@ -22,8 +21,10 @@ from art_core import (
     RegisteredModels,
     TrainConfig,
     TrainResult,
+    Trajectory,
     TrajectoryGroup,
 )
+from art_core.rl.sft import ExampleSize, sft_config
 from art_unsloth import wire
 from art_unsloth.channel import OnMessage, Worker
 from art_unsloth.options import UnslothOptions
@@ -95,14 +96,25 @@ class UnslothBackend:
                 )
         values = await asyncio.to_thread(wire.group_values, groups)
         plain = wire.option_values(options)
-        answer = await self._ask("train", model, groups=values, options=plain)
-        path = answer["checkpoint"]
-        return TrainResult(
-            step=answer["step"],
-            # NaN is sent as null
-            metrics={k: math.nan if v is None else v for k, v in answer["metrics"].items()},
-            checkpoint=None if path is None else Path(path),
-        )
+        return wire.result_of(await self._ask("train", model, groups=values, options=plain))
+
+    async def train_sft(
+        self, model: TrainableModel, batches: Sequence[Sequence[Trajectory]], **options: Any
+    ) -> TrainResult:
+        """Run one step of supervised fine-tuning in the worker (`sft_config(**options)`)."""
+        self._models.check_open()
+        sft_config(**options)
+        values = await asyncio.to_thread(wire.batch_values, batches)
+        plain = wire.option_values(options)
+        return wire.result_of(await self._ask("train_sft", model, batches=values, options=plain))
+
+    async def check_sft(
+        self, model: TrainableModel, examples: Sequence[Trajectory]
+    ) -> Sequence[ExampleSize]:
+        """Return the size of each example, or why it can't be trained."""
+        values = await asyncio.to_thread(wire.batch_values, [examples])
+        sizes = await self._ask("check_sft", model, batches=values)
+        return [ExampleSize(**size) for size in sizes]
 
     async def step(self, model: TrainableModel) -> int:
         """Return the step of the newest weights."""

@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from art_core import ArtError, BackendError, ConfigError, TrajectoryGroup, errors
+from art_core import (
+    ArtError,
+    BackendError,
+    ConfigError,
+    TrainResult,
+    Trajectory,
+    TrajectoryGroup,
+    errors,
+)
 from art_core.base.files import json_line
 
 _INFINITE = "infinite"
@@ -36,6 +45,36 @@ def group_values(groups: Iterable[TrajectoryGroup]) -> list[dict[str, Any]]:
                 "Gathering sorts such attempts out: art.gather_trajectory_groups(groups).",
             )
     return [group.to_dict() for group in groups]
+
+
+def batch_values(batches: Iterable[Iterable[Trajectory]]) -> list[dict[str, Any]]:
+    """Return batches of supervised fine-tuning as JSON values, without rewards: they are not read,
+    and may be unknown.
+    """
+    values = [TrajectoryGroup(batch).to_dict() for batch in batches]
+    for batch in values:
+        batch["trajectories"] = [{**each, "reward": 0.0} for each in batch["trajectories"]]
+    return values
+
+
+def result_values(result: TrainResult) -> dict[str, Any]:
+    """Return the result of a step as JSON values."""
+    return {
+        "step": result.step,
+        "metrics": result.metrics,
+        "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
+    }
+
+
+def result_of(values: Mapping[str, Any]) -> TrainResult:
+    """Return the result of such values."""
+    path = values["checkpoint"]
+    return TrainResult(
+        step=values["step"],
+        # NaN is sent as null
+        metrics={k: math.nan if v is None else v for k, v in values["metrics"].items()},
+        checkpoint=None if path is None else Path(path),
+    )
 
 
 def option_values(options: Mapping[str, Any]) -> dict[str, Any]:

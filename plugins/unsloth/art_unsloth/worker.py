@@ -92,11 +92,20 @@ class WorkerBackend:
         """Run a step; return its `TrainResult` as values."""
         decoded = [TrajectoryGroup.from_dict(group) for group in groups]
         result = await self._opened.train(model, decoded, **wire.options_of(options))
-        return {
-            "step": result.step,
-            "metrics": result.metrics,
-            "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
-        }
+        return wire.result_values(result)
+
+    async def train_sft(
+        self, model: Any, batches: list[dict[str, Any]], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Run a step of supervised fine-tuning; return its `TrainResult` as values."""
+        decoded = [list(TrajectoryGroup.from_dict(batch)) for batch in batches]
+        result = await self._opened.train_sft(model, decoded, **wire.options_of(options))
+        return wire.result_values(result)
+
+    async def check_sft(self, model: Any, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the sizes of examples as values."""
+        examples = [each for batch in batches for each in TrajectoryGroup.from_dict(batch)]
+        return [attrs.asdict(size) for size in await self._opened.check_sft(model, examples)]
 
     async def step(self, model: Any) -> int:
         """Return the step of the newest weights."""

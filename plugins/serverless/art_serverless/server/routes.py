@@ -24,8 +24,10 @@ from art_serverless.protocol import (
     MAX_ITEMS,
     MAX_WAIT_S,
     MODELS,
+    SFT,
     SFT_JOBS,
     Address,
+    sft_options,
     train_config,
 )
 from art_serverless.server.inference import Inference
@@ -183,7 +185,13 @@ class Routes:
         await asyncio.to_thread(groups_of, groups)
         key = http.headers.get("idempotency-key") or None
         digest, filled, problem = await asyncio.to_thread(self._filled, stored.id, options, groups)
-        job = await asyncio.to_thread(self._store.add_job, stored.id, options, filled, key, digest)
+        return await self._queued(stored, options, filled, key, digest, problem)
+
+    async def _queued(
+        self, stored: StoredModel, options: Mapping[str, Any], groups: bytes, key: str | None,
+        digest: str, problem: str | None = None,
+    ) -> Response:  # fmt: skip
+        job = await asyncio.to_thread(self._store.add_job, stored.id, options, groups, key, digest)
         if job is not None:
             if not problem or not self._failed_at_once(job, problem):
                 self._work.add(job)
@@ -239,9 +247,21 @@ class Routes:
         job = self._store.job(job_id)
         return job is None or job.state in ("ended", "failed")
 
-    async def sft(self, _: Request) -> Response:
-        """Not supported: supervised fine-tuning."""
-        raise RequestError(501, "supervised fine-tuning is not served here")
+    async def sft(self, http: Request) -> Response:
+        """Run a step of supervised fine-tuning: each group of `trajectory_groups` is a batch, and
+        an optimizer step. Its events are those of a training job.
+        """
+        given = await self._object(http)
+        stored = self._known_model(given.get("model_id"))
+        if "trajectory_groups" not in given:
+            expected = "data of supervised fine-tuning come as trajectory_groups, one per batch"
+            raise RequestError(422, f"{expected}, not as a URL", "trajectory_groups")
+        options = {SFT: sft_options(given.get("config"))}
+        groups = given["trajectory_groups"]
+        await asyncio.to_thread(groups_of, groups)
+        key = http.headers.get("idempotency-key") or None
+        digest, filled, _ = await asyncio.to_thread(self._filled, stored.id, options, groups)
+        return await self._queued(stored, options, filled, key, digest)
 
     async def names(self, _: Request) -> Response:
         """List the models, as OpenAI does."""
@@ -279,6 +299,7 @@ class Routes:
 
 _MODEL = {"entity": str, "project": str, "name": str, "base_model": str, "return_existing": bool}
 _JOB = {"model_id": str, "trajectory_groups": list, "experimental_config": dict}
+_SFT_JOB = {"model_id": str, "trajectory_groups": list, "config": dict}
 _LOG = {"model_id": str, "trajectory_groups": list, "split": str}
 
 OPERATIONS = (
@@ -297,7 +318,7 @@ OPERATIONS = (
     Operation("GET", f"/v1{JOBS}/{{job_id}}/events", Routes.events,
               "{data: [{id, type, data}], has_more}",
               query={"after": str, "limit": int, "wait": float}),
-    Operation("POST", f"/v1{SFT_JOBS}", Routes.sft, "501"),
+    Operation("POST", f"/v1{SFT_JOBS}", Routes.sft, "{id}", body=_SFT_JOB),
     Operation("GET", "/v1/models", Routes.names, "{object, data}"),
     Operation("GET", "/v1/models/{name:path}", Routes.name, "{id, object, created, owned_by}"),
     Operation("POST", "/v1/chat/completions", Routes.chat, "a chat completion, or its chunks",

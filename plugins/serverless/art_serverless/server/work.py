@@ -14,6 +14,7 @@ import orjson
 
 from art_core import BackendError, TrainableModel, TrajectoryGroup
 from art_serverless.jobs import cost_leaves
+from art_serverless.protocol import SFT
 from art_serverless.server.private import PrivatePaths
 from art_serverless.server.slots import ModelSlots
 from art_serverless.server.store import Store, StoredJob
@@ -171,7 +172,14 @@ class Work:
         await self._write(self.store.add_event, job.id, "training_started", {"num_sequences": 1})
         self._notify(job.id)
         groups = await asyncio.to_thread(self._groups, job.id)
-        result = await model.train(groups, **job.config)
+        if SFT not in job.config:
+            result = await model.train(groups, **job.config)
+            return result.metrics, result.step
+        train_sft = getattr(self.slots.backend, "train_sft", None)
+        if train_sft is None:
+            raise BackendError("the backend of this server has no supervised fine-tuning")
+        result = await train_sft(model, [list(group) for group in groups], **job.config[SFT])
+        await model.log(split="train", metrics=result.metrics, step=result.step)
         return result.metrics, result.step
 
     def _groups(self, job_id: str) -> list[TrajectoryGroup]:

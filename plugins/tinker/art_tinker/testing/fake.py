@@ -124,6 +124,9 @@ class _Service:
     def create_training_client_from_state_with_optimizer(self, path: str) -> Future[_Training]:
         return self._training("create_training_client_from_state_with_optimizer", path)
 
+    def create_training_client_from_state(self, path: str) -> Future[_Training]:
+        return self._training("create_training_client_from_state", path, moments=False)
+
     def create_sampling_client(self, **options: Any) -> Future[_Sampling]:
         _like(ServiceClient, "create_sampling_client", **options)
         path = options.get("model_path", "base")
@@ -143,11 +146,12 @@ class _Service:
         _like(ServiceClient, "close", status)
         return self.account.submit("close", lambda: None)
 
-    def _training(self, name: str, path: str) -> Future[_Training]:
+    def _training(self, name: str, path: str, *, moments: bool = True) -> Future[_Training]:
         def made() -> _Training:
             state = self.account.states[path]
             weights = {key: value.clone() for key, value in state.weights.items()}
-            return _Training(self.account, self.account.new_run(), weights, dict(state.optimizer))
+            optimizer = dict(state.optimizer) if moments else {}
+            return _Training(self.account, self.account.new_run(), weights, optimizer)
 
         return self.account.submit(name, made)
 
@@ -300,6 +304,8 @@ def _loss(
     name: str, config: dict[str, float], new_T: torch.Tensor, given: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """The service's documented losses: sums over all positions."""
+    if name == "cross_entropy":
+        return -(new_T * given["weights"]).sum()
     ratio_T = (new_T - given["logprobs"]).exp()
     advantages_T = given["advantages"]
     if name == "importance_sampling":
