@@ -36,6 +36,12 @@ def add_attempts(parser: argparse.ArgumentParser) -> None:
     order.add_argument("--worst", action="store_true", help="the lowest reward first")
     order.add_argument("--failed", action="store_true", help="failures only")
     group.add_argument("--limit", type=int, default=LIMIT, metavar="N", help="how many (5)")
+    group.add_argument(
+        "--no-pager",
+        action="store_false",
+        dest="paged",
+        help="print long output without $PAGER",
+    )
 
 
 @attrs.frozen

@@ -117,7 +117,9 @@ def main(argv: Sequence[str] | None = None, host: Plugins | None = None) -> int:
             top.print_help()
             return 0
         answer = arguments.run(arguments, host)
-        return (print_json if getattr(arguments, "as_json", False) else print_text)(answer)
+        if getattr(arguments, "as_json", False):
+            return print_json(answer)
+        return print_text(answer, paged=getattr(arguments, "paged", False))
     except BrokenPipeError:
         # Whoever read us has seen enough; the interpreter must not flush into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,13 +6,14 @@ import contextlib
 import json
 import math
 import numbers
+import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import singledispatch
-from typing import Any
+from typing import Any, TextIO
 
 import attrs
 import orjson
@@ -23,16 +24,44 @@ from art_core.hooks.commands import ExitStatus, Output, Record, Table
 _BITS_63 = 1 << 63
 
 
-def print_text(parts: Iterable[Output]) -> int:
-    """Print a command's parts as text, each as it comes; return the exit status."""
+def print_text(parts: Iterable[Output], *, paged: bool = False) -> int:
+    """Print a command's parts as text, each as it comes; return the exit status.
+
+    With `paged`, text that is longer than the terminal goes through `$PAGER` (else `less`), all at
+    once. Output into a file or a pipe is never paged.
+    """
     status = 0
-    width = shutil.get_terminal_size((80, 24)).columns
+    size = shutil.get_terminal_size((80, 24))
+    paged = paged and is_terminal(sys.stdout)
+    kept: list[str] = []
     for part in parts:
         status = status or _status(part)
-        for line in _lines(part, width):
-            _write(line, sys.stdout)
+        for line in _lines(part, size.columns):
+            if paged:
+                kept.append(line)
+            else:
+                _write(line, sys.stdout)
+    if kept:
+        _page(kept, size)
     sys.stdout.flush()
     return status
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a person reads a stream as it comes."""
+    return stream.isatty()
+
+
+def _page(lines: Sequence[str], size: os.terminal_size) -> None:
+    rows = sum(max(1, math.ceil(len(line) / size.columns)) for line in lines)
+    if rows < size.lines:
+        for line in lines:
+            _write(line, sys.stdout)
+        return
+    import pydoc  # takes long to load
+
+    os.environ.setdefault("LESS", "FRX")  # as git does: colours, and no screen of its own
+    pydoc.pager("\n".join(lines) + "\n")
 
 
 def _lines(part: Output, width: int) -> Iterable[str]:

@@ -1,6 +1,10 @@
 """`art show RUN --attempts`."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -105,3 +109,45 @@ def test_what_is_not_there(run, art_error):
     assert "step 1 has no attempt at scenario 'sea'. It has: sky." in error
     error = art_error(*asked, "--split", "val", "--scenario", "sea")
     assert "It has: none with an id." in error
+
+
+@pytest.fixture
+def paged(monkeypatch):
+    """A terminal of 12 lines; returns the texts that its pager got."""
+    texts = []
+    monkeypatch.setattr("art_core.cli.output.is_terminal", lambda stream: True)
+    monkeypatch.setenv("LINES", "12")
+    monkeypatch.delenv("LESS", raising=False)
+    monkeypatch.setattr("pydoc.pager", texts.append)
+    return texts
+
+
+def test_long_output_in_a_terminal_goes_through_the_pager(run, art_command, paged):
+    assert art_command("show", "agent", "--attempts") == ""
+    assert paged[0].startswith("demo/agent  train step 1  4 attempts\n\n")
+    assert paged[0].endswith("reward 0\n")
+    assert os.environ["LESS"] == "FRX"
+
+
+def test_short_output_and_that_which_is_asked_for_is_not_paged(run, art_command, paged):
+    assert "reward 0" in art_command("show", "agent", "--attempts", "--split", "val")
+    assert "reward -1" in art_command("show", "agent", "--attempts", "--no-pager")
+    assert '"reward": -1.0' in art_command("show", "agent", "--attempts", "--json")
+    assert paged == []
+
+
+def test_a_pager_that_is_left_early_is_no_error(run):
+    terminal, inside = pty.openpty()
+    command = [sys.executable, "-m", "art_core", "show", "agent", "--attempts", "--limit", "4"]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "PAGER": "head -n 1", "LINES": "4", "TERM": "xterm"},
+        stdin=inside,
+        stdout=inside,
+        stderr=subprocess.PIPE,
+        check=True,
+    )
+    assert ran.stderr == b""
+    os.close(inside)
+    assert os.read(terminal, 10_000).split() == b"demo/agent train step 1 4 attempts".split()
+    os.close(terminal)
