@@ -15,7 +15,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers client vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
+.PHONY: help quickstart test trackers judges client vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: .venv/dev.stamp ## all tests, with 100 % branch coverage of art_core
 
 trackers: .venv/trackers.stamp ## the sinks for MLflow, TensorBoard and Trackio, on the real libraries
 	$(BIN)/nox -s trackers
+
+judges: .venv/judges.stamp ## judges of other providers, through the real litellm
+	$(BIN)/nox -s judges
 
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it
 	$(BIN)/nox -s vllm
@@ -103,4 +106,9 @@ clean: ## remove what was built; runs in .art stay
 .venv/trackers.stamp: .venv/dev.stamp $(TRACKERS)
 	@echo 'Installing the trackers.'
 	$(PIP) $(patsubst %/pyproject.toml,--editable ./%,$(TRACKERS))
+	@touch $@
+
+.venv/judges.stamp: .venv/dev.stamp pyproject.toml
+	@echo 'Installing litellm.'
+	$(PIP) --editable '.[judges]'
 	@touch $@

@@ -108,11 +108,12 @@ def test(session: nox.Session) -> None:
         _run(session, "python", "-m", "pytest", *session.posargs)
         return
     # Not pytest-cov: art-core's own import would happen before it measures.
-    _run(session, "coverage", "run", "-m", "pytest", "tests")
+    # `nox -s judges` runs those of litellm, also where it is installed.
+    _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
     _run(session, "coverage", "report")
     tested = [f"plugins/{path.name}/tests" for path in PLUGINS if path.name not in TRACKERS]
     # `nox -s vllm` runs those of vLLM, also where it is installed.
-    _run(session, "python", "-m", "pytest", "-m", "not vllm", *tested)
+    _run(session, "python", "-m", "pytest", "-m", "not vllm and not judges", *tested)
 
 
 UNIVERSAL = ("--universal", "--python-version", "3.11")
@@ -264,6 +265,17 @@ def client(session: nox.Session) -> None:
     session.run(*_pip(python, LOCKS / "client.txt"), *locked, external=True)
     test = "plugins/serverless/tests/test_published_client.py"
     _run(session, "python", "-m", "pytest", "-q", test, ART_PUBLISHED_CLIENT=python)
+
+
+@nox.session
+def judges(session: nox.Session) -> None:
+    """Ask judges of Anthropic and Gemini through the real litellm, of a server on this machine;
+    then train a task with RULER as its only reward.
+    """
+    local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else litellm asks the network for prices
+    _run(session, "python", "-c", "import litellm", **local)
+    tests = ("tests/rewards", "plugins/local/tests")
+    _run(session, "python", "-m", "pytest", "-q", "-m", "judges", *tests, **local)
 
 
 @nox.session

@@ -91,6 +91,7 @@ _CHAT_WRITTEN_1H = (
 )
 _CHAT_KNOWN = (
     "prompt_tokens_details.text_tokens",
+    "prompt_tokens_details.cached_tokens_details.text_tokens",  # LiteLLM, of Gemini
     "prompt_tokens_details.cache_type",
     "prompt_tokens_details.cache_creation_token_details.ephemeral_5m_input_tokens",
     "prompt_tokens_details.cache_creation.ephemeral_5m_input_tokens",
@@ -152,6 +153,8 @@ def chat_usage(usage: Any, response: Any, tier: str | None) -> TokenUsage:
         cache_read_tokens=read,
         cache_write_tokens=written,
         cache_write_1h_tokens=f.first(*_CHAT_WRITTEN_1H),
+        cache_read_audio_tokens=f.count("prompt_tokens_details.cached_tokens_details.audio_tokens"),
+        cache_read_image_tokens=f.count("prompt_tokens_details.cached_tokens_details.image_tokens"),
         input_audio_tokens=f.count("prompt_tokens_details.audio_tokens"),
         output_audio_tokens=f.count("completion_tokens_details.audio_tokens"),
         input_image_tokens=f.count("prompt_tokens_details.image_tokens"),

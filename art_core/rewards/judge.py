@@ -9,27 +9,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import attrs
 
 from art_core.base.errors import ConfigError, RewardError
 from art_core.base.numbers import number_or_none
-from art_core.client.openai_client import openai_package
 from art_core.costs.track import CallsInside, carry_payers, payer_of
-from art_core.prices.tokens import provider_at
 from art_core.rewards.answers import json_in, score_of
+from art_core.rewards.service import JudgeService
 
 log = logging.getLogger("art_core")
 T = TypeVar("T")
 Message = dict[str, Any]
-
-_OPENAI = "https://api.openai.com/v1"
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -138,7 +132,7 @@ class Judge:
 
     async def _paid(self, messages: list[Message], schema: Mapping[str, Any] | None) -> Any:
         """Make the call and book its cost."""
-        served = _Served.of(self)
+        served = JudgeService.of(self)
         payer = payer_of(self.source, served.provider, served.model)
         inside = CallsInside()
         with inside.entered():
@@ -151,7 +145,7 @@ class Judge:
         return completion
 
     async def _call(
-        self, served: _Served, messages: list[Message], schema: Mapping[str, Any] | None
+        self, served: JudgeService, messages: list[Message], schema: Mapping[str, Any] | None
     ) -> Any:
         request = {"model": served.model, "messages": messages, **self.options}
         if schema is not None and self._constrains:
@@ -167,81 +161,13 @@ class Judge:
                 self._constrains = False  # the service has no structured output
         return await self._request(served, request)
 
-    async def _request(self, served: _Served, request: Mapping[str, Any]) -> Any:
+    async def _request(self, served: JudgeService, request: Mapping[str, Any]) -> Any:
         try:
             return await served.create(**request)
         except Exception as error:
             raise RewardError(
                 f"the judge {self.name} could not be asked: {type(error).__name__}: {error!s:.300}"
             ) from error
-
-
-@attrs.frozen
-class _Served:
-    """Who answers for a judge: the function to call, and the names that prices go by."""
-
-    create: Callable[..., Any]
-    model: str
-    provider: str
-    priced: bool = True
-
-    @classmethod
-    def of(cls, judge: Judge) -> _Served:
-        limits: dict[str, Any] = {"timeout": judge.timeout, "max_retries": judge.max_retries}
-        if not isinstance(judge.model, str):
-            client = judge.model.openai_client().with_options(**limits)
-            url = str(client.base_url)
-            return cls(
-                client.chat.completions.create,
-                judge.model.get_inference_name(),
-                provider_at(url) or urlsplit(url).netloc,
-                priced=not hasattr(judge.model, "train"),
-            )
-        own, bare = judge.model.removeprefix("openai/"), "/" not in judge.model
-        if judge.base_url:
-            return cls._at_openai(judge, judge.model, limits)
-        if bare or own != judge.model:
-            return cls._at_openai(judge, own, limits)
-        return cls._by_litellm(judge)
-
-    @classmethod
-    def _at_openai(cls, judge: Judge, model: str, limits: dict[str, Any]) -> _Served:
-        package = openai_package()
-        url = judge.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
-        key = judge.api_key or os.environ.get("OPENAI_API_KEY")
-        if not key and url == _OPENAI:
-            raise ConfigError(
-                f"the judge {judge.name!r} needs a key", "Set OPENAI_API_KEY, or give api_key."
-            )
-        provider = provider_at(url) or urlsplit(url).netloc
-
-        async def create(**request: Any) -> Any:
-            async with package.AsyncOpenAI(base_url=url, api_key=key or "none", **limits) as client:
-                return await client.chat.completions.create(**request)
-
-        return cls(create, model, provider)
-
-    @classmethod
-    def _by_litellm(cls, judge: Judge) -> _Served:
-        try:
-            litellm = import_module("litellm")
-        except ImportError as error:
-            raise ConfigError(
-                f"the judge {judge.name!r} is asked through litellm, which is not installed",
-                "pip install 'art-core[judges]', or give base_url for an OpenAI-compatible "
-                "endpoint.",
-            ) from error
-        provider, _, model = judge.model.partition("/")
-
-        async def create(**request: Any) -> Any:
-            return await litellm.acompletion(
-                **request | {"model": judge.model},
-                api_key=judge.api_key,
-                timeout=judge.timeout,
-                num_retries=judge.max_retries,
-            )
-
-        return cls(create, model, provider)
 
 
 def judge_of(model: Any, source: str = "judge") -> Judge:

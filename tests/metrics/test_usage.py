@@ -143,6 +143,14 @@ def test_litellm_tells_how_long_anthropics_cache_writes_are_kept():
     assert (found.cache_write_tokens, found.cache_write_1h_tokens) == (30, 20)
 
 
+def test_litellm_tells_what_of_geminis_cache_was_sound():
+    cached = {"text_tokens": 50, "audio_tokens": 10, "image_tokens": None}
+    details = {"cached_tokens": 60, "audio_tokens": 20, "cached_tokens_details": cached}
+    found = read_usage({"usage": CHAT | {"prompt_tokens_details": details}})
+    assert (found.cache_read_tokens, found.cache_read_audio_tokens) == (60, 10)
+    assert found.unread == ()
+
+
 @pytest.mark.parametrize("tokens", [CHAT, {"input_tokens": 100, "output_tokens": 20}])
 def test_web_searches_are_counted_where_the_provider_says_how_many(tokens):
     assert read_usage({"usage": tokens}).web_searches == 0

@@ -224,7 +224,39 @@ async def test_another_provider_is_asked_through_litellm(monkeypatch):
     judge = art.Judge(model="anthropic/claude-x", api_key="k", timeout=5, max_retries=1)
     assert await judge.ask(ASK, number) == 1
     assert asked["model"] == "anthropic/claude-x"
-    assert (asked["api_key"], asked["timeout"], asked["num_retries"]) == ("k", 5, 1)
+    assert (asked["api_key"], asked["timeout"]) == ("k", 5)
+    assert (asked["num_retries"], asked["max_retries"]) == (0, 0), "the judge itself retries"
+
+
+class OfLitellmError(Exception):
+    def __init__(self, status):
+        super().__init__("no")
+        if status is not None:
+            self.status_code = status
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (OfLitellmError(429), 3),
+        (OfLitellmError(503), 3),
+        (ConnectionError("no"), 3),
+        (OfLitellmError(401), 1),
+        (OfLitellmError(None), 1),
+    ],
+)
+async def test_litellms_calls_are_retried_where_it_may_help(error, calls, monkeypatch):
+    made = []
+
+    async def acompletion(**request):
+        made.append(request)
+        raise error
+
+    monkeypatch.setattr("art_core.rewards.service.FIRST_WAIT_S", 0.0)
+    monkeypatch.setitem(sys.modules, "litellm", SimpleNamespace(acompletion=acompletion))
+    with pytest.raises(art.RewardError, match="could not be asked"):
+        await art.Judge(model="anthropic/claude-x", max_retries=2).ask(ASK, number)
+    assert len(made) == calls
 
 
 async def test_without_litellm_the_remedy_is_named(monkeypatch):
