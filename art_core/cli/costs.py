@@ -17,7 +17,7 @@ from art_core.hooks.host import Plugins
 from art_core.log.reader import find_run
 from art_core.log.rundir import runs_path
 from art_core.metrics.receipt import Receipt
-from art_core.prices.table import OLD_AFTER_DAYS
+from art_core.prices.tables import OLD_AFTER_DAYS
 from art_core.reports.costs import CostReport, RewardPrice, item_name, read_costs
 
 _HELP = """\

@@ -12,8 +12,15 @@ import attrs
 from art_core.cli.text import counted
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.prices.table import OLD_AFTER_DAYS, is_old, read_table
-from art_core.prices.tokens import ListedModel, fetch_list, listed_models, save_list
+from art_core.prices.tables import (
+    OLD_AFTER_DAYS,
+    ListedModel,
+    fetch_list,
+    is_old,
+    listed_models,
+    read_table,
+    save_list,
+)
 
 _HELP = """\
 Prices are US dollars per million tokens, each with the date and the source of its list. update

@@ -33,7 +33,7 @@ from art_core.metrics.receipt import (
     token_receipt,
 )
 from art_core.metrics.taxonomy import number
-from art_core.prices.table import gpu_rate_origin
+from art_core.prices.tables import gpu_rate_origin
 
 log = logging.getLogger("art_core")
 

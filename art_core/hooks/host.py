@@ -184,14 +184,14 @@ class Core:
         self, provider: str, model: str, usage: TokenUsage | None
     ) -> TokenRates | None:
         """The default price books: of hosted training, and of API models."""
-        from art_core.prices.tokens import book_rates, training_rates
+        from art_core.prices.tables import book_rates, training_rates
 
         return training_rates(provider, model) or book_rates(provider, model, usage)
 
     @hookimpl
     def art_gpu_rate(self, device: str) -> float | None:
         """Default prices of devices, from `gpu_prices.json`; None for a device not in it."""
-        from art_core.prices.table import gpu_rate
+        from art_core.prices.tables import gpu_rate
 
         return gpu_rate(device)
 

@@ -20,11 +20,10 @@ from art_core.backends import Endpoint
 from art_core.base.errors import ConfigError, HistoryError, settings_without_secrets
 from art_core.base.files import checked_name, read_json, replace_json
 from art_core.base.numbers import checked_step
-from art_core.client.openai_client import openai_client
+from art_core.client.openai_client import ModelMeter, openai_client
 from art_core.client.recorder import Recorder, Recording
 from art_core.costs.builder import MetricsBuilder, PriceBook, active_builder
 from art_core.costs.ledger import Ledger
-from art_core.costs.metered import ModelMeter
 from art_core.costs.pending import offer_default, settle, settle_rest, withdraw_default
 from art_core.data.account import UNOWNED, handed_over
 from art_core.data.store import append_groups, trajectory_file

@@ -10,7 +10,7 @@ import attrs
 from art_core.log.reader import Costs, LoggedRun, receipts_of
 from art_core.log.timeline import Timeline
 from art_core.metrics.receipt import Receipt
-from art_core.prices.table import is_old
+from art_core.prices.tables import is_old
 
 _REWARDS = ("reward/mean", "val/reward")
 

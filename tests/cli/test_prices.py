@@ -4,7 +4,7 @@ from datetime import date
 import pytest
 
 from art_core.cli import prices
-from art_core.prices.tokens import listed_models
+from art_core.prices.tables import listed_models
 
 LIST = [
     {"tinker_id": "Qwen/Qwen3-8B", "prefill": "$0.25", "sample": "$0.75", "train": "$0.50"},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from art_core.client.received import ReceivedAnswer
+from art_core.client.recorder import ReceivedAnswer
 
 
 def received(*parts, **request):

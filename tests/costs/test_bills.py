@@ -9,7 +9,7 @@ import pytest
 import art_core as art
 from art_core.costs.builder import PriceBook
 from art_core.hooks.host import Core
-from art_core.prices.table import read_table
+from art_core.prices.tables import read_table
 
 CHAT = {"prompt_tokens": 10_000, "completion_tokens": 1_000, "total_tokens": 11_000}
 RESPONSES = {"input_tokens": 10_000, "output_tokens": 1_000, "total_tokens": 11_000}

@@ -2,7 +2,7 @@ import pytest
 
 from art_core.base.errors import ConfigError
 from art_core.metrics.receipt import GpuTime, TokenRates, TokenUsage, price, price_gpu
-from art_core.prices.table import gpu_rate, read_table
+from art_core.prices.tables import gpu_rate, read_table
 
 
 def test_gpt_4_1_with_a_cached_prompt_costs_what_hand_arithmetic_says():

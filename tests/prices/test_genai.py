@@ -6,7 +6,7 @@ import art_core as art
 from art_core.costs.builder import PriceBook
 from art_core.hooks.host import Core
 from art_core.metrics.receipt import TokenUsage
-from art_core.prices import tokens
+from art_core.prices import tables
 
 
 @pytest.fixture
@@ -35,21 +35,21 @@ def test_a_model_that_the_book_lists_without_a_price_is_unpriced(monkeypatch):
         def calc_price(*_, **__):
             return Found()
 
-    monkeypatch.setattr(tokens, "_library", Library)
-    assert tokens.book_rates("acme", "free", None) is None
+    monkeypatch.setattr(tables, "_library", Library)
+    assert tables.book_rates("acme", "free", None) is None
 
 
 def test_without_the_library_nothing_is_priced_and_that_is_said_once(monkeypatch, caplog):
-    tokens._library.cache_clear()
+    tables._library.cache_clear()
     monkeypatch.setitem(sys.modules, "genai_prices", None)
-    assert tokens.book_rates("openai", "gpt-4.1", None) is None
-    assert tokens.book_rates("openai", "gpt-4.1", None) is None
+    assert tables.book_rates("openai", "gpt-4.1", None) is None
+    assert tables.book_rates("openai", "gpt-4.1", None) is None
     assert caplog.text.count("pip install 'art-core[prices]'") == 1
-    tokens._library.cache_clear()
+    tables._library.cache_clear()
 
 
 def test_rates_say_where_they_are_from():
-    rates = tokens.book_rates("openai", "gpt-4.1", None)
+    rates = tables.book_rates("openai", "gpt-4.1", None)
     assert rates.source.startswith("genai-prices ")
     assert rates.source.endswith("openai/gpt-4.1")
 

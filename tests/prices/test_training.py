@@ -9,8 +9,14 @@ import art_core as art
 from art_core.base.errors import ConfigError
 from art_core.hooks.host import Core
 from art_core.metrics.receipt import price, receipt_of
-from art_core.prices.table import is_old
-from art_core.prices.tokens import fetch_list, listed_models, save_list, training_rates, update_path
+from art_core.prices.tables import (
+    fetch_list,
+    is_old,
+    listed_models,
+    save_list,
+    training_rates,
+    update_path,
+)
 
 # prefill, cached prefill, sampling, training; in October 2026
 PUBLISHED = {

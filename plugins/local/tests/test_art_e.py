@@ -15,7 +15,7 @@ from judge_server import USAGE, judging
 
 import art_core as art
 from art_core.hooks.host import installed_plugins
-from art_core.log.history import read_rows
+from art_core.log.rows import read_rows
 from art_local.testing.tiny import save_tiny_model
 
 PROGRAM = Path(__file__).parents[3] / "examples" / "art_e.py"
