@@ -36,7 +36,10 @@ CLIENT = ("openpipe-art==0.5.18", "openai<3", "python-dotenv", "wandb")
 """The published client of ART, and what it imports beside what it asks for."""
 UNLOCKED = ("torchvision", "torchaudio", "torchcodec")
 """Packages of vLLM on a CPU that are removed again; they follow torch's version."""
+LACKING = str(ROOT / "tests" / "shared" / "lacking.py")
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
+INDEX = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
+"""The caller's index of torch's builds."""
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 SOURCES = (
     "art_core",
@@ -50,17 +53,6 @@ SOURCES = (
     "noxfile.py",
 )
 
-LACKING = """
-import sys
-import art_core as art
-try:
-    art.backend(sys.argv[1])
-except art.ArtError as error:
-    print(f"{sys.argv[1]}: {error}")
-    sys.exit("pip install" not in str(error))
-sys.exit("it was made without what it needs")
-"""
-
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "test"]
 
@@ -72,6 +64,10 @@ def _run(session: nox.Session, *command: str, **env: str) -> None:
     # Tests start many processes: modules are compiled once, whatever the caller's setting.
     env = {"PYTHONDONTWRITEBYTECODE": "", **env}
     session.run(program, *arguments, env=env, external=True)
+
+
+def _pytest(session: nox.Session, *arguments: str, **env: str) -> None:
+    _run(session, "python", "-m", "pytest", "-q", *arguments, **env)
 
 
 def _pip(python: str, constraint: Path) -> tuple[str, ...]:
@@ -90,7 +86,7 @@ def lint(session: nox.Session) -> None:
     _run(session, "lint-imports", "--no-logo", PYTHONPATH=packages)
     _run(session, "codespell")
     _run(session, "python", "docs/words.py")
-    _run(session, "python", "-m", "pytest", "-q", "tests/test_weightless.py")
+    _pytest(session, "tests/test_weightless.py")
 
 
 @nox.session
@@ -206,9 +202,8 @@ def _fresh(name: str) -> Path:
 def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alone: Path) -> None:
     """Install everything within a constraint, run all tests, report the failing ones."""
     python = str(folder / "bin" / "python")
-    index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
     torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
-    session.run(python, torch, "--constraint", str(constraint), *index, external=True)
+    session.run(python, torch, "--constraint", str(constraint), *INDEX, external=True)
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
     every = [".[dev,openai,endpoint,plot]"]
@@ -234,25 +229,20 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
 @nox.session
 def faults(session: nox.Session) -> None:
     """Run the fault suite in full numbers."""
-    _run(
-        session, "python", "-m", "pytest", "-q", "tests/faults", "tests/tokens", FAULT_TRIALS="1000"
-    )
+    _pytest(session, "tests/faults", "tests/tokens", FAULT_TRIALS="1000")
 
 
 @nox.session
 def vllm(session: nox.Session) -> None:
     """Install vLLM into the cache of engines, unless it is there; run the tests that need it."""
-    index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
-    _run(session, "art", "engines", "install", "vllm", *index)
-    chosen = ("-q", "-m", "vllm", "plugins/local/tests", *session.posargs)
-    _run(session, "python", "-m", "pytest", *chosen)
+    _run(session, "art", "engines", "install", "vllm", *INDEX)
+    _pytest(session, "-m", "vllm", "plugins/local/tests", *session.posargs)
 
 
 @nox.session
 def trackers(session: nox.Session) -> None:
     """Test the sinks of the trackers that `make test` leaves out."""
-    tests = [f"plugins/{name}/tests" for name in TRACKERS]
-    _run(session, "python", "-m", "pytest", "-q", *tests)
+    _pytest(session, *(f"plugins/{name}/tests" for name in TRACKERS))
 
 
 @nox.session
@@ -264,7 +254,7 @@ def client(session: nox.Session) -> None:
     locked = ("--no-deps", "--requirement", str(LOCKS / "client.txt"))
     session.run(*_pip(python, LOCKS / "client.txt"), *locked, external=True)
     test = "plugins/serverless/tests/test_published_client.py"
-    _run(session, "python", "-m", "pytest", "-q", test, ART_PUBLISHED_CLIENT=python)
+    _pytest(session, test, ART_PUBLISHED_CLIENT=python)
 
 
 @nox.session
@@ -274,8 +264,7 @@ def judges(session: nox.Session) -> None:
     """
     local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else litellm asks the network for prices
     _run(session, "python", "-c", "import litellm", **local)
-    tests = ("tests/rewards", "plugins/local/tests")
-    _run(session, "python", "-m", "pytest", "-q", "-m", "judges", *tests, **local)
+    _pytest(session, "-m", "judges", "tests/rewards", "plugins/local/tests", **local)
 
 
 @nox.session
@@ -285,7 +274,7 @@ def contract(session: nox.Session) -> None:
     for name in BACKENDS:
         file = Path(session.create_tmp()).resolve() / f"{name}.xml"
         tests = f"plugins/{name}/tests/test_contract.py"
-        _run(session, "python", "-m", "pytest", "-q", tests, f"--junitxml={file}")
+        _pytest(session, tests, f"--junitxml={file}")
         files.append(f"{name}={file}")
     _run(session, "python", "docs/contract.py", *files)
 
@@ -347,9 +336,8 @@ def wheels(session: nox.Session) -> None:
     left_out = tuple(f"art_{name}-" for name in (*TRACKERS, "unsloth"))
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
     # torch first: then the wheels' requirement is met, and no larger build is installed.
-    index = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
     torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
-    session.run(python, torch, "--constraint", str(LOCK), *index, external=True)
+    session.run(python, torch, "--constraint", str(LOCK), *INDEX, external=True)
     session.run(*pip, *built, external=True)
     # offered without what it needs to be made: Unsloth's own dependencies are gigabytes
     alone = [str(p) for p in (ROOT / "dist").glob("art_unsloth-*.whl")]
@@ -388,7 +376,7 @@ def _without_heavy_parts(session: nox.Session, place: Path) -> None:
         listed = session.run("light/bin/art", "backends", external=True, silent=True)
         _expect_backends(session, str(listed))
         for name in BACKENDS:
-            session.run("light/bin/python", "-c", LACKING, name, external=True)
+            session.run("light/bin/python", LACKING, name, external=True)
 
 
 @nox.session
