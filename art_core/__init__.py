@@ -62,6 +62,12 @@ if TYPE_CHECKING:
     from art_core.rl.config import TrainConfig
     from art_core.rl.losses import LossSpec, LossTokens
     from art_core.rl.schedules import Schedule
+    from art_core.run.retention import (
+        StoredSteps,
+        keep_all,
+        keep_every,
+        keep_recent_and_top,
+    )
     from art_core.sinks.console import console_sink
     from art_core.sinks.protocol import CurrentLine, RunInfo, Sink, SinkSpec
 
@@ -120,6 +126,12 @@ _HOME = {
     "rl.config": ("TrainConfig",),
     "rl.losses": ("LossSpec", "LossTokens"),
     "rl.schedules": ("Schedule",),
+    "run.retention": (
+        "StoredSteps",
+        "keep_all",
+        "keep_every",
+        "keep_recent_and_top",
+    ),
     "sinks.console": ("console_sink",),
     "sinks.protocol": ("CurrentLine", "RunInfo", "Sink", "SinkSpec"),
     "model.trainable": ("TrainableModel",),
@@ -177,6 +189,7 @@ __all__ = [
     "Sink",
     "SinkError",
     "SinkSpec",
+    "StoredSteps",
     "Table",
     "Timeline",
     "TokenRates",
@@ -194,6 +207,9 @@ __all__ = [
     "gather_trajectories",
     "gather_trajectory_groups",
     "hookimpl",
+    "keep_all",
+    "keep_every",
+    "keep_recent_and_top",
     "open_run",
     "retrain",
     "reward",

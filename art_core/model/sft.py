@@ -181,6 +181,8 @@ class SFTRun:
                 metrics={**result.metrics, "data/sft_epochs": passes},
                 trained=True,
             )
+            if result.checkpoint is not None:
+                await self.model.delete_unkept_checkpoints()
         return result
 
     def _batches(self, step: int) -> Iterator[tuple[dict[int, list[int]], bool]]:

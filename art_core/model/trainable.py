@@ -26,6 +26,7 @@ from art_core.model.sft_plan import SFTPlans
 from art_core.rl.schedules import RateOrSchedule, options_at
 from art_core.rl.sft import DEFAULT_LEARNING_RATE
 from art_core.run.checkpoints import Retention, check_resumed
+from art_core.run.retention import KeepCheckpoints, StoredSteps, keep_recent_and_top
 from art_core.run.run import CLOSE_SECONDS, Registered
 from art_core.run.scenario_means import ScenarioMeans
 from art_core.sinks.delivery import DeliveryReport
@@ -38,11 +39,14 @@ class TrainableModel(Model):
     """A model whose weights a backend trains and serves.
 
     The backend starts from `base_model`. `backend` is a backend or its name, registered on first
-    use (default: the one of `ART_BACKEND`).
+    use (default: the one of `ART_BACKEND`). `keep_checkpoints` returns the checkpoints that stay
+    after each step: `art.keep_all()`, `art.keep_every(n)`, by default
+    `art.keep_recent_and_top(3, 2, "val/reward")`, or a function of `art.StoredSteps`.
     """
 
     base_model: str
     backend: Backend | str | None = None
+    keep_checkpoints: KeepCheckpoints = attrs.field(factory=keep_recent_and_top)
     _endpoint: Endpoint | None = attrs.field(default=None, init=False, repr=False)
     _means: ScenarioMeans | None = attrs.field(default=None, init=False, repr=False)
     _retention: Retention | None = attrs.field(default=None, init=False, repr=False)
@@ -219,6 +223,8 @@ class TrainableModel(Model):
             _tidy(run.info.run_dir, groups, (expected, start), result.step)
         except (HistoryError, OSError) as error:
             log.warning("options and trajectories of step %d: %s", result.step, error)
+        if result.checkpoint is not None:
+            await self.delete_unkept_checkpoints()
         return result
 
     async def train_sft(
@@ -257,6 +263,20 @@ class TrainableModel(Model):
         if self._means is None or self._means.folder != folder:
             self._means = ScenarioMeans(folder)
         return self._means
+
+    async def delete_unkept_checkpoints(self) -> None:
+        """Delete the checkpoints that `keep_checkpoints` does not keep, as each step does.
+
+        A failure is a warning.
+        """
+        backend = await self._ready_backend()
+        try:
+            stored = tuple(c.step for c in await backend.checkpoints(self))
+            kept = set(self.keep_checkpoints(StoredSteps(stored, self._ready_retention())))
+            if not kept.issuperset(stored[:-1]):
+                await backend.delete_checkpoints(self, kept)
+        except Exception as error:
+            log.warning("old checkpoints stay: %s: %s", type(error).__name__, error)
 
     def _backend_is_handed_over(self) -> bool:
         """Return whether a newer object of this run has the backend that this one made."""

@@ -69,16 +69,22 @@ class Retention:
         has been logged at a step that has a checkpoint. Raises ConfigError when other metrics were
         logged and this one was not.
         """
-        wanted = self.taxonomy.resolve(metric)
-        values = self._values(wanted)
-        if self._logged and not values and metric != "val/reward":
+        if not self.values(metric) and self._logged and metric != "val/reward":
             raise ConfigError(unknown("metric", metric, self._logged, known_as="logged"))
-        scored = {step: values[step] for step in steps if step in values}
-        if not scored:
-            return set(steps)
-        lower = self.taxonomy.direction(wanted) == "lower"
-        best = min(scored, key=lambda s: (scored[s] if lower else -scored[s], -s))
-        return {best, max(steps)}
+        ranked = self.ranked(steps, metric)
+        return {ranked[0], max(steps)} if ranked else set(steps)
+
+    def ranked(self, steps: Sequence[int], metric: str) -> list[int]:
+        """Return the steps that have a value of a metric, the best first, the latest of equals."""
+        values = self.values(metric)
+        lower = self.taxonomy.direction(self.taxonomy.resolve(metric)) == "lower"
+        sign = 1.0 if lower else -1.0
+        scored = [step for step in steps if step in values]
+        return sorted(scored, key=lambda step: (sign * values[step], -step))
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Return a metric's values on the run's current line, also those of its former names."""
+        return self._values(self.taxonomy.resolve(metric))
 
     def best_step(self, steps: Sequence[int], metric: str, at_least: float | None = None) -> int:
         """Return the best of the steps by a metric, the latest of equals.

@@ -328,7 +328,7 @@ async def test_a_remedy_names_only_an_option_that_the_backend_has(make, caplog):
 
 
 async def test_the_best_and_the_newest_checkpoint_are_kept(make):
-    model = make(backend=EchoBackend())
+    model = make(backend=EchoBackend(), keep_checkpoints=art.keep_all())
     for reward in (0.25, 0.75, 0.5, 0.0):
         await model.train(attempts(0, 0))
         await model.log(attempts(reward), split="val")

@@ -196,9 +196,11 @@ class LocalBackend:
         return [Checkpoint(step=step, path=store.path(step)) for step in store.steps()]
 
     async def delete_checkpoints(self, model: TrainableModel, keep: Collection[int]) -> list[int]:
-        """Delete all checkpoints except those steps and the newest; return the deleted steps."""
-        store = self._sessions.of(model).store
-        return await self._on_worker(lambda: store.delete(keep))
+        """Delete all checkpoints except those steps, the newest, those that requests use, and the
+        reference of the last step's KL penalty; return the deleted steps.
+        """
+        session = self._sessions.of(model)
+        return await self._on_worker(lambda: session.delete_checkpoints(keep))
 
     async def close(self) -> None:
         """Finish the current step, stop serving, free the device; a second call does nothing."""

@@ -275,6 +275,16 @@ async def test_going_back_loads_the_older_step_and_keeps_the_later_ones_aside(
     await shut(again, backend)
 
 
+async def test_a_step_that_a_request_uses_is_not_deleted(registered, sequences):
+    model, backend = await registered()
+    for _ in range(3):
+        await backend.train(model, _groups_of(sequences), **LEARN)
+    lease = backend._sessions.of(model).served.lease(1)
+    assert await backend.delete_checkpoints(model, ()) == [2]
+    del lease
+    assert await backend.delete_checkpoints(model, ()) == [1]
+
+
 async def test_another_recipe_than_the_checkpoints_is_refused(registered, make_model, sequences):
     model, backend = await registered()
     await backend.train(model, _groups_of(sequences), **LEARN)

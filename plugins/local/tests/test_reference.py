@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import art_core as art
@@ -59,6 +61,17 @@ async def test_the_reference_is_the_base_model_or_a_step(trained, sequences):
     assert await kl(kl_penalty_reference_step=1) == pytest.approx(of_step_one, abs=1e-5)
     plain = await backend.train(model, groups, **LEARN)
     assert "loss/kl_div" not in plain.metrics
+
+
+async def test_the_reference_of_the_last_step_is_not_deleted(trained, sequences):
+    model, backend = trained
+    groups = groups_of(sequences)
+    for options in ({}, {}, {"kl_penalty_coef": 0.1, "kl_penalty_reference_step": 1}):
+        result = await backend.train(model, groups, **LEARN, **options)
+    assert await backend.delete_checkpoints(model, ()) == [2]
+    assert json.loads((result.checkpoint / "manifest.json").read_text())["reference_step"] == 1
+    await backend.train(model, groups, **LEARN)
+    assert await backend.delete_checkpoints(model, ()) == [1, 3]
 
 
 async def test_a_step_without_a_checkpoint_is_no_reference(trained, sequences):

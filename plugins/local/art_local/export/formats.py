@@ -17,7 +17,7 @@ from art_local.export.gguf import convert_to_gguf
 from art_local.export.ollama import modelfile
 from art_local.models.load import load_model, silence_logs
 from art_local.models.placement import placement
-from art_local.session.model_session import ADAPTER_FILES
+from art_local.session.checkpoints import ADAPTER_FILES
 from art_local.training.lora import dithered, merged_tensors
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -10,17 +10,27 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from safetensors import SafetensorError
 
 from art_core.base.errors import BackendError, ConfigError
+from art_local.engine.protocol import StepWeights
+
+if TYPE_CHECKING:
+    import torch
+
+    from art_local.models.find import BaseIdentity
+    from art_local.session.model_session import SessionSetup
+    from art_local.training.policy import Policy
 
 log = logging.getLogger("art_local")
 MANIFEST = "manifest.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 SCHEMA = 1
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+LOCK_TIMEOUT_S = 600.0
 
 
 class DamagedError(BackendError):
@@ -251,6 +261,32 @@ def template_for(given: str | None, checkpoint: Path | None) -> str | None:
             checkpoint,
         )
     return trained if given is None else given
+
+
+def check_fits(stored: StoredCheckpoint, identity: BaseIdentity, setup: SessionSetup) -> None:
+    """Raise ConfigError for a checkpoint of another base model, or with other settings."""
+    identity.check(stored.path, stored.manifest)
+    setup.card.check(stored)
+
+
+def stored_weights(
+    store: CheckpointStore, identity: BaseIdentity, setup: SessionSetup, policy: Policy, step: int
+) -> StepWeights:
+    """Return the weights of a checkpoint. A function, since a method would refer to the session and
+    keep its memory in use as long as a request does.
+    """
+    found = store.read(step)
+    check_fits(found, identity, setup)
+
+    def merged() -> Mapping[str, torch.Tensor]:
+        with setup.device_lock.hold(f"loading step {step}", LOCK_TIMEOUT_S):
+            return policy.serving_of(policy.read(found.path))
+
+    def write(directory: Path) -> None:
+        for file in ADAPTER_FILES:
+            shutil.copy2(found.path / file, directory / file)
+
+    return StepWeights(merged=merged, write=write)
 
 
 def _manifest(directory: Path, step: int, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,11 @@ class LoadedSteps:
         with self._lock:
             return list(self._steps)
 
+    def leased(self) -> set[int]:
+        """Return the steps that are leased."""
+        with self._lock:
+            return {step for step, loaded in self._steps.items() if loaded.leases}
+
     def clear(self) -> None:
         """Unload all steps, leased or not."""
         with self._lock:
@@ -170,6 +175,11 @@ class ServedSteps:
     def available(self) -> list[int]:
         """Return the steps that can be requested by name."""
         return sorted({self.newest, *self._loaded.steps(), *self._stored()})
+
+    def without_leased(self, delete: Callable[[set[int]], list[int]]) -> list[int]:
+        """Delete checkpoints, given the steps that requests use. None is read meanwhile."""
+        with self._loading:
+            return delete(self._loaded.leased())
 
     def unload(self) -> None:
         """Unload all steps of this model."""

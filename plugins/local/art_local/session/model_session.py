@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +40,11 @@ from art_local.models.placement import Placement, placement
 from art_local.options import LocalOptions
 from art_local.session.checkpoints import (
     CHAT_TEMPLATE,
+    LOCK_TIMEOUT_S,
     AdapterCard,
     CheckpointStore,
-    StoredCheckpoint,
+    check_fits,
+    stored_weights,
     template_for,
 )
 from art_local.session.endpoint import ServedNames, ServedSteps, check_agreement
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("art_local")
 OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
 OPTIMIZERS = {RL: OPTIMIZER, SFT: "optimizer_sft.safetensors"}
-LOCK_TIMEOUT_S = 600.0
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PACKAGES = ("art-core", "art-local", "torch", "transformers", "peft")
 
 
@@ -96,7 +95,7 @@ class ModelSession:
     ) -> None:
         self.model, self.name, self.identity, self.shared = model, model.name, identity, shared
         self.store, self.policy, self.engine = store, policy, engine
-        self.step = 0
+        self.step, self._reference_step = 0, 0
         self._setup, self._tokenizer, self._chat_template = setup, tokenizer, chat_template
         self._asleep = shared.asleep if shared else engine.asleep
         self.trainer = Trainer(
@@ -110,7 +109,7 @@ class ModelSession:
             shared.adapter_name if shared else self.name,
             setup.options.served_steps,
             stored=store.steps,
-            read=partial(_stored_weights, store, identity, setup, policy),
+            read=partial(stored_weights, store, identity, setup, policy),
         )
         names = ServedNames(self.name, identity.name, self.served, tokenizer)
         self._host = EndpointHost(names, request_timeout_s=setup.options.request_timeout_s)
@@ -228,6 +227,13 @@ class ModelSession:
         metrics |= self.engine.step_metrics()
         return TrainResult(step=self.step, metrics=metrics, checkpoint=path)
 
+    def delete_checkpoints(self, keep: Collection[int]) -> list[int]:
+        """Delete checkpoints except those to keep, the newest, those that requests use, and that of
+        the last KL penalty.
+        """
+        kept = {*keep, self._reference_step}
+        return self.served.without_leased(lambda leased: self.store.delete(kept | leased))
+
     def _start(self, step: int | None) -> None:
         if self.shared:
             wait_ready(self.shared.engine, progress=self._setup.options.progress)
@@ -252,7 +258,7 @@ class ModelSession:
         """
         found = self.store.newest_whole() if step is None else self.store.older(step)
         if found is not None:
-            _check(found, self.identity, self._setup)
+            check_fits(found, self.identity, self._setup)
             self.policy.load(self.policy.read(found.path), found.path)
             stored = {phase: found.path / name for phase, name in OPTIMIZERS.items()}
             states = {phase: load_file(file) for phase, file in stored.items() if file.exists()}
@@ -288,9 +294,10 @@ class ModelSession:
             self.served.publish(self.step, weights)
 
     def _reference(self, config: TrainConfig) -> Reference | None:
+        step = (config.kl_penalty_reference_step or 0) if config.kl_penalty_coef else 0
+        self._reference_step = step
         if not config.kl_penalty_coef:
             return None
-        step = config.kl_penalty_reference_step or 0
         if step and step not in self.store.steps():
             raise ConfigError(
                 f"kl_penalty_reference_step is {step}, which has no checkpoint; there are: "
@@ -301,7 +308,7 @@ class ModelSession:
         def tensors() -> Mapping[str, torch.Tensor] | None:
             if step:
                 found = self.store.read(step)
-                _check(found, self.identity, self._setup)
+                check_fits(found, self.identity, self._setup)
                 return self.policy.read(found.path)
             return None if self.policy.is_lora else self._base_weights()
 
@@ -351,33 +358,9 @@ class ModelSession:
             **self._setup.card.manifest(),
             "seed": self._setup.card.seed,
             "dtype": str(self.policy.dtype).removeprefix("torch."),
+            "reference_step": self._reference_step,
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
-
-
-def _check(stored: StoredCheckpoint, identity: BaseIdentity, setup: SessionSetup) -> None:
-    identity.check(stored.path, stored.manifest)
-    setup.card.check(stored)
-
-
-def _stored_weights(
-    store: CheckpointStore, identity: BaseIdentity, setup: SessionSetup, policy: Policy, step: int
-) -> StepWeights:
-    """Return the weights of a checkpoint. A function, since a method would refer to the session and
-    keep its memory in use as long as a request does.
-    """
-    found = store.read(step)
-    _check(found, identity, setup)
-
-    def merged() -> Mapping[str, torch.Tensor]:
-        with setup.device_lock.hold(f"loading step {step}", LOCK_TIMEOUT_S):
-            return policy.serving_of(policy.read(found.path))
-
-    def write(directory: Path) -> None:
-        for file in ADAPTER_FILES:
-            shutil.copy2(found.path / file, directory / file)
-
-    return StepWeights(merged=merged, write=write)
 
 
 def _policy(base: Any, directory: Path, setup: SessionSetup) -> Policy:

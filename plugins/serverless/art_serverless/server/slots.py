@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core import Backend, TrainableModel
+from art_core import Backend, TrainableModel, keep_all
 from art_core.endpoint.errors import RequestError
 from art_serverless.server.names import check_no_path
 from art_serverless.server.store import StoredModel
@@ -83,6 +83,7 @@ class ModelSlots:
 
     def _model(self, stored: StoredModel) -> TrainableModel:
         return TrainableModel(
+            keep_checkpoints=keep_all(),  # the client has the metrics, and deletes
             name=stored.name,
             project=stored.project,
             base_model=self.base_models.get(stored.base_model, stored.base_model),
