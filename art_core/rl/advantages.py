@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from art_core.data.trajectory import Trajectory
 
 
-BASELINES = ("group_mean", "rloo", "leave_one_out", "scenario_mean")
+BASELINES = ("group_mean", "rloo", "leave_one_out", "scenario_mean", "value")
 SCALES = ("group", "batch", "none")
 
 
@@ -64,7 +64,30 @@ def _group(
 
 def balanced(advantage: float, balance: float) -> float:
     """Return an advantage, weakened by `advantage_balance` (see `step_advantages`)."""
-    return advantage * min(1.0, 1.0 + balance if advantage > 0 else 1.0 - balance)
+    up, down = balance_factors(balance)
+    return advantage * (up if advantage > 0 else down)
+
+
+def balance_factors(balance: float) -> tuple[float, float]:
+    """Return what `advantage_balance` multiplies positive and negative advantages by."""
+    return min(1.0, 1.0 + balance), min(1.0, 1.0 - balance)
+
+
+def generalized_advantages(
+    rewards: Sequence[float], values: Sequence[float], *, gamma: float = 1.0, lam: float = 0.95
+) -> list[float]:
+    """Return generalized advantage estimates (GAE, arXiv 1506.02438, equation 16) of an episode.
+
+    A_t = d_t + gamma * lam * A_{t+1} with d_t = r_t + gamma * V(s_{t+1}) - V(s_t), where `values`
+    are V(s_t) of the states before each action; after the last action V and A are 0.
+    """
+    found: list[float] = []
+    advantage = following = 0.0
+    for reward, value in zip(reversed(rewards), reversed(values), strict=True):
+        advantage = reward + gamma * following - value + gamma * lam * advantage
+        following = value
+        found.append(advantage)
+    return found[::-1]
 
 
 AdvantageFunction = Callable[[Sequence["Trajectory"]], Sequence[float | Sequence[float]]]

@@ -14,7 +14,7 @@ from art_core.base.errors import ConfigError
 from art_core.base.numbers import has_spread
 from art_core.data.trajectory import ChoiceTokens, Trajectory, TrajectoryGroup, is_cut_off
 from art_core.rl.config import TrainConfig
-from art_core.rl.credit import Credit, step_credit
+from art_core.rl.credit import Credit, step_credit, step_rewards
 from art_core.rl.losses import LossPreset
 from art_core.rl.sequences import TokenSequence, merge_turns, turns_of
 
@@ -22,6 +22,14 @@ log = logging.getLogger("art_core")
 
 _MAX_FLOAT32 = 3.4e38
 """About the largest number that the trainers' 32-bit floats hold."""
+
+
+def no_critic() -> ConfigError:
+    """Return the error of a backend without a critic."""
+    return ConfigError(
+        "advantage_baseline='value' needs a critic, which only backend 'local' trains",
+        "Use another baseline, such as 'group_mean'.",
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -37,17 +45,21 @@ class TrainingBatch:
         return not self.sequences
 
 
-def training_batch(groups: Iterable[TrajectoryGroup], config: TrainConfig) -> TrainingBatch:
+def training_batch(
+    groups: Iterable[TrajectoryGroup], config: TrainConfig, *, critic: bool = False
+) -> TrainingBatch:
     """Turn groups into training sequences.
 
     Raises ConfigError when no choice has engine tokens, a reward is not a finite number, or an
-    advantage is too large for a 32-bit float.
+    advantage is too large for a 32-bit float, and for a critic where the backend trains none.
     """
+    if config.critic and not critic:
+        raise no_critic()
     counts: Counter[str] = Counter()
     sequences: list[TokenSequence] = []
     groups = list(groups)
     for group, found in zip(groups, _credits(groups, config), strict=True):
-        teaches = any(any(credit.values) for credit in found)
+        teaches = config.critic or any(any(credit.values) for credit in found)
         counts["flat_groups"] += not teaches
         for trajectory, credit in zip(group.trajectories, found, strict=True):
             conversations = _conversations_of(trajectory, credit, counts)
@@ -85,7 +97,7 @@ def _credits(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[lis
                 f"a group has rewards that are not finite: {group.rewards}",
                 "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
             )
-    found = step_credit(groups, config)
+    found = step_rewards(groups) if config.critic else step_credit(groups, config)
     for group, of_group in zip(groups, found, strict=True):
         if not all(abs(value) <= _MAX_FLOAT32 for credit in of_group for value in credit.values):
             raise ConfigError(
@@ -133,19 +145,27 @@ def _sequences_of(
     counts: Counter[str],
 ) -> Sequence[TokenSequence]:
     found: list[TokenSequence] = []
+    whole = 0.0 if config.critic else credit.attempt
     for turns, advantages in conversations:
-        merged = merge_turns(turns, advantages)
+        if config.critic:
+            earned = advantages or [*[0.0] * (len(turns) - 1), credit.attempt][: len(turns)]
+            merged = merge_turns(turns, rewards=earned)
+        else:
+            merged = merge_turns(turns, advantages)
         counts["prefix_breaks"] += merged.prefix_breaks
         if config.mask_truncated and any(turn.truncated for turn in turns):
             continue
         counts["biased"] += sum(turn.biased for turn in turns)
-        found += [s for s in merged.sequences if s.num_trainable]
+        kept = [s for s in merged.sequences if s.num_trainable]
+        found += [
+            attrs.evolve(s, continues=config.critic and place > 0) for place, s in enumerate(kept)
+        ]
     of_trajectory = sum(s.num_trainable for s in found)
     loss = config.loss
     return [
         attrs.evolve(
             s,
-            advantage=credit.attempt if s.token_advantages is None else s.advantage,
+            advantage=whole if s.token_advantages is None else s.advantage,
             weight=token_weight(loss, of_sequence=s.num_trainable, of_trajectory=of_trajectory),
         )
         for s in found

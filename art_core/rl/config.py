@@ -115,6 +115,8 @@ LOSS_OPTIONS = (
 
 REPLACED = ("advantage_baseline", "scale_rewards", "discount", "reward_weights", "reward_scales")
 """Options that an advantage function takes the place of."""
+DEFAULT = {"scale_rewards": False, "discount": 1.0}
+OF_CRITIC = ("gae_lambda", "gae_gamma", "value_learning_rate", "value_clip")
 
 
 def _field(check: Check, *, default: Any = None) -> Any:
@@ -151,6 +153,9 @@ class TrainConfig:
       of some of them, in place of "group".
     - `advantage_fn`: the name of a plugin's advantages, or a function's "module:function", in place
       of all these but `advantage_balance`.
+    - `gae_lambda`, `gae_gamma`: of `generalized_advantages`, token by token, with the critic of
+      advantage_baseline="value"; 0.95 and 1. `value_learning_rate`: its own; `value_clip`: how far
+      a value may move in a step.
     - `kl_penalty_coef`: advantages lose this times the log-ratio of the policy to a reference, and
       gain its mean; the reference is the base model, or step `kl_penalty_reference_step`.
     - `mask_truncated`: attempts cut off by the token limit teach nothing (DAPO, 2503.14476, 3.4).
@@ -182,6 +187,10 @@ class TrainConfig:
     reward_weights: Mapping[str, float] | None = _optional(weights)
     reward_scales: Mapping[str, bool | str] | None = _optional(scales)
     advantage_fn: str | AdvantageSpec | None = None
+    gae_lambda: float | None = _optional(share)
+    gae_gamma: float | None = _optional(share)
+    value_learning_rate: float | None = _optional(positive)
+    value_clip: float | None = _optional(positive)
     kl_penalty_coef: float = _field(not_negative, default=0.0)
     kl_penalty_reference_step: int | None = _optional(step)
     mask_truncated: bool = _field(switch, default=True)
@@ -238,6 +247,7 @@ class TrainConfig:
             )
         if self.advantage_baseline == "scenario_mean":
             self._check_scenario_mean()
+        self._check_critic()
         if self.advantage_fn is None:
             return
         advantage_spec(self.advantage_fn)
@@ -262,6 +272,16 @@ class TrainConfig:
                 "advantage_baseline='scenario_mean' need not have",
                 'Give scale_rewards="batch".',
             )
+
+    def _check_critic(self) -> None:
+        if self.critic:
+            stray = [n for n in REPLACED[1:] if getattr(self, n) != DEFAULT.get(n)]
+            problem = "has no effect with advantage_baseline='value', whose critic compares tokens"
+        else:
+            stray = [n for n in OF_CRITIC if getattr(self, n) is not None]
+            problem = "is of the critic, which advantage_baseline='value' trains"
+        if stray:
+            raise ConfigError(f"{stray[0]} {problem}", "Leave one of them out, or give both.")
 
     @classmethod
     def of(
@@ -290,6 +310,11 @@ class TrainConfig:
                 raise ConfigError(unknown("advantages", named, advantages))
             options["advantage_fn"] = advantages[named]
         return cls(**options)
+
+    @property
+    def critic(self) -> bool:
+        """True if a value head gives the advantages."""
+        return self.advantage_baseline == "value"
 
     @property
     def loss(self) -> LossPreset:

@@ -55,6 +55,24 @@ def step_credit(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[
     return [[_balanced(credit, balance) for credit in group] for group in found]
 
 
+def step_rewards(groups: Sequence[TrajectoryGroup]) -> list[list[Credit]]:
+    """Return the rewards of each trajectory's turns, by group, for a critic: the reward of the
+    attempt is earned at the last turn. Another conversation of the attempt earns all at its end.
+    """
+    found = []
+    for group in groups:
+        for trajectory in group:
+            trajectory.check_turn_rewards()
+        found.append([_earned(trajectory) for trajectory in group])
+    return found
+
+
+def _earned(trajectory: Trajectory) -> Credit:
+    turns = list(trajectory.turn_rewards or [0.0] * trajectory.num_turns())
+    turns[-1:] = [reward + trajectory.reward for reward in turns[-1:]]
+    return Credit(trajectory.total_reward, tuple(turns))
+
+
 def _balanced(credit: Credit, balance: float) -> Credit:
     turns = credit.turns
     return Credit(

@@ -23,7 +23,9 @@ class TokenSequence:
     `advantage` is the trajectory's; `token_advantages` [T] replace it where turns have advantages
     of their own, and it is their mean over trainable tokens. `weight` is 1 / its trainable tokens,
     so that each trajectory counts once. `policy_versions` are the training steps of the weights
-    behind its turns, in their order (None where the endpoint did not report it).
+    behind its turns, in their order (None where the endpoint did not report it). For a critic,
+    `token_rewards` [T] are what each token earned, and a sequence that `continues` follows the one
+    before it in the same conversation.
     """
 
     token_ids: tuple[int, ...]
@@ -32,6 +34,8 @@ class TokenSequence:
     advantage: float = 0.0
     weight: float = 1.0
     token_advantages: tuple[float, ...] | None = None
+    token_rewards: tuple[float, ...] | None = None
+    continues: bool = False
     policy_versions: tuple[int | None, ...] = ()
 
     @property
@@ -43,6 +47,11 @@ class TokenSequence:
     def advantages(self) -> tuple[float, ...]:
         """Advantages of all tokens [T]."""
         return self.token_advantages or (self.advantage,) * len(self.token_ids)
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        """Rewards of all tokens [T]."""
+        return self.token_rewards or (0.0,) * len(self.token_ids)
 
 
 @attrs.frozen(kw_only=True)
@@ -63,19 +72,21 @@ def turns_of(history: History) -> tuple[list[ChoiceTokens], int]:
 
 
 def merge_turns(
-    turns: Sequence[ChoiceTokens], advantages: Sequence[float] | None = None
+    turns: Sequence[ChoiceTokens],
+    advantages: Sequence[float] | None = None,
+    rewards: Sequence[float] | None = None,
 ) -> MergedTurns:
     """Merge turns into training sequences by exact prefix of token ids. `advantages` are those of
-    the turns.
+    the turns; `rewards` are what they earned, at their last token.
     """
     rows: list[_Row] = []
     breaks = 0
-    each: Sequence[float | None] = advantages or [None] * len(turns)
-    for turn, advantage in zip(turns, each, strict=True):
+    none: Sequence[float | None] = [None] * len(turns)
+    for turn, advantage, reward in zip(turns, advantages or none, rewards or none, strict=True):
         if not rows or not _starts_with(turn.prompt_ids, rows[-1].token_ids):
             breaks += bool(rows)
             rows.append(_Row())
-        rows[-1].add(turn, advantage)
+        rows[-1].add(turn, advantage, reward)
     return MergedTurns(sequences=tuple(row.sequence() for row in rows), prefix_breaks=breaks)
 
 
@@ -99,15 +110,20 @@ class _Row:
     trainable: list[bool] = attrs.field(factory=list)
     logprobs: list[float] = attrs.field(factory=list)
     advantages: list[float] = attrs.field(factory=list)
+    rewards: list[float] = attrs.field(factory=list)
     versions: list[int | None] = attrs.field(factory=list)
 
-    def add(self, turn: ChoiceTokens, advantage: float | None) -> None:
+    def add(self, turn: ChoiceTokens, advantage: float | None, reward: float | None) -> None:
         fresh, sampled = turn.prompt_ids[len(self.token_ids) :], turn.completion_ids
         self.token_ids += [*fresh, *sampled]
         self.trainable += [False] * len(fresh) + [True] * len(sampled)
         self.logprobs += [0.0] * len(fresh) + list(turn.logprobs)
         if advantage is not None:
             self.advantages += [0.0] * len(fresh) + [advantage] * len(sampled)
+        if reward is not None:
+            earned = [0.0] * len(sampled)
+            earned[-1:] = [reward] * len(earned[-1:])
+            self.rewards += [0.0] * len(fresh) + earned
         self.versions.append(turn.policy_version)
 
     def sequence(self) -> TokenSequence:
@@ -117,6 +133,7 @@ class _Row:
             logprobs=tuple(self.logprobs),
             advantage=sum(self.advantages) / max(1, sum(self.trainable)),
             token_advantages=tuple(self.advantages) or None,
+            token_rewards=tuple(self.rewards) or None,
             policy_versions=tuple(self.versions),
         )
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from art_core.base.numbers import has_spread, population_std
-from art_core.rl.advantages import step_advantages
+from art_core.rl.advantages import generalized_advantages, step_advantages
 
 
 def of_one(group, **options):
@@ -68,6 +68,33 @@ rewards = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8)
 @given(rewards)
 def test_advantages_of_a_group_add_up_to_zero(group):
     assert math.fsum(of_one(group)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_generalized_advantages_by_hand():
+    """With gamma and lambda 0.5 the differences are -0.5, 0 and 2; a quarter of each goes back."""
+    found = generalized_advantages([0.0, 0.0, 4.0], [1.0, 1.0, 2.0], gamma=0.5, lam=0.5)
+    assert found == [-0.5 + 0.25 * 0.5, 0.0 + 0.25 * 2.0, 2.0]
+    assert generalized_advantages([0.0, 1.0], [0.5, 0.25]) == pytest.approx(
+        [-0.25 + 0.95 * 0.75, 0.75]
+    )
+    assert generalized_advantages([], []) == []
+
+
+@given(
+    st.lists(st.tuples(st.floats(-10, 10), st.floats(-10, 10)), max_size=12),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_generalized_advantages_are_the_sums_of_later_differences(pairs, gamma, lam):
+    rewards, values = [r for r, _ in pairs], [v for _, v in pairs]
+    after = [*values[1:], 0.0]
+    deltas = [r + gamma * b - v for r, v, b in zip(rewards, values, after, strict=False)]
+    wanted = [
+        sum((gamma * lam) ** (n - t) * deltas[n] for n in range(t, len(deltas)))
+        for t in range(len(deltas))
+    ]
+    found = generalized_advantages(rewards, values, gamma=gamma, lam=lam)
+    assert found == pytest.approx(wanted, abs=1e-9)
 
 
 @given(rewards.filter(has_spread), st.floats(-100, 100))

@@ -251,3 +251,34 @@ def test_what_is_no_function_is_refused():
         credited([attempt(0.0)], advantage_fn=spec(3))
     with pytest.raises(ConfigError, match="function for advantages 'os:nothing' can't be imported"):
         credited([attempt(0.0)], advantage_fn="os:nothing")
+
+
+def for_critic(*attempts, **options):
+    group = art.TrajectoryGroup(attempts)
+    config = art.TrainConfig(advantage_baseline="value", **options)
+    return training_batch([group], config, critic=True)
+
+
+def test_a_critic_is_given_the_rewards_of_turns_at_their_last_tokens():
+    played = attempt(
+        1.0, choice([1], [2, 3]), choice([1, 2, 3, 9], [4, 5]), turn_rewards=[0.5, 0.25]
+    )
+    made = for_critic(played)
+    (sequence,) = made.sequences
+    assert sequence.rewards == (0.0, 0.0, 0.5, 0.0, 0.0, 1.25)
+    assert (sequence.advantage, sequence.continues) == (0.0, False)
+    assert made.metrics["data/step_num_groups_trainable"] == 1.0
+
+
+def test_a_critic_follows_a_conversation_whose_prefix_broke():
+    broken = attempt(1.0, choice([1], [2]), choice([7], [8]))
+    aside = art.History(messages_and_choices=[choice([3], []), choice([3], [4])])
+    helped = attempt(2.0, choice([5], [6]), additional_histories=[aside, art.History()])
+    found = for_critic(broken, helped).sequences
+    assert [s.continues for s in found] == [False, True, False, False]
+    assert [s.rewards[-1] for s in found] == [0.0, 1.0, 2.0, 2.0]
+
+
+def test_a_critic_is_refused_where_none_is_trained():
+    with pytest.raises(ConfigError, match="a critic, which only backend 'local' trains. Use an"):
+        batch([attempt(1.0, choice([1], [2]))], advantage_baseline="value")

@@ -189,6 +189,28 @@ def _groups_of(sequences):
     return [art.TrajectoryGroup(trajectories)]
 
 
+async def test_a_run_with_a_critic_resumes_where_it_was(registered, make_model, sequences):
+    options = {**LEARN, "loss_fn": "ppo", "advantage_baseline": "value"}
+    model, backend = await registered()
+    first = await backend.train(model, _groups_of(sequences), **options)
+    assert "loss/value" in first.metrics
+    assert (first.checkpoint / "value_head.safetensors").exists()
+    await shut(model, backend)
+    again, backend = await registered(make_model())
+    await backend.train(again, _groups_of(sequences), **options)
+    await shut(again, backend)
+    straight, backend = await registered(make_model("straight"))
+    for _ in range(2):
+        await backend.train(straight, _groups_of(sequences), **options)
+    stored = [
+        load_file(m.run_dir / "checkpoints" / "0002" / "value_head.safetensors")
+        for m in (again, straight)
+    ]
+    assert stored[0].keys() == stored[1].keys()
+    for name, tensor in stored[0].items():
+        assert (tensor.double() - stored[1][name].double()).abs().max() <= 1e-6, name
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 async def test_a_checkpoint_loads_with_peft(registered, tiny_directory, sequences):
     import torch

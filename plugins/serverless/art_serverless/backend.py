@@ -22,7 +22,7 @@ from art_core import (
     Trajectory,
     TrajectoryGroup,
 )
-from art_core.rl.batch import num_cut_off, training_batch
+from art_core.rl.batch import no_critic, num_cut_off, training_batch
 from art_core.rl.config import cap, check_options, optional, price
 from art_core.rl.losses import PRESETS
 from art_core.rl.sft import sft_config
@@ -196,6 +196,8 @@ def _counted(
     if options.get("loss_fn", "cispo") not in {*PRESETS, *losses} or not known:
         return cut_off
     config = TrainConfig.of(losses, advantages, **options)
+    if config.critic:
+        raise no_critic()
     try:
         return cut_off | training_batch(groups, config).metrics
     except ConfigError:

@@ -12,6 +12,7 @@ import attrs
 
 from art_core import AdvantageSpec, ConfigError, LossSpec, TrainConfig
 from art_core.base.errors import unknown
+from art_core.rl.batch import no_critic
 from art_core.rl.sft import sft_config
 
 DEFAULT_URL: Final = "https://api.training.wandb.ai/v1"
@@ -105,7 +106,8 @@ def train_config(
     if options.pop("ppo", False):
         options.setdefault("loss_fn", "ppo")
     check_names(options)
-    TrainConfig.of(losses, advantages, **options)
+    if TrainConfig.of(losses, advantages, **options).critic:
+        raise no_critic()
     return options
 
 

@@ -369,6 +369,15 @@ async def test_a_loss_is_named_and_checked_where_it_is_known(
     await backend.close()
 
 
+async def test_a_critic_is_refused(serving, connect, make_model):
+    backend, model = connect(serving()), make_model()
+    await model.register(backend)
+    with pytest.raises(ConfigError, match="a critic, which only backend 'local' trains"):
+        await model.train(await attempts(model, (0.0, 1.0)), advantage_baseline="value")
+    await model.close()
+    await backend.close()
+
+
 async def test_a_server_on_this_machine_is_reached_beside_a_proxy(
     serving, connect, make_model, monkeypatch
 ):

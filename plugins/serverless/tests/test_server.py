@@ -282,6 +282,7 @@ def test_a_body_that_does_not_fit_is_told_why(ask, body, status, said):
         ({"experimental_config": {"loss_fn": "cispoo"}}, "cispo"),
         ({"experimental_config": {"advantage_fn": "os:system"}}, "name of advantages on a service"),
         ({"experimental_config": {"advantage_fn": "ranks"}}, "no advantages 'ranks'"),
+        ({"experimental_config": {"advantage_baseline": "value"}}, "only backend 'local' trains"),
         ({"experimental_config": []}, "experimental_config must be an object"),
     ],
 )

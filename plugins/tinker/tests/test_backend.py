@@ -134,6 +134,7 @@ async def test_losses_go_to_the_service_under_its_names(running, account, option
     [
         ({"loss_fn": "gspo"}, "it has: cispo, importance_sampling, ppo"),
         ({"kl_penalty_coef": 0.1}, "kl_penalty_coef"),
+        ({"advantage_baseline": "value"}, "a critic, which only backend 'local' trains"),
         ({"entropy_coef": 0.1}, "can't train 'cispo' with entropy_coef"),
         ({"optimizer": "muon"}, "with optimizer='muon'"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level"),

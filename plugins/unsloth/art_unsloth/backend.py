@@ -24,6 +24,7 @@ from art_core import (
     Trajectory,
     TrajectoryGroup,
 )
+from art_core.rl.batch import no_critic
 from art_core.rl.sft import ExampleSize, sft_config
 from art_unsloth import wire
 from art_unsloth.channel import OnMessage, Worker
@@ -87,7 +88,9 @@ class UnslothBackend:
         case, even if the worker dies.
         """
         self._models.check_open()
-        TrainConfig.of(model.plugins.losses(), model.plugins.advantages(), **options)
+        offered = model.plugins
+        if TrainConfig.of(offered.losses(), offered.advantages(), **options).critic:
+            raise no_critic()
         for name in ("loss_fn", "advantage_fn"):
             if not isinstance(options.get(name) or "", str):
                 raise ConfigError(

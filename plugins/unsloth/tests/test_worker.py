@@ -62,6 +62,8 @@ async def test_a_function_that_is_an_object_cannot_be_sent(unsloth_backend, tiny
     loss = art.LossSpec(name="mine", create=lambda: None, summary="mine")
     with pytest.raises(art.ConfigError, match="loss_fn is .* cannot be sent to the worker"):
         await backend.train(model, [], loss_fn=loss)
+    with pytest.raises(art.ConfigError, match="a critic, which only backend 'local' trains"):
+        await backend.train(model, [], advantage_baseline="value")
     advantages = art.AdvantageSpec(name="mine", create=lambda: None)
     with pytest.raises(art.ConfigError, match="advantage_fn is .* cannot be sent to the worker"):
         await backend.train(model, [], advantage_fn=advantages)

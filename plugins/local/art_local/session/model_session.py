@@ -187,7 +187,7 @@ class ModelSession:
         written, the step counts and is served, as the error states. Raises EngineError, with the
         checkpoint written, if the engine does not accept the new weights or has ended.
         """
-        batch, before = training_batch(groups, config), self.step
+        batch, before = training_batch(groups, config, critic=True), self.step
 
         def work() -> dict[str, float]:
             label, reference = f"train step {before + 1}", self._reference(config)
@@ -263,6 +263,7 @@ class ModelSession:
             stored = {phase: found.path / name for phase, name in OPTIMIZERS.items()}
             states = {phase: load_file(file) for phase, file in stored.items() if file.exists()}
             self.trainer.load_states(states, found.path)
+            self.trainer.critic.read(found.path)
             self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
             self.step = found.step
         if step is not None:
@@ -349,6 +350,7 @@ class ModelSession:
             (directory / CHAT_TEMPLATE).write_text(self._chat_template, encoding="utf-8")
         for phase, state in self.trainer.states().items():
             save_file(state, directory / OPTIMIZERS[phase])
+        self.trainer.critic.save(directory)
         save_file({"generator": self.policy.generator.get_state()}, directory / RNG)
 
     def _manifest(self) -> dict[str, Any]:

@@ -168,6 +168,14 @@ class Policy:
             ids_BS, rows_R, targets_R, chunk_size, {}, entropy_gradient=entropy_gradient
         )
 
+    @torch.no_grad()
+    def hidden(self, ids_BS: Tensor, rows_R: Tensor, *, layout: Layout | None = None) -> Tensor:
+        """Return the last hidden states [R, H] at flat positions `rows_R`, as `logprobs` has them;
+        fp32, without gradient.
+        """
+        options = {} if layout is None else packed_options(self.base, layout)
+        return self._hidden(ids_BS, rows_R, options).float()
+
     def _logprobs(
         self,
         ids_BS: Tensor,
@@ -178,17 +186,19 @@ class Policy:
         *,
         entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        with self._autocast():
-            body = self._body()
-            hidden_BSH = body(input_ids=ids_BS, use_cache=False, **options).last_hidden_state
-            hidden_RH = hidden_BSH.flatten(0, 1).index_select(0, rows_R)
         return token_logprobs(
-            hidden_RH.to(self.dtype),
+            self._hidden(ids_BS, rows_R, options).to(self.dtype),
             self.head,
             targets_R,
             chunk_size=chunk_size,
             entropy_gradient=entropy_gradient,
         )
+
+    def _hidden(self, ids_BS: Tensor, rows_R: Tensor, options: Mapping[str, Any]) -> Tensor:
+        with self._autocast():
+            body = self._body()
+            hidden_BSH = body(input_ids=ids_BS, use_cache=False, **options).last_hidden_state
+            return hidden_BSH.flatten(0, 1).index_select(0, rows_R)
 
     @torch.no_grad()
     def is_finite_on(self, ids: tuple[int, ...]) -> bool:

@@ -20,13 +20,12 @@ from art_core.rl.losses import LossFunction, LossPreset
 from art_core.rl.sequences import TokenSequence
 from art_local.training.batches import MicroBatch, micro_batches
 from art_local.training.checkpointing import Checkpointing
+from art_local.training.critic import Critic
 from art_local.training.finite import UpdateCheck
 from art_local.training.losses import (
-    TokenLosses,
     Tokens,
     entropy_coefficient,
     loss_function,
-    ratio_metrics,
     token_losses,
 )
 from art_local.training.memory import Budget
@@ -35,6 +34,7 @@ from art_local.training.packing import can_pack, packed_batches
 from art_local.training.pass_size import PassSize, PassSizes
 from art_local.training.policy import Kept, Policy
 from art_local.training.reference import Reference, under
+from art_local.training.sums import Sums
 from art_local.training.windows import Window, gathered, penalised, windows_of
 
 log = logging.getLogger("art_local")
@@ -66,29 +66,6 @@ class _Step:
     bar: Any
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class _Sums:
-    """What micro-batches add up to: weighted loss, and entropies [N] and losses of all tokens."""
-
-    loss: list[Tensor] = attrs.field(factory=list)
-    entropies: list[Tensor] = attrs.field(factory=list)
-    tokens: list[TokenLosses] = attrs.field(factory=list)
-
-    def add(self, window: _Sums) -> None:
-        """Take in what the micro-batches of one optimizer step add up to."""
-        self.loss.append(torch.stack(window.loss).sum())
-        self.entropies.extend(window.entropies)
-        self.tokens.extend(window.tokens)
-
-
-def _measured(sums: _Sums, loss: LossPreset) -> dict[str, float]:
-    return {
-        "loss/train": float(torch.stack(sums.loss).mean()),
-        "loss/entropy": float(torch.cat(sums.entropies).mean()),
-        **({} if loss.surrogate == "likelihood" else ratio_metrics(sums.tokens)),
-    }
-
-
 class Trainer:
     """Moves a policy by GRPO steps. `turn` is entered around each piece of work on the device.
 
@@ -107,6 +84,7 @@ class Trainer:
         self._deterministic = deterministic
         self.optimizer = Optimizer(policy.trained(), policy.matrices())
         self._phase, self._parked = RL, dict[str, dict[str, Tensor]]()
+        self.critic = Critic(policy.head.weight_VH.shape[1])
         self._pass_sizes = PassSizes(policy)
         self._turn = turn
         self._progress = progress
@@ -171,6 +149,7 @@ class Trainer:
         sequences = [s for window in windows for s in window.sequences]
         passes = 1 + (reference is not None)
         passes += len(windows) > 1 and self._phase == RL
+        passes += config.critic
         tokens = passes * sum(len(s.token_ids) for s in sequences)
         packing = self._packing(sequences, config)
         with progress_bar(
@@ -200,17 +179,22 @@ class Trainer:
             windows = [
                 attrs.evolve(w, own_logprobs_N=own_N) for w, own_N in zip(windows, own, strict=True)
             ]
+        measured: dict[str, float] = {}
+        if step.config.critic:
+            hidden = self._now(windows, step, self._hidden)
+            windows, measured = self.critic.targets(windows, hidden, step.config)
         if reference is None:
-            return windows, {}
+            return windows, measured
         with under(self.policy, reference):
             found = self._logprobs_now(windows, step)
         windows, kl = penalised(windows, found, step.config.kl_penalty_coef)
-        return windows, {"loss/kl_div": kl}
+        return windows, {**measured, "loss/kl_div": kl}
 
     def _moved(self, windows: Sequence[Window], step: _Step) -> dict[str, float]:
         before: tuple[Kept, dict[str, Tensor]] | None = None
-        sums, norms = _Sums(), []
+        sums, norms, value_losses = Sums(), [], []
         metrics: dict[str, float] = {}
+        critic = self.critic.state()
         try:
             for number, window in enumerate(windows):
                 part = self._within(
@@ -219,11 +203,15 @@ class Trainer:
                 sums.add(part)
                 if number + 1 == len(windows):
                     # whatever may fail comes before the weights move
-                    metrics = _measured(sums, step.loss)
+                    metrics = sums.measured(step.loss)
                 elif before is None:
                     before = self._once(self._state, step)
+                if window.values is not None:
+                    value_losses.append(self.critic.step(window.values, step.config))
                 norms.append(self._once(partial(self._optimizer_step, window, step), step))
         except BaseException as error:
+            if value_losses:
+                self.critic.load(critic, Path("before the step"))
             if before is not None:
                 self._put_back(before, error)
             raise
@@ -231,6 +219,7 @@ class Trainer:
             **metrics,
             "loss/grad_norm": sum(norms) / len(norms),
             "loss/learning_rate": step.config.learning_rate,
+            **({"loss/value": sum(value_losses) / len(value_losses)} if value_losses else {}),
             **({"loss/entropy_coef": step.entropy_coef} if step.config.entropy_coef else {}),
             "data/step_num_gradient_steps": float(len(norms)),
         }
@@ -262,8 +251,8 @@ class Trainer:
         state = self.optimizer.state()
         return self.policy.kept(), {name: tensor.clone() for name, tensor in state.items()}
 
-    def _accumulated(self, window: Window, step: _Step) -> _Sums:
-        sums = _Sums()
+    def _accumulated(self, window: Window, step: _Step) -> Sums:
+        sums = Sums()
         total = window_total(step.loss, window.sequences)
         for batch in self._batches(window, step):
             filled, engine_R = window.filled(batch)
@@ -272,7 +261,7 @@ class Trainer:
         return sums
 
     def _forward_backward(
-        self, batch: MicroBatch, engine_R: Tensor | None, total: float, step: _Step, sums: _Sums
+        self, batch: MicroBatch, engine_R: Tensor | None, total: float, step: _Step, sums: Sums
     ) -> None:
         batch = batch.to(self.policy.device)
         bonus = step.entropy_coef > 0
@@ -301,8 +290,22 @@ class Trainer:
         """Return the log-probs [N] of each window's tokens under the weights as they are now."""
 
         def values(batch: MicroBatch) -> Tensor:
-            with self._turn(), torch.no_grad():
-                return self._logprobs(batch.to(self.policy.device), step)[0]
+            with torch.no_grad():
+                return self._logprobs(batch, step)[0]
+
+        return self._now(windows, step, values)
+
+    def _hidden(self, batch: MicroBatch) -> Tensor:
+        return self.policy.hidden(batch.ids_BS, batch.rows_R, layout=batch.layout)
+
+    def _now(
+        self, windows: Sequence[Window], step: _Step, compute: Callable[[MicroBatch], Tensor]
+    ) -> list[Tensor]:
+        """Return what is computed for each window's loss tokens under the weights as they are."""
+
+        def values(batch: MicroBatch) -> Tensor:
+            with self._turn():
+                return compute(batch.to(self.policy.device))
 
         def of(window: Window) -> Tensor:
             return gathered(window.sequences, self._batches(window, step), values)

@@ -14,15 +14,27 @@ from art_local.training.batches import MicroBatch
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class ValueTargets:
+    """Data of a critic's step: hidden states [N, H] before the loss tokens, values [N] and returns
+    [N].
+    """
+
+    hidden_NH: Tensor
+    old_N: Tensor
+    returns_N: Tensor
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class Window:
     """Sequences of one optimizer step. If given, these values [N] of their loss tokens, sequence by
     sequence, replace those of the sequences: `own_logprobs_N`, the policy's log-probs before the
-    first optimizer step, and `advantages_N`.
+    first optimizer step, and `advantages_N`. `values` are for the critic, if there is one.
     """
 
     sequences: Sequence[TokenSequence]
     own_logprobs_N: Tensor | None = None
     advantages_N: Tensor | None = None
+    values: ValueTargets | None = None
 
     def filled(self, batch: MicroBatch) -> tuple[MicroBatch, Tensor | None]:
         """Return a micro-batch of this window with those values, and the engine's log-probs [R] if
@@ -66,12 +78,10 @@ def loss_tokens(sequence: TokenSequence) -> int:
 
 def engine_logprobs(sequences: Sequence[TokenSequence]) -> Tensor:
     """Return the engine's log-probs [N] of all loss tokens."""
-    return _of_loss_tokens(sequences, [s.logprobs for s in sequences])
+    return of_loss_tokens(sequences, [s.logprobs for s in sequences])
 
 
-def _of_loss_tokens(
-    sequences: Sequence[TokenSequence], values: Sequence[Sequence[float]]
-) -> Tensor:
+def of_loss_tokens(sequences: Sequence[TokenSequence], values: Sequence[Sequence[float]]) -> Tensor:
     """Return the values [N] of the loss tokens among those of all tokens."""
     return torch.tensor(
         [
@@ -86,7 +96,7 @@ def _of_loss_tokens(
 
 def token_advantages(sequences: Sequence[TokenSequence]) -> Tensor:
     """Return the advantages [N] of all loss tokens."""
-    return _of_loss_tokens(sequences, [s.advantages for s in sequences])
+    return of_loss_tokens(sequences, [s.advantages for s in sequences])
 
 
 def gathered(
@@ -94,11 +104,14 @@ def gathered(
     batches: Iterable[MicroBatch],
     values: Callable[[MicroBatch], Tensor],
 ) -> Tensor:
-    """Return values [N] of all loss tokens, computed micro-batch by micro-batch."""
-    found_N = torch.full((sum(map(loss_tokens, sequences)),), torch.nan)
+    """Return values [N] or [N, H] of all loss tokens, computed micro-batch by micro-batch."""
+    found = torch.empty(0)
     for batch in batches:
-        found_N[token_places(sequences, batch)] = values(batch).float().cpu()
-    return found_N
+        part = values(batch).float().cpu()
+        if not len(found):
+            found = torch.full((sum(map(loss_tokens, sequences)), *part.shape[1:]), torch.nan)
+        found[token_places(sequences, batch)] = part
+    return found
 
 
 def penalised(
@@ -121,7 +134,11 @@ def penalised(
     changed = [
         attrs.evolve(
             window,
-            advantages_N=token_advantages(window.sequences)
+            advantages_N=(
+                token_advantages(window.sequences)
+                if window.advantages_N is None
+                else window.advantages_N
+            )
             + coefficient * torch.where(kl_N.isfinite(), mean - kl_N, 0.0),
         )
         for window, kl_N in zip(windows, kls, strict=True)
