@@ -31,11 +31,11 @@ if TYPE_CHECKING:
         PricingError,
         RewardError,
         RolloutError,
+        RolloutFailure,
         SinkError,
     )
     from art_core.costs.builder import MetricsBuilder
     from art_core.costs.track import track_api_cost
-    from art_core.data.failure import RolloutFailure
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
     from art_core.data.trajectory import History, Trajectory, TrajectoryGroup
     from art_core.environments.environment import Environment, rollout_of
@@ -87,7 +87,6 @@ _HOME = {
     ),
     "costs.track": ("track_api_cost",),
     "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
-    "data.failure": ("RolloutFailure",),
     "data.trajectory": ("History", "Trajectory", "TrajectoryGroup"),
     "base.errors": (
         "ArtError",
@@ -100,6 +99,7 @@ _HOME = {
         "PricingError",
         "RewardError",
         "RolloutError",
+        "RolloutFailure",
         "SinkError",
     ),
     "costs.builder": ("MetricsBuilder",),

@@ -10,9 +10,8 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError
+from art_core.base.errors import ConfigError, RolloutFailure
 from art_core.cli.text import counted
-from art_core.data.failure import RolloutFailure
 from art_core.data.trajectory import Trajectory, is_choice, is_cut_off, message_of
 from art_core.hooks.commands import Output, Record
 from art_core.log.reader import LoggedRun

@@ -12,12 +12,11 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError, RolloutError, message_text
+from art_core.base.errors import ConfigError, RolloutError, RolloutFailure, message_text
 from art_core.base.numbers import number_or_nan
 from art_core.base.progress import progress_bar
 from art_core.base.threads import in_scope, widen_thread_pool
 from art_core.data.account import Account, begin_gathering, charging, open_account
-from art_core.data.failure import RolloutFailure
 from art_core.data.outcome import Outcomes, outcomes, split_by_player
 from art_core.data.trajectory import RolloutResult, Trajectory, TrajectoryGroup
 

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from art_core.base.errors import ConfigError
-from art_core.data.failure import RolloutFailure
+from art_core.base.errors import ConfigError, RolloutFailure
 from art_core.data.trajectory import (
     RolloutResult,
     Trajectory,

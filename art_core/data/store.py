@@ -20,9 +20,8 @@ from typing import Any
 import attrs
 import orjson
 
-from art_core.base.errors import ConfigError, HistoryError
+from art_core.base.errors import ConfigError, HistoryError, RolloutFailure
 from art_core.base.files import checked_name, json_line, replacing
-from art_core.data.failure import RolloutFailure
 from art_core.data.trajectory import (
     History,
     Trajectory,

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from art_core.base.errors import ConfigError
+from art_core.base.errors import ConfigError, RolloutFailure, failure_of
 from art_core.base.numbers import number_or_none
-from art_core.data.failure import RolloutFailure, failure_of
 
 if TYPE_CHECKING:
     from art_core.data.account import Account

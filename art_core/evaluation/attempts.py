@@ -11,9 +11,8 @@ from typing import Any
 import attrs
 import orjson
 
-from art_core.base.errors import ConfigError, HistoryError
+from art_core.base.errors import ConfigError, HistoryError, RolloutFailure
 from art_core.base.files import json_line
-from art_core.data.failure import RolloutFailure
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 
 

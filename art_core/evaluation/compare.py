@@ -10,10 +10,9 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError, RolloutError
+from art_core.base.errors import ConfigError, RolloutError, RolloutFailure
 from art_core.base.progress import progress_bar
 from art_core.data.account import charging, open_account
-from art_core.data.failure import RolloutFailure
 from art_core.data.trajectory import Trajectory
 from art_core.evaluation.attempts import Rollout, by_id
 from art_core.evaluation.evaluate import ModelAt, check_counts, run_attempt

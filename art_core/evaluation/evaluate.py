@@ -12,12 +12,11 @@ from typing import Any, cast
 
 import attrs
 
-from art_core.base.errors import ConfigError, RolloutError
+from art_core.base.errors import ConfigError, RolloutError, RolloutFailure
 from art_core.base.files import checked_name
 from art_core.base.numbers import checked_step
 from art_core.base.progress import progress_bar
 from art_core.data.account import charging, open_account
-from art_core.data.failure import RolloutFailure
 from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.evaluation.attempts import Attempt, AttemptFile, Rollout, by_id

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from art_core.data.failure import RolloutFailure
+from art_core.base.errors import RolloutFailure
 from art_core.environments.environment import Environment
 from art_core.testing.check import CheckReport
 from art_core.testing.episodes import best_play, check_environment, played

@@ -14,8 +14,8 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import RolloutFailure
 from art_core.data.account import charging, open_account
-from art_core.data.failure import RolloutFailure
 from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import Trajectory
 from art_core.environments.environment import Environment, rollout_of

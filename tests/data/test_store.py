@@ -8,8 +8,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 
 import art_core as art
-from art_core.base.errors import HistoryError
-from art_core.data.failure import RolloutFailure
+from art_core.base.errors import HistoryError, RolloutFailure
 from art_core.data.store import (
     append_groups,
     move_groups,

@@ -6,9 +6,8 @@ import attrs
 import pytest
 
 import art_core as art
-from art_core.base.errors import ConfigError
+from art_core.base.errors import ConfigError, RolloutFailure
 from art_core.data import trajectory as module
-from art_core.data.failure import RolloutFailure
 
 
 def test_messages_are_those_that_a_next_request_needs():
