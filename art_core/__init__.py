@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.model.backend import Backend, RegisteredModels, backend
     from art_core.model.model import Model
+    from art_core.model.teacher import Teacher, teacher
     from art_core.model.trainable import TrainableModel
     from art_core.reports.open_run import open_run
     from art_core.rewards.combined import reward
@@ -110,6 +111,7 @@ _HOME = {
     "log.timeline": ("Change", "Timeline"),
     "model.backend": ("Backend", "RegisteredModels", "backend"),
     "model.model": ("Model",),
+    "model.teacher": ("Teacher", "teacher"),
     "environments.environment": ("Environment", "rollout_of"),
     "environments.toolbox": ("Toolbox",),
     "evaluation.compare": ("Comparison", "compare"),
@@ -191,6 +193,7 @@ __all__ = [
     "SinkSpec",
     "StoredSteps",
     "Table",
+    "Teacher",
     "Timeline",
     "TokenRates",
     "TokenUsage",
@@ -216,6 +219,7 @@ __all__ = [
     "rollout_of",
     "ruler",
     "ruler_score_group",
+    "teacher",
     "track_api_cost",
 ]
 

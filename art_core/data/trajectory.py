@@ -40,7 +40,7 @@ class ChoiceTokens:
     (its end token included), `logprobs` [C] the natural log-probabilities of the samples, and
     `policy_version` the training step of the weights that made them, if the endpoint reported it.
     `biased` means that the endpoint sampled at a temperature or top_p other than 1, so `logprobs`
-    are not those of the sampling.
+    are not those of the sampling. `teacher_logprobs` [C] are a teacher's, if one scored the choice.
     """
 
     prompt_ids: tuple[int, ...]
@@ -49,6 +49,7 @@ class ChoiceTokens:
     policy_version: int | None = None
     truncated: bool = False
     biased: bool = False
+    teacher_logprobs: tuple[float, ...] | None = None
 
 
 def is_choice(item: MessageOrChoice) -> bool:
@@ -121,6 +122,7 @@ def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
     logprobs = [_get(entry, "logprob") for entry in content]
     if completion_ids is None or len(logprobs) != len(completion_ids) or None in logprobs:
         return None
+    scores: Sequence[float] = _get(item, "teacher_logprobs") or ()
     return ChoiceTokens(
         prompt_ids=tuple(prompt_ids),
         completion_ids=tuple(completion_ids),
@@ -128,6 +130,7 @@ def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
         policy_version=_get(item, "policy_version"),
         truncated=_get(item, "finish_reason") == "length",
         biased=bool(_get(item, "sampling")),
+        teacher_logprobs=tuple(scores) if len(scores) == len(completion_ids) else None,
     )
 
 

@@ -75,6 +75,17 @@ class Engine(Protocol):
         """End all requests with an EngineError and free all memory."""
 
 
+class ScoringEngine(Engine, Protocol):
+    """An engine that also gives log-probs of texts; teachers of distillation need it."""
+
+    async def score(self, ids: Sequence[int], adapter: str) -> Sequence[float]:
+        """Return the natural log-prob of each token but the first, given those before it, at
+        temperature 1.
+
+        Raises ConfigError for a token outside of the vocabulary, EngineError as `generate` does.
+        """
+
+
 class ChatTokenizer(Protocol):
     """The methods of a tokenizer that the endpoint uses; tokenizers of transformers have them."""
 

@@ -15,6 +15,7 @@ from starlette.requests import Request  # noqa: TID253
 from starlette.responses import Response, StreamingResponse  # noqa: TID253
 from starlette.routing import Route  # noqa: TID253
 
+from art_core.base.errors import ConfigError
 from art_core.endpoint.engine import CONTEXT_HEADER, ModelNames, request_context
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.http import (
@@ -39,10 +40,11 @@ from art_core.endpoint.prompt import (
 from art_core.endpoint.request import chat_request
 from art_core.endpoint.response import chunks, completion
 from art_core.endpoint.sampling import sample
+from art_core.endpoint.score import prompt_ids, score_request, scored
 from art_core.endpoint.transcripts import MAX_IDS, Transcripts
 
 PROMPT_THREADS = 4
-OTHER_ROUTES = "this endpoint has /v1/chat/completions, /v1/models, /health"
+OTHER_ROUTES = "this endpoint has /v1/chat/completions, /v1/completions, /v1/models, /health"
 
 
 def create_app(
@@ -65,6 +67,7 @@ def create_app(
         Route("/v1/models", _keyed(routes.list_models, api_key), methods=["GET"]),
         Route("/v1/models/{name:path}", _keyed(routes.one_model, api_key), methods=["GET"]),
         Route("/v1/chat/completions", _keyed(routes.chat_completions, api_key), methods=["POST"]),
+        Route("/v1/completions", _keyed(routes.completions, api_key), methods=["POST"]),
     ]
     return Starlette(routes=table, exception_handlers={HTTPException: unknown_route(OTHER_ROUTES)})
 
@@ -103,6 +106,24 @@ class _Routes:
         request_context.set(http.headers.get(CONTEXT_HEADER, ""))
         body = await json_body(http, self._max_body_bytes)
         return await unless_disconnected(http, self._chat(body))
+
+    async def completions(self, http: Request) -> Response:
+        request_context.set(http.headers.get(CONTEXT_HEADER, ""))
+        body = await json_body(http, self._max_body_bytes)
+        return await unless_disconnected(http, self._score(body))
+
+    async def _score(self, body: Mapping[str, Any]) -> Response:
+        request = score_request(body)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                served = await served_model(self._models, request.model)
+                ids = await asyncio.to_thread(prompt_ids, request, served)
+                return json_response(await scored(ids, served))
+        except ConfigError as error:
+            raise RequestError(400, str(error), "prompt") from error
+        except TimeoutError:
+            reason = f"the text was not scored within {self._timeout_s:g} s"
+            raise RequestError(503, reason, None, "engine_timeout") from None
 
     async def _chat(self, body: Mapping[str, Any]) -> Response:
         prepared = await self._prepared(body)

@@ -23,6 +23,8 @@ from art_core.model.backend import backend as make_backend
 from art_core.model.model import Model, ready_groups
 from art_core.model.sft import Data, train_sft
 from art_core.model.sft_plan import SFTPlans
+from art_core.model.teacher import Teacher
+from art_core.rl.config import TrainConfig
 from art_core.rl.schedules import RateOrSchedule, options_at
 from art_core.rl.sft import DEFAULT_LEARNING_RATE
 from art_core.run.checkpoints import Retention, check_resumed
@@ -190,12 +192,18 @@ class TrainableModel(Model):
         return await (await self._ready_backend()).step(self)
 
     async def train(
-        self, trajectory_groups: Iterable[TrajectoryGroup], **options: Any
+        self,
+        trajectory_groups: Iterable[TrajectoryGroup],
+        *,
+        teacher: Teacher | None = None,
+        **options: Any,
     ) -> TrainResult:
         """Run one training step on the groups and log them and its metrics as one row.
 
         Options are those of `TrainConfig`; `learning_rate` may also be a `Schedule` or a function,
-        which is given the number of steps before this one. The groups are checked and stored before
+        which is given the number of steps before this one. A `teacher` scores the sampled tokens
+        first (see `Teacher`): with it the loss is "distill", or the `loss_fn` of the options, whose
+        `distill_coef` is then 1 by default. The groups are checked and stored before
         the step begins, so a failing step loses no data; a second try with the same groups does not
         store them again. If a cancelled step ends first, they move to the next step's file. Groups
         that were stored for the step earlier and not trained move to the file of the same name in
@@ -209,6 +217,8 @@ class TrainableModel(Model):
         options = options_at(options, expected - 1)
         if options.get("advantage_baseline") == "scenario_mean":
             groups = await asyncio.to_thread(self._scenario_means().given_to, groups, expected)
+        if teacher is not None:
+            options = await self._scored(teacher, groups, options, expected)
         start = self._store("train", expected, groups)
         self._settle("train", groups)
         result = await backend.train(self, groups, **options)
@@ -277,6 +287,29 @@ class TrainableModel(Model):
                 await backend.delete_checkpoints(self, kept)
         except Exception as error:
             log.warning("old checkpoints stay: %s: %s", type(error).__name__, error)
+
+    async def _scored(
+        self,
+        teacher: Teacher,
+        groups: Sequence[TrajectoryGroup],
+        options: dict[str, Any],
+        step: int,
+    ) -> dict[str, Any]:
+        """Have a teacher score the groups; return the options of the step. If it fails, the groups
+        are stored without its scores.
+        """
+        if "loss_fn" not in options and "distill_coef" not in options:
+            options = {**options, "loss_fn": "distill"}
+        elif options.get("loss_fn") != "distill":
+            options = {"distill_coef": 1.0, **options}
+        config = TrainConfig.of(self.plugins.losses(), self.plugins.advantages(), **options)
+        teacher.check_student(self)
+        try:
+            await teacher.score(groups, skip_truncated=config.mask_truncated)
+        except BaseException:
+            self._store("train", step, groups)
+            raise
+        return options
 
     def _backend_is_handed_over(self) -> bool:
         """Return whether a newer object of this run has the backend that this one made."""

@@ -15,6 +15,7 @@ from art_core.base.numbers import has_spread
 from art_core.data.trajectory import ChoiceTokens, Trajectory, TrajectoryGroup, is_cut_off
 from art_core.rl.config import TrainConfig
 from art_core.rl.credit import Credit, step_credit, step_rewards
+from art_core.rl.distill import distilled, teacher_kl
 from art_core.rl.losses import LossPreset
 from art_core.rl.sequences import TokenSequence, merge_turns, turns_of
 
@@ -58,8 +59,9 @@ def training_batch(
     counts: Counter[str] = Counter()
     sequences: list[TokenSequence] = []
     groups = list(groups)
+    distills = config.loss.distill_coef > 0
     for group, found in zip(groups, _credits(groups, config), strict=True):
-        teaches = config.critic or any(any(credit.values) for credit in found)
+        teaches = distills or config.critic or any(any(credit.values) for credit in found)
         counts["flat_groups"] += not teaches
         for trajectory, credit in zip(group.trajectories, found, strict=True):
             conversations = _conversations_of(trajectory, credit, counts)
@@ -75,6 +77,7 @@ def training_batch(
             "data/step_num_biased_choices": float(counts["biased"]),
             "data/prefix_breaks": float(counts["prefix_breaks"]),
             **_trainable(groups, counts),
+            **({"loss/teacher_kl": teacher_kl(sequences)} if distills and sequences else {}),
         },
     )
 
@@ -97,6 +100,8 @@ def _credits(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[lis
                 f"a group has rewards that are not finite: {group.rewards}",
                 "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
             )
+    if not config.loss.uses_rewards:
+        return [[Credit(0.0) for _ in group] for group in groups]
     found = step_rewards(groups) if config.critic else step_credit(groups, config)
     for group, of_group in zip(groups, found, strict=True):
         if not all(abs(value) <= _MAX_FLOAT32 for credit in of_group for value in credit.values):
@@ -162,7 +167,7 @@ def _sequences_of(
         ]
     of_trajectory = sum(s.num_trainable for s in found)
     loss = config.loss
-    return [
+    weighted = [
         attrs.evolve(
             s,
             advantage=whole if s.token_advantages is None else s.advantage,
@@ -170,6 +175,7 @@ def _sequences_of(
         )
         for s in found
     ]
+    return [distilled(s, loss.distill_coef) for s in weighted] if loss.distill_coef else weighted
 
 
 REMEDY = (

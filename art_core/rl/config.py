@@ -106,9 +106,9 @@ def one_of(known: Iterable[str]) -> Check:
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 
 LOSS_OPTIONS = (
-    "epsilon", "epsilon_high", "importance_sampling_level", "kimi_k2_tau", "mask_prob_ratio",
-    "mask_sequence_ratio", "max_negative_advantage_importance_sampling_weight", "normalization",
-    "normalization_length", "truncated_importance_sampling",
+    "distill_coef", "epsilon", "epsilon_high", "importance_sampling_level", "kimi_k2_tau",
+    "mask_prob_ratio", "mask_sequence_ratio", "max_negative_advantage_importance_sampling_weight",
+    "normalization", "normalization_length", "truncated_importance_sampling",
 )  # fmt: skip
 """Options that a loss has or has not; None (of a switch: False) leaves the loss its own value."""
 
@@ -146,6 +146,8 @@ class TrainConfig:
       `kimi_k2_tau`, `mask_prob_ratio`, `mask_sequence_ratio`, `normalization`,
       `normalization_length`, `max_negative_advantage_importance_sampling_weight`,
       `truncated_importance_sampling`. One that the loss does not have is a ConfigError.
+    - `distill_coef`: the advantage of each token gains this times log(teacher / policy), see
+      `distilled`; 1 for the loss "distill", else 0.
     - `advantage_baseline`, `scale_rewards`, `advantage_balance`: see `step_advantages`.
     - `discount`: from 0 to 1, for each turn between a reward and a turn (see `step_credit`).
     - `reward_weights`: compare these metrics of the trajectories in place of the reward, each by
@@ -170,6 +172,7 @@ class TrainConfig:
 
     learning_rate: float = _field(positive, default=1e-5)
     loss_fn: str | LossSpec | LossPreset = attrs.field(default="cispo")
+    distill_coef: float | None = _optional(positive)
     epsilon: float | None = _optional(positive)
     epsilon_high: float | None = _optional(positive)
     importance_sampling_level: str | None = _optional(one_of(LEVELS))
@@ -274,6 +277,12 @@ class TrainConfig:
             )
 
     def _check_critic(self) -> None:
+        if self.critic and self.loss.distill_coef:
+            raise ConfigError(
+                "a teacher and advantage_baseline='value' do not go together: the critic's "
+                "advantages are those of rewards only",
+                "Leave one of them out.",
+            )
         if self.critic:
             stray = [n for n in REPLACED[1:] if getattr(self, n) != DEFAULT.get(n)]
             problem = "has no effect with advantage_baseline='value', whose critic compares tokens"

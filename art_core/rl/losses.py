@@ -64,7 +64,7 @@ Normalization = Literal["trajectory", "sequence", "token", "constant"]
 LEVELS: tuple[str, ...] = get_args(Level)
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 
-_EVERY_LOSS = ("importance_sampling_level", "mask_sequence_ratio", "normalization",
+_EVERY_LOSS = ("distill_coef", "importance_sampling_level", "mask_sequence_ratio", "normalization",
                "normalization_length", "truncated_importance_sampling")  # fmt: skip
 _NEGATIVE = "max_negative_advantage_importance_sampling_weight"
 _CLIP = ("epsilon", "epsilon_high", "mask_prob_ratio", _NEGATIVE)
@@ -95,7 +95,9 @@ class LossPreset:
     `normalization` is the divisor of the sum of the token losses, over a whole optimizer
     step: each trajectory counts once ("trajectory"), each training sequence ("sequence"), each
     token ("token"), or each token 1 / `normalization_length` in the mean over sequences
-    ("constant"). `options` are the parameters of `TrainConfig` that the loss has.
+    ("constant"). Without `uses_rewards` the advantages of rewards are 0; `distill_coef` is how much
+    the log-ratio of a teacher adds to them (see `distilled`). `options` are the parameters of
+    `TrainConfig` that the loss has.
     """
 
     name: str
@@ -112,6 +114,8 @@ class LossPreset:
     mask_prob_ratio: bool = False
     mask_sequence_ratio: float = math.inf
     kimi_k2_tau: float = 0.0
+    uses_rewards: bool = True
+    distill_coef: float = 0.0
     spec: LossSpec | None = None
     options: tuple[str, ...] = ()
 
@@ -175,6 +179,17 @@ PRESETS = {
             source="REINFORCE under truncated importance weights: Espeholt et al., arXiv "
             "1802.01561, section 4.2",
             options=(*_EVERY_LOSS, _NEGATIVE, "kimi_k2_tau"),
+        ),
+        LossPreset(
+            name="distill",
+            surrogate="weight",
+            ratio_cap=2.0,
+            normalization="token",
+            uses_rewards=False,
+            distill_coef=1.0,
+            source="reverse KL to a teacher on the policy's own tokens: Thinking Machines, "
+            '"On-Policy Distillation" (2025); GKD, arXiv 2306.13649, section 3',
+            options=_EVERY_LOSS,
         ),
     )
 }

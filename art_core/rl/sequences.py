@@ -26,6 +26,7 @@ class TokenSequence:
     behind its turns, in their order (None where the endpoint did not report it). For a critic,
     `token_rewards` [T] are what each token earned, and a sequence that `continues` follows the one
     before it in the same conversation.
+    `teacher_logprobs` [T] are a teacher's (0 where not trainable), None unless it scored all turns.
     """
 
     token_ids: tuple[int, ...]
@@ -37,6 +38,7 @@ class TokenSequence:
     token_rewards: tuple[float, ...] | None = None
     continues: bool = False
     policy_versions: tuple[int | None, ...] = ()
+    teacher_logprobs: tuple[float, ...] | None = None
 
     @property
     def num_trainable(self) -> int:
@@ -112,6 +114,7 @@ class _Row:
     advantages: list[float] = attrs.field(factory=list)
     rewards: list[float] = attrs.field(factory=list)
     versions: list[int | None] = attrs.field(factory=list)
+    scored: list[float] = attrs.field(factory=list)
 
     def add(self, turn: ChoiceTokens, advantage: float | None, reward: float | None) -> None:
         fresh, sampled = turn.prompt_ids[len(self.token_ids) :], turn.completion_ids
@@ -125,6 +128,8 @@ class _Row:
             earned[-1:] = [reward] * len(earned[-1:])
             self.rewards += [0.0] * len(fresh) + earned
         self.versions.append(turn.policy_version)
+        if turn.teacher_logprobs is not None:
+            self.scored += [0.0] * len(fresh) + list(turn.teacher_logprobs)
 
     def sequence(self) -> TokenSequence:
         return TokenSequence(
@@ -135,6 +140,9 @@ class _Row:
             token_advantages=tuple(self.advantages) or None,
             token_rewards=tuple(self.rewards) or None,
             policy_versions=tuple(self.versions),
+            teacher_logprobs=(
+                tuple(self.scored) if len(self.scored) == len(self.token_ids) else None
+            ),
         )
 
 

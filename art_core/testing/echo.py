@@ -143,17 +143,20 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(200, {"object": "list", "data": listed})
 
     def do_POST(self) -> None:
-        if self.path.rstrip("/") != "/v1/chat/completions":
+        scores = self.path.rstrip("/") == "/v1/completions"
+        if not scores and self.path.rstrip("/") != "/v1/chat/completions":
             return self._refuse(404, f"no such path: {self.path}")
         try:
             request = orjson.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-            name, messages = request["model"], request["messages"]
-            prompt = prompt_tokens(messages)
+            name, messages = request["model"], () if scores else request["messages"]
+            prompt = request["prompt"] if scores else prompt_tokens(messages)
         except (ValueError, KeyError, TypeError) as error:
-            return self._refuse(400, f"not a chat completion request: {error!r}")
+            return self._refuse(400, f"not a completion request: {error!r}")
         step = self.names.step_of(name)
         if step is None:
             return self._refuse(404, f"no model {name!r}; served: {', '.join(self.names.names())}")
+        if scores:
+            return self._json(200, _scored(request, step, self.logprob(name)))
         if not isinstance(request.get("n") or 1, int):
             return self._refuse(400, f"n must be a count, got {request['n']!r}")
         answer, logprob = self.answer(messages, step), self.logprob(name)
@@ -185,6 +188,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write no log: it would be mixed into a test's output."""
+
+
+def _scored(request: dict[str, Any], step: int, logprob: float) -> dict[str, Any]:
+    prompt: list[int] = request["prompt"]
+    found = {
+        "tokens": [chr(token) for token in prompt],
+        "token_logprobs": [None, *[logprob] * (len(prompt) - 1)],
+    }
+    return {
+        "id": "echo",
+        "object": "text_completion",
+        "created": 0,
+        "model": request["model"],
+        "policy_version": step,
+        "choices": [{"index": 0, "text": "", "finish_reason": "length", "logprobs": found}],
+        "usage": {"prompt_tokens": len(prompt), "completion_tokens": 0},
+    }
 
 
 def _completion(

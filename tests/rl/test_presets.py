@@ -10,7 +10,8 @@ from art_core.rl.losses import PRESETS, loss_preset, spec_of_path
 
 def test_a_preset_is_found_by_its_name():
     assert all(loss_preset(name).name == name for name in PRESETS)
-    assert list(PRESETS) == ["cispo", "ppo", "gspo", "dr_grpo", "dapo", "importance_sampling"]
+    others = ["ppo", "gspo", "dr_grpo", "dapo", "importance_sampling", "distill"]
+    assert list(PRESETS) == ["cispo", *others]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_answers_differ_by_text_tokens_or_log_probs(other, found):
 
 FAKE = """
     import pytest
+    from art_core.base.errors import ConfigError
     from art_core.testing.backend import BackendContract
     from art_core.testing.echo import EchoBackend
 
@@ -45,6 +46,25 @@ FAKE = """
             if name == type(self).lacks:
                 raise AttributeError(name)
             return super().__getattribute__(name)
+
+    class Strict(EchoBackend):
+        async def register(self, model):
+            endpoint = await super().register(model)
+            handler = self._server._server.RequestHandlerClass
+            answer = handler.do_POST
+
+            def answers(self):
+                if self.path == "/v1/completions":
+                    return self._refuse(404, "no such path")
+                return answer(self)
+
+            handler.do_POST = answers
+            return endpoint
+
+        async def train(self, model, groups, **options):
+            if "weight_decay" in options:
+                raise ConfigError("this backend has no weight_decay")
+            return await super().train(model, groups, **options)
 
     class TestIt(BackendContract):
         settle_s = 0.0
@@ -80,11 +100,17 @@ def test_weights_that_are_stated_to_be_unseen_are_reported(run):
     assert "TestIt: weights_cannot_be_seen = True: no test saw which weights answered" in out
 
 
+def test_a_backend_may_refuse_to_score_texts_and_options_of_the_optimizer(run):
+    code, outcomes, _ = run("Strict", chosen="scored or option")
+    assert code == pytest.ExitCode.OK
+    assert outcomes.count("skipped") == 1
+
+
 def test_an_endpoint_without_log_probs_is_compared_by_its_texts(run):
     texts = "EchoBackend(reply=lambda messages, step: f'step {step}')"
     code, outcomes, out = run(f"lambda: {texts}", "cannot_give_logprobs = True")
     assert code == pytest.ExitCode.OK
-    assert outcomes.count("skipped") == 2
+    assert outcomes.count("skipped") == 3
     assert "TestIt: cannot_give_logprobs = True: token ids and log-probs were not compared" in out
     assert "TestIt: a step on equal rewards changes the weights: " in out
 

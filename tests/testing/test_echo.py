@@ -117,7 +117,7 @@ async def test_the_reply_may_depend_on_the_step(tmp_path):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b"{", 400, "not a chat completion request"),
+        (b"{", 400, "not a completion request"),
         (b"{}", 400, "KeyError('model')"),
         (b'{"model": "agent", "messages": ["hi"]}', 400, "TypeError"),
         (b'{"model": "agnt", "messages": []}', 404, "no model 'agnt'; served: agent, agent@0"),

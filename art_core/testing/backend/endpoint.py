@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from art_core.base.errors import ConfigError
+from art_core.client.scorer import Scorer
 from art_core.testing.backend.base import (
     MAX_TOKENS,
     QUESTION,
@@ -50,6 +52,23 @@ class BackendEndpoint(BackendContractBase):
             assert all(math.isfinite(logprob) for logprob in answer.logprobs)
             assert all(logprob <= 0 for logprob in answer.logprobs)
             assert any(logprob < 0 for logprob in answer.logprobs)
+
+    async def test_a_scored_text_has_the_log_probs_of_its_sampling(
+        self, make_backend: MakeBackend, make_model: MakeModel
+    ) -> None:
+        """`/v1/completions` with `echo`, for teachers of distillation; a refusal is an error."""
+        if self.cannot_give_logprobs:
+            pytest.skip("cannot_give_logprobs is stated: answers carry no log-probs")
+        async with registered(make_backend, make_model) as (_, model):
+            answer = await tokens(model)
+            scorer = Scorer(client=model.openai_client(), model=model.get_inference_name())
+            try:
+                _, found = await scorer.tried([*answer.prompt_ids, *answer.completion_ids])
+            except ConfigError as error:
+                pytest.skip(str(error))
+            scores = found.logprobs[len(answer.prompt_ids) :]
+            for place, (one, other) in enumerate(zip(answer.logprobs, scores, strict=True)):
+                assert abs(one - other) <= self.logprob_tolerance, f"token {place}"
 
     async def test_an_answer_names_the_step_of_its_weights(
         self, make_backend: MakeBackend, make_model: MakeModel

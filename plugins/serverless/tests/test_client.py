@@ -345,6 +345,23 @@ async def test_a_service_that_reports_no_cost_is_said_once(
     await backend.close()
 
 
+async def test_an_older_step_at_the_service_teaches(serving, connect, make_model):
+    backend, model = connect(serving()), make_model()
+    await model.register(backend)
+    await model.train(await attempts(model, (0.0, 1.0)), mask_truncated=False)
+    teacher = await art.teacher(model, step=0)
+    groups = await attempts(model, (0.0, 0.0))
+    result = await model.train(groups, teacher=teacher, mask_truncated=False)
+    assert result.step == 2
+    scores = [t.messages_and_choices[1].teacher_logprobs for t in groups[0]]
+    own = [t.messages_and_choices[1].logprobs.content[0].logprob for t in groups[0]]
+    assert {score for each in scores for score in each} == {-0.5}
+    assert result.metrics["loss/teacher_kl"] == pytest.approx(own[0] + 0.5)
+    assert result.metrics["data/step_num_gradient_steps"] > 0
+    await model.close()
+    await backend.close()
+
+
 async def test_an_hour_has_its_price(serving, connect, make_model):
     backend, model = connect(serving(), cost_per_hour_usd=3600.0), make_model()
     await model.register(backend)

@@ -114,6 +114,17 @@ def test_the_openapi_page_declares_each_name_of_a_path_once():
             assert declared == re.findall(r"{(\w+)}", path), path
 
 
+def test_a_text_is_scored_by_the_models_own_endpoint(ask):
+    stored = register(ask)
+    body = {"model": "agent", "prompt": [104, 105], "echo": True, "max_tokens": 0, "logprobs": 1}
+    answer = ask("POST", "/completions", json=body).json()
+    assert answer["choices"][0]["logprobs"]["token_logprobs"] == [None, -0.5]
+    uri = f"wandb-artifact:///{stored['entity']}/demo/agent:step7"
+    missing = ask("POST", "/completions", json={**body, "model": uri})
+    assert missing.status_code == 404
+    assert ask("POST", "/completions", json={**body, "model": 3}).status_code == 400
+
+
 def test_models_are_listed_and_found_by_name_as_openai_does(ask):
     stored = register(ask)
     (listed,) = ask("GET", "/models").json()["data"]

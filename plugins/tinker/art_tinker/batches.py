@@ -19,7 +19,7 @@ from art_core.rl.sequences import TokenSequence
 from art_core.rl.sft import CROSS_ENTROPY
 from art_tinker.sdk import tinker
 
-LOSSES = ("cispo", "importance_sampling", "ppo")
+LOSSES = ("cispo", "distill", "importance_sampling", "ppo")
 _UNSUPPORTED = {
     "kimi_k2_tau": 0.0,
     "mask_prob_ratio": False,
@@ -53,8 +53,8 @@ class ServiceLoss:
 def service_loss(config: TrainConfig) -> ServiceLoss:
     """Return a loss in the service's form; ConfigError for unsupported losses and parameters.
 
-    `importance_sampling` with a cap c has the gradient of the service's cispo over [0, c]:
-    min(r, c) * A * grad logp. Without a cap it is the service's loss of that name.
+    `distill` and `importance_sampling` with a cap c have the gradient of the service's cispo over
+    [0, c]: min(r, c) * A * grad logp. Without a cap it is the service's loss importance_sampling.
     """
     loss = config.loss
     _check(loss, config)

@@ -45,6 +45,26 @@ class TinkerEngine:
         for token in await self._sampled(prompt_ids, sampling):
             yield token
 
+    async def score(self, ids: Sequence[int], adapter: str) -> Sequence[float]:
+        """Return the log-probs of a text; see `art_core.endpoint.engine.ScoringEngine`. Its tokens
+        are billed as a prompt's.
+        """
+        del adapter
+        text = tinker().types.ModelInput.from_ints(list(ids))
+        booked: Future[None] = Future()
+        try:
+            request = requested(self.client.compute_logprobs(text))
+            self.unbooked.add(booked)
+            request.add_done_callback(partial(self._book_text, booked, len(ids)))
+            found = await asyncio.shield(asyncio.wrap_future(request))
+        except Exception as error:
+            reason = self.connection.reason(error, f"scoring at {self.connection.where}")
+            raise EngineError(*reason.args) from error
+        logprobs = list(found)[1:]
+        if len(logprobs) != len(ids) - 1 or None in logprobs:
+            raise EngineError(f"the service gave {len(logprobs)} log-probs of {len(ids)} tokens")
+        return [min(float(logprob), 0.0) for logprob in logprobs]
+
     async def close(self) -> None:
         """The session belongs to the backend; nothing to do here."""
 
@@ -76,6 +96,14 @@ class TinkerEngine:
             reason = self.connection.reason(error, f"sampling at {self.connection.where}")
             raise EngineError(*reason.args) from error
         return _tokens(response.sequences[0], _cached(response))
+
+    def _book_text(self, booked: Future[None], tokens: int, done: Future[Any]) -> None:
+        try:
+            if not done.cancelled() and done.exception() is None:
+                self.meter.sampled(self.context, prompt=tokens, cached=0, sampled=0)
+        finally:
+            self.unbooked.discard(booked)
+            booked.set_result(None)
 
     def _book(self, booked: Future[None], prompt: int, done: Future[Any]) -> None:
         try:

@@ -77,6 +77,30 @@ async def test_targets_are_shifted_by_one_and_advantages_lie_on_what_was_sampled
         assert given["logprobs"] == pytest.approx([*zeros, *said])
 
 
+async def test_an_older_step_teaches_and_its_texts_are_billed_as_prompts(running, account):
+    _, model = running
+    await model.train(await group(model), mask_truncated=False, learning_rate=1e-2)
+    teacher = await art.teacher(model, step=0)
+    groups = await group(model, rewards=(0.0, 0.0))
+    billed = model.run.history.last.metrics["costs/cum/train/tinker_prefill"]
+    account.requests.clear()
+    result = await model.train(groups, teacher=teacher, mask_truncated=False)
+    assert result.metrics["loss/teacher_kl"] > 0
+    ((first, second),) = datums(account)
+    for datum, trajectory in zip((first, second), groups[0], strict=True):
+        choice = trajectory.messages_and_choices[1]
+        gains = datum.loss_fn_inputs["advantages"].tolist()[-len(choice.token_ids) :]
+        own = [entry.logprob for entry in choice.logprobs.content]
+        tokens = sum(len(t.messages_and_choices[1].token_ids) for t in groups[0])
+        assert gains == pytest.approx(
+            [(t - o) / tokens for t, o in zip(choice.teacher_logprobs, own, strict=True)], abs=1e-6
+        )
+    metrics = model.run.history.last.metrics
+    evaluated = metrics["costs/cum/eval/tinker_prefill"]
+    assert metrics["costs/cum/train/tinker_prefill"] > billed
+    assert evaluated > 0, "the teacher's name is that of an older step"
+
+
 async def test_every_turn_of_a_conversation_is_trained(running, account):
     _, model = running
 
@@ -132,7 +156,7 @@ async def test_losses_go_to_the_service_under_its_names(running, account, option
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"loss_fn": "gspo"}, "it has: cispo, importance_sampling, ppo"),
+        ({"loss_fn": "gspo"}, "it has: cispo, distill, importance_sampling, ppo"),
         ({"kl_penalty_coef": 0.1}, "kl_penalty_coef"),
         ({"advantage_baseline": "value"}, "a critic, which only backend 'local' trains"),
         ({"entropy_coef": 0.1}, "can't train 'cispo' with entropy_coef"),

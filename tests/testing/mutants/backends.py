@@ -87,6 +87,24 @@ class DropsUsage(EchoBackend):
         return endpoint
 
 
+class ScoresWithOtherWeights(EchoBackend):
+    """Texts are scored by other weights than those that answer."""
+
+    async def register(self, model):
+        endpoint = await super().register(model)
+        handler = self._server._server.RequestHandlerClass
+        send = handler._json
+
+        def sends(self, status, body):
+            if body.get("object") == "text_completion":
+                logprobs = body["choices"][0]["logprobs"]
+                logprobs["token_logprobs"] = [-3.0] * len(logprobs["tokens"])
+            return send(self, status, body)
+
+        handler._json = sends
+        return endpoint
+
+
 class HidesTheStep(EchoBackend):
     """Answers do not name the step of their weights."""
 
@@ -574,6 +592,7 @@ FAULTS = {
     AcceptsUnknownOptions: "test_an_unknown_option_is_refused_and_nothing_is_trained",
     AcceptsInvalidValues: "test_an_invalid_value_of_an_option_is_refused_and_nothing_is_trained",
     RefusesTooLate: "test_each_option_of_the_optimizer_is_used_or_refused",
+    ScoresWithOtherWeights: "test_a_scored_text_has_the_log_probs_of_its_sampling",
     IgnoresTheRate: "test_a_schedule_gives_each_step_its_rate",
     IgnoresAnOption: "test_a_step_without_a_checkpoint_leaves_none",
     AcceptsNaNRewards: "test_rewards_that_are_no_numbers_are_refused_and_nothing_is_trained",

@@ -19,7 +19,7 @@ from art_local.engine.device_lock import DeviceLock
 from art_local.engine.layer_types import context_length
 from art_local.engine.protocol import BASE, StepWeights
 from art_local.engine.request import Request
-from art_local.engine.weights import Weights
+from art_local.engine.weights import Adapter, Weights
 from art_local.engine.worker import Worker
 
 log = logging.getLogger("art_local")
@@ -116,6 +116,19 @@ class TransformersEngine:
         finally:
             request.cancelled = True
 
+    async def score(self, ids: Sequence[int], adapter: str = BASE) -> list[float]:
+        """Return the log-probs of a text; see `art_core.endpoint.engine.ScoringEngine`."""
+        self._check_ids(ids)
+        found = asyncio.wrap_future(self._worker.score(self._adapter(adapter), ids))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await found
+        except TimeoutError:
+            raise EngineError(
+                f"a text of {len(ids)} tokens was not scored within {self._timeout_s} s; "
+                f"{self._worker.waiting_for}"
+            ) from None
+
     def publish(self, adapter: str, weights: StepWeights) -> None:
         """Serve a step's merged weights; see `LocalEngine`."""
         self.load(adapter, weights.merged())
@@ -147,18 +160,25 @@ class TransformersEngine:
             )
         if sampling.max_tokens < 1:
             raise EngineError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
-        invalid = [token for token in prompt_ids if not 0 <= token < self._vocabulary]
-        if invalid:
-            raise EngineError(f"token {invalid[0]} is outside the vocabulary of {self._vocabulary}")
         try:
-            weights = self._weights.get(adapter)
-        except KeyError:
-            raise EngineError(
-                unknown("adapter", adapter, self.adapters, known_as="loaded")
-            ) from None
+            self._check_ids(prompt_ids)
+        except ConfigError as error:
+            raise EngineError(*error.args) from None
+        weights = self._adapter(adapter)
         return Request(
             prompt_ids, sampling, weights, self._ends, self._max_length(prompt_ids, sampling)
         )
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        invalid = [token for token in ids if not 0 <= token < self._vocabulary]
+        if invalid:
+            raise ConfigError(f"token {invalid[0]} is outside the vocabulary of {self._vocabulary}")
+
+    def _adapter(self, name: str) -> Adapter:
+        try:
+            return self._weights.get(name)
+        except KeyError:
+            raise EngineError(unknown("adapter", name, self.adapters, known_as="loaded")) from None
 
     def _max_length(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         """Return the maximum length of a sequence: the context, or less if the rotary positions

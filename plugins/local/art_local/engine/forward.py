@@ -17,9 +17,13 @@ import attrs
 import torch
 from torch import nn
 
+from art_core.base.errors import EngineError
 from art_local.engine.cache import SlotCache
 from art_local.engine.layer_types import cache_parameter, layer_types
 from art_local.models.load import reset_dynamic_rotary, rotary_lengths
+from art_local.training.logprobs import output_heads, token_logprobs
+
+SCORED_ROWS = 256
 
 
 class RowCache(Protocol):
@@ -43,15 +47,19 @@ class RowCache(Protocol):
 @attrs.define(eq=False)
 class LastTokens:
     """Keeps a pass's hidden states at `places` [N] only, before the output head; None keeps all.
+    With `watch` all of them are in `seen` afterwards.
 
     It knows neither the model nor the forward pass: a cycle would hold the weights until Python
     collects garbage.
     """
 
     places: torch.Tensor | None = None
+    watch: bool = False
+    seen: torch.Tensor | None = None
 
     def __call__(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Return the inputs of the output head."""
+        self.seen = args[0] if self.watch else None
         if self.places is None:
             return args
         hidden_NSH = args[0]
@@ -92,6 +100,29 @@ class Forward(ABC):
         ids_1S = torch.tensor([list(ids)], device=self.device)
         logits: torch.Tensor = self.module(input_ids=ids_1S, use_cache=False).logits[0]
         return logits
+
+    def score(self, ids: Sequence[int]) -> list[float]:
+        """Return the log-prob of each token of a text but the first. Only parts of the logits [S,
+        V] exist at a time. EngineError for an output head that is not known.
+        """
+        ids_S = torch.tensor(list(ids), device=self.device)
+        self.last.places, self.last.watch = ids_S.new_tensor([len(ids) - 1]), True
+        try:
+            last_V = self.module(input_ids=ids_S[None], use_cache=False).logits[0, 0].float()
+        finally:
+            self.last.watch, hidden_1SH, self.last.seen = False, self.last.seen, None
+        assert hidden_1SH is not None
+        hidden_SH = hidden_1SH[0]
+        near = 1e-3 if self.dtype == torch.float32 else 0.25
+        for head in output_heads(self.module):
+            ours_V = head.logits(hidden_SH[-1:])[0]
+            if (ours_V.log_softmax(0) - last_V.log_softmax(0)).abs().mean() <= near:
+                found = token_logprobs(hidden_SH[:-1], head, ids_S[1:], chunk_size=SCORED_ROWS)
+                return [float(logprob) for logprob in found[0]]
+        raise EngineError(
+            f"the output head of {type(self.module).__name__} is more than a linear layer, so "
+            "texts cannot be scored"
+        )
 
     @abstractmethod
     def new_cache(self) -> RowCache:

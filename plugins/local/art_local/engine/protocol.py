@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import attrs
 import torch
 
-from art_core.endpoint.engine import Engine
+from art_core.endpoint.engine import ScoringEngine
 
 BASE = "base"
 """The name by which an engine serves the base model."""
@@ -28,9 +28,9 @@ class StepWeights:
     write: Callable[[Path], None]
 
 
-class LocalEngine(Engine, Protocol):
-    """An engine that the backend owns. Methods other than `generate` and `close` are called from
-    the backend's training thread and block it.
+class LocalEngine(ScoringEngine, Protocol):
+    """An engine that the backend owns. Methods other than `generate`, `score` and `close` are
+    called from the backend's training thread and block it.
     """
 
     name: str

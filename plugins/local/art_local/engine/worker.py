@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 
 import torch
 
@@ -35,6 +37,7 @@ class Worker:
         self._limits = limits
         self._forward = forward
         self._arrived: list[Request] = []
+        self._texts: list[tuple[Adapter, tuple[int, ...], Future[list[float]]]] = []
         self._changed = threading.Condition()
         self._ended: EngineError | None = None
         self._batches: dict[tuple[Adapter, RotaryGroup], Batch] = {}
@@ -61,6 +64,16 @@ class Worker:
             self._arrived.append(request)
             self._changed.notify()
 
+    def score(self, adapter: Adapter, ids: Sequence[int]) -> Future[list[float]]:
+        """Queue a text; its log-probs come between the steps of sampled sequences."""
+        found: Future[list[float]] = Future()
+        with self._changed:
+            if self._ended is not None:
+                raise EngineError(*self._ended.args)
+            self._texts.append((adapter, tuple(ids), found))
+            self._changed.notify()
+        return found
+
     def close(self, reason: EngineError, timeout_s: float) -> None:
         """End all requests with the reason, and end the thread; EngineError if it does not end in
         time.
@@ -78,6 +91,7 @@ class Worker:
         try:
             with torch.inference_mode():
                 while self._take_arrivals():
+                    self._score_next()
                     self._step()
         except BaseException as error:
             with self._changed:
@@ -90,6 +104,9 @@ class Worker:
                 [r for batch in self._batches.values() for r in batch.requests] + self._arrived,
                 self._ended,
             )
+            for _, _, found in self._texts:
+                if found.set_running_or_notify_cancel():
+                    found.set_exception(EngineError(*self._ended.args))
             self._batches.clear()
             self._weights.release()
 
@@ -98,10 +115,10 @@ class Worker:
         engine has ended.
         """
         with self._changed:
-            if not self._batches and not self._arrived and self._ended is None:
+            if not self._batches and not self._waiting and self._ended is None:
                 self._weights.release()
-                self._changed.wait_for(lambda: self._arrived or self._ended is not None)
-                idle = True
+                self._changed.wait_for(lambda: self._waiting or self._ended is not None)
+                idle = bool(self._arrived)
             else:
                 idle = False
         if idle:
@@ -117,6 +134,26 @@ class Worker:
                 batch = self._batches[key] = Batch(request.adapter, self._forward, self._limits)
             batch.waiting.append(request)
         return True
+
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._arrived or self._texts)
+
+    def _score_next(self) -> None:
+        with self._changed:
+            text = self._texts.pop(0) if self._texts else None
+        if text is None:
+            return
+        adapter, ids, found = text
+        if not found.set_running_or_notify_cancel():
+            return
+        try:
+            with self._lock.hold("scoring a text"):
+                self._weights.activate(adapter)
+                found.set_result(self._forward.score(ids))
+        except Exception as error:
+            known = isinstance(error, EngineError)
+            found.set_exception(error if known else EngineError(f"{type(error).__name__}: {error}"))
 
     def _gather(self) -> None:
         """Wait for the rest of a burst of requests: a shared prompt is then prefilled once."""

@@ -17,7 +17,7 @@ import attrs
 import torch  # noqa: TID253
 
 from art_core.base.errors import EngineError
-from art_core.endpoint.engine import ChatTokenizer, Engine, Sampling, ServedModel, Token
+from art_core.endpoint.engine import ChatTokenizer, Sampling, ServedModel, Token
 from art_local.engine.protocol import BASE, LocalEngine, StepWeights
 from art_local.training.policy import Policy
 
@@ -45,7 +45,7 @@ class LeasedEngine:
     The endpoint references it, and so the lease, from a request's arrival to its last token.
     """
 
-    def __init__(self, engine: Engine, lease: Lease) -> None:
+    def __init__(self, engine: LocalEngine, lease: Lease) -> None:
         self._engine, self._lease = engine, lease
         self.context_length = engine.context_length
 
@@ -54,6 +54,10 @@ class LeasedEngine:
     ) -> AsyncGenerator[Token, None]:
         """Sample one sequence; see `art_core.endpoint.engine.Engine`."""
         return self._engine.generate(prompt_ids, sampling, adapter)
+
+    async def score(self, ids: Sequence[int], adapter: str) -> Sequence[float]:
+        """Return the log-probs of a text; see `art_core.endpoint.engine.ScoringEngine`."""
+        return await self._engine.score(ids, adapter)
 
     async def close(self) -> None:
         """Do nothing: the owner of the engine closes it."""

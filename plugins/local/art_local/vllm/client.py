@@ -70,6 +70,31 @@ def tokens_of(answer: Mapping[str, Any], top_logprobs: int) -> list[Token]:
     return tokens
 
 
+def scoring_body(ids: Sequence[int], model: str) -> dict[str, Any]:
+    """Return the body of POST /v1/completions that asks for the log-probs of a text."""
+    sampling = Sampling(max_tokens=1, stream=False)
+    return completion_body(ids, sampling, model, ()) | {"prompt_logprobs": 0}
+
+
+def scores_of(answer: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
+    """Return the log-prob of each token of a scored text but the first; EngineError if the answer
+    has none.
+    """
+    try:
+        (choice,) = answer["choices"]
+        entries = choice["prompt_logprobs"][1:]
+        return [
+            float(entry[str(token)]["logprob"])
+            for entry, token in zip(entries, ids[1:], strict=True)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError(
+            "the server's answer has no log-probs of the prompt "
+            f"({type(error).__name__}: {error}): {str(dict(answer))[:300]}",
+            "The engine needs vLLM 0.20 or later.",
+        ) from error
+
+
 def _cached(answer: Mapping[str, Any]) -> int | None:
     """Return the cached tokens of the prompt, which answers that are not streamed contain."""
     details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}

@@ -12,11 +12,11 @@ from pathlib import Path
 import attrs
 import torch  # noqa: TID253
 
-from art_core.base.errors import EngineError, unknown
+from art_core.base.errors import ConfigError, EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.protocol import BASE, StepWeights
 from art_local.vllm.adapters import Adapters
-from art_local.vllm.client import VllmClient, completion_body
+from art_local.vllm.client import VllmClient, completion_body, scores_of, scoring_body
 from art_local.vllm.loop import LoopThread, within
 from art_local.vllm.requests import Requests
 from art_local.vllm.server import Server
@@ -101,6 +101,14 @@ class VllmEngine:
         async with aclosing(self._requests.tokens(body)) as tokens:
             async for token in tokens:
                 yield token
+
+    async def score(self, ids: Sequence[int], adapter: str) -> list[float]:
+        """Return the log-probs of a text; see `art_core.endpoint.engine.ScoringEngine`. One token
+        is sampled too, which vLLM needs.
+        """
+        self._check_ids(ids)
+        self._check_adapter(adapter)
+        return scores_of(await self._requests.answer(scoring_body(ids, adapter)), ids)
 
     def publish(self, adapter: str, weights: StepWeights) -> None:
         """Write the adapter for the server and load it; see `LocalEngine`."""
@@ -206,11 +214,20 @@ class VllmEngine:
             )
         if sampling.max_tokens < 1:
             raise EngineError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
-        invalid = [t for t in prompt_ids if not 0 <= t < self._facts.vocabulary]
+        try:
+            self._check_ids(prompt_ids)
+        except ConfigError as error:
+            raise EngineError(*error.args) from None
+        self._check_adapter(adapter)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        invalid = [token for token in ids if not 0 <= token < self._facts.vocabulary]
         if invalid:
-            raise EngineError(
+            raise ConfigError(
                 f"token {invalid[0]} is outside the vocabulary of {self._facts.vocabulary}"
             )
+
+    def _check_adapter(self, adapter: str) -> None:
         if adapter not in self.adapters:
             raise EngineError(unknown("adapter", adapter, self.adapters, known_as="loaded"))
 

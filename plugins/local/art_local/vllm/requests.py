@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Token
@@ -18,6 +19,7 @@ from art_local.vllm.supervisor import Supervisor
 NOT_FOUND = 404
 Delivery = list[Token] | EngineError
 Deliver = Callable[[Delivery], None]
+T = TypeVar("T")
 
 
 class Requests:
@@ -51,6 +53,21 @@ class Requests:
         finally:
             work.cancel()
 
+    async def answer(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the whole answer to a request that is not streamed; EngineError if it fails or
+        takes longer than the timeout.
+        """
+        work = asyncio.wrap_future(self._loop.submit(self._answered(body)))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await work
+        except TimeoutError:
+            raise EngineError(f"no answer from vLLM within {self._timeout_s:g} s") from None
+
+    async def _answered(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        async with self._sleep.awake(), self._counted():
+            return await self._request(body["model"], partial(_first, body=body))
+
     async def _next(self, queue: asyncio.Queue[Delivery], count: int) -> list[Token]:
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -67,7 +84,8 @@ class Requests:
     async def _produce(self, body: Mapping[str, Any], deliver: Deliver) -> None:
         try:
             async with self._sleep.awake(), self._counted():
-                await self._request(body, deliver)
+                send = partial(_exchange, body=body, deliver=deliver)
+                await self._request(body["model"], send)
             deliver(EngineError("vLLM ended the sequence without a finish reason"))
         except EngineError as error:
             deliver(error)
@@ -85,21 +103,19 @@ class Requests:
         finally:
             self._supervisor.requests -= 1
 
-    async def _request(self, body: Mapping[str, Any], deliver: Deliver) -> None:
+    async def _request(self, adapter: str, send: Callable[[VllmClient], Awaitable[T]]) -> T:
         client = await self._supervisor.client(self._timeout_s)
         try:
-            await _exchange(client, body, deliver)
+            return await send(client)
         except ServerGoneError as error:
             raise await self._supervisor.cause(client, error) from error
         except VllmStatusError as error:
             if error.status >= 500:
                 raise await self._supervisor.cause(client, error) from error
             # a server at engine_url was restarted and has lost the adapter
-            if error.status != NOT_FOUND or not await self._adapters.load_again(
-                client, body["model"]
-            ):
+            if error.status != NOT_FOUND or not await self._adapters.load_again(client, adapter):
                 raise
-            await _exchange(client, body, deliver)
+            return await send(client)
 
 
 async def _exchange(client: VllmClient, body: Mapping[str, Any], deliver: Deliver) -> None:
@@ -108,6 +124,11 @@ async def _exchange(client: VllmClient, body: Mapping[str, Any], deliver: Delive
             tokens = tokens_of(answer, body["logprobs"])
             if tokens:
                 deliver(tokens)
+
+
+async def _first(client: VllmClient, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async with aclosing(client.complete(body)) as answers:
+        return await anext(answers)
 
 
 def _queue() -> tuple[asyncio.Queue[Delivery], Deliver]:

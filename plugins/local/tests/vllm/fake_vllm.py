@@ -31,7 +31,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "model": str, "prompt": list, "max_tokens": int, "temperature": (int, float),
     "top_p": (int, float), "logprobs": int, "stop_token_ids": list, "stream": bool, "seed": int,
     "return_token_ids": bool, "return_tokens_as_token_ids": bool, "add_special_tokens": bool,
-    "skip_special_tokens": bool,
+    "skip_special_tokens": bool, "prompt_logprobs": int,
 }  # fmt: skip
 LOGPROB = {"base": -0.5}
 ADAPTER_LOGPROB = -0.25
@@ -160,7 +160,14 @@ class FakeVllm:
         if body["stream"]:
             return StreamingResponse(self._events(chunks), media_type="text/event-stream")
         whole = [chunk async for chunk in chunks]
-        return Response(status_code=499) if not whole else JSONResponse(joined(whole))
+        if not whole:
+            return Response(status_code=499)
+        answer = joined(whole)
+        if "prompt_logprobs" in body:
+            logprob = LOGPROB.get(body["model"], ADAPTER_LOGPROB)
+            entries = [{str(t): {"logprob": logprob, "rank": 1}} for t in body["prompt"]]
+            answer["choices"][0]["prompt_logprobs"] = [None, *entries[1:]]
+        return JSONResponse(answer)
 
     async def _events(self, chunks: AsyncGenerator[dict[str, Any], None]) -> Any:
         async for chunk in chunks:

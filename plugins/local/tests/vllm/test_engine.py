@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 from vllm_helpers import adapter, gone, sampled, state
 
-from art_core.base.errors import BackendError, EngineError
+from art_core.base.errors import BackendError, ConfigError, EngineError
 from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.protocol import StepWeights
 from art_local.engines import wait_ready
+from art_local.vllm.client import scores_of
 from art_local.vllm.pool import VllmPool
 from waiting import until_async
 
@@ -33,6 +34,29 @@ async def test_tokens_come_with_ids_log_probs_and_alternatives(start, stream):
         Token(12, -0.5, ((12, -0.5), (13, -1.5))),
         Token(13, -0.5, ((13, -0.5), (14, -1.5)), "length"),
     ]
+
+
+async def test_a_text_is_scored_by_the_weights_of_a_name(start, tmp_path):
+    engine = start()
+    await asyncio.to_thread(engine.publish, "m@1", adapter(1.0))
+    assert await engine.score([10, 11, 12], "base") == [-0.5, -0.5]
+    assert await engine.score([10, 11, 12], "m@1") == [-0.25, -0.25]
+    with pytest.raises(ConfigError, match="token 300 is outside the vocabulary of 256"):
+        await engine.score([10, 300], "base")
+    with pytest.raises(EngineError, match="no adapter 'm@7'"):
+        await engine.score([10, 11], "m@7")
+
+
+async def test_a_text_that_is_not_answered_in_time_is_given_up(start):
+    engine = start(token_s=1.0, request_timeout_s=0.2)
+    with pytest.raises(EngineError, match="no answer from vLLM within 0.2 s"):
+        await engine.score([10, 11], "base")
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": [{"prompt_logprobs": [None]}]}])
+def test_an_answer_without_scores_names_what_it_has(answer):
+    with pytest.raises(EngineError, match="no log-probs of the prompt"):
+        scores_of(answer, [1, 2])
 
 
 async def test_end_tokens_and_those_asked_for_end_a_sequence_and_stay_in_it(start):

@@ -1,4 +1,4 @@
-"""Chat completions: requests are forwarded to the backend's own endpoint.
+"""Chat completions and log-probs of texts: requests are forwarded to the backend's own endpoint.
 
 The backend is always asked for the tokens of its answers. They are remembered for clients that do
 not ask for them, so that training jobs may contain choices without tokens.
@@ -72,6 +72,22 @@ class Inference:
                 content = orjson.dumps(fields.cut(completion))
             return Response(content, answer.status_code, media_type=kind)
 
+    async def score(self, request: dict[str, Any], context: str = "") -> Response:
+        """Answer `POST /completions`: log-probs of a text."""
+        name = request.get("model")
+        if not isinstance(name, str):
+            raise RequestError(400, f"model must be a string, got {shown(name)}", "model")
+        stored, step = self.named(name)
+        async with self.slots.using(stored) as model:
+            answer = await self._forward(model, request, step, context, "completions")
+            try:
+                content = await answer.aread()
+            finally:
+                await answer.aclose()
+        if answer.status_code != HTTPStatus.OK:
+            content = self.private.hide(content.decode(errors="replace")).encode()
+        return Response(content, answer.status_code, media_type="application/json")
+
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:
@@ -96,7 +112,12 @@ class Inference:
         return found[0], name.step
 
     async def _forward(
-        self, model: TrainableModel, request: dict[str, Any], step: int | None, context: str
+        self,
+        model: TrainableModel,
+        request: dict[str, Any],
+        step: int | None,
+        context: str,
+        route: str = "chat/completions",
     ) -> httpx2.Response:
         endpoint = model.endpoint()
         if self._client is None:
@@ -107,7 +128,7 @@ class Inference:
             )
         outgoing = self._client.build_request(
             "POST",
-            f"{endpoint.base_url}/chat/completions",
+            f"{endpoint.base_url}/{route}",
             content=orjson.dumps({**request, "model": endpoint.inference_name(step)}),
             headers={
                 "Authorization": f"Bearer {endpoint.api_key}",

@@ -281,6 +281,14 @@ class Routes:
         answer = self._server.inference.chat(await json_body(http), context)
         return await unless_disconnected(http, answer)
 
+    async def score(self, http: Request) -> Response:
+        """Return the log-probs of a text, as OpenAI's completions do with echo=true, max_tokens=0
+        and logprobs=1.
+        """
+        context = http.headers.get(CONTEXT_HEADER, "")
+        answer = self._server.inference.score(await json_body(http), context)
+        return await unless_disconnected(http, answer)
+
     async def _object(self, http: Request) -> dict[str, Any]:
         return await json_body(http, self._server.max_body_bytes)
 
@@ -323,6 +331,8 @@ OPERATIONS = (
     Operation("GET", "/v1/models/{name:path}", Routes.name, "{id, object, created, owned_by}"),
     Operation("POST", "/v1/chat/completions", Routes.chat, "a chat completion, or its chunks",
               body={"model": str, "messages": list}),
+    Operation("POST", "/v1/completions", Routes.score, "a text completion",
+              body={"model": str, "prompt": list, "echo": bool, "max_tokens": int}),
     Operation("GET", "/metrics", Routes.metrics, "text"),
     Operation("GET", "/health", Routes.health, "{status}", needs_key=False),
     Operation("GET", "/openapi.json", Routes.openapi, "OpenAPI 3.1", needs_key=False),

@@ -184,6 +184,17 @@ class _Sampling:
         self.account.requests.append(options)
         return self.account.submit("sample", lambda: self._sample(**options))
 
+    def compute_logprobs(self, prompt: Any) -> Future[Any]:
+        _like(SamplingClient, "compute_logprobs", prompt)
+        return self.account.submit("compute_logprobs", lambda: self._logprobs(prompt.to_ints()))
+
+    @torch.no_grad()
+    def _logprobs(self, ids: list[int]) -> list[float | None]:
+        model = self.account.load(self.weights).eval()
+        logits_TV = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
+        found_T = logits_TV.log_softmax(1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        return [None, *found_T.tolist()]
+
     @torch.no_grad()
     def _sample(
         self, prompt: Any, num_samples: int, sampling_params: Any, topk_sample_logprobs: int = 0
