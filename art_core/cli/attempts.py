@@ -103,9 +103,10 @@ def _lines(number: int, each: _Shown) -> Iterator[str]:
         return
     trajectory = each.result
     parts = "  ".join(f"{name} {value:.4g}" for name, value in trajectory.metrics.items())
-    yield f"━━ {number}{scenario}  reward {trajectory.total_reward:.4g}" + (
-        f"  ({parts})" if parts else ""
-    )
+    usd = trajectory.metadata.get("usd")
+    heading = f"━━ {number}{scenario}  reward {trajectory.total_reward:.4g}"
+    cost = f"  ${usd:.6f}" if isinstance(usd, float) else ""
+    yield heading + (f"  ({parts})" if parts else "") + cost
     main, *others = trajectory.histories()
     yield from _conversation(main.messages_and_choices, trajectory.turn_rewards)
     for other in others:
@@ -160,6 +161,7 @@ def _values(each: _Shown) -> dict[str, Any]:
         "scenario": each.scenario,
         "reward": trajectory.total_reward,
         "turn_rewards": trajectory.turn_rewards,
+        "usd": trajectory.metadata.get("usd"),
         "metrics": trajectory.metrics,
         "conversations": [history.messages() for history in trajectory.histories()],
         "cut_off": any(map(is_cut_off, trajectory.messages_and_choices)),

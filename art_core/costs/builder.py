@@ -19,6 +19,7 @@ from art_core.base.errors import ConfigError, MetricError, PricingError
 from art_core.base.numbers import number_or_none, text_of
 from art_core.base.threads import in_scope
 from art_core.costs.ledger import UNPRICED, Ledger
+from art_core.data.account import note_spent
 from art_core.hooks.host import Plugins
 from art_core.metrics.readers import REPORTING, read_usage
 from art_core.metrics.receipt import (
@@ -137,6 +138,7 @@ class MetricsBuilder:
         """
         receipt = self.prices.bill(provider, model_name, usage, rates)
         self.ledger.add_receipt(self.context, f"{self.context or 'train'}/{source}", receipt)
+        note_spent(receipt.usd)
         return receipt.usd
 
     def add_gpu_time(self, time: GpuTime, *, remedy: str | None = None) -> float | None:

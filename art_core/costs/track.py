@@ -22,7 +22,7 @@ from art_core.base.threads import carry_into_threads
 from art_core.costs.builder import MetricsBuilder, active_builder
 from art_core.costs.pending import PendingPayer, book_for, only_scope
 from art_core.costs.stream import TrackedStream
-from art_core.data.account import UNOWNED, active_account, before_gatherings
+from art_core.data.account import UNOWNED, active_account, active_spending, before_gatherings
 from art_core.metrics.receipt import COUNTS, TokenRates, TokenUsage, rates_of
 from art_core.metrics.taxonomy import builtin_taxonomy
 
@@ -97,7 +97,7 @@ Payer = MetricsBuilder | PendingPayer
 
 def carry_payers() -> None:
     """Carry the payer of a context into threads that are started in it."""
-    carry_into_threads(active_builder, active_account, calls_inside)
+    carry_into_threads(active_builder, active_account, active_spending, calls_inside)
 
 
 def payer_of(

@@ -37,6 +37,14 @@ class PaidCall(Protocol):
         """Add its cost to a model's metrics builder."""
 
 
+@attrs.define
+class Spending:
+    """US dollars of the paid calls of one attempt."""
+
+    usd: float = 0.0
+
+
+active_spending: ContextVar[Spending | None] = ContextVar("art_active_spending", default=None)
 active_account: ContextVar[Account | None] = ContextVar("art_active_account", default=None)
 _lock = threading.RLock()
 handed_over: deque[tuple[Any, list[PaidCall]]] = deque()
@@ -68,6 +76,8 @@ class Account:
                 self.calls.append(call)
         if owner is not None:
             call.book(owner)
+        elif active_spending.get() is not None:
+            note_spent(call.quote())
 
     def settle(self, owner: Any) -> None:
         """Book the calls, and those of dropped groups of the same gathering, for an owner. An
@@ -105,6 +115,24 @@ _checks: list[Callable[[], None]] = []
 def open_account() -> Account:
     """Make an account below the active one."""
     return Account(active_account.get() or UNOWNED)
+
+
+def note_spent(usd: float | None) -> None:
+    """Count a paid call for the attempt that runs in this context, if one does."""
+    spending = active_spending.get()
+    if spending is not None:
+        spending.usd += usd or 0.0
+
+
+@contextmanager
+def counting_dollars() -> Iterator[Spending]:
+    """Count the paid calls of the block and of tasks and threads that it starts."""
+    spending = Spending()
+    token = active_spending.set(spending)
+    try:
+        yield spending
+    finally:
+        active_spending.reset(token)
 
 
 @contextmanager

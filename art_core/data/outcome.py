@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from art_core.base.errors import ConfigError, RolloutFailure
+from art_core.data.account import counting_dollars
 from art_core.data.trajectory import (
     RolloutResult,
     Trajectory,
@@ -56,7 +57,9 @@ async def outcomes(rollout: Awaitable[RolloutResult], timeout: float | None) -> 
 
 async def _result(rollout: Awaitable[Any], timeout: float | None) -> tuple[Any, datetime]:
     """Return what a rollout returned, or its failure, and when it began."""
-    started, task = datetime.now(UTC), asyncio.ensure_future(rollout)
+    started = datetime.now(UTC)
+    with counting_dollars() as spending:
+        task = asyncio.ensure_future(rollout)
     task.add_done_callback(_retrieve)
     try:
         await asyncio.wait((task,), timeout=timeout)
@@ -73,7 +76,10 @@ async def _result(rollout: Awaitable[Any], timeout: float | None) -> tuple[Any, 
         )
         return late_failure, started
     try:
-        return task.result(), started
+        result = task.result()
+        if spending.usd and isinstance(result, Trajectory):
+            result.metadata.setdefault("usd", spending.usd)
+        return result, started
     except BaseException as error:
         # Some are no `Exception`: those of pytest.fail, of a panic in Rust. Exceptions that end the
         # program stop the event loop first.

@@ -38,13 +38,14 @@ class Judge:
       more tries, with growing waits, when the service is busy or fails.
     - `max_usd` ends judging with a RewardError before a call, once so much was spent.
     - `options` go into each request: `{"temperature": 0}`.
-    - The cost is booked at `costs/<context>/<source>`.
+    - The cost is booked at `costs/<context>/<source>`; without `source` at "judge/ruler",
+      "judge/rubric" or "judge/preference", by what asks.
     """
 
     model: Any
     base_url: str | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
-    source: str = "judge"
+    source: str | None = None
     max_concurrent: int = 16
     timeout: float = 120.0
     max_retries: int = 4
@@ -82,17 +83,19 @@ class Judge:
         read: Callable[[Any], T],
         *,
         schema: Mapping[str, Any] | None = None,
+        source: str = "judge",
     ) -> T:
         """Return what `read` makes of the judge's JSON.
 
         `read` raises RewardError for JSON that does not fit; the judge is then asked once more,
-        with the reason. `schema` asks for structured output, where the service has it. Raises
-        RewardError when the second answer does not fit either, the judge refuses, the call fails
-        after its retries, or `max_usd` is spent.
+        with the reason. `schema` asks for structured output, where the service has it. `source` is
+        where the cost is booked unless the judge has a source. Raises RewardError when the second
+        answer does not fit either, the judge refuses, the call fails after its retries, or
+        `max_usd` is spent, or can't be kept since the judge has no known price.
         """
         asked = list(messages)
         for last in (False, True):
-            text = await self._answer(asked, schema)
+            text = await self._answer(asked, schema, self.source or source)
             try:
                 return read(json_in(text))
             except RewardError as error:
@@ -111,7 +114,9 @@ class Judge:
         """The model's name."""
         return self.model if isinstance(self.model, str) else str(self.model.name)
 
-    async def _answer(self, messages: list[Message], schema: Mapping[str, Any] | None) -> str:
+    async def _answer(
+        self, messages: list[Message], schema: Mapping[str, Any] | None, source: str
+    ) -> str:
         if self.max_usd is not None and self.spent_usd >= self.max_usd:
             raise RewardError(
                 f"the judge {self.name} has spent {self.spent_usd:.4f} US dollars of max_usd="
@@ -121,7 +126,7 @@ class Judge:
         loop = asyncio.get_running_loop()
         slots = self._slots.setdefault(loop, asyncio.Semaphore(self.max_concurrent))
         async with slots:
-            completion = await self._paid(messages, schema)
+            completion = await self._paid(messages, schema, source)
         choices = getattr(completion, "choices", None)
         if not choices:
             raise RewardError(f"the judge {self.name} returned no answer")
@@ -130,19 +135,32 @@ class Judge:
             raise RewardError(f"the judge {self.name} refused: {message.refusal!r:.200}")
         return str(message.content or "")
 
-    async def _paid(self, messages: list[Message], schema: Mapping[str, Any] | None) -> Any:
+    async def _paid(
+        self, messages: list[Message], schema: Mapping[str, Any] | None, source: str
+    ) -> Any:
         """Make the call and book its cost."""
         served = JudgeService.of(self)
-        payer = payer_of(self.source, served.provider, served.model)
+        payer = payer_of(source, served.provider, served.model)
         inside = CallsInside()
         with inside.entered():
             completion = await self._call(served, messages, schema)
         usage = inside.pays_for(payer.prices.usage(completion, served.provider))
         if served.priced:
-            self.spent_usd += payer.prices.price(served.provider, served.model, usage) or 0.0
-            payer.add_usage(self.source, usage, provider=served.provider, model_name=served.model)
+            usd = payer.prices.price(served.provider, served.model, usage)
+            self.spent_usd += usd or 0.0
+            payer.add_usage(source, usage, provider=served.provider, model_name=served.model)
+            self._check_price(usd)
         inside.end()
         return completion
+
+    def _check_price(self, usd: float | None) -> None:
+        if usd is None and self.max_usd is not None:
+            raise RewardError(
+                f"the judge {self.name} has no known price, so max_usd={self.max_usd:g} can't be "
+                "kept",
+                "Register its price with model.metrics_builder().register_model_pricing, or leave "
+                "max_usd out.",
+            )
 
     async def _call(
         self, served: JudgeService, messages: list[Message], schema: Mapping[str, Any] | None
@@ -237,7 +255,7 @@ async def rubric_score(
 
     item = {"id": {"type": "string"}, "reason": {"type": "string"}, "met": {"type": "boolean"}}
     return await judge_of(judge, "judge/rubric").ask(
-        messages, read, schema=list_of("criteria", item)
+        messages, read, schema=list_of("criteria", item), source="judge/rubric"
     )
 
 
@@ -283,7 +301,7 @@ async def first_wins(
         {"role": "system", "content": _BETTER},
         {"role": "user", "content": "\n".join(parts)},
     ]
-    return await judge.ask(messages, _score_in)
+    return await judge.ask(messages, _score_in, source="judge/preference")
 
 
 def _score_in(value: Any) -> float:

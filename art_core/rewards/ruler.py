@@ -91,11 +91,12 @@ async def ruler_score_group(
 ) -> TrajectoryGroup | None:
     """Return the group with each trajectory's reward replaced by a judge's score.
 
-    The trajectories are copies: the old reward is kept as metric `independent_reward`, the
-    explanation as a line of `logs`. Metadata, metrics, logs and failures of the group stay. Tools
-    and additional histories are shown to the judge. With `swallow_exceptions` a group that could
-    not be judged gives None, with a warning, and `gather_trajectory_groups(after_each=...)` drops
-    it. The cost is booked at `costs/<context>/judge/ruler`.
+    The trajectories are copies: the old reward, those of turns included, is kept as metric
+    `independent_reward`, the explanation as a line of `logs`. Metadata, metrics, logs and failures
+    of the group stay. Tools and additional histories are shown to the judge. With
+    `swallow_exceptions` a group that could not be judged gives None, with a warning, and
+    `gather_trajectory_groups(after_each=...)` drops it. The cost is booked at
+    `costs/<context>/judge/ruler`, unless the judge has a source.
     """
     if not group.trajectories:
         return group
@@ -120,7 +121,8 @@ def _scored(trajectory: Trajectory, score: TrajectoryScore) -> Trajectory:
     judged = attrs.evolve(
         trajectory,
         reward=score.score,
-        metrics={**trajectory.metrics, "independent_reward": trajectory.reward},
+        turn_rewards=[],
+        metrics={**trajectory.metrics, "independent_reward": trajectory.total_reward},
         logs=[*trajectory.logs, line],
     )
     if trajectory.account is not None:
@@ -161,7 +163,8 @@ async def _scores(
             for (i, text), unit in zip(ids.items(), units, strict=True)
         }
 
-    found = await judge.ask(messages, read, schema=list_of("scores", _ITEM))
+    schema = list_of("scores", _ITEM)
+    found = await judge.ask(messages, read, schema=schema, source="judge/ruler")
     return [found[text] for text in rests]
 
 

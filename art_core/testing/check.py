@@ -216,7 +216,7 @@ class RewardCheck:
         self.attempts += 1
         self.usd += math.fsum(call.quote() or 0.0 for call in account.take())
         if isinstance(result, Trajectory):
-            return result.reward
+            return result.total_reward
         return f"{result.reason}: {result}"
 
     async def _rewards(self, name: str, plays: Mapping[str, Play]) -> list[float]:
@@ -307,8 +307,8 @@ class RewardCheck:
         if isinstance(result, Trajectory):
             self._add(
                 "down",
-                f"an endpoint that is down gives the reward {result.reward:.3g}. Let the error "
-                "leave the rollout: the attempt is then a failure, and teaches nothing.",
+                f"an endpoint that is down gives the reward {result.total_reward:.3g}. Let the "
+                "error leave the rollout: the attempt is then a failure, and teaches nothing.",
             )
 
     def _add(self, kind: Kind, text: str) -> None:

@@ -233,7 +233,7 @@ def _difference(one: Outcome, other: Outcome) -> str:
     for turn, (mine, yours) in enumerate(pairs, 1):
         if mine != yours:
             return f"messages {turn}"
-    return "rewards" if not math.isclose(one.reward, other.reward, abs_tol=1e-9) else ""
+    return "rewards" if not math.isclose(one.total_reward, other.total_reward, abs_tol=1e-9) else ""
 
 
 def _by_turn(found: Trajectory) -> list[str]:

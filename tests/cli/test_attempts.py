@@ -34,6 +34,7 @@ def run(shelf):
         reward=0.75,
         turn_rewards=[0.5, -0.25],
         metrics={"right": 1.0},
+        metadata={"usd": 0.00125},
         logs=["a line"],
         additional_histories=[art.History(messages_and_choices=[{"role": "user", "content": "x"}])],
     )
@@ -55,7 +56,7 @@ def test_conversations_are_readable(run, art_command):
     assert printed == [
         "demo/agent  train step 1  3 attempts",
         "",
-        "━━ 1  scenario sky  reward 1  (right 1)",
+        "━━ 1  scenario sky  reward 1  (right 1)  $0.001250",
         "  system:",
         "    Be brief.",
         "  user:",
@@ -96,6 +97,7 @@ def test_attempts_as_json(run, art_command):
     assert (document["step"], len(document["attempts"])) == (1, 4)
     bad, good, failure, _ = document["attempts"]
     assert (bad["reward"], bad["cut_off"], good["cut_off"]) == (-1.0, True, False)
+    assert (bad["usd"], good["usd"]) == (None, 0.00125)
     assert [len(c) for c in good["conversations"]] == [5, 1]
     assert failure["failure"]["type"] == "OSError"
 

@@ -1,8 +1,11 @@
 """Accounts of paid calls, beside what rollouts and models do with them."""
 
+import asyncio
 import copy
+from contextlib import nullcontext
 
 import attrs
+import pytest
 
 import art_core as art
 from art_core.data import account
@@ -68,3 +71,32 @@ def test_the_account_is_no_part_of_a_trajectorys_values():
     assert art.Trajectory(**values) == trajectory == copy.deepcopy(trajectory)
     assert copy.deepcopy(trajectory).account is None
     assert "account" not in values and "Account" not in repr(trajectory)
+
+
+@pytest.mark.parametrize("active", [False, True])
+async def test_an_attempt_knows_what_its_own_calls_cost(active, tmp_path):
+    prices = {"prompt_per_million": 1.0, "completion_per_million": 1.0}
+    model = art.Model(name="m", project="p", base_path=tmp_path, sinks=[])
+
+    @art.track_api_cost(source="x", provider="x", model_name="m", **prices)
+    async def call(tokens):
+        return {"usage": {"prompt_tokens": tokens, "completion_tokens": 0}}
+
+    @art.track_api_cost(source="y", provider="x", model_name="m", **prices)
+    def in_a_thread(tokens):
+        return {"usage": {"prompt_tokens": tokens, "completion_tokens": 0}}
+
+    async def rollout(tokens):
+        await call(tokens)
+        if tokens:
+            await asyncio.to_thread(in_a_thread, 1_000_000)
+        return art.Trajectory()
+
+    with model.metrics_builder("train").activate_context() if active else nullcontext():
+        (group,) = await art.gather_trajectory_groups(
+            [art.TrajectoryGroup(rollout(n) for n in (2_000_000, 3_000_000, 0))], pbar_desc=None
+        )
+    assert [t.metadata.get("usd") for t in group] == [3.0, 4.0, None]
+    row = await model.log([group], split="train", step=1)
+    assert row.metrics["costs/all"] == 7.0
+    await model.close()

@@ -162,6 +162,14 @@ async def test_the_cost_is_booked_and_capped(tmp_path):
     await model.close()
 
 
+async def test_a_cap_can_not_be_kept_without_a_price(tmp_path):
+    with judging(lambda _: '{"score": 1}') as server:
+        judge = art.Judge(model="no-such-judge", base_url=server.url, max_usd=1.0)
+        with pytest.raises(art.RewardError, match="has no known price, so max_usd=1 can't be kept"):
+            await judge.ask(ASK, number)
+    assert len(server.requests) == 1
+
+
 async def test_a_prompted_model_judges_and_is_paid_once(tmp_path):
     with judging(lambda _: '{"score": 1}') as server:
         model = art.Model(

@@ -42,7 +42,7 @@ def server():
 
 @pytest.fixture
 def judge(server):
-    return art.Judge(model="judge-1", base_url=server.url, source="judge/ruler")
+    return art.Judge(model="judge-1", base_url=server.url)
 
 
 async def test_a_group_gets_the_judges_scores_by_id(server, judge):
@@ -193,6 +193,16 @@ async def test_after_each_judges_and_its_cost_is_in_the_row(server, judge, tmp_p
     assert row.metrics["reward/independent_reward"] == 0
     assert row.metrics["reward/mean"] == 0.5
     await model.close()
+
+
+async def test_rewards_of_turns_are_replaced_too(judge):
+    choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}
+    played = art.Trajectory(
+        messages_and_choices=[SYSTEM, QUESTION, choice], reward=1.0, turn_rewards=[0.5]
+    )
+    judged = await art.ruler_score_group(art.TrajectoryGroup([played, attempt("no")]), judge)
+    assert [t.total_reward for t in judged] == [1.0, 0.0]
+    assert judged.trajectories[0].metrics["independent_reward"] == 1.5
 
 
 async def test_a_judged_copy_carries_the_account_of_its_attempt(judge):

@@ -1,5 +1,6 @@
 """Rewards for text, against hand-worked values."""
 
+import os
 import re
 import sys
 import threading
@@ -8,6 +9,7 @@ import pytest
 
 import art_core as art
 from art_core import rewards
+from art_core.rewards import maths
 from art_core.rewards.text import answer_of
 
 
@@ -116,8 +118,48 @@ def test_maths_match_works_in_a_thread():
     assert found == [1.0]
 
 
+@pytest.mark.parametrize("answer", ["9^{9^{9^9}}", "100000!!!!"])
+def test_an_answer_that_takes_too_long_is_wrong_and_the_next_is_compared(answer):
+    assert rewards.maths_match(answer, "42", timeout=0.5) == 0
+    assert rewards.maths_match("40 + 2", "42") == 1
+
+
+def test_a_process_that_has_ended_is_started_again():
+    assert rewards.maths_match("2/4", "0.5") == 1
+    process = maths.comparer._process
+    process._popen.kill()
+    process._popen.wait()
+    with pytest.raises(maths._NoReplyError):
+        process.send("1", "1")
+    assert rewards.maths_match("2/4", "0.5") == 1
+    maths.comparer.close()
+    maths.comparer.close()
+
+
+READY = "print('true', flush=True)\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "problem"),
+    [("", "did not start"), (f"{READY}input()", "the expected answer '1' was not read within 9 s")],
+)
+def test_a_process_that_fails_is_an_error_and_not_a_wrong_answer(program, problem, monkeypatch):
+    monkeypatch.setattr(maths, "_PROGRAM", program)
+    comparer = maths.Comparer()
+    with pytest.raises(art.RewardError, match=problem):
+        comparer.equal("1", "1", 9)
+
+
+def test_a_forked_program_starts_a_process_of_its_own():
+    assert rewards.maths_match("2/4", "0.5") == 1
+    child = os.fork()
+    if not child:
+        os._exit(0 if maths.comparer._process is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_an_expected_text_without_mathematics_is_an_error_not_a_wrong_answer():
-    with pytest.raises(art.RewardError, match="is no mathematics: ''"):
+    with pytest.raises(art.RewardError, match="is not mathematics: ''"):
         rewards.maths_match("2", "")
 
 
