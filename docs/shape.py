@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "art_core"
@@ -166,10 +167,13 @@ def cost_path() -> list[str]:
 
 async def _traced(use: Callable[[Any, _Notebook], Any]) -> list[str]:
     import art_core as art
+    from art_core.log import history
 
     sink = _Notebook()
     spec = art.SinkSpec(name="notebook", create=lambda: sink, summary="keeps rows")
-    with tempfile.TemporaryDirectory() as base:
+    # on a busy machine the timer that syncs the log would run inside the block
+    no_sync = patch.object(history, "SYNC_SECONDS", 3600.0)
+    with no_sync, tempfile.TemporaryDirectory() as base:
         model = art.Model(name="shape", project="docs", base_path=base, sinks=[spec])
         await use(model, sink)  # imports and opens what the first use needs
         with files_entered(CORE) as found:
