@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from art_core.cli.arguments import add_run
@@ -80,6 +80,7 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
         {"run": run.name, "status": state.status, "path": run.path, **remarks},
         [f"{run.name}  {state.status}  {run.path}", *filter(None, remarks.values())],
     )
+    yield Record({"parents": (parents := run.parents())}, map(_ancestry, parents))
     yield _extent(reading)
     if reading.last is not None:
         yield ""
@@ -87,6 +88,12 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
     if reading.last is not None:
         yield ""
     yield cost_table(reading)
+
+
+def _ancestry(parent: Mapping[str, Any]) -> str:
+    usd = parent["costs"].get("all", 0.0)
+    place = f"from {parent['run']} at step {parent['step']}"
+    return f"{place}, which had cost ${usd:,.4f} (not counted here)"
 
 
 def _extent(reading: Timeline) -> Record:

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
+from art_core.base.files import read_json
 from art_core.data.store import (
     EARLIER,
     read_art_groups,
@@ -100,6 +101,12 @@ class LoggedRun:
         """
         names = {"project": self.path.parent.parent.name, "name": self.path.name}
         return names | {"base_model": None, "config": {}} | read_model(self.path)
+
+    def parents(self) -> list[dict[str, Any]]:
+        """Return the runs that this one was forked or merged from: `run`, `path`, `step`, and the
+        `costs` up to that step, which are not in this run's.
+        """
+        return list(read_json(self.path / "parent.json").get("parents", []))
 
     def last_row(self) -> MetricsRow | None:
         """Return the newest whole row; None if there is none."""

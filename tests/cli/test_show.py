@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import art_core as art
 from art_core.cli.sparkline import sparkline
 
 ROWS = (
@@ -59,6 +62,15 @@ def test_the_heading_tells_which_run_and_how_far(shelf, art_command):
     first, second, *_ = art_command("show", "demo/a").splitlines()
     assert first == f"demo/a  finished  {directory}"
     assert second == "step 2, 2 rows, attempt 1"
+
+
+def test_a_fork_shows_its_parent_and_what_that_had_cost(shelf, art_command):
+    directory = shelf.run("fork", {"reward/mean": 0.5, "costs/all": 1.0, "costs/cum/all": 1.0})
+    parent = {"run": "demo/first", "path": "x", "step": 3, "costs": {"all": 1.5}}
+    (directory / "parent.json").write_text(json.dumps({"parents": [parent]}))
+    shown = art_command("show", "fork")
+    assert "from demo/first at step 3, which had cost $1.5000 (not counted here)" in shown
+    assert art.open_run(directory).parents() == [parent]
 
 
 def test_costs_are_a_tree_with_shares_of_the_whole_run(shelf, art_command):

@@ -50,11 +50,12 @@ def art_backends() -> list[BackendSpec]:
 
 @hookimpl
 def art_commands() -> list[CommandSpec]:
-    """Offer `art plan` and `art export-weights`."""
-    from art_local.export import command
-    from art_local.plan_command import COMMAND
+    """Offer `art plan`, `art export-weights` and `art checkpoints`."""
+    from art_local.checkpoints.command import COMMAND as CHECKPOINTS
+    from art_local.export.command import COMMAND as EXPORT
+    from art_local.plan_command import COMMAND as PLAN
 
-    return [COMMAND, command.COMMAND]
+    return [PLAN, EXPORT, CHECKPOINTS]
 
 
 @hookimpl

@@ -307,6 +307,23 @@ async def test_a_step_that_a_request_uses_is_not_deleted(registered, sequences):
     assert await backend.delete_checkpoints(model, ()) == [1]
 
 
+async def test_a_fork_goes_on_from_its_parents_step(registered, make_model, sequences):
+    from art_local.checkpoints.fork import Source, fork
+
+    model, backend = await registered()
+    for _ in range(2):
+        await model.train(_groups_of(sequences), **LEARN)
+    wanted = logprobs(await ask(model, "tiny@1"))
+    await shut(model, backend)
+    fork(Source.of(str(model.run_dir), None, 1), "forked")
+    forked, backend = await registered(make_model("forked"))
+    assert await forked.get_step() == 1
+    assert logprobs(await ask(forked)) == pytest.approx(wanted, abs=1e-5)
+    assert (await forked.train(_groups_of(sequences), **LEARN)).step == 2
+    assert [parent["step"] for parent in art.open_run(forked.run_dir).parents()] == [1]
+    await shut(forked, backend)
+
+
 async def test_another_recipe_than_the_checkpoints_is_refused(registered, make_model, sequences):
     model, backend = await registered()
     await backend.train(model, _groups_of(sequences), **LEARN)

@@ -1,0 +1,1 @@
+"""`art checkpoints`: the checkpoints of runs, listed, deleted, forked, merged and compared."""
