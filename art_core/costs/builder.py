@@ -17,9 +17,9 @@ import attrs
 
 from art_core.base.errors import ConfigError, MetricError, PricingError
 from art_core.base.numbers import number_or_none, text_of
+from art_core.base.spending import note_spent
 from art_core.base.threads import in_scope
 from art_core.costs.ledger import UNPRICED, Ledger
-from art_core.data.account import note_spent
 from art_core.hooks.host import Plugins
 from art_core.metrics.readers import REPORTING, read_usage
 from art_core.metrics.receipt import (

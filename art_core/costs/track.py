@@ -18,11 +18,12 @@ from typing import Any, ParamSpec, TypeVar, cast
 import attrs
 
 from art_core.base.errors import ConfigError
+from art_core.base.spending import active_spending
 from art_core.base.threads import carry_into_threads
 from art_core.costs.builder import MetricsBuilder, active_builder
 from art_core.costs.pending import PendingPayer, book_for, only_scope
 from art_core.costs.stream import TrackedStream
-from art_core.data.account import UNOWNED, active_account, active_spending, before_gatherings
+from art_core.data.account import UNOWNED, active_account, before_gatherings
 from art_core.metrics.receipt import COUNTS, TokenRates, TokenUsage, rates_of
 from art_core.metrics.taxonomy import builtin_taxonomy
 

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from art_core.base.spending import active_spending, note_spent
+
 
 class PaidCall(Protocol):
     """A call whose cost is not in a run yet."""
@@ -37,14 +39,6 @@ class PaidCall(Protocol):
         """Add its cost to a model's metrics builder."""
 
 
-@attrs.define
-class Spending:
-    """US dollars of the paid calls of one attempt."""
-
-    usd: float = 0.0
-
-
-active_spending: ContextVar[Spending | None] = ContextVar("art_active_spending", default=None)
 active_account: ContextVar[Account | None] = ContextVar("art_active_account", default=None)
 _lock = threading.RLock()
 handed_over: deque[tuple[Any, list[PaidCall]]] = deque()
@@ -115,24 +109,6 @@ _checks: list[Callable[[], None]] = []
 def open_account() -> Account:
     """Make an account below the active one."""
     return Account(active_account.get() or UNOWNED)
-
-
-def note_spent(usd: float | None) -> None:
-    """Count a paid call for the attempt that runs in this context, if one does."""
-    spending = active_spending.get()
-    if spending is not None:
-        spending.usd += usd or 0.0
-
-
-@contextmanager
-def counting_dollars() -> Iterator[Spending]:
-    """Count the paid calls of the block and of tasks and threads that it starts."""
-    spending = Spending()
-    token = active_spending.set(spending)
-    try:
-        yield spending
-    finally:
-        active_spending.reset(token)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from art_core.base.errors import ConfigError, RolloutFailure
-from art_core.data.account import counting_dollars
+from art_core.base.spending import counting_dollars
 from art_core.data.trajectory import (
     RolloutResult,
     Trajectory,
