@@ -58,6 +58,8 @@ async def test_a_scenario_is_compared_with_the_mean_of_all_its_earlier_attempts(
     await model.train([group(1.0, 1.0)], **OPTIONS)
     await model.train([group(0.0), group(3.0, scenario="sea")], **OPTIONS)
     await model.train([group(2.0)], **OPTIONS)
+    assert model.run.history.last.metrics["data/step_num_groups_trainable"] == 1.0
+    assert model.run.history.last.metrics["train/num_groups_trainable"] == 1.0
     found = [baselines(model, step) for step in (1, 2, 3, 4)]
     assert found == [[None, None], [0.5], [0.75, 5.0], [0.6]]
 

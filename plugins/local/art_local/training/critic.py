@@ -24,6 +24,8 @@ from art_local.training.windows import ValueTargets, Window, of_loss_tokens
 LEARNING_RATE, CLIP, LAMBDA, GAMMA = 5e-3, 0.2, 0.95, 1.0
 """Unless asked otherwise: `value_learning_rate`, `value_clip`, `gae_lambda`, `gae_gamma`."""
 MAX_GRAD_NORM = 1.0
+STEPS = 10
+"""Steps of the head for each optimizer step of the policy: hidden states are computed only once."""
 NAMES = ("weight", "bias")
 FILE = "value_head.safetensors"
 
@@ -66,18 +68,17 @@ class Critic:
         return filled, {"loss/value_explained_variance": explained_variance(old_N, returns_N)}
 
     def step(self, targets: ValueTargets, config: TrainConfig) -> float:
-        """Take an optimizer step on the clipped value loss; return the loss before it. Raises
-        BackendError, with nothing changed, if it is not finite.
+        """Take optimizer steps on the clipped value loss; return the loss before them. Raises
+        BackendError if it is not finite.
         """
-        loss = value_loss(
-            self.values(targets.hidden_NH),
-            targets.old_N,
-            targets.returns_N,
-            config.value_clip or CLIP,
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step(config.value_learning_rate or LEARNING_RATE, MAX_GRAD_NORM)
-        return float(loss.detach())
+        losses: list[float] = []
+        for _ in range(STEPS):
+            values_N, clip = self.values(targets.hidden_NH), config.value_clip or CLIP
+            loss = value_loss(values_N, targets.old_N, targets.returns_N, clip)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step(config.value_learning_rate or LEARNING_RATE, MAX_GRAD_NORM)
+            losses.append(float(loss.detach()))
+        return losses[0]
 
     def save(self, directory: Path) -> None:
         """Write the state into a checkpoint, if there was a step."""

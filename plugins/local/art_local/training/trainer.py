@@ -210,7 +210,7 @@ class Trainer:
                     value_losses.append(self.critic.step(window.values, step.config))
                 norms.append(self._once(partial(self._optimizer_step, window, step), step))
         except BaseException as error:
-            if value_losses:
+            if step.config.critic:
                 self.critic.load(critic, Path("before the step"))
             if before is not None:
                 self._put_back(before, error)
