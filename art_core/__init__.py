@@ -63,12 +63,7 @@ if TYPE_CHECKING:
     from art_core.rl.config import TrainConfig
     from art_core.rl.losses import LossSpec, LossTokens
     from art_core.rl.schedules import Schedule
-    from art_core.run.retention import (
-        StoredSteps,
-        keep_all,
-        keep_every,
-        keep_recent_and_top,
-    )
+    from art_core.run.checkpoints import StoredSteps, keep_all, keep_every, keep_recent_and_top
     from art_core.sinks.console import console_sink
     from art_core.sinks.protocol import CurrentLine, RunInfo, Sink, SinkSpec
 
@@ -128,7 +123,7 @@ _HOME = {
     "rl.config": ("TrainConfig",),
     "rl.losses": ("LossSpec", "LossTokens"),
     "rl.schedules": ("Schedule",),
-    "run.retention": (
+    "run.checkpoints": (
         "StoredSteps",
         "keep_all",
         "keep_every",

@@ -27,8 +27,13 @@ from art_core.model.teacher import Teacher
 from art_core.rl.config import TrainConfig
 from art_core.rl.schedules import RateOrSchedule, options_at
 from art_core.rl.sft import DEFAULT_LEARNING_RATE
-from art_core.run.checkpoints import Retention, check_resumed
-from art_core.run.retention import KeepCheckpoints, StoredSteps, keep_recent_and_top
+from art_core.run.checkpoints import (
+    KeepCheckpoints,
+    Retention,
+    StoredSteps,
+    check_resumed,
+    keep_recent_and_top,
+)
 from art_core.run.run import CLOSE_SECONDS, Registered
 from art_core.run.scenario_means import ScenarioMeans
 from art_core.sinks.delivery import DeliveryReport
