@@ -46,14 +46,16 @@ async def reward(
 
 async def _value(name: str, part: Any, trajectory: Trajectory, timeout: float | None) -> float:
     try:
-        value = await asyncio.wait_for(_computed(part, trajectory), timeout)
-    except TimeoutError as error:
-        raise RewardError(f"the reward {name!r} took longer than {timeout:g} s") from error
+        async with asyncio.timeout(timeout) as limit:
+            value = await _computed(part, trajectory)
     except Exception as error:
+        if limit.expired():
+            raise RewardError(f"the reward {name!r} took longer than {timeout} s") from error
         raise RewardError(
             f"the reward {name!r} failed ({type(error).__name__}: {error})"
         ) from error
-    number = float(value) if isinstance(value, bool) else number_or_none(value)
+    plain = value.item() if getattr(value, "ndim", None) == 0 else value  # of numpy or torch
+    number = float(plain) if isinstance(plain, bool) else number_or_none(plain)
     if number is None:
         raise RewardError(
             f"the reward {name!r} gave {value!r:.80}, which is not a finite number",

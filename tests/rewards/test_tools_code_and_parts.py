@@ -150,6 +150,19 @@ async def test_a_part_that_raises_or_hangs_makes_the_attempt_a_failure_not_a_zer
     assert second == "the reward 'tests' took longer than 0.05 s"
 
 
+@pytest.mark.parametrize("value", [np.True_, np.float64(1), np.array(1.0), True, 1])
+async def test_single_values_of_other_libraries_are_numbers(value):
+    assert await art.reward(art.Trajectory(), {"p": value}) == 1.0
+
+
+async def test_a_time_limit_inside_a_part_is_its_own_failure():
+    async def slow(_):
+        raise TimeoutError("its server did not answer")
+
+    with pytest.raises(art.RewardError, match=r"'p' failed \(TimeoutError: its server did not"):
+        await art.reward(art.Trajectory(), {"p": slow})
+
+
 async def test_weights_are_checked():
     with pytest.raises(art.ConfigError, match="a weight is given for 'y'"):
         await art.reward(art.Trajectory(), {"x": 1}, weights={"y": 1})
