@@ -120,6 +120,19 @@ def set_earlier_aside(path: Path, start: int) -> None:
         ) from error
 
 
+def tidy_step(
+    run_dir: Path, groups: Sequence[TrajectoryGroup], stored: tuple[int, int], step: int
+) -> None:
+    """Leave only the trained groups in the file of a trained step. `stored` is the step under which
+    they were stored, and the byte of its file at which they begin.
+    """
+    expected, start = stored
+    file = trajectory_file(run_dir, "train", step)
+    if step != expected:
+        start = move_groups(groups, trajectory_file(run_dir, "train", expected), file)
+    set_earlier_aside(file, start)
+
+
 def _lines(groups: Iterable[TrajectoryGroup], *, tokens: bool = True) -> bytes:
     return b"".join(json_line(_line_dict(g, tokens=tokens)) for g in groups)
 

@@ -7,14 +7,13 @@ import logging
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
 
 from art_core.backends import Checkpoint, Endpoint, TrainResult
 from art_core.base.errors import ConfigError, HistoryError
-from art_core.data.store import move_groups, set_earlier_aside, trajectory_file
+from art_core.data.store import tidy_step, trajectory_file
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.log.rundir import append_options
 from art_core.metrics.receipt import GpuTime
@@ -235,7 +234,7 @@ class TrainableModel(Model):
         # The row is written: raising now would make the caller train the step again.
         try:
             append_options(run.info.run_dir, result.step, options)
-            _tidy(run.info.run_dir, groups, (expected, start), result.step)
+            tidy_step(run.info.run_dir, groups, (expected, start), result.step)
         except (HistoryError, OSError) as error:
             log.warning("options and trajectories of step %d: %s", result.step, error)
         if result.checkpoint is not None:
@@ -386,16 +385,3 @@ class TrainableModel(Model):
         finally:
             reports = await super().close(timeout, status=status, error=error)
         return reports
-
-
-def _tidy(
-    run_dir: Path, groups: Sequence[TrajectoryGroup], stored: tuple[int, int], step: int
-) -> None:
-    """Leave only the trained groups in the file of a trained step. `stored` is the step under which
-    they were stored, and the byte of its file at which they begin.
-    """
-    expected, start = stored
-    file = trajectory_file(run_dir, "train", step)
-    if step != expected:
-        start = move_groups(groups, trajectory_file(run_dir, "train", expected), file)
-    set_earlier_aside(file, start)
