@@ -174,7 +174,7 @@ async def test_groups_that_cannot_be_moved_to_their_step_are_told(make, monkeypa
     def full(groups, source, target):
         raise HistoryError(f"cannot store trajectories in {target.name}")
 
-    monkeypatch.setattr("art_core.model.trainable.move_groups", full)
+    monkeypatch.setattr("art_core.data.store.move_groups", full)
     model = make()
     assert await stored_after_a_cancelled_step(model) == {"0001.jsonl": [[0, 1], [2, 3]]}
     assert "trajectories of step 2: cannot store trajectories in 0002.jsonl" in caplog.text
