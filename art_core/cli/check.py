@@ -13,6 +13,7 @@ import attrs
 
 from art_core.base.errors import ConfigError
 from art_core.cli.evaluation import import_target, scenarios_in
+from art_core.cli.judges import add_judges, check_judges
 from art_core.cli.text import counted
 from art_core.environments.environment import makes_environments
 from art_core.hooks.commands import Column, ExitStatus, Output, Record, Table
@@ -34,13 +35,20 @@ those of --scenarios, else the list SCENARIOS, QUESTIONS or TASKS of the module.
 `answer` (--answer) holds the right answer, or a list of turns; --answer may also name a function of
 the module that returns it.
 
-The exit status is 1 when there is a fault.
+With --judges and --pairs, judges are checked: each compares the two answers of every pair in both
+orders, and once more. A pair is a JSON object with `better`, `worse` and perhaps `question`.
+agreement is the share of pairs in which the judge prefers the better answer over both orders,
+consistency the share with the same preference in both orders, repeatability in both tries. These
+calls are real and paid.
+
+The exit status is 1 when there is a fault, or when no judge of known price agrees.
 
 examples:
   art check my_agent:rollout --scenarios val.jsonl
   art check examples/yes_no_maybe.py:rollout
   art check my_agent:rollout --scenarios val.jsonl --answer label --limit 10
   art check my_game.py:Game --answer right_moves
+  art check --judges openai/gpt-4.1-mini,openai/gpt-4.1 --pairs pairs.jsonl
 """
 _ANSWER = "answer"
 _LISTS = ("SCENARIOS", "QUESTIONS", "TASKS")
@@ -53,32 +61,37 @@ _COLUMNS = (
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "check", help="try a reward or an environment with scripted models", epilog=_HELP
+        "check", help="try a reward, an environment or judges before paying", epilog=_HELP
     )
-    parser.add_argument("target", metavar="TARGET", help="the rollout or the environment")
+    parser.add_argument(
+        "target", metavar="TARGET", nargs="?", help="the rollout or the environment"
+    )
     parser.add_argument("--scenarios", type=Path, metavar="FILE")
     parser.add_argument("--answer", default=_ANSWER, metavar="FIELD")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="scenarios to try")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of one attempt")
+    add_judges(parser)
     parser.set_defaults(run=run_check)
 
 
 def run_check(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     """Yield the rewards of the scripted models, the faults, and exit status 1 for any fault."""
+    if arguments.target is None:
+        yield from check_judges(arguments)
+        return
     target, module = import_target(arguments.target)
     scenarios = scenarios_in(arguments.scenarios) if arguments.scenarios else _listed(module)
     checking: Any = check_environment if makes_environments(target) else check
-    found = asyncio.run(
-        checking(
-            target,
-            scenarios[: arguments.limit],
-            answer=_answer(arguments.answer, module),
-            timeout=arguments.timeout,
+    yield from _shown(
+        asyncio.run(
+            checking(
+                target,
+                scenarios[: arguments.limit],
+                answer=_answer(arguments.answer, module),
+                timeout=arguments.timeout,
+            )
         )
     )
-    yield from _shown(found)
-    if found.faults:
-        yield ExitStatus(1)
 
 
 def _answer(name: str, module: ModuleType) -> Any:
@@ -103,6 +116,8 @@ def _shown(found: CheckReport) -> Iterator[Output]:
         "usd_per_attempt": found.usd_per_attempt,
     }
     yield Record(values, lines)
+    if found.faults:
+        yield ExitStatus(1)
 
 
 def _or_lowest(reward: Any) -> float:
