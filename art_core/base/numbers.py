@@ -18,6 +18,11 @@ MAX_COUNT = 2**53
 """The largest count: up to there a float, and JSON, hold every whole number."""
 
 
+def nan_if_none(number: float | None) -> float:
+    """Return a number, NaN for None, which states that it is not known."""
+    return math.nan if number is None else number
+
+
 def number_or_none(value: Any) -> float | None:
     """Return a finite number, or a text of one, as a float; None for other values and for bools."""
     if value is None or type(value).__name__ in {"bool", "bool_"}:

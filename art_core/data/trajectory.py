@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core.base.errors import ConfigError, RolloutFailure, failure_of
-from art_core.base.numbers import number_or_none
+from art_core.base.numbers import nan_if_none, number_or_none
 
 if TYPE_CHECKING:
     from art_core.data.account import Account
@@ -177,16 +177,16 @@ class History:
 class Trajectory(Charged):
     """One attempt: the conversation, its reward, and what the rollout measured about it.
 
-    `reward` is a finite float, earned at the end; `turn_rewards` are empty, or one finite float for
-    each choice of the main conversation, earned there besides. `metrics` are numbers or bools,
-    averaged over the step;
-    `initial_policy_version` and `final_policy_version` are the training steps whose weights made
-    the first and the last choice (filled from the choices when left out). `start_time` and
+    `reward` is a finite float, earned at the end; None is kept as NaN: the outcome is unknown, and
+    the attempt can't be compared. `turn_rewards` are empty, or one finite float for each choice of
+    the main conversation, earned there besides. `metrics` are numbers or bools, averaged over the
+    step; `initial_policy_version` and `final_policy_version` are the training steps whose weights
+    made the first and the last choice (filled from the choices when left out). `start_time` and
     `end_time` without a time zone are the machine's.
     """
 
     messages_and_choices: list[MessageOrChoice] = attrs.field(factory=list)
-    reward: float = 0.0
+    reward: float = attrs.field(default=0.0, converter=nan_if_none)
     turn_rewards: list[float] = attrs.field(factory=list)
     tools: list[dict[str, Any]] | None = None
     additional_histories: list[History] = attrs.field(factory=list)

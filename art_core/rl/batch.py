@@ -98,7 +98,8 @@ def _credits(groups: Sequence[TrajectoryGroup], config: TrainConfig) -> list[lis
         if not all(map(math.isfinite, group.rewards)):
             raise ConfigError(
                 f"a group has rewards that are not finite: {group.rewards}",
-                "Gathering sets such attempts aside: art.gather_trajectory_groups(groups).",
+                "Gathering sets such attempts aside: art.gather_trajectory_groups(groups). "
+                "Attempts of unknown outcome need a judge, or are lessons for model.train_sft.",
             )
     if not config.loss.uses_rewards:
         return [[Credit(0.0) for _ in group] for group in groups]
