@@ -16,7 +16,7 @@ KILLS = '''
 import asyncio, json, os, random, signal, sys, time
 from pathlib import Path
 import art_core as art
-import art_core.hooks.builtin, art_core.model.trainable
+import art_core.hooks.host, art_core.model.trainable
 import torch
 from safetensors.torch import load_file
 import huggingface_hub.hf_file_system, peft, starlette.applications, torch._dynamo, uvicorn
