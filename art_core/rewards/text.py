@@ -171,11 +171,7 @@ def _as_latex(text: str) -> str:
 
 def _require(name: str, extra: str) -> None:
     """Raise ConfigError for a package that is not installed, without importing it."""
-    try:
-        found = find_spec(name)
-    except ValueError:  # it is set aside in sys.modules
-        found = None
-    if found is None:
+    if find_spec(name) is None:
         raise _missing(name, extra)
 
 
