@@ -169,3 +169,17 @@ def test_the_first_loop_trains_and_resumes(monkeypatch, tmp_path):
     rows = list(read_rows(tmp_path / "demo" / "models" / "first-loop" / "history.jsonl"))
     assert [(row.step, row.metrics["reward/mean"]) for row, *_ in rows] == [(1, 1), (2, 1), (3, 1)]
     assert len(made) == 2
+
+
+async def test_a_prompt_is_distilled_from_the_models_own_older_step(example, monkeypatch, tmp_path):
+    monkeypatch.setenv("ART_DIR", str(tmp_path))
+    monkeypatch.setenv("ART_SINKS", "")
+    backend = EchoBackend(reply=lambda messages, step: "yes it is")
+    monkeypatch.setattr("art_core.model.trainable.make_backend", lambda name: backend)
+    await example("distil_a_prompt.py")["main"](steps=2)
+    rows = list(read_rows(tmp_path / "demo" / "models" / "distil-a-prompt" / "history.jsonl"))
+    assert [row.metrics["reward/words"] for row, *_ in rows] == [3, 3]
+    # the weights of step 0 are the teacher's; each step of an echo has others
+    first, second = (row.metrics["loss/teacher_kl"] for row, *_ in rows)
+    assert first == 0
+    assert second != 0

@@ -21,7 +21,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
 """How servers are asked for the log-probs of a prompt: art-core's and most others, those that
 sample at least one token, and vLLM's own parameter."""
 _OTHER_FORM = (400, 404, 405, 422, 500, 501)
-_KEY = (401, 403)
+_KEY, _UNKNOWN = (401, 403), 404
 
 
 @attrs.frozen
@@ -62,13 +62,7 @@ class Scorer:
             try:
                 found = await self._asked(client, fields, ids)
             except package.APIStatusError as error:
-                if error.status_code in _KEY:
-                    raise ConfigError(
-                        f"{self.model!r} does not accept the API key: {_reason(error)}",
-                        "Give api_key=...",
-                    ) from error
-                if error.status_code not in _OTHER_FORM:
-                    raise BackendError(f"{self.model!r} is not ready: {_reason(error)}") from error
+                self._check_status(error)
                 reasons[form] = _reason(error)
             except package.APIError as error:
                 raise BackendError(f"{self.model!r} can't be reached: {_reason(error)}") from error
@@ -82,6 +76,18 @@ class Scorer:
             f"give ({told})",
             "Serve it with vLLM, SGLang or a backend of art-core.",
         )
+
+    def _check_status(self, error: Any) -> None:
+        """Raise the error of a status that another form of the request would not change."""
+        reason = _reason(error)
+        if error.status_code in _KEY:
+            raise ConfigError(
+                f"{self.model!r} does not accept the API key: {reason}", "Give api_key=..."
+            ) from error
+        if error.status_code == _UNKNOWN and self.model in reason:
+            raise ConfigError(f"no model {self.model!r} is served there: {reason}") from error
+        if error.status_code not in _OTHER_FORM:
+            raise BackendError(f"{self.model!r} is not ready: {reason}") from error
 
     async def _asked(
         self, client: AsyncOpenAI, fields: Mapping[str, Any], ids: Sequence[int]

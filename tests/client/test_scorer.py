@@ -69,6 +69,14 @@ async def test_a_key_or_a_limit_is_no_lack_of_log_probs(server, scorer, status, 
     assert len(server.asked) == 1
 
 
+async def test_a_name_that_is_not_served_is_no_lack_of_log_probs(server, scorer):
+    answer = {"error": {"message": "The model `teacher` does not exist."}}
+    server.completion = lambda body: (404, answer)
+    with pytest.raises(ConfigError, match="no model 'teacher' is served there: 404, The model"):
+        await scorer.tried(IDS)
+    assert len(server.asked) == 1
+
+
 async def test_an_endpoint_that_is_gone_is_an_error(server, scorer):
     server.close()
     with pytest.raises(BackendError, match="can't be reached"):
