@@ -71,6 +71,8 @@ class LocalBackend:
     - `deterministic`: the same requests with the same seeds give the same bits, whatever else runs:
       log-probs, weights and metrics of a resumed run are those of an uninterrupted one. For the
       embedded engine on a CPU; sampling is slower.
+    - `accept_changes`: go on from a checkpoint of another rank, alpha or loss, which is an error
+      otherwise.
     - `context_length`: of the served models; by default the base model's own.
     - `served_steps`: steps whose weights stay in memory for `name@step`, by default the newest and
       the one before; others are loaded on request.
@@ -95,7 +97,12 @@ class LocalBackend:
             options=given,
             placement=where,
             engine=choose(given, where),
-            card=AdapterCard(lora=lora, seed=given.seed, quantization=quantization),
+            card=AdapterCard(
+                lora=lora,
+                seed=given.seed,
+                quantization=quantization,
+                accept_changes=given.accept_changes,
+            ),
             loader=loader,
             chat_template=read_template(given.chat_template),
             device_lock=DeviceLock(),

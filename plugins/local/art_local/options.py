@@ -44,6 +44,7 @@ class LocalOptions:
     chat_template: str | os.PathLike[str] | None = None
     seed: int = 0
     deterministic: bool = False
+    accept_changes: bool = False
     max_batch_size: int = _checked(count, 64)
     context_length: int | None = _checked(optional(count), None)
     served_steps: int = _checked(count, 2)

@@ -328,8 +328,49 @@ async def test_another_recipe_than_the_checkpoints_is_refused(registered, make_m
     model, backend = await registered()
     await backend.train(model, _groups_of(sequences), **LEARN)
     await shut(model, backend)
-    with pytest.raises(art.ConfigError, match="lora_rank=4, this run asks for 2"):
+    with pytest.raises(art.ConfigError, match="lora_rank=4, this run asks for 2.*accept_changes"):
         await registered(make_model(), lora_rank=2)
+    with pytest.raises(art.ConfigError, match="full_finetune=False, this run asks for True"):
+        await registered(make_model(), full_finetune=True, accept_changes=True)
+
+
+async def test_another_rank_is_accepted_and_changes_nothing_if_it_is_higher(
+    registered, make_model, sequences, caplog
+):
+    model, backend = await registered()
+    await model.train(_groups_of(sequences), **LEARN)
+    wanted = logprobs(await ask(model))
+    await shut(model, backend)
+    again, backend = await registered(make_model(), lora_rank=6, lora_alpha=6, accept_changes=True)
+    assert "LoRA rank 4 alpha 8, continued with rank 6 alpha 6" in caplog.text
+    assert logprobs(await ask(again)) == pytest.approx(wanted, abs=1e-5)
+    await again.train(_groups_of(sequences), **LEARN)
+    assert logprobs(await ask(again, "tiny@1")) == pytest.approx(wanted, abs=1e-5)
+    await shut(again, backend)
+    lower, backend = await registered(make_model(), lora_rank=2, accept_changes=True)
+    assert await lower.get_step() == 2
+    await shut(lower, backend)
+
+
+async def test_another_loss_on_resume_is_shown_and_can_be_accepted(
+    registered, make_model, sequences, caplog
+):
+    model, backend = await registered()
+    await model.train(_groups_of(sequences), **LEARN)
+    other = LEARN | {"epsilon": 0.5}
+    await model.train(_groups_of(sequences), **other)  # in one process it is a choice
+    await shut(model, backend)
+    again, backend = await registered(make_model())
+    with pytest.raises(
+        art.ConfigError, match="epsilon=0.5, this step asks for 1.0.*accept_changes"
+    ):
+        await again.train(_groups_of(sequences), **LEARN)
+    assert (await again.train(_groups_of(sequences), **other)).step == 3
+    await shut(again, backend)
+    again, backend = await registered(make_model(), accept_changes=True)
+    assert (await again.train(_groups_of(sequences), **LEARN)).step == 4
+    assert "step 3 was trained with" in caplog.text
+    await shut(again, backend)
 
 
 async def test_a_run_resumes_over_the_same_base_model_wherever_it_lies(
@@ -372,6 +413,7 @@ async def test_a_step_trained_over_another_base_model_is_neither_served_nor_a_re
         await backend.train(model, _groups_of(sequences), **LEARN)
     manifest = model.run_dir / "checkpoints" / "0001" / "manifest.json"
     stored = json.loads(manifest.read_text())
+    del stored["sha256"]
     manifest.write_text(json.dumps(stored | {"base_fingerprint": "0" * 64}))
     with pytest.raises(openai.APIStatusError):
         await ask(model, "tiny@1")

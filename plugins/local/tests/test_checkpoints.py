@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import textwrap
 import pytest
 
 from art_core.base.errors import BackendError
-from art_local.session.checkpoints import MANIFEST, CheckpointStore
+from art_local.session.checkpoints import DIGEST, MANIFEST, CheckpointStore, DamagedError
 
 
 @pytest.fixture
@@ -133,16 +134,54 @@ def test_a_corrupted_checkpoint_is_set_aside_and_the_one_before_it_is_used(store
     assert "is corrupted: weights has" in caplog.text
 
 
+def test_a_changed_byte_of_any_file_is_found(store):
+    """Of the manifest, too, whose settings would be refused for another reason, or be believed."""
+    store.write(1, fill, {"lora_rank": 4, "base_fingerprint": "f" * 64})
+    store.write(2, fill, {"lora_rank": 4, "base_fingerprint": "f" * 64})
+    chance = random.Random(3)
+    for file in sorted(store.path(2).iterdir()):
+        whole = file.read_bytes()
+        for place in {chance.randrange(len(whole)) for _ in range(40)}:
+            changed = bytearray(whole)
+            changed[place] ^= 1 << chance.randrange(7)
+            file.write_bytes(changed)
+            if means_the_same(file.name, whole, changed):
+                assert store.read(2).manifest["lora_rank"] == 4
+                continue
+            with pytest.raises(DamagedError):
+                store.read(2)
+        file.write_bytes(whole)
+    assert store.newest_whole().step == 2
+
+
+def means_the_same(name, whole, changed):
+    """Return whether a changed manifest has the same entries: a blank became another one, or the
+    name of its hash is another.
+    """
+    if name != MANIFEST:
+        return False
+    try:
+        entries = [json.loads(text) for text in (whole, changed)]
+    except ValueError:
+        return False
+    return entries[0] == entries[1] or DIGEST not in entries[1]
+
+
 def test_a_directory_without_a_manifest_is_no_checkpoint(store):
     store.path(4).mkdir(parents=True)
     assert store.steps() == []
     assert store.newest_whole() is None
 
 
+def later(manifest):
+    """Return a manifest of a schema that is not known here."""
+    return {key: value for key, value in manifest.items() if key != DIGEST} | {"schema": 99}
+
+
 def test_a_checkpoint_of_a_later_schema_says_to_update(store):
     path = store.write(1, fill, {}).path
     manifest = json.loads((path / MANIFEST).read_text())
-    (path / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+    (path / MANIFEST).write_text(json.dumps(later(manifest)))
     with pytest.raises(BackendError, match="schema 99.*Update art-local"):
         store.read(1)
 
@@ -153,7 +192,7 @@ def test_a_checkpoint_that_cannot_be_read_here_is_no_reason_to_take_an_older_one
     store.write(1, fill, {})
     manifest = store.write(2, fill, {}).path / MANIFEST
     told = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**told, "schema": 99}))
+    manifest.write_text(json.dumps(later(told)))
     with pytest.raises(BackendError, match="Update art-local"):
         store.newest_whole()
     manifest.write_text(json.dumps(told))

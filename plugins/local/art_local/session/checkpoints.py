@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from art_core.base.errors import BackendError, ConfigError
 from art_local.engine.protocol import StepWeights
+from art_local.session.changes import refitted
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,8 @@ log = logging.getLogger("art_local")
 MANIFEST = "manifest.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 SCHEMA = 1
+DIGEST = "sha256"
+"""The manifest's own hash; checkpoints of earlier releases have none."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LOCK_TIMEOUT_S = 600.0
 
@@ -49,12 +52,14 @@ class StoredCheckpoint:
 @attrs.frozen(kw_only=True)
 class AdapterCard:
     """LoRA of a rank and alpha (None: all weights are trained), initialized from a seed, over a
-    base that may be quantized ("nf4").
+    base that may be quantized ("nf4"). With `accept_changes`, checkpoints of another rank, alpha or
+    quantization are taken.
     """
 
     lora: tuple[int, int] | None
     seed: int
     quantization: str | None = None
+    accept_changes: bool = False
 
     def __str__(self) -> str:
         return (
@@ -72,15 +77,25 @@ class AdapterCard:
         }
 
     def check(self, stored: StoredCheckpoint) -> None:
-        """Raise ConfigError for a checkpoint with other settings."""
-        for key, value in self.manifest().items():
-            found = stored.manifest.get(key)
-            if found != value:
-                raise ConfigError(
-                    f"checkpoint {stored.path} was trained with {key}={found!r}, this run "
-                    f"asks for {value!r}",
-                    "Use the same options to resume, or another model name to start afresh.",
-                )
+        """Raise ConfigError for a checkpoint with other settings, with all differences; with
+        `accept_changes` only for one of all weights, or if all weights are trained now.
+        """
+        different = {
+            key: (stored.manifest.get(key), value)
+            for key, value in self.manifest().items()
+            if stored.manifest.get(key) != value
+        }
+        if not different or (self.accept_changes and "full_finetune" not in different):
+            return
+        texts = [
+            f"{key}={was!r}, this run asks for {now!r}" for key, (was, now) in different.items()
+        ]
+        remedy = "Use the same options to resume, or another model name to start afresh"
+        accept = ", or continue with accept_changes=True"
+        raise ConfigError(
+            f"checkpoint {stored.path} was trained with {'; with '.join(texts)}",
+            f"{remedy}{'' if 'full_finetune' in different else accept}.",
+        )
 
 
 @attrs.frozen
@@ -148,6 +163,8 @@ class CheckpointStore:
         path = self.path(step)
         try:
             manifest = json.loads((path / MANIFEST).read_bytes())
+            if manifest.get(DIGEST, _digest(manifest)) != _digest(manifest):
+                raise DamagedError(f"checkpoint {path} is corrupted: {MANIFEST} was changed")
             if manifest["schema"] != SCHEMA:
                 raise BackendError(
                     f"checkpoint {path} has schema {manifest['schema']!r}, this art-local "
@@ -269,6 +286,27 @@ def check_fits(stored: StoredCheckpoint, identity: BaseIdentity, setup: SessionS
     setup.card.check(stored)
 
 
+def has_rank_of(stored: StoredCheckpoint, policy: Policy) -> bool:
+    """Return whether a checkpoint's adapter has the rank and alpha of the policy's."""
+    was = stored.manifest.get("lora_rank"), stored.manifest.get("lora_alpha")
+    return policy.lora is None or was == policy.lora
+
+
+def read_fitting(stored: StoredCheckpoint, policy: Policy) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's parameters, of another rank and alpha in those of the policy."""
+    tensors = policy.read(stored.path)
+    if policy.lora is None or has_rank_of(stored, policy):
+        return tensors
+    was = int(stored.manifest["lora_rank"]), int(stored.manifest["lora_alpha"])
+    log.warning(
+        "%s has LoRA rank %d alpha %d, continued with rank %d alpha %d; its optimizer begins anew",
+        stored.path,
+        *was,
+        *policy.lora,
+    )
+    return refitted(tensors, was, policy.lora, policy.trained())
+
+
 def stored_weights(
     store: CheckpointStore, identity: BaseIdentity, setup: SessionSetup, policy: Policy, step: int
 ) -> StepWeights:
@@ -280,7 +318,7 @@ def stored_weights(
 
     def merged() -> Mapping[str, torch.Tensor]:
         with setup.device_lock.hold(f"loading step {step}", LOCK_TIMEOUT_S):
-            return policy.serving_of(policy.read(found.path))
+            return policy.serving_of(read_fitting(found, policy))
 
     def write(directory: Path) -> None:
         for file in ADAPTER_FILES:
@@ -294,13 +332,19 @@ def _manifest(directory: Path, step: int, about: Mapping[str, Any]) -> dict[str,
         p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}
         for p in sorted(directory.iterdir())
     }
-    return {
+    manifest = {
         "schema": SCHEMA,
         "step": step,
         "created_at": datetime.now(UTC).isoformat(),
         **about,
         "files": files,
     }
+    return {**manifest, DIGEST: _digest(manifest)}
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    entries = {key: value for key, value in manifest.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

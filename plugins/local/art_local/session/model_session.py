@@ -38,12 +38,16 @@ from art_local.models.load import (
 )
 from art_local.models.placement import Placement, placement
 from art_local.options import LocalOptions
+from art_local.session.changes import check_loss, loss_settings
 from art_local.session.checkpoints import (
     CHAT_TEMPLATE,
     LOCK_TIMEOUT_S,
     AdapterCard,
     CheckpointStore,
+    StoredCheckpoint,
     check_fits,
+    has_rank_of,
+    read_fitting,
     stored_weights,
     template_for,
 )
@@ -96,6 +100,8 @@ class ModelSession:
         self.model, self.name, self.identity, self.shared = model, model.name, identity, shared
         self.store, self.policy, self.engine = store, policy, engine
         self.step, self._reference_step = 0, 0
+        self._loss: dict[str, Any] = {}
+        self._has_resumed = False
         self._setup, self._tokenizer, self._chat_template = setup, tokenizer, chat_template
         self._asleep = shared.asleep if shared else engine.asleep
         self.trainer = Trainer(
@@ -131,7 +137,8 @@ class ModelSession:
         something fails, everything started here is closed.
         """
         store = CheckpointStore(model.run_dir / "checkpoints")
-        template = template_for(setup.chat_template, store.newest(step))
+        found = store.newest_whole() if step is None else store.older(step)
+        template = template_for(setup.chat_template, found.path if found else None)
         tokenizer = load_tokenizer(identity.directory, template)
         architecture = type(base).__name__
         if shared is None:
@@ -156,7 +163,7 @@ class ModelSession:
                 tokenizer=tokenizer,
                 chat_template=template,
             )
-            session._start(step)
+            session._start(step, found)
         except BaseException:
             if shared is None:
                 asyncio.run(engine.close())
@@ -188,6 +195,9 @@ class ModelSession:
         checkpoint written, if the engine does not accept the new weights or has ended.
         """
         batch, before = training_batch(groups, config, critic=True), self.step
+        if self._has_resumed:
+            check_loss(self._loss, config, before, accept=self._setup.options.accept_changes)
+        self._loss, self._has_resumed = loss_settings(config.loss), False
 
         def work() -> dict[str, float]:
             label, reference = f"train step {before + 1}", self._reference(config)
@@ -234,10 +244,10 @@ class ModelSession:
         kept = {*keep, self._reference_step}
         return self.served.without_leased(lambda leased: self.store.delete(kept | leased))
 
-    def _start(self, step: int | None) -> None:
+    def _start(self, step: int | None, found: StoredCheckpoint | None) -> None:
         if self.shared:
             wait_ready(self.shared.engine, progress=self._setup.options.progress)
-        self._resume(step)
+        self._resume(step, found)
         self._check_agreement()
         self._host.start()
         log.info(
@@ -250,20 +260,22 @@ class ModelSession:
             self._host.base_url,
         )
 
-    def _resume(self, step: int | None) -> None:
-        """Load and serve the newest whole checkpoint, if any.
+    def _resume(self, step: int | None, found: StoredCheckpoint | None) -> None:
+        """Load and serve a checkpoint, if there is one; with a `step`, set later ones aside.
 
-        With a `step`, load that one and set later ones aside. Raises ConfigError for a checkpoint
-        of another base model or adapter, and for a step without a checkpoint.
+        Raises ConfigError for a checkpoint of another base model or adapter.
         """
-        found = self.store.newest_whole() if step is None else self.store.older(step)
         if found is not None:
             check_fits(found, self.identity, self._setup)
-            self.policy.load(self.policy.read(found.path), found.path)
-            stored = {phase: found.path / name for phase, name in OPTIMIZERS.items()}
-            states = {phase: load_file(file) for phase, file in stored.items() if file.exists()}
-            self.trainer.load_states(states, found.path)
+            self.policy.load(read_fitting(found, self.policy), found.path)
+            if has_rank_of(found, self.policy):
+                files = {phase: found.path / name for phase, name in OPTIMIZERS.items()}
+                states = {phase: load_file(file) for phase, file in files.items() if file.exists()}
+                self.trainer.load_states(states, found.path)
             self.trainer.critic.read(found.path)
+            self._loss = dict(found.manifest.get("loss") or {})
+            # not of a fork, which may have another loss
+            self._has_resumed = found.manifest.get("model") == self.name
             self.policy.generator.set_state(load_file(found.path / RNG)["generator"])
             self.step = found.step
         if step is not None:
@@ -310,7 +322,7 @@ class ModelSession:
             if step:
                 found = self.store.read(step)
                 check_fits(found, self.identity, self._setup)
-                return self.policy.read(found.path)
+                return read_fitting(found, self.policy)
             return None if self.policy.is_lora else self._base_weights()
 
         return tensors
@@ -361,6 +373,7 @@ class ModelSession:
             "seed": self._setup.card.seed,
             "dtype": str(self.policy.dtype).removeprefix("torch."),
             "reference_step": self._reference_step,
+            "loss": self._loss,
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
 
