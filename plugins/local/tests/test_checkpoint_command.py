@@ -173,11 +173,13 @@ def test_a_run_in_use_is_not_pruned(written, command):
 
 def test_a_fork_has_its_parents_checkpoint_and_does_not_count_its_costs(written, command):
     parent = written()
+    (parent / "sft.json").write_text('{"plans": []}')
     made = answered(command, "fork", "one", "two", "--step", "3")
     assert [p["run"] for p in made["parents"]] == ["demo/one"]
     assert made["parents"][0]["costs"]["all"] == pytest.approx(1.5)
     fork = art.open_run(parent.with_name("two"))
     assert steps(fork.path) == [3]
+    assert (fork.path / "sft.json").read_text() == '{"plans": []}'
     assert CheckpointStore(fork.path / "checkpoints").read(3).step == 3
     assert fork.costs().total == {}
     assert fork.model()["config"] == {"a": 1}

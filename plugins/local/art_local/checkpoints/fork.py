@@ -17,6 +17,7 @@ from art_core.base.files import replace_json
 from art_local.session.checkpoints import MANIFEST, CheckpointStore, StoredCheckpoint
 
 PARENT = "parent.json"
+SFT_PLANS = "sft.json"
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +77,9 @@ def fork(source: Source, name: str) -> Path:
         place.mkdir(parents=True)
         for file in (*source.stored.manifest["files"], MANIFEST):
             linked_or_copied(source.stored.path / file, place / file)
+        # an unfinished supervised fine-tuning goes on in the fork
+        if (plans := source.run.path / SFT_PLANS).is_file():
+            shutil.copy2(plans, aside / SFT_PLANS)
 
     return new_run([source], name, fill, {"kind": "fork"})
 
