@@ -66,6 +66,19 @@ _COLUMNS = (
 )
 
 
+_COMPARED = (
+    Column(key="a"),
+    Column(key="b"),
+    Column(key="mean", heading="a - b", form="+.4f"),
+    Column(key="low", form="+.4f"),
+    Column(key="high", form="+.4f"),
+    Column(key="pairs"),
+    Column(key="planned"),
+    Column(key="better"),
+    Column(key="saved", form=".0%"),
+)
+
+
 def add(commands: Any) -> None:
     """Add both commands to the parser."""
     parser = commands.add_parser(
@@ -87,6 +100,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--rollout", metavar="TARGET", help="run the models, by module:function")
     parser.add_argument("--scenarios", type=Path, metavar="FILE", help="what to run them on")
     parser.add_argument("--split", default="val", help="the split that was logged (default: val)")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     _add_running(parser)
     parser.set_defaults(run=run_compare)
 
@@ -111,7 +125,8 @@ def run_eval(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
 
 
 def _printed(found: Sequence[Evaluation], *, in_markdown: bool) -> Iterator[Output]:
-    yield from (_markdown if in_markdown else _table)([_row(each) for each in found])
+    rows = [_row(each) for each in found]
+    yield from _markdown(rows, _COLUMNS) if in_markdown else _table(rows)
 
 
 async def _evaluated(
@@ -141,11 +156,17 @@ def run_compare(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
         raise ConfigError("to run the models, compare needs --rollout and --scenarios")
     if arguments.rollout is None:
         sides = [_logged(name, arguments) for name in (arguments.a, arguments.b)]
-        found = paired(*sides, names=(arguments.a, arguments.b))
+        yield _verdict(paired(*sides, names=(arguments.a, arguments.b)), arguments)
     else:
-        found = asyncio.run(_compared(arguments))
+        yield _verdict(asyncio.run(_compared(arguments)), arguments)
+
+
+def _verdict(found: Comparison, arguments: argparse.Namespace) -> Record:
     values = attrs.asdict(found) | {"better": found.better, "saved": found.saved}
-    yield Record(values, [str(found)])
+    if not arguments.markdown:
+        return Record(values, [str(found)])
+    row = {"a": found.a, "b": found.b, **attrs.asdict(found.difference)} | values
+    return Record(values, list(_markdown([row], _COMPARED)))
 
 
 async def _compared(arguments: argparse.Namespace) -> Comparison:
@@ -308,9 +329,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> Iterator[Output]:
     yield Table(name="evaluations", rows=rows, columns=_COLUMNS)
 
 
-def _markdown(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield "| " + " | ".join(column.title for column in _COLUMNS) + " |"
-    yield "|" + "---|" * len(_COLUMNS)
+def _markdown(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> Iterator[str]:
+    yield "| " + " | ".join(column.title for column in columns) + " |"
+    yield "|" + "---|" * len(columns)
     for row in rows:
-        cells = (format(row[column.key], str(column.form)) for column in _COLUMNS)
+        cells = (format(row[column.key], str(column.form)) for column in columns)
         yield "| " + " | ".join(cells) + " |"

@@ -91,6 +91,11 @@ def test_steps_of_a_run_and_a_prompted_model_are_evaluated(trained, art_command,
     assert rows[0]["k"] == 2
     printed = art_command("compare", "agent@1", "agent@0")
     assert "agent@1 is better" in printed
+    table = art_command("compare", "agent@1", "agent@0", "--markdown").splitlines()
+    assert table[0] == "| a | b | a - b | low | high | pairs | planned | better | saved |"
+    assert table[2] == (
+        "| agent@1 | agent@0 | +1.0000 | +1.0000 | +1.0000 | 25 | 25 | agent@1 | 0% |"
+    )
     printed = art_command(*EVAL, "--models", "agent@best", "--markdown")
     assert printed.splitlines()[2].startswith("| agent | 1 | 1.0000 | 1.0000 | 1.0000 |")
 
