@@ -77,6 +77,16 @@ def scales(name: str, value: Any) -> None:
         scale(f"{name}[{key!r}]", each)
 
 
+def rate(name: str, value: Any) -> None:
+    """Take a finite number above 0; the error for a schedule names what takes one."""
+    if callable(value):
+        raise ConfigError(
+            f"{name} of one step is a number, got {value!r:.80}",
+            "model.train takes a schedule or a function, and finds the rate of its step.",
+        )
+    positive(name, value)
+
+
 def price(name: str, value: Any) -> None:
     """Take a price: a finite number of any kind, of at least 0."""
     price_of(name, value)
@@ -170,7 +180,7 @@ class TrainConfig:
     - `save_checkpoint`: write a checkpoint after the step.
     """
 
-    learning_rate: float = _field(positive, default=1e-5)
+    learning_rate: float = _field(rate, default=1e-5)
     loss_fn: str | LossSpec | LossPreset = attrs.field(default="cispo")
     distill_coef: float | None = _optional(positive)
     epsilon: float | None = _optional(positive)

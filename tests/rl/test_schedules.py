@@ -96,3 +96,8 @@ async def test_a_schedule_that_has_ended_is_refused_before_groups_are_stored(tmp
     assert not (model.run_dir / "trajectories" / "train" / "0002.jsonl").exists()
     await model.close()
     await backend.close()
+
+
+def test_the_options_of_one_step_name_what_takes_a_schedule():
+    with pytest.raises(ConfigError, match="learning_rate of one step is a number.*model.train"):
+        art.TrainConfig(learning_rate=art.Schedule(1e-5))
