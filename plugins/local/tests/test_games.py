@@ -1,0 +1,46 @@
+"""The games among the examples on a CPU: real weights, a real endpoint, an older step beside."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from art_core.log.reader import LoggedRun
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def program(monkeypatch, tmp_path, tiny_directory):
+    """Run an example as a program on a tiny model, and return the run that it logged."""
+    pytest.importorskip("plotext")
+    monkeypatch.setenv("ART_DIR", str(tmp_path))
+    monkeypatch.setenv("ART_SINKS", "")
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, "--base-model", str(tiny_directory), *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        (found,) = tmp_path.glob("*/models/*")
+        return LoggedRun(found)
+
+    return run
+
+
+def test_2048_trains_on_a_cpu(program):
+    run = program("game_2048.py", "--steps", "1")
+    assert run.last_row().metrics["data/step_num_trajectories"] == 32
+    assert run.curve("reward/moves").keys() == {1}
+
+
+def test_tic_tac_toe_plays_against_an_older_step_on_a_cpu(program):
+    run = program("tic_tac_toe.py", "--steps", "2", "--random-steps", "1")
+    assert run.curve("reward/mean").keys() == {1, 2}
+    for split in ("random", "older"):
+        assert run.curve(f"{split}/reward").keys() == {0, 2}
+    (row,) = (row for row in run.rows(split="train") if row.step == 2)
+    assert row.metrics["data/prefix_breaks"] == 0
