@@ -192,6 +192,9 @@ def test_a_fork_has_its_parents_checkpoint_and_does_not_count_its_costs(written,
 def test_a_fork_is_refused_where_it_cannot_be_made(written, command):
     written()
     assert "no checkpoint of step 9; there are: 1, 2" in command("fork", "one@9", "x", status=2)
+    manifest = art.open_run(written("afar")).checkpoints()[6] / "manifest.json"
+    manifest.write_text(json.dumps({"step": 6}))
+    assert "has no weights on this machine" in command("fork", "afar", "x", status=2)
     assert "demo/one exists already" in command("fork", "one", "one", status=2)
     assert "can't be a directory's name" in command("fork", "one", "a/b", status=2)
 

@@ -13,7 +13,7 @@ import attrs
 
 from art_core import LoggedRun, Model, open_run
 from art_core.base.errors import ConfigError
-from art_core.base.files import replace_json
+from art_core.base.files import read_json, replace_json
 from art_local.session.checkpoints import MANIFEST, CheckpointStore, StoredCheckpoint
 
 PARENT = "parent.json"
@@ -43,7 +43,13 @@ class Source:
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             there = ", ".join(map(str, steps)) or "none"
             raise ConfigError(f"{run.name} has {wanted}; there are: {there}", "Give one of these.")
-        return cls(run=run, stored=store.read(steps[-1] if step is None else step))
+        step = steps[-1] if step is None else step
+        if "files" not in read_json(store.path(step) / MANIFEST):
+            raise ConfigError(
+                f"checkpoint {step} of {run.name} has no weights on this machine",
+                "Give a run that was trained with local or unsloth.",
+            )
+        return cls(run=run, stored=store.read(step))
 
     @property
     def name(self) -> str:

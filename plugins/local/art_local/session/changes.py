@@ -89,3 +89,17 @@ def check_loss(was: Mapping[str, Any], config: TrainConfig, step: int, *, accept
             text, "Use the same loss, or continue with art.backend(..., accept_changes=True)."
         )
     log.warning("%s", text)
+
+
+def warn_of_threads(manifest: Mapping[str, Any]) -> None:
+    """Log a warning if a checkpoint was written with another number of threads, which changes the
+    order of sums.
+    """
+    was, now = manifest.get("threads"), torch.get_num_threads()
+    if was not in (None, now):
+        log.warning(
+            "the checkpoint was written with %s threads, and there are %d now: the run is not "
+            "bit-exact (OMP_NUM_THREADS, torch.set_num_threads)",
+            was,
+            now,
+        )

@@ -38,7 +38,7 @@ from art_local.models.load import (
 )
 from art_local.models.placement import Placement, placement
 from art_local.options import LocalOptions
-from art_local.session.changes import check_loss, loss_settings
+from art_local.session.changes import check_loss, loss_settings, warn_of_threads
 from art_local.session.checkpoints import (
     CHAT_TEMPLATE,
     LOCK_TIMEOUT_S,
@@ -267,6 +267,8 @@ class ModelSession:
         """
         if found is not None:
             check_fits(found, self.identity, self._setup)
+            if self._setup.options.deterministic:
+                warn_of_threads(found.manifest)
             self.policy.load(read_fitting(found, self.policy), found.path)
             if has_rank_of(found, self.policy):
                 files = {phase: found.path / name for phase, name in OPTIMIZERS.items()}
@@ -374,6 +376,7 @@ class ModelSession:
             "dtype": str(self.policy.dtype).removeprefix("torch."),
             "reference_step": self._reference_step,
             "loss": self._loss,
+            "threads": torch.get_num_threads(),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
 
