@@ -104,11 +104,8 @@ KILLED = """
         model = art.TrainableModel(
             name="killed", project="p", base_model=base_model, base_path=base_path, sinks=[]
         )
-        await model.register(
-            Dies(
-                device="cpu", dtype="float32", progress=False, full_finetune=True, deterministic=True
-            )
-        )
+        options = {"dtype": "float32", "full_finetune": True, "deterministic": True}
+        await model.register(Dies(device="cpu", progress=False, **options))
         await model.train_sft(file, learning_rate=1e-3, batch_size=4, epochs=2)
 
     asyncio.run(main(*sys.argv[1:]))
