@@ -21,6 +21,7 @@ from art_core.cli.main import main, parser
 from art_core.cli.new import _KINDS as KINDS
 from art_core.cli.output import print_json
 from art_core.data.store import append_groups, trajectory_file
+from art_core.testing.echo import EchoBackend
 
 ROW = {
     "reward/mean": 1 / 3,
@@ -123,6 +124,9 @@ CALLS = {
     "costs": [["a"], ["empty"], ["a", "--per-step"], ["a", "--step", "1"], ["a", "--reconcile"]],
     "plot": [["a", "reward/mean"], ["a", "reward/mean", "--out", "x.svg"]],
     "export": [["a", "--out", "x.csv"]],
+    "import traces": [["a"], ["chat.jsonl", "--messages-only"]],
+    "retrain": [["a"]],
+    "sweep": [["--from", "a", "--grid", "learning_rate=1e-5"]],
     "reprice": [["a"]],
     "prices": [[]],
     "prices list": [[]],
@@ -172,12 +176,16 @@ def place(shelf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ART_CACHE", str(tmp_path / "cache"))
     (tmp_path / "list.json").write_text('[{"model": "m", "prefill": 1, "sample": 2}]')
+    chat = '{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}'
+    (tmp_path / "chat.jsonl").write_text(chat + "\n")
     monkeypatch.setattr("sys.path", list(sys.path))
     (tmp_path / "agent_module.py").write_text(AGENT)
     log = shelf.run("a", ROW) / "history.jsonl"
     log.write_bytes(log.read_bytes().replace(b"}\n", RECEIPTS + b"\n"))
     groups = [art.TrajectoryGroup([art.Trajectory()], metadata={"scenario_id": "x"})]
-    append_groups(trajectory_file(log.parent, "val", 1), groups)
+    for split in ("val", "train"):
+        append_groups(trajectory_file(log.parent, split, 1), groups)
+    monkeypatch.setattr("art_core.cli.retrain.make_backend", lambda *_: EchoBackend())
     shelf.run("empty")
     return shelf
 
