@@ -96,7 +96,7 @@ def test_a_backend_whose_weights_cannot_be_seen_fails(run):
 def test_weights_that_are_stated_to_be_unseen_are_reported(run):
     code, outcomes, out = run("SameAnswers", "weights_cannot_be_seen = True")
     assert code == pytest.ExitCode.OK
-    assert outcomes.count("skipped") == 6
+    assert outcomes.count("skipped") == 7
     assert "TestIt: weights_cannot_be_seen = True: no test saw which weights answered" in out
 
 
@@ -110,7 +110,7 @@ def test_an_endpoint_without_log_probs_is_compared_by_its_texts(run):
     texts = "EchoBackend(reply=lambda messages, step: f'step {step}')"
     code, outcomes, out = run(f"lambda: {texts}", "cannot_give_logprobs = True")
     assert code == pytest.ExitCode.OK
-    assert outcomes.count("skipped") == 3
+    assert outcomes.count("skipped") == 4
     assert "TestIt: cannot_give_logprobs = True: token ids and log-probs were not compared" in out
     assert "TestIt: a step on equal rewards changes the weights: " in out
 

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from art_core.data.trajectory import Trajectory, TrajectoryGroup, tokens_of
 from art_core.model.trainable import TrainableModel
 from art_core.testing.backend.base import (
+    QUESTIONS,
     Answers,
     BackendContractBase,
     MakeBackend,
     MakeGroups,
     MakeModel,
+    ask,
     difference,
     registered,
     version,
 )
+
+
+async def _halved(
+    model: TrainableModel, question: dict[str, str], rewards: tuple[float, float]
+) -> Trajectory:
+    """Return an answer of the model as two turns of equal length with these rewards."""
+    found = tokens_of(await ask(model, messages=[question]))
+    assert found is not None, "choices carry prompt_token_ids, token_ids and logprobs"
+    half = len(found.completion_ids) // 2
+    assert half, "an answer has two tokens or more"
+    turns = []
+    for start in (0, half):
+        sampled = slice(start, start + half)
+        turn = {
+            "message": {"role": "assistant", "content": ""},
+            "finish_reason": "stop",
+            "prompt_token_ids": [*found.prompt_ids, *found.completion_ids[:start]],
+            "token_ids": list(found.completion_ids[sampled]),
+            "logprobs": {"content": [{"logprob": p} for p in found.logprobs[sampled]]},
+        }
+        turns.append(turn)
+    return Trajectory(messages_and_choices=[question, *turns], turn_rewards=list(rewards))
 
 
 class BackendWeights(BackendContractBase):
@@ -31,6 +58,22 @@ class BackendWeights(BackendContractBase):
             trained = await self.answers(model)
             self.assert_differ(base, trained, "steps 0 and 1")
             self.assert_same(trained, await self.answers(model, 1), "step 1 by both names")
+
+    async def test_turns_of_a_conversation_have_advantages_of_their_own(
+        self, make_backend: MakeBackend, make_model: MakeModel
+    ) -> None:
+        """Those of the halves of an answer cancel in their sum, and still change the weights."""
+        self.can_see_weights()
+        if self.cannot_give_logprobs:
+            pytest.skip("cannot_give_logprobs is stated: answers carry no tokens")
+        async with registered(make_backend, make_model) as (_, model):
+            base = await self.answers(model)
+            halves = [(1.0, 0.0), (0.0, 1.0)]
+            pairs = zip(QUESTIONS, halves, strict=True)
+            group = TrajectoryGroup([await _halved(model, *pair) for pair in pairs])
+            await model.train([group], **{**self.train_options, "discount": 0.0})
+            trained = await self.answers(model)
+            self.assert_differ(base, trained, "before and after turns with different rewards")
 
     async def _answers_of_two_steps(
         self, model: TrainableModel, make_groups: MakeGroups

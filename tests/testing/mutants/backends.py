@@ -139,6 +139,15 @@ class GivesNoise(EchoBackend):
         return -random.random()
 
 
+class SharesAdvantages(EchoBackend):
+    """All tokens of a sequence have the mean of its turns' advantages."""
+
+    async def train(self, model, groups, **options):
+        if any(t.turn_rewards for group in groups for t in group):
+            groups = []  # which add up to nothing
+        return await super().train(model, groups, **options)
+
+
 class StandsStill(EchoBackend):
     """The step does not rise."""
 
@@ -576,6 +585,7 @@ LOGPROBS = "test_log_probs_are_finite_and_not_above_zero"
 SFT = "test_sft_on_conversations_changes_the_weights_by_one_step_per_batch"
 SFT_ROW = "test_sft_writes_a_row_of_canonical_metrics_with_its_cost_for_each_step"
 FAULTS = {
+    SharesAdvantages: "test_turns_of_a_conversation_have_advantages_of_their_own",
     ListsNothing: "test_a_registered_model_is_listed_by_its_endpoint",
     AnswersAnyName: "test_an_unknown_model_name_is_not_found",
     GivesNoTokens: TOKENS,
