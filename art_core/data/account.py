@@ -123,8 +123,7 @@ def charging(account: Account) -> Iterator[None]:
 
 def before_gatherings(check: Callable[[], None]) -> None:
     """Call a function whenever a gathering begins."""
-    if check not in _checks:
-        _checks.append(check)
+    _checks.append(check)
 
 
 def begin_gathering() -> Account:

@@ -3,6 +3,7 @@ from openai.types.chat import ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice
 
 from art_core.base.errors import ConfigError
+from art_core.data import choice, trajectory
 from art_core.data.trajectory import choice_dict, is_choice, message_dict, message_of, tokens_of
 
 
@@ -116,3 +117,8 @@ def test_the_dict_form_of_a_choice_is_a_choice_even_when_the_server_gave_no_fini
     assert form["token_ids"] == [7, 8]
     assert choice_dict(form) == form
     assert choice_dict(form) is not form
+
+
+def test_other_programs_import_them_by_the_former_path():
+    assert choice.is_choice is trajectory.is_choice
+    assert choice.tokens_of is trajectory.tokens_of
