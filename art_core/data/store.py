@@ -33,7 +33,7 @@ from art_core.data.trajectory import (
 
 log = logging.getLogger("art_core")
 
-_TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs")
+_TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs", "teacher_logprobs")
 
 EARLIER = "earlier"
 

@@ -112,6 +112,8 @@ async def test_equal_texts_are_scored_once_and_a_second_try_pays_nothing(model, 
     assert len(server.asked) == 1 + 2
     await teacher.score(groups)
     assert len(server.asked) == 1 + 2
+    assert "teacher_logprobs" in str(groups[0].to_dict())
+    assert "teacher_logprobs" not in str(groups[0].to_dict(tokens=False))
     assert [t.teacher_logprobs for t in tokens(groups)] == [
         tuple(-token / 100 for token in t.completion_ids) for t in tokens(groups)
     ]

@@ -21,7 +21,7 @@ from art_core.base.errors import EngineError
 from art_local.engine.cache import SlotCache
 from art_local.engine.layer_types import cache_parameter, layer_types
 from art_local.models.load import reset_dynamic_rotary, rotary_lengths
-from art_local.training.logprobs import output_heads, token_logprobs
+from art_local.training.logprobs import OutputHead, output_heads, token_logprobs
 
 SCORED_ROWS = 256
 
@@ -101,24 +101,32 @@ class Forward(ABC):
         logits: torch.Tensor = self.module(input_ids=ids_1S, use_cache=False).logits[0]
         return logits
 
-    def score(self, ids: Sequence[int]) -> list[float]:
-        """Return the log-prob of each token of a text but the first. Only parts of the logits [S,
-        V] exist at a time. EngineError for an output head that is not known.
+    def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return the log-prob of each token but the first of texts, whose rotary factors are equal.
+        Only parts of the logits exist at a time. EngineError for an output head that is not known.
         """
-        ids_S = torch.tensor(list(ids), device=self.device)
-        self.last.places, self.last.watch = ids_S.new_tensor([len(ids) - 1]), True
+        lengths = [len(ids) for ids in texts]
+        ids_NS = self._padded(texts, max(lengths))
+        self.last.watch = True
         try:
-            last_V = self.module(input_ids=ids_S[None], use_cache=False).logits[0, 0].float()
+            last_NV = self.module(input_ids=ids_NS, use_cache=False).logits[:, 0].float()
         finally:
-            self.last.watch, hidden_1SH, self.last.seen = False, self.last.seen, None
-        assert hidden_1SH is not None
-        hidden_SH = hidden_1SH[0]
+            self.last.watch, hidden_NSH, self.last.seen = False, self.last.seen, None
+        assert hidden_NSH is not None
+        head = self._matching_head(hidden_NSH[0, lengths[0] - 1], last_NV[0])
+        rows = [hidden_NSH[n, : length - 1] for n, length in enumerate(lengths)]
+        targets = [ids_NS[n, 1:length] for n, length in enumerate(lengths)]
+        found, _ = token_logprobs(torch.cat(rows), head, torch.cat(targets), chunk_size=SCORED_ROWS)
+        parts = found.split([length - 1 for length in lengths])
+        return [part.tolist() for part in parts]
+
+    def _matching_head(self, hidden_H: torch.Tensor, logits_V: torch.Tensor) -> OutputHead:
+        """Return the output head that makes these logits."""
         near = 1e-3 if self.dtype == torch.float32 else 0.25
         for head in output_heads(self.module):
-            ours_V = head.logits(hidden_SH[-1:])[0]
-            if (ours_V.log_softmax(0) - last_V.log_softmax(0)).abs().mean() <= near:
-                found = token_logprobs(hidden_SH[:-1], head, ids_S[1:], chunk_size=SCORED_ROWS)
-                return [float(logprob) for logprob in found[0]]
+            ours_V = head.logits(hidden_H[None])[0]
+            if (ours_V.log_softmax(0) - logits_V.log_softmax(0)).abs().mean() <= near:
+                return head
         raise EngineError(
             f"the output head of {type(self.module).__name__} is more than a linear layer, so "
             "texts cannot be scored"
@@ -146,7 +154,10 @@ class Forward(ABC):
         """
         lengths = [len(sequence) for sequence in sequences]
         # sequences get one token more; padding gives the pass the rotary factors of that length
-        width = max(*lengths, self.rotary.shortest(max(lengths) + 1))
+        return self._padded(sequences, max(*lengths, self.rotary.shortest(max(lengths) + 1)))
+
+    def _padded(self, sequences: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+        lengths = [len(sequence) for sequence in sequences]
         self.last.places = torch.tensor(lengths, device=self.device) - 1
         return torch.tensor(
             [[*ids, *[0] * (width - len(ids))] for ids in sequences], device=self.device

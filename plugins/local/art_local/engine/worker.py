@@ -19,6 +19,9 @@ from art_local.engine.request import Request, deliver
 from art_local.engine.weights import Adapter, Weights
 from art_local.models.load import RotaryGroup
 
+Text = tuple[Adapter, tuple[int, ...], Future[list[float]]]
+"""A text to score: the weights, its tokens, and its log-probs to come."""
+
 GATHER_S = 0.004
 MAX_GATHER_S = 0.04
 SLICE_S = 0.5
@@ -37,7 +40,7 @@ class Worker:
         self._limits = limits
         self._forward = forward
         self._arrived: list[Request] = []
-        self._texts: list[tuple[Adapter, tuple[int, ...], Future[list[float]]]] = []
+        self._texts: list[Text] = []
         self._changed = threading.Condition()
         self._ended: EngineError | None = None
         self._batches: dict[tuple[Adapter, RotaryGroup], Batch] = {}
@@ -140,20 +143,36 @@ class Worker:
         return bool(self._arrived or self._texts)
 
     def _score_next(self) -> None:
+        """Score the first text that waits, and others that fit into the same forward pass."""
         with self._changed:
-            text = self._texts.pop(0) if self._texts else None
-        if text is None:
-            return
-        adapter, ids, found = text
-        if not found.set_running_or_notify_cancel():
+            chosen = self._texts_of_one_pass()
+            self._texts = [text for text in self._texts if text not in chosen]
+        chosen = [text for text in chosen if text[2].set_running_or_notify_cancel()]
+        if not chosen:
             return
         try:
-            with self._lock.hold("scoring a text"):
-                self._weights.activate(adapter)
-                found.set_result(self._forward.score(ids))
+            with self._lock.hold("scoring texts"):
+                self._weights.activate(chosen[0][0])
+                scores = self._forward.score([ids for _, ids, _ in chosen])
         except Exception as error:
             known = isinstance(error, EngineError)
-            found.set_exception(error if known else EngineError(f"{type(error).__name__}: {error}"))
+            reason = error if known else EngineError(f"{type(error).__name__}: {error}")
+            for _, _, found in chosen:
+                found.set_exception(reason)
+            return
+        for (_, _, found), logprobs in zip(chosen, scores, strict=True):
+            found.set_result(logprobs)
+
+    def _texts_of_one_pass(self) -> list[Text]:
+        chosen: list[Text] = []
+        for adapter, ids, found in self._texts:
+            first = chosen[0] if chosen else (adapter, ids, found)
+            groups = [self._forward.rotary.group(len(each)) for each in (ids, first[1])]
+            longest = max(len(ids), *(len(each) for _, each, _ in chosen), 0)
+            fits = not chosen or (len(chosen) + 1) * longest <= self._limits.prefill_tokens
+            if adapter is first[0] and groups[0] == groups[1] and fits:
+                chosen.append((adapter, ids, found))
+        return chosen
 
     def _gather(self) -> None:
         """Wait for the rest of a burst of requests: a shared prompt is then prefilled once."""

@@ -42,6 +42,32 @@ async def test_each_name_scores_by_its_own_weights_while_others_are_sampled(engi
         torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-5, atol=1e-4)
 
 
+async def test_texts_that_wait_share_a_pass_and_a_large_one_has_its_own(model, monkeypatch):
+    from art_local.engine import DeviceLock, TransformersEngine
+
+    lock = DeviceLock()
+    engine = TransformersEngine(model, lock=lock, prefill_tokens=100)
+    forward, passes = engine._worker._forward, []
+    score = forward.score
+    monkeypatch.setattr(
+        forward, "score", lambda texts: passes.append([len(t) for t in texts]) or score(texts)
+    )
+    texts = [[65] * 20, [66] * 30, [1], [67] * 101, [68] * 40]
+    with lock.hold("training"):
+        waiting = [asyncio.ensure_future(engine.score(ids)) for ids in texts]
+        await asyncio.sleep(0)
+    scores = await asyncio.gather(*waiting)
+    for ids, found in zip(texts, scores, strict=True):
+        assert len(found) == len(ids) - 1
+        wanted = whole_logprobs(model, ids)
+        torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-5, atol=1e-5)
+    assert sorted(length for each in passes for length in each) == [1, 20, 30, 40, 101]
+    assert [101] in passes
+    assert all(len(each) * max(each) <= 101 for each in passes)
+    assert len(passes) < len(texts)
+    await engine.close()
+
+
 async def test_one_token_has_none_before_it(engine):
     assert await engine.score([65]) == []
 
