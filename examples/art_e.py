@@ -2,7 +2,7 @@
 
     python examples/art_e.py                 # a small model on this machine
     OPENAI_API_KEY=... python examples/art_e.py --judge gpt-4.1 --baseline gpt-4.1-mini
-    python examples/art_e.py --base-model Qwen/Qwen3-4B-Instruct-2507 --questions 32 --steps 60
+    python examples/art_e.py --base-model Qwen/Qwen3-4B-Instruct-2507 --questions 16 --steps 60
 
 The reward has exact parts; with --judge, half of it is RULER's score. At the end, new questions
 compare the model with --baseline, a prompted model, else with its own step 0. Judge and baseline
@@ -132,9 +132,9 @@ if __name__ == "__main__":
     parser.add_argument("--backend", default=os.environ.get("ART_BACKEND", "local"))
     parser.add_argument("--base-model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
     parser.add_argument("--name", default="art-e-001", help="the run's name; a known one resumes")
-    parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "30")))
-    parser.add_argument("--questions", type=int, default=8, help="in each step")
-    parser.add_argument("--attempts", type=int, default=8, help="at each question")
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "24")))
+    parser.add_argument("--questions", type=int, default=4, help="in each step")
+    parser.add_argument("--attempts", type=int, default=16, help="at each question")
     parser.add_argument("--judge", help="a model that gives half of the reward, by RULER")
     parser.add_argument("--baseline", help="a prompted model to compare with")
     parser.add_argument("--usd-per-hour", type=float, default=0.10, help="what this machine costs")
