@@ -47,7 +47,8 @@ def test_the_tests_that_it_writes_pass(new, tmp_path, run_its_tests, kind):
         pytest.importorskip("torch")
     said = run_its_tests(folder, "tests")
     assert " passed" in said
-    assert "skipped" not in said
+    # a backend that has no `train_sft` skips its tests
+    assert "skipped" not in said or kind == "backend"
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 30, "a-b-c"])

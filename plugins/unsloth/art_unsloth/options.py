@@ -25,7 +25,8 @@ class UnslothOptions:
     Those of the local backend: `device`, `dtype`, `engine`, `engine_device`, `engine_url`,
     `engine_key`, `engine_args`, `engine_timeouts`, `gpu_cost_per_hour_usd`, `lora_rank`,
     `lora_alpha`, `activation_checkpointing` (on CUDA Unsloth's own, on unless it is False),
-    `chat_template`, `seed`, `max_batch_size`, `served_steps`, `request_timeout_s`, `progress`.
+    `chat_template`, `seed`, `accept_changes`, `max_batch_size`, `served_steps`,
+    `request_timeout_s`, `progress`.
     """
 
     load_in_4bit: bool = False
@@ -45,6 +46,7 @@ class UnslothOptions:
     activation_checkpointing: bool | str = "auto"
     chat_template: str | os.PathLike[str] | None = None
     seed: int = 0
+    accept_changes: bool = False
     max_batch_size: int = 64
     served_steps: int = 2
     request_timeout_s: float = 600.0
