@@ -146,6 +146,7 @@ def test_best_is_a_step_and_its_directory(written, command):
 def test_prune_keeps_the_newest_and_the_best(written, command):
     run = written()
     assert answered(command, "prune", "one", "--dry-run")["kept"] == [2, 3, 4, 5, 6]
+    assert "would delete step 1 of demo/one" in command("prune", "one", "--dry-run")
     assert "needs a confirmation" in command("prune", "one", status=2)
     assert steps(run) == [1, 2, 3, 4, 5, 6]
     assert answered(command, "prune", "one", "--yes")["deleted"] == [1]

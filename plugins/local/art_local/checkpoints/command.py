@@ -145,7 +145,8 @@ def prune(arguments: argparse.Namespace, _: Plugins) -> Iterator[Record]:
         text = f"{', '.join(names) or 'nothing'} of {run.name} ({freed / 1e6:,.1f} MB)"
         asked = names and not arguments.dry_run and not arguments.yes
         if arguments.dry_run or not names or (asked and not _confirmed(f"delete {text}?")):
-            yield Record({"deleted": [], "kept": sorted(kept)}, [f"nothing was deleted; of {text}"])
+            told = f"would delete {text}" if names and arguments.dry_run else "nothing was deleted"
+            yield Record({"deleted": [], "kept": sorted(kept)}, [told])
             return
         for path in [*doomed.values(), *aside]:
             # renamed first, so that a kill leaves no half checkpoint under its name
