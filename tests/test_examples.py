@@ -183,3 +183,48 @@ async def test_a_prompt_is_distilled_from_the_models_own_older_step(example, mon
     first, second = (row.metrics["loss/teacher_kl"] for row, *_ in rows)
     assert first == 0
     assert second != 0
+
+
+@pytest.mark.parametrize(
+    ("says", "reward", "metrics"),
+    [
+        ("<move>{winning}</move>", 1.0, (1, 1, 1)),
+        ("<move>{other}</move>", 0.3, (1, 1, 0)),
+        ("<move>{taken}</move>", 0.0, (1, 0, 0)),
+        ("{winning}", 0.0, (0, 0, 0)),
+        ("<move>{winning}</move>.", 0.0, (0, 0, 0)),
+    ],
+)
+async def test_a_strict_move_is_paid_by_its_format_and_its_cell(
+    example, tmp_path, says, reward, metrics
+):
+    names = example("strict_moves.py")
+    board, winning = names["winnable"](0)
+    other = next(c for c in board if c.isdigit() and c not in winning)
+    taken = str(next(n for n, c in enumerate(board, 1) if not c.isdigit()))
+    said = says.format(winning=winning[0], other=other, taken=taken)
+    backend = EchoBackend(reply=lambda messages, step: said)
+    async with art.TrainableModel(
+        name="strict", project="p", base_model="echo", base_path=tmp_path, sinks=[]
+    ) as model:
+        await model.register(backend)
+        attempt = await names["rollout"](model, 0)
+    await backend.close()
+    assert attempt.reward == reward
+    assert tuple(attempt.metrics[name] for name in ("format", "legal", "won")) == metrics
+
+
+def test_strict_moves_are_taught_before_one_of_two_runs(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("plotext")
+    monkeypatch.setenv("ART_DIR", str(tmp_path))
+    monkeypatch.setattr(art, "backend", lambda _: EchoBackend(reply=lambda messages, step: "5"))
+    arguments = ["strict_moves.py", "--backend", "echo", "--steps", "2", "--lessons", "16"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(EXAMPLES / "strict_moves.py"), run_name="__main__")
+    models = tmp_path / "strict-moves" / "models"
+    steps = {
+        name: [row.step for row, _ in read_rows(models / name / "history.jsonl")]
+        for name in ("strict-moves-sft", "strict-moves-alone")
+    }
+    assert steps == {"strict-moves-sft": [1, 2, 3, 4], "strict-moves-alone": [1, 2]}
+    assert "reward/mean" in capsys.readouterr().out
