@@ -3,7 +3,7 @@
     python examples/strict_moves.py                # both runs, in some minutes on a CPU
     python examples/strict_moves.py --steps 30 --figure strict_moves.png
 
-A move in tic-tac-toe counts only as `<move>5</move>`. GRPO alone has no reward to learn from, since
+A move in tic-tac-toe counts only as `<move>5</move>`. GRPO without lessons has no reward to learn from, since
 the small model never answers so. Some conversations with random legal moves teach the format; then
 GRPO finds the winning moves. Run it again to resume.
 """
@@ -112,7 +112,7 @@ async def main(args: argparse.Namespace, place: art.Backend) -> None:
     """Train both runs and draw their rewards."""
     runs = [
         await train(f"{args.name}-sft", place, args, warm_up=True),
-        await train(f"{args.name}-alone", place, args, warm_up=False),
+        await train(f"{args.name}-grpo", place, args, warm_up=False),
     ]
     await place.close()
     figure = ["--out", args.figure] if args.figure else []

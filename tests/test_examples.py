@@ -224,7 +224,7 @@ def test_strict_moves_are_taught_before_one_of_two_runs(monkeypatch, tmp_path, c
     models = tmp_path / "strict-moves" / "models"
     steps = {
         name: [row.step for row, _ in read_rows(models / name / "history.jsonl")]
-        for name in ("strict-moves-sft", "strict-moves-alone")
+        for name in ("strict-moves-sft", "strict-moves-grpo")
     }
-    assert steps == {"strict-moves-sft": [1, 2, 3, 4], "strict-moves-alone": [1, 2]}
+    assert steps == {"strict-moves-sft": [1, 2, 3, 4], "strict-moves-grpo": [1, 2]}
     assert "reward/mean" in capsys.readouterr().out
