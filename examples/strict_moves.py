@@ -3,9 +3,9 @@
     python examples/strict_moves.py                # both runs, in some minutes on a CPU
     python examples/strict_moves.py --steps 30 --figure strict_moves.png
 
-A move in tic-tac-toe counts only as `<move>5</move>`. GRPO without lessons has no reward to learn from, since
-the small model never answers so. Some conversations with random legal moves teach the format; then
-GRPO finds the winning moves. Run it again to resume.
+A move in tic-tac-toe counts only as `<move>5</move>`. GRPO without lessons has no reward to learn
+from, since the small model never answers so. Some conversations with random legal moves teach the
+format; then GRPO finds the winning moves. Run it again to resume.
 """
 
 from __future__ import annotations
