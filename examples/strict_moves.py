@@ -55,7 +55,7 @@ def winnable(seed: int) -> tuple[list[str], list[str]]:
             return board, winning
 
 
-def question(board: list[str]) -> dict[str, Any]:
+def question(board: list[str]) -> Any:
     """Return the message that shows a board."""
     lines = "\n".join(" ".join(board[at : at + 3]) for at in (0, 3, 6))
     return {"role": "user", "content": f"{RULES}\n{lines}"}
@@ -78,12 +78,12 @@ async def rollout(model: art.TrainableModel, seed: int) -> art.Trajectory:
     )
     choice = completion.choices[0]
     found = MOVE.fullmatch((choice.message.content or "").strip())
-    legal = found is not None and found[1] in board
-    reward = 1.0 if legal and found[1] in winning else 0.3 * legal
+    cell = found[1] if found else ""
+    reward = 1.0 if cell in winning else 0.3 * (cell in board)
     return art.Trajectory(
         messages_and_choices=[asked, choice],
         reward=reward,
-        metrics={"format": found is not None, "legal": legal, "won": reward == 1.0},
+        metrics={"format": found is not None, "legal": cell in board, "won": cell in winning},
     )
 
 
