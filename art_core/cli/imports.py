@@ -40,7 +40,9 @@ examples:
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("import", help="make trajectories of what others recorded")
+    parser = commands.add_parser(
+        "import", help="make trajectories of what others recorded", epilog=_HELP
+    )
     actions = parser.add_subparsers(title="what", metavar="WHAT", required=True)
     traces = actions.add_parser(
         "traces", help="conversations: OpenAI, OpenTelemetry, Langfuse, a run", epilog=_HELP
