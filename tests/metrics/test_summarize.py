@@ -233,7 +233,12 @@ def test_an_infinite_metric_stays_visible_in_its_mean():
     assert str(summarize(groups, "train", TAXONOMY)["reward/x"]) == "nan"
 
 
-@pytest.mark.parametrize("reward", [None, "1", [1.0]])
+def test_an_unknown_reward_makes_the_mean_unknown():
+    groups = [art.TrajectoryGroup([attempt(0.5), attempt(None)])]
+    assert str(summarize(groups, "val", TAXONOMY)["val/reward"]) == "nan"
+
+
+@pytest.mark.parametrize("reward", ["1", [1.0]])
 def test_a_reward_that_is_no_number_is_an_error_that_says_so(reward):
     with pytest.raises(art.MetricError, match="'reward' must be a number"):
         summarize([art.TrajectoryGroup([attempt(0.5), attempt(reward)])], "val", TAXONOMY)
