@@ -29,13 +29,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROWS, VOCABULARY = 8, 151_936
-RANK, ALPHA, STEPS = 16, 32, 3
+from vs_trl import ALPHA, INSTALL, RANK, STEPS, VOCABULARY, write_model
+
+ROWS = 8
 KINDS = ("uneven", "even")
-INSTALL = (
-    "python -m venv trl && trl/bin/pip install torch==2.13.0 && "
-    "trl/bin/pip install trl==1.16.0 peft"
-)
 TARGETS = {
     "tokens_per_s_ratio_min": 1.5,
     "loss_difference_max": 1e-5,
@@ -53,23 +50,11 @@ def conversations(kind: str) -> list[tuple[list[int], int]]:
     ]
 
 
-def write_model(directory: Path, layers: int) -> None:
+def write_models(directory: Path, layers: int) -> None:
     """Write the random model, a tokenizer, which TRL asks for, and the adapter."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
-    from art_local.testing.tiny import save_tiny_model
-
-    tokenizer = AutoTokenizer.from_pretrained(save_tiny_model(directory / "tiny"))
-    config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1536, num_hidden_layers=layers,
-        num_attention_heads=8, num_key_value_heads=4, head_dim=64, max_position_embeddings=2048,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=258, pad_token_id=256,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(directory / "model")
-    tokenizer.save_pretrained(directory / "model")
+    write_model(directory, layers)
     policy = loaded_policy(directory / "model")
     with torch.no_grad():
         for parameter in policy.trained().values():
@@ -272,7 +257,7 @@ def main() -> None:
         return
     figures = {}
     with tempfile.TemporaryDirectory() as scratch:
-        write_model(Path(scratch), arguments.layers)
+        write_models(Path(scratch), arguments.layers)
         print(f"{'':9}{'ours tok/s':>12}{'TRL tok/s':>11}{'ratio':>7}", end="")
         print(f"{'ours GB':>9}{'TRL GB':>8}{'loss diff.':>12}{'gradient diff.':>16}")
         for kind in KINDS:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, ClassVar
-
-import pytest
 
 from art_core.base.errors import RolloutFailure
 from art_core.environments.environment import Environment
 from art_core.testing.check import CheckReport
 from art_core.testing.episodes import best_play, check_environment, played
-from art_core.testing.reward import no_fault
+from art_core.testing.reward import ScriptedModelsContract, no_fault
 from art_core.testing.scripts import right_of
-from art_core.testing.statements import Contract, Setting
+from art_core.testing.statements import Setting
 
 
-class EnvironmentContract(Contract):
+class EnvironmentContract(ScriptedModelsContract):
     """The tests of an environment: scripted models play it, on this machine.
 
     Give the method `environment()`, which makes one; `broken_environment()`, which makes one whose
@@ -42,10 +39,6 @@ class EnvironmentContract(Contract):
             "failures of its infrastructure were not tried",
         ),
     )
-    scenarios: ClassVar[Sequence[Any]] = ()
-    answer: ClassVar[str] = "answer"
-    max_usd: ClassVar[float] = 0.01
-    constant_is_right: ClassVar[bool] = False
     cannot_break: ClassVar[bool] = False
 
     def environment(self) -> Environment:
@@ -62,45 +55,12 @@ class EnvironmentContract(Contract):
         """
         return scenario.get(self.answer)
 
-    @pytest.fixture
-    def report(self) -> CheckReport:
-        """Return what the scripted models found, computed once per class."""
-        found: CheckReport | None = vars(type(self)).get("_found")
-        if found is None:
-            type(self)._found = found = asyncio.run(self._checked())  # noqa: SLF001
-        return found
-
-    _found: ClassVar[CheckReport | None] = None
-
-    async def _checked(self) -> CheckReport:
-        if len(self.scenarios) < 2:
-            raise AssertionError("give scenarios, two or more")
+    async def _tried(self) -> CheckReport:
         return await check_environment(self.environment, self.scenarios, answer=self.right_turns)
 
     def test_the_right_turns_beat_all_others(self, report: CheckReport) -> None:
         """Silence, echoes, lists, denials and words to the judge get less."""
         no_fault(report, "beaten")
-
-    def test_no_constant_answer_earns_the_full_reward(self, report: CheckReport) -> None:
-        """A model that always answers the same does not learn the task."""
-        if not self.constant_is_right:
-            no_fault(report, "constant")
-
-    def test_rewards_are_finite_numbers(self, report: CheckReport) -> None:
-        """NaN, infinity, text and dicts are no rewards."""
-        no_fault(report, "not finite")
-
-    def test_rewards_are_bounded(self, report: CheckReport) -> None:
-        """A part that grows without end lets one attempt outweigh its group."""
-        no_fault(report, "unbounded")
-
-    def test_a_bad_answer_gets_a_low_reward_and_raises_nothing(self, report: CheckReport) -> None:
-        """A failed attempt teaches nothing."""
-        no_fault(report, "raises")
-
-    def test_answers_get_different_rewards(self, report: CheckReport) -> None:
-        """Without a spread inside a group there is no advantage."""
-        no_fault(report, "no spread")
 
     def test_a_scenario_begins_in_the_same_way_each_time(self, report: CheckReport) -> None:
         """Attempts of a group are compared, so that they must have the same task."""
@@ -148,7 +108,3 @@ class EnvironmentContract(Contract):
             f"with its infrastructure down an attempt gets the reward {found.reward:.3g}. Let the "
             "error leave the environment."
         )
-
-    def test_an_attempt_costs_little(self, report: CheckReport) -> None:
-        """The price of one attempt is within `max_usd`."""
-        assert report.usd_per_attempt <= self.max_usd
