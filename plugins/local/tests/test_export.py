@@ -153,6 +153,8 @@ async def test_best_is_the_step_with_the_best_metric(trained, tmp_path):
     assert export_weights(run, "adapter", tmp_path / "best", step="best").step == 1
     with pytest.raises(ConfigError, match="no checkpoint of step 7; it has: 1, 2"):
         export_weights(run, "adapter", tmp_path / "none", step=7)
+    with pytest.raises(ConfigError, match="is read only by step='best'"):
+        export_weights(run, "adapter", tmp_path / "none", metric="val/reward")
     with pytest.raises(ConfigError, match="no metric 'val/wins'"):
         export_weights(run, "adapter", tmp_path / "none", step="best", metric="val/wins")
     with pytest.raises(ConfigError, match="has a value of val/reward or train/reward"):

@@ -84,6 +84,11 @@ def _chosen(run: LoggedRun, store: CheckpointStore, step: int | str, metric: str
             "Only backends that train on this machine keep weights in the run's directory; a "
             "service's are downloaded with its own tools.",
         )
+    if metric and step != BEST:
+        raise ConfigError(
+            f"metric {metric!r} is read only by step={BEST!r}, and step is {step!r}",
+            "Leave one out, or ask for the best step.",
+        )
     if step == NEWEST:
         return steps[-1]
     if step == BEST:
