@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from art_core.base.errors import ConfigError
 from art_local.session.changes import refitted, warn_of_threads
 
 STEM = "base_model.model.up"
@@ -35,11 +33,6 @@ def test_a_lower_rank_is_the_closest():
     left, values, right = torch.linalg.svd(change(was, 4))
     closest = left[:, :2] * values[:2] @ right[:2]
     assert torch.allclose(change(found, 8), closest, atol=1e-5)
-
-
-def test_stacked_experts_keep_their_rank():
-    with pytest.raises(ConfigError, match="stacked experts.*lora_rank=3"):
-        refitted(adapter(4), (3, 6), (2, 6), adapter(2))
 
 
 def test_another_number_of_threads_is_a_warning(caplog):

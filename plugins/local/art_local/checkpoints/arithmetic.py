@@ -17,6 +17,7 @@ from art_core.base.errors import ConfigError
 from art_core.base.files import read_json, replace_json
 from art_local.checkpoints.fork import Source, linked_or_copied
 from art_local.session.checkpoints import ADAPTER_FILES, MANIFEST, StoredCheckpoint
+from art_local.training.low_rank import closest, per_expert, side_by_side
 
 CONFIG, ADAPTER = ADAPTER_FILES
 STATES = ("optimizer", "rng")
@@ -26,46 +27,39 @@ ABOUT = ("model", "seed", "dtype", "versions")
 
 @attrs.frozen(kw_only=True, eq=False)
 class Factors:
-    """A layer's change scale * B @ A, with A [R, I] and B [O, R] in fp64; B has the scale."""
+    """A layer's change scale * B @ A, with A [E, K, I] and B [E, O, K] in fp64; B has the scale. A
+    linear layer is one expert, E = 1.
+    """
 
-    a_RI: Tensor
-    b_OR: Tensor
+    a_EKI: Tensor
+    b_EOK: Tensor
 
     def __sub__(self, other: Factors) -> Factors:
         """Return the factors of the difference, which is 0 for equal factors."""
-        if self.a_RI.shape != other.a_RI.shape:
+        if self.a_EKI.shape != other.a_EKI.shape:
             return stacked([self, other], [1.0, -1.0])
-        b_OR = torch.cat([self.b_OR - other.b_OR, other.b_OR], 1)
-        return Factors(a_RI=torch.cat([self.a_RI, self.a_RI - other.a_RI]), b_OR=b_OR)
+        b_EOK = torch.cat([self.b_EOK - other.b_EOK, other.b_EOK], 2)
+        return Factors(a_EKI=torch.cat([self.a_EKI, self.a_EKI - other.a_EKI], 1), b_EOK=b_EOK)
 
     def norm(self) -> float:
-        """Return the Frobenius norm of B @ A."""
-        squared = (self.b_OR.T @ self.b_OR * (self.a_RI @ self.a_RI.T)).sum()
+        """Return the Frobenius norm of B @ A, of all experts together."""
+        squared = (self.b_EOK.mT @ self.b_EOK * (self.a_EKI @ self.a_EKI.mT)).sum()
         return float(squared.clamp(min=0).sqrt())
 
     def of_rank(self, rank: int) -> Factors:
-        """Return the best approximation of B @ A of a rank (a truncated SVD)."""
-        left_OQ, r_QR = torch.linalg.qr(self.b_OR)
-        right_IQ, s_QR = torch.linalg.qr(self.a_RI.T)
-        u_QK, values_K, v_KQ = torch.linalg.svd(r_QR @ s_QR.T, full_matrices=False)
-        kept = min(rank, len(values_K))
-        root_K = values_K[:kept].sqrt()
-        a_KI, b_OK = root_K[:, None] * (v_KQ[:kept] @ right_IQ.T), left_OQ @ u_QK[:, :kept] * root_K
-        missing = rank - kept
-        return Factors(
-            a_RI=torch.cat([a_KI, a_KI.new_zeros(missing, a_KI.shape[1])]),
-            b_OR=torch.cat([b_OK, b_OK.new_zeros(len(b_OK), missing)], 1),
-        )
+        """Return the best approximation of B @ A of a rank, for each expert."""
+        a_EKI, b_EOK = closest(self.a_EKI, self.b_EOK, rank)
+        return Factors(a_EKI=a_EKI, b_EOK=b_EOK)
 
 
 def stacked(factors: Sequence[Factors], weights: Sequence[float]) -> Factors:
     """Return factors whose product is the weighted sum of the products."""
-    b_OR = torch.cat([f.b_OR * weight for f, weight in zip(factors, weights, strict=True)], 1)
-    return Factors(a_RI=torch.cat([f.a_RI for f in factors]), b_OR=b_OR)
+    b_EOK = torch.cat([f.b_EOK * weight for f, weight in zip(factors, weights, strict=True)], 2)
+    return Factors(a_EKI=torch.cat([f.a_EKI for f in factors], 1), b_EOK=b_EOK)
 
 
 def adapter_factors(stored: StoredCheckpoint) -> dict[str, Factors]:
-    """Return the factors of a checkpoint's adapter, by layer; ConfigError for stacked experts."""
+    """Return the factors of a checkpoint's adapter, by layer."""
     tensors = load_file(stored.path / ADAPTER)
     rank, alpha = stored.manifest["lora_rank"], stored.manifest["lora_alpha"]
     found = {}
@@ -73,15 +67,9 @@ def adapter_factors(stored: StoredCheckpoint) -> dict[str, Factors]:
         stem, a, rest = name.rpartition(".lora_A.")
         if not a:
             continue
-        b_OR = tensors[f"{stem}.lora_B.{rest}"]
-        if a_RI.shape[0] != rank:
-            raise ConfigError(
-                f"{stem} is an adapter of stacked experts, which can't be merged or compared",
-                "Train all weights, or without experts.",
-            )
-        found[stem.removeprefix("base_model.model.")] = Factors(
-            a_RI=a_RI.double(), b_OR=b_OR.double() * alpha / rank
-        )
+        b_OR = tensors[f"{stem}.lora_B.{rest}"].double() * alpha / rank
+        a_EKI, b_EOK = per_expert(a_RI.double(), b_OR, len(a_RI) // rank)
+        found[stem.removeprefix("base_model.model.")] = Factors(a_EKI=a_EKI, b_EOK=b_EOK)
     return found
 
 
@@ -165,8 +153,9 @@ def _merge_adapters(
         whole += average.norm() ** 2
         lost += stacked([average, reduced], [1.0, -1.0]).norm() ** 2
         stem = f"base_model.model.{name}"
-        tensors[f"{stem}.lora_A.weight"] = reduced.a_RI.float().contiguous()
-        tensors[f"{stem}.lora_B.weight"] = (reduced.b_OR / scale).float().contiguous()
+        a_RI, b_OR = side_by_side(reduced.a_EKI, reduced.b_EOK / scale)
+        tensors[f"{stem}.lora_A.weight"] = a_RI.float()
+        tensors[f"{stem}.lora_B.weight"] = b_OR.float()
     save_file(tensors, directory / ADAPTER, metadata={"format": "pt"})
     replace_json(directory / CONFIG, {**read_json(first.path / CONFIG), "r": rank})
     for file in _others(first):

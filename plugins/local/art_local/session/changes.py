@@ -14,6 +14,7 @@ from torch import Tensor  # noqa: TID253
 from art_core.base.errors import ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.losses import LossPreset
+from art_local.training.low_rank import closest, per_expert, side_by_side, with_rank, with_rows
 
 log = logging.getLogger("art_local")
 
@@ -26,39 +27,25 @@ def refitted(
 ) -> dict[str, Tensor]:
     """Return an adapter in another rank and alpha.
 
-    In a higher rank its change of the model is the same: the new rows of A are those of `fresh`,
-    and the new columns of B are 0. In a lower rank it is the closest one. Raises ConfigError for
-    stacked experts.
+    In a higher rank its change of the model is the same, in a lower one it is the closest. Rows of
+    A that have no part in it, the new ones too, are those of `fresh`.
     """
     (old_rank, old_alpha), (rank, alpha) = was, now
     ratio = (old_alpha / old_rank) / (alpha / rank)
     found = dict(tensors)
-    for name, stored_KI in tensors.items():
+    for name, stored_RI in tensors.items():
         stem, is_a, rest = name.rpartition(".lora_A.")
         if not is_a:
             continue
         other = f"{stem}.lora_B.{rest}"
-        if stored_KI.shape[0] != old_rank:
-            raise ConfigError(
-                f"the rank of the stacked experts {stem} can't be changed",
-                f"Use lora_rank={old_rank} and lora_alpha={old_alpha}.",
-            )
-        a_KI, b_OK = stored_KI, tensors[other] * ratio
+        experts = len(stored_RI) // old_rank
+        a_EKI, b_EOK = per_expert(stored_RI, tensors[other] * ratio, experts)
         if rank < old_rank:
-            a_KI, b_OK = _closest(a_KI, b_OK, rank)
-        extra = fresh[name][old_rank:].detach().to(a_KI)
-        found[name] = torch.cat([a_KI, extra])
-        found[other] = torch.cat([b_OK, b_OK.new_zeros(len(b_OK), len(extra))], 1)
+            a_EKI, b_EOK = closest(a_EKI, b_EOK, rank)
+        rows_EKI = fresh[name].detach().to(a_EKI).unflatten(0, (experts, rank))
+        a_RI, b_OR = side_by_side(*with_rows(*with_rank(a_EKI, b_EOK, rank), rows_EKI))
+        found[name], found[other] = a_RI.to(stored_RI), b_OR.to(tensors[other])
     return found
-
-
-def _closest(a_KI: Tensor, b_OK: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    left_OQ, r_QK = torch.linalg.qr(b_OK.double())
-    right_IQ, s_QK = torch.linalg.qr(a_KI.double().T)
-    u, values, v = torch.linalg.svd(r_QK @ s_QK.T, full_matrices=False)
-    root = values[:rank].sqrt()
-    a, b = root[:, None] * (v[:rank] @ right_IQ.T), left_OQ @ u[:, :rank] * root
-    return a.to(a_KI), b.to(b_OK)
 
 
 def loss_settings(loss: LossPreset) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from art_local.training.low_rank import per_expert
+
 
 def is_parameter_lora(layer: Any) -> bool:
     """Return whether a LoRA layer changes a parameter instead of a linear layer."""
@@ -24,8 +26,7 @@ def parameter_delta(layer: Any, a_KI: Tensor, b_OK: Tensor) -> Tensor:
     experts = layer.num_experts
     if experts == 1:
         return b_OK @ a_KI
-    a_EKI = a_KI.reshape(experts, -1, a_KI.shape[-1])
-    b_EOK = b_OK.reshape(b_OK.shape[0], -1, experts).permute(2, 0, 1)
+    a_EKI, b_EOK = per_expert(a_KI, b_OK, experts)
     delta_EOI = b_EOK @ a_EKI
     return delta_EOI if _is_out_by_in(layer) else delta_EOI.transpose(1, 2)
 
