@@ -12,6 +12,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from art_local.models.products import linear, product
+
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
@@ -32,7 +34,7 @@ class OutputHead:
         """Return logits [R, V] in fp32; the product is computed in the hidden states' dtype."""
         weight_VH = self.weight_VH.to(hidden_RH.dtype)
         bias_V = None if self.bias_V is None else self.bias_V.to(hidden_RH.dtype)
-        logits_RV = torch.nn.functional.linear(hidden_RH, weight_VH, bias_V).float()
+        logits_RV = linear(hidden_RH, weight_VH, bias_V).float()
         if self.scale != 1.0:
             logits_RV.mul_(self.scale)
         if self.softcap is not None:
@@ -118,10 +120,10 @@ class _TokenLogprobs(torch.autograd.Function):
             entropy_R[rows] = lse - torch.einsum("rv,rv->r", p, logits)
             if entropy_slopes_RH is not None:
                 dlogits = head.slope_(_entropy_slope(p, logits, lse, entropy_R[rows]), logits)
-                torch.mm(dlogits.to(weight.dtype), weight, out=entropy_slopes_RH[rows])
+                entropy_slopes_RH[rows] = product(dlogits.to(weight.dtype), weight.t())
             if slopes_RH is not None:
                 dlogits = head.slope_(_minus_from_onehot_(p, targets_R[rows]), logits)
-                torch.mm(dlogits.to(weight.dtype), weight, out=slopes_RH[rows])
+                slopes_RH[rows] = product(dlogits.to(weight.dtype), weight.t())
         ctx.head, ctx.chunk_size, ctx.at_once = head, chunk_size, at_once
         saved = (slopes_RH, entropy_slopes_RH) if at_once else (hidden_RH, targets_R)
         ctx.save_for_backward(*saved)
@@ -194,9 +196,9 @@ def _recompute(
         dlogits = _dlogits(logits, targets_R[rows], grad_R[rows], of_entropy)
         dlogits = head.slope_(dlogits, logits).to(weight.dtype)
         if dhidden is not None:
-            torch.mm(dlogits, weight, out=dhidden[rows])
+            dhidden[rows] = product(dlogits, weight.t())
         if dweight is not None:
-            dweight += dlogits.T @ hidden_RH[rows]
+            dweight += product(dlogits.t(), hidden_RH[rows].t())
         if dbias is not None:
             dbias += dlogits.sum(0, dtype=torch.float32)
     return (

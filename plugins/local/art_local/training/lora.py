@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from art_local.models.load import PLAIN, Loader, silence_logs
+from art_local.models.products import PLAIN_LINEAR, linear, product
 from art_local.training.noise import preserved_random_state
 from art_local.training.parameter_lora import (
     is_parameter_lora,
@@ -194,7 +195,7 @@ def _is_plain(layer: Any) -> bool:
 
     return (
         type(layer) is Linear
-        and type(layer.get_base_layer()) is nn.Linear
+        and type(layer.get_base_layer()) in PLAIN_LINEAR
         and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
         and not layer.lora_variant.get(ADAPTER)
         and layer.lora_A[ADAPTER].bias is None
@@ -205,7 +206,7 @@ def _is_plain(layer: Any) -> bool:
 def _merged_forward(layer: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
     base = layer.get_base_layer()
     if layer.disable_adapters:
-        return nn.functional.linear(x, base.weight, base.bias)
+        return linear(x, base.weight, base.bias)
     if layer.merged_weight is None:
         return _factored(layer, x)
     output: Tensor = _MergedLinear.apply(
@@ -223,7 +224,6 @@ def _merged_forward(layer: Any, x: Tensor, *_: Any, **__: Any) -> Tensor:
 def _factored(layer: Any, x: Tensor) -> Tensor:
     """Y = x W^T + s (x A^T) B^T, all in the dtype of x: what vLLM computes."""
     base = layer.get_base_layer()
-    linear = nn.functional.linear
     a_KI, b_OK = (f[ADAPTER].weight.to(x.dtype) for f in (layer.lora_A, layer.lora_B))
     update: Tensor = linear(linear(x, a_KI), b_OK) * layer.scaling[ADAPTER]
     return linear(x, base.weight, base.bias) + update
@@ -249,13 +249,15 @@ class _MergedLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight_OI, *factors)
         ctx.scale = scale
-        return nn.functional.linear(x, weight_OI, bias_O)
+        return product(x, weight_OI, bias_O)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight_OI, a_KI, b_OK = ctx.saved_tensors
         dy_NO, x_NI = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
-        dx = (dy_NO @ weight_OI).view(x.shape) if ctx.needs_input_grad[0] else None
-        da_KI = ((dy_NO @ b_OK).T @ x_NI).float() * ctx.scale
-        db_OK = (dy_NO.T @ (x_NI @ a_KI.T)).float() * ctx.scale
-        return dx, da_KI, db_OK, None, None, None, None
+        dx = product(dy_NO, weight_OI.t()).view(x.shape) if ctx.needs_input_grad[0] else None
+        da_KI = product(product(dy_NO, b_OK.t()).t(), x_NI.t())
+        # a product with few columns is slow, one with few rows is not
+        db_KO = product(product(x_NI, a_KI).t(), dy_NO.t())
+        scaled = da_KI.float() * ctx.scale, db_KO.t().float() * ctx.scale
+        return dx, *scaled, None, None, None, None

@@ -22,6 +22,7 @@ from art_local.models.load import (
     silence_logs,
 )
 from art_local.models.placement import placement
+from art_local.models.products import use_fast_products
 from art_local.training.attention import packed_options, use_training_attention
 from art_local.training.checkpointing import AUTO, Checkpointing
 from art_local.training.finite import not_finite
@@ -88,6 +89,7 @@ class Policy:
         has_values = self.device.type != "meta"
         plain_RV = None
         if loader.merges:
+            use_fast_products(model)
             without_noise(model)
             if has_values:
                 plain_RV = checked_logits(model, dtype, self._autocast())

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 from torch import nn
 
+from art_local.models.products import PLAIN_LINEAR
 from art_local.training.text import text_part
 
 log = logging.getLogger("art_local")
@@ -141,7 +142,7 @@ def _linear_layers(model: Any) -> Iterator[str]:
     for name, module in model.named_modules():
         inside = text is None or name.startswith(f"{text}.")
         # a router may be a linear layer that returns more than a product
-        if inside and type(module) in (nn.Linear, Conv1D) and module is not head:
+        if inside and type(module) in (*PLAIN_LINEAR, Conv1D) and module is not head:
             yield name
 
 
@@ -149,7 +150,7 @@ def _unusual_linear_layers(model: Any) -> Iterator[str]:
     head, text = model.get_output_embeddings(), text_part(model)
     for name, module in model.named_modules():
         inside = text is None or name.startswith(f"{text}.")
-        special = isinstance(module, nn.Linear) and type(module) is not nn.Linear
+        special = isinstance(module, nn.Linear) and type(module) not in PLAIN_LINEAR
         if inside and special and module is not head:
             yield name
 
