@@ -10,8 +10,11 @@ from pathlib import Path
 import openai
 import pytest
 import pytest_asyncio
+import torch
+from transformers import AutoModelForCausalLM
 
 import art_core as art
+from art_core.data.trajectory import tokens_of
 from art_local.vllm.install import environment_path, installed
 
 pytestmark = [
@@ -110,6 +113,20 @@ async def test_steps_are_served_by_name_also_those_without_a_checkpoint(model):
     assert len({tuple(logprobs(answer)) for answer in answers.values()}) == 4
     base = await ask(model, model.base_model)
     assert logprobs(base) == pytest.approx(logprobs(answers["tiny@0"]), abs=1e-4)
+
+
+async def test_a_step_that_teaches_gives_the_log_probs_of_transformers(model, tiny_directory):
+    teacher = await art.teacher(model, step=0)
+    groups = await some_groups(model, max_tokens=12)
+    await teacher.score(groups)
+    exact = AutoModelForCausalLM.from_pretrained(tiny_directory, dtype=torch.float32).eval()
+    for trajectory in groups[0]:
+        tokens = tokens_of(trajectory.messages_and_choices[-1])
+        ids = torch.tensor([*tokens.prompt_ids, *tokens.completion_ids])
+        with torch.no_grad():
+            logprobs_SV = exact(ids[None]).logits[0, :-1].log_softmax(-1)
+        scores = logprobs_SV.gather(1, ids[1:, None])[len(tokens.prompt_ids) - 1 :, 0]
+        assert tokens.teacher_logprobs == pytest.approx(scores.tolist(), abs=1e-3)
 
 
 async def test_base_and_adapters_in_one_batch_answer_as_they_do_alone(model):
