@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import TOKEN, HubServer
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -205,10 +206,8 @@ async def test_places_that_are_taken_or_closed_are_refused(trained, tmp_path, mo
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(ConfigError, match="needs a token with write access"):
         export_weights(run, "adapter", "hub:you/agent")
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(BackendError, match="the hub did not take"):
-        export_weights(run, "adapter", "hub:you/agent")
+    with pytest.raises(ConfigError, match="no name of a repository"):
+        export_weights(run, "adapter", "hub:you/a/b")
     for wrong in ("int8", "int4"):
         with pytest.raises(ConfigError, match="dtype must be one of"):
             export_weights(run, "merged", tmp_path / "out", dtype=wrong)
@@ -216,6 +215,63 @@ async def test_places_that_are_taken_or_closed_are_refused(trained, tmp_path, mo
         export_weights(run, "pickle", tmp_path / "out")
     with pytest.raises(ConfigError, match="stored in float32"):
         export_weights(run, "adapter", tmp_path / "out", dtype="float16")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The hub on this machine, as huggingface_hub finds it, with a right token."""
+    server = HubServer()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    yield server
+    server.close()
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # in huggingface_hub
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+async def test_the_hub_gets_each_file_of_an_export(trained, tmp_path, hub, form):
+    run, _, _ = trained
+    export_weights(run, form, tmp_path / "here")
+    done = export_weights(run, form, "hub:you/agent")
+    here = {file.name: file.read_bytes() for file in (tmp_path / "here").iterdir()}
+    assert hub.committed == {"you/agent": here}
+    assert hub.created["you/agent"]["visibility"] == "private"
+    assert len(hub.large) == 1
+    assert (done.files, done.to) == (len(here), "hub:you/agent")
+    assert not [*(tmp_path / "scratch").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "reason"),
+    [
+        ("you/agent", "hf_wrong", r"does not accept the token in HF_TOKEN \(401, Invalid user"),
+        ("them/agent", TOKEN, r"may not write to them/agent \(403, You don't have the rights"),
+    ],
+)
+async def test_an_export_that_the_hub_refuses_stays_on_this_machine(
+    trained, tmp_path, hub, monkeypatch, name, token, reason
+):
+    run, _, _ = trained
+    export_weights(run, "adapter", tmp_path / "here")
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(BackendError, match=reason) as caught:
+        export_weights(run, "adapter", f"hub:{name}")
+    assert "\n" not in str(caught.value)
+    (kept,) = (tmp_path / "scratch").glob("*/model")
+    assert f"hf upload {name} {kept}" in str(caught.value)
+    assert {f.name: f.read_bytes() for f in kept.iterdir()} == {
+        f.name: f.read_bytes() for f in (tmp_path / "here").iterdir()
+    }
+    assert hub.committed == {}
+
+
+async def test_a_hub_that_is_not_there_is_an_error(trained, hub):
+    hub.close()
+    with pytest.raises(BackendError, match="the hub did not take you/agent: ConnectError"):
+        export_weights(trained[0], "adapter", "hub:you/agent")
 
 
 async def test_a_full_disk_leaves_nothing(trained, tmp_path):
