@@ -60,12 +60,12 @@ def art_commands() -> list[CommandSpec]:
 
 @hookimpl
 def art_metrics() -> list[MetricSpec]:
-    """Describe the measurements of the vLLM server."""
+    """Describe the engines' measurements."""
     measurements = (
         ("running", "request", "requests that the engine's server computed at the same time, mean"),
         ("waiting", "request", "requests that waited in the engine's server, mean"),
         ("kv_cache_use", "share", "cache of keys and values in use in the server, mean"),
-        ("prefix_hit_rate", "share", "prompt tokens that were in the server's cache"),
+        ("prefix_hit_rate", "share", "prompt tokens that the engine did not compute again"),
         ("generation_tok_per_s", "token/s", "sampled tokens per second while requests ran"),
         ("restarts", "restart", "restarts of the server"),
     )

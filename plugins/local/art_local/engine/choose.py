@@ -8,21 +8,28 @@ from functools import partial
 from typing import Any
 
 from art_local.engine.cohorts import CacheForward
+from art_local.engine.decoder import is_decoder, packed_bytes
 from art_local.engine.exact import ExactSlotForward, is_exact
 from art_local.engine.forward import Forward, SlotForward
+from art_local.engine.fused import DECODERS, FusedForward
 from art_local.engine.layer_types import cache_parameter, slots_hold
 from art_local.engine.recompute import RecomputeForward
 from art_local.engine.trial import is_right
 from art_local.models.load import RotaryLengths, rotary_lengths
 
+PACKED_SHARE = 0.5
+"""The share of the free memory that packed weights may take."""
+
 log = logging.getLogger("art_local")
 
 
-def make_forward(module: Any, *, exact: bool = False) -> Forward:
+def make_forward(module: Any, *, exact: bool = False, free_bytes: int | None = None) -> Forward:
     """Return the fastest of the forward passes that give a model's log-probs of whole texts, and
     with `exact` the same bits whatever else is computed.
+
+    `free_bytes` limits what packed weights may take; None: no limit.
     """
-    for kind in _with_cache(module, exact=exact):
+    for kind in _with_cache(module, exact=exact, free_bytes=free_bytes):
         forward: Forward = kind(module)
         if is_right(forward) and (not exact or is_exact(forward)):
             return forward
@@ -35,9 +42,28 @@ def make_forward(module: Any, *, exact: bool = False) -> Forward:
     return RecomputeForward(module, apart=exact)
 
 
-def _with_cache(module: Any, *, exact: bool) -> Iterator[Callable[[Any], Forward]]:
+def _with_cache(
+    module: Any, *, exact: bool, free_bytes: int | None
+) -> Iterator[Callable[[Any], Forward]]:
+    static = rotary_lengths(module.config) == RotaryLengths()
+    fusible = slots_hold(module) and is_decoder(module) and static and not exact
+    if fusible and _fits(module, free_bytes):
+        yield FusedForward
     if slots_hold(module):
         yield ExactSlotForward if exact else SlotForward
     # keys in a cache have the rotary factors of the pass that made them
-    if cache_parameter(module) and rotary_lengths(module.config) == RotaryLengths():
+    if cache_parameter(module) and static:
         yield partial(CacheForward, apart=exact)
+
+
+def _fits(module: Any, free_bytes: int | None) -> bool:
+    needed = DECODERS * packed_bytes(module)
+    if free_bytes is None or needed <= free_bytes * PACKED_SHARE:
+        return True
+    log.warning(
+        "sampling uses the weights as they are, which is slower: packed weights take %.1f GB, "
+        "and of %.1f GB of free memory at most half is used for them",
+        needed / 1e9,
+        free_bytes / 1e9,
+    )
+    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -21,6 +20,7 @@ from art_local.engine.protocol import BASE, StepWeights
 from art_local.engine.request import Request
 from art_local.engine.weights import Adapter, Weights
 from art_local.engine.worker import Worker
+from art_local.models.device_memory import device_memory
 
 log = logging.getLogger("art_local")
 
@@ -31,7 +31,8 @@ class TransformersEngine:
     """Samples from a transformers causal language model and merged adapters of it, many requests at
     a time.
 
-    `state` is how sequences are stored: "slots", the model's "own cache", or "whole texts".
+    `state` is how sequences are computed: by "fused" layers, in "slots", with the model's "own
+    cache", or as "whole texts".
 
     - `model`: a causal language model without peft. Its parameters are shared, not copied.
     - `lock`: held for each step; give the trainer's lock, so that both alternate.
@@ -61,13 +62,14 @@ class TransformersEngine:
         if max_batch_size < 1 or prefill_tokens < 1:
             raise ConfigError("max_batch_size and prefill_tokens must be at least 1")
         self._weights = Weights(model)
-        forward = make_forward(self._weights.module, exact=deterministic)
+        free = device_memory(next(model.parameters()).device).free
+        forward = make_forward(self._weights.module, exact=deterministic, free_bytes=free)
         self._timeout_s = request_timeout_s
         config = self._weights.module.config.get_text_config()
         self.context_length: int = context_length(config)
         self._vocabulary: int = config.vocab_size
         self._ends = _end_tokens(model)
-        size = _free_bytes(forward.device) // 4 if cache_bytes is None else cache_bytes
+        size = free // 4 if cache_bytes is None else cache_bytes
         limits = Limits(
             rows=max_batch_size,
             prefill_tokens=prefill_tokens,
@@ -77,6 +79,7 @@ class TransformersEngine:
         self._rotary, self._warned = forward.rotary, False
         self.state: str = forward.name
         self._worker = Worker(self._weights, forward, lock or DeviceLock(), limits)
+        self._prompt_tokens = self._worker.prompt_tokens
 
     @property
     def adapters(self) -> list[str]:
@@ -141,8 +144,10 @@ class TransformersEngine:
         """Do nothing: each request gets the error with which the engine's thread ended."""
 
     def step_metrics(self) -> dict[str, float]:
-        """Return nothing."""
-        return {}
+        """Return the share of prompt tokens since the last call that were not computed again."""
+        before, self._prompt_tokens = self._prompt_tokens, self._worker.prompt_tokens
+        asked, found = (now - then for now, then in zip(self._prompt_tokens, before, strict=True))
+        return {"throughput/engine_prefix_hit_rate": found / asked} if asked else {}
 
     async def close(self) -> None:
         """End all requests with an EngineError and the worker thread; a second call does
@@ -221,12 +226,3 @@ def _end_tokens(model: nn.Module) -> frozenset[int]:
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 8 << 30

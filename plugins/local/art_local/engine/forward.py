@@ -1,7 +1,8 @@
 """Forward passes of a transformers causal language model for sampling: prompts, then one token for
 each row.
 
-There are three kinds, and `make_forward` chooses. `SlotForward` holds keys and values of attention
+There are four kinds, and `make_forward` chooses. `FusedForward` (`fused.py`) computes the layers of
+common decoders without their modules, on a CPU. `SlotForward` holds keys and values of attention
 in slots, so that all rows share a pass. `CacheForward` (`cohorts.py`) leaves the state to the
 model's own cache, and rows of equal prompts share a pass. `RecomputeForward` (`recompute.py`)
 computes whole sequences for each token.
@@ -20,6 +21,7 @@ from torch import nn
 from art_core.base.errors import EngineError
 from art_local.engine.cache import SlotCache
 from art_local.engine.layer_types import cache_parameter, layer_types
+from art_local.engine.weights import Adapter
 from art_local.models.load import reset_dynamic_rotary, rotary_lengths
 from art_local.training.logprobs import OutputHead, output_heads, token_logprobs
 
@@ -89,6 +91,19 @@ class Forward(ABC):
         # logits_to_keep keeps the same positions for all rows; prompts end at different ones.
         head = module.get_output_embeddings()
         self._hook = head.register_forward_pre_hook(self.last)
+
+    def use(self, adapter: Adapter) -> None:
+        """Compute with an adapter's weights, which the module has now."""
+
+    def release(self) -> None:
+        """Refer to no adapter, so that an unloaded one's memory is freed."""
+
+    def trim(self, tokens: int) -> None:
+        """Keep at most so many tokens of ended sequences."""
+
+    def prompt_tokens(self) -> tuple[int, int]:
+        """Return how many prompt tokens there were, and how many of them were not computed."""
+        return 0, 0
 
     def detach(self) -> None:
         """Leave the model to another forward pass."""

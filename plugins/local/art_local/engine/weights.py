@@ -17,6 +17,7 @@ from torch import nn
 from art_core.base.errors import ConfigError, unknown
 from art_local.engine.protocol import BASE
 from art_local.models.load import sharing_parameters
+from art_local.models.products import use_fast_products
 
 Place = tuple[nn.Module, str]
 
@@ -43,6 +44,7 @@ class Weights:
 
     def __init__(self, model: nn.Module) -> None:
         self.module: Any = sharing_parameters(model).eval()
+        use_fast_products(self.module)
         self._names = {id(tensor): name for name, tensor in self.module.named_parameters()}
         self._places: dict[str, Place] = {}
         self._base: dict[str, nn.Parameter] = {}

@@ -25,6 +25,8 @@ Text = tuple[Adapter, tuple[int, ...], Future[list[float]]]
 GATHER_S = 0.004
 MAX_GATHER_S = 0.04
 SLICE_S = 0.5
+KEPT_SHARE = 0.25
+"""The share of the cache that ended sequences may have, for prompts that begin as they do."""
 
 
 class Worker:
@@ -58,6 +60,11 @@ class Worker:
             if holder
             else f"{running} sequences run"
         )
+
+    @property
+    def prompt_tokens(self) -> tuple[int, int]:
+        """How many prompt tokens there were so far, and how many of them were not computed."""
+        return self._forward.prompt_tokens()
 
     def submit(self, request: Request) -> None:
         """Queue a request; raises EngineError when the engine has ended."""
@@ -120,6 +127,7 @@ class Worker:
         with self._changed:
             if not self._batches and not self._waiting and self._ended is None:
                 self._weights.release()
+                self._forward.release()
                 self._changed.wait_for(lambda: self._waiting or self._ended is not None)
                 idle = bool(self._arrived)
             else:
@@ -191,7 +199,9 @@ class Worker:
         try:
             with self._lock.hold("generating"):
                 self._weights.activate(batch.adapter)
+                self._forward.use(batch.adapter)
                 events = batch.step(others)
+                self._trim(others + batch.cache_tokens)
         except Exception as error:
             reason = (
                 error
@@ -202,6 +212,11 @@ class Worker:
             self._fail(batch.requests, reason)
             return
         deliver(events)
+
+    def _trim(self, used: int) -> None:
+        """Let ended sequences have their share of the cache, or what running ones leave of it."""
+        total = self._limits.cache_tokens
+        self._forward.trim(min(int(total * KEPT_SHARE), total - used))
 
     def _next_key(self) -> tuple[Adapter, RotaryGroup] | None:
         """Return the key of the batch that runs next; batches without requests are removed."""

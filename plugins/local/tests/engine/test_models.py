@@ -35,12 +35,17 @@ SIZES = {
 }
 GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 SLIDING = {"head_dim": 8, "sliding_window": 8}
-MODELS = {
+FUSED = {
     "Llama": SIZES,
+    "Mistral": SIZES | {"sliding_window": 8},
+    "Qwen2": SIZES,
+    "Qwen3": SIZES | {"head_dim": 16},
+}
+MODELS = {
     "Gemma2": SIZES | SLIDING,
     "Gemma3Text": SIZES | SLIDING | {"layer_types": ["sliding_attention", "full_attention"]},
     "Granite": SIZES | {"logits_scaling": 4.0},
-    "Mistral": SIZES | {"sliding_window": 8},
+    "Cohere": SIZES,
     "Qwen3Moe": SIZES | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "GPT2": GPT2 | {"bos_token_id": 1, "eos_token_id": 2},
 }
@@ -73,11 +78,14 @@ def random_model(name, options):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", MODELS)
-async def test_log_probs_are_those_of_a_plain_forward_for(name) -> None:
-    model = random_model(name, MODELS[name])
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [*((name, "fused") for name in FUSED), *((name, "slots") for name in MODELS)],
+)
+async def test_log_probs_are_those_of_a_plain_forward_for(name, state) -> None:
+    model = random_model(name, {**FUSED, **MODELS}[name])
     engine = TransformersEngine(model)
-    assert engine.state == "slots"
+    assert engine.state == state
     assert_logprobs_are_of_whole_texts(model, await answers_of(engine))
     await engine.close()
 

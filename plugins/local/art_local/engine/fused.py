@@ -1,0 +1,214 @@
+"""Sampling by a `Decoder`: prompts, of which only what is new is computed, and their next tokens.
+
+Shapes: R rows, U prompts, T tokens of a pass, W places of the longest row, Q query heads, K heads
+of keys and values, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from art_local.engine.decoder import Decoder, decoder_of
+from art_local.engine.forward import Forward
+from art_local.engine.fused_cache import FusedCache
+from art_local.engine.layer_types import layer_types
+from art_local.engine.prefixes import Prefixes
+from art_local.engine.protocol import BASE
+from art_local.engine.weights import Adapter
+
+DECODERS = 2
+"""Adapters whose products are kept: each takes as much memory as the linear layers."""
+
+Window = int | None
+"""How many tokens attention sees; None: all before."""
+
+
+@attrs.frozen
+class Span:
+    """The new tokens of a prompt in a pass: its slot, where in the slot and in the pass they begin,
+    and how many they are.
+    """
+
+    slot: int
+    past: int
+    start: int
+    length: int
+
+    @property
+    def here(self) -> slice:
+        """Their places in the pass."""
+        return slice(self.start, self.start + self.length)
+
+    @property
+    def end(self) -> int:
+        """The length of the prompt."""
+        return self.past + self.length
+
+
+class FusedForward(Forward):
+    """Runs a model by its `Decoder`, on a CPU."""
+
+    name = "fused"
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        window = getattr(self.config, "sliding_window", None)
+        kinds = layer_types(self.config)
+        self._windows: list[Window] = [window if k == "sliding_attention" else None for k in kinds]
+        self._decoders: WeakKeyDictionary[Adapter, Decoder] = WeakKeyDictionary()
+        self._first: Adapter | None = Adapter(BASE)
+        self._adapter: Adapter | None = None
+        self._decoder: Decoder | None = None
+        self.prefixes = Prefixes()
+        self.use(self._first)
+
+    def use(self, adapter: Adapter) -> None:
+        """Compute with an adapter's weights, which the module has now."""
+        decoder = self._decoders.pop(adapter, None)
+        if decoder is not None and not decoder.is_current:
+            self.prefixes.forget(adapter)
+            decoder = None
+        known = [each for each in self._decoders.values() if each.is_current]
+        while len(self._decoders) >= DECODERS:
+            del self._decoders[next(iter(self._decoders))]
+        if adapter is not self._first:
+            self._first = None
+        self._decoders[adapter] = self._decoder = decoder or decoder_of(self.module, known)
+        self._adapter = adapter
+
+    def release(self) -> None:
+        """Refer to no adapter, so that an unloaded one's memory is freed."""
+        self._adapter = self._decoder = None
+
+    def trim(self, tokens: int) -> None:
+        """Keep at most so many tokens of ended sequences."""
+        self.prefixes.shrink(tokens)
+
+    def prompt_tokens(self) -> tuple[int, int]:
+        """Return how many prompt tokens there were, and how many of them were not computed."""
+        return self.prefixes.asked, self.prefixes.found
+
+    def new_cache(self) -> FusedCache:
+        """Make an empty cache for this model."""
+        attention = self.module.model.layers[0].self_attn
+        heads = attention.k_proj.out_features // attention.head_dim
+        shape = (len(self._windows), heads, attention.head_dim)
+        return FusedCache(shape, self.dtype, self.prefixes)
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], source: Sequence[int], cache: FusedCache
+    ) -> Tensor:
+        """Compute what is new of prompts once each, and append `source` [R] copies of them to the
+        cache; logits [R, V].
+        """
+        assert self._decoder is not None
+        cache.adapter = self._adapter
+        first = len(cache.ids)
+        slots = [first + list(source).index(number) for number in range(len(prompts))]
+        known = [cache.restore(slot, prompt) for slot, prompt in zip(slots, prompts, strict=True)]
+        cache.ids += [list(prompts[number]) for number in source]
+        spans, start = [], 0
+        for slot, prompt, past in zip(slots, prompts, known, strict=True):
+            spans.append(Span(slot, past, start, len(prompt) - past))
+            start += len(prompt) - past
+        self.prefixes.asked += sum(len(prompts[number]) for number in source)
+        self.prefixes.found += sum(len(prompts[number]) for number in source) - start
+        hidden_TH = self._prompts(prompts, spans, cache)
+        last_U = torch.tensor([span.start + span.length - 1 for span in spans])
+        logits_UV = self._decoder.logits(hidden_TH[last_U])
+        for number, slot in enumerate(slots):
+            copies = [first + row for row, prompt in enumerate(source) if prompt == number]
+            cache.copy(slot, [copy for copy in copies if copy != slot])
+            cache.keep(slot)
+        return logits_UV[torch.tensor(list(source))]
+
+    def decode(self, token_ids: Sequence[int], cache: FusedCache) -> Tensor:
+        """Append one token to each row of the cache; logits [R, V]."""
+        assert self._decoder is not None
+        positions_R = torch.tensor(cache.lengths)
+        for ids, token_id in zip(cache.ids, token_ids, strict=True):
+            ids.append(token_id)
+        rows, width, d = len(token_ids), cache.width, self._decoder
+        rows_R = torch.arange(rows)
+        masks = {window: self._mask(positions_R, width, window) for window in {*self._windows}}
+        grouped = (rows, d.key_heads, d.query_heads // d.key_heads, d.head_size)
+
+        def attend(number: int, q_RQD: Tensor, k_RKD: Tensor, v_RKD: Tensor) -> Tensor:
+            keys, values = cache.layers[number]
+            keys[rows_R, :, positions_R] = k_RKD
+            values[rows_R, :, positions_R] = v_RKD
+            return functional.scaled_dot_product_attention(
+                q_RQD.reshape(grouped),
+                keys[:rows, :, :width],
+                values[:rows, :, :width],
+                attn_mask=masks[self._windows[number]],
+                scale=d.scale,
+            ).reshape(rows, -1)
+
+        return d.logits(self._hidden(torch.tensor(token_ids), positions_R, attend))
+
+    def _prompts(
+        self, prompts: Sequence[Sequence[int]], spans: Sequence[Span], cache: FusedCache
+    ) -> Tensor:
+        """Return the hidden states [T, H] of the new tokens of prompts."""
+        assert self._decoder is not None
+        d = self._decoder
+        ids_T = torch.tensor(
+            [i for ids, span in zip(prompts, spans, strict=True) for i in ids[span.past :]]
+        )
+        positions_T = torch.cat([torch.arange(span.past, span.end) for span in spans])
+        masks = {
+            (span, window): self._mask(positions_T[span.here], span.end, window)
+            for span in spans
+            for window in {*self._windows}
+            if span.past or window is not None
+        }
+
+        def attend(number: int, q_TQD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+            keys, values = cache.layers[number]
+            found_TQD = torch.empty_like(q_TQD)
+            for span in spans:
+                here, places = span.here, slice(span.past, span.end)
+                keys[span.slot, :, places] = k_TKD[here].transpose(0, 1)
+                values[span.slot, :, places] = v_TKD[here].transpose(0, 1)
+                mask = masks.get((span, self._windows[number]))
+                found_TQD[here] = functional.scaled_dot_product_attention(
+                    q_TQD[here].transpose(0, 1)[None],
+                    keys[None, span.slot, :, : span.end],
+                    values[None, span.slot, :, : span.end],
+                    attn_mask=None if mask is None else mask[:, 0, 0],
+                    is_causal=mask is None and not span.past,
+                    scale=d.scale,
+                    enable_gqa=True,
+                )[0].transpose(0, 1)
+            return found_TQD.flatten(1)
+
+        return self._hidden(ids_T, positions_T, attend)
+
+    def _hidden(self, ids_T: Tensor, positions_T: Tensor, attend: Any) -> Tensor:
+        assert self._decoder is not None
+        decoder, rotary = self._decoder, self.module.model.rotary_emb
+        cos_1TD, sin_1TD = rotary(decoder.embedding, position_ids=positions_T[None])
+        half = sin_1TD.shape[-1] // 2
+        sin_TD = torch.cat([-sin_1TD[0, :, :half], sin_1TD[0, :, half:]], dim=-1)
+        return decoder.hidden(ids_T, cos_1TD[0], sin_TD, attend)
+
+    def _mask(self, positions_N: Tensor, width: int, window: Window) -> Tensor | None:
+        """Return what tokens at positions see of a slot, to be added to scores [N, 1, 1, W]; None
+        when all of them see all.
+        """
+        places_W = torch.arange(width)
+        seen_NW = places_W <= positions_N[:, None]
+        if window is not None:
+            seen_NW &= places_W > positions_N[:, None] - window
+        if bool(seen_NW.all()):
+            return None
+        mask_NW = torch.zeros(seen_NW.shape, dtype=self.dtype)
+        return mask_NW.masked_fill_(~seen_NW, torch.finfo(self.dtype).min)[:, None, None]
