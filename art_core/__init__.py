@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ConfigError,
         EngineError,
         HistoryError,
+        InfrastructureError,
         MetricError,
         PluginError,
         PricingError,
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
     from art_core.data.trajectory import History, Trajectory, TrajectoryGroup
     from art_core.environments.environment import Environment, rollout_of
-    from art_core.environments.toolbox import Toolbox
+    from art_core.environments.toolbox import Tool, Toolbox
     from art_core.evaluation.compare import Comparison, compare
     from art_core.evaluation.evaluate import Evaluation, evaluate
     from art_core.evaluation.retrain import Retrained, RetrainedStep, retrain
     from art_core.hooks.commands import Column, CommandSpec, Record, Table
+    from art_core.hooks.environments import EnvironmentSpec
     from art_core.hooks.hookspecs import hookimpl
     from art_core.hooks.host import Plugins
     from art_core.log.history import MetricsRow
@@ -90,6 +92,7 @@ _HOME = {
         "ConfigError",
         "EngineError",
         "HistoryError",
+        "InfrastructureError",
         "MetricError",
         "PluginError",
         "PricingError",
@@ -108,11 +111,12 @@ _HOME = {
     "model.model": ("Model",),
     "model.teacher": ("Teacher", "teacher"),
     "environments.environment": ("Environment", "rollout_of"),
-    "environments.toolbox": ("Toolbox",),
+    "environments.toolbox": ("Tool", "Toolbox"),
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "evaluation.retrain": ("Retrained", "RetrainedStep", "retrain"),
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
+    "hooks.environments": ("EnvironmentSpec",),
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
     "reports.open_run": ("open_run",),
@@ -155,11 +159,13 @@ __all__ = [
     "EngineCatalog",
     "EngineError",
     "Environment",
+    "EnvironmentSpec",
     "Evaluation",
     "GpuTime",
     "History",
     "HistoryError",
     "InferenceEngine",
+    "InfrastructureError",
     "Judge",
     "LoggedRun",
     "LossSpec",
@@ -192,6 +198,7 @@ __all__ = [
     "Timeline",
     "TokenRates",
     "TokenUsage",
+    "Tool",
     "Toolbox",
     "TrainConfig",
     "TrainResult",

@@ -13,7 +13,7 @@ import pytest
 HEAVY = {
     "torch", "openai", "wandb", "pydantic", "transformers", "starlette", "uvicorn", "peft", "numpy",
     "matplotlib", "mlflow", "plotext", "tensorboard", "tinker", "trackio", "unsloth", "vllm",
-    "httpx2", "genai_prices", "pyarrow",
+    "httpx2", "genai_prices", "pyarrow", "mcp", "anyio",
 }  # fmt: skip
 PLUGIN_MODULES = sorted({e.module for e in importlib.metadata.entry_points(group="art_core")})
 IMPORT_MS = 60.0

@@ -54,6 +54,13 @@ class RewardError(ArtError, RuntimeError):
     """A reward that could not be computed, such as a judge that gave no usable answer."""
 
 
+class InfrastructureError(ArtError, RuntimeError):
+    """A server, a sandbox or a service that an attempt needs and that does not work.
+
+    The attempt has no reward; its failure has the reason "infrastructure".
+    """
+
+
 class BackendError(ArtError, RuntimeError):
     """A backend that could not do what it was asked."""
 
@@ -198,7 +205,7 @@ def traceback_text(error: BaseException) -> str:
         return f"{place}{type(error).__name__} <not shown: {type(odd).__name__}>\n"
 
 
-FailureReason = Literal["raised", "timeout", "wrong_type", "bad_reward"]
+FailureReason = Literal["raised", "infrastructure", "timeout", "wrong_type", "bad_reward"]
 
 
 @attrs.frozen(kw_only=True)
@@ -212,9 +219,13 @@ class RolloutFailure:
 
     @classmethod
     def of(cls, error: BaseException, reason: FailureReason = "raised") -> RolloutFailure:
-        """Describe an exception without secrets, also one whose text cannot be made."""
+        """Describe an exception without secrets, also one whose text cannot be made.
+
+        The reason of an InfrastructureError that was raised is "infrastructure".
+        """
+        down = reason == "raised" and isinstance(error, InfrastructureError)
         return cls(
-            reason=reason,
+            reason="infrastructure" if down else reason,
             type=type(error).__name__,
             message=without_secrets(message_text(error)),
             traceback=without_secrets(traceback_text(error)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import attrs
@@ -22,13 +23,25 @@ _KINDS: Mapping[Any, str] = {
 }
 
 
-@attrs.frozen
-class _Tool:
-    function: Callable[..., Any]
-    hints: Mapping[str, Any]
+@attrs.frozen(kw_only=True)
+class Tool:
+    """A tool that a model may call: its schema, and the function that answers a call.
+
+    `Tool.of(function)` describes a Python function. Make one yourself for a tool whose schema comes
+    from elsewhere, such as a server: `parameters` is a JSON schema of the arguments, `call` gets
+    them as a mapping and may be async, and `problem` returns what is wrong with them, "" for
+    nothing.
+    """
+
+    name: str
+    call: Callable[[Mapping[str, Any]], Any]
+    parameters: Mapping[str, Any]
+    description: str = ""
+    problem: Callable[[Mapping[str, Any]], str] = attrs.field(default=lambda _: "")
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> _Tool:
+    def of(cls, function: Callable[..., Any]) -> Tool:
+        """Return a function as a tool; ConfigError for a parameter of an unknown type."""
         hints = {k: v for k, v in get_type_hints(function).items() if k != "return"}
         for name, hint in hints.items():
             if _schema_of(hint) is None:
@@ -36,45 +49,56 @@ class _Tool:
                     f"the tool {function.__name__!r} has a parameter {name!r} of the type {hint}",
                     "Take str, int, float, bool, list, dict or Literal[...].",
                 )
-        return cls(function, hints)
+        known = inspect.signature(function).parameters
+        properties = {name: _schema_of(hints.get(name, str)) for name in known}
+        required = [name for name, p in known.items() if p.default is p.empty]
+        return cls(
+            name=function.__name__,
+            description=inspect.getdoc(function) or "",
+            parameters={"type": "object", "properties": properties, "required": required},
+            call=lambda arguments: function(**arguments),
+            problem=partial(_misfit, function, hints),
+        )
 
     @property
     def schema(self) -> dict[str, Any]:
-        parameters = inspect.signature(self.function).parameters
-        required = [n for n, p in parameters.items() if p.default is p.empty]
-        properties = {name: _schema_of(self.hints.get(name, str)) for name in parameters}
-        form = {"type": "object", "properties": properties, "required": required}
+        """The tool in OpenAI's form."""
         described = {
-            "name": self.function.__name__,
-            "description": inspect.getdoc(self.function) or "",
-            "parameters": form,
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
         }
         return {"type": "function", "function": described}
 
-    def problem(self, arguments: Mapping[str, Any]) -> str:
-        """Return what is wrong with arguments, "" for nothing."""
-        try:
-            inspect.signature(self.function).bind(**arguments)
-        except TypeError as error:
-            return str(error)
-        for name, value in arguments.items():
-            hint = self.hints.get(name, str)
-            if not _fits(value, hint):
-                return f"{name} must be {_schema_of(hint)}, got {value!r:.80}"
-        return ""
+
+def _misfit(
+    function: Callable[..., Any], hints: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> str:
+    """Return what is wrong with a function's arguments, "" for nothing."""
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        return str(error)
+    for name, value in arguments.items():
+        hint = hints.get(name, str)
+        if not _fits(value, hint):
+            return f"{name} must be {_schema_of(hint)}, got {value!r:.80}"
+    return ""
 
 
 class Toolbox:
     """Functions that a model may call: their schemas, and the answers to its calls.
 
     A function's name, docstring and annotated parameters describe it to the model; it may be async.
-    Its parameters are str, int, float, bool, list, dict or Literal[...]. A call that names no
-    function, or whose arguments do not fit, is answered with an error that the model can read. An
-    exception of a function leaves as it is: the environment failed, not the model.
+    Its parameters are str, int, float, bool, list, dict or Literal[...]. An `art.Tool` has a schema
+    of its own. A call that names no tool, or whose arguments do not fit, is answered with an error
+    that the model can read. An exception of a function leaves as it is: the environment failed, not
+    the model.
     """
 
-    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
-        self._tools = {function.__name__: _Tool.of(function) for function in functions}
+    def __init__(self, functions: Iterable[Callable[..., Any] | Tool]) -> None:
+        tools = (each if isinstance(each, Tool) else Tool.of(each) for each in functions)
+        self._tools = {tool.name: tool for tool in tools}
 
     @property
     def schemas(self) -> list[dict[str, Any]]:
@@ -105,7 +129,7 @@ class Toolbox:
         problem = tool.problem(arguments)
         if problem:
             return f"error: {name}: {problem}"
-        result = tool.function(**arguments)
+        result = tool.call(arguments)
         return await result if inspect.isawaitable(result) else result
 
 

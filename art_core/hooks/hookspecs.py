@@ -21,6 +21,7 @@ from art_core.rl.losses import PRESETS, LossSpec
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
+    from art_core.hooks.environments import EnvironmentSpec
     from art_core.metrics.receipt import TokenRates, TokenUsage
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.sinks.protocol import SinkSpec
@@ -44,6 +45,12 @@ def art_sinks() -> Sequence[SinkSpec]:
 @hookspec
 def art_commands() -> Sequence[CommandSpec]:
     """Offer commands of `art`."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_environments() -> Sequence[EnvironmentSpec]:
+    """Offer environments: tasks that `art env` lists, checks and plays."""
     raise AssertionError("a hook's specification is never called")
 
 
@@ -100,7 +107,7 @@ def _commands(specs: Iterable[Any]) -> list[Any]:
 
 def _backends(specs: Iterable[Any]) -> list[Any]:
     def creates(spec: Any) -> bool:
-        if isinstance(spec.create, str) and not re.fullmatch(r"[\w.]+:[\w.]+", spec.create):
+        if isinstance(spec.create, str) and not _is_path(spec.create):
             raise PluginError(
                 f"its backend {spec.name!r} is to be made by {spec.create!r}", 'Give "module:name".'
             )
@@ -109,11 +116,24 @@ def _backends(specs: Iterable[Any]) -> list[Any]:
     return _checked(specs, creates)
 
 
-def _checked(specs: Iterable[Any], creates: Callable[[Any], bool]) -> list[Any]:
+def _environments(specs: Iterable[Any]) -> list[Any]:
+    def has_target(spec: Any) -> bool:
+        return callable(spec.target) or _is_path(spec.target)
+
+    return _checked(specs, has_target, needs="target")
+
+
+def _is_path(text: Any) -> bool:
+    return isinstance(text, str) and re.fullmatch(r"[\w.]+:[\w.]+", text) is not None
+
+
+def _checked(
+    specs: Iterable[Any], creates: Callable[[Any], bool], needs: str = "create"
+) -> list[Any]:
     checked = list(specs)
     for spec in checked:
         if not isinstance(getattr(spec, "name", None), str) or not creates(spec):
-            raise PluginError(f"it offers {spec!r:.80}, not a spec with a name and a create")
+            raise PluginError(f"it offers {spec!r:.80}, not a spec with a name and a {needs}")
     return checked
 
 
@@ -133,6 +153,7 @@ OFFERS: dict[str, Callable[[Any], list[Any]]] = {
     "art_backends": _backends,
     "art_sinks": _specs,
     "art_commands": _commands,
+    "art_environments": _environments,
     "art_losses": partial(_functions, kind=LossSpec, noun="a loss", taken=PRESETS),
     "art_advantages": partial(_functions, kind=AdvantageSpec, noun="advantages", taken=BASELINES),
     "art_metrics": list,

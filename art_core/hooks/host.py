@@ -9,14 +9,15 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pluggy
 
-from art_core.base.errors import ConfigError, MetricError, PluginError, unknown
+from art_core.base.errors import ConfigError, PluginError, unknown
 from art_core.hooks import hookspecs
+from art_core.hooks.answers import derived, offer_of, price
 from art_core.hooks.hookspecs import OFFERS, check_hooks, hookimpl
 from art_core.metrics.receipt import TokenRates, TokenUsage
 from art_core.metrics.taxonomy import Taxonomy
@@ -24,6 +25,7 @@ from art_core.metrics.taxonomy import Taxonomy
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
+    from art_core.hooks.environments import EnvironmentSpec
     from art_core.rl.advantages import AdvantageSpec
     from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
@@ -32,16 +34,18 @@ log = logging.getLogger("art_core")
 GROUP = "art_core"
 OURS = {
     "backend": frozenset({"local", "unsloth", "tinker", "serverless"}),
+    "environment": frozenset({"mcp", "openenv", "verifiers"}),
     "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard"}),
 }
 SINGULAR = {
     "art_advantages": "advantages",
     "art_backends": "backend",
     "art_commands": "command",
+    "art_environments": "environment",
     "art_losses": "loss",
     "art_sinks": "sink",
 }
-S = TypeVar("S", "BackendSpec", "SinkSpec")
+S = TypeVar("S", "BackendSpec", "EnvironmentSpec", "SinkSpec")
 
 
 @attrs.frozen(kw_only=True)
@@ -121,21 +125,6 @@ class Guard:
         raise PluginError("a wrapper yields a second time", "Yield once.")
 
 
-class Offer(list[Any]):
-    """The specs that one plugin offers, with the plugin's name."""
-
-    def __init__(self, specs: Iterable[Any], plugin: str) -> None:
-        super().__init__(specs)
-        self.plugin = plugin
-
-
-def _offer_of(plugin: str, check: Callable[[Any], list[Any]]) -> Callable[[Any], Offer]:
-    def read(answer: Any) -> Offer:
-        return Offer(check(answer), getattr(answer, "plugin", plugin))
-
-    return read
-
-
 def _instance_of(kind: type) -> Callable[[Any], Any]:
     def read(answer: Any) -> Any:
         if not isinstance(answer, kind):
@@ -145,26 +134,11 @@ def _instance_of(kind: type) -> Callable[[Any], Any]:
     return read
 
 
-def _price(answer: Any) -> float:
-    usd = float(answer)
-    if not 0 <= usd < math.inf:
-        raise ValueError(f"{usd} is not a price")
-    return usd
-
-
-def _derived(answer: Mapping[str, float]) -> dict[str, float]:
-    if totals := [key for key in answer if "/cum/" in key]:
-        raise MetricError(f"{totals[0]!r} is a total, which the core keeps")
-    if costs := [key for key in answer if key.startswith("costs/")]:
-        raise MetricError(f"{costs[0]!r} would be among the dollars that were paid")
-    return {key: float(value) for key, value in answer.items()}
-
-
 VALUES: dict[str, Callable[[Any], Any]] = {
-    "art_rollup": _derived,
+    "art_rollup": derived,
     "art_usage": _instance_of(TokenUsage),
     "art_token_rates": _instance_of(TokenRates),
-    "art_gpu_rate": _price,
+    "art_gpu_rate": price,
 }
 """Validation of hooks whose answers are values."""
 
@@ -255,7 +229,7 @@ class Plugins:
         found = [(c.name, i) for c in callers for i in c.get_hookimpls() if i.plugin is plugin]
         for hook, implementation in found:
             name = implementation.plugin_name
-            read = VALUES.get(hook) or _offer_of(name, OFFERS[hook])
+            read = VALUES.get(hook) or offer_of(name, OFFERS[hook])
             guard = Guard(name, implementation.function, read, self._set_aside)
             call = guard.wrap if implementation.wrapper else guard.call
             implementation.function = call  # type: ignore[misc]
@@ -299,6 +273,10 @@ class Plugins:
         """Return the commands that plugins add to `art`, by name."""
         return self._offers("art_commands")
 
+    def environments(self) -> dict[str, EnvironmentSpec]:
+        """Return the offered environments, by name."""
+        return self._offers("art_environments")
+
     def losses(self) -> dict[str, LossSpec]:
         """Return the offered losses, by name, without the presets."""
         return self._offers("art_losses")
@@ -314,6 +292,10 @@ class Plugins:
     def sink(self, name: str) -> SinkSpec:
         """Return a sink by name; errors as `backend`."""
         return self._named("sink", name, self.sinks())
+
+    def environment(self, name: str) -> EnvironmentSpec:
+        """Return an environment by name; errors as `backend`."""
+        return self._named("environment", name, self.environments())
 
     def taxonomy(self) -> Taxonomy:
         """Return the built-in catalogue with the specs of all plugins."""

@@ -20,6 +20,7 @@ import attrs
 
 from art_core.backends import BackendSpec
 from art_core.hooks.commands import CommandSpec
+from art_core.hooks.environments import EnvironmentSpec
 from art_core.hooks.host import GROUP, Plugins
 from art_core.metrics.taxonomy import MetricSpec
 from art_core.rl.advantages import AdvantageSpec
@@ -33,6 +34,7 @@ _TYPES = {
     "art_advantages": AdvantageSpec,
     "art_backends": BackendSpec,
     "art_commands": CommandSpec,
+    "art_environments": EnvironmentSpec,
     "art_losses": LossSpec,
     "art_metrics": MetricSpec,
     "art_sinks": SinkSpec,
@@ -54,7 +56,7 @@ seen = {
 plugins = Plugins()
 plugins.register(module, "contract")
 for offers in (plugins.backends, plugins.sinks, plugins.commands, plugins.losses,
-               plugins.advantages, plugins.taxonomy):
+               plugins.advantages, plugins.environments, plugins.taxonomy):
     try:
         offers()
     except Exception:
@@ -138,15 +140,16 @@ class PluginContract(Contract):
                 assert isinstance(spec, kind), f"{hook} offers {spec!r:.80}, which is no {kind}"
 
     def test_two_specs_do_not_share_a_name(self) -> None:
-        """A name stands for one backend, sink, command or loss."""
-        for hook in ("art_backends", "art_commands", "art_losses", "art_sinks"):
+        """A name stands for one backend, sink, command, environment or loss."""
+        for hook in ("art_backends", "art_commands", "art_environments", "art_losses", "art_sinks"):
             names = [spec.name for spec in self._offered(hook)]
             assert len(names) == len(set(names)), f"{hook} offers a name twice: {names}"
 
     def test_its_names_can_be_typed_into_a_command(self) -> None:
-        """Lower-case letters, digits, hyphens, dots and underscores."""
+        """Lower-case letters, digits, hyphens, dots, underscores; of environments also `/`."""
         for spec in self._named():
-            assert _NAME.fullmatch(spec.name), f"{spec.name!r} can't be typed"
+            parts = spec.name.split("/") if isinstance(spec, EnvironmentSpec) else [spec.name]
+            assert all(map(_NAME.fullmatch, parts)), f"{spec.name!r} can't be typed"
 
     def test_its_summaries_fit_into_a_table(self) -> None:
         """One line of 1 to 120 characters."""
@@ -155,10 +158,15 @@ class PluginContract(Contract):
             assert "\n" not in spec.summary
 
     def test_what_its_specs_name_can_be_imported(self) -> None:
-        """`create="module:name"` names a module that is installed."""
-        for spec in self._plugins().backends().values():
-            if isinstance(spec.create, str):
-                module = spec.create.partition(":")[0]
+        """`create="module:name"` and `target="module:name"` name a module that is installed."""
+        plugins = self._plugins()
+        named = [
+            *(spec.create for spec in plugins.backends().values()),
+            *(spec.target for spec in plugins.environments().values()),
+        ]
+        for path in named:
+            if isinstance(path, str):
+                module = path.partition(":")[0]
                 assert importlib.util.find_spec(module), f"there is no module {module}"
 
     def test_its_losses_and_commands_can_be_taken(self) -> None:
@@ -185,12 +193,13 @@ class PluginContract(Contract):
             return []
         return list(offer() or ())
 
-    def _named(self) -> list[BackendSpec | SinkSpec | CommandSpec]:
+    def _named(self) -> list[BackendSpec | SinkSpec | CommandSpec | EnvironmentSpec]:
         plugins = self._plugins()
         return [
             *plugins.backends().values(),
             *plugins.sinks().values(),
             *plugins.commands().values(),
+            *plugins.environments().values(),
         ]
 
 

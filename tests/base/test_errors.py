@@ -5,7 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from art_core.base import errors
-from art_core.base.errors import ArtError, ConfigError, RolloutError, unknown
+from art_core.base.errors import (
+    ArtError,
+    ConfigError,
+    InfrastructureError,
+    RolloutError,
+    RolloutFailure,
+    unknown,
+)
 
 KINDS = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ArtError)
@@ -112,3 +119,10 @@ def test_the_errors_of_plugins_have_a_public_module():
 
     assert public.ArtError is ArtError
     assert public.unknown is unknown
+
+
+def test_a_failure_of_infrastructure_has_a_reason_of_its_own():
+    error = InfrastructureError("the server is down")
+    assert RolloutFailure.of(error).reason == "infrastructure"
+    assert RolloutFailure.of(error, "bad_reward").reason == "bad_reward"
+    assert RolloutFailure.of(ValueError("no")).reason == "raised"

@@ -110,3 +110,18 @@ def test_a_parameter_of_another_type_is_an_error():
 
     with pytest.raises(art.ConfigError, match="the tool 'odd' has a parameter 'when' of the type"):
         art.Toolbox([odd])
+
+
+async def test_a_tool_may_have_a_schema_of_its_own_and_answer_for_elsewhere():
+    async def ask(arguments):
+        return f"asked {arguments['q']}"
+
+    form = {"type": "object", "properties": {"q": {"type": "string"}}}
+    box = art.Toolbox([add, art.Tool(name="ask", description="Ask.", parameters=form, call=ask)])
+    assert box.schemas[1]["function"] == {
+        "name": "ask",
+        "description": "Ask.",
+        "parameters": form,
+    }
+    (message,) = await box.answers({"tool_calls": [call("ask", '{"q": "why"}')]})
+    assert message["content"] == "asked why"

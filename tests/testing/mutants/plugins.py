@@ -33,6 +33,11 @@ def art_losses():
     return [art.LossSpec(name="mutant", create=lambda: max)]
 
 @art.hookimpl
+def art_environments():
+    play = "art_core.testing.scripts:always"
+    return [art.EnvironmentSpec(name="mutant/game", target=play, summary="plays nothing")]
+
+@art.hookimpl
 def art_metrics():
     return [art.MetricSpec(key="mutant/rows", unit="rows", help="rows that it wrote")]
 """
