@@ -22,8 +22,8 @@ Write {count} different tasks that a user could ask for and that can be solved w
 Vary what is asked, which tools are needed, and the difficulty: 1 needs one call, 5 needs many \
 calls whose arguments come from earlier results. Do not name the tools in a task. {instructions}
 
-Answer with a JSON list only. Each item: {{"task": "the request of the user", "difficulty": 1 to 5, \
-"tools": ["names of the tools that are needed"]}}"""
+Answer with a JSON list only. Each item: \
+{{"task": "the user's request", "difficulty": 1 to 5, "tools": ["names of the tools"]}}"""
 
 
 async def generate_scenarios(
