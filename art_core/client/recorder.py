@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import orjson
 
 from art_core.backends import Endpoint
 from art_core.base.threads import Values, present
@@ -21,7 +20,9 @@ from art_core.client.openai_client import ModelMeter, keep_tokens, openai_packag
 from art_core.data.trajectory import History, Message, MessageOrChoice, Trajectory, tokens_of
 from art_core.endpoint.answer import read_answer
 from art_core.endpoint.host import AppHost
-from art_core.endpoint.stream import as_text, dicts, index_of, joined
+from art_core.endpoint.protocols.stored import StoredResponses
+from art_core.endpoint.stream import EventData, as_text, dicts, index_of, joined
+from art_core.endpoint.strict_json import any_json
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -38,6 +39,7 @@ class Recording:
     trajectory: Trajectory
     context: str = ""
     unconstrained: bool = False
+    stored: StoredResponses = attrs.field(factory=StoredResponses, init=False)
     payers: Values = attrs.field(factory=present, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _ended: bool = attrs.field(default=False, init=False)
@@ -223,7 +225,7 @@ class ReceivedAnswer:
     request: Mapping[str, Any]
     ended: bool = False
     _bytes: bytearray = attrs.field(factory=bytearray)
-    _data: list[bytes] = attrs.field(factory=list)
+    _events: EventData = attrs.field(factory=EventData)
     _chunks: list[Mapping[str, Any]] = attrs.field(factory=list)
     _seen: set[int] = attrs.field(factory=set)
     _finished: set[int] = attrs.field(factory=set)
@@ -236,15 +238,13 @@ class ReceivedAnswer:
         if self._is_json is None and self._bytes.strip():
             self._is_json = self._bytes.lstrip().startswith((b"{", b"["))
         if self._is_json is False and b"\n" in part:
-            # Not as lines of text, which end at U+2028 too, in the middle of a chunk.
-            *lines, rest = self._bytes.split(b"\n")
-            self._bytes = rest
-            self._read(lines)
+            self._take_all(self._events.feed(bytes(self._bytes)))
+            self._bytes.clear()
 
     def end(self) -> None:
         """Read the rest: all bytes have arrived, and the last line may have no end."""
         if self._is_json is False:
-            self._read([self._bytes, b""])
+            self._take_all([*self._events.feed(bytes(self._bytes)), *self._events.end()])
         self.ended = self.ended or bool(self._is_json) or self._all_finished()
 
     @property
@@ -257,7 +257,7 @@ class ReceivedAnswer:
     def completion(self) -> dict[str, Any]:
         """Return the chat completion; one of an error has no choices."""
         if self._is_json:
-            value = _loaded(bytes(self._bytes))
+            value = any_json(bytes(self._bytes))
             whole = dict(value) if isinstance(value, Mapping) else {}
         else:
             whole = joined(self._chunks)
@@ -268,21 +268,16 @@ class ReceivedAnswer:
     def _all_finished(self) -> bool:
         return bool(self._seen) and self._seen <= self._finished
 
-    def _read(self, lines: Iterable[bytearray | bytes]) -> None:
-        for line in lines:
-            data = bytes(line).strip()
-            if data.startswith(b"data:"):
-                self._data.append(data.removeprefix(b"data:").strip())
-            elif not data and self._data:
-                self._take(b"\n".join(self._data))
-                self._data.clear()
+    def _take_all(self, events: Iterable[bytes]) -> None:
+        for data in events:
+            self._take(data)
 
     def _take(self, data: bytes) -> None:
         if data.startswith(b"[DONE]"):
             self.ended = not self._failed or self._all_finished()
             return
         try:
-            chunk = _loaded(data)
+            chunk = any_json(data)
         except ValueError:
             return  # the agent's client cannot read it either
         if not isinstance(chunk, Mapping):
@@ -292,14 +287,6 @@ class ReceivedAnswer:
         pieces = [*enumerate(dicts(chunk.get("choices")))]
         self._seen |= {index_of(piece, place) for place, piece in pieces}
         self._finished |= {index_of(p, place) for place, p in pieces if p.get("finish_reason")}
-
-
-def _loaded(data: bytes) -> Any:
-    """Read JSON, also with the NaN of log-probs that Python writes."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return json.loads(data)
 
 
 def _choice(choice: Mapping[str, Any], place: int) -> dict[str, Any] | None:

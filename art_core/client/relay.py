@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import openai  # noqa: TID253
@@ -22,12 +23,23 @@ from art_core.client.recorder import Recording
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.http import (
+    API_KEY_HEADER,
     bearer_key,
     guarded,
     json_body,
+    json_response,
     unknown_route,
     unless_disconnected,
 )
+from art_core.endpoint.protocols.answers import (
+    COUNT,
+    PROTOCOLS,
+    RESPONSE,
+    answered,
+    stored_response,
+)
+from art_core.endpoint.protocols.form import Protocol, error_of
+from art_core.endpoint.protocols.messages import MESSAGES
 
 CHAT = "/v1/chat/completions"
 TOKENS = {"logprobs": True, "return_token_ids": True}
@@ -39,9 +51,12 @@ _CONNECTION_HEADERS = {
 }  # fmt: skip
 _CLIENT_HEADERS = _CONNECTION_HEADERS | {
     "accept", "accept-encoding", "authorization", "content-type", "expect", "host",
-    "proxy-authorization", "te", "user-agent",
+    "proxy-authorization", "te", "user-agent", API_KEY_HEADER,
 }  # fmt: skip
+_OF_CLIENTS = ("x-stainless-", "anthropic-")
 FORCING = ("response_format", "parallel_tool_calls", "tool_choice")
+FORCING_COUNTS = ("output_config", "output_format", "tool_choice")
+OTHER_ROUTES = f"this endpoint has {', '.join((CHAT, *PROTOCOLS, COUNT))}"
 
 
 def create_relay(
@@ -54,8 +69,20 @@ def create_relay(
     """Make the application; the key of a request belongs to one of the recordings."""
     relay = _Relay(served, recordings, TOKENS if trainable else {}, meter)
     return Starlette(
-        routes=[Route(CHAT, guarded(relay.chat_completions), methods=["POST"])],
-        exception_handlers={HTTPException: unknown_route(f"this endpoint has {CHAT}")},
+        routes=[
+            Route(CHAT, guarded(relay.chat_completions), methods=["POST"]),
+            *[
+                Route(
+                    path,
+                    guarded(partial(relay.translated, each), body=each.error),
+                    methods=["POST"],
+                )
+                for path, each in PROTOCOLS.items()
+            ],
+            Route(RESPONSE, guarded(relay.response), methods=["GET", "DELETE"]),
+            Route(COUNT, guarded(relay.count_tokens, body=MESSAGES.error), methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: unknown_route(OTHER_ROUTES)},
         lifespan=relay.lifespan,
     )
 
@@ -84,11 +111,40 @@ class _Relay:
             yield
 
     async def chat_completions(self, http: Request) -> Response:
+        recording = self._recording(http)
+        return await self._chat(recording, http, await json_body(http, MAX_REQUEST_BYTES))
+
+    async def translated(self, protocol: Protocol, http: Request) -> Response:
+        recording = self._recording(http)
+        body = await json_body(http, MAX_REQUEST_BYTES)
+        return await answered(
+            protocol, body, recording.stored, partial(self._chat, recording, http)
+        )
+
+    async def response(self, http: Request) -> Response:
+        return stored_response(http, self._recording(http).stored)
+
+    async def count_tokens(self, http: Request) -> Response:
+        recording = self._recording(http)
+        body = await json_body(http, MAX_REQUEST_BYTES)
+        if recording.unconstrained:
+            body = {name: value for name, value in body.items() if name not in FORCING_COUNTS}
+        try:
+            counted = self._client.post(COUNT.removeprefix("/v1"), cast_to=object, body=body)
+            return json_response(await counted)
+        except openai.APIStatusError as error:
+            raise error_of(error.body, error.status_code) from error
+        except openai.APIConnectionError as error:
+            raise self._unreachable(error) from error
+
+    def _recording(self, http: Request) -> Recording:
         recording = self._recordings.get(bearer_key(http))
         if recording is None:
             reason = "no recording has this key; a key is valid only inside its `with` block"
             raise RequestError(401, reason)
-        request = await json_body(http, MAX_REQUEST_BYTES)
+        return recording
+
+    async def _chat(self, recording: Recording, http: Request, request: dict[str, Any]) -> Response:
         parts = self._parts(recording, request, http)
         try:
             # Awaited before the response starts, so that a refusal keeps its HTTP status.
@@ -102,9 +158,12 @@ class _Relay:
             refusal = error.response
             return Response(refusal.content, refusal.status_code, _passed(refusal.headers))
         except openai.APIConnectionError as error:
-            reason = f"{self._served.base_url} cannot be reached: {error.__cause__ or error}"
-            raise RequestError(503, reason) from error
+            raise self._unreachable(error) from error
         return StreamingResponse(_rest(parts), head.status_code, _passed(head.headers))
+
+    def _unreachable(self, error: Exception) -> RequestError:
+        reason = f"{self._served.base_url} cannot be reached: {error.__cause__ or error}"
+        return RequestError(503, reason)
 
     async def _parts(
         self, recording: Recording, request: dict[str, Any], http: Request
@@ -153,7 +212,7 @@ def _own_headers(http: Request) -> dict[str, str]:
     return {
         name: value
         for name, value in http.headers.items()
-        if name not in _CLIENT_HEADERS and not name.startswith("x-stainless-")
+        if name not in _CLIENT_HEADERS and not name.startswith(_OF_CLIENTS)
     }
 
 

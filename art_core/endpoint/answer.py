@@ -244,3 +244,19 @@ class GrowingAnswer:
     def _take(self, text: str) -> str:
         self._waiting = self._waiting[len(text) :]
         return text
+
+
+class RawAnswer:
+    """The answer to a raw prompt: its text as it comes, with thoughts and calls as text."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def add(self, text: str) -> Shown:
+        """Add text to the answer; return it."""
+        self._parts.append(text)
+        return Shown(text)
+
+    def end(self) -> tuple[Shown, Answer]:
+        """Return no more text, and the whole answer."""
+        return NOTHING, Answer("".join(self._parts))

@@ -24,6 +24,7 @@ Code = Literal[
     "not_found",
     "not_supported",
     "permission_denied",
+    "previous_response_not_found",
     "storage_full",
     "unknown_parameter",
     "unsupported_parameter",

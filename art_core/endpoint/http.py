@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -16,21 +16,25 @@ from starlette.exceptions import HTTPException  # noqa: TID253
 from starlette.requests import ClientDisconnect, Request  # noqa: TID253
 from starlette.responses import Response  # noqa: TID253
 
-from art_core.base.files import json_line
 from art_core.endpoint.errors import RequestError, request_error
-from art_core.endpoint.strict_json import json_text, whole_json
+from art_core.endpoint.strict_json import json_bytes, json_text, whole_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 MAX_BODY_BYTES = 16 << 20
+API_KEY_HEADER = "x-api-key"
 _SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 """Lone surrogates in JSON: escaped, or as bytes."""
 
 
 def guarded(
-    handler: Handler, as_error: Callable[[BaseException], RequestError] = request_error
+    handler: Handler,
+    as_error: Callable[[BaseException], RequestError] = request_error,
+    body: Callable[[RequestError], Mapping[str, Any]] = RequestError.body,
 ) -> Handler:
-    """Return a handler that answers an exception with the error that `as_error` returns for it."""
+    """Return a handler that answers an exception with the error that `as_error` returns for it, in
+    the form of `body`.
+    """
 
     async def answered(http: Request) -> Response:
         try:
@@ -41,15 +45,17 @@ def guarded(
             raise
         except BaseException as error:  # a panic of a tokenizer in Rust is not an Exception
             answer = as_error(error)
-            return json_response(answer.body(), answer.status)
+            return json_response(body(answer), answer.status)
 
     return answered
 
 
 def bearer_key(http: Request) -> str:
-    """Return the key in a request's Authorization header, "" without one."""
+    """Return the key in a request's Authorization header, else that of Anthropic's clients; ""
+    without one.
+    """
     scheme, _, key = http.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+    return (key if scheme.lower() == "bearer" else http.headers.get(API_KEY_HEADER, "")).strip()
 
 
 def check_key(http: Request, keys: Iterable[bytes]) -> None:
@@ -58,7 +64,10 @@ def check_key(http: Request, keys: Iterable[bytes]) -> None:
     # Every key is compared, in constant time: the duration must not depend on the keys.
     matches = [hmac.compare_digest(sent, key) for key in keys]
     if not any(matches):
-        message = "wrong or missing API key; send it as 'Authorization: Bearer <key>'"
+        message = (
+            "wrong or missing API key; send it as 'Authorization: Bearer <key>' or "
+            "'x-api-key: <key>'"
+        )
         raise RequestError(401, message)
 
 
@@ -121,20 +130,12 @@ def unknown_route(hint: str) -> Callable[[Request, Exception], Awaitable[Respons
     async def refuse(http: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message = f"{error.detail}; {hint}"
-        if http.url.path.endswith("/responses"):
-            message += ". Have your client use chat completions instead of the Responses API"
+        if http.url.path.startswith("/v1/v1/"):
+            message += ". The base URL of an Anthropic client ends before /v1"
         answer = RequestError(error.status_code, message, None, "not_found")
         return json_response(answer.body(), answer.status)
 
     return refuse
-
-
-def json_bytes(value: Any) -> bytes:
-    """Return a value as JSON; values that JSON cannot represent are replaced."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return json_line(value).rstrip()
 
 
 def json_response(value: Any, status: int = 200) -> Response:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import attrs
 
 from art_core.base.errors import unknown
 from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, ServedModel
-from art_core.endpoint.errors import RequestError
+from art_core.endpoint.errors import RequestError, bad_parameter
 from art_core.endpoint.request import ChatRequest
 from art_core.endpoint.thoughts import in_content, opened_by
 from art_core.endpoint.transcripts import Transcripts
@@ -87,7 +87,8 @@ def prepare(
     context = served.engine.context_length
     if len(prompt_ids) >= context:
         raise too_long(f"{len(prompt_ids)} tokens", served)
-    check.check(request, served.tokenizer, served.name)
+    if request.raw_prompt is None:
+        check.check(request, served.tokenizer, served.name)
     left = context - len(prompt_ids)
     end = served.tokenizer.eos_token_id
     sampling = Sampling(
@@ -107,7 +108,7 @@ def prepare(
         prompt_text=prompt_text,
         prompt_ids=prompt_ids,
         samplings=samplings,
-        closing=opened_by(served.tokenizer, prompt_ids),
+        closing=opened_by(served.tokenizer, prompt_ids) if request.raw_prompt is None else None,
     )
 
 
@@ -123,8 +124,11 @@ def prompt_tokens(
 ) -> tuple[str | None, tuple[int, ...]]:
     """Return the prompt's text and ids, rendered from messages and tools by the chat template.
 
-    Parts of the conversation that were served before keep their ids.
+    Parts of the conversation that were served before keep their ids. A raw prompt is not rendered,
+    and only tokenized if it is a text.
     """
+    if request.raw_prompt is not None:
+        return None, _raw_ids(request.raw_prompt, served, limit)
     options: dict[str, Any] = {
         **request.template_options,
         "add_generation_prompt": True,
@@ -152,6 +156,19 @@ def prompt_tokens(
 
     text, ids = transcripts.prompt(render, tokenizer)
     return text, tuple(ids)
+
+
+def _raw_ids(
+    prompt: str | tuple[int, ...], served: ServedModel, limit: PromptLimit
+) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        limit.check(prompt, 1, served)
+        return tuple(served.tokenizer.encode(prompt))
+    known = len(served.tokenizer) if isinstance(served.tokenizer, Sized) else None
+    wrong = [token for token in prompt if token < 0 or (known is not None and token >= known)]
+    if wrong:
+        raise bad_parameter("raw_prompt", "token ids of the model", wrong[0])
+    return prompt
 
 
 class PromptLimit:

@@ -71,6 +71,7 @@ PARAMETERS = frozenset(
         "messages",
         "model",
         "n",
+        "raw_prompt",
         "return_token_ids",
         "seed",
         "stop",
@@ -108,11 +109,29 @@ template in a request could run for ever."""
 
 
 @attrs.frozen(kw_only=True)
+class Known:
+    """The parameters of a kind of request: those that are read, those that do not change the
+    answer, and those with only neutral values, each with the reason.
+    """
+
+    parameters: frozenset[str]
+    without_effect: frozenset[str] = frozenset()
+    neutral: Mapping[str, tuple[tuple[Any, ...], str]] = attrs.field(factory=dict)
+
+
+CHAT = Known(parameters=PARAMETERS, without_effect=WITHOUT_EFFECT, neutral=NEUTRAL)
+
+
+@attrs.frozen(kw_only=True)
 class ChatRequest:
-    """A valid request for a chat completion. `max_tokens` None means the rest of the context."""
+    """A valid request for a chat completion. `max_tokens` None means the rest of the context.
+
+    `raw_prompt`, a text or token ids, is continued as it is, without messages and chat template.
+    """
 
     model: str
     messages: tuple[dict[str, Any], ...]
+    raw_prompt: str | tuple[int, ...] | None = None
     stream: bool = False
     include_usage: bool = False
     n: int = 1
@@ -131,7 +150,7 @@ class ChatRequest:
 def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     """Return the request in a JSON object; `null` means the default. RequestError if invalid."""
     given = {name: value for name, value in body.items() if value is not None}
-    _check_names(given)
+    check_names(given, CHAT)
     model = given.get("model")
     if not isinstance(model, str) or not model:
         raise bad_parameter("model", "a model's name", model)
@@ -140,9 +159,11 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     top_logprobs = _whole(given, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
     if top_logprobs and not logprobs:
         raise bad_parameter("top_logprobs", "used together with logprobs=true", top_logprobs)
+    raw = _raw_prompt(given)
     return ChatRequest(
         model=model,
-        messages=checked_messages(given.get("messages")),
+        messages=checked_messages(given.get("messages")) if raw is None else (),
+        raw_prompt=raw,
         stream=stream,
         include_usage=_include_usage(given, stream=stream),
         n=_whole(given, "n", 1, MAX_CHOICES) or 1,
@@ -159,17 +180,34 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     )
 
 
-def _check_names(given: Mapping[str, Any]) -> None:
+def check_names(given: Mapping[str, Any], known: Known) -> None:
+    """Raise RequestError for a parameter that is unknown, or that would change the answer in a way
+    that is not supported.
+    """
     for name, value in given.items():
-        if name in PARAMETERS or name in WITHOUT_EFFECT:
+        if name in known.parameters or name in known.without_effect:
             continue
-        if name not in NEUTRAL:
-            hint = did_you_mean(name, PARAMETERS)
+        if name not in known.neutral:
+            hint = did_you_mean(name, known.parameters)
             message = f"unknown parameter {shown(name)}.{hint}"
             raise RequestError(400, message, name, "unknown_parameter")
-        values, reason = NEUTRAL[name]
+        values, reason = known.neutral[name]
         if value not in values:
             raise unsupported(name, f"{reason} (got {shown(value)})"[:500])
+
+
+def _raw_prompt(given: Mapping[str, Any]) -> str | tuple[int, ...] | None:
+    value = given.get("raw_prompt")
+    if value is None:
+        return None
+    for name in ("tools", "chat_template_kwargs"):
+        if given.get(name):
+            raise unsupported(name, "a raw prompt has no chat template")
+    if isinstance(value, str) and value:
+        return value
+    if not isinstance(value, list) or not all(type(token) is int for token in value) or not value:
+        raise bad_parameter("raw_prompt", "a text, or a list of token ids", value)
+    return tuple(value)
 
 
 def _flag(given: Mapping[str, Any], name: str) -> bool:

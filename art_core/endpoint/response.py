@@ -23,11 +23,13 @@ class _Whole:
     tokens: list[Token] = attrs.field(factory=list)
     answer: Answer = attrs.field(factory=lambda: Answer(""))
     finish_reason: str | None = None
+    stop_reason: str | None = None
 
     def add(self, delta: Delta) -> None:
         self.tokens += delta.tokens
         self.answer = delta.answer or self.answer
         self.finish_reason = delta.finish_reason
+        self.stop_reason = delta.stop_reason
 
 
 async def completion(prepared: Prepared, steps: AsyncIterator[Step]) -> dict[str, Any]:
@@ -64,7 +66,9 @@ async def chunks(
                 _chunk_choice(prepared, index, opening, Delta())
                 for index in range(len(prepared.samplings))
             ]
-            yield {**head, "choices": choices, **_prompt(prepared)}
+            # before the usage is known, which comes last
+            counted = {"prompt_tokens": len(prepared.prompt_ids)}
+            yield {**head, "choices": choices, **counted, **_prompt(prepared)}
         sampled += step.delta.tokens
         yield {
             **head,
@@ -83,7 +87,8 @@ def _head(prepared: Prepared, kind: str) -> dict[str, Any]:
     }
     if prepared.served.policy_version is not None:
         head["policy_version"] = prepared.served.policy_version
-    return head | _sampling(prepared)
+    raw = {} if prepared.request.raw_prompt is None else {"raw_prompt": True}
+    return head | raw | _sampling(prepared)
 
 
 def _sampling(prepared: Prepared) -> dict[str, Any]:
@@ -124,15 +129,19 @@ def _choice(prepared: Prepared, index: int, whole: _Whole) -> dict[str, Any]:
         message["tool_calls"] = [call.as_dict() for call in answer.calls]
     tokens = tuple(whole.tokens)
     choice = {"index": index, "message": message, "finish_reason": whole.finish_reason}
-    return choice | _tokens(prepared, tokens)
+    return choice | _stop(whole) | _tokens(prepared, tokens)
 
 
 def _chunk_choice(
     prepared: Prepared, index: int, delta: dict[str, Any], step: Delta
 ) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "finish_reason": step.finish_reason} | _tokens(
-        prepared, step.tokens
-    )
+    choice = {"index": index, "delta": delta, "finish_reason": step.finish_reason}
+    return choice | _stop(step) | _tokens(prepared, step.tokens)
+
+
+def _stop(ended: _Whole | Delta) -> dict[str, Any]:
+    """Return the stop string that ended a choice, under vLLM's name."""
+    return {} if ended.stop_reason is None else {"stop_reason": ended.stop_reason}
 
 
 def _delta(delta: Delta) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 import attrs
 
 from art_core.base.errors import EngineError
-from art_core.endpoint.answer import NOTHING, Answer, GrowingAnswer, Shown
+from art_core.endpoint.answer import NOTHING, Answer, GrowingAnswer, RawAnswer, Shown
 from art_core.endpoint.engine import Token
 from art_core.endpoint.errors import RequestError, request_error
 from art_core.endpoint.prompt import Prepared
@@ -20,13 +20,14 @@ from art_core.endpoint.transcripts import Transcripts
 @attrs.frozen(kw_only=True)
 class Delta:
     """The growth of a choice by one token: text to send, and, in the last delta, the whole answer
-    and the reason why it ended.
+    and the reason why it ended: `stop_reason` is the stop string, if it was one.
     """
 
     shown: Shown = NOTHING
     tokens: tuple[Token, ...] = ()
     answer: Answer | None = None
     finish_reason: str | None = None
+    stop_reason: str | None = None
 
 
 class GrowingChoice:
@@ -38,7 +39,9 @@ class GrowingChoice:
         request = prepared.request
         offered = [tool["function"] for tool in request.tools]
         functions = {each["name"]: each.get("parameters") for each in offered}
-        self._answer = GrowingAnswer(functions, prepared.closing)
+        self._answer: GrowingAnswer | RawAnswer = RawAnswer()
+        if request.raw_prompt is None:
+            self._answer = GrowingAnswer(functions, prepared.closing)
         self._detokenizer = Detokenizer(prepared.served.tokenizer, tools=bool(functions))
         self._stops = StopStrings(request.stop)
 
@@ -57,7 +60,13 @@ class GrowingChoice:
         finish = "stop" if self._stops.stopped else str(token.finish)
         if answer.calls and finish == "stop":
             finish = "tool_calls"
-        return Delta(shown=shown.then(rest), tokens=(token,), answer=answer, finish_reason=finish)
+        return Delta(
+            shown=shown.then(rest),
+            tokens=(token,),
+            answer=answer,
+            finish_reason=finish,
+            stop_reason=self._stops.found,
+        )
 
 
 @attrs.frozen

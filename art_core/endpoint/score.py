@@ -30,6 +30,11 @@ class ScoreRequest:
     prompt: str | tuple[int, ...]
 
 
+def is_score(body: Mapping[str, Any]) -> bool:
+    """Return whether a request asks for the log-probs of a text, and for no sample."""
+    return body.get("echo") is True or body.get("max_tokens") == 0
+
+
 def score_request(body: Mapping[str, Any]) -> ScoreRequest:
     """Return the request in a JSON object; RequestError if it is invalid or asks for samples."""
     given = {name: value for name, value in body.items() if value is not None}

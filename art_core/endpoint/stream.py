@@ -1,4 +1,4 @@
-"""The chunks of a streamed chat completion, joined into one completion.
+"""The events of a stream, and the chunks of a chat completion joined into one completion.
 
 openai's own accumulator takes only the exact form: it raises for a tool call without an index and
 for choices that are null, and it drops token ids. Providers send all of these.
@@ -10,8 +10,43 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import attrs
+
 _OF_ONE_CHUNK = frozenset({"role", "type"})
 """Texts of a delta that are repeated, not continued."""
+
+
+@attrs.define
+class EventData:
+    """Finds the data of server-sent events in the bytes of a stream."""
+
+    _rest: bytes = b""
+    _data: list[bytes] = attrs.field(factory=list)
+
+    def feed(self, part: bytes | str) -> list[bytes]:
+        """Add the next bytes; return the data of the events that they end."""
+        # Not as lines of text, which end at U+2028 too, in the middle of a chunk.
+        *lines, self._rest = (self._rest + _encoded(part)).split(b"\n")
+        return self._read(lines)
+
+    def end(self) -> list[bytes]:
+        """Return the data of the last event, if nothing ends it."""
+        rest, self._rest = self._rest, b""
+        return self._read([rest, b""])
+
+    def _read(self, lines: Iterable[bytes]) -> list[bytes]:
+        ended = []
+        for line in map(bytes.strip, lines):
+            if line.startswith(b"data:"):
+                self._data.append(line.removeprefix(b"data:").strip())
+            elif not line and self._data:
+                ended.append(b"\n".join(self._data))
+                self._data.clear()
+        return ended
+
+
+def _encoded(part: bytes | str) -> bytes:
+    return part.encode() if isinstance(part, str) else bytes(part)
 
 
 def joined(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,10 @@ import math
 import re
 from typing import Any
 
+import orjson
+
+from art_core.base.files import json_line
+
 MAX_DEPTH = 100
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -19,6 +23,22 @@ def without_surrogates(text: str) -> str:
 def json_text(value: Any) -> str:
     """Return a value as JSON without lone surrogates."""
     return without_surrogates(json.dumps(value, ensure_ascii=False))
+
+
+def any_json(data: bytes) -> Any:
+    """Read JSON, also with the NaN of log-probs that Python writes; ValueError if it is not."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a value as JSON; values that JSON cannot represent are replaced."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json_line(value).rstrip()
 
 
 def read_json(text: str, start: int = 0) -> tuple[Any, int] | None:

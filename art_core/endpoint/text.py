@@ -83,15 +83,21 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._waiting = ""
-        self.stopped = False
+        self.found: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.found is not None
 
     def add(self, text: str) -> str:
-        """Return the text that can be sent now; `stopped` is True after a stop string."""
+        """Return the text that can be sent now; `found` is the stop string that ends it."""
         self._waiting += text
-        places = [place for place in map(self._waiting.find, self._stops) if place >= 0]
-        if places:
-            self.stopped = True
-            return self._release(min(places))
+        places = [(self._waiting.find(stop), stop) for stop in self._stops]
+        first = min((place for place in places if place[0] >= 0), default=None)
+        if first is not None:
+            self.found = first[1]
+            return self._release(first[0])
         return self._release(len(self._waiting) - held_back(self._waiting, self._stops))
 
     def flush(self) -> str:

@@ -511,15 +511,6 @@ async def test_headers_and_query_pass_both_ways():
     assert upstream.paths == ["/v1/chat/completions?v=1"]
 
 
-async def test_the_responses_api_is_refused_with_what_to_choose_instead(model):
-    with model.recording(art.Trajectory()) as endpoint:
-        async with openai.AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=endpoint.api_key
-        ) as client:
-            with pytest.raises(openai.NotFoundError, match="chat completions instead of the Resp"):
-                await client.responses.create(model="agent", input="hi")
-
-
 async def test_a_model_that_is_registered_again_or_closed_records_anew(model):
     with model.recording(art.Trajectory()) as first:
         pass

@@ -174,9 +174,10 @@ async def test_an_unknown_path_is_answered_in_the_same_shape(http) -> None:
     assert (await http.get("/chat/completions")).status_code == 405
 
 
-async def test_a_client_of_the_responses_api_is_told_what_to_choose_instead(client) -> None:
-    with pytest.raises(openai.NotFoundError, match="chat completions instead of the Responses API"):
-        await client.responses.create(model="agent", input="hi")
+async def test_a_doubled_version_in_the_path_is_explained(http) -> None:
+    answer = await http.post("/v1/messages", json={})
+    assert answer.status_code == 404
+    assert "The base URL of an Anthropic client ends before /v1" in answer.text
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -350,16 +350,6 @@ def test_errors_have_the_endpoints_shape(ask, method, path, body, expected):
     assert (error["type"], error["param"], error["code"]) == expected
 
 
-def test_the_responses_api_is_refused_with_a_hint(ask):
-    answer = ask("POST", "/responses", json={"model": "agent", "input": "hi"})
-    assert answer.status_code == 404
-    assert "Have your client use chat completions instead" in message(answer)
-    client = openai.OpenAI(base_url=ask.server.url, api_key=KEY)
-    with pytest.raises(openai.NotFoundError, match="chat completions instead") as caught:
-        client.responses.create(model="agent", input="hi")
-    assert caught.value.code == "not_found"
-
-
 def test_one_name_in_two_projects_must_be_said_whole(ask):
     register(ask)
     register(ask, project="other")

@@ -41,7 +41,10 @@ def _handler(operation: Operation, routes: Routes, server: Server) -> Handler:
             _check_access(http, server.keys)
         return await operation.handler(routes, http)
 
-    answered = guarded(checked, lambda error: server.private.of_error(refusal(error)))
+    def as_error(error: BaseException) -> RequestError:
+        return server.private.of_error(refusal(error))
+
+    answered = guarded(checked, as_error, operation.error)
 
     async def watched(http: Request) -> Response:
         label = f"{operation.method} {operation.path.removeprefix('/v1')}"

@@ -1,4 +1,5 @@
-"""Chat completions and log-probs of texts: requests are forwarded to the backend's own endpoint.
+"""Chat completions, log-probs of texts and counted tokens are requests to the backend's own
+endpoint.
 
 The backend is always asked for the tokens of its answers. They are remembered for clients that do
 not ask for them, so that training jobs may contain choices without tokens.
@@ -45,10 +46,7 @@ class Inference:
 
     async def chat(self, request: dict[str, Any], context: str = "") -> Response:
         """Answer `POST /chat/completions`, streamed or not. Its costs belong to `context`."""
-        name = request.get("model")
-        if not isinstance(name, str):
-            raise RequestError(400, f"model must be a string, got {shown(name)}", "model")
-        stored, step = self.named(name)
+        stored, step = self._asked(request)
         _check_messages(request.get("messages"))
         fields = TokenFields.of(request)
         keep = None
@@ -72,14 +70,11 @@ class Inference:
                 content = orjson.dumps(fields.cut(completion))
             return Response(content, answer.status_code, media_type=kind)
 
-    async def score(self, request: dict[str, Any], context: str = "") -> Response:
-        """Answer `POST /completions`: log-probs of a text."""
-        name = request.get("model")
-        if not isinstance(name, str):
-            raise RequestError(400, f"model must be a string, got {shown(name)}", "model")
-        stored, step = self.named(name)
+    async def forwarded(self, request: dict[str, Any], context: str, route: str) -> Response:
+        """Forward a request that samples nothing: for log-probs of a text, or counted tokens."""
+        stored, step = self._asked(request)
         async with self.slots.using(stored) as model:
-            answer = await self._forward(model, request, step, context, "completions")
+            answer = await self._forward(model, request, step, context, route)
             try:
                 content = await answer.aread()
             finally:
@@ -92,6 +87,12 @@ class Inference:
         """Close the connections."""
         if self._client is not None:
             await self._client.aclose()
+
+    def _asked(self, request: Mapping[str, Any]) -> tuple[StoredModel, int | None]:
+        name = request.get("model")
+        if not isinstance(name, str):
+            raise RequestError(400, f"model must be a string, got {shown(name)}", "model")
+        return self.named(name)
 
     def named(self, text: str) -> tuple[StoredModel, int | None]:
         """Return the model and the step that a name refers to.

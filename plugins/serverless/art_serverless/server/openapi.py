@@ -11,6 +11,8 @@ import attrs
 from starlette.requests import Request
 from starlette.responses import Response
 
+from art_core.endpoint.errors import RequestError
+
 _KINDS = {
     str: "string",
     int: "integer",
@@ -24,7 +26,7 @@ _KINDS = {
 @attrs.frozen
 class Operation:
     """One request of the API: method, path and handler, the fields of its body and its query with
-    their types, and its answer. The handler's docstring describes it.
+    their types, its answer, and the form of its errors. The handler's docstring describes it.
     """
 
     method: str
@@ -34,6 +36,9 @@ class Operation:
     body: Mapping[str, type] = attrs.field(factory=dict, kw_only=True)
     query: Mapping[str, type] = attrs.field(factory=dict, kw_only=True)
     needs_key: bool = attrs.field(default=True, kw_only=True)
+    error: Callable[[RequestError], Mapping[str, Any]] = attrs.field(
+        default=RequestError.body, kw_only=True
+    )
 
     @property
     def shown_path(self) -> str:

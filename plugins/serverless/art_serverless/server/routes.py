@@ -19,6 +19,7 @@ from art_core.base.errors import unknown
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError, shown
 from art_core.endpoint.http import json_body, json_response, unless_disconnected
+from art_core.endpoint.protocols.messages import MESSAGES
 from art_serverless.protocol import (
     JOBS,
     MAX_ITEMS,
@@ -36,6 +37,7 @@ from art_serverless.server.monitor import Monitor
 from art_serverless.server.names import checked_address, checked_base_model
 from art_serverless.server.openapi import Operation, openapi, page
 from art_serverless.server.private import PrivatePaths
+from art_serverless.server.protocols import ProtocolRoutes
 from art_serverless.server.slots import ModelSlots
 from art_serverless.server.store import Store, StoredJob, StoredModel, digest_of
 from art_serverless.server.work import Work
@@ -62,10 +64,11 @@ class Server:
     private: PrivatePaths
 
 
-class Routes:
+class Routes(ProtocolRoutes):
     """The handlers, one method per operation. Their docstrings appear in the API's description."""
 
     def __init__(self, server: Server) -> None:
+        super().__init__(server.inference, server.keys)
         self._server = server
         self._store, self._slots, self._work = server.store, server.slots, server.work
 
@@ -281,14 +284,6 @@ class Routes:
         answer = self._server.inference.chat(await json_body(http), context)
         return await unless_disconnected(http, answer)
 
-    async def score(self, http: Request) -> Response:
-        """Return the log-probs of a text, as OpenAI's completions do with echo=true, max_tokens=0
-        and logprobs=1.
-        """
-        context = http.headers.get(CONTEXT_HEADER, "")
-        answer = self._server.inference.score(await json_body(http), context)
-        return await unless_disconnected(http, answer)
-
     async def _object(self, http: Request) -> dict[str, Any]:
         return await json_body(http, self._server.max_body_bytes)
 
@@ -331,7 +326,15 @@ OPERATIONS = (
     Operation("GET", "/v1/models/{name:path}", Routes.name, "{id, object, created, owned_by}"),
     Operation("POST", "/v1/chat/completions", Routes.chat, "a chat completion, or its chunks",
               body={"model": str, "messages": list}),
-    Operation("POST", "/v1/completions", Routes.score, "a text completion",
+    Operation("POST", "/v1/responses", Routes.responses, "a response, or its events",
+              body={"model": str, "input": list}),
+    Operation("GET", "/v1/responses/{response_id}", Routes.response, "a response"),
+    Operation("DELETE", "/v1/responses/{response_id}", Routes.response, "{id, object, deleted}"),
+    Operation("POST", "/v1/messages", Routes.messages, "a message, or its events",
+              body={"model": str, "messages": list, "max_tokens": int}, error=MESSAGES.error),
+    Operation("POST", "/v1/messages/count_tokens", Routes.count_tokens, "{input_tokens}",
+              body={"model": str, "messages": list}, error=MESSAGES.error),
+    Operation("POST", "/v1/completions", Routes.completions, "a text completion, or its chunks",
               body={"model": str, "prompt": list, "echo": bool, "max_tokens": int}),
     Operation("GET", "/metrics", Routes.metrics, "text"),
     Operation("GET", "/health", Routes.health, "{status}", needs_key=False),
