@@ -1,4 +1,6 @@
-"""The options of the local backend, declared and checked in one place."""
+"""The options of the local backend, declared and checked in one place: those that the backend
+`unsloth` has too, and the others. Importing this module imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import attrs
 
 from art_core.base.errors import ConfigError
 from art_core.rl.config import Check, cap, count, optional, price
-from art_local.training.checkpointing import AUTO, check_mode
+
+AUTO = "auto"
 
 
 def _checked(check: Check, default: Any) -> Any:
@@ -21,9 +24,14 @@ def _checked(check: Check, default: Any) -> Any:
     return attrs.field(default=default, validator=validate)
 
 
+def _check_checkpointing(name: str, value: Any) -> None:
+    if value != AUTO and not isinstance(value, bool):
+        raise ConfigError(f"{name} must be 'auto', True or False, got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
-class LocalOptions:
-    """Options of `LocalBackend`, whose docstring describes them.
+class SharedOptions:
+    """Options of the backends `local` and `unsloth`; `LocalBackend` describes them.
 
     Raises ConfigError for an invalid value.
     """
@@ -39,17 +47,23 @@ class LocalOptions:
     gpu_cost_per_hour_usd: float | None = _checked(optional(price), None)
     lora_rank: int = _checked(count, 16)
     lora_alpha: int = _checked(count, 32)
-    full_finetune: bool = False
-    activation_checkpointing: bool | str = _checked(lambda _, mode: check_mode(mode), AUTO)
+    activation_checkpointing: bool | str = _checked(_check_checkpointing, AUTO)
     chat_template: str | os.PathLike[str] | None = None
     seed: int = 0
     deterministic: bool = False
     accept_changes: bool = False
     max_batch_size: int = _checked(count, 64)
-    context_length: int | None = _checked(optional(count), None)
     served_steps: int = _checked(count, 2)
     request_timeout_s: float = _checked(cap, 600.0)
     progress: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class LocalOptions(SharedOptions):
+    """Options of `LocalBackend`, whose docstring describes them."""
+
+    full_finetune: bool = False
+    context_length: int | None = _checked(optional(count), None)
 
 
 def read_template(given: str | os.PathLike[str] | None) -> str | None:

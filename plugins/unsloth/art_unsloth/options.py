@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import attrs
 
+from art_local.options import SharedOptions
+
 
 @attrs.frozen(kw_only=True)
-class UnslothOptions:
+class UnslothOptions(SharedOptions):
     """Options of `art.backend("unsloth", ...)`.
 
     Unsloth's own:
@@ -25,32 +26,13 @@ class UnslothOptions:
     Those of the local backend: `device`, `dtype`, `engine`, `engine_device`, `engine_url`,
     `engine_key`, `engine_args`, `engine_timeouts`, `gpu_cost_per_hour_usd`, `lora_rank`,
     `lora_alpha`, `activation_checkpointing` (on CUDA Unsloth's own, on unless it is False),
-    `chat_template`, `seed`, `accept_changes`, `max_batch_size`, `served_steps`,
-    `request_timeout_s`, `progress`.
+    `chat_template`, `seed`, `deterministic` (refused on CUDA), `accept_changes`, `max_batch_size`,
+    `served_steps`, `request_timeout_s`, `progress`.
     """
 
     load_in_4bit: bool = False
     fast_inference: bool | None = None
     max_seq_length: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    engine: str = "auto"
-    engine_device: str | None = None
-    engine_url: str | None = None
-    engine_key: str | None = attrs.field(default=None, repr=False)
-    engine_args: Mapping[str, Any] | None = None
-    engine_timeouts: Mapping[str, float] | None = None
-    gpu_cost_per_hour_usd: float | None = None
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    activation_checkpointing: bool | str = "auto"
-    chat_template: str | os.PathLike[str] | None = None
-    seed: int = 0
-    accept_changes: bool = False
-    max_batch_size: int = 64
-    served_steps: int = 2
-    request_timeout_s: float = 600.0
-    progress: bool = True
 
     def values(self) -> dict[str, Any]:
         """Return the options as JSON values; paths are strings."""

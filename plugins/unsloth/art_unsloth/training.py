@@ -13,7 +13,7 @@ from art_core import ConfigError, GpuTime
 from art_local.backend import LocalBackend
 from art_local.models.load import silence_logs
 from art_local.models.placement import Placement, placement
-from art_local.training.checkpointing import AUTO
+from art_local.options import AUTO
 from art_local.training.noise import preserved_random_state
 from art_local.vllm.install import installed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -77,6 +78,32 @@ async def test_either_goes_on_from_the_others_checkpoint(
     mixed, alone = rows.values()
     assert mixed["loss/train"] == pytest.approx(alone["loss/train"], abs=1e-5)
     assert mixed["loss/grad_norm"] == pytest.approx(alone["loss/grad_norm"], rel=1e-3)
+
+
+async def test_a_deterministic_answer_has_the_bits_of_the_local_backends(
+    unsloth_backend, tiny_model
+):
+    found = {}
+    for name, make in (("unsloth", unsloth_backend), ("local", local)):
+        backend, model = make(dtype="float32", deterministic=True), tiny_model(name)
+        await model.register(backend)
+        alone = [await answer(model, seed) for seed in range(3)]
+        together = await asyncio.gather(*(answer(model, seed) for seed in range(8)))
+        assert together[:3] == alone
+        found[name] = together
+        await model.close()
+        await backend.close()
+    assert found["unsloth"] == found["local"]
+
+
+async def answer(model, seed):
+    """Tokens and log-probs of a seed, after a prompt whose length depends on it."""
+    messages = [{"role": "user", "content": "word " * (seed + 1)}]
+    completion = await model.openai_client().chat.completions.create(
+        model=model.get_inference_name(), messages=messages, seed=seed, max_tokens=8, logprobs=True
+    )
+    choice = completion.choices[0]
+    return choice.token_ids, [token.logprob for token in choice.logprobs.content]
 
 
 async def test_experts_are_adapted_as_by_the_local_backend(unsloth_backend, tiny_experts):

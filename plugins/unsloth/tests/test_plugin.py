@@ -47,9 +47,12 @@ def test_options_are_those_of_the_local_backend_and_three_of_unsloths():
     local = inspect.signature(LocalBackend).parameters
     own = {field.name: field.default for field in attrs.fields(UnslothOptions)}
     assert set(own) - set(local) == {"load_in_4bit", "fast_inference", "max_seq_length"}
-    assert set(local) - set(own) == {"full_finetune", "context_length", "deterministic"}
-    shared = own.keys() & local.keys()
-    assert {name: own[name] for name in shared} == {name: local[name].default for name in shared}
+    assert set(local) - set(own) == {"full_finetune", "context_length"}
+
+
+def test_a_wrong_option_is_refused_before_a_worker_starts():
+    with pytest.raises(art.ConfigError, match="lora_rank"):
+        UnslothOptions(lora_rank=0)
 
 
 def test_a_key_of_an_engine_is_not_shown():

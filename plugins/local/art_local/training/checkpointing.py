@@ -15,16 +15,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from art_core.base.errors import ConfigError
+from art_local.options import AUTO
 
 Mode = bool | str
-AUTO = "auto"
 OPTION = "activation_checkpointing"
-
-
-def check_mode(mode: Mode) -> None:
-    """Raise ConfigError for a value that is not "auto", True or False."""
-    if mode != AUTO and not isinstance(mode, bool):
-        raise ConfigError(f"{OPTION} must be 'auto', True or False, got {mode!r}")
 
 
 class Checkpointing:

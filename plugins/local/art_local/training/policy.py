@@ -23,8 +23,9 @@ from art_local.models.load import (
 )
 from art_local.models.placement import placement
 from art_local.models.products import use_fast_products
+from art_local.options import AUTO
 from art_local.training.attention import packed_options, use_training_attention
-from art_local.training.checkpointing import AUTO, Checkpointing
+from art_local.training.checkpointing import Checkpointing
 from art_local.training.finite import not_finite
 from art_local.training.layout import Layout
 from art_local.training.logprobs import OutputHead, output_heads, token_logprobs
