@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from art_core.base.errors import ConfigError
 from art_local.models.load import architecture_of
 from art_local.training.blueprint import UNCOUNTABLE, Blueprint, Growth
 from art_local.training.pass_size import USABLE, logits_bytes
+from art_local.training.rules import BLOCK, MIN_8BIT
 
 ALWAYS, STEP, ROLLOUTS = "always", "in a step", "in rollouts"
 
@@ -21,7 +22,8 @@ ALWAYS, STEP, ROLLOUTS = "always", "in a step", "in rollouts"
 class PlanOptions:
     """What to plan for. `rank` is LoRA's, None for all weights; `merged` is whether LoRA is trained
     and served by weights with the adapter in them, as with the embedded engine. `sequences` are
-    sampled together. `chunk_rows` rows of logits are held at once.
+    sampled together. `chunk_rows` rows of logits are held at once. `optimizer` is that of
+    `TrainConfig`.
     """
 
     dtype: torch.dtype
@@ -30,6 +32,7 @@ class PlanOptions:
     served_steps: int = 2
     sequences: int = 1
     chunk_rows: int = 512
+    optimizer: str = "adamw"
 
 
 @attrs.frozen(kw_only=True)
@@ -45,10 +48,16 @@ class Item:
 class Plan:
     """The memory of training a model, by its transformers config.
 
-    Raises ConfigError for an architecture whose activations cannot be counted.
+    Raises ConfigError for an architecture whose activations cannot be counted, and for Muon with
+    LoRA.
     """
 
     def __init__(self, config: Any, options: PlanOptions) -> None:
+        if options.optimizer == "muon" and options.rank is not None:
+            raise ConfigError(
+                "optimizer muon trains all weights, and this plan is for LoRA",
+                "Plan with --full, or with another optimizer.",
+            )
         self.options = options
         self.architecture = architecture_of(config)
         lora = None if options.rank is None else (options.rank, options.rank)
@@ -132,13 +141,28 @@ class Plan:
             yield _product("trained weights, fp32", ALWAYS, self.trained, "parameters", 4)
         else:
             yield _product("adapter, fp32", ALWAYS, self.trained, "parameters", 4)
-        yield _product("Adam's moments", ALWAYS, self.trained, "parameters", 8)
+        yield from self._moments()
         if self.options.rank is None:
             served = self.trained
         else:
             served = sum(t.numel() for t in self._blueprint.policy.serving.values())
         if served:
             yield _product("served weights", ALWAYS, served, "parameters", width, sets, "steps")
+
+    def _moments(self) -> Iterator[Item]:
+        """Yield the optimizer's state: AdamW holds two moments of each parameter, except for those
+        that Muon moves, with one, and those whose moments have 8 bits.
+        """
+        policy, name = self._blueprint.policy, self.options.optimizer
+        sizes = {key: p.numel() for key, p in policy.trained().items()}
+        matrices = (policy.matrices() or set()) if name == "muon" else set()
+        large = {key for key, n in sizes.items() if name == "adamw_8bit" and n >= MIN_8BIT}
+        if one := sum(sizes[key] for key in matrices):
+            yield _product("Muon's momentum", ALWAYS, one, "parameters", 4)
+        if large:
+            yield _moments_of_8_bits([sizes[key] for key in large])
+        if two := sum(n for key, n in sizes.items() if key not in matrices | large):
+            yield _product("Adam's moments", ALWAYS, two, "parameters", 8)
 
     def _step(self, context: int, checkpointing: bool) -> Iterator[Item]:  # noqa: FBT001
         yield _product("gradients", STEP, self.trained, "parameters", 4)
@@ -159,6 +183,14 @@ class Plan:
             formula += f" x {sequences:,} sequences"
         name = "keys and values"
         yield Item(name=name, bytes=cache * sequences, when=ROLLOUTS, formula=formula)
+
+
+def _moments_of_8_bits(sizes: Sequence[int]) -> Item:
+    """Return two moments of a byte per value, with a scale in fp32 for each block."""
+    values, blocks = sum(sizes), sum(-(-size // BLOCK) for size in sizes)
+    formula = f"{values:,} parameters x 2 bytes + {blocks:,} blocks x 8 bytes"
+    taken = 2 * values + 8 * blocks
+    return Item(name="8-bit moments", bytes=taken, when=ALWAYS, formula=formula)
 
 
 def _product(

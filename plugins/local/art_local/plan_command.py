@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from art_core import Column, CommandSpec, Plugins, Record, Table
+from art_core.rl.config import OPTIMIZERS
 
 if TYPE_CHECKING:
     from art_local.plan import Plan
@@ -18,13 +19,14 @@ SIZE = re.compile(r"([\d.]+)\s*([kmgt]i?|)b?", re.IGNORECASE)
 SHORTEST = 1024
 HELP = """\
 The model's config.json is enough: no weights are loaded. Counted are weights, adapter or trained
-weights, Adam's moments, served weights, gradients, the activations of one sequence as long as the
-context with and without activation checkpointing, logits, and the engine's keys and values.
+weights, the optimizer's moments, served weights, gradients, the activations of one sequence as long
+as the context with and without activation checkpointing, logits, and the engine's keys and values.
 
 examples:
   art plan HuggingFaceTB/SmolLM2-135M-Instruct
   art plan Qwen/Qwen3-8B --context 16384 --memory 80GB
   art plan ./my-model/config.json --full --dtype bfloat16 --memory 141GB --json
+  art plan ./my-model --full --optimizer muon
 """
 
 
@@ -63,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what serves; vllm, in a process of its own, sleeps during a step (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help="(%(default)s)"
+    )
+    parser.add_argument(
         "--sequences", type=count, default=8, metavar="N", help="sampled at once (%(default)s)"
     )
 
@@ -83,6 +88,7 @@ def plan(arguments: argparse.Namespace, _: Plugins) -> Iterator[Record | Table]:
         rank=None if arguments.full else arguments.rank,
         merged=arguments.engine != "vllm",
         sequences=arguments.sequences,
+        optimizer=arguments.optimizer,
         chunk_rows=CHUNK_ROWS.get("cuda" if arguments.memory else here.device.type, 512),
     )
     made = Plan(load_config(find_config(arguments.model)), options)
@@ -109,6 +115,7 @@ def _sums(made: Plan, arguments: argparse.Namespace, memory: int, dtype: Any) ->
         "rank": None if arguments.full else arguments.rank,
         "dtype": name,
         "engine": arguments.engine,
+        "optimizer": arguments.optimizer,
         "context": arguments.context,
         "memory_bytes": memory,
         **largest,

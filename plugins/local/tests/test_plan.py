@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3M
 
 from art_core.base.errors import BackendError, ConfigError
 from art_core.cli.main import main
-from art_core.rl.config import TrainConfig
+from art_core.rl.config import OPTIMIZERS, TrainConfig
 from art_local.models.config_file import find_config
 from art_local.plan import ALWAYS, Plan, PlanOptions
 from art_local.plan_command import size
@@ -63,6 +63,41 @@ def test_a_plan_is_what_a_step_takes(kind, dtype, rank, sequences, monkeypatch):
     with saved_storages(policy) as kept:
         policy.logprobs(ids[None], torch.arange(CONTEXT - 1), ids[1:], chunk_size=512)
     assert planned["activations"] == pytest.approx(sum(kept.values()), rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_plan_counts_the_moments_of_the_optimizer_that_trains(optimizer, sequences):
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    config = CONFIGS["dense"]
+    made = Plan(config, PlanOptions(dtype=torch.float32, rank=None, optimizer=optimizer))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    trainer = Trainer(Policy(model, dtype=torch.float32, lora=None, seed=0), progress=False)
+    trainer.step(sequences, TrainConfig(packing=False, optimizer=optimizer))
+    held = sum(t.nbytes for t in trainer.optimizer.moments().values())
+    assert sum(item.bytes for item in made.items(64, checkpointing=True) if is_moment(item)) == held
+
+
+def is_moment(item):
+    return "moment" in item.name
+
+
+def test_moments_of_8_bits_take_two_bytes_and_a_scale_of_each_for_256_values():
+    options = {"dtype": torch.float32, "rank": 8, "optimizer": "adamw_8bit"}
+    config = Qwen3Config(**SIZES | {"num_hidden_layers": 1, "intermediate_size": 1024})
+    (small, large) = sorted(
+        filter(is_moment, Plan(config, PlanOptions(**options)).items(64, checkpointing=True)),
+        key=lambda item: item.name == "8-bit moments",
+    )
+    # gate, up and down have a factor of 8 x 1,024 each; every other factor is smaller than 4,096
+    assert large.formula == "24,576 parameters x 2 bytes + 96 blocks x 8 bytes"
+    assert large.bytes == 2 * 24_576 + 8 * 96
+    assert small.name == "Adam's moments"
+
+
+def test_muon_is_planned_for_all_weights_only():
+    with pytest.raises(ConfigError, match="optimizer muon trains all weights.*--full"):
+        Plan(CONFIGS["dense"], PlanOptions(dtype=torch.float32, rank=8, optimizer="muon"))
 
 
 def test_keys_and_values_are_those_of_a_cache():
