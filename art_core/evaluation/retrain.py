@@ -15,6 +15,7 @@ from art_core.log.rundir import checkpoint_folder, read_options
 from art_core.model.backend import Backend
 from art_core.model.trainable import TrainableModel
 from art_core.rl.config import TrainConfig
+from art_core.rl.stored_options import check_restored
 
 SAMPLE_SIZE = "loss/effective_sample_size"
 MIN_SAMPLE_SIZE = 0.5
@@ -87,7 +88,8 @@ async def retrain(
             f"there is a run named {name!r} already, in {model.run_dir}", "Choose another name."
         )
     trained_with = {step: {**read_options(run.path, step), **options} for step in chosen}
-    for each in trained_with.values():
+    for step, each in trained_with.items():
+        check_restored(each, f"step {step} of {run.name}")
         TrainConfig.of(model.plugins.losses(), model.plugins.advantages(), **each)
     _copy_start(run, model.run_dir, chosen[0] - 1)
     done: list[RetrainedStep] = []

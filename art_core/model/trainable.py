@@ -26,6 +26,7 @@ from art_core.model.teacher import Teacher
 from art_core.rl.config import TrainConfig
 from art_core.rl.schedules import RateOrSchedule, options_at
 from art_core.rl.sft import DEFAULT_LEARNING_RATE
+from art_core.rl.stored_options import stored_options
 from art_core.run.checkpoints import (
     KeepCheckpoints,
     Retention,
@@ -233,7 +234,8 @@ class TrainableModel(Model):
         )
         # The row is written: raising now would make the caller train the step again.
         try:
-            append_options(run.info.run_dir, result.step, options)
+            kept = stored_options(options, self.plugins.losses(), self.plugins.advantages())
+            append_options(run.info.run_dir, result.step, kept)
             tidy_step(run.info.run_dir, groups, (expected, start), result.step)
         except (HistoryError, OSError) as error:
             log.warning("options and trajectories of step %d: %s", result.step, error)

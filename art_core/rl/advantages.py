@@ -117,12 +117,13 @@ def advantage_spec(named: str | AdvantageSpec) -> AdvantageSpec:
             f"no advantages {named!r:.80}: no plugin offers them",
             'A function of your own is named by its import path, "my_module:my_advantages".',
         )
-    return AdvantageSpec(name=named, create=importer(named, "function for advantages"))
+    create = importer(named, "function for advantages", AdvantageSpec)
+    return AdvantageSpec(name=named, create=create)
 
 
-def importer(path: str, kind: str) -> Callable[[], Any]:
-    """Return a function that imports "module:function"; ConfigError if it is not such a path, and
-    from the function if there is no such thing.
+def importer(path: str, kind: str, spec: type[Any]) -> Callable[[], Any]:
+    """Return a function that imports "module:function", or makes what a spec "module:attribute"
+    makes; ConfigError if it is not such a path, and from the function if there is no such thing.
     """
     module, _, name = path.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
@@ -132,11 +133,12 @@ def importer(path: str, kind: str) -> Callable[[], Any]:
         import importlib
 
         try:
-            return getattr(importlib.import_module(module), name)
+            found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ConfigError(
                 f"the {kind} {path!r} can't be imported: {error}",
                 "It must be importable where the trainer runs: install it, or set PYTHONPATH.",
             ) from error
+        return found.create() if isinstance(found, spec) else found
 
     return create

@@ -55,8 +55,10 @@ LossFunction = Callable[[LossTokens], Any]
 
 
 def spec_of_path(path: str) -> LossSpec:
-    """Return a spec whose `create()` imports "module:function", or raises ConfigError."""
-    return LossSpec(name=path, create=importer(path, "loss function"))
+    """Return a spec whose `create()` imports "module:function", or the function of the `LossSpec`
+    "module:attribute", or raises ConfigError.
+    """
+    return LossSpec(name=path, create=importer(path, "loss function", LossSpec))
 
 
 Level = Literal["token", "sequence", "average", "geometric_average"]

@@ -130,6 +130,14 @@ async def test_a_missing_checkpoint_is_named(tmp_path):
         await again(run, [2])
 
 
+async def test_a_loss_that_was_an_object_is_asked_for(tmp_path):
+    spec = art.LossSpec(name="mine", create=lambda: len)
+    run = await trained(tmp_path, steps=2, loss_fn=spec)
+    with pytest.raises(ConfigError, match=r"step 1 of p/agent .*LossSpec 'mine'.* --set loss_fn="):
+        await again(run)
+    assert [each.step for each in (await again(run, loss_fn="gspo")).steps] == [1, 2]
+
+
 def test_options_are_read_back_and_a_torn_line_is_passed_over(tmp_path):
     assert read_options(tmp_path, 1) == {}
     append_options(tmp_path, 1, {"learning_rate": 1e-5, "loss_fn": len})
