@@ -34,6 +34,7 @@ from art_local.models import resolve_base_model
 from art_local.models.find import BaseIdentity
 from art_local.models.load import PLAIN, Loader
 from art_local.models.placement import placement
+from art_local.models.threads import release_helpers
 from art_local.options import LocalOptions, read_template
 from art_local.session.checkpoints import AdapterCard
 from art_local.session.model_session import ModelSession, SessionSetup
@@ -316,8 +317,14 @@ class LocalBackend:
             torch.cuda.empty_cache()
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                release_helpers()
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, run)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._sessions.closed and not (task and task.cancelling()):

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from art_core.base.errors import BackendError
+from art_local.models.threads import release_helpers
 
 
 class DeviceLock:
@@ -46,6 +47,8 @@ class DeviceLock:
         try:
             yield
         finally:
+            if self._queue:
+                release_helpers()
             with self._changed:
                 self._holder = self._thread = None
                 self._changed.notify_all()

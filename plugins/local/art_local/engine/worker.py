@@ -18,6 +18,7 @@ from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver
 from art_local.engine.weights import Adapter, Weights
 from art_local.models.load import RotaryGroup
+from art_local.models.threads import release_helpers
 
 Text = tuple[Adapter, tuple[int, ...], Future[list[float]]]
 """A text to score: the weights, its tokens, and its log-probs to come."""
@@ -128,6 +129,7 @@ class Worker:
             if not self._batches and not self._waiting and self._ended is None:
                 self._weights.release()
                 self._forward.release()
+                release_helpers()
                 self._changed.wait_for(lambda: self._waiting or self._ended is not None)
                 idle = bool(self._arrived)
             else:
