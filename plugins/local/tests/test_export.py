@@ -21,7 +21,7 @@ from art_core.base.errors import BackendError, ConfigError
 from art_core.cli.main import main
 from art_local.export.export import export_weights
 from art_local.export.gguf import VARIABLE
-from art_local.export.ollama import turn_texts
+from art_local.export.ollama import modelfile, turn_texts
 from art_local.models.find import resolve_base_model
 from art_local.session.checkpoints import DamagedError
 from art_local.testing.tiny import save_tiny_model
@@ -353,10 +353,33 @@ def test_a_template_for_ollama_has_the_texts_of_the_tokenizer_s(tiny_directory, 
     assert texts.user[0] in texts.go()
 
 
-@pytest.mark.parametrize("template", [COUNTED, "{{ messages[1].content }}"])
-def test_a_template_that_depends_on_the_place_is_refused(tiny_directory, template):
-    with pytest.raises(ConfigError, match="can't be written for Ollama"):
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (COUNTED, "do not all have the same text"),
+        ("{{ messages[1].content }}", "can't be written for Ollama"),
+        (PLAIN.replace("</s>", "</s>\u200b"), r"drops '\\u200b'"),
+    ],
+    ids=["counted", "one message", "not printable"],
+)
+def test_a_template_that_ollama_would_change_is_refused(tiny_directory, template, reason):
+    with pytest.raises(ConfigError, match=reason):
         turn_texts(tokenizer_with(tiny_directory, template))
+
+
+@pytest.mark.parametrize(
+    ("end", "line"),
+    [
+        ("<｜end▁of▁sentence｜>", 'PARAMETER stop "<｜end▁of▁sentence｜>"'),
+        ('<"end">', 'PARAMETER stop """<"end">"""'),
+    ],
+)
+def test_a_stop_is_written_without_escapes_which_ollama_does_not_know(
+    tiny_directory, tmp_path, end, line
+):
+    (tmp_path / "generation_config.json").write_text("{}")
+    tokenizer = tokenizer_with(tiny_directory, PLAIN.replace("</s>", end))
+    assert line in modelfile("model.gguf", tokenizer, tmp_path).splitlines()
 
 
 async def test_the_command_writes_and_reports(trained, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from art_core.base.files import read_json
 SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty")
 """Values of a generation config that have a parameter in Ollama."""
 RENAMED = {"repetition_penalty": "repeat_penalty"}
+WHITE = frozenset("\t\r\n")
 SYSTEM, ANSWER, QUESTION = "@@system@@", "@@answer@@", "@@question@@"
 
 
@@ -70,10 +70,16 @@ def modelfile(weights: str, tokenizer: Any, base: Path) -> str:
     lines = [
         f"FROM ./{weights}",
         f'TEMPLATE """{texts.go()}"""',
-        *(f"PARAMETER stop {json.dumps(stop)}" for stop in sorted(stops)),
+        *(f"PARAMETER stop {_quoted(stop)}" for stop in sorted(stops)),
         *settings,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    # Ollama removes the quotes and knows no escapes
+    quotes = '"""' if '"' in text else '"'
+    return f"{quotes}{text}{quotes}"
 
 
 def turn_texts(tokenizer: Any) -> TurnTexts:
@@ -97,6 +103,8 @@ def turn_texts(tokenizer: Any) -> TurnTexts:
         raise _refused(f"{type(error).__name__}: {error}") from error
     if wrong or '"""' in found.go() or any("{{" in t or "}}" in t for t in found.texts()):
         raise _refused("its messages do not all have the same text around them")
+    if lost := {c for text in found.texts() for c in text if not c.isprintable()} - WHITE:
+        raise _refused(f"Ollama drops {', '.join(map(repr, sorted(lost)))} from a Modelfile")
     return found
 
 
