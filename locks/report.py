@@ -28,10 +28,10 @@ RUNNERS = {
 """Packages that run the tests: their frames and names are in most failures."""
 
 
-def pinned() -> dict[str, set[str]]:
+def pinned(*files: str) -> dict[str, set[str]]:
     """Return the versions of each package in the lock; a package may have one per Python."""
     found: dict[str, set[str]] = defaultdict(set)
-    for file in ("all.txt", "unsloth.txt"):
+    for file in files or ("all.txt", "unsloth.txt"):
         for line in (LOCKS / file).read_text().splitlines():
             pin = re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line)
             if pin:

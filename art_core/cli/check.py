@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,18 +80,22 @@ def run_check(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
         yield from check_judges(arguments)
         return
     target, module = import_target(arguments.target)
-    scenarios = scenarios_in(arguments.scenarios) if arguments.scenarios else _listed(module)
-    checking: Any = check_environment if makes_environments(target) else check
-    yield from _shown(
-        asyncio.run(
-            checking(
-                target,
-                scenarios[: arguments.limit],
-                answer=_answer(arguments.answer, module),
-                timeout=arguments.timeout,
-            )
-        )
+    given = arguments.scenarios
+    scenarios = scenarios_in(given) if given else listed_scenarios(module)
+    yield from check_target(
+        target,
+        scenarios[: arguments.limit],
+        answer=_answer(arguments.answer, module),
+        timeout=arguments.timeout,
     )
+
+
+def check_target(
+    target: Any, scenarios: Sequence[Any], *, answer: Any, timeout: float
+) -> Iterator[Output]:
+    """Yield what scripted models found in a rollout or an environment; exit status 1 for faults."""
+    checking: Any = check_environment if makes_environments(target) else check
+    yield from _shown(asyncio.run(checking(target, scenarios, answer=answer, timeout=timeout)))
 
 
 def _answer(name: str, module: ModuleType) -> Any:
@@ -124,7 +128,8 @@ def _or_lowest(reward: Any) -> float:
     return float(reward) if reward == reward else float("-inf")  # noqa: PLR0124
 
 
-def _listed(module: ModuleType) -> list[Any]:
+def listed_scenarios(module: ModuleType) -> list[Any]:
+    """Return the scenarios that a module lists; ConfigError when it lists none."""
     for name in _LISTS:
         if hasattr(module, name):
             return list(getattr(module, name))

@@ -133,7 +133,7 @@ async def _evaluated(
     arguments: argparse.Namespace, names: Sequence[str], rollout: Rollout, scenarios: Sequence[Any]
 ) -> list[Evaluation]:
     found = []
-    async with _opened(arguments) as models:
+    async with opened_models(arguments) as models:
         for name in names:
             model, step = await models.get(name)
             found += await evaluate(
@@ -171,7 +171,7 @@ def _verdict(found: Comparison, arguments: argparse.Namespace) -> Record:
 
 async def _compared(arguments: argparse.Namespace) -> Comparison:
     rollout, scenarios = imported(arguments.rollout), scenarios_in(arguments.scenarios)
-    async with _opened(arguments) as models:
+    async with opened_models(arguments) as models:
         (a, first), (b, second) = [await models.get(n) for n in (arguments.a, arguments.b)]
         found = await compare(
             a,
@@ -203,7 +203,7 @@ def _logged(name: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
 
 
 @asynccontextmanager
-async def _opened(arguments: argparse.Namespace) -> AsyncIterator[_Models]:
+async def opened_models(arguments: argparse.Namespace) -> AsyncIterator[_Models]:
     """Give the models that a command names, and close them at its end."""
     async with AsyncExitStack() as stack:
         yield _Models(arguments, stack)
