@@ -19,7 +19,7 @@ from torch import Tensor
 from art_core.rl.sequences import TokenSequence
 from art_local.models.device_memory import is_out_of_memory
 from art_local.training.attention import UnpackableError
-from art_local.training.batches import MicroBatch, collate
+from art_local.training.batches import MicroBatch, micro_batches
 from art_local.training.layout import Shape, layout_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ TOLERANCE_BF16 = 0.2
 ones by 3e-6 in fp32 and by 0.05 in bf16 (as much as two correct attentions over the same rows); a
 mask that includes other sequences, by 1.1.
 """
-SAMPLED_PACKS, SAMPLED_MEMBERS = 2, 3
+SAMPLED_PACKS, SAMPLED_MEMBERS, SAMPLED_TOKENS = 2, 3, 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +68,11 @@ def packed_batches(
     tokens = [pack.shape(sequences).tokens for pack in packs]
     for places in _first_fit(tokens, min(budget, joined or budget)):
         yield packed([packs[i] for i in places], sequences)
+
+
+def packed_tokens(sequences: Sequence[TokenSequence]) -> int:
+    """Return the tokens of all sequences, each shared prefix once."""
+    return sum(pack.shape(sequences).tokens for pack in shared_prefixes(sequences))
 
 
 def packed(packs: Sequence[Pack], sequences: Sequence[TokenSequence]) -> MicroBatch:
@@ -258,9 +263,12 @@ def packing_difference(
     packs, sample = _sample([sequences[i] for i in max(groups, key=len)])
     together = packed(packs, sample)
     found_R = _logprobs(policy, together, chunk_size)
-    alone_R = torch.cat([_logprobs(policy, collate([s]), chunk_size) for s in sample])
-    order_R = together.sequences_R.argsort(stable=True).to(found_R.device)
-    return float((found_R[order_R] - alone_R).abs().mean())
+    rows = list(micro_batches(sample, SAMPLED_TOKENS))
+    alone_R = torch.cat([_logprobs(policy, batch, chunk_size) for batch in rows])
+    places_R = torch.cat([batch.sequences_R for batch in rows])
+    found_R = found_R[together.sequences_R.argsort(stable=True).to(found_R.device)]
+    alone_R = alone_R[places_R.argsort(stable=True).to(found_R.device)]
+    return float((found_R - alone_R).abs().mean())
 
 
 def _objection(policy: Policy, sequences: Sequence[TokenSequence], chunk_size: int) -> str | None:

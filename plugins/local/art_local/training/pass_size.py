@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from art_local.models.device_memory import device_memory
+from art_local.training.activation_bound import bytes_per_token
 from art_local.training.blueprint import UNCOUNTABLE, Blueprint
 from art_local.training.policy import Policy
 
@@ -15,8 +16,8 @@ log = logging.getLogger("art_local")
 USABLE = 0.9
 """Share of the free memory that a pass may plan with: allocators lose some to fragments."""
 ROUGH_BYTES = 2048
-"""More than a layer keeps for each token and element of its hidden state: Llama keeps 60 to 120.
-Where even this much fits, nothing is counted.
+"""More than any layer keeps for each token and element of its hidden state: Llama keeps 60 to 120.
+Where even this much fits, or a closer bound does, nothing is counted.
 """
 
 
@@ -53,7 +54,7 @@ class PassSizes:
             return wanted.tokens
         free = int(USABLE * device_memory(self._policy.device).free)
         free -= self._missing_gradients() + logits_bytes(self._config, wanted.chunk_rows)
-        if self._rough(wanted) <= free:
+        if self._most(wanted) <= free:
             checkpointing.choose(on=False)
             return wanted.tokens
         blueprint = self._counted()
@@ -82,10 +83,11 @@ class PassSizes:
     def _config(self) -> Any:
         return self._policy.base.config.get_text_config()
 
-    def _rough(self, wanted: PassSize) -> int:
+    def _most(self, wanted: PassSize) -> int:
         tokens = max(wanted.longest, min(wanted.tokens, wanted.total))
         layers = len(self._policy.checkpointing.layers)
-        return ROUGH_BYTES * int(self._config.hidden_size) * layers * tokens
+        rough = ROUGH_BYTES * int(self._config.hidden_size) * layers
+        return min(rough, bytes_per_token(self._policy) or rough) * tokens
 
     def _missing_gradients(self) -> int:
         trained = self._policy.trained().values()

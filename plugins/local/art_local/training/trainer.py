@@ -30,7 +30,7 @@ from art_local.training.losses import (
 )
 from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer, Update
-from art_local.training.packing import can_pack, packed_batches
+from art_local.training.packing import can_pack, packed_batches, packed_tokens
 from art_local.training.pass_size import PassSize, PassSizes
 from art_local.training.policy import Kept, Policy
 from art_local.training.reference import Reference, under
@@ -373,7 +373,7 @@ class Trainer:
         wanted = PassSize(
             tokens=tokens,
             longest=max(lengths),
-            total=sum(lengths),
+            total=packed_tokens(sequences) if packing else sum(lengths),
             chunk_rows=self._chunk(config),
         )
         fitting = self._pass_sizes.fitting_tokens(wanted)

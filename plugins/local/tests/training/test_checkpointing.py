@@ -125,6 +125,7 @@ def test_a_model_without_decoder_layers_cannot_be_asked_for_it():
 
 def with_free_memory(monkeypatch, free):
     monkeypatch.setattr(pass_size, "ROUGH_BYTES", 1 << 50)  # count in any case
+    monkeypatch.setattr(pass_size, "bytes_per_token", lambda _: None)
     monkeypatch.setattr(
         pass_size, "device_memory", lambda _: DeviceMemory(total=1 << 40, free=int(free))
     )
