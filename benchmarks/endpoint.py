@@ -23,9 +23,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from art_local import wait_asleep
+from art_local.threads import spin_briefly
 
-wait_asleep()
+spin_briefly()
 
 import attrs  # noqa: E402
 import torch  # noqa: E402

@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from art_local import wait_asleep
+from art_local.threads import spin_briefly
 
-wait_asleep()
+spin_briefly()
 
 import torch  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402

@@ -146,9 +146,9 @@ def main() -> None:
     parser.add_argument("--dtype", help="bfloat16 or float32; by default what suits the machine")
     arguments = parser.parse_args()
 
-    from art_local import wait_asleep
+    from art_local.threads import spin_briefly
 
-    wait_asleep()
+    spin_briefly()
     from art_local.models import resolve_base_model
     from art_local.models.load import load_model
     from art_local.models.placement import placement

@@ -18,9 +18,9 @@ import sys
 import time
 from typing import Any
 
-from art_local import wait_asleep
+from art_local.threads import spin_briefly
 
-wait_asleep()
+spin_briefly()
 
 import openai  # noqa: E402
 import torch  # noqa: E402

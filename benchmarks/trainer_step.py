@@ -135,9 +135,9 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from art_local import wait_asleep
+    from art_local.threads import spin_briefly
 
-    wait_asleep()
+    spin_briefly()
     from art_local.models import resolve_base_model
 
     model = resolve_base_model(arguments.model)

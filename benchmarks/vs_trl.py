@@ -82,13 +82,13 @@ def run_ours(model: Path, kind: str) -> tuple[list[float], float]:
 
     from art_core.rl.config import TrainConfig
     from art_core.rl.sequences import TokenSequence
-    from art_local import wait_asleep
     from art_local.models.load import load_model
     from art_local.models.placement import placement
+    from art_local.threads import spin_briefly
     from art_local.training.policy import Policy
     from art_local.training.trainer import Trainer
 
-    wait_asleep()
+    spin_briefly()
     prompts, completions, rewards = rows(kind)
     mean = statistics.mean(rewards)
     sequences = [

@@ -34,10 +34,10 @@ from art_local.models import resolve_base_model
 from art_local.models.find import BaseIdentity
 from art_local.models.load import PLAIN, Loader
 from art_local.models.placement import placement
-from art_local.models.threads import release_helpers
 from art_local.options import LocalOptions, read_template
 from art_local.session.checkpoints import AdapterCard
 from art_local.session.model_session import ModelSession, SessionSetup
+from art_local.threads import release_helpers
 from art_local.vllm.pool import SharedEngine, VllmPool
 
 if TYPE_CHECKING:

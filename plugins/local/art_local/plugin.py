@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from art_core import BackendSpec, CommandSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
-from art_local import wait_asleep
+from art_local.threads import spin_briefly
 
 
 def __getattr__(name: str) -> Any:
     if name != "LocalBackend":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    wait_asleep()
+    spin_briefly()
     from art_local.backend import LocalBackend
 
     return LocalBackend

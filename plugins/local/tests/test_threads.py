@@ -1,18 +1,22 @@
-"""Helpers of threads that compute: they end where a thread stops computing."""
+"""How torch's threads wait: helpers end where a thread stops computing, and all of them sleep while
+another process works.
+"""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from art_local import threads
 from art_local.engine import device_lock
 from art_local.engine.device_lock import DeviceLock
-from art_local.models import threads
-from art_local.models.threads import release_helpers
+from art_local.threads import release_helpers
 
 TASKS = Path("/proc/self/task")
 
@@ -77,3 +81,56 @@ def test_a_turn_that_nobody_waits_for_keeps_its_helpers(monkeypatch):
             pass
     second.join()
     assert released == [1]
+
+
+def test_threads_sleep_while_the_computing_one_waits_for_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "LOOK_S", 0.0)
+    stat = tmp_path / "schedstat"
+    watch = threads.CoreWatch(stat)
+    watch.look()
+    assert not watch.is_shared
+    states = []
+    for ran, waited in [(100, 5), (200, 9), (300, 40), (400, 45), (500, 47), (500, 47)]:
+        stat.write_text(f"{ran} {waited} 7\n")
+        watch.look()
+        states.append(watch.is_shared)
+    # the first look only counts; a share between the limits changes nothing
+    assert states == [False, False, True, True, False, False]
+    assert all(thread.name != "art-cores" or _ended(thread) for thread in threading.enumerate())
+
+
+def _ended(thread):
+    thread.join(10)
+    return not thread.is_alive()
+
+
+def test_a_look_soon_after_another_counts_nothing(tmp_path):
+    stat = tmp_path / "schedstat"
+    stat.write_text("100 5 7\n")
+    watch = threads.CoreWatch(stat)
+    watch.look()
+    stat.write_text("200 95 7\n")
+    watch.look()
+    assert not watch.is_shared
+    stat.write_text("not numbers\n")
+    other = threads.CoreWatch(stat)
+    other.look()
+    other.close()
+    assert not other.is_shared
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, str(threads.SPINS)), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "")],
+)
+def test_threads_spin_briefly_unless_the_user_chose(environment, expected):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    env = {k: v for k, v in os.environ.items() if k not in names} | environment
+    code = (
+        "import os; from art_local.threads import spin_briefly; "
+        "print(spin_briefly(), os.environ.get('GOMP_SPINCOUNT', ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", *([expected] if expected else [])]

@@ -12,15 +12,15 @@ def import_unsloth(device: str | None) -> None:
     """Import Unsloth for a device (None: Unsloth's choice); ConfigError with the reason if the
     import fails.
     """
-    from art_local import wait_asleep
     from art_local.models import cache_directory
+    from art_local.threads import spin_briefly
 
     if sys.platform == "darwin":
         raise ConfigError(
             "on a Mac Unsloth trains MLX models, and this backend trains torch models",
             "Use the backend 'local'.",
         )
-    wait_asleep()
+    spin_briefly()
     # No statistics are sent, and compiled files do not go to the working directory.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault(

@@ -7,7 +7,7 @@ Shapes: T tokens, H hidden size, Q query heads, K heads of keys and values, D he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from art_local.engine.packed import Product, product
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Attention of a layer: its number, queries [T, Q, D], keys and values [T, K, D]; returns [T, Q *
-D].
+Attend = Callable[[int, Tensor], Tensor]
+"""Attention of a layer: its number, and queries, keys and values [T, Q + 2K, D] in this order;
+returns [T, Q * D].
 """
 
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
@@ -38,7 +38,12 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        if x.dtype != torch.float32:
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        # the same in fewer operations
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        scale = squares.mul_(1 / x.shape[-1]).add_(self.epsilon).rsqrt_()
+        return (x * scale).mul_(self.weight)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -60,8 +65,8 @@ class Layer:
 class Decoder:
     """All weights of a model.
 
-    `packed` has each product with the weights that it was made of, by their identity; `versions`
-    are those of the weights.
+    `packed` has each product with the weights that it was made of, by their identity. `weights`
+    are those that may be changed in place, which `versions` count.
     """
 
     embedding: Tensor
@@ -74,38 +79,31 @@ class Decoder:
     scale: float
     activation: Callable[[Tensor], Tensor]
     packed: Mapping[tuple[int, ...], tuple[tuple[Tensor, ...], Product]]
+    weights: Sequence[Tensor]
     versions: Sequence[int]
 
     @property
     def is_current(self) -> bool:
         """Whether no weight was changed in place since the products were made."""
-        return all(
-            version == _version(weight)
-            for version, weight in zip(self.versions, _weights(self.packed), strict=True)
-        )
+        return _versions(self.weights) == self.versions
 
     def hidden(self, ids_T: Tensor, cos_TD: Tensor, sin_TD: Tensor, attend: Attend) -> Tensor:
         """Return the hidden states [T, H] before the last normalisation.
 
-        `sin_TD` has its first half negated, for `rotated`.
+        `sin_TD` has its first half negated, for `rotate_`.
         """
         x_TH = functional.embedding(ids_T, self.embedding)
         cos, sin = cos_TD[:, None], sin_TD[:, None]
         rotary = self.query_heads + self.key_heads
+        parts = slice(self.query_heads), slice(self.query_heads, rotary)
         for number, layer in enumerate(self.layers):
             joint = layer.query_key_value(layer.attention_norm(x_TH))
             joint = joint.view(len(ids_T), -1, self.head_size)
             if layer.head_norms is not None:
-                query_norm, key_norm = layer.head_norms
-                queries = query_norm(joint[:, : self.query_heads])
-                keys = key_norm(joint[:, self.query_heads : rotary])
-                turned = rotated(torch.cat([queries, keys], dim=1), cos, sin)
-            else:
-                turned = rotated(joint[:, :rotary], cos, sin)
-            attended = attend(
-                number, turned[:, : self.query_heads], turned[:, self.query_heads :],
-                joint[:, rotary:],
-            )  # fmt: skip
+                for norm, heads in zip(layer.head_norms, parts, strict=True):
+                    joint[:, heads] = norm(joint[:, heads])
+            rotate_(joint[:, :rotary], cos, sin)
+            attended = attend(number, joint)
             x_TH = layer.output.plus(attended, x_TH)
             gate, up = layer.gate_up(layer.mlp_norm(x_TH)).chunk(2, dim=-1)
             x_TH = layer.down.plus(self.activation(gate).mul_(up), x_TH)
@@ -116,11 +114,12 @@ class Decoder:
         return self.head(self.norm(hidden_NH))
 
 
-def rotated(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn heads to their rotary positions (Su et al., 2104.09864); the first half of `sin` is
-    negated, so that halves that change places need no sign.
+def rotate_(x_THD: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Turn heads to their rotary positions (Su et al., 2104.09864), in place; the first half of
+    `sin` is negated, so that halves that change places need no sign.
     """
-    return torch.addcmul(x_THD * cos, x_THD.roll(x_THD.shape[-1] // 2, -1), sin)
+    swapped = x_THD.roll(x_THD.shape[-1] // 2, -1)
+    torch.addcmul(x_THD * cos, swapped, sin, out=x_THD)
 
 
 def is_decoder(module: Any) -> bool:
@@ -175,20 +174,25 @@ def decoder_of(module: Any, known: Sequence[Decoder] = ()) -> Decoder:
         return packed[key][1]
 
     layers = [_layer(layer, joined) for layer in module.model.layers]
+    head = joined(module.lm_head)
+    # tensors of inference mode don't count their changes
+    every = [weight for weights, _ in packed.values() for weight in weights]
+    weights = [weight for weight in every if not weight.is_inference()]
     first = module.model.layers[0]
     size = first.self_attn.head_dim
     return Decoder(
         embedding=module.model.embed_tokens.weight,
         layers=layers,
         norm=_norm(module.model.norm),
-        head=joined(module.lm_head),
+        head=head,
         query_heads=first.self_attn.q_proj.out_features // size,
         key_heads=first.self_attn.k_proj.out_features // size,
         head_size=size,
         scale=getattr(first.self_attn, "scaling", size**-0.5),
         activation=first.mlp.act_fn,
         packed=packed,
-        versions=[_version(weight) for weight in _weights(packed)],
+        weights=weights,
+        versions=_versions(weights),
     )
 
 
@@ -199,13 +203,8 @@ def _joined(linears: Sequence[nn.Linear]) -> Product:
     return product(torch.cat(weights) if len(weights) > 1 else weights[0], bias_O)
 
 
-def _weights(packed: Mapping[Any, tuple[tuple[Tensor, ...], Product]]) -> Iterator[Tensor]:
-    return (weight for weights, _ in packed.values() for weight in weights)
-
-
-def _version(weight: Tensor) -> int:
-    """Return how often a weight was changed in place; tensors of inference mode do not count."""
-    return 0 if weight.is_inference() else weight._version  # noqa: SLF001
+def _versions(weights: Sequence[Tensor]) -> list[int]:
+    return [weight._version for weight in weights]  # noqa: SLF001
 
 
 def _layer(layer: Any, joined: Callable[..., Product]) -> Layer:

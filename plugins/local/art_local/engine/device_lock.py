@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from art_core.base.errors import BackendError
-from art_local.models.threads import release_helpers
+from art_local.threads import CoreWatch, release_helpers
 
 
 class DeviceLock:
@@ -30,6 +30,7 @@ class DeviceLock:
         self._queue: deque[object] = deque()
         self._holder: str | None = None
         self._thread: int | None = None
+        self._cores = CoreWatch()
 
     @property
     def holder(self) -> str | None:
@@ -47,6 +48,7 @@ class DeviceLock:
         try:
             yield
         finally:
+            self._cores.look()
             if self._queue:
                 release_helpers()
             with self._changed:

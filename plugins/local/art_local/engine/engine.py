@@ -21,6 +21,7 @@ from art_local.engine.request import Request
 from art_local.engine.weights import Adapter, Weights
 from art_local.engine.worker import Worker
 from art_local.models.device_memory import device_memory
+from art_local.threads import release_helpers
 
 log = logging.getLogger("art_local")
 
@@ -80,6 +81,7 @@ class TransformersEngine:
         self.state: str = forward.name
         self._worker = Worker(self._weights, forward, lock or DeviceLock(), limits)
         self._prompt_tokens = self._worker.prompt_tokens
+        release_helpers()
 
     @property
     def adapters(self) -> list[str]:

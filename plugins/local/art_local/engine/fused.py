@@ -75,13 +75,16 @@ class FusedForward(Forward):
         if decoder is not None and not decoder.is_current:
             self.prefixes.forget(adapter)
             decoder = None
+        self._decoders[adapter] = self._decoder = decoder or self._new_decoder()
+        self._adapter = adapter
+        if adapter is not self._first:
+            self._first = None
+
+    def _new_decoder(self) -> Decoder:
         known = [each for each in self._decoders.values() if each.is_current]
         while len(self._decoders) >= DECODERS:
             del self._decoders[next(iter(self._decoders))]
-        if adapter is not self._first:
-            self._first = None
-        self._decoders[adapter] = self._decoder = decoder or decoder_of(self.module, known)
-        self._adapter = adapter
+        return decoder_of(self.module, known)
 
     def release(self) -> None:
         """Refer to no adapter, so that an unloaded one's memory is freed."""
@@ -139,15 +142,16 @@ class FusedForward(Forward):
         rows_R = torch.arange(rows)
         masks = {window: self._mask(positions_R, width, window) for window in {*self._windows}}
         grouped = (rows, d.key_heads, d.query_heads // d.key_heads, d.head_size)
+        pairs = (rows, 2, d.key_heads, d.head_size)
 
-        def attend(number: int, q_RQD: Tensor, k_RKD: Tensor, v_RKD: Tensor) -> Tensor:
-            keys, values = cache.layers[number]
-            keys[rows_R, :, positions_R] = k_RKD
-            values[rows_R, :, positions_R] = v_RKD
+        def attend(number: int, joint: Tensor) -> Tensor:
+            layer = cache.layers[number]
+            layer[:, rows_R, :, positions_R] = joint[:, d.query_heads :].view(pairs)
+            keys, values = layer[:, :rows, :, :width].unbind()
             return functional.scaled_dot_product_attention(
-                q_RQD.reshape(grouped),
-                keys[:rows, :, :width],
-                values[:rows, :, :width],
+                joint[:, : d.query_heads].view(grouped),
+                keys,
+                values,
                 attn_mask=masks[self._windows[number]],
                 scale=d.scale,
             ).reshape(rows, -1)
@@ -171,18 +175,19 @@ class FusedForward(Forward):
             if span.past or window is not None
         }
 
-        def attend(number: int, q_TQD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-            keys, values = cache.layers[number]
-            found_TQD = torch.empty_like(q_TQD)
+        def attend(number: int, joint: Tensor) -> Tensor:
+            heads = joint.transpose(0, 1)
+            pairs = heads[d.query_heads :].unflatten(0, (2, d.key_heads))
+            found_TQD = joint.new_empty((len(joint), d.query_heads, d.head_size))
             for span in spans:
-                here, places = span.here, slice(span.past, span.end)
-                keys[span.slot, :, places] = k_TKD[here].transpose(0, 1)
-                values[span.slot, :, places] = v_TKD[here].transpose(0, 1)
+                slot = cache.layers[number][:, span.slot]
+                slot[:, :, span.past : span.end] = pairs[:, :, span.here]
+                keys, values = slot[:, None, :, : span.end].unbind()
                 mask = masks.get((span, self._windows[number]))
-                found_TQD[here] = functional.scaled_dot_product_attention(
-                    q_TQD[here].transpose(0, 1)[None],
-                    keys[None, span.slot, :, : span.end],
-                    values[None, span.slot, :, : span.end],
+                found_TQD[span.here] = functional.scaled_dot_product_attention(
+                    heads[None, : d.query_heads, span.here],
+                    keys,
+                    values,
                     attn_mask=None if mask is None else mask[:, 0, 0],
                     is_causal=mask is None and not span.past,
                     scale=d.scale,

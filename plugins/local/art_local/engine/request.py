@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
 from art_core.base.errors import EngineError
@@ -38,7 +39,7 @@ class Request:
         self._max_tokens = min(sampling.max_tokens, context - len(self.prompt_ids))
         self._stops = ends.union(sampling.stop_token_ids)
         self._random = random.Random(sampling.seed)
-        self._generator: torch.Generator | None = None
+        self._generator: np.random.Generator | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -64,10 +65,10 @@ class Request:
         if self.sampling.seed is None or not self.sampling.temperature:
             return None
         if self._generator is None:
-            # torch uses 32 bits of a seed, and Python treats -7 as 7; texts differ
-            seed = random.Random(str(self.sampling.seed)).getrandbits(32)
-            self._generator = torch.Generator(device).manual_seed(seed)
-        return torch.empty(size, device=device).exponential_(generator=self._generator)
+            # Python's generator treats -7 as 7; texts differ
+            seed = random.Random(str(self.sampling.seed)).getrandbits(64)
+            self._generator = np.random.Generator(np.random.SFC64(seed))
+        return torch.from_numpy(self._generator.standard_exponential(size, "f4")).to(device)
 
     def take(self, token_id: int, logprob: float, top: tuple[tuple[int, float], ...]) -> Token:
         """Append a sampled token and return it, with a finish reason if it is the last."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 
 from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Sampling
+
+BLOCK = 512
+"""Tokens of a block in which a draw is looked for."""
 
 Drawn = tuple[int, float, tuple[tuple[int, float], ...]]
 
@@ -28,12 +32,14 @@ def draw(
     a race they matter only for nearly equal tokens. Raises EngineError if logits are not finite.
     """
     logits_NV = logits_NV.float()
-    normaliser_N = torch.logsumexp(logits_NV, dim=-1)
+    probs_NV = logits_NV.softmax(dim=-1)
+    # the log of the sum of exponentials, from the largest of them
+    normaliser_N = logits_NV.amax(dim=-1) - probs_NV.amax(dim=-1).log()
     if not bool(torch.isfinite(normaliser_N).all()):
         raise EngineError(
             "the model's logits are not finite", "Its weights contain NaN or infinite values"
         )
-    ids_N = _choose(logits_NV, normaliser_N, samplings, uniforms, races)
+    ids_N = _choose(logits_NV, probs_NV, samplings, uniforms, races)
     logprobs_N = logits_NV.gather(1, ids_N[:, None])[:, 0] - normaliser_N
     tops = _alternatives(logits_NV, normaliser_N, [s.top_logprobs for s in samplings])
     return list(zip(ids_N.tolist(), logprobs_N.tolist(), tops, strict=True))
@@ -41,7 +47,7 @@ def draw(
 
 def _choose(
     logits_NV: torch.Tensor,
-    normaliser_N: torch.Tensor,
+    probs_NV: torch.Tensor,
     samplings: Sequence[Sampling],
     uniforms: Sequence[float],
     races: Sequence[torch.Tensor | None],
@@ -50,9 +56,7 @@ def _choose(
     if not any(temperatures):
         return logits_NV.argmax(dim=-1)
     device = logits_NV.device
-    if all(t == 1.0 for t in temperatures):
-        probs_NV = (logits_NV - normaliser_N[:, None]).exp_()
-    else:
+    if any(t != 1.0 for t in temperatures):
         scale_N = torch.tensor([t or 1.0 for t in temperatures], device=device)
         probs_NV = (logits_NV / scale_N[:, None]).softmax(dim=-1)
     for row, sampling in enumerate(samplings):
@@ -71,14 +75,31 @@ def _choose(
 
 
 def _inverted(probs_NV: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
-    """Invert the cumulative distribution of each row at its number."""
-    cumulative_NV = probs_NV.cumsum(dim=-1)
+    """Invert the cumulative distribution of each row at its number: first over blocks of tokens,
+    then within a block.
+    """
+    if excess := probs_NV.shape[1] % BLOCK:
+        probs_NV = functional.pad(probs_NV, (0, BLOCK - excess))
+    blocks_NBK = probs_NV.unflatten(1, (-1, BLOCK))
+    sums_NB = blocks_NBK.sum(dim=-1)
+    before_NB = sums_NB.cumsum(dim=-1)
     uniform_N = torch.tensor(uniforms, device=probs_NV.device, dtype=torch.float64)
-    target_N = (uniform_N * cumulative_NV[:, -1]).float()
-    ids_N = torch.searchsorted(cumulative_NV, target_N[:, None], right=True)[:, 0]
-    # rounding can make the target equal to the total: the draw is then past the last token
-    past_N = ids_N >= probs_NV.shape[1]
-    return torch.where(past_N, probs_NV.argmax(dim=-1), ids_N)
+    target_N1 = (uniform_N * before_NB[:, -1]).float()[:, None]
+    # rounding can make the target equal to a total: a token without probability is never drawn
+    block_N1 = torch.searchsorted(before_NB, target_N1, right=True)
+    block_N1 = torch.minimum(block_N1, _last_positive(sums_NB))
+    rest_N1 = (target_N1 - (before_NB - sums_NB).gather(1, block_N1)).clamp_(min=0.0)
+    rows_N = torch.arange(len(probs_NV), device=probs_NV.device)
+    inside_NK = blocks_NBK[rows_N, block_N1[:, 0]]
+    place_N1 = torch.searchsorted(inside_NK.cumsum(dim=-1), rest_N1, right=True)
+    place_N1 = torch.minimum(place_N1, _last_positive(inside_NK))
+    return (block_N1 * BLOCK + place_N1)[:, 0]
+
+
+def _last_positive(values_NK: torch.Tensor) -> torch.Tensor:
+    """Return the place [N, 1] of each row's last positive value."""
+    places_K = torch.arange(values_NK.shape[1], device=values_NK.device)
+    return torch.where(values_NK > 0, places_K, 0).amax(dim=-1, keepdim=True)
 
 
 def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:

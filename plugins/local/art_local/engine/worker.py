@@ -18,7 +18,7 @@ from art_local.engine.forward import Forward
 from art_local.engine.request import Request, deliver
 from art_local.engine.weights import Adapter, Weights
 from art_local.models.load import RotaryGroup
-from art_local.models.threads import release_helpers
+from art_local.threads import release_helpers
 
 Text = tuple[Adapter, tuple[int, ...], Future[list[float]]]
 """A text to score: the weights, its tokens, and its log-probs to come."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from art_local import WAIT_ASLEEP
+from art_local.threads import WAIT_ASLEEP
 from art_local.vllm.install import Environment
 from art_local.vllm.server import ServerProcess, free_port
 

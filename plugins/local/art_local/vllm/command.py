@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_local import WAIT_ASLEEP
 from art_local.engine.protocol import BASE
+from art_local.threads import WAIT_ASLEEP
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values above 1 that vLLM's --max-lora-rank accepts."""
