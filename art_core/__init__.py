@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
     from art_core.data.trajectory import History, Trajectory, TrajectoryGroup
     from art_core.environments.environment import Environment, rollout_of
+    from art_core.environments.sandbox import Sandbox, SandboxLimits, SandboxResult, sandbox
     from art_core.environments.toolbox import Tool, Toolbox
     from art_core.evaluation.compare import Comparison, compare
     from art_core.evaluation.evaluate import Evaluation, evaluate
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from art_core.hooks.environments import EnvironmentSpec
     from art_core.hooks.hookspecs import hookimpl
     from art_core.hooks.host import Plugins
+    from art_core.hooks.sandboxes import SandboxSpec
     from art_core.log.history import MetricsRow
     from art_core.log.reader import Costs, LoggedRun
     from art_core.log.timeline import Change, Timeline
@@ -111,6 +113,7 @@ _HOME = {
     "model.model": ("Model",),
     "model.teacher": ("Teacher", "teacher"),
     "environments.environment": ("Environment", "rollout_of"),
+    "environments.sandbox": ("Sandbox", "SandboxLimits", "SandboxResult", "sandbox"),
     "environments.toolbox": ("Tool", "Toolbox"),
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
@@ -119,6 +122,7 @@ _HOME = {
     "hooks.environments": ("EnvironmentSpec",),
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
+    "hooks.sandboxes": ("SandboxSpec",),
     "reports.open_run": ("open_run",),
     "rewards.combined": ("reward",),
     "rewards.judge": ("Judge",),
@@ -188,6 +192,10 @@ __all__ = [
     "RolloutError",
     "RolloutFailure",
     "RunInfo",
+    "Sandbox",
+    "SandboxLimits",
+    "SandboxResult",
+    "SandboxSpec",
     "Schedule",
     "Sink",
     "SinkError",
@@ -221,6 +229,7 @@ __all__ = [
     "rollout_of",
     "ruler",
     "ruler_score_group",
+    "sandbox",
     "teacher",
     "track_api_cost",
 ]

@@ -13,6 +13,7 @@ from art_core.testing.plugin import PluginContract
 from art_core.testing.pricing import PricingContract
 from art_core.testing.reward import RewardContract
 from art_core.testing.rollup import RollupContract
+from art_core.testing.sandbox import SandboxContract
 from art_core.testing.sink import SinkContract
 from art_core.testing.statements import Contract
 
@@ -26,6 +27,7 @@ CONTRACTS: dict[str, type[Contract]] = {
     "price": PricingContract,
     "reward": RewardContract,
     "rollup": RollupContract,
+    "sandbox": SandboxContract,
     "sink": SinkContract,
 }
 

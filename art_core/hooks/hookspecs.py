@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
     from art_core.hooks.environments import EnvironmentSpec
+    from art_core.hooks.sandboxes import SandboxSpec
     from art_core.metrics.receipt import TokenRates, TokenUsage
     from art_core.metrics.taxonomy import MetricSpec
     from art_core.sinks.protocol import SinkSpec
@@ -51,6 +52,12 @@ def art_commands() -> Sequence[CommandSpec]:
 @hookspec
 def art_environments() -> Sequence[EnvironmentSpec]:
     """Offer environments: tasks that `art env` lists, checks and plays."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_sandboxes() -> Sequence[SandboxSpec]:
+    """Offer sandboxes: places that run commands apart from this program."""
     raise AssertionError("a hook's specification is never called")
 
 
@@ -105,11 +112,11 @@ def _commands(specs: Iterable[Any]) -> list[Any]:
     return checked
 
 
-def _backends(specs: Iterable[Any]) -> list[Any]:
+def _imported(specs: Iterable[Any], noun: str) -> list[Any]:
     def creates(spec: Any) -> bool:
         if isinstance(spec.create, str) and not _is_path(spec.create):
             raise PluginError(
-                f"its backend {spec.name!r} is to be made by {spec.create!r}", 'Give "module:name".'
+                f"its {noun} {spec.name!r} is to be made by {spec.create!r}", 'Give "module:name".'
             )
         return isinstance(spec.create, str) or callable(spec.create)
 
@@ -150,13 +157,14 @@ def _functions(
 
 
 OFFERS: dict[str, Callable[[Any], list[Any]]] = {
-    "art_backends": _backends,
+    "art_backends": partial(_imported, noun="backend"),
     "art_sinks": _specs,
     "art_commands": _commands,
     "art_environments": _environments,
     "art_losses": partial(_functions, kind=LossSpec, noun="a loss", taken=PRESETS),
     "art_advantages": partial(_functions, kind=AdvantageSpec, noun="advantages", taken=BASELINES),
     "art_metrics": list,
+    "art_sandboxes": partial(_imported, noun="sandbox"),
 }
 """Validation of hooks whose answers are lists of specs."""
 VALUES = ("art_rollup", "art_usage", "art_token_rates", "art_gpu_rate")

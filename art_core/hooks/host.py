@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from art_core.backends import BackendSpec
     from art_core.hooks.commands import CommandSpec
     from art_core.hooks.environments import EnvironmentSpec
+    from art_core.hooks.sandboxes import SandboxSpec
     from art_core.rl.advantages import AdvantageSpec
     from art_core.rl.losses import LossSpec
     from art_core.sinks.protocol import SinkSpec
@@ -35,6 +36,7 @@ GROUP = "art_core"
 OURS = {
     "backend": frozenset({"local", "unsloth", "tinker", "serverless"}),
     "environment": frozenset({"mcp", "openenv", "verifiers"}),
+    "sandbox": frozenset(),
     "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard"}),
 }
 SINGULAR = {
@@ -43,9 +45,10 @@ SINGULAR = {
     "art_commands": "command",
     "art_environments": "environment",
     "art_losses": "loss",
+    "art_sandboxes": "sandbox",
     "art_sinks": "sink",
 }
-S = TypeVar("S", "BackendSpec", "EnvironmentSpec", "SinkSpec")
+S = TypeVar("S", "BackendSpec", "EnvironmentSpec", "SandboxSpec", "SinkSpec")
 
 
 @attrs.frozen(kw_only=True)
@@ -152,6 +155,13 @@ class Core:
         from art_core.sinks.console import console_sink
 
         return [console_sink()]
+
+    @hookimpl
+    def art_sandboxes(self) -> Sequence[SandboxSpec]:
+        """Processes of this machine, and containers."""
+        from art_core.hooks.sandboxes import BUILT_IN
+
+        return BUILT_IN
 
     @hookimpl
     def art_token_rates(
@@ -292,6 +302,14 @@ class Plugins:
     def sink(self, name: str) -> SinkSpec:
         """Return a sink by name; errors as `backend`."""
         return self._named("sink", name, self.sinks())
+
+    def sandbox(self, name: str) -> SandboxSpec:
+        """Return a sandbox by name; errors as `backend`."""
+        return self._named("sandbox", name, self.sandboxes())
+
+    def sandboxes(self) -> dict[str, SandboxSpec]:
+        """Return the offered sandboxes, by name."""
+        return self._offers("art_sandboxes")
 
     def environment(self, name: str) -> EnvironmentSpec:
         """Return an environment by name; errors as `backend`."""
