@@ -31,6 +31,7 @@ from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.hooks.host import Plugins, installed_plugins
 from art_core.log.history import MetricsRow
 from art_core.log.rundir import run_directory, runs_path
+from art_core.model.scenarios import check_scenarios
 from art_core.run.exits import status_of
 from art_core.run.run import CLOSE_SECONDS, Run
 from art_core.sinks.delivery import DeliveryReport
@@ -260,6 +261,19 @@ class Model:
             merged = read_json(file) | dict(state)
             replace_json(file, merged)
         return merged
+
+    def check_scenarios(self, scenarios: Iterable[Any], *, accept_changes: bool = False) -> None:
+        """Record the scenarios of the run; in a process that resumes it, compare them with those.
+
+        Call it before the loop, with all scenarios in the order in which steps take them. Raises
+        ConfigError if they were changed since the run's last step: the step is the position in the
+        data, so it would go on elsewhere. `accept_changes` logs the difference and records the new
+        ones.
+        """
+        run = self.run
+        check_scenarios(
+            run.info.run_dir, run.name, run.last_step, scenarios, accept_changes=accept_changes
+        )
 
     async def close(
         self,

@@ -94,24 +94,26 @@ class SFTPlan:
             for name in options
             if getattr(self, name) != getattr(other, name)
         ]
-        return found + _data_differences(_split(self.digests), _split(other.digests))
+        return found + data_differences(_split(self.digests), _split(other.digests), "examples")
 
 
 def _split(digests: str) -> list[str]:
     return [digests[i : i + DIGEST] for i in range(0, len(digests), DIGEST)]
 
 
-def _data_differences(before: list[str], now: list[str]) -> list[str]:
+def data_differences(before: list[str], now: list[str], noun: str) -> list[str]:
+    """Return how two datasets differ, in words, by the digests of their items in order."""
     if before == now:
         return []
     old, new = Counter(before), Counter(now)
     gone, added = (old - new).total(), (new - old).total()
     if not gone and not added:
-        return ["the examples are the same in another order"]
+        return [f"the {noun} are the same in another order"]
     pairs = enumerate(zip(before, now, strict=False), start=1)
     first = next((n for n, (a, b) in pairs if a != b), min(len(before), len(now)) + 1)
-    counts = f"had {len(before)} examples and has {len(now)}: {gone} are gone, {added} are new"
-    return [f"the dataset {counts}, and the first difference is at example {first}"]
+    counts = f"had {len(before)} {noun} and has {len(now)}: {gone} are gone, {added} are new"
+    one = noun.removesuffix("s")
+    return [f"the dataset {counts}, and the first difference is at {one} {first}"]
 
 
 @attrs.frozen
