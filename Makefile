@@ -16,7 +16,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers judges environments client vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
+.PHONY: help quickstart test trackers judges environments client doors vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run
 
 client: .venv/dev.stamp ## train on art serve with the published client of ART (openpipe-art)
 	$(BIN)/nox -s client
+
+doors: .venv/dev.stamp ## ask an endpoint through the clients that agents bring, and write docs/doors.md
+	$(BIN)/nox -s doors
 
 faults: .venv/dev.stamp ## kills, crashes and clocks in full numbers: 1,000 kill -9
 	$(BIN)/nox -s faults

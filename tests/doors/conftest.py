@@ -1,0 +1,82 @@
+"""A recording of a scripted engine, which checks what real clients left in it.
+
+`make doors` installs the clients and runs these tests; without the clients they are not collected.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import attrs
+import pytest
+from scripted import ByteTokenizer, OneModel, ScriptedEngine
+
+import art_core as art
+from art_core.client.recorder import Recorder, Recording
+from art_core.data.trajectory import tokens_of
+from art_core.endpoint.host import EndpointHost
+from art_core.testing.echo import EchoBackend
+
+CLIENTS = ("agents", "anthropic", "instructor", "litellm", "pydantic_ai", "smolagents")
+collect_ignore_glob = [] if all(map(find_spec, CLIENTS)) else ["test_*.py"]
+UNCONSTRAINED = True
+"""A forced form needs `unconstrained=True`: sampling is not constrained."""
+
+
+@attrs.frozen
+class Door:
+    """The way of a client into a recording."""
+
+    models: OneModel
+    recorder: Recorder
+    directory: Path
+
+    @asynccontextmanager
+    async def opened(self, *lines: str, forced: bool = False) -> AsyncGenerator[art.Endpoint, None]:
+        """Record a client that gets these answers; check the recorded tokens, and train on them."""
+        self.models.engine = engine = ScriptedEngine(lines=[*lines], context_length=20_000)
+        trajectory = art.Trajectory()
+        recording = Recording(trajectory=trajectory, unconstrained=forced and UNCONSTRAINED)
+        with self.recorder.recorded(recording) as endpoint:
+            yield endpoint
+        assert len(engine.asked) == len(lines)
+        turns = [
+            tokens_of(item)
+            for history in trajectory.histories()
+            for item in history.messages_and_choices
+            if not isinstance(item, dict)
+        ]
+        sampled = [(tuple(ids), (*line.encode(), 257)) for (ids, *_), line in zip(
+            engine.asked, lines, strict=True)]  # fmt: skip
+        assert [(turn.prompt_ids, turn.completion_ids) for turn in turns] == sampled
+        await self._train(trajectory)
+
+    async def _train(self, trajectory: art.Trajectory) -> None:
+        other = copy.deepcopy(trajectory)
+        trajectory.reward, other.reward = 1.0, 0.0
+        backend = EchoBackend()
+        async with art.TrainableModel(
+            name="door", project="p", base_model="b", base_path=self.directory, sinks=[]
+        ) as model:
+            await model.register(backend)
+            result = await model.train([art.TrajectoryGroup([trajectory, other])])
+        await backend.close()
+        assert result.metrics["data/step_num_gradient_steps"] == 1
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[tuple[OneModel, Recorder]]:
+    models = OneModel(ScriptedEngine(), ByteTokenizer())
+    with EndpointHost(models) as host:
+        endpoint = art.Endpoint(base_url=host.base_url, api_key=host.api_key, model_name="agent")
+        with Recorder(endpoint, trainable=True) as recorder:
+            yield models, recorder
+
+
+@pytest.fixture
+def door(served: tuple[OneModel, Recorder], tmp_path: Path) -> Door:
+    return Door(*served, tmp_path)
