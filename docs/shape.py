@@ -208,7 +208,8 @@ def register_path() -> list[str]:
     """Return the files of art_local that run while `register` loads a tiny model, without what the
     trainer and the engine open when they are made.
     """
-    inside = ("training/", "engine/")
+    helpers = ("models/device_memory.py", "models/products.py", "threads.py")
+    inside = ("training/", "engine/", *helpers)
     return [file for file in asyncio.run(_register()) if not file.startswith(inside)]
 
 

@@ -18,6 +18,7 @@ import attrs
 import orjson
 
 from art_core.backends import Endpoint
+from art_core.base.collector import collector_paused
 from art_core.base.errors import ConfigError
 from art_core.costs.builder import MetricsBuilder, active_builder
 from art_core.costs.stream import TrackedStream
@@ -108,7 +109,8 @@ def _pooled_transport() -> Any:
 def openai_package() -> Any:
     """Return the openai package; ConfigError when it is not installed."""
     try:
-        import openai
+        with collector_paused():
+            import openai
     except ImportError as error:
         raise ConfigError(
             "the openai package is missing", "pip install 'art-core[openai]'"
@@ -171,9 +173,10 @@ def _trainable_client() -> Any:
     and `parse` share, whole, raw and streamed, also under `beta`.
     """
     openai_package()
-    from openai import AsyncOpenAI as OpenAIClient
-    from openai import AsyncStream
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    with collector_paused():
+        from openai import AsyncOpenAI as OpenAIClient
+        from openai import AsyncStream
+        from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
     class TokenCompletion(ChatCompletion):
         @classmethod

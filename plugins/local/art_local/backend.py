@@ -25,6 +25,7 @@ from art_core import (
     Trajectory,
     TrajectoryGroup,
 )
+from art_core.base.collector import collector_paused
 from art_core.base.errors import BackendError, ConfigError
 from art_core.rl.config import TrainConfig
 from art_core.rl.sft import ExampleSize, example_size, sft_config
@@ -299,7 +300,8 @@ class LocalBackend:
     def _base(self, directory: Path) -> Any:
         if directory not in self._bases:
             where = self._setup.placement
-            self._bases[directory] = self._setup.loader.base(directory, where, where.dtype)
+            with collector_paused():
+                self._bases[directory] = self._setup.loader.base(directory, where, where.dtype)
         return self._bases[directory]
 
     def _free(self) -> None:

@@ -16,6 +16,7 @@ import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
 from art_core import Endpoint, History, TrainResult, Trajectory, TrajectoryGroup
+from art_core.base.collector import collector_paused
 from art_core.base.errors import BackendError, ConfigError, EngineError
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.supervised import trained_turns
@@ -139,14 +140,15 @@ class ModelSession:
         store = CheckpointStore(model.run_dir / "checkpoints")
         found = store.newest_whole() if step is None else store.older(step)
         template = template_for(setup.chat_template, found.path if found else None)
-        tokenizer = load_tokenizer(identity.directory, template)
+        with collector_paused():
+            tokenizer = load_tokenizer(identity.directory, template)
         architecture = type(base).__name__
         if shared is None:
             check_servable(base.config)
-        with refused_unless_possible(architecture, "trained"):
+        with collector_paused(), refused_unless_possible(architecture, "trained"):
             policy = _policy(base, identity.directory, setup)
         engine: LocalEngine
-        with refused_unless_possible(architecture, "served"):
+        with collector_paused(), refused_unless_possible(architecture, "served"):
             engine = (
                 shared.engine if shared else embedded_engine(base, setup.options, setup.device_lock)
             )

@@ -1,7 +1,7 @@
 """More bytes than a plain decoder's layers keep of a token, from the sizes of their weights.
 
-It is found at once, where `blueprint.py` takes a second to count; a model that is no plain decoder
-is counted.
+It is found at once, where `blueprint.py` takes a second to count. Models with other layers are
+counted.
 """
 
 from __future__ import annotations

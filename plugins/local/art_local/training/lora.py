@@ -107,7 +107,7 @@ def merged_tensors(
     """Return W + scale * B @ A by base parameter name, summed in fp32, in the base's dtype.
 
     A and B are the model's, or those of `state` (peft's names on disk). The tensors are new at each
-    call: those handed out before keep the step that they were made for.
+    call, or the frozen base's own: those handed out before keep the step that they were made for.
     """
     merged = {}
     stems = {id(layer): name for name, layer in model.named_modules()}
@@ -119,6 +119,9 @@ def merged_tensors(
             a_KI, b_OK = (
                 state[f"{stem}.{f}.weight"].to(base_OI.device) for f in ("lora_A", "lora_B")
             )
+        if not base_OI.is_meta and not bool(b_OK.any()):
+            merged[name] = base_OI.detach()  # an adapter that has not learned yet
+            continue
         delta_OI = _delta(layer, a_KI.float(), b_OK.float())
         whole_OI = torch.add(base_OI.float(), delta_OI, alpha=layer.scaling[ADAPTER])
         merged[name] = dithered(whole_OI, base_OI.dtype, salt)

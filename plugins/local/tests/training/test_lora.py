@@ -132,3 +132,14 @@ def test_layers_that_keep_their_weight_transposed_are_merged_so():
         assert not torch.allclose(plain(input_ids=IDS).logits, wanted, atol=1e-3)
         plain.load_state_dict(policy.serving, strict=False)
         torch.testing.assert_close(plain(input_ids=IDS).logits, wanted)
+
+
+def test_an_adapter_that_has_not_learned_serves_the_bases_own_tensors(make_policy):
+    policy = make_policy()
+    places = {p.data_ptr() for p in policy.base.parameters()}
+    assert {t.data_ptr() for t in policy.serving.values()} <= places
+    handed_out = dict(policy.serving)
+    before = {name: tensor.clone() for name, tensor in handed_out.items()}
+    move(policy)
+    assert not {t.data_ptr() for t in policy.serving.values()} & places
+    assert all(torch.equal(handed_out[name], before[name]) for name in before)

@@ -1,0 +1,33 @@
+"""The collector is as it was after a pause."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from art_core.base.collector import collector_paused
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_pause_ends_as_it_began(enabled):
+    was = gc.isenabled()
+    try:
+        if not enabled:
+            gc.disable()
+        with collector_paused():
+            assert not gc.isenabled()
+            with collector_paused():
+                assert not gc.isenabled()
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+    finally:
+        if was:
+            gc.enable()
+
+
+def test_a_pause_ends_also_by_an_error():
+    was = gc.isenabled()
+    with pytest.raises(ZeroDivisionError), collector_paused():
+        _ = 1 / 0
+    assert gc.isenabled() == was
