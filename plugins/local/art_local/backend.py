@@ -73,6 +73,8 @@ class LocalBackend:
     - `deterministic`: the same requests with the same seeds give the same bits, whatever else runs:
       log-probs, weights and metrics of a resumed run are those of an uninterrupted one. For the
       embedded engine on a CPU; sampling is slower.
+    - `engine_weights`: "int8" lets the embedded engine on a CPU sample with weights rounded to 8
+      bits, which is faster for few sequences; the trainer keeps its own.
     - `accept_changes`: go on from a checkpoint of another rank, alpha or loss, which is an error
       otherwise.
     - `context_length`: of the served models; by default the base model's own.

@@ -16,7 +16,7 @@ from art_core.base.progress import progress_bar
 from art_local.engine import DeviceLock, TransformersEngine
 from art_local.models.load import REMEDY, architecture_of, load_config, rotary_lengths
 from art_local.models.placement import Placement, placement
-from art_local.options import LocalOptions
+from art_local.options import INT8, LocalOptions
 from art_local.vllm.client import VllmClient
 from art_local.vllm.command import ServerSettings
 from art_local.vllm.engine import ModelFacts, VllmEngine
@@ -66,6 +66,8 @@ def choose(options: LocalOptions, trainer: Placement) -> EngineChoice:
     device = placement(options.engine_device or str(trainer.device)).device
     if options.deterministic:
         name = _deterministic(options, trainer)
+    if options.engine_weights is not None:
+        name = _rounded(options, trainer)
     if name == "auto":
         found = installed()
         fits = found is not None and found.variant == device.type
@@ -122,6 +124,26 @@ def _deterministic(options: LocalOptions, trainer: Placement) -> str:
     return "transformers"
 
 
+def _rounded(options: LocalOptions, trainer: Placement) -> str:
+    stated = f"engine_weights={options.engine_weights!r}"
+    _reject(
+        {stated: trainer.device.type != "cpu"},
+        f"is for the CPU, and this model is on {trainer.device}",
+        "Use device='cpu', or leave engine_weights out.",
+    )
+    _reject(
+        {stated: options.engine == "vllm"},
+        "is for the embedded engine",
+        "Use engine='transformers', or give engine_args={'quantization': ...}.",
+    )
+    _reject(
+        {stated: options.deterministic},
+        "computes the rows of a batch together, and deterministic=True does not",
+        "Leave one of them out.",
+    )
+    return "transformers"
+
+
 def _given(options: LocalOptions, *names: str) -> dict[str, Any]:
     return {f"engine_{name}": getattr(options, f"engine_{name}") for name in names}
 
@@ -158,6 +180,7 @@ def embedded_engine(base_model: Any, options: LocalOptions, lock: DeviceLock) ->
         max_batch_size=options.max_batch_size,
         request_timeout_s=options.request_timeout_s,
         deterministic=options.deterministic,
+        int8=options.engine_weights == INT8,
     )
     if options.context_length is not None:
         engine.context_length = min(engine.context_length, options.context_length)

@@ -12,9 +12,10 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.rl.config import Check, cap, count, optional, price
+from art_core.rl.config import Check, cap, count, one_of, optional, price
 
 AUTO = "auto"
+INT8 = "int8"
 
 
 def _checked(check: Check, default: Any) -> Any:
@@ -63,6 +64,7 @@ class LocalOptions(SharedOptions):
     """Options of `LocalBackend`, whose docstring describes them."""
 
     full_finetune: bool = False
+    engine_weights: str | None = _checked(optional(one_of((INT8,))), None)
     context_length: int | None = _checked(optional(count), None)
 
 

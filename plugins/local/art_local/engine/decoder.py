@@ -160,21 +160,23 @@ def packed_bytes(module: Any) -> int:
     return sum(part.weight.numel() * part.weight.element_size() for part in linears)
 
 
-def decoder_of(module: Any, known: Sequence[Decoder] = ()) -> Decoder:
+def decoder_of(
+    module: Any, known: Sequence[Decoder] = (), make: Callable[..., Product] = product
+) -> Decoder:
     """Return the decoder of a module with its current weights. Products whose weights are those of
-    a known decoder are shared with it.
+    a known decoder are shared with it. `make` makes those of the layers.
     """
     packed: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Product]] = {}
 
-    def joined(*linears: nn.Linear) -> Product:
+    def joined(*linears: nn.Linear, make: Callable[..., Product] = make) -> Product:
         weights = tuple(linear.weight for linear in linears)
         key = tuple(map(id, weights))
         same = next((other.packed[key] for other in known if key in other.packed), None)
-        packed[key] = same or (weights, _joined(linears))
+        packed[key] = same or (weights, _joined(linears, make))
         return packed[key][1]
 
     layers = [_layer(layer, joined) for layer in module.model.layers]
-    head = joined(module.lm_head)
+    head = joined(module.lm_head, make=product)
     # tensors of inference mode don't count their changes
     every = [weight for weights, _ in packed.values() for weight in weights]
     weights = [weight for weight in every if not weight.is_inference()]
@@ -196,11 +198,11 @@ def decoder_of(module: Any, known: Sequence[Decoder] = ()) -> Decoder:
     )
 
 
-def _joined(linears: Sequence[nn.Linear]) -> Product:
+def _joined(linears: Sequence[nn.Linear], make: Callable[..., Product]) -> Product:
     weights: list[Tensor] = [linear.weight for linear in linears]
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     bias_O = torch.cat(biases) if biases else None
-    return product(torch.cat(weights) if len(weights) > 1 else weights[0], bias_O)
+    return make(torch.cat(weights) if len(weights) > 1 else weights[0], bias_O)
 
 
 def _versions(weights: Sequence[Tensor]) -> list[int]:

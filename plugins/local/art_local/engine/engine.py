@@ -45,6 +45,7 @@ class TransformersEngine:
       When it is full, new requests wait and the youngest running ones are computed again later.
     - `deterministic`: a request's log-probs, and with a seed its tokens, are the same bits whatever
       other requests run. Rows are then computed in passes of equal shape, which is slower.
+    - `int8`: sample with weights rounded to 8 bits, on a CPU.
     """
 
     name = "transformers"
@@ -59,12 +60,15 @@ class TransformersEngine:
         prefill_tokens: int = 2048,
         cache_bytes: int | None = None,
         deterministic: bool = False,
+        int8: bool = False,
     ) -> None:
         if max_batch_size < 1 or prefill_tokens < 1:
             raise ConfigError("max_batch_size and prefill_tokens must be at least 1")
         self._weights = Weights(model)
         free = device_memory(next(model.parameters()).device).free
-        forward = make_forward(self._weights.module, exact=deterministic, free_bytes=free)
+        forward = make_forward(
+            self._weights.module, exact=deterministic, free_bytes=free, int8=int8
+        )
         self._timeout_s = request_timeout_s
         config = self._weights.module.config.get_text_config()
         self.context_length: int = context_length(config)
@@ -79,6 +83,7 @@ class TransformersEngine:
         )
         self._rotary, self._warned = forward.rotary, False
         self.state: str = forward.name
+        self.is_rounded: bool = forward.is_rounded
         self._worker = Worker(self._weights, forward, lock or DeviceLock(), limits)
         self._prompt_tokens = self._worker.prompt_tokens
         release_helpers()

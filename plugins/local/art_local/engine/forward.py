@@ -73,10 +73,12 @@ class Forward(ABC):
     """Runs a model; returns the logits [N, V] of each row's last token only.
 
     `cache_bytes_per_token` is the memory that one token of one row takes; a trial measures it.
+    `is_rounded` is whether its weights are those of the module only nearly.
     """
 
     name: ClassVar[str]
     cache_bytes_per_token = 1
+    is_rounded = False
 
     def __init__(self, module: Any) -> None:
         self.module = module

@@ -19,6 +19,7 @@ from art_local.engine.decoder import Decoder, decoder_of
 from art_local.engine.forward import Forward
 from art_local.engine.fused_cache import FusedCache
 from art_local.engine.layer_types import layer_types
+from art_local.engine.packed import int8_product, product
 from art_local.engine.prefixes import Prefixes
 from art_local.engine.protocol import BASE
 from art_local.engine.weights import Adapter
@@ -53,12 +54,13 @@ class Span:
 
 
 class FusedForward(Forward):
-    """Runs a model by its `Decoder`, on a CPU."""
+    """Runs a model by its `Decoder`, on a CPU, with `int8` with rounded weights."""
 
     name = "fused"
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, *, int8: bool = False) -> None:
         super().__init__(module)
+        self._make, self.is_rounded = (int8_product if int8 else product), int8
         window = getattr(self.config, "sliding_window", None)
         kinds = layer_types(self.config)
         self._windows: list[Window] = [window if k == "sliding_attention" else None for k in kinds]
@@ -84,7 +86,7 @@ class FusedForward(Forward):
         known = [each for each in self._decoders.values() if each.is_current]
         while len(self._decoders) >= DECODERS:
             del self._decoders[next(iter(self._decoders))]
-        return decoder_of(self.module, known)
+        return decoder_of(self.module, known, self._make)
 
     def release(self) -> None:
         """Refer to no adapter, so that an unloaded one's memory is freed."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from art_core.base.errors import ConfigError
+
 log = logging.getLogger("art_local")
 
 ROWS = 8
@@ -25,24 +27,28 @@ within 10 % of the best for each.
 
 @attrs.frozen(eq=False)
 class Product:
-    """A linear layer without its module: a weight that may be packed, and a bias or none.
+    """A linear layer without its module: torch's own product with a weight as it is.
 
     The results of all methods are new tensors [N, O]; inputs are [N, I].
     """
 
     weight: Tensor
     bias: Tensor | None
-    is_packed: bool
-
-    @property
-    def bytes(self) -> int:
-        """The memory that the weight takes."""
-        return self.weight.numel() * self.weight.element_size()
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         """Return x @ weight.T + bias."""
-        if not self.is_packed:
-            return functional.linear(x_NI, self.weight, self.bias)
+        return functional.linear(x_NI, self.weight, self.bias)
+
+    def plus(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
+        """Return the product + other."""
+        return self(x_NI).add_(other_NO)
+
+
+class PackedProduct(Product):
+    """oneDNN's product with a packed weight."""
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """Return x @ weight.T + bias."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
             x_NI, self.weight, self.bias, "none", [], ""
         )
@@ -50,19 +56,53 @@ class Product:
 
     def plus(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
         """Return the product + other."""
-        if not self.is_packed:
-            return self(x_NI).add_(other_NO)
         found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(  # noqa: SLF001
             x_NI, other_NO, self.weight, self.bias, "add"
         )
         return found
 
 
+@attrs.frozen(eq=False)
+class Int8Product(Product):
+    """A product of bf16 inputs with a weight of 8-bit integers, which reads a quarter of fp32's
+    memory; output o is scaled by `scale_O`.
+    """
+
+    scale_O: Tensor
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """Return x @ weight.T + bias, in the dtype of x."""
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(  # noqa: SLF001
+            x_NI.bfloat16(), self.weight, self.scale_O
+        )
+        found = found.to(x_NI.dtype)
+        return found if self.bias is None else found.add_(self.bias)
+
+
 def product(weight_OI: Tensor, bias_O: Tensor | None = None) -> Product:
     """Return a product with a weight: packed where oneDNN can, else with the weight as it is."""
     if not can_pack(weight_OI.device.type, weight_OI.dtype):
-        return Product(weight_OI, bias_O, is_packed=False)
-    return Product(_packed(weight_OI), bias_O, is_packed=True)
+        return Product(weight_OI, bias_O)
+    return PackedProduct(_packed(weight_OI), bias_O)
+
+
+def int8_product(weight_OI: Tensor, bias_O: Tensor | None = None) -> Product:
+    """Return a product with a weight that is rounded to 8 bits, with one scale for each output:
+    its largest absolute value is 127. ConfigError where torch has no such product.
+    """
+    weight = weight_OI.detach().float()
+    scale_O1 = weight.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
+    rounded = weight.div(scale_O1).round_().to(torch.int8)
+    found = Int8Product(rounded, bias_O, scale_O1[:, 0].bfloat16())
+    try:
+        found(weight_OI.new_zeros(1, weight_OI.shape[1]))
+    except (AttributeError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"engine_weights='int8': this torch does not multiply with 8-bit weights: {reason}",
+            "Leave engine_weights out.",
+        ) from None
+    return found
 
 
 @cache
@@ -87,7 +127,7 @@ def _fault(dtype: torch.dtype) -> str | None:
         return "this CPU does not multiply bf16"
     weight_OI = torch.linspace(-1, 1, 32 * 16).reshape(32, 16).to(dtype)
     x_NI = torch.linspace(-1, 1, 3 * 16).reshape(3, 16).to(dtype)
-    packed = Product(_packed(weight_OI), None, is_packed=True)
+    packed = PackedProduct(_packed(weight_OI), None)
     expected = functional.linear(x_NI, weight_OI)
     found = (packed(x_NI), packed.plus(x_NI, expected))
     for ours, theirs in zip(found, (expected, expected + expected), strict=True):

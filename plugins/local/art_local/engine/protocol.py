@@ -34,6 +34,8 @@ class LocalEngine(ScoringEngine, Protocol):
     """
 
     name: str
+    is_rounded: bool
+    """Whether it samples with other weights than the trainer's on purpose: rounded ones."""
 
     def publish(self, adapter: str, weights: StepWeights) -> None:
         """Serve weights under an adapter's name to new requests.

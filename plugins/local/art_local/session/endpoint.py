@@ -283,7 +283,7 @@ def check_agreement(
     prompt_ids = tokenizer.encode(TEXT, add_special_tokens=False)
     room = engine.context_length - TOKENS[policy.dtype] - 1
     found = compare(engine, policy, prompt_ids[: max(room, 1)], adapter, lock)
-    tolerance = TOLERANCES[policy.dtype]
+    tolerance = TOLERANCES[torch.bfloat16 if engine.is_rounded else policy.dtype]
     if not found.mean <= tolerance:
         raise EngineError(
             f"engine {engine.name!r} and the trainer do not have the same model: over "

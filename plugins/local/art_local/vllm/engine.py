@@ -45,6 +45,7 @@ class VllmEngine:
     """
 
     name = "vllm"
+    is_rounded = False
 
     def __init__(
         self,

@@ -212,3 +212,10 @@ def test_deterministic_is_for_the_embedded_engine_on_a_cpu(have, two_gpus):
         chosen(device="cuda:0", deterministic=True)
     with pytest.raises(art.ConfigError, match=r"embedded engine.*engine='transformers'"):
         chosen("vllm", deterministic=True)
+
+
+def test_rounded_weights_are_for_the_embedded_engine_on_a_cpu(have, two_gpus):
+    have("cpu")
+    assert chosen(engine_weights="int8").name == "transformers"
+    with pytest.raises(art.ConfigError, match="'int8' is for the CPU, and this model is on cuda:0"):
+        chosen(device="cuda:0", engine_weights="int8")
