@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRACKERS := $(patsubst %,plugins/%/pyproject.toml,mlflow tensorboard trackio)
 UNSLOTH := plugins/unsloth/pyproject.toml
-ENVIRONMENTS := plugins/verifiers/pyproject.toml
+ENVIRONMENTS := $(patsubst %,plugins/%/pyproject.toml,openenv verifiers)
 TESTED := $(filter-out $(TRACKERS) $(UNSLOTH) $(ENVIRONMENTS),$(wildcard plugins/*/pyproject.toml))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
@@ -33,7 +33,7 @@ trackers: .venv/trackers.stamp ## the sinks for MLflow, TensorBoard and Trackio,
 judges: .venv/judges.stamp ## judges of other providers, through the real litellm
 	$(BIN)/nox -s judges
 
-environments: .venv/dev.stamp ## environments of other packages (verifiers), each with its own lock and environment
+environments: .venv/dev.stamp ## environments of other packages (OpenEnv, verifiers), each with its own lock and environment
 	$(BIN)/nox -s environments
 
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 REPORT = runpy.run_path(str(ROOT / "locks" / "report.py"))
-APART = ("verifiers.txt",)
+APART = ("openenv.txt", "verifiers.txt")
 """Locks of plugins that are installed in an environment of their own."""
 FILES = [
     ROOT / "pyproject.toml",
