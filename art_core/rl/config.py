@@ -287,11 +287,12 @@ class TrainConfig:
             )
 
     def _check_critic(self) -> None:
-        if self.critic and self.loss.distill_coef:
+        if self.critic and not self.loss.uses_rewards:
             raise ConfigError(
-                "a teacher and advantage_baseline='value' do not go together: the critic's "
-                "advantages are those of rewards only",
-                "Leave one of them out.",
+                f"loss {self.loss.name!r} reads no rewards, which are what the critic of "
+                "advantage_baseline='value' predicts",
+                "Leave one of them out. A teacher beside rewards is loss_fn='ppo' with "
+                "distill_coef=1.0.",
             )
         if self.critic:
             stray = [n for n in REPLACED[1:] if getattr(self, n) != DEFAULT.get(n)]

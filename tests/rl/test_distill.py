@@ -105,10 +105,17 @@ def test_another_loss_adds_the_teacher_to_the_reward():
     assert "loss/teacher_kl" not in plain.metrics
 
 
-def test_a_teacher_and_a_critic_are_refused_together():
-    for options in ({"loss_fn": "distill"}, {"distill_coef": 1.0}):
-        with pytest.raises(ConfigError, match="a teacher and advantage_baseline='value'"):
-            art.TrainConfig(advantage_baseline="value", **options)
+def test_beside_a_critic_the_sequence_has_the_teachers_advantages_and_the_rewards():
+    group = attempts(scored([1], [2, 4], [-0.5, -1.5]), rewards=[1.0])
+    config = art.TrainConfig(loss_fn="ppo", advantage_baseline="value", distill_coef=0.5)
+    (sequence,) = training_batch([group], config, critic=True).sequences
+    assert sequence.token_advantages == (0.0, 0.25, -0.25)  # the policy's log-probs are -1
+    assert sequence.rewards == (0.0, 0.0, 1.0)
+
+
+def test_a_loss_without_rewards_and_a_critic_are_refused_together():
+    with pytest.raises(ConfigError, match="'distill' reads no rewards.*loss_fn='ppo' with distill"):
+        art.TrainConfig(advantage_baseline="value", loss_fn="distill")
 
 
 def test_groups_that_no_teacher_scored_are_refused():

@@ -19,7 +19,7 @@ from art_core.rl.advantages import balance_factors, generalized_advantages
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import TokenSequence
 from art_local.training.optimizer import Optimizer
-from art_local.training.windows import ValueTargets, Window, of_loss_tokens
+from art_local.training.windows import ValueTargets, Window, of_loss_tokens, token_advantages
 
 LEARNING_RATE, CLIP, LAMBDA, GAMMA = 5e-3, 0.2, 0.95, 1.0
 """Unless asked otherwise: `value_learning_rate`, `value_clip`, `gae_lambda`, `gae_gamma`."""
@@ -47,7 +47,8 @@ class Critic:
     ) -> tuple[list[Window], dict[str, float]]:
         """Return the windows with generalized advantages and the targets of their values, and how
         much of the returns' variance the values explain. `hidden` [N, H] are the states of each
-        window's loss tokens.
+        window's loss tokens. The advantages of the sequences, a teacher's, are added as they are:
+        values and returns are those of rewards.
         """
         sequences = [s for window in windows for s in window.sequences]
         with torch.no_grad():
@@ -56,6 +57,7 @@ class Critic:
         returns_N = advantages_N + old_N
         up, down = balance_factors(config.advantage_balance)
         balanced_N = advantages_N * torch.where(advantages_N > 0, up, down)
+        balanced_N += token_advantages(sequences)
         filled: list[Window] = []
         start = 0
         for window, hidden_NH in zip(windows, hidden, strict=True):

@@ -8,6 +8,7 @@ import torch
 
 from art_core.base.errors import BackendError
 from art_core.rl.config import TrainConfig
+from art_core.rl.distill import distilled
 from art_core.rl.sequences import TokenSequence
 from art_local.training.critic import FILE, Critic, explained_variance, value_loss
 from art_local.training.trainer import Trainer
@@ -85,6 +86,21 @@ def test_a_kl_penalty_is_added_to_the_advantages_of_the_critic():
     assert kl == pytest.approx(0.5)
     assert moved.advantages_N.tolist() == pytest.approx([0.75, 1.25])
     assert moved.values is window.values
+
+
+def test_a_teacher_is_added_to_the_advantages_of_the_critic_and_not_to_its_returns():
+    """By hand: with gamma = lambda = 0.5 and V = (1, 1), the rewards (0, 4) have the differences
+    0 + 0.5 - 1 = -0.5 and 4 - 1 = 3, so A = (-0.5 + 0.25 * 3, 3) = (0.25, 3). The teacher's
+    log-probs are -0.5 and -3 where the policy's are -1: with 0.5 they add 0.25 and -1.
+    """
+    critic = Critic(4)
+    with torch.no_grad():
+        critic.bias.fill_(1.0)
+    scored = attrs.evolve(row([0.0, 4.0]), teacher_logprobs=(0.0, -0.5, -3.0))
+    options = {"gae_gamma": 0.5, "gae_lambda": 0.5}
+    (window,), _, _ = given(critic, [distilled(scored, 0.5)], **options)
+    assert window.advantages_N.tolist() == [0.5, 2.0]
+    assert window.values.returns_N.tolist() == [1.25, 4.0]
 
 
 def test_the_value_loss_is_clipped_like_that_of_ppo():
