@@ -51,7 +51,7 @@ def read_json(text: str, start: int = 0) -> tuple[Any, int] | None:
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
         return None
-    return None if _too_deep(value) else (value, end)
+    return None if too_deep(value) else (value, end)
 
 
 def whole_json(text: str) -> Any:
@@ -75,7 +75,8 @@ def _no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
 
 
-def _too_deep(value: Any) -> bool:
+def too_deep(value: Any) -> bool:
+    """Return whether a value has more than MAX_DEPTH levels."""
     level = [value]
     for _ in range(MAX_DEPTH):
         containers = [each for each in level if isinstance(each, dict | list)]

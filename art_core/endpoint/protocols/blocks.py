@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from art_core.endpoint.errors import bad_parameter, shown, unsupported
-from art_core.endpoint.strict_json import json_text
+from art_core.endpoint.strict_json import MAX_DEPTH, json_text, too_deep
 from art_core.endpoint.thoughts import FIELD
 
 BLOCKS = ("text", "thinking", "tool_result", "tool_use")
@@ -77,8 +77,9 @@ def _call(where: str, block: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(block.get(name), str):
             raise bad_parameter(f"{where}.{name}", "a text", block.get(name))
     arguments = block.get("input", {})
-    if not isinstance(arguments, Mapping):
-        raise bad_parameter(f"{where}.input", "an object", arguments)
+    if not isinstance(arguments, Mapping) or too_deep(arguments):
+        expected = f"an object of at most {MAX_DEPTH} levels"
+        raise bad_parameter(f"{where}.input", expected, arguments)
     function = {"name": block["name"], "arguments": json_text(arguments)}
     return {"id": block["id"], "type": "function", "function": function}
 

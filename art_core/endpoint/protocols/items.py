@@ -49,7 +49,7 @@ class _Messages:
             "function_call_output": self._output,
             "reasoning": self._reasoning,
         }
-        if kind not in adders:
+        if not isinstance(kind, str) or kind not in adders:
             known = ", ".join(ITEMS)
             raise unsupported(f"{where}.type", f"items here are {known}; got {shown(kind)}")
         adders[kind](where, item)

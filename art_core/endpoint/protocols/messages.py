@@ -65,7 +65,7 @@ def parse(body: Mapping[str, Any], stored: StoredResponses) -> Asked:  # noqa: A
     chat |= {name: given[name] for name in _SAME if name in given}
     chat["max_completion_tokens"] = given["max_tokens"]
     if "stop_sequences" in given:
-        chat["stop"] = given["stop_sequences"]
+        chat["stop"] = checked_list("stop_sequences", given["stop_sequences"])
     chat |= _form(given) | _thinking(given, chat.get("chat_template_kwargs", {}))
     if given.get("stream"):
         chat |= {"stream": given["stream"], "stream_options": {"include_usage": True}}

@@ -25,6 +25,7 @@ from art_core.endpoint.protocols.form import (
 from art_core.endpoint.protocols.items import conversation
 from art_core.endpoint.protocols.stored import StoredResponse, StoredResponses
 from art_core.endpoint.request import Known, check_names
+from art_core.endpoint.strict_json import MAX_DEPTH, too_deep
 
 KNOWN = Known(
     parameters=EXTENSIONS
@@ -66,6 +67,9 @@ def parse(body: Mapping[str, Any], stored: StoredResponses) -> Asked:
     """Return the chat completion that a body asks for; RequestError if it is invalid."""
     given = {name: value for name, value in body.items() if value is not None}
     check_names(given, KNOWN)
+    for name in _ECHOED.keys() & given.keys():
+        if too_deep(given[name]):
+            raise bad_parameter(name, f"a value of at most {MAX_DEPTH} levels", given[name])
     messages = [*_before(given, stored), *conversation(given.get("input"))]
     instructions = given.get("instructions", "")
     if not isinstance(instructions, str):
