@@ -228,3 +228,13 @@ def test_strict_moves_are_taught_before_one_of_two_runs(monkeypatch, tmp_path, c
     }
     assert steps == {"strict-moves-sft": [1, 2, 3, 4], "strict-moves-grpo": [1, 2]}
     assert "reward/mean" in capsys.readouterr().out
+
+
+def test_figures_are_drawn_by_the_examples_that_have_one(capsys):
+    figures = runpy.run_path(str(EXAMPLES.parent / "docs" / "figures.py"))
+    drawn = {image.stem for image in figures["IMAGES"].glob("*.png")}
+    named = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert drawn & named <= figures["drawing"]().keys()
+    with pytest.raises(SystemExit):
+        figures["main"](["first_loop"])
+    assert "'first_loop' draws no figure; these do: art_e, " in capsys.readouterr().err
