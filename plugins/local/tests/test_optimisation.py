@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import art_core as art
 
@@ -38,6 +39,7 @@ async def step(model, **options):
     return model.run.history.last.metrics["loss/learning_rate"]
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
 async def test_the_optimizer_and_the_schedule_go_on(tiny_directory, tmp_path):
     model, backend = await opened(tiny_directory, tmp_path)
     rates = [await step(model), await step(model)]
