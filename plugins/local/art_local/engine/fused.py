@@ -6,7 +6,7 @@ of keys and values, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,9 @@ from art_local.engine.weights import Adapter
 
 DECODERS = 2
 """Adapters whose products are kept: each takes as much memory as the linear layers."""
+
+PIECE = 1024
+"""New tokens of a prompt that attend together."""
 
 Window = int | None
 """How many tokens attention sees; None: all before."""
@@ -51,6 +54,12 @@ class Span:
     def end(self) -> int:
         """The length of the prompt."""
         return self.past + self.length
+
+    def pieces(self) -> Iterator[Span]:
+        """Yield it in pieces whose masks are small: each sees those before it in the slot."""
+        for done in range(0, self.length, PIECE):
+            length = min(PIECE, self.length - done)
+            yield Span(self.slot, self.past + done, self.start + done, length)
 
 
 class FusedForward(Forward):
@@ -170,22 +179,20 @@ class FusedForward(Forward):
             [i for ids, span in zip(prompts, spans, strict=True) for i in ids[span.past :]]
         )
         positions_T = torch.cat([torch.arange(span.past, span.end) for span in spans])
-        masks = {
-            (span, window): self._mask(positions_T[span.here], span.end, window)
-            for span in spans
-            for window in {*self._windows}
-            if span.past or window is not None
-        }
+        pieces = [piece for span in spans for piece in span.pieces()]
 
         def attend(number: int, joint: Tensor) -> Tensor:
             heads = joint.transpose(0, 1)
             pairs = heads[d.query_heads :].unflatten(0, (2, d.key_heads))
             found_TQD = joint.new_empty((len(joint), d.query_heads, d.head_size))
-            for span in spans:
+            for span in pieces:
                 slot = cache.layers[number][:, span.slot]
                 slot[:, :, span.past : span.end] = pairs[:, :, span.here]
                 keys, values = slot[:, None, :, : span.end].unbind()
-                mask = masks.get((span, self._windows[number]))
+                window = self._windows[number]
+                mask = None
+                if span.past or window is not None:
+                    mask = self._mask(positions_T[span.here], span.end, window)
                 found_TQD[span.here] = functional.scaled_dot_product_attention(
                     heads[None, : d.query_heads, span.here],
                     keys,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import attrs
 from torch import Tensor
@@ -25,11 +25,15 @@ Read = Callable[[int, int], Tensor]
 
 @attrs.define(eq=False)
 class Block:
-    """Keys and values [L, 2, K, BLOCK, D], and the blocks that follow, by their tokens."""
+    """Keys and values [L, 2, K, BLOCK, D], and the blocks that follow, by their tokens.
+
+    It does not own the block before it: a cycle would hold the values until Python collects
+    garbage.
+    """
 
     values: Tensor | None = None
     tokens: tuple[int, ...] = ()
-    before: Block | None = None
+    before: ref[Block] | None = None
     next: dict[tuple[int, ...], Block] = attrs.field(factory=dict)
 
 
@@ -55,8 +59,9 @@ class Tree:
     def drop_oldest(self) -> None:
         """Drop the block that was not used for the longest time; no block follows it."""
         block, _ = self.used.popitem(last=False)
-        assert block.before is not None
-        del block.before.next[block.tokens]
+        before = block.before() if block.before is not None else None
+        assert before is not None
+        del before.next[block.tokens]
 
 
 class Prefixes:
@@ -90,7 +95,7 @@ class Prefixes:
         for number, tokens in enumerate(_blocks(ids)):
             if number >= len(known):
                 begin = number * BLOCK
-                following = Block(read(begin, begin + BLOCK), tokens, block)
+                following = Block(read(begin, begin + BLOCK), tokens, ref(block))
                 block.next[tokens] = block = following
                 new.append(block)
         for block in reversed(new):

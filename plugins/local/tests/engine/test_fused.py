@@ -64,6 +64,14 @@ async def test_equal_prompts_are_computed_once_however_they_arrive(model, engine
     assert engine.step_metrics()[HIT_RATE] == 2 * BLOCK / len(prompt)
 
 
+async def test_a_long_prompt_attends_in_pieces(model, engine, monkeypatch) -> None:
+    monkeypatch.setattr("art_local.engine.fused.PIECE", 10)
+    first, longer = text(0, BLOCK + 3), text(0, 3 * BLOCK)
+    for prompt in (first, longer):
+        assert_logprobs_are_the_models(model, prompt, await sample(engine, prompt, SHORT))
+    assert 0 < engine.step_metrics()[HIT_RATE] < 0.5
+
+
 async def test_kept_tokens_have_a_bound_and_leave_room_for_running_ones(model) -> None:
     engine = TransformersEngine(model)
     per_token = engine._worker._forward.cache_bytes_per_token
@@ -110,12 +118,15 @@ async def test_an_unloaded_adapter_leaves_nothing_behind(model, engine) -> None:
     held = weakref.ref(forward._decoders[engine._weights.get("other")])
     assert forward.prefixes.tokens
     engine.unload("other")
-    await sample(engine, [5, 6], SHORT)
-    for _ in range(200):
-        gc.collect()
-        if held() is None and not forward.prefixes.tokens:
-            break
-        await asyncio.sleep(0.01)
+    gc.disable()
+    try:
+        await sample(engine, [5, 6], SHORT)
+        for _ in range(200):
+            if held() is None and not forward.prefixes.tokens:
+                break
+            await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
     assert held() is None
     assert forward.prefixes.tokens == 0
 
