@@ -14,6 +14,7 @@ from art_core.base.errors import EngineError
 from art_core.client.recorder import Recorder, Recording
 from art_core.data.trajectory import tokens_of
 from art_core.endpoint.host import EndpointHost
+from waiting import until_async
 
 BODIES = {
     "/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
@@ -128,6 +129,23 @@ async def test_a_stream_that_fails_is_an_error_and_not_recorded(engine, recorder
         answer = await post(endpoint, path, stream=True)
     assert "it died" in answer.text.strip().split("\n\n")[-1]
     assert trajectory.messages_and_choices == []
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_client_that_leaves_a_stream_frees_the_engine(engine, recorder, path):
+    engine.lines, engine.pause_s = ["hello" * 20], 0.5
+    trajectory = art.Trajectory()
+    body = {"model": "agent", **BODIES[path], "stream": True}
+    with recorder.recorded(Recording(trajectory=trajectory)) as endpoint:
+        headers = {"x-api-key": endpoint.api_key}
+        async with (
+            httpx2.AsyncClient(base_url=endpoint.base_url, headers=headers) as http,
+            http.stream("POST", path, json=body) as answer,
+        ):
+            await anext(answer.aiter_bytes())
+            assert engine.running == 1
+        await until_async(lambda: engine.running == 0)
+    assert (engine.cancelled, trajectory.messages_and_choices) == (1, [])
 
 
 async def test_forced_forms_are_left_out_of_unconstrained_recordings(engine, recorder):
