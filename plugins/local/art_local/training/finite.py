@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from art_local.training.optimizer import Update
     from art_local.training.policy import Policy
 
-PROBE_TOKENS = 64
+PROBE_TOKENS = 16
+"""Each of them is computed with all weights."""
 WEIGHTS, MOMENTS = "weights", "optimizer moments"
 MAX_WEIGHT = torch.finfo(torch.float32).max ** 0.5
 """The square of a larger weight is infinite in fp32: norms of hidden states are then 0 or NaN."""

@@ -122,8 +122,8 @@ def merged_tensors(
         if not base_OI.is_meta and not bool(b_OK.any()):
             merged[name] = base_OI.detach()  # an adapter that has not learned yet
             continue
-        delta_OI = _delta(layer, a_KI.float(), b_OK.float())
-        whole_OI = torch.add(base_OI.float(), delta_OI, alpha=layer.scaling[ADAPTER])
+        factors = a_KI.float(), b_OK.float()
+        whole_OI = _whole(layer, base_OI.float(), *factors, layer.scaling[ADAPTER])
         merged[name] = dithered(whole_OI, base_OI.dtype, salt)
     return merged
 
@@ -133,11 +133,12 @@ def _base_weight(layer: Any) -> Tensor:
     return weight
 
 
-def _delta(layer: Any, a_KI: Tensor, b_OK: Tensor) -> Tensor:
+def _whole(layer: Any, base_OI: Tensor, a_KI: Tensor, b_OK: Tensor, scale: float) -> Tensor:
     if is_parameter_lora(layer):
-        return parameter_delta(layer, a_KI, b_OK)
-    delta_OI = b_OK @ a_KI
-    return delta_OI.T if layer.fan_in_fan_out else delta_OI
+        return torch.add(base_OI, parameter_delta(layer, a_KI, b_OK), alpha=scale)
+    if layer.fan_in_fan_out:
+        return torch.addmm(base_OI, a_KI.T, b_OK.T, alpha=scale)
+    return torch.addmm(base_OI, b_OK, a_KI, alpha=scale)
 
 
 @torch.no_grad()
