@@ -40,7 +40,13 @@ if TYPE_CHECKING:
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
     from art_core.data.trajectory import History, Trajectory, TrajectoryGroup
     from art_core.environments.environment import Environment, rollout_of
-    from art_core.environments.sandbox import Sandbox, SandboxLimits, SandboxResult, sandbox
+    from art_core.environments.sandbox import (
+        Sandbox,
+        SandboxLimits,
+        SandboxResult,
+        code_sandbox,
+        sandbox,
+    )
     from art_core.environments.toolbox import Tool, Toolbox
     from art_core.evaluation.compare import Comparison, compare
     from art_core.evaluation.evaluate import Evaluation, evaluate
@@ -113,7 +119,13 @@ _HOME = {
     "model.model": ("Model",),
     "model.teacher": ("Teacher", "teacher"),
     "environments.environment": ("Environment", "rollout_of"),
-    "environments.sandbox": ("Sandbox", "SandboxLimits", "SandboxResult", "sandbox"),
+    "environments.sandbox": (
+        "Sandbox",
+        "SandboxLimits",
+        "SandboxResult",
+        "code_sandbox",
+        "sandbox",
+    ),
     "environments.toolbox": ("Tool", "Toolbox"),
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
@@ -214,6 +226,7 @@ __all__ = [
     "Trajectory",
     "TrajectoryGroup",
     "backend",
+    "code_sandbox",
     "compare",
     "console_sink",
     "evaluate",

@@ -221,9 +221,11 @@ class RolloutFailure:
     def of(cls, error: BaseException, reason: FailureReason = "raised") -> RolloutFailure:
         """Describe an exception without secrets, also one whose text cannot be made.
 
-        The reason of an InfrastructureError that was raised is "infrastructure".
+        The reason of an InfrastructureError that was raised, or of an error that one caused, is
+        "infrastructure".
         """
-        down = reason == "raised" and isinstance(error, InfrastructureError)
+        causes = (error, error.__cause__)
+        down = reason == "raised" and any(isinstance(c, InfrastructureError) for c in causes)
         return cls(
             reason="infrastructure" if down else reason,
             type=type(error).__name__,

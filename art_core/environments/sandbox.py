@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -88,6 +89,34 @@ def sandbox(name: str = "subprocess", **options: Any) -> Sandbox:
     """
     made: Sandbox = installed_plugins().sandbox(name).make(**options)
     return made
+
+
+_PROGRAM = """\
+space = {"__name__": "answer"}
+exec(compile(open("answer.py").read(), "answer.py", "exec"), space)
+exec(compile(open("test.py").read(), "test.py", "exec"), space)
+print(open("/dev/stdin").read(), flush=True)
+"""
+
+
+def code_sandbox(
+    box: Sandbox, python: str = "python3"
+) -> Callable[[str, str, float], Awaitable[bool]]:
+    """Return what `rewards.passes_tests(sandbox=...)` takes: a function that runs code and a test
+    in a sandbox, and returns whether the test passes. A program that ends early does not pass.
+    """
+
+    async def passes(code: str, test: str, timeout: float) -> bool:
+        word = secrets.token_hex(16)
+        found = await box.run(
+            [python, "run.py"],
+            files={"answer.py": code, "test.py": test, "run.py": _PROGRAM},
+            stdin=word,
+            limits=SandboxLimits(seconds=timeout),
+        )
+        return found.exit_status == 0 and found.stdout.endswith(f"{word}\n")
+
+    return passes
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:

@@ -126,3 +126,6 @@ def test_a_failure_of_infrastructure_has_a_reason_of_its_own():
     assert RolloutFailure.of(error).reason == "infrastructure"
     assert RolloutFailure.of(error, "bad_reward").reason == "bad_reward"
     assert RolloutFailure.of(ValueError("no")).reason == "raised"
+    outer = ValueError("no reward")
+    outer.__cause__ = error
+    assert RolloutFailure.of(outer).reason == "infrastructure"

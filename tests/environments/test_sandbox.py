@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 
 import art_core as art
+from art_core import rewards
 from art_core.environments import processes
 from art_core.environments.containers import ContainerSandbox
 from art_core.environments.processes import SubprocessSandbox
@@ -167,3 +168,24 @@ def test_a_sandbox_of_a_plugin_is_found_by_name():
         plugins.sandbox("gone").make()
     with pytest.raises(art.ConfigError, match="no sandbox 'mene'; installed: gone, made, mine"):
         plugins.sandbox("mene")
+
+
+@pytest.mark.parametrize(
+    ("code", "passed"),
+    [
+        ("def add(a, b): return a + b", 1.0),
+        ("def add(a, b): return a - b", 0.5),
+        ("import sys; sys.exit(0)", 0.0),
+        ("import time; time.sleep(3600)", 0.0),
+    ],
+)
+async def test_code_is_tested_in_a_sandbox(code, passed):
+    tests = ["assert add(1, 2) == 3", "assert add(2, 0) == 2"]
+    tested = art.code_sandbox(art.sandbox(), sys.executable)
+    assert await rewards.passes_tests(code, tests, timeout=1.0, sandbox=tested) == passed
+
+
+async def test_code_whose_sandbox_is_down_has_no_reward():
+    tested = art.code_sandbox(art.sandbox(folder="/no/such/directory"))
+    with pytest.raises(art.RewardError, match="the sandbox failed"):
+        await rewards.passes_tests("pass", "pass", sandbox=tested)
