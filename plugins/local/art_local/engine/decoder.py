@@ -22,6 +22,10 @@ Attend = Callable[[int, Tensor], Tensor]
 returns [T, Q * D].
 """
 
+MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Other architectures with the same parts may compute something else with them, as Ministral 3 does
+from its 16,384th token on, which a trial of a short text does not show.
+"""
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 HEAD_NORMS = frozenset({"q_norm", "k_norm"})
 MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
@@ -129,6 +133,8 @@ def is_decoder(module: Any) -> bool:
     What its parts do is not known from their names: a trial compares the log-probs.
     """
     model = getattr(module, "model", None)
+    if module.config.model_type not in MODEL_TYPES:
+        return False
     if model is None or _parts(module) != {"model", "lm_head"} or _parts(model) != MODEL:
         return False
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
@@ -200,9 +206,14 @@ def decoder_of(
 
 def _joined(linears: Sequence[nn.Linear], make: Callable[..., Product]) -> Product:
     weights: list[Tensor] = [linear.weight for linear in linears]
-    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    bias_O = torch.cat(biases) if biases else None
+    bias_O = None
+    if any(linear.bias is not None for linear in linears):
+        bias_O = torch.cat([_bias(linear) for linear in linears])
     return make(torch.cat(weights) if len(weights) > 1 else weights[0], bias_O)
+
+
+def _bias(linear: nn.Linear) -> Tensor:
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
 def _versions(weights: Sequence[Tensor]) -> list[int]:

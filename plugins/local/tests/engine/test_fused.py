@@ -5,6 +5,7 @@ or machines for which it does not work.
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import weakref
 
@@ -64,6 +65,27 @@ async def test_equal_prompts_are_computed_once_however_they_arrive(model, engine
     assert engine.step_metrics()[HIT_RATE] == 2 * BLOCK / len(prompt)
 
 
+async def test_layers_of_which_some_have_biases(model) -> None:
+    model = copy.deepcopy(model)
+    for layer in model.model.layers:
+        for linear in (layer.self_attn.k_proj, layer.mlp.up_proj, layer.mlp.down_proj):
+            linear.bias = torch.nn.Parameter(torch.randn(linear.out_features) / 10)
+    engine = TransformersEngine(model)
+    assert engine.state == "fused"
+    prompt = text(0, 20)
+    assert_logprobs_are_the_models(model, prompt, await sample(engine, prompt, SHORT))
+    await engine.close()
+
+
+def test_architectures_whose_layers_are_not_known_are_not_fused(model, caplog) -> None:
+    caplog.set_level("INFO", "art_local")
+    model = copy.deepcopy(model)
+    model.config.model_type = "ministral3"
+    assert choose.make_forward(model).name == "slots"
+    (line,) = [record.message for record in caplog.records]
+    assert line == "Qwen3ForCausalLM is sampled by its own layers, which can't be fused"
+
+
 async def test_a_long_prompt_attends_in_pieces(model, engine, monkeypatch) -> None:
     monkeypatch.setattr("art_local.engine.fused.PIECE", 10)
     first, longer = text(0, BLOCK + 3), text(0, 3 * BLOCK)
@@ -100,14 +122,16 @@ async def test_adapters_keep_their_own_prompts_and_weights(model, engine) -> Non
             assert_logprobs_are_the_models(other, prompt, tokens)
 
 
-async def test_weights_that_are_changed_in_place_are_packed_again(model, engine) -> None:
-    prompt = text(0, 2 * BLOCK)
+async def test_weights_that_are_changed_in_place_are_packed_again(model) -> None:
+    model, prompt = copy.deepcopy(model), text(0, 2 * BLOCK)
+    engine = TransformersEngine(model)
     await sample(engine, prompt, SHORT)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.05)
     tokens = await sample(engine, prompt, SHORT)
     assert_logprobs_are_the_models(model, prompt, tokens)
+    await engine.close()
 
 
 async def test_an_unloaded_adapter_leaves_nothing_behind(model, engine) -> None:
