@@ -127,6 +127,7 @@ class McpConnection:
                 args=list(server.command[1:]),
                 env=dict(server.env),
                 cwd=server.cwd,
+                encoding_error_handler="replace",  # bytes that are not text: reported as noise
             )
             async with Client(stdio_client(parameters, errlog=errlog), **options) as client:
                 yield client

@@ -11,6 +11,8 @@ import attrs
 
 from art_core import ConfigError
 
+_MAX_TITLE = 100
+
 
 def _words(command: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(shlex.split(command) if isinstance(command, str) else map(str, command))
@@ -49,8 +51,9 @@ class McpServer:
 
     @property
     def title(self) -> str:
-        """The name for messages."""
-        return self.name or self.url or shlex.join(self.command)
+        """The name for messages, shortened if it is a long command."""
+        text = self.name or self.url or shlex.join(self.command)
+        return text if len(text) <= _MAX_TITLE else f"{text[: _MAX_TITLE - 1]}…"
 
     @classmethod
     def of(cls, name: str, entry: Mapping[str, Any]) -> McpServer:

@@ -65,6 +65,9 @@ def result(method, parameters):
 def main():
     if FAULT == "chatty":
         print("Loading ...", flush=True)
+    if FAULT == "bytes":
+        sys.stdout.buffer.write(b"\xff\xfe loading\n")
+        sys.stdout.flush()
     if FAULT == "exits":
         sys.exit("the key is missing")
     if FAULT == "silent":

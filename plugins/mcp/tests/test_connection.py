@@ -53,6 +53,7 @@ async def test_what_a_tool_calls_an_error_is_told_to_the_model(small):
         ("exits", "could not be used .*the key is missing"),
         ("odd", "gave no valid answer to shop.look_up"),
         ("chatty", "writes other text than MCP messages to its standard output: 'Loading ...'"),
+        ("bytes", "writes other text than MCP messages to its standard output: .* loading'"),
         ("prints", "writes other text than MCP messages to its standard output: 'looking up'"),
     ],
 )
@@ -96,3 +97,7 @@ def test_a_server_has_a_command_or_an_address(given):
 def test_a_timeout_is_above_zero():
     with pytest.raises(art.ConfigError, match="must be above 0, got 0"):
         McpServer(command="a", timeout=0)
+
+
+def test_a_long_command_is_shortened_in_messages():
+    assert len(McpServer(command=["python", "-c", "x" * 500]).title) == 100
