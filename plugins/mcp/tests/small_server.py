@@ -62,7 +62,7 @@ def result(method, parameters):
     return None
 
 
-def main():
+def begin():
     if FAULT == "chatty":
         print("Loading ...", flush=True)
     if FAULT == "bytes":
@@ -72,6 +72,10 @@ def main():
         sys.exit("the key is missing")
     if FAULT == "silent":
         time.sleep(3600)
+
+
+def main():
+    begin()
     for line in sys.stdin:
         message = json.loads(line)
         if "id" not in message:
