@@ -157,3 +157,16 @@ async def test_what_the_model_cannot_hold_is_named_before_anything_is_trained(ma
         result = await model.train_sft(file, batch_size=12, skip_invalid=True)
         assert result.step == 1
         await model.backend.close()
+
+
+async def test_a_conversation_may_begin_with_the_assistant(make, file):
+    said = [{"role": "assistant", "content": text} for text in ("Hi.", "yes")]
+    messages = [said[0], {"role": "user", "content": "Is it wet?"}, said[1]]
+    file.write_text(json.dumps({"messages": messages}) + "\n")
+    model = make()
+    async with model:
+        await model.register(backend())
+        result = await model.train_sft(file)
+        # three letters each, and the token that ends a message
+        assert result.metrics["data/step_trainer_tokens"] == 2 * (3 + 1)
+        await model.backend.close()
