@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -14,9 +16,13 @@ from typing import Any
 from art_core.base.errors import ConfigError, RewardError
 from art_core.data.trajectory import Trajectory, is_choice, message_of
 
+log = logging.getLogger("art_core")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:[,_ ]\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
 _FRACTION = re.compile(r"([-+−]?\d+)\s*/\s*(\d+)")
+_BRACES = re.compile(r"\\N\{[^}]*\}|\\.|\{(?:\d+(?:,\d*)?|,\d+)\}|\{", re.DOTALL)
+_FLAGS = ("ASCII", "DOTALL", "IGNORECASE", "MULTILINE", "VERBOSE")
+MATCH_SECONDS = 2.0
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
 Answer = str | Trajectory | Mapping[str, Any] | Any
@@ -85,17 +91,60 @@ def maths_match(answer: Answer, expected: str, *, timeout: float = 10.0) -> floa
     return float(comparer.equal(_as_latex(expected), _as_latex(answer_of(answer)), timeout))
 
 
-def matches_pattern(answer: Answer, pattern: str | re.Pattern[str], *, whole: bool = True) -> float:
+def matches_pattern(
+    answer: Answer,
+    pattern: str | re.Pattern[str],
+    *,
+    whole: bool = True,
+    timeout: float = MATCH_SECONDS,
+) -> float:
     """Return 1.0 if a regular expression matches the whole answer, or with `whole=False` a part.
 
-    `.` matches line ends too. Raises ConfigError for an invalid pattern.
+    `.` matches line ends too. Raises ConfigError for an invalid pattern, and RewardError if the
+    match takes longer than `timeout` seconds. The limit needs the package `regex`; without it, a
+    pattern like `(a+)+b` may run without end on an answer that it does not match.
     """
     try:
         compiled = re.compile(pattern, re.DOTALL) if isinstance(pattern, str) else pattern
     except re.error as error:
         raise ConfigError(f"{pattern!r:.80} is no regular expression: {error}") from error
-    find: Callable[[str], Any] = compiled.fullmatch if whole else compiled.search
-    return float(find(answer_of(answer)) is not None)
+    text = answer_of(answer)
+    if find_spec("regex") is None:
+        _warn_of_unlimited_patterns()
+        return float((compiled.fullmatch if whole else compiled.search)(text) is not None)
+    limited = _limited(compiled.pattern, compiled.flags)
+    find = limited.fullmatch if whole else limited.search
+    try:
+        return float(find(text, timeout=timeout, concurrent=True) is not None)
+    except TimeoutError as error:
+        raise RewardError(
+            f"the pattern {compiled.pattern!r:.80} took longer than {timeout:g} s on an answer of "
+            f"{len(text)} characters",
+            "Write it without repeats of repeats, such as (a+)+, or give a longer timeout.",
+        ) from error
+
+
+@cache
+def _limited(pattern: str, flags: int) -> Any:
+    """Return a pattern of `re`, compiled by `regex`, whose matches take a time limit."""
+    library = _package("regex", "patterns")
+    same = (name for name in _FLAGS if flags & getattr(re, name))
+    try:
+        # braces that do not repeat are text in `re`, and approximate matching in `regex`
+        pattern = _BRACES.sub(lambda found: r"\{" if found[0] == "{" else found[0], pattern)
+        return library.compile(pattern, sum(getattr(library, name) for name in same))
+    except library.error as error:
+        raise ConfigError(
+            f"{pattern!r:.80} is no regular expression of the package regex: {error}"
+        ) from error
+
+
+@cache
+def _warn_of_unlimited_patterns() -> None:
+    log.warning(
+        "matches_pattern has no time limit without the package regex: an answer can hold a pattern "
+        "with repeats of repeats for ever; pip install 'art-core[patterns]'"
+    )
 
 
 def matches_schema(answer: Answer, schema: Mapping[str, Any]) -> float:

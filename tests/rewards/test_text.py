@@ -9,7 +9,7 @@ import pytest
 
 import art_core as art
 from art_core import rewards
-from art_core.rewards import maths
+from art_core.rewards import maths, text
 from art_core.rewards.text import answer_of
 
 
@@ -181,6 +181,45 @@ def test_matches_pattern():
     assert rewards.matches_pattern("ab", re.compile("AB", re.IGNORECASE)) == 1
     with pytest.raises(art.ConfigError, match="is no regular expression"):
         rewards.matches_pattern("x", "(")
+    of_regex = pytest.raises(art.ConfigError, match="no regular expression of the package regex")
+    with of_regex, pytest.warns(FutureWarning):
+        rewards.matches_pattern("x", "[[:foo:]]")
+
+
+def test_flags_of_a_compiled_pattern_count():
+    form = re.compile(r"^\w  # a letter", re.ASCII | re.MULTILINE | re.VERBOSE)
+    assert rewards.matches_pattern("é\ne", form, whole=False) == 1
+    assert rewards.matches_pattern("é", form, whole=False) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "pattern", "value"),
+    [
+        ("frac{d}{e}", r"frac{d}{e}", 1),
+        ("fra", r"frac{d}", 0),
+        ("aaa{1}", r"a{3}\{1}", 1),
+        ("aaa", r"a{,2}", 0),
+        ("\\ab", r"\\a{1,}b", 1),
+        ("a", r"\N{LATIN SMALL LETTER A}", 1),
+        ("{", r"[{]", 1),
+    ],
+)
+def test_braces_mean_what_they_mean_to_re(answer, pattern, value):
+    assert rewards.matches_pattern(answer, pattern) == value == bool(re.fullmatch(pattern, answer))
+
+
+def test_a_pattern_that_backtracks_without_end_is_stopped():
+    with pytest.raises(art.RewardError, match=r"took longer than 0\.01 s .* of 60 characters"):
+        rewards.matches_pattern("a" * 59 + "!", r"(a|aa)+b", timeout=0.01)
+
+
+def test_without_the_package_regex_a_pattern_matches_without_a_limit(monkeypatch, caplog):
+    monkeypatch.setattr("art_core.rewards.text.find_spec", lambda name: None)
+    text._warn_of_unlimited_patterns.cache_clear()
+    for _ in range(2):
+        assert rewards.matches_pattern("aab", r"a+b") == 1
+        assert rewards.matches_pattern("aab", r"ab", whole=False) == 1
+    assert caplog.text.count("art-core[patterns]") == 1
 
 
 @pytest.mark.parametrize(
