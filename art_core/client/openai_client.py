@@ -18,7 +18,7 @@ import attrs
 import orjson
 
 from art_core.backends import Endpoint
-from art_core.base.collector import collector_paused
+from art_core.base.collector import collector_paused, importing
 from art_core.base.errors import ConfigError
 from art_core.costs.builder import MetricsBuilder, active_builder
 from art_core.costs.stream import TrackedStream
@@ -109,7 +109,7 @@ def _pooled_transport() -> Any:
 def openai_package() -> Any:
     """Return the openai package; ConfigError when it is not installed."""
     try:
-        with collector_paused():
+        with importing():
             import openai
     except ImportError as error:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from art_core import BackendSpec, CommandSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
-from art_core.base.collector import collector_paused
+from art_core.base.collector import importing
 from art_local.threads import spin_briefly
 
 
@@ -13,7 +13,7 @@ def __getattr__(name: str) -> Any:
     if name != "LocalBackend":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     spin_briefly()
-    with collector_paused():
+    with importing():
         from art_local.backend import LocalBackend
 
     return LocalBackend

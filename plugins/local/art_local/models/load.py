@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import torch  # noqa: TID253
 
+from art_core.base.collector import importing
 from art_core.base.errors import ArtError, ConfigError, EngineError
 from art_core.base.files import read_json
 from art_local.models.device_memory import is_out_of_memory
@@ -85,14 +86,18 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
 
     Raises ConfigError for a model that transformers cannot load or whose files lack parameters.
     """
-    config = load_config(directory)
-    architecture = architecture_of(config)
+    with importing():
+        config = load_config(directory)
+        architecture = architecture_of(config)
+        with refused_unless_possible(architecture, "loaded"):
+            auto = auto_class(config)
+            auto._model_mapping.get(type(config), None)  # noqa: SLF001  # imports the model's module
     with (
         refused_unless_possible(architecture, "loaded"),
         silence_logs(),
         torch.random.fork_rng(devices=[]),
     ):
-        model, info = auto_class(config).from_pretrained(
+        model, info = auto.from_pretrained(
             directory,
             config=_unquantized(config),
             dtype=dtype,
