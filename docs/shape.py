@@ -19,7 +19,16 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "art_core"
-AROUND = {"cli", "endpoint", "environments", "evaluation", "reports", "rewards", "testing"}
+AROUND = {
+    "cli",
+    "endpoint",
+    "environments",
+    "evaluation",
+    "gateway",
+    "reports",
+    "rewards",
+    "testing",
+}
 """Folders of the core that stand around the walk of a step."""
 OPENERS = ("What", "How", "Which", "Where", "From", "For", "Who")
 """Words that begin a noun phrase where a sentence is due."""

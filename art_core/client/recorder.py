@@ -19,6 +19,7 @@ from art_core.base.threads import Values, present
 from art_core.client.openai_client import ModelMeter, keep_tokens, openai_package
 from art_core.data.trajectory import History, Message, MessageOrChoice, Trajectory, tokens_of
 from art_core.endpoint.answer import read_answer
+from art_core.endpoint.errors import RequestError
 from art_core.endpoint.host import AppHost
 from art_core.endpoint.protocols.stored import StoredResponses
 from art_core.endpoint.stream import EventData, as_text, dicts, index_of, joined
@@ -135,8 +136,15 @@ class Recorder(AppHost):
         from art_core.client.relay import create_relay
 
         return create_relay(
-            self._served, self._recordings, trainable=self._trainable, meter=self._meter
+            self._served, self._recording_of, trainable=self._trainable, meter=self._meter
         )
+
+    def _recording_of(self, key: str) -> Recording:
+        recording = self._recordings.get(key)
+        if recording is None:
+            reason = "no recording has this key; a key is valid only inside its `with` block"
+            raise RequestError(401, reason)
+        return recording
 
 
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")

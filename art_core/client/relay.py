@@ -4,7 +4,7 @@ Import it only to serve.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -61,15 +61,22 @@ OTHER_ROUTES = f"this endpoint has {', '.join((CHAT, *PROTOCOLS, COUNT))}"
 
 def create_relay(
     served: Endpoint,
-    recordings: Mapping[str, Recording],
+    recording_of: Callable[[str], Recording],
     *,
     trainable: bool,
     meter: ModelMeter | None = None,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    other_routes: Sequence[Route] = (),
 ) -> Starlette:
-    """Make the application; the key of a request belongs to one of the recordings."""
-    relay = _Relay(served, recordings, TOKENS if trainable else {}, meter)
+    """Make the application, with the routes of the protocols and others.
+
+    `recording_of` returns the recording of a request's key, or raises RequestError.
+    """
+    relay = _Relay(served, recording_of, TOKENS if trainable else {}, meter, max_request_bytes)
+    others = "".join(f", {path}" for path in dict.fromkeys(route.path for route in other_routes))
     return Starlette(
         routes=[
+            *other_routes,
             Route(CHAT, guarded(relay.chat_completions), methods=["POST"]),
             *[
                 Route(
@@ -82,7 +89,7 @@ def create_relay(
             Route(RESPONSE, guarded(relay.response), methods=["GET", "DELETE"]),
             Route(COUNT, guarded(relay.count_tokens, body=MESSAGES.error), methods=["POST"]),
         ],
-        exception_handlers={HTTPException: unknown_route(OTHER_ROUTES)},
+        exception_handlers={HTTPException: unknown_route(OTHER_ROUTES + others)},
         lifespan=relay.lifespan,
     )
 
@@ -93,14 +100,16 @@ class _Relay:
     def __init__(
         self,
         served: Endpoint,
-        recordings: Mapping[str, Recording],
+        recording_of: Callable[[str], Recording],
         tokens: dict[str, bool],
         meter: ModelMeter | None,
+        max_request_bytes: int,
     ) -> None:
         self._served = served
         self._meter = meter
         self._tokens = tokens
-        self._recordings = recordings
+        self._recording_of = recording_of
+        self._max_request_bytes = max_request_bytes
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -112,11 +121,11 @@ class _Relay:
 
     async def chat_completions(self, http: Request) -> Response:
         recording = self._recording(http)
-        return await self._chat(recording, http, await json_body(http, MAX_REQUEST_BYTES))
+        return await self._chat(recording, http, await json_body(http, self._max_request_bytes))
 
     async def translated(self, protocol: Protocol, http: Request) -> Response:
         recording = self._recording(http)
-        body = await json_body(http, MAX_REQUEST_BYTES)
+        body = await json_body(http, self._max_request_bytes)
         return await answered(
             protocol, body, recording.stored, partial(self._chat, recording, http)
         )
@@ -126,7 +135,7 @@ class _Relay:
 
     async def count_tokens(self, http: Request) -> Response:
         recording = self._recording(http)
-        body = await json_body(http, MAX_REQUEST_BYTES)
+        body = await json_body(http, self._max_request_bytes)
         if recording.unconstrained:
             body = {name: value for name, value in body.items() if name not in FORCING_COUNTS}
         try:
@@ -138,11 +147,7 @@ class _Relay:
             raise self._unreachable(error) from error
 
     def _recording(self, http: Request) -> Recording:
-        recording = self._recordings.get(bearer_key(http))
-        if recording is None:
-            reason = "no recording has this key; a key is valid only inside its `with` block"
-            raise RequestError(401, reason)
-        return recording
+        return self._recording_of(bearer_key(http))
 
     async def _chat(self, recording: Recording, http: Request, request: dict[str, Any]) -> Response:
         parts = self._parts(recording, request, http)

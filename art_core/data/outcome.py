@@ -31,7 +31,7 @@ Outcomes = dict[str | None, Outcome]
 async def outcome(rollout: Awaitable[Any], timeout: float | None) -> Outcome:
     """Run a rollout that returns one trajectory, as `outcomes` does."""
     result, started = await _result(rollout, timeout)
-    return result if isinstance(result, RolloutFailure) else _checked(result, started)
+    return result if isinstance(result, RolloutFailure) else checked(result, started)
 
 
 async def outcomes(rollout: Awaitable[RolloutResult], timeout: float | None) -> Outcomes:
@@ -44,14 +44,14 @@ async def outcomes(rollout: Awaitable[RolloutResult], timeout: float | None) -> 
     if isinstance(result, RolloutFailure):
         return {None: result}
     if not isinstance(result, Mapping | list | tuple):
-        return {None: _checked(result, started)}
+        return {None: checked(result, started)}
     named = result.items() if isinstance(result, Mapping) else enumerate(result)
     found: Outcomes = {}
     seen: set[int] = set()
     for name, each in named:
         twice = id(each) in seen
         seen.add(id(each))
-        found[str(name)] = _wrong("one trajectory twice") if twice else _checked(each, started)
+        found[str(name)] = _wrong("one trajectory twice") if twice else checked(each, started)
     return found or {None: _wrong("no trajectory")}
 
 
@@ -86,7 +86,8 @@ async def _result(rollout: Awaitable[Any], timeout: float | None) -> tuple[Any, 
         return RolloutFailure.of(error), started
 
 
-def _checked(result: Any, started: datetime) -> Outcome:
+def checked(result: Any, started: datetime) -> Outcome:
+    """Return the trajectory of a rollout that began at `started`, or the failure that it is."""
     try:
         return _accepted(result, started)
     except Exception as error:  # an object of the user's raises when it is inspected

@@ -26,6 +26,7 @@ Code = Literal[
     "permission_denied",
     "previous_response_not_found",
     "storage_full",
+    "too_many_attempts",
     "unknown_parameter",
     "unsupported_parameter",
 ]

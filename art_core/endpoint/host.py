@@ -13,7 +13,13 @@ from typing import Any, Self
 
 from art_core.base.errors import BackendError, ConfigError
 from art_core.endpoint.engine import ModelNames
-from art_core.endpoint.listener import UVICORN_OPTIONS, api_url, listening_socket, pass_by_proxies
+from art_core.endpoint.listener import (
+    LOOPBACK,
+    UVICORN_OPTIONS,
+    api_url,
+    listening_socket,
+    pass_by_proxies,
+)
 from art_core.endpoint.open_files import ExhaustionReport, raise_open_files
 from art_core.endpoint.transcripts import MAX_IDS
 
@@ -23,14 +29,21 @@ POLL_S = 0.01
 class AppHost:
     """Serves the application of `make_app` between `start` and `stop`; also a context manager.
 
-    `port` 0 takes a free one.
+    `port` 0 takes a free one. `certfile` and `keyfile` (PEM) serve TLS.
     """
 
     def __init__(
-        self, make_app: Callable[[], Any], *, host: str = "127.0.0.1", port: int = 0
+        self,
+        make_app: Callable[[], Any],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        certfile: str | None = None,
+        keyfile: str | None = None,
     ) -> None:
         self._make_app = make_app
         self._address = (host, port)
+        self._tls: dict[str, Any] = {"ssl_certfile": certfile, "ssl_keyfile": keyfile}
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -38,7 +51,7 @@ class AppHost:
     @property
     def base_url(self) -> str:
         """The URL for OpenAI clients, `http://<host>:<port>/v1`."""
-        return api_url(*self._address)
+        return api_url(*self._address, "https" if self._tls["ssl_certfile"] else "http")
 
     def start(self, timeout_s: float = 30.0) -> Self:
         """Start serving; return when the endpoint answers.
@@ -98,7 +111,14 @@ class AppHost:
                 "pip install 'art-core[endpoint]'",
             ) from error
         config = uvicorn.Config(
-            app, log_level="error", lifespan="on", timeout_graceful_shutdown=1, **UVICORN_OPTIONS
+            app,
+            log_level="error",
+            lifespan="on",
+            timeout_graceful_shutdown=1,
+            **self._tls,
+            # httptools stores headers of any length, before the key is checked
+            http="auto" if self._address[0] in LOOPBACK else "h11",
+            **UVICORN_OPTIONS,
         )
         listener = listening_socket(*self._address)
         self._address = listener.getsockname()[:2]

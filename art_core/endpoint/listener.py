@@ -51,6 +51,23 @@ def api_url(host: str, port: int, scheme: str = "http") -> str:
     return f"{scheme}://{name}:{port}/v1"
 
 
+def check_tls(certfile: str | None, keyfile: str | None) -> None:
+    """Raise ConfigError for a certificate or a key that cannot be used."""
+    if keyfile and not certfile:
+        raise ConfigError(f"the TLS key {keyfile} has no certificate", "Give the certificate, too.")
+    if not certfile:
+        return
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+    except OSError as error:  # an ssl.SSLError is one
+        raise ConfigError(
+            f"TLS cannot be served with certificate {certfile} and key {keyfile}: {error}",
+            "Both are PEM files; the key belongs to the certificate.",
+        ) from error
+
+
 def pass_by_proxies() -> None:
     """Add this machine to `no_proxy` if environment variables name a proxy, for clients in this
     process and its children: a proxy cannot reach an endpoint here.

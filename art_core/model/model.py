@@ -31,6 +31,7 @@ from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.hooks.host import Plugins, installed_plugins
 from art_core.log.history import MetricsRow
 from art_core.log.rundir import run_directory, runs_path
+from art_core.metrics.summarize import summarize
 from art_core.model.scenarios import check_scenarios
 from art_core.run.exits import status_of
 from art_core.run.run import CLOSE_SECONDS, Run
@@ -39,6 +40,8 @@ from art_core.sinks.protocol import RunInfo, SinkSpec, distinct_sinks
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from art_core.gateway.gateway import Gateway
 
 log = logging.getLogger("art_core")
 
@@ -196,6 +199,30 @@ class Model:
         )
         with self._recorder.recorded(recording) as endpoint:
             yield endpoint
+
+    def gateway(self, **options: Any) -> Gateway:
+        """Return a server for agents in other processes, containers and languages: each attempt
+        there has a key of its own, and its calls are recorded. Use it with `async with`.
+
+        Options: `host`, `port`, `api_key`, `attempt_timeout_s`, `max_attempts`, `unconstrained`,
+        `allow_remote`, `ssl_certfile`, `ssl_keyfile`. ConfigError for options that do not fit, and
+        if the endpoint is not known.
+        """
+        from art_core.gateway.gateway import Gateway
+
+        builder = active_builder.get()
+
+        def check_metrics(measured: Trajectory) -> None:
+            summarize([TrajectoryGroup([measured])], "train", self._ledger.taxonomy)
+
+        return Gateway(
+            self.endpoint(),
+            trainable=self._trainable,
+            check_metrics=check_metrics,
+            meter=self._meter(),
+            context=builder.context if builder else "",
+            **options,
+        )
 
     async def _close_clients(self) -> None:
         client = self._clients.pop(asyncio.get_running_loop(), None)

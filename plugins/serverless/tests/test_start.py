@@ -40,7 +40,7 @@ def started(tmp_path, monkeypatch):
     [
         (["--port", "99999"], "cannot listen on 127.0.0.1:99999"),
         (["--keyfile", "key.pem"], "has no certificate"),
-        (["--certfile", "nowhere.pem"], "can't serve TLS with --certfile nowhere.pem"),
+        (["--certfile", "nowhere.pem"], "TLS cannot be served with certificate nowhere.pem"),
         (["--base-model", "=path"], "a base model is NAME or NAME=PATH"),
     ],
 )

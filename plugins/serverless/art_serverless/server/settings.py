@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import attrs
 
 from art_core import ConfigError
+from art_core.endpoint.listener import check_tls
 from art_serverless.server.keys import Keys
 
 
@@ -35,7 +35,7 @@ class Settings:
 
 def settings_of(arguments: argparse.Namespace, directory: Path, keys: Keys) -> Settings:
     """Return the settings of a command line; ConfigError for values that are not valid."""
-    _check_tls(arguments.certfile, arguments.keyfile)
+    check_tls(arguments.certfile, arguments.keyfile)
     return Settings(
         backend=arguments.backend,
         options=options_of(arguments.option),
@@ -71,18 +71,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not name:
         raise ConfigError(f"a base model is NAME or NAME=PATH, got {text!r}")
     return name, path or name
-
-
-def _check_tls(certfile: str | None, keyfile: str | None) -> None:
-    """Raise ConfigError for a certificate or a key that cannot be used."""
-    if keyfile and not certfile:
-        raise ConfigError(f"--keyfile {keyfile} has no certificate", "Give --certfile, too.")
-    if not certfile:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
-    except OSError as error:  # an ssl.SSLError is one
-        raise ConfigError(
-            f"can't serve TLS with --certfile {certfile} and --keyfile {keyfile}: {error}",
-            "Both are PEM files; the key belongs to the certificate.",
-        ) from error

@@ -1,0 +1,1 @@
+"""The gateway: attempts of agents in other processes, containers and languages, over HTTP."""
