@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from art_local.engine.decoder import Decoder, decoder_of
-from art_local.engine.forward import Forward
+from art_local.engine.forward import SCORED_ROWS, Forward
 from art_local.engine.fused_cache import FusedCache
 from art_local.engine.layer_types import layer_types
 from art_local.engine.packed import int8_product, product
@@ -168,6 +168,25 @@ class FusedForward(Forward):
             ).reshape(rows, -1)
 
         return d.logits(self._hidden(torch.tensor(token_ids), positions_R, attend))
+
+    def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return the log-prob of each token but the first of texts, by the layers that sample."""
+        assert self._decoder is not None
+        cache, spans, start = self.new_cache(), [], 0
+        cache.reserve(len(texts), max(map(len, texts)))
+        for slot, ids in enumerate(texts):
+            spans.append(Span(slot, 0, start, len(ids)))
+            start += len(ids)
+        hidden_TH = self._prompts(texts, spans, cache)
+        next_T1 = torch.tensor([[token_id] for ids in texts for token_id in (*ids[1:], 0)])
+        found = [
+            self._decoder.logits(hidden).float().log_softmax(-1).gather(1, following)
+            for hidden, following in zip(
+                hidden_TH.split(SCORED_ROWS), next_T1.split(SCORED_ROWS), strict=True
+            )
+        ]
+        parts = torch.cat(found)[:, 0].split([span.length for span in spans])
+        return [part[:-1].tolist() for part in parts]
 
     def _prompts(
         self, prompts: Sequence[Sequence[int]], spans: Sequence[Span], cache: FusedCache

@@ -163,6 +163,7 @@ class Worker:
         try:
             with self._lock.hold("scoring texts"):
                 self._weights.activate(chosen[0][0])
+                self._forward.use(chosen[0][0])
                 scores = self._forward.score([ids for _, ids, _ in chosen])
         except Exception as error:
             known = isinstance(error, EngineError)

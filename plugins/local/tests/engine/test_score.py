@@ -79,12 +79,21 @@ async def test_what_cannot_be_scored_is_refused(engine):
         await engine.score([1, 2], "other")
 
 
-async def test_an_unknown_output_head_is_no_reason_to_give_wrong_numbers(engine, monkeypatch):
-    monkeypatch.setattr("art_local.engine.forward.output_heads", lambda _: [])
-    with pytest.raises(EngineError, match="texts cannot be scored"):
-        await engine.score([1, 2])
-    monkeypatch.undo()
-    assert len(await engine.score([1, 2])) == 1, "the engine goes on"
+async def test_without_fused_layers_the_output_head_must_be_known(model, monkeypatch):
+    from art_local.engine import TransformersEngine, choose
+
+    monkeypatch.setattr(choose, "is_decoder", lambda _: False)
+    engine = TransformersEngine(model)
+    assert engine.state == "slots"
+    with monkeypatch.context() as unknown:
+        unknown.setattr("art_local.engine.forward.output_heads", lambda _: [])
+        with pytest.raises(EngineError, match="texts cannot be scored"):
+            await engine.score([1, 2])
+    scores = await asyncio.gather(*[engine.score(prompt) for prompt in PROMPTS])
+    for prompt, found in zip(PROMPTS, scores, strict=True):
+        wanted = whole_logprobs(model, prompt)
+        torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-5, atol=1e-4)
+    await engine.close()
 
 
 async def test_a_closed_engine_scores_nothing(engine):
