@@ -110,14 +110,15 @@ class TrainableModel(Model):
             return await chosen.register(self, step=step)  # type: ignore[call-arg]
         endpoint = await chosen.register(self)
         trained, found = self.run.trained_step(), await chosen.step(self)
-        if can_go_back and await self._has_no_row(chosen, trained, found):
+        with_row = await self._step_with_row(chosen, trained, found) if can_go_back else None
+        if with_row is not None:
             log.warning(
                 "step %d of %s has a checkpoint and no row: it was interrupted between the two, "
                 "and is trained again",
                 found,
                 self.run.name,
             )
-            return await chosen.register(self, step=trained)  # type: ignore[call-arg]
+            return await chosen.register(self, step=with_row)  # type: ignore[call-arg]
         if trained:
             try:
                 check_resumed(self.run.name, trained, found, can_go_back=can_go_back)
@@ -126,16 +127,19 @@ class TrainableModel(Model):
                 raise
         return endpoint
 
-    async def _has_no_row(self, chosen: Backend, trained: int, found: int) -> bool:
-        """Return whether `train` was interrupted between a step's checkpoint and its row, and the
-        step before it can be loaded.
+    async def _step_with_row(self, chosen: Backend, trained: int, found: int) -> int | None:
+        """Return the step to go back to if training was interrupted between a step's checkpoint and
+        its row: the step before it, or in `train_sft` the last one with a checkpoint. None if there
+        was no such interruption, or that step cannot be loaded.
         """
-        if (
-            found != trained + 1
-            or not trajectory_file(self.run.info.run_dir, "train", found).exists()
-        ):
-            return False
-        return not trained or trained in {c.step for c in await chosen.checkpoints(self)}
+        if found != trained + 1:
+            return None
+        stored = {0, *(c.step for c in await chosen.checkpoints(self))}
+        run_dir = self.run.info.run_dir
+        if any(plan.start < found <= plan.end for plan in SFTPlans(run_dir).read()):
+            return max(step for step in stored if step <= trained)
+        is_stored = trajectory_file(run_dir, "train", found).exists()
+        return trained if is_stored and trained in stored else None
 
     def _check_going_back(self, chosen: Backend, step: int, *, can_go_back: bool) -> None:
         if not can_go_back:

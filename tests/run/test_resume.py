@@ -110,6 +110,23 @@ async def test_a_step_that_has_a_checkpoint_and_no_row_is_trained_again(opened, 
     assert (await model.train(GROUPS)).step == 3
 
 
+async def test_fine_tuning_goes_back_to_the_last_checkpoint_that_has_a_row(opened):
+    lesson = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    lessons = [art.Trajectory(messages_and_choices=lesson)] * 6
+    options = {"batch_size": 1, "checkpoint_every": 2}
+    model = await opened(Returning())
+    await model.train_sft(lessons, **options)
+    checkpoints, log = model.run_dir / "checkpoints", model.run.history.path
+    await model.close()
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3]))
+    for later in (5, 6):
+        shutil.rmtree(checkpoints / f"{later:04d}", ignore_errors=True)
+    model = await opened(Returning())  # killed between the checkpoint of step 4 and its row
+    assert await model.get_step() == 2  # step 3 has no checkpoint
+    await model.train_sft(lessons, **options)
+    assert [row.step for row in art.open_run(model.run_dir).rows()] == [1, 2, 3, 3, 4, 5, 6]
+
+
 async def test_a_checkpoint_without_a_row_stays_when_there_is_none_to_go_back_to(opened, caplog):
     checkpoints = await trained(opened, Returning(), 2)
     model = await opened(Returning())
