@@ -41,9 +41,10 @@ def print_text(parts: Iterable[Output], *, paged: bool = False) -> int:
                 kept.append(line)
             else:
                 _write(line, sys.stdout)
+        sys.stdout.flush()
     if kept:
         _page(kept, size)
-    sys.stdout.flush()
+        sys.stdout.flush()
     return status
 
 

@@ -116,7 +116,7 @@ def run_retrain(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
     """Retrain, and yield each step beside the original."""
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     name = arguments.as_name or f"{run.path.name}-retrained"
-    done = _retrained(arguments, run, name, _values(arguments.set))
+    done = _retrained(arguments, run, name, option_values(arguments.set))
     rows = [_row(step) for step in done.steps]
     yield Table(name="steps", rows=rows, columns=_COLUMNS)
     yield Record({"run": done.run.name, "original": run.name, "stopped": done.stopped}, [])
@@ -153,7 +153,7 @@ def _retrained(
     total = len(arguments.steps or [step for step in run.steps("train") if step > 0])
 
     async def trained() -> Retrained:
-        backend = make_backend(arguments.backend, **_values(arguments.backend_set))
+        backend = make_backend(arguments.backend, **option_values(arguments.backend_set))
         try:
             with progress_bar(total=total, desc=f"retrain {name}", unit="step") as bar:
                 return await retrain(
@@ -184,7 +184,7 @@ def _curves(done: Retrained) -> list[Curve]:
     return lines
 
 
-def _values(pairs: Sequence[str]) -> dict[str, Any]:
+def option_values(pairs: Sequence[str]) -> dict[str, Any]:
     """Read OPTION=VALUE pairs; ConfigError for a text without an equals sign."""
     found = {}
     for pair in pairs:

@@ -21,6 +21,7 @@ from art_core.client.recorder import Recording
 from art_core.data.outcome import Outcome, checked
 from art_core.data.trajectory import Trajectory, TrajectoryGroup, is_choice
 from art_core.endpoint.errors import RequestError, shown
+from art_core.endpoint.protocols.stored import StoredResponses
 
 Status = Literal["open", "ended", "failed", "timed_out"]
 MAX_PAST = 4_096
@@ -245,6 +246,7 @@ class Attempts:
 
     def _close(self, attempt: Attempt, status: Status, result: Outcome) -> None:
         attempt.recording.end()
+        attempt.recording.stored = StoredResponses()  # they may be large
         attempt.status, attempt.result = status, result
         del self._open[attempt.id]
         self.notify()

@@ -126,6 +126,7 @@ CALLS = {
     "export": [["a", "--out", "x.csv"]],
     "import traces": [["a"], ["chat.jsonl", "--messages-only"]],
     "retrain": [["a"]],
+    "gateway": [["--model", "g", "--base-model", "m", "--steps", "0"]],
     "sweep": [["--from", "a", "--grid", "learning_rate=1e-5"]],
     "reprice": [["a"]],
     "prices": [[]],
@@ -185,7 +186,8 @@ def place(shelf, tmp_path, monkeypatch):
     groups = [art.TrajectoryGroup([art.Trajectory()], metadata={"scenario_id": "x"})]
     for split in ("val", "train"):
         append_groups(trajectory_file(log.parent, split, 1), groups)
-    monkeypatch.setattr("art_core.cli.retrain.make_backend", lambda *_: EchoBackend())
+    for module in ("retrain", "gateway"):
+        monkeypatch.setattr(f"art_core.cli.{module}.make_backend", lambda *_: EchoBackend())
     shelf.run("empty")
     return shelf
 
