@@ -129,6 +129,8 @@ def by_llama(server: str, file: Path, tokenizer: Path) -> Answers:
     number = port.getsockname()[1]
     port.close()
     command = [server, "-m", str(file), "--host", "127.0.0.1", "--port", str(number), "-c", "2048"]
+    # its default for keys and values is float16, which decides between near-equal tokens
+    command += ["--cache-type-k", "f32", "--cache-type-v", "f32"]
     with (file.parent.parent / "llama.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
