@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def run_gateway(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
                 yield runner.run(_step(arguments, model, gateway))
                 steps -= 1
         finally:
-            runner.run(stack.aclose())
+            runner.run(stack.__aexit__(*sys.exc_info()))  # the run's status depends on the error
 
 
 async def _opened(

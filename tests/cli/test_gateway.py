@@ -83,3 +83,14 @@ def test_options_that_do_not_fit_are_refused_in_one_line(plugins, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert "--groups must be at least 1, got 0" in first
     assert "can be reached from other machines" in second
+
+
+def test_ctrl_c_closes_the_run_as_interrupted(plugins, shelf):
+    parts = run_gateway(parser(plugins).parse_args(WORDS), plugins)
+    url = next(parts).values["url"]
+    with pytest.raises(KeyboardInterrupt):
+        parts.throw(KeyboardInterrupt())
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{url}/health")
+    run = LoggedRun(shelf.path / "gateway" / "models" / "agent")
+    assert run.status() == "interrupted"
