@@ -37,13 +37,15 @@ Window = int | None
 @attrs.frozen
 class Span:
     """The new tokens of a prompt in a pass: its slot, where in the slot and in the pass they begin,
-    and how many they are.
+    and how many they are. What comes before them is in the slot, or in slot `like` once the pass
+    has computed it there.
     """
 
     slot: int
     past: int
     start: int
     length: int
+    like: int | None = None
 
     @property
     def here(self) -> slice:
@@ -59,7 +61,8 @@ class Span:
         """Yield it in pieces whose masks are small: each sees those before it in the slot."""
         for done in range(0, self.length, PIECE):
             length = min(PIECE, self.length - done)
-            yield Span(self.slot, self.past + done, self.start + done, length)
+            like = None if done else self.like
+            yield Span(self.slot, self.past + done, self.start + done, length, like)
 
 
 class FusedForward(Forward):
@@ -128,19 +131,18 @@ class FusedForward(Forward):
         slots = [first + list(source).index(number) for number in range(len(prompts))]
         known = [cache.restore(slot, prompt) for slot, prompt in zip(slots, prompts, strict=True)]
         cache.ids += [list(prompts[number]) for number in source]
-        spans, start = [], 0
-        for slot, prompt, past in zip(slots, prompts, known, strict=True):
-            spans.append(Span(slot, past, start, len(prompt) - past))
-            start += len(prompt) - past
-        self.prefixes.asked += sum(len(prompts[number]) for number in source)
-        self.prefixes.found += sum(len(prompts[number]) for number in source) - start
-        hidden_TH = self._prompts(prompts, spans, cache)
-        last_U = torch.tensor([span.start + span.length - 1 for span in spans])
+        order, spans = _planned(prompts, slots, known)
+        hidden_TH = self._prompts([prompts[number] for number in order], spans, cache)
+        last_U = torch.empty(len(prompts), dtype=torch.long)
+        last_U[order] = torch.tensor([span.start + span.length - 1 for span in spans])
         logits_UV = self._decoder.logits(hidden_TH[last_U])
         for number, slot in enumerate(slots):
             copies = [first + row for row, prompt in enumerate(source) if prompt == number]
             cache.copy(slot, [copy for copy in copies if copy != slot])
             cache.keep(slot)
+        asked = sum(len(prompts[number]) for number in source)
+        self.prefixes.asked += asked
+        self.prefixes.found += asked - len(hidden_TH)
         return logits_UV[torch.tensor(list(source))]
 
     def decode(self, token_ids: Sequence[int], cache: FusedCache) -> Tensor:
@@ -206,6 +208,9 @@ class FusedForward(Forward):
             found_TQD = joint.new_empty((len(joint), d.query_heads, d.head_size))
             for span in pieces:
                 slot = cache.layers[number][:, span.slot]
+                if span.like is not None:
+                    same = cache.layers[number][:, span.like, :, : span.past]
+                    slot[:, :, : span.past] = same
                 slot[:, :, span.past : span.end] = pairs[:, :, span.here]
                 keys, values = slot[:, None, :, : span.end].unbind()
                 window = self._windows[number]
@@ -245,3 +250,29 @@ class FusedForward(Forward):
             return None
         mask_NW = torch.zeros(seen_NW.shape, dtype=self.dtype)
         return mask_NW.masked_fill_(~seen_NW, torch.finfo(self.dtype).min)[:, None, None]
+
+
+def _planned(
+    prompts: Sequence[Sequence[int]], slots: Sequence[int], known: Sequence[int]
+) -> tuple[list[int], list[Span]]:
+    """Return the order in which prompts are computed, and their spans: a beginning that two of them
+    share is computed once.
+    """
+    order = sorted(range(len(prompts)), key=lambda number: tuple(prompts[number]))
+    spans: list[Span] = []
+    for place, number in enumerate(order):
+        prompt, past, like = prompts[number], known[number], None
+        # the prompt before it in this order shares most with it
+        other = prompts[order[place - 1]] if place else ()
+        shared = min(_common(prompt, other), len(prompt) - 1)
+        if shared > past:
+            past, like = shared, slots[order[place - 1]]
+        start = spans[-1].start + spans[-1].length if spans else 0
+        spans.append(Span(slots[number], past, start, len(prompt) - past, like))
+    return order, spans
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences begin with that are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

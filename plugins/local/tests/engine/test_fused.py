@@ -65,6 +65,19 @@ async def test_equal_prompts_are_computed_once_however_they_arrive(model, engine
     assert engine.step_metrics()[HIT_RATE] == 2 * BLOCK / len(prompt)
 
 
+async def test_prompts_that_arrive_together_share_their_beginnings(model, engine) -> None:
+    system = text(0, 21)
+    prompts = [system, [*system, *text(1, 9)], [*system, *text(2, 9)], [*system, *text(1, 4), 60]]
+    prompts += [text(5, 12), [*text(5, 12), 7, 8]]
+    answers = await asyncio.gather(*[sample(engine, prompt, SHORT) for prompt in prompts])
+    for prompt, tokens in zip(prompts, answers, strict=True):
+        assert_logprobs_are_the_models(model, prompt, tokens)
+    # 20 of the system's tokens, or all 21; 25 with a second beginning; 12 of the last prompt
+    computed = 21 + 9 + 9 + 1 + 12 + 2
+    asked = sum(map(len, prompts))
+    assert engine.step_metrics()[HIT_RATE] == pytest.approx((asked - computed) / asked)
+
+
 async def test_layers_of_which_some_have_biases(model) -> None:
     model = copy.deepcopy(model)
     for layer in model.model.layers:
