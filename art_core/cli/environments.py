@@ -51,15 +51,17 @@ def add(commands: Any) -> None:
     """Add the commands to the parser."""
     parser = commands.add_parser("env", help="list, check and play environments", epilog=_HELP)
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="list the installed environments")
+    listing = actions.add_parser("list", help="list the installed environments", epilog=_HELP)
     listing.set_defaults(run=list_environments)
-    checking = actions.add_parser("check", help="play one with scripted models")
+    checking = actions.add_parser("check", help="play one with scripted models", epilog=_HELP)
     _add_name(checking)
     checking.add_argument("--answer", metavar="FIELD", help="the scenario's field of the answer")
     checking.add_argument("--limit", type=int, default=20, metavar="N", help="scenarios to try")
     checking.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of one attempt")
     checking.set_defaults(run=check_named)
-    playing = actions.add_parser("play", help="play one attempt, or let a model do so")
+    playing = actions.add_parser(
+        "play", help="play one attempt, or let a model do so", epilog=_HELP
+    )
     _add_name(playing)
     playing.add_argument("--scenario", metavar="ID", help="which scenario (default: the first)")
     playing.add_argument("--task", metavar="TEXT", help="a text in place of a scenario")

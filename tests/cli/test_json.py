@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
@@ -120,6 +121,9 @@ CALLS = {
     "eval": [["agent_module:rollout", "--scenarios", "list.json", "--models", "openai/m"]],
     "compare": [["a@1", "a@1"]],
     "check": [["agent_module.py:check_me", "--scenarios", "list.json", "--answer", "model"]],
+    "env list": [[]],
+    "env check": [["agent_module.py:check_me", "--scenarios", "list.json", "--answer", "model"]],
+    "env play": [["agent_module.py:check_me", "--scenarios", "list.json"]],
     "leaderboard": [[], ["--matrix", "reward/mean"], ["--status", "failed"]],
     "costs": [["a"], ["empty"], ["a", "--per-step"], ["a", "--step", "1"], ["a", "--reconcile"]],
     "plot": [["a", "reward/mean"], ["a", "reward/mean", "--out", "x.svg"]],
@@ -181,6 +185,7 @@ def place(shelf, tmp_path, monkeypatch):
     (tmp_path / "chat.jsonl").write_text(chat + "\n")
     monkeypatch.setattr("sys.path", list(sys.path))
     (tmp_path / "agent_module.py").write_text(AGENT)
+    monkeypatch.setattr("sys.stdin", io.StringIO("m\n"))
     log = shelf.run("a", ROW) / "history.jsonl"
     log.write_bytes(log.read_bytes().replace(b"}\n", RECEIPTS + b"\n"))
     groups = [art.TrajectoryGroup([art.Trajectory()], metadata={"scenario_id": "x"})]
