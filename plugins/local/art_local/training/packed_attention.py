@@ -16,8 +16,11 @@ from torch import Tensor
 
 from art_local.training.layout import Block, Layout
 
-MAX_SHORT = 384
-"""Segments up to this length use batched matrix products; longer ones use torch's fused kernel."""
+MAX_SHORT = 64
+"""Segments up to this length use batched matrix products; longer ones use torch's fused kernel,
+which skips what causal attention does not see: at 256 tokens it takes 0.73 of the time, at 45 it
+takes 1.1 times as long.
+"""
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
