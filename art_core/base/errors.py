@@ -224,7 +224,8 @@ class RolloutFailure:
         The reason of an InfrastructureError that was raised, or of an error that one caused, is
         "infrastructure".
         """
-        causes = (error, error.__cause__)
+        # a class may have a __cause__ of its own, which raises
+        causes = (error, vars(BaseException)["__cause__"].__get__(error))
         down = reason == "raised" and any(isinstance(c, InfrastructureError) for c in causes)
         return cls(
             reason="infrastructure" if down else reason,
