@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,7 @@ class CoreWatch:
         share = waited / (ran + waited)
         if share > BUSY_SHARE and self._freed is None:
             self._freed = threading.Event()
+            weakref.finalize(self, self._freed.set)
             threading.Thread(
                 target=_hold_threads, args=(self._freed,), name="art-cores", daemon=True
             ).start()

@@ -85,7 +85,7 @@ def test_a_turn_that_nobody_waits_for_keeps_its_helpers(monkeypatch):
 
 def test_threads_sleep_while_the_computing_one_waits_for_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "LOOK_S", 0.0)
-    stat = tmp_path / "schedstat"
+    stat, before = tmp_path / "schedstat", set(threading.enumerate())
     watch = threads.CoreWatch(stat)
     watch.look()
     assert not watch.is_shared
@@ -96,7 +96,19 @@ def test_threads_sleep_while_the_computing_one_waits_for_cores(tmp_path, monkeyp
         states.append(watch.is_shared)
     # the first look only counts; a share between the limits changes nothing
     assert states == [False, False, True, True, False, False]
-    assert all(thread.name != "art-cores" or _ended(thread) for thread in threading.enumerate())
+    assert all(map(_ended, set(threading.enumerate()) - before))
+
+
+def test_a_watch_that_nobody_has_lets_threads_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "LOOK_S", 0.0)
+    stat, before = tmp_path / "schedstat", set(threading.enumerate())
+    watch = threads.CoreWatch(stat)
+    for waited in (0, 90):
+        stat.write_text(f"{100 + waited} {waited} 7\n")
+        watch.look()
+    assert watch.is_shared
+    del watch
+    assert all(map(_ended, set(threading.enumerate()) - before))
 
 
 def _ended(thread):

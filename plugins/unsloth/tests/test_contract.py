@@ -26,4 +26,4 @@ class TestUnslothBackend(BackendContract):
 
 class TestPlugin(PluginContract):
     module = "art_unsloth.plugin"
-    heavy = (*PluginContract.heavy, "art_local", "peft", "unsloth", "unsloth_zoo")
+    heavy = (*PluginContract.heavy, "art_local.backend", "peft", "unsloth", "unsloth_zoo")
