@@ -147,10 +147,13 @@ def test_a_network_is_looked_for():
 
 
 def test_what_is_stated_is_not_tried():
+    made = []
     stated = contract(limiting(network=True, memory_mb=8192))
+    stated.sandbox = lambda: made.append(1)
     stated.has_network = stated.memory_is_unlimited = True
     stated.test_it_reaches_no_network()
     stated.test_memory_is_limited()
+    assert not made
 
 
 @pytest.mark.parametrize("method", ["sandbox", "broken_sandbox"])
@@ -160,4 +163,6 @@ def test_what_is_not_given_is_asked_for(method):
 
 
 def test_a_sandbox_has_nothing_to_close_by_default():
-    asyncio.run(SubprocessSandbox().close())
+    sandbox = SubprocessSandbox()
+    asyncio.run(sandbox.close())
+    assert asyncio.run(sandbox.run(["true"])).exit_status == 0, "it still runs commands"

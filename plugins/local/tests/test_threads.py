@@ -56,9 +56,11 @@ def test_released_helpers_end_and_new_ones_compute_the_same():
 def test_without_openmps_library_nothing_happens(monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(threads, "_pause", threads._pause.__wrapped__)
+    assert threads._pause() is None
     release_helpers()
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libgomp.so.1").write_text("no library")
+    assert threads._pause() is None
     release_helpers()
 
 
