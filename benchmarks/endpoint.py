@@ -24,9 +24,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from art_local.threads import spin_briefly
+from art_local.torch_environment import set_torch_environment
 
-spin_briefly()
+set_torch_environment()
 
 import attrs  # noqa: E402
 import torch  # noqa: E402

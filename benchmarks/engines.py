@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from art_local.threads import spin_briefly
+from art_local.torch_environment import set_torch_environment
 
-spin_briefly()
+set_torch_environment()
 
 import torch  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402

@@ -146,9 +146,9 @@ def main() -> None:
     parser.add_argument("--dtype", help="bfloat16 or float32; by default what suits the machine")
     arguments = parser.parse_args()
 
-    from art_local.threads import spin_briefly
+    from art_local.torch_environment import set_torch_environment
 
-    spin_briefly()
+    set_torch_environment()
     from art_local.models import resolve_base_model
     from art_local.models.load import load_model
     from art_local.models.placement import placement

@@ -18,9 +18,9 @@ import sys
 import time
 from typing import Any
 
-from art_local.threads import spin_briefly
+from art_local.torch_environment import set_torch_environment
 
-spin_briefly()
+set_torch_environment()
 
 import openai  # noqa: E402
 import torch  # noqa: E402

@@ -32,9 +32,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from art_local.threads import release_helpers, spin_briefly
+from art_local.threads import release_helpers
+from art_local.torch_environment import set_torch_environment
 
-spin_briefly()
+set_torch_environment()
 
 import torch  # noqa: E402
 

@@ -135,9 +135,9 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from art_local.threads import spin_briefly
+    from art_local.torch_environment import set_torch_environment
 
-    spin_briefly()
+    set_torch_environment()
     from art_local.models import resolve_base_model
 
     model = resolve_base_model(arguments.model)

@@ -84,11 +84,11 @@ def run_ours(model: Path, kind: str) -> tuple[list[float], float]:
     from art_core.rl.sequences import TokenSequence
     from art_local.models.load import load_model
     from art_local.models.placement import placement
-    from art_local.threads import spin_briefly
+    from art_local.torch_environment import set_torch_environment
     from art_local.training.policy import Policy
     from art_local.training.trainer import Trainer
 
-    spin_briefly()
+    set_torch_environment()
     prompts, completions, rewards = rows(kind)
     mean = statistics.mean(rewards)
     sequences = [

@@ -81,10 +81,10 @@ def run_ours(model: Path, kind: str, gradients: Path) -> tuple[list[float], floa
 
     from art_core.rl.sequences import TokenSequence
     from art_core.rl.sft import sft_config
-    from art_local.threads import spin_briefly
+    from art_local.torch_environment import set_torch_environment
     from art_local.training.trainer import Trainer
 
-    spin_briefly()
+    set_torch_environment()
     batch = [
         TokenSequence(
             token_ids=tuple(ids),

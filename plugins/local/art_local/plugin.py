@@ -6,13 +6,13 @@ from typing import Any
 
 from art_core import BackendSpec, CommandSpec, EngineCatalog, MetricSpec, ModelCatalog, hookimpl
 from art_core.base.collector import importing
-from art_local.threads import spin_briefly
+from art_local.torch_environment import set_torch_environment
 
 
 def __getattr__(name: str) -> Any:
     if name != "LocalBackend":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    spin_briefly()
+    set_torch_environment()
     with importing():
         from art_local.backend import LocalBackend
 

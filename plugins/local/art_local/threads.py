@@ -2,7 +2,7 @@
 
 Each thread of ours that computes has helpers, threads of GNU's OpenMP library. Between two products
 they spin, which is fastest while this process has the cores to itself, and slows every process when
-it has not. How long they spin is read once, when torch is imported. With more helpers than cores
+it has not. How long they spin is read once (`torch_environment`). With more helpers than cores
 they sleep at once: a thread that stops computing ends its own (`release_helpers`), and while
 another process works, a second set makes all of them sleep (`CoreWatch`).
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import sys
 import threading
 import time
 import weakref
@@ -21,8 +19,6 @@ from pathlib import Path
 
 WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 """The environment of a process whose threads always sleep."""
-SPINS = 10_000
-"""About 0.1 ms, longer than most pauses between two products, and short for another process."""
 LOOK_S = 0.1
 BUSY_SHARE, FREE_SHARE = 0.1, 0.03
 """A thread that waits for a core for more than `BUSY_SHARE` of its time competes with others; below
@@ -30,15 +26,6 @@ BUSY_SHARE, FREE_SHARE = 0.1, 0.03
 """
 SCHEDSTAT = Path("/proc/thread-self/schedstat")
 SOFT_PAUSE = 1
-
-
-def spin_briefly() -> bool:
-    """Make torch's threads spin for a short time while they wait, unless the user set OpenMP's wait
-    policy. Return False when torch is loaded already.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
-    return "torch" not in sys.modules
 
 
 def release_helpers() -> None:

@@ -5,8 +5,6 @@ another process works.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -131,20 +129,3 @@ def test_a_look_soon_after_another_counts_nothing(tmp_path):
     other.look()
     other.close()
     assert not other.is_shared
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [({}, str(threads.SPINS)), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "")],
-)
-def test_threads_spin_briefly_unless_the_user_chose(environment, expected):
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    env = {k: v for k, v in os.environ.items() if k not in names} | environment
-    code = (
-        "import os; from art_local.threads import spin_briefly; "
-        "print(spin_briefly(), os.environ.get('GOMP_SPINCOUNT', ''))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["True", *([expected] if expected else [])]

@@ -13,14 +13,14 @@ def import_unsloth(device: str | None) -> None:
     import fails.
     """
     from art_local.models import cache_directory
-    from art_local.threads import spin_briefly
+    from art_local.torch_environment import set_torch_environment
 
     if sys.platform == "darwin":
         raise ConfigError(
             "on a Mac Unsloth trains MLX models, and this backend trains torch models",
             "Use the backend 'local'.",
         )
-    spin_briefly()
+    set_torch_environment()
     # No statistics are sent, and compiled files do not go to the working directory.
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault(
