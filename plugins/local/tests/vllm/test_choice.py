@@ -56,12 +56,17 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
 
 
-@pytest.mark.parametrize(("device", "kind"), [("cpu", "cpu"), ("cuda:0", "cuda")])
-def test_auto_is_vllm_where_it_is_installed_and_lora_is_trained(have, two_gpus, device, kind):
-    assert chosen(device=device).name == "transformers"
-    have(kind)
-    assert chosen(device=device).name == "vllm"
-    assert chosen(device=device, full_finetune=True).name == "transformers"
+def test_auto_is_vllm_on_cuda_where_it_is_installed_and_lora_is_trained(have, two_gpus):
+    assert chosen(device="cuda:0").name == "transformers"
+    have("cuda")
+    assert chosen(device="cuda:0").name == "vllm"
+    assert chosen(device="cuda:0", full_finetune=True).name == "transformers"
+
+
+def test_auto_is_the_embedded_engine_on_a_cpu(have):
+    have("cpu")
+    assert chosen().name == "transformers"
+    assert chosen("vllm").name == "vllm"
 
 
 def test_auto_leaves_a_vllm_alone_that_is_made_for_another_kind_of_device(have, two_gpus):
