@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,23 +36,28 @@ class Door:
     directory: Path
 
     @asynccontextmanager
-    async def opened(self, *lines: str, forced: bool = False) -> AsyncGenerator[art.Endpoint, None]:
-        """Record a client that gets these answers; check the recorded tokens, and train on them."""
-        self.models.engine = engine = ScriptedEngine(lines=[*lines], context_length=20_000)
+    async def opened(
+        self, *lines: str, forced: bool = False, turns: Sequence[int] = ()
+    ) -> AsyncGenerator[art.Endpoint, None]:
+        """Record a client that gets these answers; check the recorded tokens, and train on them.
+        `turns` are the numbers of answers of the conversations, in any order.
+        """
+        self.models.engine = engine = ScriptedEngine(lines=[*lines], context_length=200_000)
         trajectory = art.Trajectory()
         recording = Recording(trajectory=trajectory, unconstrained=forced and UNCONSTRAINED)
         with self.recorder.recorded(recording) as endpoint:
             yield endpoint
         assert len(engine.asked) == len(lines)
-        turns = [
-            tokens_of(item)
+        recorded = [
+            [tokens_of(item) for item in history.messages_and_choices if not isinstance(item, dict)]
             for history in trajectory.histories()
-            for item in history.messages_and_choices
-            if not isinstance(item, dict)
         ]
+        assert not turns or sorted(map(len, recorded)) == sorted(turns)
         sampled = [(tuple(ids), (*line.encode(), 257)) for (ids, *_), line in zip(
             engine.asked, lines, strict=True)]  # fmt: skip
-        assert [(turn.prompt_ids, turn.completion_ids) for turn in turns] == sampled
+        found = [(turn.prompt_ids, turn.completion_ids) for each in recorded for turn in each]
+        # Conversations grow beside each other.
+        assert (sorted(found) if turns else found) == (sorted(sampled) if turns else sampled)
         await self._train(trajectory)
 
     async def _train(self, trajectory: art.Trajectory) -> None:

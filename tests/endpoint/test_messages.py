@@ -169,7 +169,7 @@ async def test_a_stream_that_fails_ends_with_an_error(engine, streamed):
         ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
          "tool_choice.disable_parallel_tool_use is not supported"),
         ({"output_config": 3}, "output_config must be an object"),
-        ({"output_config": {"effort": "high"}}, "output_config.effort is not supported"),
+        ({"output_config": {"effort": "low"}}, "output_config.effort is not supported"),
         ({"output_format": {"type": "regex"}}, "output_format must be of the form"),
         ({"thinking": {"type": "deep"}}, "thinking.type must be one of"),
         ({"thinking": {"type": "disabled"}, "chat_template_kwargs": 3}, "must be an object"),

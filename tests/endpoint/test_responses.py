@@ -114,7 +114,8 @@ async def test_the_items_of_an_answer_are_one_message():
             {"type": "reasoning", "encrypted_content": None},
             {"role": "assistant", "content": "3"},
             {"role": "assistant", "content": "4"},
-        ]
+        ],
+        StoredResponses(),
     )  # fmt: skip
     assert [message["role"] for message in found] == [
         "developer", "user", "assistant", "tool", "tool", "assistant", "assistant",
@@ -151,6 +152,22 @@ async def test_a_response_goes_on_from_the_previous_one(engine, tokenizer, respo
     assert (error["param"], error["code"]) == (
         "previous_response_id", "previous_response_not_found",
     )  # fmt: skip
+
+
+async def test_an_item_may_refer_to_one_of_a_stored_response(engine, tokenizer, respond, http):
+    engine.lines = [THOUGHT, "two"]
+    first = await respond()
+    references = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+    hi, on = ({"role": "user", "content": text} for text in ("hi", "on"))
+    await respond(input=[hi, *references, on])
+    (_, answered, _), _ = tokenizer.seen[-1]
+    assert (answered["content"], answered["reasoning_content"]) == ("well", "hm")
+    for unknown in ({"id": "msg_1"}, {"id": 3}, {}):
+        asking = {"model": "agent", "input": [hi, {"type": "item_reference", **unknown}]}
+        answer = await http.post("/responses", json=asking)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (404, "input[1].id"), error
+        assert "send the item itself" in error["message"]
 
 
 def test_stored_responses_have_a_limit():
@@ -226,7 +243,7 @@ async def test_a_stream_that_fails_ends_with_an_error(engine, streamed, client):
          "input[0].content[0].type", "reads text only; got 'input_image'"),
         ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 3}]}]},
          "input[0].content[0].text", "must be a text"),
-        ({"input": [{"type": "item_reference", "id": "a"}]}, "input[0].type", "function_call_out"),
+        ({"input": [{"type": "file_search_call"}]}, "input[0].type", "function_call_out"),
         ({"input": [{"type": "function_call", "call_id": "a"}]}, "input[0].name", "a text"),
         ({"input": [{"type": "function_call_output"}]}, "input[0].call_id", "the id of a call"),
         ({"input": [{"type": "reasoning", "encrypted_content": "x"}]},

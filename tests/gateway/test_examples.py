@@ -16,6 +16,9 @@ from art_core.log.rows import read_rows
 from art_core.testing.echo import EchoBackend
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "gateway"
+NPM = os.environ.get("DOORS_NPM", "")
+"""A folder with the packages of npm that agent.ts imports; `make doors` makes it."""
+LOOKS_UP = '<tool_call>{"name": "lookUp", "arguments": {"word": "sky"}}</tool_call>'
 
 
 async def attempt(command, environment):
@@ -36,9 +39,28 @@ async def test_agents_in_other_languages_train_a_step(tmp_path, capsys, interpre
     if shutil.which(interpreter) is None:
         pytest.skip(f"{interpreter} is not installed")
     answers = itertools.cycle(["yes", "maybe"])
-    backend = EchoBackend(reply=lambda messages, step: next(answers))
-    program = runpy.run_path(str(EXAMPLES / "train.py"), run_name="example")
     command = [agent[0], str(EXAMPLES / agent[1])]
+    await trains_a_step(command, lambda messages, step: next(answers), tmp_path, capsys)
+
+
+@pytest.mark.skipif(not NPM, reason="DOORS_NPM is not set: `make doors` sets it")
+async def test_an_unmodified_program_in_typescript_trains_a_step(tmp_path, capsys):
+    answers = itertools.cycle([LOOKS_UP, "yes", LOOKS_UP, "maybe"])
+    program = shutil.copy(EXAMPLES / "agent.ts", Path(NPM))
+    tsx = str(Path(NPM) / "node_modules" / ".bin" / "tsx")
+    command = ["sh", str(EXAMPLES / "attempt.sh"), tsx, str(program)]
+    await trains_a_step(command, lambda messages, step: next(answers), tmp_path, capsys)
+
+
+async def test_a_program_that_fails_is_a_failure_of_its_attempt(tmp_path, capsys):
+    command = ["sh", str(EXAMPLES / "attempt.sh"), "false"]
+    with pytest.raises(AssertionError, match="the program failed"):
+        await trains_a_step(command, lambda messages, step: "yes", tmp_path, capsys)
+
+
+async def trains_a_step(command, reply, tmp_path, capsys):
+    backend = EchoBackend(reply=reply)
+    program = runpy.run_path(str(EXAMPLES / "train.py"), run_name="example")
     async with art.TrainableModel(
         name="agent", project="p", base_model="base", base_path=tmp_path, sinks=[]
     ) as model:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from art_core.endpoint.errors import bad_parameter, shown, unsupported
+from art_core.endpoint.protocols.stored import StoredResponses
 from art_core.endpoint.thoughts import FIELD
 
 _ROLES = ("assistant", "developer", "system", "user")
@@ -16,18 +17,18 @@ _TEXTS = {
     "summary_text": "text", "text": "text",
 }  # fmt: skip
 """Kinds of parts that are text, and the field that has it."""
-ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 
 
-def conversation(value: Any) -> list[dict[str, Any]]:
-    """Return the chat messages of an input: a text, or a list of items. The items of one answer
-    (thoughts, text and calls) are one message.
+def conversation(value: Any, stored: StoredResponses) -> list[dict[str, Any]]:
+    """Return the chat messages of an input: a text, or a list of items, some of which may refer to
+    those of stored responses. The items of one answer (thoughts, text and calls) are one message.
     """
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list):
         raise bad_parameter("input", "a text or a list of items", value)
-    messages = _Messages()
+    messages = _Messages(stored)
     for place, item in enumerate(value):
         messages.add(f"input[{place}]", item)
     return messages.messages
@@ -35,6 +36,7 @@ def conversation(value: Any) -> list[dict[str, Any]]:
 
 @attrs.define
 class _Messages:
+    _stored: StoredResponses
     messages: list[dict[str, Any]] = attrs.field(factory=list)
     _answer: dict[str, Any] | None = None
     """The assistant's message that may get more items."""
@@ -47,6 +49,7 @@ class _Messages:
             "message": self._message,
             "function_call": self._call,
             "function_call_output": self._output,
+            "item_reference": self._reference,
             "reasoning": self._reasoning,
         }
         if not isinstance(kind, str) or kind not in adders:
@@ -90,6 +93,9 @@ class _Messages:
             raise bad_parameter(f"{where}.call_id", "the id of a call", call_id)
         content = text_of(f"{where}.output", item.get("output"))
         self._append({"role": "tool", "tool_call_id": call_id, "content": content})
+
+    def _reference(self, where: str, item: Mapping[str, Any]) -> None:
+        self.add(where, self._stored.item(f"{where}.id", item.get("id")))
 
     def _append(self, message: dict[str, Any]) -> None:
         self.messages.append(message)

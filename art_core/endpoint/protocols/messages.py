@@ -26,6 +26,7 @@ from art_core.endpoint.protocols.stored import StoredResponses
 from art_core.endpoint.request import Known, check_names
 from art_core.endpoint.strict_json import whole_json
 
+_KEEP_THOUGHTS = {"type": "clear_thinking_20251015", "keep": "all"}
 KNOWN = Known(
     parameters=EXTENSIONS
     | {
@@ -37,7 +38,10 @@ KNOWN = Known(
     ),
     neutral={
         "container": ((), "there are no hosted tools here"),
-        "context_management": (({}, {"edits": []}), "the agent shortens its conversation itself"),
+        "context_management": (
+            ({}, {"edits": []}, {"edits": [_KEEP_THOUGHTS]}),
+            "the agent shortens its conversation itself",
+        ),
         "mcp_servers": (([],), "there are no hosted tools here; offer a tool of your own"),
     },
 )  # fmt: skip
@@ -46,6 +50,8 @@ KNOWN = Known(
 _SAME = ("model", "temperature", "top_k", "top_p", *sorted(EXTENSIONS))
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+_EFFORT = "high"
+"""The effort of a message that names none."""
 SIGNATURE = "unsigned"
 """The signature of thoughts: some clients send thoughts back only if they have one."""
 _ERRORS = {
@@ -115,7 +121,8 @@ def _form(given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config, Mapping):
         raise bad_parameter("output_config", "an object", config)
     form = given.get("output_format", config.get("format"))
-    chat = {"reasoning_effort": config["effort"]} if config.get("effort") is not None else {}
+    effort = config.get("effort")
+    chat = {} if effort in (None, _EFFORT) else {"reasoning_effort": effort}
     if form is None:
         return chat
     if not isinstance(form, Mapping) or form.get("type") != "json_schema":

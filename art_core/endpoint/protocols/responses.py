@@ -36,8 +36,8 @@ KNOWN = Known(
     },
     without_effect=frozenset(
         {
-            "max_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-            "safety_identifier", "service_tier", "user",
+            "client_metadata", "max_tool_calls", "prompt_cache_key", "prompt_cache_options",
+            "prompt_cache_retention", "safety_identifier", "service_tier", "user",
         }
     ),
     neutral={
@@ -70,7 +70,7 @@ def parse(body: Mapping[str, Any], stored: StoredResponses) -> Asked:
     for name in _ECHOED.keys() & given.keys():
         if too_deep(given[name]):
             raise bad_parameter(name, f"a value of at most {MAX_DEPTH} levels", given[name])
-    messages = [*_before(given, stored), *conversation(given.get("input"))]
+    messages = [*_before(given, stored), *conversation(given.get("input"), stored)]
     instructions = given.get("instructions", "")
     if not isinstance(instructions, str):
         raise bad_parameter("instructions", "a text", instructions)

@@ -51,6 +51,18 @@ class StoredResponses:
             raise _unknown(response_id, previous=previous)
         return found[0]
 
+    def item(self, where: str, item_id: Any) -> Mapping[str, Any]:
+        """Return an output item of a kept response; RequestError (404) if none of them has it."""
+        with self._lock:
+            kept = [stored.body for stored, _ in reversed(self._kept.values())]
+        for item in (item for body in kept for item in body["output"]):
+            if item["id"] == item_id:
+                found: Mapping[str, Any] = item
+                return found
+        reason = "not found: it belongs to no stored response; send the item itself"
+        message = f"Item with id {shown(item_id)} {reason}."
+        raise RequestError(404, message, where, "not_found")
+
     def delete(self, response_id: str) -> None:
         """Forget a response, if it is kept."""
         with self._lock:
