@@ -1,0 +1,3 @@
+#!/bin/bash
+
+bash /solution/add.sh < numbers.txt > /logs/artifacts/sum.txt
