@@ -5,7 +5,7 @@ BIN := .venv/bin
 TRACKERS := $(patsubst %,plugins/%/pyproject.toml,mlflow tensorboard trackio)
 UNSLOTH := plugins/unsloth/pyproject.toml
 ENVIRONMENTS := $(patsubst %,plugins/%/pyproject.toml,openenv verifiers)
-TESTED := $(filter-out $(TRACKERS) $(UNSLOTH) $(ENVIRONMENTS),$(wildcard plugins/*/pyproject.toml))
+TESTED := compat/pyproject.toml $(filter-out $(TRACKERS) $(UNSLOTH) $(ENVIRONMENTS),$(wildcard plugins/*/pyproject.toml))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PYTHONUNBUFFERED = 1
 # An index that has the wanted build of torch, one without CUDA say; the default is pip's own.

@@ -16,7 +16,7 @@ import nox
 
 ROOT = Path(__file__).parent
 EXAMPLE = ROOT / "docs" / "examples" / "art-sink-example"
-PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+PLUGINS = [ROOT / "compat", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 LOCKS = ROOT / "locks"
 LOCK = LOCKS / "all.txt"
 ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
@@ -31,7 +31,7 @@ TRACKERS = ("mlflow", "tensorboard", "trackio")
 ENVIRONMENTS = ("openenv", "verifiers")  # their packages do not fit beside the others
 APART = ("unsloth", *ENVIRONMENTS)
 RUNS_TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", *BUILD)
-FOLDERS = ("art_core", "plugins", "tests", "examples", "benchmarks", "docs", "locks")
+FOLDERS = ("art_core", "compat", "plugins", "tests", "examples", "benchmarks", "docs", "locks")
 SOURCES = (*FOLDERS, "conftest.py", "noxfile.py")
 
 nox.options.default_venv_backend = "none"
@@ -89,7 +89,7 @@ def test(session: nox.Session) -> None:
     _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
     _run(session, "coverage", "report")
     left_out = (*TRACKERS, *ENVIRONMENTS)
-    tested = [f"plugins/{path.name}/tests" for path in PLUGINS if path.name not in left_out]
+    tested = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
     # `nox -s vllm` runs those of vLLM, also where it is installed.
     _run(session, "python", "-m", "pytest", "-m", "not vllm and not judges", *tested)
 
@@ -198,8 +198,8 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
         "--editable", str(ROOT / "plugins" / "unsloth"), "-r", str(alone), external=True,
     )  # fmt: skip
     results = [folder / "core.xml", folder / "plugins.xml"]
-    tested = [path.name for path in PLUGINS if path.name not in ENVIRONMENTS]
-    places = (["tests"], [f"plugins/{name}/tests" for name in tested])
+    tested = [str(path / "tests") for path in PLUGINS if path.name not in ENVIRONMENTS]
+    places = (["tests"], tested)
     for result, tests in zip(results, places, strict=True):
         report = (f"--junitxml={result}", "-q", "--no-header", *session.posargs)
         session.run(

@@ -11,7 +11,11 @@ import pytest
 import art_core as art
 
 ROOT = Path(__file__).parent.parent
-DISTRIBUTIONS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+DISTRIBUTIONS = [
+    ROOT,
+    ROOT / "compat",
+    *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml")),
+]
 
 
 def project(folder: Path) -> dict:
@@ -21,7 +25,8 @@ def project(folder: Path) -> dict:
 @pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda folder: folder.name)
 def test_a_distribution_has_its_types_and_the_licence(folder: Path):
     name = project(folder)["name"]
-    assert (folder / name.replace("-", "_") / "py.typed").is_file()
+    package = {"art-compat": "art"}.get(name, name.replace("-", "_"))
+    assert (folder / package / "py.typed").is_file()
     assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
@@ -29,5 +34,7 @@ def test_a_distribution_has_its_types_and_the_licence(folder: Path):
 def test_a_distribution_is_of_the_cores_version_and_asks_for_it(folder: Path):
     found = project(folder)
     assert found["version"] == art.__version__
-    ours = [needed for needed in found["dependencies"] if needed.startswith("art-")]
+    extras = found.get("optional-dependencies", {}).values()
+    needed_by_all = [*found["dependencies"], *(needed for extra in extras for needed in extra)]
+    ours = [needed for needed in needed_by_all if needed.startswith("art-")]
     assert all(re.search(r"==(.+)$", needed)[1] == art.__version__ for needed in ours)

@@ -19,6 +19,7 @@ APART = ("openenv.txt", "verifiers.txt")
 """Locks of plugins that are installed in an environment of their own."""
 FILES = [
     ROOT / "pyproject.toml",
+    ROOT / "compat" / "pyproject.toml",
     *sorted(ROOT.glob("plugins/*/pyproject.toml")),
     *sorted(ROOT.glob("docs/examples/*/pyproject.toml")),
 ]

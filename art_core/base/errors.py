@@ -159,8 +159,11 @@ def without_secrets(text: str) -> str:
 
 def settings_without_secrets(value: Any, name: str = "") -> Any:
     """Return JSON values in which `***` replaces the texts of settings such as `api_key` or
-    `hf_token`, and what `without_secrets` replaces. Long hexadecimal numbers (commits) stay.
+    `hf_token`, and what `without_secrets` replaces. Long hexadecimal numbers (commits) stay; a
+    Pydantic model becomes a dict.
     """
+    if hasattr(value, "model_dump"):  # a Pydantic model
+        value = value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {k: settings_without_secrets(v, f"{k}") for k, v in value.items()}
     if isinstance(value, list | tuple):

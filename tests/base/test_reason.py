@@ -119,3 +119,12 @@ def test_a_failed_rollout_is_stored_without_secrets(monkeypatch):
     assert failure.message == "401 for ***"
     assert "sk-proj" not in failure.traceback
     assert "sent ***" in failure.traceback
+
+
+def test_settings_of_a_pydantic_model_are_those_of_its_dict():
+    class Settings:
+        def model_dump(self, *, mode: str) -> dict:
+            return {"mode": mode, "api_key": "abc"}
+
+    config = {"judge": Settings()}
+    assert settings_without_secrets(config) == {"judge": {"mode": "json", "api_key": "***"}}

@@ -1,0 +1,5 @@
+"""ART's path of these names."""
+
+from art.dev import EngineArgs
+
+__all__ = ["EngineArgs"]

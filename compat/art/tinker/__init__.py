@@ -1,0 +1,5 @@
+"""ART's path of the Tinker backend."""
+
+from art.tinker.backend import TinkerBackend
+
+__all__ = ["TinkerBackend"]
