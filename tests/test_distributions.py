@@ -34,7 +34,5 @@ def test_a_distribution_has_its_types_and_the_licence(folder: Path):
 def test_a_distribution_is_of_the_cores_version_and_asks_for_it(folder: Path):
     found = project(folder)
     assert found["version"] == art.__version__
-    extras = found.get("optional-dependencies", {}).values()
-    needed_by_all = [*found["dependencies"], *(needed for extra in extras for needed in extra)]
-    ours = [needed for needed in needed_by_all if needed.startswith("art-")]
+    ours = [needed for needed in found["dependencies"] if needed.startswith("art-")]
     assert all(re.search(r"==(.+)$", needed)[1] == art.__version__ for needed in ours)

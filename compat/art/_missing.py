@@ -1,4 +1,4 @@
-"""Names of ART without a counterpart here. Their errors say what to use."""
+"""Names of ART without a counterpart here. Their errors name what to use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of HTTP requests with what the server says about them."""
+"""Errors of HTTP requests with the text that the server sent."""
 
 from __future__ import annotations
 
