@@ -62,6 +62,7 @@ async def test_a_langchain_model_of_a_rollout_is_recorded_with_its_arguments(mod
         assert (chat.model_name, chat.max_tokens, chat.temperature) == ("one", 7, 0.5)
         assert init_chat_model("one@0").model_name == "one@0"
         await chat.ainvoke("yes")
+        await chat.root_async_client.close()
         return art.Trajectory(reward=1.0)
 
     trajectory = await wrap_rollout(model, rollout)()
