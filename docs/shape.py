@@ -130,10 +130,12 @@ def files_entered(package: Path) -> Iterator[list[str]]:
     """Collect the files of a package whose functions run in the block, except those of `base`."""
     found: list[str] = []
     prefix = f"{package}/"
+    ended = threading.Event()
 
     def enter(frame: Any, event: str, argument: Any) -> None:  # noqa: ARG001
         name = frame.f_code.co_filename
-        if event == "call" and name.startswith(prefix):
+        # a thread that began in the block keeps its profiler
+        if event == "call" and name.startswith(prefix) and not ended.is_set():
             path = name.removeprefix(prefix)
             if path.partition("/")[0] not in {*AROUND, "base"} and path not in found:
                 found.append(path)
@@ -143,6 +145,7 @@ def files_entered(package: Path) -> Iterator[list[str]]:
     try:
         yield found
     finally:
+        ended.set()
         sys.setprofile(None)
         threading.setprofile(None)
 
