@@ -257,24 +257,28 @@ class _Models:
         )
 
 
-def imported(target: str) -> Rollout:
+def imported(target: str, folder: Path | None = None) -> Rollout:
     """Import a rollout, or make one of an imported environment."""
-    found, _ = import_target(target)
+    found, _ = import_target(target, folder)
     return rollout_of(found) if makes_environments(found) else found
 
 
-def import_target(target: str) -> tuple[Any, ModuleType]:
-    """Return what is given as `module:name` or `file.py:name`, and its module, which may lie in the
-    current directory.
+def import_target(target: str, folder: Path | None = None) -> tuple[Any, ModuleType]:
+    """Return what is given as `module:name` or `file.py:name`, and its module, which may lie in
+    `folder`, by default the current directory.
     """
     place, _, function = target.rpartition(":")
     if not place or not function:
         raise ConfigError(f"{target!r} is no function", "Give module:function.")
-    here = str(Path.cwd())
+    here = str(Path.cwd() if folder is None else folder.resolve())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = _from_file(place) if place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _from_file(str(Path(here, place)))
+            if place.endswith(".py")
+            else importlib.import_module(place)
+        )
         found = getattr(module, function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{target!r} can't be imported: {error}") from error
@@ -282,10 +286,11 @@ def import_target(target: str) -> tuple[Any, ModuleType]:
 
 
 def _from_file(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(f"_art_{Path(path).stem}", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise ImportError(f"there is no file {path!r}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

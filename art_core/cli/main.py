@@ -21,6 +21,7 @@ from art_core.cli import (
     export,
     gateway,
     imports,
+    init,
     leaderboard,
     metrics,
     models,
@@ -34,6 +35,7 @@ from art_core.cli import (
     runs,
     show,
     sync,
+    train,
 )
 from art_core.cli.arguments import Parser, add_json
 from art_core.cli.output import print_json, print_text
@@ -44,6 +46,8 @@ log = logging.getLogger("art_core")
 
 _HELP = """\
 examples:
+  art init demo                an agent to start from
+  art train demo               train it
   art backends                 what can train and serve a model here
   art runs                     what ran, how far it came, what it cost
   art show agent-001           a run's curves and its cost tree
@@ -54,6 +58,8 @@ examples:
 environment: ART_DIR (directory of the runs), ART_BACKEND, ART_SINKS, ART_BLOCK, ART_STRICT
 """
 _COMMANDS = (
+    init,
+    train,
     plugins,
     metrics,
     models,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import keyword
 import re
 from collections.abc import Collection, Iterator, Mapping
 from importlib.resources import files
@@ -23,7 +21,6 @@ Writes a folder with a pyproject.toml, code and tests that pass, to start from. 
 plugin run the contract that all plugins of its kind keep. Nothing is overwritten.
 
 examples:
-  art new agent tic-tac-toe              an agent, its scenarios and the loop that trains it
   art new sink clickhouse
   art new backend cluster --into plugins
   art new price-book acme
@@ -32,7 +29,6 @@ examples:
   art new command rate
 """
 _KINDS = {
-    "agent": "an agent project: scenarios, rollout, training",
     "sink": "a sink",
     "backend": "a backend",
     "price-book": "a price book",
@@ -40,7 +36,7 @@ _KINDS = {
     "advantages": "advantages",
     "command": "a command of `art`",
 }
-_PREFIXES = {"price-book": "art-prices-", "agent": ""}
+_PREFIXES = {"price-book": "art-prices-"}
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 30
 _SUFFIX = ".tmpl"
@@ -48,9 +44,7 @@ _SUFFIX = ".tmpl"
 
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
-    group = commands.add_parser(
-        "new", help="write an agent project or a plugin to start from", epilog=_HELP
-    )
+    group = commands.add_parser("new", help="write a plugin to start from", epilog=_HELP)
     kinds = group.add_subparsers(metavar="KIND", required=True)
     for kind, about in _KINDS.items():
         parser = kinds.add_parser(kind, help=about, epilog=_HELP)
@@ -97,12 +91,6 @@ def checked(kind: str, name: str, offers: Collection[str]) -> None:
     if name in offers:
         raise ConfigError(
             f"a {kind} {name!r} is installed already; there are: {', '.join(sorted(offers))}",
-            "Choose another name.",
-        )
-    module = words_of(kind, name)["module"]
-    if keyword.iskeyword(module) or (kind == "agent" and importlib.util.find_spec(module)):
-        raise ConfigError(
-            f"{module!r} can't be the name of a package: Python has something of that name",
             "Choose another name.",
         )
 

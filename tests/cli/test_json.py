@@ -105,6 +105,8 @@ def hello(arguments, plugins):
 
 
 CALLS = {
+    "init": [["demo"]],
+    "train": [["agent"]],
     "plugins": [[]],
     "backends": [[], ["far"]],
     "sinks": [[]],
@@ -156,6 +158,17 @@ async def check_me(model, scenario):
     )
     return art.Trajectory(reward=float(completion.choices[0].message.content == scenario["model"]))
 """
+PROJECT = """
+version = 1
+[run]
+name = "a"
+project = "demo"
+rollout = "../agent_module.py:rollout"
+scenarios = "../list.json"
+steps = 1
+[model]
+base = "echo-base"
+"""
 ALL = [(*name.split(), *words) for name, calls in CALLS.items() for words in calls]
 
 
@@ -191,7 +204,9 @@ def place(shelf, tmp_path, monkeypatch):
     groups = [art.TrajectoryGroup([art.Trajectory()], metadata={"scenario_id": "x"})]
     for split in ("val", "train"):
         append_groups(trajectory_file(log.parent, split, 1), groups)
-    for module in ("retrain", "gateway"):
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "art.toml").write_text(PROJECT)
+    for module in ("retrain", "gateway", "train"):
         monkeypatch.setattr(f"art_core.cli.{module}.make_backend", lambda *_: EchoBackend())
     shelf.run("empty")
     return shelf

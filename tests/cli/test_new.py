@@ -25,7 +25,6 @@ def new(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 
 KINDS = {
-    "agent": ("tic-tac-toe", "tic_tac_toe"),
     "sink": ("art-sink-my-files", "art_sink_my_files"),
     "backend": ("art-backend-cluster", "art_backend_cluster"),
     "price-book": ("art-prices-acme", "art_prices_acme"),
@@ -114,9 +113,6 @@ def test_the_name_of_an_installed_plugin_is_refused(new):
         ("backend", "local", "a backend 'local' is installed already"),
         ("command", "runs", "a command 'runs' is installed already; there are: backends, "),
         ("command", "completion", "a command 'completion' is installed already"),
-        ("agent", "json", "'json' can't be the name of a package: Python has something of that"),
-        ("agent", "art-core", "'art_core' can't be the name of a package"),
-        ("agent", "class", "'class' can't be the name of a package"),
     ],
 )
 def test_a_name_that_is_taken_is_refused(new, tmp_path, kind, name, problem):

@@ -1,0 +1,220 @@
+"""`art train`: trains the agent of a project's directory."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from art_core.base.errors import ConfigError, unknown
+from art_core.cli.arguments import add_directory, directory
+from art_core.cli.completion import backend_names, completed
+from art_core.cli.evaluation import import_target, imported, scenarios_in
+from art_core.cli.project import FILE, Project, read_project
+from art_core.cli.sparkline import sparkline
+from art_core.data.gather import AfterEach, gather_trajectory_groups
+from art_core.data.trajectory import TrajectoryGroup
+from art_core.evaluation.attempts import Rollout, scenario_id
+from art_core.evaluation.evaluate import evaluate
+from art_core.hooks.commands import Output, Record
+from art_core.hooks.host import Plugins
+from art_core.log.reader import LoggedRun, find_run
+from art_core.log.rundir import runs_path
+from art_core.model.backend import Backend, option_names
+from art_core.model.backend import backend as make_backend
+from art_core.model.trainable import TrainableModel
+from art_core.rl.config import TrainConfig
+
+_HELP = """\
+PROJECT is a directory with an art.toml, which `art init` writes: it names the rollout, the
+scenarios, the base model, the backend and the options of training. The settings are stored with
+the run. The same command continues a run after its last step; another run.name starts afresh.
+
+examples:
+  art train demo
+  art train demo --steps 30
+  art train demo --backend tinker --set model.base=Qwen/Qwen3-4B-Instruct-2507
+  art train demo --set train.learning_rate=1e-4 --set run.name=demo-002
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "train", help="train the agent of a project that `art init` wrote", epilog=_HELP
+    )
+    option = parser.add_argument
+    option("project", metavar="PROJECT", type=directory, nargs="?", default=Path())
+    completed(option("--backend", metavar="NAME", help="as `art backends` lists"), backend_names)
+    option("--steps", type=int, metavar="N", help="the step to train up to")
+    option("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
+    add_directory(parser)
+    parser.set_defaults(run=run_train)
+
+
+def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Train; yield where the run is, and what came of it."""
+    changes = list(arguments.set)
+    if arguments.steps is not None:
+        changes.append(f"run.steps={arguments.steps}")
+    if arguments.backend is not None:
+        changes.append(f'backend.name="{arguments.backend}"')
+    project = read_project(arguments.project, changes)
+    work = _Work.of(project)
+    backend = make_backend(project["backend"]["name"], **project.backend_options())
+    _check_options(project["train"], backend)
+    model = TrainableModel(
+        name=project["run"]["name"],
+        project=project["run"]["project"],
+        base_model=project["model"]["base"],
+        config={section: dict(values) for section, values in project.settings.items()},
+        base_path=arguments.dir,
+    )
+    if "board" in plugins.commands():
+        place = f" {shlex.quote(str(arguments.dir))}" if arguments.dir else ""
+        yield f"the run as a page: art board{place}"
+    began = time.monotonic()
+    asyncio.run(_trained(model, backend, project, work))
+    seconds = time.monotonic() - began
+    yield _result(find_run(model.run_dir, runs_path(arguments.dir)), arguments.project, seconds)
+
+
+@attrs.frozen(kw_only=True)
+class _Work:
+    """What a project's code and data give."""
+
+    rollout: Rollout
+    scenarios: Sequence[Any]
+    judge: AfterEach | None
+    held_out: Sequence[Any]
+
+    @classmethod
+    def of(cls, project: Project) -> _Work:
+        """Import a project's code, and read its scenarios."""
+        folder = project.directory
+        judge, held_out = project["run"]["judge"], project.file("eval", "scenarios")
+        path = project.file("run", "scenarios")
+        assert path is not None
+        scenarios = scenarios_in(path)
+        if not scenarios:
+            raise ConfigError(f"{path} has no scenarios", "Write one JSON value per line.")
+        return cls(
+            rollout=imported(project["run"]["rollout"], folder),
+            scenarios=scenarios,
+            judge=None if judge is None else import_target(judge, folder)[0],
+            held_out=() if held_out is None else scenarios_in(held_out),
+        )
+
+    def of_step(self, step: int, count: int | None, seed: int) -> list[Any]:
+        """Return the scenarios of a step, counted from 0: each once per epoch, in an order of its
+        own.
+        """
+        size = len(self.scenarios)
+        count = size if count is None else count
+        epochs: dict[int, list[Any]] = {}
+        found = []
+        for place in range(step * count, (step + 1) * count):
+            epoch, index = divmod(place, size)
+            if epoch not in epochs:
+                epochs[epoch] = random.Random(f"{seed} {epoch}").sample(self.scenarios, size)
+            found.append(epochs[epoch][index])
+        return found
+
+
+def _check_options(options: Mapping[str, Any], backend: Backend) -> None:
+    own = attrs.fields_dict(TrainConfig).keys()
+    known = own | (option_names(backend.train) - {"model", "groups"})
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"{FILE}: {unknown('key of [train]', option, known)}")
+    TrainConfig(**{name: value for name, value in options.items() if name in own})
+
+
+async def _trained(model: TrainableModel, backend: Backend, project: Project, work: _Work) -> None:
+    async with model:
+        try:
+            await model.register(backend)
+            await _steps(model, project, work)
+        finally:
+            await backend.close()
+
+
+async def _steps(model: TrainableModel, project: Project, work: _Work) -> None:
+    steps, every = project["run"]["steps"], project["eval"]["every"]
+    model.check_scenarios(work.scenarios)
+    begun = await model.get_step()
+    if begun == 0:
+        await _evaluated(model, project, work, 0)
+    for step in range(begun, steps):
+        groups = await _groups(model, project["run"], work, step)
+        await model.train(groups, **project["train"])
+        if (step + 1) % every == 0 or step + 1 == steps:
+            await _evaluated(model, project, work, step + 1)
+
+
+async def _groups(
+    model: TrainableModel, run: Mapping[str, Any], work: _Work, step: int
+) -> list[TrajectoryGroup]:
+    scenarios = work.of_step(step, run["scenarios_per_step"], run["seed"])
+    return await gather_trajectory_groups(
+        (
+            TrajectoryGroup(
+                (work.rollout(model, scenario) for _ in range(run["attempts"])),
+                metadata={"scenario_id": scenario_id(scenario)},
+            )
+            for scenario in scenarios
+        ),
+        max_concurrent=run["max_concurrent"],
+        timeout=run["timeout_s"],
+        after_each=work.judge,
+    )
+
+
+async def _evaluated(model: TrainableModel, project: Project, work: _Work, step: int) -> None:
+    if work.held_out:
+        await evaluate(
+            model,
+            work.held_out,
+            work.rollout,
+            step=step,
+            repeats=project["eval"]["repeats"],
+            max_concurrent=project["run"]["max_concurrent"],
+            timeout=project["run"]["timeout_s"],
+        )
+
+
+def _result(run: LoggedRun, project: Path, seconds: float) -> Record:
+    key, name = "reward/mean", run.path.name
+    rows = run.rows(split="train", current=True)
+    curve = {row.step: row.metrics[key] for row in rows if key in row.metrics}
+    usd = run.costs().total.get("all", 0.0)
+    values = {
+        "run": name,
+        "directory": run.path,
+        "step": max(curve, default=0),
+        "first_reward": curve[min(curve)] if curve else None,
+        "last_reward": curve[max(curve)] if curve else None,
+        "usd": usd,
+        "seconds": seconds,
+    }
+    lines = ["no step has a reward"]
+    if curve:
+        rewards = list(curve.values())
+        lines = [
+            f"{key}  {sparkline(rewards)}  {rewards[0]:.3f} to {rewards[-1]:.3f}",
+            f"step {max(curve)}, ${usd:.4f} in all, {seconds:.0f} s now, in {_short(run.path)}",
+        ]
+    onward = f"art train {shlex.quote(str(project))} --steps N"
+    return Record(values, [*lines, f"next: art show {name}, or {onward} to go on"])
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path)
