@@ -36,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @attrs.frozen(kw_only=True)
 class Kind:
-    """A kind of agent: what its files do, and what `art.toml` says of them."""
+    """A kind of agent: what its files do, and the values of `art.toml` for it."""
 
     about: str
     content: str

@@ -75,7 +75,7 @@ class Project:
 def read_project(directory: Path, changes: Sequence[str] = ()) -> Project:
     """Read a project's file, changed by texts such as "train.learning_rate=1e-4".
 
-    Raises ConfigError for a directory without the file, a file of another version or that is no
+    Raises ConfigError for a directory without the file, a file of another version, text that is not
     TOML, and a key or value that does not fit, with the nearest key.
     """
     path = directory / FILE

@@ -1,4 +1,4 @@
-"""`art train`: the loop of a project, its settings, and what it says of a wrong one."""
+"""`art train`: the loop of a project, its settings, and the errors for wrong ones."""
 
 from __future__ import annotations
 
