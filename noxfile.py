@@ -190,7 +190,7 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
     plugins = [str(path) for path in PLUGINS if path.name not in (*APART, "local")]
-    every = [".[dev,openai,endpoint,plot]", "./plugins/local[8bit]", *plugins]
+    every = [".[dev,openai,endpoint,plot]", "./plugins/local[8bit,images]", *plugins]
     editable = [word for path in every for word in ("--editable", path)]
     session.run(*pip, "--no-build-isolation", *editable, external=True)
     session.run(

@@ -150,21 +150,20 @@ def keep_tokens(response: Any) -> Any:
     """Set the prompt's token ids, the policy version and a sampling that biases importance ratios
     on each choice; return the completion.
     """
-    prompt_ids = getattr(response, "prompt_token_ids", None)
     version = policy_version(response)
-    sampling = getattr(response, "sampling", None)
     for choice in getattr(response, "choices", None) or ():
-        _put(choice, prompt_ids, version, sampling)
+        _put(choice, response, response, version)
     return response
 
 
-def _put(choice: Any, prompt_ids: Any, version: int | None, sampling: Any) -> None:
-    if prompt_ids is not None:
-        choice.prompt_token_ids = prompt_ids
+def _put(choice: Any, source: Any, head: Any, version: int | None) -> None:
+    """Put the prompt of `head` and the sampling of `source` on a choice."""
+    for name, of in (("prompt_token_ids", head), ("prompt_images", head), ("sampling", source)):
+        value = getattr(of, name, None)
+        if value or (value is not None and name == "prompt_token_ids"):
+            setattr(choice, name, value)
     if version is not None:
         choice.policy_version = version
-    if sampling:
-        choice.sampling = sampling
 
 
 @functools.cache
@@ -210,17 +209,18 @@ class ChunkTokens:
     on the first chunk of each choice, the id of each token beside its log-prob.
     """
 
-    _prompt_ids: Any = None
+    _head: Any = None
     _seen: set[int] = attrs.field(factory=set)
 
     def keep(self, chunk: Any) -> Any:
         """Return a chunk with its tokens."""
-        self._prompt_ids = getattr(chunk, "prompt_token_ids", None) or self._prompt_ids
-        version, sampling = policy_version(chunk), getattr(chunk, "sampling", None)
+        if getattr(chunk, "prompt_token_ids", None):
+            self._head = chunk
+        version = policy_version(chunk)
         for choice in getattr(chunk, "choices", None) or ():
             if choice.index not in self._seen:
                 self._seen.add(choice.index)
-                _put(choice, self._prompt_ids, version, sampling)
+                _put(choice, chunk, self._head, version)
             entries = getattr(getattr(choice, "logprobs", None), "content", None) or ()
             ids = getattr(choice, "token_ids", None) or ()
             if len(entries) == len(ids):

@@ -183,7 +183,7 @@ def _continues(history: History, messages: Sequence[Message], choice: MessageOrC
     if before and now:
         ids = before.prompt_ids + before.completion_ids
         if now.prompt_ids[: len(ids)] == ids:
-            return True
+            return now.images[: len(before.images)] == before.images
     return [*map(_compared, known)] == [*map(_compared, messages[: len(known)])]
 
 

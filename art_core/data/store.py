@@ -22,6 +22,7 @@ import orjson
 
 from art_core.base.errors import ConfigError, HistoryError, RolloutFailure
 from art_core.base.files import checked_name, json_line, replacing
+from art_core.base.images import reader_of_images, with_images_in_files
 from art_core.data.trajectory import (
     History,
     Trajectory,
@@ -33,9 +34,10 @@ from art_core.data.trajectory import (
 
 log = logging.getLogger("art_core")
 
-_TOKEN_DATA = ("prompt_token_ids", "token_ids", "logprobs", "teacher_logprobs")
+_TOKEN_DATA = ("prompt_token_ids", "prompt_images", "token_ids", "logprobs", "teacher_logprobs")
 
 EARLIER = "earlier"
+IMAGES = "images"
 
 
 def trajectory_file(run_dir: Path, split: str, step: int) -> Path:
@@ -59,9 +61,10 @@ def append_groups(
 
     `tokens=False` leaves out token ids and log-probs, most of the bytes. `again=True` leaves the
     file as it is if it ends with these lines. Values that JSON cannot hold are stored as text.
+    Images of messages are in files beside it, each once.
     """
-    data = _lines(groups, tokens=tokens)
     try:
+        data = _lines(groups, _images_of(path), tokens=tokens)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
             good = file.seek(0, os.SEEK_END)
@@ -86,8 +89,8 @@ def move_groups(groups: Sequence[TrajectoryGroup], source: Path, target: Path) -
     the disk does not take them.
     """
     start = append_groups(target, groups, again=True)
-    data = _lines(groups)
     try:
+        data = _lines(groups, _images_of(source))
         with source.open("r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             if _ends_with(file.fileno(), size, data):
@@ -133,14 +136,22 @@ def tidy_step(
     set_earlier_aside(file, start)
 
 
-def _lines(groups: Iterable[TrajectoryGroup], *, tokens: bool = True) -> bytes:
-    return b"".join(json_line(_line_dict(g, tokens=tokens)) for g in groups)
+def _images_of(path: Path) -> Path:
+    """Return the folder of the images of a file's groups: that of its split."""
+    return (path.parent.parent if path.parent.name == EARLIER else path.parent) / IMAGES
 
 
-def _line_dict(group: TrajectoryGroup, *, tokens: bool) -> dict[str, Any]:
+def _lines(groups: Iterable[TrajectoryGroup], images: Path, *, tokens: bool = True) -> bytes:
+    return b"".join(json_line(_line_dict(g, images, tokens=tokens)) for g in groups)
+
+
+def _line_dict(group: TrajectoryGroup, images: Path, *, tokens: bool) -> dict[str, Any]:
     stored = group_dict(group, tokens=tokens)
     for trajectory in stored["trajectories"]:
-        shorten_prompts(_items(trajectory))
+        histories = _items(trajectory)
+        shorten_prompts(histories)
+        for items in histories:
+            items[:] = [with_images_in_files(item, images) for item in items]
     return stored
 
 
@@ -158,6 +169,7 @@ def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
     """Read back the groups of a file, also of one that ART wrote; a torn line is skipped with a
     warning.
     """
+    put_back = reader_of_images(_images_of(path))
     with path.open("rb") as file:
         written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         for number, line in enumerate(file, start=1):
@@ -166,8 +178,12 @@ def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
             except orjson.JSONDecodeError:
                 log.warning("%s: line %d is torn: passed over", path, number)
             else:
-                ours = "failures" in stored
-                yield group_of(stored) if ours else art_group(stored, written_at)
+                if "failures" not in stored:
+                    yield art_group(stored, written_at)
+                    continue
+                for items in (i for t in stored["trajectories"] for i in _items(t)):
+                    items[:] = map(put_back, items)
+                yield group_of(stored)
 
 
 def _item_dict(item: Any, *, tokens: bool) -> dict[str, Any]:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _group_ids = itertools.count()
 
-
 Message = dict[str, Any]
 MessageOrChoice = Any
 """A chat message (`{"role": ..., "content": ...}`), an openai `Choice`, or a choice's dict form."""
@@ -41,6 +40,7 @@ class ChoiceTokens:
     `policy_version` the training step of the weights that made them, if the endpoint reported it.
     `biased` means that the endpoint sampled at a temperature or top_p other than 1, so `logprobs`
     are not those of the sampling. `teacher_logprobs` [C] are a teacher's, if one scored the choice.
+    `images` are the digests of the prompt's images, or their data URLs (`turns_of`).
     """
 
     prompt_ids: tuple[int, ...]
@@ -50,6 +50,7 @@ class ChoiceTokens:
     truncated: bool = False
     biased: bool = False
     teacher_logprobs: tuple[float, ...] | None = None
+    images: tuple[str, ...] = ()
 
 
 def is_choice(item: MessageOrChoice) -> bool:
@@ -131,6 +132,7 @@ def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
         truncated=_get(item, "finish_reason") == "length",
         biased=bool(_get(item, "sampling")),
         teacher_logprobs=tuple(scores) if len(scores) == len(completion_ids) else None,
+        images=tuple(_get(item, "prompt_images") or ()),
     )
 
 

@@ -86,6 +86,19 @@ class ScoringEngine(Engine, Protocol):
         """
 
 
+class ImageEngine(Engine, Protocol):
+    """An engine whose prompts may have images."""
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: str,
+        images: Sequence[str] = (),
+    ) -> AsyncGenerator[Token, None]:
+        """Sample one sequence; `images` are the data URLs of the prompt's images, in its order."""
+
+
 class ChatTokenizer(Protocol):
     """The methods of a tokenizer that the endpoint uses; tokenizers of transformers have them."""
 
@@ -114,10 +127,16 @@ class ModelNames(Protocol):
 
 @attrs.frozen(kw_only=True)
 class ServedModel:
-    """The weights of a model name: their engine, their adapter, and the step that made them."""
+    """The weights of a model name: their engine, their adapter, and the step that made them.
+
+    `images_refused` is the reason why prompts have no images. If it is None, the engine is an
+    `ImageEngine`, and the tokenizer renders parts {"type": "image", "image": URL} of messages as
+    the tokens of that image; ConfigError for one that it cannot read.
+    """
 
     engine: Engine
     tokenizer: ChatTokenizer
     adapter: str
     name: str
     policy_version: int | None = None
+    images_refused: str | None = "its model reads text only"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from art_core.endpoint.errors import UNCONSTRAINED, bad_parameter, shown, unsupported
+from art_core.base.images import KINDS, PART, image_bytes
+from art_core.endpoint.errors import (
+    UNCONSTRAINED,
+    RequestError,
+    bad_parameter,
+    shown,
+    unsupported,
+)
 from art_core.endpoint.strict_json import whole_json
 from art_core.endpoint.thoughts import FIELD
 
 MAX_NAME = 256
+MAX_IMAGES = 100
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -17,7 +25,18 @@ def checked_messages(value: Any) -> tuple[dict[str, Any], ...]:
     """Return the messages in the form of Hugging Face's chat templates; RequestError if invalid."""
     if not isinstance(value, list) or not value:
         raise bad_parameter("messages", "a list of at least one message", value)
-    return tuple(_message(f"messages[{place}]", message) for place, message in enumerate(value))
+    found = tuple(_message(f"messages[{place}]", message) for place, message in enumerate(value))
+    if len(images_of(found)) > MAX_IMAGES:
+        reason = f"a conversation has at most {MAX_IMAGES} images, got {len(images_of(found))}"
+        raise RequestError(400, reason, "messages")
+    return found
+
+
+def images_of(messages: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the data URLs of the images in checked messages, in order."""
+    contents = [message["content"] for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return tuple(part["image"] for part in parts if part["type"] == "image")
 
 
 def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
@@ -61,7 +80,7 @@ def _message(where: str, message: Any) -> dict[str, Any]:
     if "function_call" in plain:
         raise unsupported(f"{where}.function_call", "use tool_calls")
     plain["role"] = "system" if role == "developer" else role
-    plain["content"] = _text(where, _answer_parts(message.get("content")))
+    plain["content"] = _content(where, role, _answer_parts(message.get("content")))
     thoughts = plain.pop("reasoning", None)  # the name at OpenRouter and in newer vLLM
     thoughts = thoughts if isinstance(thoughts, str) else _thoughts(message.get("content"))
     if thoughts is not None:
@@ -92,21 +111,44 @@ def _thought(part: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _text(where: str, content: Any) -> str:
+def _content(where: str, role: str, content: Any) -> str | list[dict[str, str]]:
+    """Return a content as a text or, with images, as parts."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        raise bad_parameter(f"{where}.content", "a string or a list of text parts", content)
-    texts = []
-    for place, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part.get(kind) if kind in ("text", "refusal") else None
-        if not isinstance(text, str):
-            raise bad_parameter(
-                f"{where}.content[{place}]", 'a text part {"type": "text", "text": ...}', part
-            )
-        texts.append(text)
-    return "".join(texts)
+        raise bad_parameter(f"{where}.content", "a string or a list of parts", content)
+    parts = [_part(f"{where}.content[{place}]", part) for place, part in enumerate(content)]
+    if not any(part["type"] == "image" for part in parts):
+        return "".join(part["text"] for part in parts)
+    if role == "assistant":
+        raise unsupported(f"{where}.content", "an answer of the assistant has no images")
+    return parts
+
+
+def _part(where: str, part: Any) -> dict[str, str]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == PART:
+        return {"type": "image", "image": _image(f"{where}.{PART}", part.get(PART))}
+    text = part.get(kind) if kind in ("text", "refusal") else None
+    if not isinstance(text, str):
+        expected = (
+            'a text part {"type": "text", "text": ...} or an image part of the type "image_url"'
+        )
+        raise bad_parameter(where, expected, part)
+    return {"type": "text", "text": text}
+
+
+def _image(where: str, given: Any) -> str:
+    url = given.get("url") if isinstance(given, Mapping) else given
+    if not isinstance(url, str):
+        raise bad_parameter(where, 'of the form {"url": "data:image/png;base64,..."}', given)
+    if not url.startswith("data:"):
+        reason = "images are not fetched from other servers; send the image itself as a data URL"
+        raise unsupported(f"{where}.url", f"{reason}, got {shown(url, 80)}")
+    if image_bytes(url) is None:
+        expected = f"base64 data of one of {', '.join(KINDS)} (data:image/png;base64,...)"
+        raise RequestError(400, f"{where}.url must be {expected}, got {shown(url, 80)}", where)
+    return url
 
 
 def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:

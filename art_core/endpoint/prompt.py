@@ -9,9 +9,10 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import unknown
+from art_core.base.errors import ConfigError, unknown
 from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, ServedModel
-from art_core.endpoint.errors import RequestError, bad_parameter
+from art_core.endpoint.errors import RequestError, bad_parameter, unsupported
+from art_core.endpoint.messages import images_of
 from art_core.endpoint.request import ChatRequest
 from art_core.endpoint.thoughts import in_content, opened_by
 from art_core.endpoint.transcripts import Transcripts
@@ -32,6 +33,10 @@ _REMEDIES = {
     "name": "Write the name into the content",
     "tool": "Send the results of tools as user messages",
 }
+_WITH_IMAGES = (
+    "Use a base model that reads images with backend 'local' and engine='transformers', or "
+    "describe the image in text"
+)
 _ANY_REMEDY = "Use a model whose chat template renders them"
 # Arguments of `apply_chat_template` itself, which a template need not mention.
 _OF_THE_CALL = frozenset({"add_generation_prompt", "continue_final_message"})
@@ -41,7 +46,8 @@ Form = tuple[Any, ...]
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """A request with its model, its prompt [P], and one `Sampling` for each choice.
+    """A request with its model, its prompt [P], and one `Sampling` for each choice. `images` are
+    the data URLs of the prompt's images.
 
     `prompt_text` is None if the ids are not the encoding of a text. `closing` is the tag that ends
     thoughts that the prompt has opened.
@@ -53,6 +59,7 @@ class Prepared:
     prompt_ids: tuple[int, ...]
     samplings: tuple[Sampling, ...]
     closing: str | None = None
+    images: tuple[str, ...] = ()
 
 
 async def served_model(models: ModelNames, name: str) -> ServedModel:
@@ -109,6 +116,7 @@ def prepare(
         prompt_ids=prompt_ids,
         samplings=samplings,
         closing=opened_by(served.tokenizer, prompt_ids) if request.raw_prompt is None else None,
+        images=images_of(request.messages),
     )
 
 
@@ -138,11 +146,16 @@ def prompt_tokens(
         options["tools"] = list(request.tools)
     tokenizer, count = served.tokenizer, len(request.messages)
     limit.check(None, count, served)
+    if served.images_refused is not None and images_of(request.messages):
+        reason = f"{served.name!r} takes no images: {served.images_refused}. {_WITH_IMAGES}"
+        raise unsupported("messages", reason)
     messages = in_content(request.messages, tokenizer, transcripts.spellings)
 
     def render(*, tokenize: bool) -> Any:
         try:
             rendered = tokenizer.apply_chat_template(messages, tokenize=tokenize, **options)
+        except ConfigError as error:  # an image that cannot be read
+            raise RequestError(400, str(error), "messages") from error
         except Exception as error:
             if tokenize:
                 raise  # the text was rendered before: the tokenizer failed, not the template
@@ -290,8 +303,16 @@ def _changed(messages: list[dict[str, Any]]) -> dict[str, tuple[str, list[dict[s
 
 def _marked(messages: list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
     return [
-        {**m, "content": f"{m['content']}{_MARK}"} if m["role"] == role else m for m in messages
+        {**m, "content": _with_mark(m["content"])} if m["role"] == role else m for m in messages
     ]
+
+
+def _with_mark(content: Any) -> Any:
+    return (
+        [*content, {"type": "text", "text": _MARK}]
+        if isinstance(content, list)
+        else content + _MARK
+    )
 
 
 def _rendered(

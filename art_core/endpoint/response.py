@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from art_core.base.images import image_digest
 from art_core.endpoint.answer import Answer
 from art_core.endpoint.engine import ChatTokenizer, Token
 from art_core.endpoint.prompt import Prepared
@@ -33,8 +34,8 @@ class _Whole:
 
 
 async def completion(prepared: Prepared, steps: AsyncIterator[Step]) -> dict[str, Any]:
-    """Return a chat.completion. With `return_token_ids` it has `prompt_token_ids`, and each choice
-    `token_ids`.
+    """Return a chat.completion. With `return_token_ids` it has `prompt_token_ids` (and the digests
+    of the prompt's images as `prompt_images`), and each choice `token_ids`.
     """
     wholes = [_Whole() for _ in prepared.samplings]
     async for step in steps:
@@ -100,7 +101,10 @@ def _sampling(prepared: Prepared) -> dict[str, Any]:
 
 
 def _prompt(prepared: Prepared) -> dict[str, Any]:
-    return {"prompt_token_ids": prepared.prompt_ids} if prepared.request.return_token_ids else {}
+    if not prepared.request.return_token_ids:
+        return {}
+    images = {"prompt_images": [*map(image_digest, prepared.images)]} if prepared.images else {}
+    return {"prompt_token_ids": prepared.prompt_ids, **images}
 
 
 def _usage(prepared: Prepared, tokens: Sequence[Token]) -> dict[str, Any]:

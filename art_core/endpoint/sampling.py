@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import attrs
 
@@ -113,13 +114,14 @@ async def _produce(
     transcripts: Transcripts,
 ) -> None:
     engine, adapter = prepared.served.engine, prepared.served.adapter
+    options: dict[str, Any] = {"images": prepared.images} if prepared.images else {}
     answer_ids: list[int] = []
     try:
         choice = GrowingChoice(prepared)
         async with (
             asyncio.timeout_at(deadline),
             aclosing(
-                engine.generate(prepared.prompt_ids, prepared.samplings[index], adapter)
+                engine.generate(prepared.prompt_ids, prepared.samplings[index], adapter, **options)
             ) as tokens,
         ):
             async for token in tokens:

@@ -15,10 +15,11 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
+from art_core.data.images import with_images
 from art_core.data.trajectory import ChoiceTokens, History, is_choice, message_of, tokens_of
 from art_core.endpoint.engine import ChatTokenizer
 from art_core.endpoint.errors import RequestError
-from art_core.endpoint.messages import checked_messages, checked_tools
+from art_core.endpoint.messages import checked_messages, checked_tools, images_of
 from art_core.endpoint.thoughts import Spellings, in_content
 
 _GENERATION = re.compile(r"\{%-?\s*generation\b")
@@ -67,7 +68,7 @@ def _sampled(history: History, tokenizer: ChatTokenizer) -> list[ChoiceTokens] |
     for turn, choice in zip(turns, choices, strict=True):
         if not _spells(tokenizer, turn.completion_ids, message_of(choice).get("content")):
             return None
-    return turns
+    return with_images(turns, history)
 
 
 def _spells(tokenizer: ChatTokenizer, ids: Sequence[int], content: Any) -> bool:
@@ -105,7 +106,8 @@ class _Template:
 
     def turns(self) -> list[ChoiceTokens]:
         """Return the trained turns, by the template's generation mask if it has one."""
-        if _GENERATION.search(str(getattr(self.tokenizer, "chat_template", ""))):
+        marks = _GENERATION.search(str(getattr(self.tokenizer, "chat_template", "")))
+        if marks and not images_of(self.messages):
             with suppress(NotImplementedError, ValueError):  # a tokenizer without offsets
                 if (masked := self._masked()) is not None:
                     return masked
@@ -139,7 +141,8 @@ class _Template:
             answer_ids = ids[len(prompt_ids) :]
         else:  # a token would span prompt and answer; the engine never samples one
             answer_ids = self._ids(answer)
-        return _turn_of(prompt_ids, self._up_to_the_end(answer_ids))
+        images = images_of(self.messages[:place])
+        return _turn_of(prompt_ids, self._up_to_the_end(answer_ids), images)
 
     def _parts(self, place: int) -> tuple[str, str]:
         """Return the text of an answer's prompt, and the answer's own."""
@@ -195,11 +198,14 @@ def _common(one: str, other: str) -> str:
     return one[: next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))]
 
 
-def _turn_of(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> ChoiceTokens:
+def _turn_of(
+    prompt_ids: Sequence[int], answer_ids: Sequence[int], images: tuple[str, ...] = ()
+) -> ChoiceTokens:
     return ChoiceTokens(
         prompt_ids=tuple(prompt_ids),
         completion_ids=tuple(answer_ids),
         logprobs=(math.nan,) * len(answer_ids),
+        images=images,
     )
 
 

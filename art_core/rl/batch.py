@@ -33,6 +33,14 @@ def no_critic() -> ConfigError:
     )
 
 
+def no_images() -> ConfigError:
+    """Return the error of a backend or a model that trains on text only."""
+    return ConfigError(
+        "the attempts have images, and this model is trained on text",
+        "Train a base model that reads images with backend 'local' and engine='transformers'.",
+    )
+
+
 @attrs.frozen(kw_only=True)
 class TrainingBatch:
     """Sequences of one step with advantages and weights, and `metrics` of what went in."""
@@ -47,12 +55,17 @@ class TrainingBatch:
 
 
 def training_batch(
-    groups: Iterable[TrajectoryGroup], config: TrainConfig, *, critic: bool = False
+    groups: Iterable[TrajectoryGroup],
+    config: TrainConfig,
+    *,
+    critic: bool = False,
+    images: bool = False,
 ) -> TrainingBatch:
-    """Turn groups into training sequences.
+    """Turn groups into training sequences. `critic` and `images` are what the backend trains.
 
     Raises ConfigError when no choice has engine tokens, a reward is not a finite number, or an
-    advantage is too large for a 32-bit float, and for a critic where the backend trains none.
+    advantage is too large for a 32-bit float, and for a critic or images that the backend does not
+    train.
     """
     if config.critic and not critic:
         raise no_critic()
@@ -68,6 +81,8 @@ def training_batch(
             if teaches:
                 sequences += _sequences_of(conversations, credit, config, counts)
     _warn_of_missing(groups, sequences, counts)
+    if not images and any(sequence.images for sequence in sequences):
+        raise no_images()
     return TrainingBatch(
         sequences=tuple(sequences),
         metrics={

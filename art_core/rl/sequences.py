@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from art_core.data.images import with_images
 from art_core.data.trajectory import ChoiceTokens, History, is_choice, tokens_of
 
 
@@ -27,6 +28,7 @@ class TokenSequence:
     `token_rewards` [T] are what each token earned, and a sequence that `continues` follows the one
     before it in the same conversation.
     `teacher_logprobs` [T] are a teacher's (0 where not trainable), None unless it scored all turns.
+    `images` are the data URLs of the images in the prompts, in their order.
     """
 
     token_ids: tuple[int, ...]
@@ -39,6 +41,7 @@ class TokenSequence:
     continues: bool = False
     policy_versions: tuple[int | None, ...] = ()
     teacher_logprobs: tuple[float, ...] | None = None
+    images: tuple[str, ...] = ()
 
     @property
     def num_trainable(self) -> int:
@@ -66,11 +69,11 @@ class MergedTurns:
 
 def turns_of(history: History) -> tuple[list[ChoiceTokens], int]:
     """Return the turns of a conversation that carry engine tokens, and the number of choices that
-    do not.
+    do not. ConfigError if a prompt had an image that the conversation does not have.
     """
     choices = [item for item in history.messages_and_choices if is_choice(item)]
     turns = [turn for turn in map(tokens_of, choices) if turn is not None]
-    return turns, len(choices) - len(turns)
+    return with_images(turns, history), len(choices) - len(turns)
 
 
 def merge_turns(
@@ -85,7 +88,7 @@ def merge_turns(
     breaks = 0
     none: Sequence[float | None] = [None] * len(turns)
     for turn, advantage, reward in zip(turns, advantages or none, rewards or none, strict=True):
-        if not rows or not _starts_with(turn.prompt_ids, rows[-1].token_ids):
+        if not rows or not rows[-1].precedes(turn):
             breaks += bool(rows)
             rows.append(_Row())
         rows[-1].add(turn, advantage, reward)
@@ -115,6 +118,12 @@ class _Row:
     rewards: list[float] = attrs.field(factory=list)
     versions: list[int | None] = attrs.field(factory=list)
     scored: list[float] = attrs.field(factory=list)
+    images: tuple[str, ...] = ()
+
+    def precedes(self, turn: ChoiceTokens) -> bool:
+        """Return whether a turn's prompt begins with these tokens and images."""
+        same = list(turn.prompt_ids[: len(self.token_ids)]) == self.token_ids
+        return same and turn.images[: len(self.images)] == self.images
 
     def add(self, turn: ChoiceTokens, advantage: float | None, reward: float | None) -> None:
         fresh, sampled = turn.prompt_ids[len(self.token_ids) :], turn.completion_ids
@@ -128,6 +137,7 @@ class _Row:
             earned[-1:] = [reward] * len(earned[-1:])
             self.rewards += [0.0] * len(fresh) + earned
         self.versions.append(turn.policy_version)
+        self.images = turn.images
         if turn.teacher_logprobs is not None:
             self.scored += [0.0] * len(fresh) + list(turn.teacher_logprobs)
 
@@ -143,8 +153,5 @@ class _Row:
             teacher_logprobs=(
                 tuple(self.scored) if len(self.scored) == len(self.token_ids) else None
             ),
+            images=self.images,
         )
-
-
-def _starts_with(prompt: Sequence[int], prefix: list[int]) -> bool:
-    return list(prompt[: len(prefix)]) == prefix

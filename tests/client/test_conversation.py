@@ -129,3 +129,16 @@ def test_a_prompt_that_begins_with_a_turns_tokens_goes_on_with_it_in_whatever_wo
     add_choice(trajectory, [ASK, again, MORE], None, sampled("end", prompt_ids, [5]))
     assert len(trajectory.additional_histories) == others
     assert len(trajectory.messages_and_choices) == (2 if others else 4)
+
+
+def test_another_image_in_the_same_tokens_is_another_conversation():
+    def seen(prompt, *images):
+        tokens = {"prompt_token_ids": prompt, "token_ids": [7], "prompt_images": [*images]}
+        return choice(content="yes") | tokens | {"logprobs": {"content": [{"logprob": -1.0}]}}
+
+    trajectory = Trajectory()
+    add_choice(trajectory, [ASK], None, seen([1], "one"))
+    add_choice(trajectory, [{"role": "user", "content": "Rome?"}, MORE], None, seen([1, 7], "two"))
+    assert len(trajectory.additional_histories) == 1
+    add_choice(trajectory, [ASK, MORE, MORE], None, seen([1, 7, 8], "one", "two"))
+    assert len(trajectory.additional_histories) == 1

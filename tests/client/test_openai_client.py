@@ -122,6 +122,12 @@ async def test_a_choice_that_was_not_drawn_by_its_log_probs_says_so(server, clie
     assert not any(tokens_of(choice).biased for choice in (await create(client)).choices)
 
 
+async def test_each_choice_has_the_digests_of_its_prompts_images(server, client):
+    server.answer = completion(prompt_images=["one", "two"])
+    choices = (await create(client)).choices
+    assert [tokens_of(choice).images for choice in choices] == [("one", "two")] * 2
+
+
 async def test_a_choice_keeps_its_tokens_when_it_is_dumped(client):
     choice = (await create(client)).choices[0]
     dumped = choice.model_dump(mode="json")

@@ -23,7 +23,7 @@ BAD_VALUES = [
     ({"messages": [{"role": "robot"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
     (
-        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
         "messages[0].content[0]",
     ),
     ({"messages": [{"role": "assistant", "tool_calls": "f"}]}, "messages[0].tool_calls"),

@@ -154,7 +154,7 @@ async def test_a_stream_that_fails_ends_with_an_error(engine, streamed):
         ({"messages": [{"role": "cat"}]}, "one of assistant, system, user"),
         ({"messages": [{"role": "user"}]}, "messages[0].content must be"),
         ({"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "got 'image'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, '"type": "base64"'),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content[0].text"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "tool_use_id"),
         ({"messages": [{"role": "assistant", "content": "so"}]}, "end with a message of the user"),

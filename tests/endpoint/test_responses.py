@@ -240,7 +240,7 @@ async def test_a_stream_that_fails_ends_with_an_error(engine, streamed, client):
         ({"input": [{"role": "user"}]}, "input[0].content", "a text or a list of parts"),
         ({"input": [{"role": "user", "content": [3]}]}, "input[0].content[0]", "of the form"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
-         "input[0].content[0].type", "reads text only; got 'input_image'"),
+         "input[0].content[0].image_url", "a data URL, got None"),
         ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 3}]}]},
          "input[0].content[0].text", "must be a text"),
         ({"input": [{"type": "file_search_call"}]}, "input[0].type", "function_call_out"),

@@ -4,6 +4,7 @@ import pytest
 
 import art_core as art
 from art_core.base.errors import ConfigError
+from art_core.base.images import data_url, image_digest
 from art_core.rl.batch import training_batch
 
 
@@ -189,3 +190,14 @@ def test_choices_that_were_not_drawn_by_their_log_probs_are_counted_and_said(cap
     made = batch([attempt(0.0, narrowed), attempt(1.0, choice([1], [3]))])
     assert made.metrics["data/step_num_biased_choices"] == 1.0
     assert "1 trained choices were drawn at a temperature or top_p other than 1" in caplog.text
+
+
+def test_images_are_trained_where_the_backend_does():
+    url = data_url("image/png", b"one")
+    message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    seen = choice([1], [2]) | {"prompt_images": [image_digest(url)]}
+    groups = [art.TrajectoryGroup([attempt(0.0, message, seen), attempt(1.0, message, seen)])]
+    made = training_batch(groups, art.TrainConfig(), images=True)
+    assert [s.images for s in made.sequences] == [(url,), (url,)]
+    with pytest.raises(ConfigError, match="this model is trained on text"):
+        training_batch(groups, art.TrainConfig())

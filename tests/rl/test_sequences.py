@@ -196,3 +196,16 @@ def test_staleness_is_how_many_steps_older_the_turns_weights_are():
     ]
     assert staleness(rows, 5) == {"data/staleness_mean": 2 / 3, "data/staleness_max": 2.0}
     assert staleness(rows[:0], 5) == {}
+
+
+def seen(prompt, completion, *images):
+    return attrs.evolve(turn(prompt, completion), images=images)
+
+
+def test_a_prompt_with_another_image_in_the_same_tokens_breaks_the_prefix():
+    first = seen("a", "b", "one")
+    merged = merge_turns([first, seen("abc", "d", "one", "two")])
+    assert [s.images for s in merged.sequences] == [("one", "two")]
+    merged = merge_turns([first, seen("abc", "d", "other", "two")])
+    assert [s.images for s in merged.sequences] == [("one",), ("other", "two")]
+    assert merged.prefix_breaks == 1

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from art_core.base.errors import ConfigError
+from art_core.base.images import image_bytes
 from art_core.endpoint.engine import Sampling, ServedModel, Token
 
 START, END, TOOL_CALLS = 256, 257, 258
@@ -16,7 +18,9 @@ LOGPROB = -0.5
 
 
 class ByteTokenizer:
-    """Ids 0 to 255 are bytes; a message is `<|start|>role\\ncontent<|end|>`."""
+    """Ids 0 to 255 are bytes; a message is `<|start|>role\\ncontent<|end|>`. An image is `<image>`,
+    and only PNG files can be read.
+    """
 
     eos_token_id: int | None = END
 
@@ -30,7 +34,7 @@ class ByteTokenizer:
             raise ValueError("a conversation cannot begin with a tool")
         ids: list[int] = []
         for message in conversation:
-            ids += [START, *self.encode(f"{message['role']}\n{message['content']}"), END]
+            ids += [START, *self.encode(f"{message['role']}\n{_text(message['content'])}"), END]
         return {"input_ids": ids} if options.get("as_mapping") else ids
 
     def encode(self, text: str, **options: Any) -> list[int]:
@@ -49,6 +53,18 @@ class ByteTokenizer:
         return chr(token_id) if 161 <= token_id < 173 or token_id >= 174 else " "
 
 
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or _image(part["image"]) for part in content)
+
+
+def _image(url: str) -> str:
+    if not (image_bytes(url) or b"").startswith(b"\x89PNG"):
+        raise ConfigError("an image cannot be decoded: it is no PNG")
+    return "<image>"
+
+
 @attrs.define
 class ScriptedEngine:
     """Answers `lines` in turn, byte by byte and then the end token; keeps the requests."""
@@ -63,11 +79,17 @@ class ScriptedEngine:
     cancelled: int = 0
     ends: bool = True
     cached: list[int] = attrs.field(factory=list)
+    images: list[Sequence[str]] = attrs.field(factory=list)
 
     async def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: str,
+        images: Sequence[str] = (),
     ) -> AsyncGenerator[Token, None]:
         self.asked.append((list(prompt_ids), sampling, adapter))
+        self.images.append(images)
         line = self.lines[(len(self.asked) - 1) % len(self.lines)] if self.lines else "ok"
         said = [*line.encode(), END] if isinstance(line, str) else line
         said = said[: sampling.max_tokens]
@@ -100,6 +122,7 @@ class OneModel:
     tokenizer: ByteTokenizer
     delay_s: float = 0.0
     policy_version: int | None = 7
+    images_refused: str | None = "its model reads text only"
 
     def names(self) -> list[str]:
         return ["agent", "agent@7"]
@@ -114,4 +137,5 @@ class OneModel:
             adapter="agent-7",
             name="agent@7",
             policy_version=self.policy_version,
+            images_refused=self.images_refused,
         )

@@ -10,6 +10,7 @@ from conversations import TOOLS
 from families import KINDS, call_text, family
 
 import art_core as art
+from art_core.base.images import data_url
 from art_core.data.trajectory import ChoiceTokens
 from art_core.endpoint.supervised import trained_turns
 from art_core.rl.sft import example_size, sft_sequences
@@ -301,3 +302,32 @@ def test_invalid_messages_are_refused():
 def test_nothing_to_train_is_no_turn():
     assert turns(family("chatml"), user("a")) == []
     assert isinstance(turns(family("chatml"), user("a"), says("b"))[0], ChoiceTokens)
+
+
+class Letters:
+    """A tokenizer whose template marks answers and reads images."""
+
+    eos_token_id = None
+    chat_template = "{% generation %}"
+
+    def apply_chat_template(self, conversation, *, add_generation_prompt=False, **_):
+        texts = [f"{m['role']}:{self.text(m['content'])};" for m in conversation]
+        return "".join(texts) + ("assistant:" if add_generation_prompt else "")
+
+    def text(self, content):
+        parts = [content] if isinstance(content, str) else content
+        return "".join(p if isinstance(p, str) else p.get("text", "*") for p in parts)
+
+    def encode(self, text, **_):
+        return list(text.encode())
+
+
+def test_images_before_an_answer_are_those_of_its_turn():
+    url = data_url("image/png", b"one")
+    image = {"type": "image_url", "image_url": {"url": url}}
+    asked = {"role": "user", "content": [{"type": "text", "text": "What?"}, image]}
+    items = [user("Hi."), says("Hm."), asked, says("A cat.")]
+    first, second = trained_turns(art.History(messages_and_choices=items), Letters())
+    assert (first.images, second.images) == ((), (url,))
+    assert bytes(second.prompt_ids) == b"user:Hi.;assistant:Hm.;user:What?*;assistant:"
+    assert bytes(second.completion_ids) == b"A cat.;"

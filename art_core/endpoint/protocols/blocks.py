@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from art_core.base.images import PART
 from art_core.endpoint.errors import bad_parameter, shown, unsupported
 from art_core.endpoint.strict_json import MAX_DEPTH, json_text, too_deep
 from art_core.endpoint.thoughts import FIELD
 
-BLOCKS = ("text", "thinking", "tool_result", "tool_use")
+BLOCKS = ("image", "text", "thinking", "tool_result", "tool_use")
 
 
 def conversation(messages: Any) -> list[dict[str, Any]]:
@@ -41,6 +42,31 @@ def text_of(where: str, content: Any) -> str:
     """Return the text of a content: a text, or a list of text blocks."""
     blocks = _blocks(where, content)
     return "".join(_text(f"{where}[{place}]", block) for place, block in enumerate(blocks))
+
+
+def content_of(where: str, content: Any) -> str | list[dict[str, Any]]:
+    """Return a content as a chat message has it: a text, or parts if one of them is an image."""
+    blocks = enumerate(_blocks(where, content))
+    return _joined([_chat_part(f"{where}[{place}]", block) for place, block in blocks])
+
+
+def _joined(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    has_image = any(part["type"] == PART for part in parts)
+    return parts if has_image else "".join(part["text"] for part in parts)
+
+
+def _chat_part(where: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    if block["type"] != "image":
+        return {"type": "text", "text": _text(where, block)}
+    source = block.get("source")
+    given = source if isinstance(source, Mapping) else {}
+    if given.get("type") == "url" and isinstance(given.get("url"), str):
+        return {"type": PART, PART: {"url": given["url"]}}
+    kind, data = given.get("media_type"), given.get("data")
+    if given.get("type") != "base64" or not isinstance(kind, str) or not isinstance(data, str):
+        expected = '{"type": "base64", "media_type": "image/png", "data": ...}'
+        raise bad_parameter(f"{where}.source", f"of the form {expected}", source)
+    return {"type": PART, PART: {"url": f"data:{kind};base64,{data}"}}
 
 
 def _blocks(where: str, content: Any) -> list[Mapping[str, Any]]:
@@ -91,9 +117,12 @@ def _given(where: str, role: str, blocks: list[Mapping[str, Any]]) -> list[dict[
         if block["type"] == "tool_result":
             messages.append(_result(at, block))
         elif messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += _text(at, block)
+            messages[-1]["content"].append(_chat_part(at, block))
         else:
-            messages.append({"role": role, "content": _text(at, block)})
+            messages.append({"role": role, "content": [_chat_part(at, block)]})
+    for message in messages:
+        if message["role"] == role:
+            message["content"] = _joined(message["content"])
     return messages
 
 
@@ -101,14 +130,14 @@ def _result(where: str, block: Mapping[str, Any]) -> dict[str, Any]:
     call_id = block.get("tool_use_id")
     if not isinstance(call_id, str):
         raise bad_parameter(f"{where}.tool_use_id", "the id of a call", call_id)
-    content = text_of(f"{where}.content", block.get("content") or "")
+    content = content_of(f"{where}.content", block.get("content") or "")
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
 def _text(where: str, block: Mapping[str, Any], kind: str = "text") -> str:
     if block["type"] != kind:
         known = ", ".join(BLOCKS)
-        reason = f"the blocks of a message are {known}, and the model reads text only"
+        reason = f"the blocks of a message are {known}"
         raise unsupported(f"{where}.type", f"{reason}; got {shown(block['type'])}")
     text = block.get(kind)
     if not isinstance(text, str):

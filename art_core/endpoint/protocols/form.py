@@ -114,6 +114,7 @@ def of_the_sample(asked: Asked, completion: Mapping[str, Any]) -> dict[str, Any]
         choice = completion["choices"][0]
         ids = completion.get("prompt_token_ids"), choice.get("token_ids")
         found |= {"prompt_token_ids": ids[0], "token_ids": ids[1]}
+        found |= {name: completion[name] for name in ("prompt_images",) if name in completion}
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from art_core.base.images import PART
 from art_core.endpoint.errors import bad_parameter, shown, unsupported
 from art_core.endpoint.protocols.stored import StoredResponses
 from art_core.endpoint.thoughts import FIELD
@@ -17,6 +18,7 @@ _TEXTS = {
     "summary_text": "text", "text": "text",
 }  # fmt: skip
 """Kinds of parts that are text, and the field that has it."""
+_IMAGE = "input_image"
 ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 
 
@@ -61,11 +63,11 @@ class _Messages:
         role = item.get("role")
         if role not in _ROLES:
             raise bad_parameter(f"{where}.role", f"one of {', '.join(_ROLES)}", role)
-        content = text_of(f"{where}.content", item.get("content"))
+        at, content = f"{where}.content", item.get("content")
         if role == "assistant":
-            self._open(after=("content", "tool_calls"))["content"] = content
+            self._open(after=("content", "tool_calls"))["content"] = text_of(at, content)
         else:
-            self._append({"role": role, "content": content})
+            self._append({"role": role, "content": content_of(at, content)})
 
     def _reasoning(self, where: str, item: Mapping[str, Any]) -> None:
         texts = [
@@ -91,7 +93,7 @@ class _Messages:
         call_id = item.get("call_id")
         if not isinstance(call_id, str):
             raise bad_parameter(f"{where}.call_id", "the id of a call", call_id)
-        content = text_of(f"{where}.output", item.get("output"))
+        content = content_of(f"{where}.output", item.get("output"))
         self._append({"role": "tool", "tool_call_id": call_id, "content": content})
 
     def _reference(self, where: str, item: Mapping[str, Any]) -> None:
@@ -112,6 +114,25 @@ class _Messages:
         return self._answer
 
 
+def content_of(where: str, content: Any) -> str | list[dict[str, Any]]:
+    """Return a content as a chat message has it: a text, or parts if one of them is an image."""
+    if not isinstance(content, list):
+        return text_of(where, content)
+    parts = [_chat_part(f"{where}[{place}]", part) for place, part in enumerate(content)]
+    has_image = any(part["type"] == PART for part in parts)
+    return parts if has_image else "".join(part["text"] for part in parts)
+
+
+def _chat_part(where: str, part: Any) -> dict[str, Any]:
+    if not isinstance(part, Mapping) or part.get("type") != _IMAGE:
+        return {"type": "text", "text": _text(where, part)}
+    url = part.get("image_url")
+    if not isinstance(url, str):
+        reason = "files are not kept here; send the image as image_url, a data URL"
+        raise unsupported(f"{where}.image_url", f"{reason}, got {shown(url, 80)}")
+    return {"type": PART, PART: {"url": url}}
+
+
 def text_of(where: str, content: Any) -> str:
     """Return the text of a content: a text, or a list of parts that are texts."""
     if isinstance(content, str):
@@ -126,7 +147,8 @@ def _text(where: str, part: Any) -> str:
     if not isinstance(kind, str):
         raise bad_parameter(where, 'of the form {"type": "input_text", "text": ...}', part)
     if kind not in _TEXTS:
-        raise unsupported(f"{where}.type", f"the model reads text only; got {shown(kind)}")
+        reason = "the model reads texts, and images in messages and results of tools"
+        raise unsupported(f"{where}.type", f"{reason}; got {shown(kind)}")
     text = part.get(_TEXTS[kind])
     if not isinstance(text, str):
         raise bad_parameter(f"{where}.{_TEXTS[kind]}", "a text", text)

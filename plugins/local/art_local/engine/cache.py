@@ -100,11 +100,14 @@ class SlotPlan:
 
 
 class SlotCache(Cache):
-    """The cache of one batch; `lengths[i]` is the number of tokens in slot i."""
+    """The cache of one batch; `lengths[i]` is the number of tokens in slot i, and `shifts[i]` by
+    how much the rotary position of the next one differs from that: after images, in some models.
+    """
 
     def __init__(self, num_layers: int) -> None:
         self.plan = SlotPlan()
         self.lengths: list[int] = []
+        self.shifts: list[int] = []
         super().__init__(layers=[SlotLayer(self.plan) for _ in range(num_layers)])
 
     @property
@@ -149,5 +152,6 @@ class SlotCache(Cache):
         if row != last:
             for layer in self.layers:
                 layer.move(last, row, self.lengths[last])
-        self.lengths[row] = self.lengths[last]
-        self.lengths.pop()
+        for values in (self.lengths, self.shifts):
+            values[row] = values[last]
+            values.pop()

@@ -20,6 +20,7 @@ from art_local.engine.protocol import BASE, StepWeights
 from art_local.engine.request import Request
 from art_local.engine.weights import Adapter, Weights
 from art_local.engine.worker import Worker
+from art_local.images.reader import ImageReader
 from art_local.models.device_memory import device_memory
 from art_local.threads import release_helpers
 
@@ -82,8 +83,12 @@ class TransformersEngine:
             exact=deterministic,
         )
         self._rotary, self._warned = forward.rotary, False
+        self._forward = forward
         self.state: str = forward.name
         self.is_rounded: bool = forward.is_rounded
+        self.images_refused: str | None = None
+        if not forward.takes_images:
+            self.images_refused = f"the embedded engine computes its model with {forward.name!r}"
         self._worker = Worker(self._weights, forward, lock or DeviceLock(), limits)
         self._prompt_tokens = self._worker.prompt_tokens
         release_helpers()
@@ -109,13 +114,23 @@ class TransformersEngine:
         if name != BASE:
             self._weights.unload(name)
 
+    def read_images(self, reader: ImageReader, /) -> None:
+        """Take images in prompts; see `LocalEngine`."""
+        self._forward.images = reader
+
     async def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str = BASE
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: str = BASE,
+        images: Sequence[str] = (),
     ) -> AsyncGenerator[Token, None]:
-        """Sample one sequence; see `art_core.endpoint.engine.Engine`. The model's own end tokens
-        always end it.
+        """Sample one sequence; see `art_core.endpoint.engine.ImageEngine`. The model's own end
+        tokens always end it.
         """
         request = self._request(prompt_ids, sampling, adapter)
+        if images:
+            await asyncio.to_thread(self._show, request, images)
         self._worker.submit(request)
         try:
             while True:
@@ -180,6 +195,16 @@ class TransformersEngine:
         return Request(
             prompt_ids, sampling, weights, self._ends, self._max_length(prompt_ids, sampling)
         )
+
+    def _show(self, request: Request, images: Sequence[str]) -> None:
+        """Let a request's prompt have these images."""
+        reader = self._forward.images
+        if reader is None:
+            raise EngineError("this engine reads no images")
+        try:
+            request.prompt_ids, request.pictures = reader.own_ids(request.prompt_ids, images)
+        except ConfigError as error:
+            raise EngineError(*error.args) from None
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         invalid = [token for token in ids if not 0 <= token < self._vocabulary]

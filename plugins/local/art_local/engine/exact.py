@@ -51,12 +51,13 @@ class ExactSlotForward(SlotForward):
         """
         first = len(cache.lengths)
         cache.lengths += [len(prompts[i]) for i in source]
+        cache.shifts += self._shifts(prompts, source)
         found = []
         for number, prompt in enumerate(prompts):
             slots = [first + row for row, i in enumerate(source) if i == number]
             cache.plan.slots = torch.tensor(slots, device=self.device)
             cache.plan.source = torch.zeros_like(cache.plan.slots)
-            found.append(self._logits(cache, input_ids=self.padded([prompt]))[0, 0])
+            found.append(self._logits(cache, **self.inputs(self.padded([prompt])))[0, 0])
         return torch.stack(found)[torch.tensor(source, device=self.device)]
 
     def decode(self, token_ids: Sequence[int], cache: SlotCache) -> Tensor:
@@ -79,11 +80,12 @@ class ExactSlotForward(SlotForward):
         rows_P = torch.cat([rows_R, rows_R[-1:].expand(missing)])
         plan = cache.plan
         plan.row_ids, plan.positions = rows_P, positions_N[rows_P]
+        shifts_N = torch.tensor(cache.shifts, device=self.device)
         options: dict[str, Any] = {OPTION: plan}
         logits = self._logits(
             cache,
             input_ids=ids_N[rows_P][:, None],
-            position_ids=plan.positions[:, None],
+            position_ids=(plan.positions + shifts_N[rows_P])[:, None],
             attention_mask=self._masks(plan.positions, cache.width),
             **options,
         )

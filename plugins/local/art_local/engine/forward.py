@@ -22,6 +22,7 @@ from art_core.base.errors import EngineError
 from art_local.engine.cache import SlotCache
 from art_local.engine.layer_types import cache_parameter, layer_types
 from art_local.engine.weights import Adapter
+from art_local.images.reader import ImageReader
 from art_local.models.load import reset_dynamic_rotary, rotary_lengths
 from art_local.training.logprobs import OutputHead, output_heads, token_logprobs
 
@@ -73,12 +74,15 @@ class Forward(ABC):
     """Runs a model; returns the logits [N, V] of each row's last token only.
 
     `cache_bytes_per_token` is the memory that one token of one row takes; a trial measures it.
-    `is_rounded` is whether its weights are those of the module only nearly.
+    `is_rounded` is whether its weights are those of the module only nearly. One that `takes_images`
+    reads prompts with the ids of `images`.
     """
 
     name: ClassVar[str]
     cache_bytes_per_token = 1
     is_rounded = False
+    takes_images = False
+    images: ImageReader | None = None
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -165,6 +169,12 @@ class Forward(ABC):
     def decode(self, token_ids: Sequence[int], cache: Any) -> torch.Tensor:
         """Append one token to each row of the cache; logits [N, V]."""
 
+    def inputs(self, ids_NW: torch.Tensor) -> dict[str, Any]:
+        """Return what the module takes for token ids, with embeddings of images."""
+        if self.images is None:
+            return {"input_ids": ids_NW}
+        return self.images.inputs(self.module.get_input_embeddings(), ids_NW)
+
     def padded(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return sequences [N, W] padded on the right; the passes return their last tokens'
         logits. Under causal attention padding on the right is never seen.
@@ -185,6 +195,7 @@ class SlotForward(Forward):
     """Runs a model whose state is keys and values of full and sliding attention."""
 
     name = "slots"
+    takes_images = True
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)
@@ -209,7 +220,8 @@ class SlotForward(Forward):
         ids_UP = self.padded(prompts)
         source_R = torch.tensor(source, device=self.device)
         cache.begin_prefill(source_R, [len(prompts[i]) for i in source])
-        logits = self._logits(cache, input_ids=ids_UP)
+        cache.shifts += self._shifts(prompts, source)
+        logits = self._logits(cache, **self.inputs(ids_UP))
         return logits[:, 0][source_R]
 
     def decode(self, token_ids: Sequence[int], cache: SlotCache) -> torch.Tensor:
@@ -220,10 +232,17 @@ class SlotForward(Forward):
         logits = self._logits(
             cache,
             input_ids=torch.tensor(token_ids, device=self.device)[:, None],
-            position_ids=positions_N[:, None],
+            position_ids=(positions_N + torch.tensor(cache.shifts, device=self.device))[:, None],
             attention_mask=self._masks(positions_N, cache.width),
         )
         return logits[:, 0]
+
+    def _shifts(self, prompts: Sequence[Sequence[int]], source: Sequence[int]) -> list[int]:
+        """Return by how much rotary positions differ from the places in the slots."""
+        if self.images is None:
+            return [0] * len(source)
+        shifts = [self.images.shift(prompt) for prompt in prompts]
+        return [shifts[i] for i in source]
 
     def _logits(self, cache: SlotCache, **inputs: Any) -> torch.Tensor:
         logits: torch.Tensor = self.module(

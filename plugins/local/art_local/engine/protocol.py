@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import attrs
 import torch
 
-from art_core.endpoint.engine import ScoringEngine
+from art_core.endpoint.engine import ImageEngine, ScoringEngine
+from art_local.images.reader import ImageReader
 
 BASE = "base"
 """The name by which an engine serves the base model."""
@@ -28,7 +29,7 @@ class StepWeights:
     write: Callable[[Path], None]
 
 
-class LocalEngine(ScoringEngine, Protocol):
+class LocalEngine(ScoringEngine, ImageEngine, Protocol):
     """An engine that the backend owns. Methods other than `generate`, `score` and `close` are
     called from the backend's training thread and block it.
     """
@@ -36,6 +37,11 @@ class LocalEngine(ScoringEngine, Protocol):
     name: str
     is_rounded: bool
     """Whether it samples with other weights than the trainer's on purpose: rounded ones."""
+    images_refused: str | None
+    """Why prompts have no images; None if they may have some."""
+
+    def read_images(self, reader: ImageReader, /) -> None:
+        """Take images in prompts. Called only if `images_refused` was None."""
 
     def publish(self, adapter: str, weights: StepWeights) -> None:
         """Serve weights under an adapter's name to new requests.

@@ -42,6 +42,7 @@ class RecomputeForward(Forward):
     """Runs a model that has no cache, or one that gives other log-probs."""
 
     name = "whole texts"
+    takes_images = True
 
     def __init__(self, module: Any, *, apart: bool = False) -> None:
         super().__init__(module)
@@ -70,7 +71,7 @@ class RecomputeForward(Forward):
 
     def _logits(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         found = [
-            self.module(input_ids=self.padded(part), use_cache=False).logits[:, 0]
+            self.module(**self.inputs(self.padded(part)), use_cache=False).logits[:, 0]
             for part in _parts(sequences, self._tokens_per_pass)
         ]
         return torch.cat(found)

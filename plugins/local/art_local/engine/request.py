@@ -30,6 +30,7 @@ class Request:
         context: int,
     ) -> None:
         self.prompt_ids = tuple(prompt_ids)
+        self.pictures: Sequence[object] = ()  # kept: the prompt may have the ids of them
         self.sampling = sampling
         self.adapter = adapter
         self.sampled: list[int] = []

@@ -21,6 +21,7 @@ import torch  # noqa: TID253
 from art_core.base.collector import importing
 from art_core.base.errors import ArtError, ConfigError, EngineError
 from art_core.base.files import read_json
+from art_local.images.tokenizer import PartsTokenizer
 from art_local.models.device_memory import is_out_of_memory
 from art_local.models.placement import Placement
 
@@ -169,7 +170,8 @@ def load_config(directory: Path) -> Any:
 
 
 def load_tokenizer(directory: Path, template: str | None) -> Any:
-    """Load a base model's tokenizer, with another chat template if one is given.
+    """Load a base model's tokenizer, with another chat template if one is given. Texts are given
+    to the template as lists of parts if it reads only these.
 
     Raises ConfigError if there is no chat template, or it can't render a message.
     """
@@ -178,7 +180,14 @@ def load_tokenizer(directory: Path, template: str | None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     if template is not None:
         tokenizer.chat_template = template
-    _check_template(tokenizer, directory)
+    try:
+        _check_template(tokenizer, directory)
+    except ConfigError as error:
+        tokenizer = PartsTokenizer(tokenizer, in_parts=True)
+        try:
+            _check_template(tokenizer, directory)
+        except ConfigError:
+            raise error from None
     return tokenizer
 
 

@@ -50,10 +50,10 @@ class LeasedEngine:
         self.context_length = engine.context_length
 
     def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str
+        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str, **options: Any
     ) -> AsyncGenerator[Token, None]:
-        """Sample one sequence; see `art_core.endpoint.engine.Engine`."""
-        return self._engine.generate(prompt_ids, sampling, adapter)
+        """Sample one sequence; see `art_core.endpoint.engine.ImageEngine`."""
+        return self._engine.generate(prompt_ids, sampling, adapter, **options)
 
     async def score(self, ids: Sequence[int], adapter: str) -> Sequence[float]:
         """Return the log-probs of a text; see `art_core.endpoint.engine.ScoringEngine`."""
@@ -239,6 +239,7 @@ class ServedNames:
             adapter=lease.adapter,
             name=name,
             policy_version=step,
+            images_refused=self.steps.engine.images_refused,
         )
 
 

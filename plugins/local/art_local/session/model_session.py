@@ -28,6 +28,7 @@ from art_local.engine import DeviceLock
 from art_local.engine.layer_types import check_servable
 from art_local.engine.protocol import LocalEngine, StepWeights
 from art_local.engines import EngineChoice, embedded_engine, wait_ready
+from art_local.images.support import reading_images
 from art_local.models.find import BaseIdentity
 from art_local.models.load import (
     Loader,
@@ -152,6 +153,7 @@ class ModelSession:
             engine = (
                 shared.engine if shared else embedded_engine(base, setup.options, setup.device_lock)
             )
+            tokenizer = reading_images(base, identity.directory, tokenizer, policy, engine)
         session: ModelSession | None = None
         try:
             session = cls(
@@ -196,7 +198,7 @@ class ModelSession:
         written, the step counts and is served, as the error states. Raises EngineError, with the
         checkpoint written, if the engine does not accept the new weights or has ended.
         """
-        batch, before = training_batch(groups, config, critic=True), self.step
+        batch, before = training_batch(groups, config, critic=True, images=True), self.step
         if self._has_resumed:
             check_loss(self._loss, config, before, accept=self._setup.options.accept_changes)
         self._loss, self._has_resumed = loss_settings(config.loss), False
@@ -351,10 +353,8 @@ class ModelSession:
         try:
             return self.store.write(self.step, self._fill, self._manifest()).path
         except BackendError as error:
-            state = (
-                "trained and served" if self.served.newest == self.step else "trained, not served"
-            )
-            raise BackendError(f"step {self.step} is {state}, but {error}") from error
+            state = " and" if self.served.newest == self.step else ", not"
+            raise BackendError(f"step {self.step} is trained{state} served, but {error}") from error
 
     def _fill(self, directory: Path) -> None:
         self.policy.save(directory, self.identity.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -47,11 +48,12 @@ def save_tiny_model(directory: Path | str, *, seed: int = 0, context_length: int
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(directory)
-    _byte_tokenizer().save_pretrained(directory)
+    byte_tokenizer().save_pretrained(directory)
     return directory
 
 
-def _byte_tokenizer():  # type: ignore[no-untyped-def]
+def byte_tokenizer(*others: str) -> Any:
+    """Return a tokenizer of bytes, `SPECIAL_TOKENS` and other special tokens, in this order."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -61,13 +63,13 @@ def _byte_tokenizer():  # type: ignore[no-untyped-def]
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS]
+        [AddedToken(text, special=True, normalized=False) for text in (*SPECIAL_TOKENS, *others)]
     )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|pad|>",
-        extra_special_tokens=["<|im_start|>", "<|endoftext|>"],
+        extra_special_tokens=["<|im_start|>", "<|endoftext|>", *others],
         clean_up_tokenization_spaces=False,
     )
     wrapped.chat_template = CHAT_TEMPLATE

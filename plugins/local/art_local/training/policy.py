@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from art_core.base.errors import BackendError
+from art_local.images.reader import ImageReader
 from art_local.models.load import (
     PLAIN,
     Loader,
@@ -24,7 +25,7 @@ from art_local.models.load import (
 from art_local.models.placement import placement
 from art_local.models.products import use_fast_products
 from art_local.options import AUTO
-from art_local.training.attention import packed_options, use_training_attention
+from art_local.training.attention import OPTION, packed_options, use_training_attention
 from art_local.training.checkpointing import Checkpointing
 from art_local.training.finite import not_finite
 from art_local.training.layout import Layout
@@ -64,8 +65,9 @@ class Policy:
     new dict of new tensors takes its place at `refresh`; those handed out before never change.
     `packs` remembers whether its rows may be packed, None before it was tried. `rotary` gives the
     lengths of sequences that may share a forward pass. Of a multimodal model the text model is
-    trained; its other parts stay as they are. `activation_checkpointing` is the option of the
-    backend, whose state is in `checkpointing`; a `loader` that does not merge has its own.
+    trained; its other parts stay as they are, and `images` reads images of sequences, if the model
+    does. `activation_checkpointing` is the option of the backend, whose state is in
+    `checkpointing`; a `loader` that does not merge has its own.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Policy:
         )
         self.head = output_heads(self.base)[0]
         self.packs: bool | None = None
+        self.images: ImageReader | None = None
         self.serving: dict[str, Tensor] = {}
         if self.is_lora:  # whole weights are served from the first step on
             self.refresh()
@@ -199,8 +202,11 @@ class Policy:
 
     def _hidden(self, ids_BS: Tensor, rows_R: Tensor, options: Mapping[str, Any]) -> Tensor:
         with self._autocast():
-            body = self._body()
-            hidden_BSH = body(input_ids=ids_BS, use_cache=False, **options).last_hidden_state
+            body, inputs = self._body(), dict[str, Any](input_ids=ids_BS)
+            if self.images is not None:
+                table = self.base.get_input_embeddings()
+                inputs = self.images.inputs(table, ids_BS, layout=options.get(OPTION))
+            hidden_BSH = body(**{**options, **inputs}, use_cache=False).last_hidden_state
             return hidden_BSH.flatten(0, 1).index_select(0, rows_R)
 
     @torch.no_grad()
@@ -208,7 +214,8 @@ class Policy:
         """Return whether the log-probs of a sequence are finite."""
         ids_S = torch.tensor(ids, device=self.device)
         rows_R = torch.arange(len(ids) - 1, device=self.device)
-        logprobs_R, _ = self._logprobs(ids_S[None], rows_R, ids_S[1:], len(ids), {})
+        targets_R = ids_S[1:].clamp(max=self.head.weight_VH.shape[0] - 1)  # images are no targets
+        logprobs_R, _ = self._logprobs(ids_S[None], rows_R, targets_R, len(ids), {})
         return bool(torch.isfinite(logprobs_R).all())
 
     def refresh(self) -> None:

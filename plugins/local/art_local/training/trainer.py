@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from art_core.rl.batch import window_total
 from art_core.rl.config import TrainConfig
 from art_core.rl.losses import LossFunction, LossPreset
 from art_core.rl.sequences import TokenSequence
+from art_local.images.reader import shown
 from art_local.training.batches import MicroBatch, micro_batches
 from art_local.training.checkpointing import Checkpointing
 from art_local.training.critic import Critic
@@ -105,9 +107,9 @@ class Trainer:
         are not finite; the weights then stay as they were.
         """
         self._enter(RL)
-        return self._run(
-            windows_of(sequences, config.grad_accumulation_sequences), config, label, reference
-        )
+        with shown(self.policy.images, sequences) as found:
+            windows = windows_of(found, config.grad_accumulation_sequences)
+            return self._run(windows, config, label, reference)
 
     def fit(
         self, batches: Sequence[Sequence[TokenSequence]], config: TrainConfig, *, label: str = "sft"
@@ -116,7 +118,10 @@ class Trainer:
         optimizer state of its own; all else as `step` does.
         """
         self._enter(SFT)
-        return self._run([Window(sequences=batch) for batch in batches], config, label, None)
+        with shown(self.policy.images, [s for batch in batches for s in batch]) as found:
+            rest = iter(found)
+            windows = [Window(sequences=[*islice(rest, len(batch))]) for batch in batches]
+            return self._run(windows, config, label, None)
 
     def states(self) -> dict[str, dict[str, Tensor]]:
         """Return the optimizer's state in each phase that has one, on the CPU."""

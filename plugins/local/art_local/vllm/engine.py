@@ -15,6 +15,7 @@ import torch  # noqa: TID253
 from art_core.base.errors import ConfigError, EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
 from art_local.engine.protocol import BASE, StepWeights
+from art_local.images.reader import ImageReader
 from art_local.vllm.adapters import Adapters
 from art_local.vllm.client import VllmClient, completion_body, scores_of, scoring_body
 from art_local.vllm.loop import LoopThread, within
@@ -46,6 +47,7 @@ class VllmEngine:
 
     name = "vllm"
     is_rounded = False
+    images_refused: str | None = "engine 'vllm' is given texts only here"
 
     def __init__(
         self,
@@ -89,12 +91,22 @@ class VllmEngine:
         """The names that requests can use; "base" is the base model."""
         return [BASE, *self._adapters.names]
 
+    def read_images(self, _: ImageReader) -> None:
+        """Raise EngineError: `images_refused` is never None."""
+        raise EngineError(str(self.images_refused))
+
     async def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, adapter: str = BASE
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        adapter: str = BASE,
+        images: Sequence[str] = (),
     ) -> AsyncGenerator[Token, None]:
         """Sample one sequence; see `art_core.endpoint.engine.Engine`. The model's own end tokens
         always end it.
         """
+        if images:
+            raise EngineError(str(self.images_refused))
         self._check_request(prompt_ids, sampling, adapter)
         room = self.context_length - len(prompt_ids)
         sampling = attrs.evolve(sampling, max_tokens=min(sampling.max_tokens, room))

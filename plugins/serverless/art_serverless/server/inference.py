@@ -196,6 +196,7 @@ class TokenFields:
         cut = dict(completion)
         if not self.token_ids:
             cut.pop("prompt_token_ids", None)
+            cut.pop("prompt_images", None)
         cut["choices"] = [self._cut_choice(choice) for choice in completion.get("choices") or ()]
         return cut
 

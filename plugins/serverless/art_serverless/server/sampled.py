@@ -22,7 +22,7 @@ class SampledAnswer:
     """One answer: the ids of its prompt, its own ids and their log-probs, as the engine sent them.
 
     `context` is the digest of the messages before it. `policy_version` and `sampling` are None if
-    the endpoint did not send them.
+    the endpoint did not send them. `images` are the digests of the prompt's images.
     """
 
     context: bytes
@@ -31,6 +31,7 @@ class SampledAnswer:
     logprobs: array[float]
     policy_version: int | None = None
     sampling: Mapping[str, float] | None = None
+    images: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -51,6 +52,8 @@ class SampledAnswer:
             more["policy_version"] = self.policy_version
         if self.sampling:
             more["sampling"] = dict(self.sampling)
+        if self.images:
+            more["prompt_images"] = list(self.images)
         return {"finish_reason": None, **choice, **more}
 
 
@@ -114,6 +117,7 @@ class SampledAnswers:
                 logprobs=array("d", [entry["logprob"] for entry in entries]),
                 policy_version=completion.get("policy_version"),
                 sampling=completion.get("sampling"),
+                images=completion.get("prompt_images") or (),
             )
             self._add((model_id, _line(choice["message"])), answer)
 

@@ -1,0 +1,1 @@
+"""Images in prompts: read, processed, and turned into embeddings of their tokens."""
