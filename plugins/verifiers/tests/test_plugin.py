@@ -17,7 +17,7 @@ async def test_an_installed_package_is_offered_and_played(install, tmp_path):
     install("sums-env")
     install("broken-env", "import no_such_module")
     offered = {spec.name: spec for spec in plugin.art_environments()}
-    assert list(offered) == ["verifiers/broken-env", "verifiers/sums-env"]
+    assert {"verifiers/broken-env", "verifiers/sums-env"} <= set(offered)
     assert offered["verifiers/sums-env"].summary == "sums"
     with pytest.raises(art.PluginError, match="'verifiers/broken-env' can't be loaded"):
         offered["verifiers/broken-env"].load()
