@@ -34,6 +34,7 @@ from art_core.cli import (
     rm,
     runs,
     show,
+    skill,
     sync,
     train,
 )
@@ -81,6 +82,7 @@ _COMMANDS = (
     prices,
     rm,
     new,
+    skill,
     completion,
 )
 

@@ -139,6 +139,7 @@ CALLS = {
     "prices list": [[]],
     "prices update": [["list.json"]],
     "sync": [["a", "--sink", "loud"]],
+    "skill": [[], ["--into", "skills"]],
     "completion": [["bash"]],
     "rm": [["a", "--yes"]],
     **{f"new {kind}": [["some-x"]] for kind in KINDS},
