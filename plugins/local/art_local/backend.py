@@ -36,6 +36,7 @@ from art_local.models.find import BaseIdentity
 from art_local.models.load import PLAIN, Loader
 from art_local.models.placement import placement
 from art_local.options import LocalOptions, read_template
+from art_local.primitives.bases import Primitives
 from art_local.session.checkpoints import AdapterCard
 from art_local.session.model_session import ModelSession, SessionSetup
 from art_local.threads import release_helpers
@@ -119,6 +120,14 @@ class LocalBackend:
         # one thread: loading, training and checkpoints never overlap
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="art-train")
         self._timer = GpuTimer()
+
+    def primitives(self) -> Primitives:
+        """Return single operations over models of their own: gradients, optimizer steps, weights.
+
+        Raises ConfigError for options that they do not have.
+        """
+        setup = self._setup
+        return Primitives(self.options, setup.placement, setup.loader, setup.device_lock)
 
     async def register(self, model: TrainableModel, *, step: int | None = None) -> Endpoint:
         """Load the model at its last whole checkpoint, or at step 0, and serve it.

@@ -26,9 +26,11 @@ examples:
   art serve --backend local                   for this machine only; prints the key's file
   art serve --backend local --host 0.0.0.0 --certfile cert.pem --keyfile key.pem
   art serve --backend local -o device=cuda -o lora_rank=32
+  art serve --api tinker --base-model Qwen/Qwen3-0.6B    for programs of the tinker SDK
 
 on the other machine:
   art.backend("serverless", base_url="https://gpu-box:8080/v1", api_key=...)
+  tinker.ServiceClient(base_url="https://gpu-box:8080", api_key=...)    of --api tinker
 
 Ctrl-C or SIGTERM stops it in order, a second one at once. The next start completes its jobs.
 
@@ -46,6 +48,16 @@ def _at_least_zero(text: str) -> float:
 _at_least_zero.__name__ = "number"  # argparse prints this name
 
 
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_at_least_one.__name__ = "number"
+
+
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
@@ -60,6 +72,19 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="an option of the backend; may be given again",
+    )
+    parser.add_argument(
+        "--api",
+        choices=("training", "tinker"),
+        default="training",
+        help="what clients speak: the API of the backend serverless, or Tinker's (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-models",
+        type=_at_least_one,
+        default=4,
+        metavar="N",
+        help="models that clients of --api tinker train at the same time (%(default)s)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (%(default)s)")

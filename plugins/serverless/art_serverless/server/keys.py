@@ -31,9 +31,9 @@ class Keys:
     accepted: tuple[bytes, ...]
 
 
-def server_keys(directory: Path, host: str, *, no_auth: bool) -> tuple[Keys, str]:
+def server_keys(directory: Path, host: str, *, no_auth: bool, prefix: str = "") -> tuple[Keys, str]:
     """Return the keys, and a text about their source: `ART_API_KEY`, else a file, which is created
-    if it does not exist.
+    if it does not exist, with a key that begins with `prefix`.
 
     Raises ConfigError for `no_auth` on an address that other machines can reach.
     """
@@ -51,7 +51,7 @@ def server_keys(directory: Path, host: str, *, no_auth: bool) -> tuple[Keys, str
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
+            file.write(prefix + secrets.token_urlsafe(32) + "\n")
     if stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"other users of this machine may read {path}", f"chmod 600 {path}")
     keys = tuple(line.strip().encode() for line in path.read_text().splitlines() if line.strip())

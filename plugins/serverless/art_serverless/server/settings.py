@@ -31,6 +31,8 @@ class Settings:
     idle_s: float = 1800.0
     max_body_bytes: int = 64 << 20
     grace_s: float = 60.0
+    max_models: int = 4
+    session_s: float = 300.0
 
 
 def settings_of(arguments: argparse.Namespace, directory: Path, keys: Keys) -> Settings:
@@ -49,6 +51,7 @@ def settings_of(arguments: argparse.Namespace, directory: Path, keys: Keys) -> S
         idle_s=arguments.idle_minutes * 60,
         max_body_bytes=int(arguments.max_body_mb * (1 << 20)),
         grace_s=arguments.grace_s,
+        max_models=arguments.max_models,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from art_core import Backend, BackendError, ConfigError, Plugins, backend
 from art_core.base.files import close_in_children, close_lock, take_lock
@@ -28,21 +31,51 @@ EXIT_CHECKS_S = 0.1
 CHAT_TIMEOUT_S = 600.0
 
 
+@attrs.frozen(kw_only=True)
+class Api:
+    """An API that `art serve` offers: the module that serves it, the folder of its models, the path
+    of its base URL, and what its keys begin with.
+    """
+
+    module: str
+    folder: str
+    path: str
+    key_prefix: str = ""
+
+
+APIS = {
+    "training": Api(module="art_serverless.server.start", folder="serve", path="/v1"),
+    "tinker": Api(
+        module="art_serverless.tinker_api.start", folder="tinker", path="", key_prefix="tml-"
+    ),
+}
+
+
+def check(_: Settings) -> None:
+    """Do nothing: all settings fit."""
+
+
 def serve(arguments: argparse.Namespace, plugins: Plugins) -> Iterable[str]:
     """Serve until a signal ends the process; yield the lines to print."""
     plugins.backend(arguments.backend)
-    directory = Path(arguments.dir or os.environ.get("ART_DIR") or ".art") / "serve"
+    api = APIS[arguments.api]
+    directory = Path(arguments.dir or os.environ.get("ART_DIR") or ".art") / api.folder
     with _private_files(directory), _locked(directory):
-        keys, about_keys = server_keys(directory, arguments.host, no_auth=arguments.no_auth)
-        yield from _served(settings_of(arguments, directory, keys), about_keys)
+        keys, about_keys = server_keys(
+            directory, arguments.host, no_auth=arguments.no_auth, prefix=api.key_prefix
+        )
+        yield from _served(settings_of(arguments, directory, keys), about_keys, api)
 
 
-def _served(settings: Settings, about_keys: str) -> Iterator[str]:
+def _served(settings: Settings, about_keys: str, api: Api) -> Iterator[str]:
     _uvicorn()
+    serving = importlib.import_module(api.module)
+    serving.check(settings)
     # Clients can connect now; they wait until the backend is loaded.
     with _listening(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         url = api_url(host, port, "https" if settings.certfile else "http")
+        url = url.removesuffix("/v1") + api.path
         served = backend(settings.backend, **settings.options)
         yield f"serving {settings.backend!r} at {url}; {about_keys}"
         warning = exposure(settings.host, tls=settings.certfile is not None)
@@ -50,7 +83,7 @@ def _served(settings: Settings, about_keys: str) -> Iterator[str]:
             yield warning
         yield f"models lie in {settings.directory}; stop with Ctrl-C"
         with _closing_after_signals():
-            whole = asyncio.run(run(settings, listener, served))
+            whole = asyncio.run(serving.run(settings, listener, served))
         yield "stopped" if whole else "stopped; the next start completes the interrupted step"
 
 
@@ -63,7 +96,6 @@ async def run(
     """Serve a backend until SIGINT or SIGTERM, then close it. Return False if a training step was
     interrupted. `started` is called with uvicorn's server, whose `should_exit` ends it too.
     """
-    uvicorn = _uvicorn()
     from art_serverless.server.app import create_app
     from art_serverless.server.inference import Inference
     from art_serverless.server.monitor import Monitor
@@ -100,19 +132,7 @@ async def run(
         log.warning(
             "%d training jobs of an earlier server are unfinished; they run now", unfinished
         )
-    config = uvicorn.Config(
-        app,
-        http="h11",  # httptools stores headers of any length, before the key is checked
-        log_level="warning",
-        lifespan="off",
-        timeout_graceful_shutdown=5,
-        ssl_certfile=settings.certfile,
-        ssl_keyfile=settings.keyfile,
-        **UVICORN_OPTIONS,
-    )
-    server = uvicorn.Server(config)
-    raise_open_files()
-    asyncio.get_running_loop().set_exception_handler(ExhaustionReport())
+    server = http_server(app, settings)
     started(server)
     async with AsyncExitStack() as stack:
         stack.callback(store.close)
@@ -123,6 +143,24 @@ async def run(
         await server.serve(sockets=[listener])
         return await work.stop(settings.grace_s)
     raise AssertionError("the block above returns or raises")
+
+
+def http_server(app: Any, settings: Settings) -> Any:
+    """Return uvicorn's server of an application; call it in the loop that serves."""
+    uvicorn = _uvicorn()
+    config = uvicorn.Config(
+        app,
+        http="h11",  # httptools stores headers of any length, before the key is checked
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        ssl_certfile=settings.certfile,
+        ssl_keyfile=settings.keyfile,
+        **UVICORN_OPTIONS,
+    )
+    raise_open_files()
+    asyncio.get_running_loop().set_exception_handler(ExhaustionReport())
+    return uvicorn.Server(config)
 
 
 async def _unload_idle(slots: Any, idle_s: float) -> None:

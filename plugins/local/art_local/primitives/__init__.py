@@ -1,0 +1,1 @@
+"""Operations on adapters, one by one: gradients, optimizer steps, weights to sample from."""

@@ -1,0 +1,1 @@
+"""`art serve --api tinker`: the API that the `tinker` SDK speaks, over single operations."""
