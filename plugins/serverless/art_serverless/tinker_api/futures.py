@@ -90,7 +90,7 @@ class Futures:
                 del self._pending[request_id]
 
     def sweep(self) -> None:
-        """Forget results that were sent, and those that nobody asked for."""
+        """Forget results that were sent, and those that were not asked for."""
         now = time.monotonic()
         for request_id, pending in list(self._pending.items()):
             if pending.task.done():

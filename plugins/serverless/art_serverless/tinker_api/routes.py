@@ -46,7 +46,7 @@ class Routes:
     links: Links = attrs.field(factory=Links)
 
     async def health(self, _: Request) -> Response:
-        """Say that the server is up."""
+        """Return that the server is up."""
         return json_response({"status": "ok"})
 
     async def metrics(self, _: Request) -> Response:
@@ -204,7 +204,7 @@ class Routes:
         return json_response(found)
 
     async def cancel(self, http: Request) -> Response:
-        """Stop a request whose result nobody waits for."""
+        """Stop a request."""
         self.service.futures.cancel(str((await json_body(http)).get("request_id")))
         return Response(status_code=HTTPStatus.NO_CONTENT)
 

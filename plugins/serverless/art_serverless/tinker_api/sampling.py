@@ -162,7 +162,7 @@ def _sampling(request: SampleRequest, number: int, done: int) -> Sampling:
         max_tokens=request.max_tokens - done,
         temperature=request.temperature,
         top_p=request.top_p,
-        # another one for each sequence, and for what follows an end token that is no stop
+        # another one for each sequence, and after each end token at which sampling goes on
         seed=None if seed is None else seed * MAX_SAMPLES + number + (done << 32),
         top_logprobs=request.topk,
         stop_token_ids=request.stops.ids,

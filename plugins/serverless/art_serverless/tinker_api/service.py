@@ -59,7 +59,7 @@ class Service:
         self.sessions.get(run.session_id)
         return run
 
-    def submit(self, owner: str, seq: int | None, work: Coroutine[Any, Any, Result]) -> str:
+    def submit(self, owner: str, seq: int | str | None, work: Coroutine[Any, Any, Result]) -> str:
         """Begin work of an owner, a session, a run or a sampler; return the id of its result."""
         key = secrets.token_hex(8) if seq is None else str(seq)
         return self.futures.submit(owner, key, _outcome(work))
@@ -209,8 +209,7 @@ class Service:
         await self._log_sampling(session, samplers, status)
 
     async def expire(self, silent_s: float) -> None:
-        """End sessions that are no longer heard; forget results and checkpoints whose time is
-        over.
+        """End silent sessions; forget results and checkpoints whose time is over.
         """
         for session_id in self.sessions.silent(silent_s):
             log.warning("session %s was not heard for %g s and ends", session_id, silent_s)
@@ -226,7 +225,7 @@ class Service:
         await self._primitives.close()
 
     def _base(self, name: str | None) -> Any:
-        if name not in self.bases:
+        if name is None or name not in self.bases:
             raise ConfigError(unknown("base model", str(name), self.bases))
         return self.bases[name]
 

@@ -90,4 +90,4 @@ async def _expiring(service: Any, session_s: float) -> None:
         try:
             await service.expire(session_s)
         except Exception:
-            log.exception("sessions that are no longer heard could not be ended")
+            log.exception("silent sessions could not be ended")
