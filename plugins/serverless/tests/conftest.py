@@ -23,8 +23,8 @@ KEY = "a key of the tests"
 class Serving:
     """`art serve` between `start` and `stop`."""
 
-    def __init__(self, directory: Path, backend, **settings):
-        self.backend = backend
+    def __init__(self, directory: Path, backend, api=run, **settings):
+        self.backend, self._run_api = backend, api
         self.listener = listening_socket("127.0.0.1", 0)
         self.settings = Settings(
             backend="echo",
@@ -48,7 +48,7 @@ class Serving:
     def start(self):
         self.url_kept = self.url
         self._thread.start()
-        assert self._begun.wait(10)
+        assert self._begun.wait(60)
         while not self._server.started:
             assert self._thread.is_alive()
             threading.Event().wait(0.01)
@@ -68,7 +68,7 @@ class Serving:
             self._server, self._loop = server, asyncio.get_running_loop()
             self._begun.set()
 
-        self.whole = asyncio.run(run(self.settings, self.listener, self.backend, begun))
+        self.whole = asyncio.run(self._run_api(self.settings, self.listener, self.backend, begun))
 
 
 @pytest.fixture

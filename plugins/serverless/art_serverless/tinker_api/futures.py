@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine
 from typing import Any
 
 import attrs
 
+from art_core import ArtError, ConfigError
 from art_core.endpoint.errors import RequestError
+
+log = logging.getLogger("art_serverless")
 
 Result = bytes | dict[str, Any]
 KEPT_S = 120.0
@@ -42,7 +46,7 @@ class Futures:
     def __init__(self) -> None:
         self._pending: dict[str, Pending] = {}
 
-    def submit(self, owner: str, key: str, work: Coroutine[Any, Any, Result | Failed]) -> str:
+    def submit(self, owner: str, key: str, work: Coroutine[Any, Any, Result]) -> str:
         """Begin work; return its id, that of earlier work under the same key if there is any.
 
         Raises RequestError (429) if too many requests wait.
@@ -54,7 +58,7 @@ class Futures:
         if len(self._pending) >= MAX_PENDING:
             work.close()
             raise RequestError(429, f"{MAX_PENDING} requests wait for their results; ask later")
-        self._pending[request_id] = Pending(owner, asyncio.create_task(work))
+        self._pending[request_id] = Pending(owner, asyncio.create_task(_outcome(work)))
         return request_id
 
     async def result(self, request_id: str, wait_s: float) -> Result | Failed | None:
@@ -97,3 +101,21 @@ class Futures:
                 limit = KEPT_S if pending.is_sent else UNASKED_S
                 if now - pending.touched > limit:
                     del self._pending[request_id]
+
+
+async def _outcome(work: Coroutine[Any, Any, Result]) -> Result | Failed:
+    """Return the result of work, or why it failed, for the client that asks for it."""
+    try:
+        return await work
+    except Exception as raised:
+        error = _first(raised)
+        if isinstance(error, ConfigError | RequestError):
+            return Failed(str(error), by_user=True)
+        if isinstance(error, ArtError):
+            return Failed(str(error), by_user=False)
+        log.error("a request failed", exc_info=raised)
+        return Failed(f"{type(error).__name__}: {error}", by_user=False)
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from art_core import ArtError, ConfigError
+from art_core import ConfigError
 from art_core.base.errors import unknown
 from art_core.endpoint.errors import RequestError
 from art_serverless.tinker_api.checkpoints import Checkpoints, TinkerPath, checked, folder
-from art_serverless.tinker_api.futures import Failed, Futures, Result
+from art_serverless.tinker_api.futures import Futures, Result
 from art_serverless.tinker_api.meter import DeviceMeter
 from art_serverless.tinker_api.runs import RunLog, TrainingRun
 from art_serverless.tinker_api.samplers import Sampler, Samplers
@@ -62,7 +62,7 @@ class Service:
     def submit(self, owner: str, seq: int | str | None, work: Coroutine[Any, Any, Result]) -> str:
         """Begin work of an owner, a session, a run or a sampler; return the id of its result."""
         key = secrets.token_hex(8) if seq is None else str(seq)
-        return self.futures.submit(owner, key, _outcome(work))
+        return self.futures.submit(owner, key, work)
 
     async def create_model(self, given: Any) -> Result:
         """Make a run over a base model."""
@@ -209,8 +209,7 @@ class Service:
         await self._log_sampling(session, samplers, status)
 
     async def expire(self, silent_s: float) -> None:
-        """End silent sessions; forget results and checkpoints whose time is over.
-        """
+        """End silent sessions; forget results and checkpoints whose time is over."""
         for session_id in self.sessions.silent(silent_s):
             log.warning("session %s was not heard for %g s and ends", session_id, silent_s)
             await self.end(session_id, "interrupted")
@@ -293,21 +292,3 @@ class Service:
 def _check_optimizer(config: Any) -> None:
     if config is not None and config.type != "adamw":
         raise ConfigError(f"optimizer {config.type!r} is not served here", "Use adamw.")
-
-
-async def _outcome(work: Coroutine[Any, Any, Result]) -> Result | Failed:
-    """Return the result of work, or why it failed, for the client that asks for it."""
-    try:
-        return await work
-    except Exception as raised:
-        error = _first(raised)
-        if isinstance(error, ConfigError | RequestError):
-            return Failed(str(error), by_user=True)
-        if isinstance(error, ArtError):
-            return Failed(str(error), by_user=False)
-        log.error("a request failed", exc_info=raised)
-        return Failed(f"{type(error).__name__}: {error}", by_user=False)
-
-
-def _first(error: BaseException) -> BaseException:
-    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
