@@ -29,7 +29,7 @@ INDEX = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") 
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 ENVIRONMENTS = ("openenv", "verifiers")  # their packages do not fit beside the others
 APART = ("unsloth", *ENVIRONMENTS)
-CLIENTS = {"client": "published_client", "cookbook": "cookbook"}
+CLIENTS = {"client": "published_client", "cookbook": "tinker_cookbook"}
 FOLDERS = ("art_core", "compat", "plugins", "tests", "examples", "benchmarks", "docs", "locks")
 SOURCES = (*FOLDERS, "conftest.py", "noxfile.py")
 

@@ -18,7 +18,7 @@ from tinker_server import KEY, tinker_server
 
 import art_core as art
 
-PYTHON = os.environ.get("ART_COOKBOOK", "")
+PYTHON = os.environ.get("ART_TINKER_COOKBOOK", "")
 MODEL = "Qwen/Qwen3-4B-Instruct-2507"
 """A name of the recipe's own list, whose chat format is that of the model that is served."""
 README = """---
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.torch,
     pytest.mark.slow,
     pytest.mark.timeout(1500),
-    pytest.mark.skipif(not PYTHON, reason="ART_COOKBOOK names no Python"),
+    pytest.mark.skipif(not PYTHON, reason="ART_TINKER_COOKBOOK names no Python"),
 ]
 STEPS = 3
 
@@ -46,12 +46,15 @@ def base_model():
 
 
 def write_questions(place: Path):
-    """Sums of small numbers: the model answers some of them."""
+    """Write sums that state their answer: the model is small, and copies it sometimes."""
     (place / "main").mkdir(parents=True)
     (place / "README.md").write_text(README)
     rows = [
-        {"question": f"What is {a} + {b}?", "answer": f"{a} + {b} = {a + b}\n#### {a + b}"}
-        for a, b in ((n % 4 + 1, n % 3 + 1) for n in range(24))
+        {
+            "question": f"What is {a} + {b}? The answer is \\boxed{{{a + b}}}.",
+            "answer": f"{a} + {b} = {a + b}\n#### {a + b}",
+        }
+        for a, b in ((n % 3 + 1, n % 2 + 1) for n in range(24))
     ]
     for split in ("train", "test"):
         (place / "main" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
