@@ -202,6 +202,15 @@ def test_a_sampler_keeps_its_weights_while_training_goes_on(service):
     assert sum(last[1:]) > sum(first[1:]) + 1
 
 
+def test_a_run_has_its_newest_samplers_without_a_name(service, place):
+    client = training_client(service)
+    samplers = [client.save_weights_and_get_sampling_client().result() for _ in range(18)]
+    with pytest.raises(tinker.NotFoundError, match="newer ones took its place"):
+        samplers[1].compute_logprobs(prompt()).result()
+    assert len(samplers[2].compute_logprobs(prompt()).result()) == 3
+    assert len(list((place / "tinker" / ".samplers").iterdir())) == 16
+
+
 def test_samples_end_at_what_stops_them(service):
     sampler = service.create_sampling_client(base_model="tiny/base").result()
 

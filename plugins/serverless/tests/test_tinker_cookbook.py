@@ -75,7 +75,7 @@ def trained(base_model, tmp_path_factory):
     with tinker_server(place / "served", {MODEL: str(base_model)}) as server:
         command = [
             *(PYTHON, "-m", "tinker_cookbook.recipes.rl_loop", f"base_url={server.url}"),
-            *(f"model_name={MODEL}", "batch_size=4", "group_size=8", "max_tokens=24"),
+            *(f"model_name={MODEL}", "batch_size=2", "group_size=8", "max_tokens=20"),
             *("learning_rate=1e-4", "lora_rank=8", f"max_steps={STEPS}", "save_every=2"),
             f"log_path={place / 'log'}",
         ]

@@ -56,6 +56,8 @@ class Futures:
             work.close()
             return request_id
         if len(self._pending) >= MAX_PENDING:
+            self.sweep(kept_s=0.0)
+        if len(self._pending) >= MAX_PENDING:
             work.close()
             raise RequestError(429, f"{MAX_PENDING} requests wait for their results; ask later")
         self._pending[request_id] = Pending(owner, asyncio.create_task(_outcome(work)))
@@ -93,12 +95,12 @@ class Futures:
                 pending.task.cancel()
                 del self._pending[request_id]
 
-    def sweep(self) -> None:
-        """Forget results that were sent, and those that were not asked for."""
+    def sweep(self, kept_s: float = KEPT_S) -> None:
+        """Forget results that were sent so many seconds ago, and those that were not asked for."""
         now = time.monotonic()
         for request_id, pending in list(self._pending.items()):
             if pending.task.done():
-                limit = KEPT_S if pending.is_sent else UNASKED_S
+                limit = kept_s if pending.is_sent else UNASKED_S
                 if now - pending.touched > limit:
                     del self._pending[request_id]
 

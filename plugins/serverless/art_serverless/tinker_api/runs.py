@@ -86,6 +86,7 @@ class TrainingRun:
     user_metadata: dict[str, Any] | None = None
     step: int = 0
     since: Since = attrs.field(factory=Since)
+    samplers: list[str] = attrs.field(factory=list)
     touched: Any = attrs.field(factory=now)
 
     def write_about(self) -> None:

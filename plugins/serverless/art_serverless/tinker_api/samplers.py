@@ -68,8 +68,8 @@ class Samplers:
         if sampler_id not in self._all:
             raise RequestError(
                 404,
-                f"no sampler {sampler_id!r:.200}: its session has ended, or the server was "
-                "restarted; create a sampling client from saved weights",
+                f"no sampler {sampler_id!r:.200}: its session has ended, newer ones took its "
+                "place, or the server was restarted; create a sampling client from saved weights",
             )
         return self._all[sampler_id]
 

@@ -27,6 +27,8 @@ log = logging.getLogger("art_serverless")
 T = TypeVar("T")
 EPHEMERAL = ".samplers"
 """Folder of weights that are only sampled from, and deleted with their session."""
+MAX_EPHEMERAL = 16
+"""Samplers without a name that a run has; the oldest makes room for a new one."""
 
 
 class Service:
@@ -155,6 +157,11 @@ class Service:
         )  # fmt: skip
         self.samplers.add(sampler, serving)
         session.samplers.append(sampler_id)
+        run.samplers.append(sampler_id)
+        if len(run.samplers) > MAX_EPHEMERAL:
+            oldest = run.samplers.pop(0)
+            session.samplers.remove(oldest)
+            self._forget(oldest)
         return {"sampling_session_id": sampler_id, "type": given.type}
 
     def create_sampler(self, given: Any) -> str:
@@ -200,9 +207,7 @@ class Service:
         self.futures.cancel_of(session_id)
         samplers = [self.samplers.get(sampler_id) for sampler_id in session.samplers]
         for sampler_id in session.samplers:
-            self.futures.cancel_of(sampler_id)
-            self.samplers.remove(sampler_id)
-            shutil.rmtree(self.directory / EPHEMERAL / folder(sampler_id), ignore_errors=True)
+            self._forget(sampler_id)
         for run_id in session.runs:
             if run_id in self.runs:
                 await self._drop(self.runs[run_id], status)
@@ -274,6 +279,11 @@ class Service:
             name = ", ".join(sorted({sampler.base.name for sampler in samplers}))
             log = RunLog.open(self.directory, owner, name, self.meter, self._primitives)
             await log.close(status)
+
+    def _forget(self, sampler_id: str) -> None:
+        self.futures.cancel_of(sampler_id)
+        self.samplers.remove(sampler_id)
+        shutil.rmtree(self.directory / EPHEMERAL / folder(sampler_id), ignore_errors=True)
 
     async def _train(self, owner: str, work: Callable[[], T]) -> T:
         def metered() -> T:
