@@ -14,7 +14,7 @@ from tinker.proto import tinker_public_pb2 as proto
 import art_core as art
 from art_core.endpoint.errors import RequestError
 from art_core.testing.echo import EchoBackend
-from art_serverless.server.keys import Keys
+from art_serverless.server.keys import Keys, server_keys
 from art_serverless.server.settings import Settings
 from art_serverless.tinker_api import start
 from art_serverless.tinker_api.checkpoints import Checkpoints, TinkerPath
@@ -127,6 +127,12 @@ def test_bytes_that_are_no_message_are_refused(silent):
     status, error = asked(silent, "/forward_backward", b"\xff\xff", **headers)
     assert status == 400
     assert "no ForwardBackwardRequest" in error["error"]["message"]
+
+
+def test_a_created_key_begins_as_the_sdk_demands(tmp_path, monkeypatch):
+    monkeypatch.delenv("ART_API_KEY", raising=False)
+    keys, _ = server_keys(tmp_path, "127.0.0.1", no_auth=False, prefix="tml-")
+    assert keys.accepted[0].startswith(b"tml-")
 
 
 def settings(tmp_path, **given):

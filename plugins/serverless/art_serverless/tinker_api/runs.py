@@ -52,6 +52,7 @@ class RunLog:
         )
         log = cls(owner=owner, model=model, meter=meter, primitives=primitives)
         log._charge(0.0)
+        model.run  # noqa: B018 opened now: the first row's time begins here
         return log
 
     async def row(self, step: int, metrics: dict[str, float]) -> dict[str, float]:

@@ -254,7 +254,6 @@ class Service:
             primitives=self._primitives,
             user_metadata=given.user_metadata or session.user_metadata,
         )
-        run.log.model.run_dir.mkdir(parents=True, exist_ok=True)
         try:
             make = self._primitives.adapter
             run.adapter = await self._train(run_id, lambda: make(base, rank, seed))
