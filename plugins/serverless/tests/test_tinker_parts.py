@@ -217,7 +217,7 @@ def test_each_second_of_the_device_is_charged_once():
         with meter.using("b"), meter.using("b"):
             clock[0] = 6.0  # two seconds, which both share
         clock[0] = 7.0
-    clock[0] = 100.0  # nobody works
+    clock[0] = 100.0  # without any work
     assert (meter.take("a"), meter.take("b"), meter.take("a")) == (6.0, 1.0, 0.0)
 
 
