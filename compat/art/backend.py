@@ -55,7 +55,7 @@ class Backend:
     ) -> art_core.TrainResult:
         """Train a step with ART's options and defaults; log it with `model.log`."""
         ours = train_options(options, self.train_defaults(model))
-        return await self.of(model).train(model, list(trajectory_groups), **ours)
+        return await self.of(model).train(model, model.with_tokens(trajectory_groups), **ours)
 
     async def close(self) -> None:
         """Stop serving and free what the models hold."""

