@@ -271,7 +271,7 @@ def judges(session: nox.Session) -> None:
     """
     local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else litellm asks the network for prices
     _run(session, "python", "-c", "import litellm", **local)
-    _pytest(session, "-m", "judges", "tests/rewards", "compat/tests", "plugins/local/tests", **local)
+    _pytest(session, "-m", "judges", "tests/rewards", "compat", "plugins/local/tests", **local)
 
 
 @nox.session
