@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 
 import art
@@ -65,11 +63,11 @@ async def test_plain_choices_of_the_recorded_endpoint_are_trained(model):
 
 
 @pytest.mark.judges
+@pytest.mark.filterwarnings("ignore")  # of litellm's own modules
 @pytest.mark.timeout(600)
 async def test_choices_of_litellm_are_trained(model, monkeypatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    with warnings.catch_warnings(action="ignore"):
-        litellm = pytest.importorskip("litellm", reason="needs litellm")
+    litellm = pytest.importorskip("litellm", reason="needs litellm")
 
     async def ask(messages):
         answer = await litellm.acompletion(**model.litellm_completion_params(), messages=messages)
