@@ -240,6 +240,13 @@ def test_of_equal_texts_the_newest_counts_unless_log_probs_say_which():
     assert older["logprobs"] == {"content": entries}
 
 
+def test_an_answer_to_images_keeps_their_digests():
+    answers = SampledAnswers()
+    answers.remember("m", ASKED, completion() | {"prompt_images": ["one", "two"]})
+    whole = found(answers, {"role": "assistant", "content": "ab"})
+    assert tokens_of(whole).images == ("one", "two")
+
+
 def test_an_answer_without_its_tokens_is_not_remembered():
     answers = SampledAnswers()
     answers.remember("m", ASKED, completion(logprobs=(-0.5,)))

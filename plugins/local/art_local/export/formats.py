@@ -24,6 +24,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 GGUF_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "q8_0"}
 """The name that llama.cpp's converter has for each dtype."""
 GGUF_FILE = "model.gguf"
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""What a base model that reads images has besides a tokenizer."""
 
 
 def write_adapter(model: TrainedModel, dtype: str, directory: Path) -> None:
@@ -128,6 +130,9 @@ def _merged(base: Any, model: TrainedModel) -> Any:
 
 def _finish(model: TrainedModel, form: str, directory: Path) -> None:
     model.tokenizer().save_pretrained(directory)
+    for name in PROCESSOR_FILES:
+        if (model.base / name).is_file():
+            shutil.copyfile(model.base / name, directory / name)
     _write_card(model, form, directory)
 
 

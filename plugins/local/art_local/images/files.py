@@ -41,6 +41,8 @@ def opened(url: str) -> Image:
         raise ConfigError(reason, REMEDY) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ConfigError(f"an image is too large: {error}", _smaller()) from error
+    except ConfigError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ConfigError(f"an image cannot be decoded: {error}", REMEDY) from error
 
@@ -49,7 +51,8 @@ def _check(image: Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ConfigError(f"an image has {width} x {height} pixels", _smaller())
-    if getattr(image, "n_frames", 1) > 1:
+    # a photo of some cameras has a small one behind it, which is no animation
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise ConfigError("an image is animated", REMEDY)
 
 

@@ -39,12 +39,13 @@ KEPT_BYTES = 512 << 20
 
 @attrs.define(eq=False, kw_only=True)
 class Picture:
-    """An image: the ids of its tokens in a prompt (`pattern`) and the places of its K placeholders
-    in them. `grid` are the rows and columns of its embeddings, for rotary positions of three
-    dimensions. `inputs` are the pixels for the vision tower, until `embeddings_KH` is computed.
+    """An image: its tokens in a prompt as `text` and as ids (`pattern`), and the places of its K
+    placeholders in them. `grid` are the rows and columns of its embeddings, for rotary positions of
+    three dimensions. `inputs` are the pixels for the vision tower, until `embeddings_KH` is there.
     """
 
     number: int
+    text: str
     pattern: tuple[int, ...]
     places: tuple[int, ...]
     grid: tuple[int, int] | None
@@ -118,14 +119,25 @@ class ImageReader:
         return found
 
     def _new(self, url: str) -> Picture:
-        made = self.processed(self.placeholder, [opened(url)])
+        image = opened(url)
+        try:
+            made = self.processed(self.placeholder, [image])
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            width, height = image.size
+            raise ConfigError(
+                f"the model's processor cannot take an image of {width} x {height} pixels: {error}"
+            ) from error
         pattern = tuple(made["input_ids"][0].tolist())
+        text = self._tokenizer.decode(list(pattern), skip_special_tokens=False)
+        if tuple(self._tokenizer.encode(text, add_special_tokens=False)) != pattern:
+            raise ConfigError("the tokens of an image are not those of their text")
         places = tuple(place for place, token in enumerate(pattern) if token == self.token_id)
         inputs = {n: v for n, v in made.items() if n in self._parameters}
         grid = made["image_grid_thw"][0].tolist() if "image_grid_thw" in made else None
         merge = getattr(self._base.config.vision_config, "spatial_merge_size", 1)
         return Picture(
             number=next(self._numbers),
+            text=text,
             pattern=pattern,
             places=places,
             grid=(grid[1] // merge, grid[2] // merge) if grid and self._has_grid else None,
@@ -159,8 +171,8 @@ class ImageReader:
                 "The chat template may have no place for images in messages of this role (send "
                 "them in the user's), or a text has that token.",
             )
-        patterns = [self._tokenizer.decode(self.picture(url).pattern) for url in urls]
-        return first + "".join(p + part for p, part in zip(patterns, rest, strict=True))
+        texts = [self.picture(url).text for url in urls]
+        return first + "".join(text + part for text, part in zip(texts, rest, strict=True))
 
     def own_ids(
         self, ids: Sequence[int], urls: Sequence[str]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from art_core.base.errors import ArtError
+from art_core.base.files import read_json
 from art_local.engine.protocol import LocalEngine
 from art_local.images.files import opened
 from art_local.images.reader import ImageReader
@@ -67,7 +68,7 @@ def image_reader(base: Any, directory: Path, tokenizer: Any) -> ImageReader | st
     if importlib.util.find_spec("PIL") is None:
         return "images need Pillow: pip install 'art-local[images]'"
     try:
-        reader = ImageReader(base, _processor(directory), tokenizer, token_id)
+        reader = ImageReader(base, _processor(directory, tokenizer), tokenizer, token_id)
         apart = _apart(base, reader)
     except Exception as error:  # of a model's own code, which may lack anything
         if is_out_of_memory(error) and not isinstance(error, ArtError):
@@ -83,13 +84,21 @@ def image_reader(base: Any, directory: Path, tokenizer: Any) -> ImageReader | st
     )
 
 
-def _processor(directory: Path) -> Any:
-    from transformers import AutoImageProcessor, AutoProcessor
+def _processor(directory: Path, tokenizer: Any) -> Any:
+    """Return a processor of texts with images, or one of images if these have grids.
+
+    Whole processors of Qwen and SmolVLM are for videos, too, and need torchvision.
+    """
+    from transformers import AutoImageProcessor, AutoProcessor, Idefics3Processor
 
     with silence_logs():
         of_images = AutoImageProcessor.from_pretrained(directory, local_files_only=True)
         if "image_grid_thw" in of_images.model_input_names:
-            return of_images  # the rest is for videos, and needs torchvision
+            return of_images
+        if type(of_images).__name__.startswith("SmolVLM"):  # whose images are Idefics 3's
+            length = read_json(directory / "processor_config.json").get("image_seq_len", 169)
+            plain = getattr(tokenizer, "plain", tokenizer)
+            return Idefics3Processor(of_images, plain, image_seq_len=length)
         return AutoProcessor.from_pretrained(directory, local_files_only=True)
 
 

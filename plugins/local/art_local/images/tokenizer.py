@@ -31,6 +31,10 @@ class PartsTokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
 
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        """Tokenize texts."""
+        return self.plain(*texts, **options)
+
     def __len__(self) -> int:
         return len(self.plain)
 

@@ -118,6 +118,22 @@ def _idefics3(length: int) -> Made:
     return config, tokenizer, processor
 
 
+def _smolvlm(length: int) -> Made:
+    from transformers import SmolVLMConfig, SmolVLMImageProcessorPil
+
+    known, tokenizer, processor = _idefics3(length)
+    config = SmolVLMConfig(
+        vision_config=EYES,
+        text_config=known.text_config,
+        image_token_id=FIRST,
+        scale_factor=1,
+        pad_token_id=256,
+    )
+    sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
+    processor.image_processor = SmolVLMImageProcessorPil(**sizes)
+    return config, tokenizer, processor
+
+
 def _qwen2_5_vl(length: int) -> Made:
     from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessorPil
 
@@ -163,6 +179,7 @@ KINDS: Mapping[str, Callable[[int], Made]] = {
     "idefics3": _idefics3,
     "llava": _llava,
     "qwen2_5_vl": _qwen2_5_vl,
+    "smolvlm": _smolvlm,
 }
 REFUSED: Mapping[str, Callable[[int], Made]] = {"qwen3_vl": _qwen3_vl}
 """Models that add what their vision towers see to hidden states, too."""

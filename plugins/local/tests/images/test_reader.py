@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from images_helpers import png, url
+from images_helpers import encoded, noise, png, url
+from PIL import Image
 
 import art_core as art
 from art_core.rl.sequences import TokenSequence
@@ -89,6 +90,32 @@ def test_embeddings_are_in_the_places_of_their_image(qwen, reader):
     assert torch.equal(embeds[1:-1], picture.embeddings_KH)
     assert torch.equal(embeds[[0, -1]], table(torch.tensor([5, 6])))
     assert reader.inputs(table, ids[:, :1]) == {"input_ids": ids[:, :1]}
+
+
+def test_images_of_all_kinds_are_read(reader):
+    photo = encoded(noise(1), "MPO", save_all=True, append_images=[noise(2)])
+    many = [
+        png(1, 1, 1), photo, encoded(noise(1).convert("P"), "PNG"), encoded(noise(1), "WEBP"),
+        encoded(noise(1).convert("CMYK"), "JPEG"), encoded(Image.new("RGBA", (30, 20)), "PNG"),
+    ]  # fmt: skip
+    for data in many:
+        picture = reader.picture(url(data))
+        assert (len(picture.places), picture.grid) == (1, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (
+            png(1, 1, 3000),
+            "the model's processor cannot take an image of 1 x 3000 pixels: absolute",
+        ),
+        (encoded(noise(1), "PNG", save_all=True, append_images=[noise(2)]), "an image is animated"),
+    ],
+)
+def test_an_image_that_the_model_cannot_take_is_refused(reader, data, reason):
+    with pytest.raises(art.ConfigError, match=reason):
+        reader.picture(url(data))
 
 
 def test_only_the_newest_images_are_kept(reader, monkeypatch):

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 import art_core as art
 from art_core.endpoint.engine import Sampling
 from art_local.backend import LocalBackend
+from art_local.export.export import export_weights
 from art_local.images.files import opened
 from art_local.images.support import image_reader
 from art_local.models.load import load_tokenizer
@@ -184,6 +185,20 @@ async def test_an_attempt_is_recorded_in_each_protocol(serve, vision):
         message, choice = history.messages_and_choices
         assert message["content"][0]["image_url"]["url"] == data
         assert len(choice.prompt_images) == 1
+
+
+async def test_an_exported_model_reads_images_as_the_served_one(serve, base, tmp_path):
+    model = await serve(base)
+    choices = [await ask(model, [shows(1)], seed=n) for n in range(2)]
+    attempts = [
+        art.Trajectory(messages_and_choices=[shows(1), choice], reward=float(n))
+        for n, choice in enumerate(choices)
+    ]
+    await model.train([art.TrajectoryGroup(attempts)], learning_rate=1e-2, mask_truncated=False)
+    served = await ask(model, [shows(2)])
+    export_weights(art.open_run(model.run_dir), "merged", tmp_path / "merged")
+    expected = by_transformers(tmp_path / "merged", [shows(2)], served)
+    torch.testing.assert_close(tokens(served)[2], expected, atol=1e-4, rtol=0)
 
 
 async def test_given_answers_to_images_are_trained(serve, vision):
