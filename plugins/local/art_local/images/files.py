@@ -51,7 +51,7 @@ def _check(image: Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ConfigError(f"an image has {width} x {height} pixels", _smaller())
-    # a photo of some cameras has a small one behind it, which is no animation
+    # photos of some cameras have a preview as a second frame
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise ConfigError("an image is animated", REMEDY)
 
