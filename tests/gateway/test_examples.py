@@ -18,7 +18,15 @@ from art_core.testing.echo import EchoBackend
 EXAMPLES = Path(__file__).parents[2] / "examples" / "gateway"
 NPM = os.environ.get("DOORS_NPM", "")
 """A folder with the packages of npm that agent.ts imports; `make doors` makes it."""
-LOOKS_UP = '<tool_call>{"name": "lookUp", "arguments": {"word": "sky"}}</tool_call>'
+LOOKS_UP = {
+    "tool_calls": [
+        {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "lookUp", "arguments": '{"word": "sky"}'},
+        }
+    ]
+}
 
 
 async def attempt(command, environment):
@@ -49,7 +57,10 @@ async def test_an_unmodified_program_in_typescript_trains_a_step(tmp_path, capsy
     program = shutil.copy(EXAMPLES / "agent.ts", Path(NPM))
     tsx = str(Path(NPM) / "node_modules" / ".bin" / "tsx")
     command = ["sh", str(EXAMPLES / "attempt.sh"), tsx, str(program)]
-    await trains_a_step(command, lambda messages, step: next(answers), tmp_path, capsys)
+    # The tokens of an echo's call are no beginning of the next prompt: each answer is a sequence.
+    await trains_a_step(
+        command, lambda messages, step: next(answers), tmp_path, capsys, sequences=4
+    )
 
 
 async def test_a_program_that_fails_is_a_failure_of_its_attempt(tmp_path, capsys):
@@ -58,7 +69,7 @@ async def test_a_program_that_fails_is_a_failure_of_its_attempt(tmp_path, capsys
         await trains_a_step(command, lambda messages, step: "yes", tmp_path, capsys)
 
 
-async def trains_a_step(command, reply, tmp_path, capsys):
+async def trains_a_step(command, reply, tmp_path, capsys, sequences=2):
     backend = EchoBackend(reply=reply)
     program = runpy.run_path(str(EXAMPLES / "train.py"), run_name="example")
     async with art.TrainableModel(
@@ -79,5 +90,5 @@ async def trains_a_step(command, reply, tmp_path, capsys):
         (row,) = [row for row, _ in read_rows(model.run_dir / "history.jsonl")]
     await backend.close()
     assert row.metrics["reward/mean"] == 0.5
-    assert row.metrics["data/step_num_sequences"] == 2
+    assert row.metrics["data/step_num_sequences"] == sequences
     assert row.metrics["reward/exception_rate"] == 0
