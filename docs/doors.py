@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE, LOCK = ROOT / "docs" / "doors.md", ROOT / "locks" / "doors.txt"
 NPM = ROOT / "tests" / "doors" / "npm"
-TESTS = ("tests/doors", "tests/gateway/test_examples.py")
+OURS = (".", "plugins/langgraph", "plugins/local")
+TESTS = ("tests/doors", "tests/gateway/test_examples.py", "plugins/langgraph/tests")
 BEGIN, END = "<!-- doors -->", "<!-- end of doors -->"
 CASES = ("plain", "stream", "two_turns", "tools", "parallel_tools", "forced_tool", "schema")
 FORCED = ("forced_tool", "schema")
@@ -75,6 +76,12 @@ def cell(case: str, passed: bool | None) -> str:  # noqa: FBT001
     return "unconstrained" if case in FORCED else "yes"
 
 
+def install(python: str) -> None:
+    """Install our own distributions without what they need, which the lock has."""
+    pip = [python, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, *(f"--editable={path}" for path in OURS)], cwd=ROOT, check=True)
+
+
 def packages_of_npm(place: Path) -> dict[str, str]:
     """Install the packages of npm beside a copy of their scripts; return the environment variable
     of the tests that names the place, or none if npm is not installed.
@@ -98,14 +105,14 @@ def versions() -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Write the table between the marks of the page; return the exit code of the tests."""
     python, *options = arguments
+    install(python)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "doors.xml"
         # The clients warn about what they deprecate, and leave connections open.
         calm = ("-W", "ignore", "-p", "no:unraisableexception", f"--junitxml={file}")
         command = [python, "-m", "pytest", "-q", *calm, *TESTS, *options]
-        ours = (ROOT,)
         # else litellm asks the network for prices
-        local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": ":".join(map(str, ours))}
+        local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PYTHONPATH": str(ROOT)}
         local |= packages_of_npm(Path(folder) / "npm")
         ran = subprocess.run(command, cwd=ROOT, env=os.environ | local, check=False)
         found = results(file)

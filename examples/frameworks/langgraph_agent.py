@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from art_langgraph import init_chat_model, wrap_rollout
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 import art_core as art
+from art_langgraph import init_chat_model, wrap_rollout
 
 
 @tool

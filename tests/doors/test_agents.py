@@ -86,3 +86,34 @@ async def test_schema(door, protocol):
     async with door.opened(ANSWER, forced=True) as endpoint:
         agent = agent_of(endpoint, protocol, output_type=Sum)
         assert (await Runner.run(agent, "add")).final_output == Sum(a=1, b=2)
+
+
+@BOTH
+async def test_a_handoff_is_a_conversation_of_its_own(door, protocol):
+    hands_over = '<tool_call>{"name": "transfer_to_writer", "arguments": {}}</tool_call>'
+    async with door.opened(call(), hands_over, "three", turns=[2, 1]) as endpoint:
+        writer = agent_of(endpoint, protocol).clone(name="writer", instructions="Write.")
+        agent = agent_of(endpoint, protocol, tools=[add], handoffs=[writer])
+        assert (await Runner.run(agent, "1 + 2")).final_output == "three"
+
+
+@BOTH
+async def test_an_agent_that_is_a_tool_has_a_conversation_of_its_own(door, protocol):
+    asks = '<tool_call>{"name": "ask", "arguments": {"input": "1 + 2"}}</tool_call>'
+    async with door.opened(asks, "3", "It is 3.", turns=[2, 1]) as endpoint:
+        inner = agent_of(endpoint, protocol).clone(instructions="Add.")
+        tool = inner.as_tool(tool_name="ask", tool_description="Ask.")
+        agent = agent_of(endpoint, protocol, tools=[tool])
+        assert (await Runner.run(agent, "1 + 2")).final_output == "It is 3."
+
+
+@BOTH
+async def test_a_retry_and_a_shortened_conversation_are_branches(door, protocol):
+    async with door.opened("one", "two", "again", "four", turns=[2, 1, 1]) as endpoint:
+        agent = agent_of(endpoint, protocol)
+        first = await Runner.run(agent, "hi")
+        on = {"role": "user", "content": "on"}
+        await Runner.run(agent, [*first.to_input_list(), on])
+        assert (await Runner.run(agent, "hi")).final_output == "again"
+        summary = {"role": "user", "content": "So far: one, two."}
+        assert (await Runner.run(agent, [summary, on])).final_output == "four"

@@ -79,7 +79,7 @@ async def test_a_small_agent_uses_its_tool_and_is_trained(name, tmp_path):
         group = art.TrajectoryGroup(rollout(model, 1, 2) for _ in range(4))
         (group,) = await art.gather_trajectory_groups([group], pbar_desc=None)
         assert not group.failures
-        # The model samples at temperature 1, so an attempt may fail; each of them fails very rarely.
+        # The model samples at temperature 1: an attempt may fail, all of them very rarely.
         solved = [attempt for attempt in group.trajectories if attempt.reward == 1]
         assert solved
         for attempt in solved:

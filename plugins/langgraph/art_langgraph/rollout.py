@@ -24,6 +24,10 @@ class _Trained:
     endpoint: art.Endpoint
     names: frozenset[str | None]
 
+    def is_named(self, model: str | None) -> bool:
+        """Whether a name means the trained model, or one of its steps."""
+        return model in self.names or str(model).startswith(f"{self.endpoint.model_name}@")
+
 
 _trained: ContextVar[_Trained | None] = ContextVar("art_langgraph_trained", default=None)
 
@@ -71,8 +75,9 @@ def init_chat_model(
     """Return a chat model of LangChain, with all its options: inside a rollout of `wrap_rollout`
     the trained model, or by another name that model, which is not recorded.
 
-    `model` may be left out, or be the trained model's `name` or `base_model`. `model_provider` is
-    "openai" (with `use_responses_api=True` over Responses) or "anthropic" (over Messages).
+    `model` may be left out, or be the trained model's `name`, `name@step` or `base_model`.
+    `model_provider` is "openai" (with `use_responses_api=True` over Responses) or "anthropic"
+    (over Messages).
     ConfigError outside a wrapped rollout without a model, and for another provider.
     """
     from langchain.chat_models import init_chat_model as chat_model
@@ -83,7 +88,7 @@ def init_chat_model(
             "init_chat_model without a model gives the trained one, inside a rollout only: make it "
             "in the function that you pass to wrap_rollout, or name a model"
         )
-    if trained is None or model not in trained.names:
+    if trained is None or not trained.is_named(model):
         return chat_model(model, model_provider=model_provider, **options)
     provider = model_provider or PROVIDERS[0]
     if provider not in PROVIDERS:
@@ -92,5 +97,5 @@ def init_chat_model(
     url = trained.endpoint.base_url
     url = url.removesuffix("/v1") if provider == "anthropic" else url
     address = {"base_url": url, "api_key": trained.endpoint.api_key}
-    name = trained.endpoint.model_name
+    name = model if model and "@" in model else trained.endpoint.model_name
     return chat_model(name, model_provider=provider, **address, **options)

@@ -74,7 +74,7 @@ async def test_nodes_with_prompts_of_their_own_are_histories_of_their_own(opened
     assert found == [["Plan.", "a", "a"], ["Write.", "b", "b"]]
 
 
-@pytest.mark.parametrize("name", [None, "agent", "some/base"])
+@pytest.mark.parametrize("name", [None, "agent", "agent@0", "some/base"])
 async def test_the_names_of_the_trained_model_mean_it(opened, name):
     async def rollout():
         return art.Trajectory(reward=float(await asked("hi", model=name) == "hi"))
@@ -122,6 +122,8 @@ async def test_another_model_is_its_own_and_is_not_recorded(opened, monkeypatch)
 
 
 async def test_anthropics_form_has_the_address_without_its_version(opened):
+    pytest.importorskip("langchain_anthropic")
+
     async def rollout():
         chat_model = init_chat_model(model_provider="anthropic", max_tokens=7)
         assert not chat_model.anthropic_api_url.endswith("/v1")
