@@ -38,7 +38,7 @@ AGENTS = {
         ["<code>\nx = add(1, 2)\nprint(x)\n</code>", "<code>\nfinal_answer(x)\n</code>"], [2],
     ),
 }  # fmt: skip
-"""What each says in the demonstration, and the answers of its conversations when it plays."""
+"""The answers in the demonstration, and how many of them each conversation has in a rollout."""
 
 
 def turns_of(trajectory):
