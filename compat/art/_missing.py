@@ -88,8 +88,14 @@ MODULES: dict[str, tuple[str, str]] = {
 }
 
 NAMES: dict[str, tuple[str, str]] = {
-    "LinearTemperatureAnnealer": ("no release of ART has it", "Give temperature=... to requests."),
-    "LocalAPI": ("ART calls it LocalBackend since 0.3", "from art.local import LocalBackend."),
+    "LinearTemperatureAnnealer": (
+        "the endpoint has no schedule",
+        "Give temperature=... to requests.",
+    ),
+    "LocalAPI": (
+        "later releases of ART call it LocalBackend",
+        "from art.local import LocalBackend.",
+    ),
     "SkyPilotAPI": _REMOTE,
     "SkyPilotBackend": _REMOTE,
     "UnslothAPI": MODULES["art.unsloth"],
