@@ -184,7 +184,12 @@ async def by_engine(engine: TransformersEngine, seen: Run) -> Run:
 async def rounds_of(
     client: Any, rollout: Rollout, engine: TransformersEngine, count: int, rounds: int
 ) -> list[tuple[Run, Run]]:
-    """Run both in turns; which goes first alternates, so that a changing load favours neither."""
+    """Run both in turns; which goes first alternates, so that a changing load favours neither.
+
+    A first run is left out: the engine keeps what it computed for a prompt, so that the side that
+    sees the prompts first would pay for both.
+    """
+    await over_endpoint(client, rollout, count)
     pairs: list[tuple[Run, Run]] = []
     for number in range(rounds):
         if number % 2:

@@ -24,6 +24,10 @@ from art_core.endpoint.errors import RequestError, shown
 from art_core.endpoint.protocols.stored import StoredResponses
 
 Status = Literal["open", "ended", "failed", "timed_out"]
+_SILENT = (
+    "the agent never called the model, so nothing of this attempt is trained; its reward still "
+    "counts in its group: end it with a failure if the agent did not run"
+)
 MAX_PAST = 4_096
 """Attempts that are remembered after their group was taken, to answer late requests."""
 
@@ -54,15 +58,17 @@ class Attempt:
         """Return what the attempt's page shows, as JSON values."""
         trajectory = self.recording.trajectory
         failure = self.result if isinstance(self.result, RolloutFailure) else None
+        calls = sum(
+            is_choice(item)
+            for history in trajectory.histories()
+            for item in history.messages_and_choices
+        )
         return {
             "id": self.id,
             "scenario_id": self.scenario_id,
             "status": self.status,
-            "calls": sum(
-                is_choice(item)
-                for history in trajectory.histories()
-                for item in history.messages_and_choices
-            ),
+            "calls": calls,
+            "warning": _SILENT if self.status == "ended" and not calls else None,
             "reward": self.ending.reward if self.ending else None,
             "failure": str(failure) if failure else None,
             "metrics": dict(trajectory.metrics),

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypedDict
 
 from art_core.backends import Endpoint
 from art_core.base.errors import ConfigError
@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("art_core")
 
 TIMEOUT_S, MAX_ATTEMPTS, MIN_KEY_LENGTH = 3600.0, 4096, 16
+
+
+class GatewayOptions(TypedDict, total=False):
+    """The options of `model.gateway`."""
+
+    host: str
+    port: int
+    api_key: str | None
+    attempt_timeout_s: float
+    max_attempts: int
+    unconstrained: bool
+    allow_remote: bool
+    ssl_certfile: str | None
+    ssl_keyfile: str | None
 
 
 class Gateway(AppHost):

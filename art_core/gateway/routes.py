@@ -13,7 +13,14 @@ from art_core.base.errors import ArtError
 from art_core.base.numbers import number_or_nan
 from art_core.data.trajectory import Trajectory
 from art_core.endpoint.errors import RequestError, bad_parameter
-from art_core.endpoint.http import Handler, check_key, guarded, json_body, json_response
+from art_core.endpoint.http import (
+    Handler,
+    bearer_key,
+    check_key,
+    guarded,
+    json_body,
+    json_response,
+)
 from art_core.gateway.attempts import Attempts, Ending
 
 MAX_BYTES = 64 << 10
@@ -39,6 +46,7 @@ def attempt_routes(
     one = "/attempts/{attempt_id}"
     return [
         Route("/health", routes.health, methods=["GET"]),
+        Route("/v1/models", guarded(routes.models), methods=["GET"]),
         Route("/attempts", keyed(routes.begin), methods=["POST"]),
         Route("/attempts", keyed(routes.listed), methods=["GET"]),
         Route(one, keyed(routes.shown), methods=["GET"]),
@@ -55,6 +63,15 @@ class _AttemptRoutes:
 
     async def health(self, _: Request) -> Response:
         return json_response({"status": "ok"})
+
+    async def models(self, http: Request) -> Response:
+        """List the model for an attempt's key, with the fields that OpenAI and Anthropic have."""
+        self._attempts.recording_of(bearer_key(http))
+        name, began = self._model_name, "1970-01-01T00:00:00Z"
+        openai = {"id": name, "object": "model", "created": 0, "owned_by": "art"}
+        anthropic = {"type": "model", "display_name": name, "created_at": began}
+        ends = {"has_more": False, "first_id": name, "last_id": name}
+        return json_response({"object": "list", "data": [openai | anthropic], **ends})
 
     async def begin(self, http: Request) -> Response:
         body = await _body(http, {"scenario_id", "metadata"})

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -41,7 +41,7 @@ from art_core.sinks.protocol import RunInfo, SinkSpec, distinct_sinks
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-    from art_core.gateway.gateway import Gateway
+    from art_core.gateway.gateway import Gateway, GatewayOptions
 
 log = logging.getLogger("art_core")
 
@@ -200,7 +200,7 @@ class Model:
         with self._recorder.recorded(recording) as endpoint:
             yield endpoint
 
-    def gateway(self, **options: Any) -> Gateway:
+    def gateway(self, **options: Unpack[GatewayOptions]) -> Gateway:
         """Return a server for agents in other processes, containers and languages: each attempt
         there has a key of its own, and its calls are recorded. Use it with `async with`.
 

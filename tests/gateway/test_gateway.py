@@ -110,6 +110,68 @@ async def test_a_call_after_the_end_is_refused_in_the_form_of_its_protocol(clien
         assert ("type" in refused.json()) is path.startswith("/v1/messages")
 
 
+async def test_an_agent_that_never_calls_the_model_is_told_what_comes_of_it(model, gateway, client):
+    silent, other = await client.begin(), await client.begin()
+    await client.chat(other, "hi")
+    ended = (await client.end(silent, reward=1.0)).json()
+    assert (ended["status"], ended["calls"]) == ("ended", 0)
+    assert "the agent never called the model" in ended["warning"]
+    assert (await client.end(other, reward=0.0)).json()["warning"] is None
+    group = await gateway.group(size=2)
+    assert group.rewards == [1.0, 0.0]
+    await model.train([group])
+    (row,) = rows_of(model)
+    assert row.metrics["data/step_num_sequences"] == 1
+
+
+async def test_a_call_with_another_attempts_key_is_recorded_there(gateway, client):
+    one, other = await client.begin(), await client.begin()
+    await client.chat({**one, "api_key": other["api_key"]}, "hi")
+    shown = [(await client.get(f"/attempts/{each['id']}")).json()["calls"] for each in (one, other)]
+    assert shown == [0, 1]
+
+
+async def test_a_stream_that_the_agent_cuts_off_leaves_its_attempt_open_for_more_calls(
+    gateway, client
+):
+    one = await client.begin()
+    headers = {"Authorization": f"Bearer {one['api_key']}"}
+    long = [{"role": "user", "content": 500 * "x"}]
+    bodies = {
+        "chat/completions": {"messages": long},
+        "responses": {"input": long},
+        "messages": {"messages": long, "max_tokens": 1000},
+        "completions": {"prompt": long[0]["content"], "max_tokens": 1000},
+    }
+    for path, body in bodies.items():
+        asked = {"model": one["model_name"], "stream": True, **body}
+        url = f"{one['base_url']}/{path}"
+        async with client.http.stream("POST", url, json=asked, headers=headers) as answer:
+            begun = await anext(answer.aiter_text(chunk_size=16))
+        assert begun.startswith(("data:", "event:"))
+    assert (await client.chat(one, "again")).status_code == 200
+    await client.end(one, reward=1.0)
+    (trajectory,) = await gateway.group(size=1)
+    histories = [history.messages() for history in trajectory.histories()]
+    # An answer of which the echo had sent all before the agent left is recorded whole.
+    assert histories[-1][-1]["content"] == "again"
+    assert {len(messages[-1]["content"]) for messages in histories[:-1]} <= {500}
+
+
+async def test_the_model_is_listed_for_the_key_of_an_open_attempt(gateway, client):
+    one = await client.begin()
+    async with openai.AsyncOpenAI(base_url=one["base_url"], api_key=one["api_key"]) as agent:
+        (listed,) = (await agent.models.list()).data
+    assert (listed.id, listed.owned_by) == (one["model_name"], "art")
+    as_anthropic = {"x-api-key": one["api_key"]}
+    answer = (await client.http.get(f"{gateway.url}/v1/models", headers=as_anthropic)).json()
+    assert (answer["data"][0]["type"], answer["has_more"]) == ("model", False)
+    await client.end(one, failure="crashed")
+    refused = await client.get("/v1/models", key=one["api_key"])
+    assert refused.status_code == 401
+    assert "is over (failed)" in refused.json()["error"]["message"]
+
+
 async def test_each_key_opens_only_its_own_routes(gateway, client):
     one = await client.begin()
     as_agent = [
