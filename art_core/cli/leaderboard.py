@@ -13,9 +13,7 @@ from art_core.cli.arguments import directory
 from art_core.cli.text import counted, problem_lines
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
-from art_core.log.reader import find_runs
 from art_core.log.rundir import read_problem, runs_path
-from art_core.log.summary import read_summary
 from art_core.metrics.taxonomy import Taxonomy
 from art_core.reports import board
 from art_core.reports.board import Place
@@ -128,10 +126,7 @@ def _places(
     problems: dict[str, str],
 ) -> tuple[list[Place], int]:
     """Return the places and the number of readable runs left out; add runs to `problems`."""
-    missing = [str(directory) for directory in directories if not directory.is_dir()]
-    if missing:
-        raise ConfigError(f"no directory {', '.join(missing)}", "Give a directory of runs.")
-    found = [run for directory in directories for run in find_runs(directory, taxonomy)]
+    found = board.runs_in(directories, taxonomy)
     runs = [(run, run.state()) for run in found]
     problems |= {run.name: state.problem for run, state in runs if state.problem is not None}
     readable = [(run, state.status) for run, state in runs if state.status != "unreadable"]
@@ -140,11 +135,9 @@ def _places(
     places: list[Place] = []
     for run, status in chosen:
         try:
-            summary = read_summary(run.history, taxonomy)
+            places.append(board.read_place(run, status))
         except Exception as error:
             problems[run.name] = read_problem(error)
-        else:
-            places.append(board.place(run, status, summary))
     return places, len(readable) - len(chosen)
 
 

@@ -6,12 +6,13 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.log.reader import LoggedRun
-from art_core.log.summary import Summary
+from art_core.log.reader import LoggedRun, find_runs
+from art_core.log.summary import Summary, read_summary
 from art_core.metrics.taxonomy import Taxonomy
 
 REWARD, COST = "reward/mean", "costs/cum/all"
@@ -45,6 +46,22 @@ class Place:
             "ended": self.summary.ended,
             "path": str(self.run.path),
         }
+
+
+def runs_in(directories: Iterable[Path], taxonomy: Taxonomy) -> list[LoggedRun]:
+    """Return the runs below directories, readable or not. Raises ConfigError for a directory that
+    does not exist.
+    """
+    directories = list(directories)
+    missing = [str(directory) for directory in directories if not directory.is_dir()]
+    if missing:
+        raise ConfigError(f"no directory {', '.join(missing)}", "Give a directory of runs.")
+    return [run for directory in directories for run in find_runs(directory, taxonomy)]
+
+
+def read_place(run: LoggedRun, status: str) -> Place:
+    """Return a run's place by its summary, so that only the rows that are new are read."""
+    return place(run, status, read_summary(run.history, run.taxonomy))
 
 
 def place(run: LoggedRun, status: str, summary: Summary) -> Place:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from art_core.cli import leaderboard
+from art_core.reports import board
 from art_core.log.reader import LoggedRun, find_runs
 from art_core.log.rundir import read_problem
 
@@ -125,14 +125,14 @@ def test_a_row_that_breaks_its_reader_is_that_runs_problem(odd, art_command, mon
 def test_a_log_that_breaks_while_it_is_summarized_is_that_runs_problem(
     odd, art_command, monkeypatch, caplog
 ):
-    read = leaderboard.read_summary
+    read = board.read_summary
 
     def broken(history, taxonomy, **options):
         if history.parent == odd:
             raise OSError(5, "Input/output error", str(history))
         return read(history, taxonomy, **options)
 
-    monkeypatch.setattr(leaderboard, "read_summary", broken)
+    monkeypatch.setattr(board, "read_summary", broken)
     assert art_command("leaderboard").splitlines()[-1] == (
         "demo/odd: history.jsonl: Input/output error"
     )
