@@ -15,7 +15,7 @@ _LEARNED = ("reward/", "loss/")
 
 
 @attrs.define
-class Span:
+class AttemptSpan:
     """The steps that an attempt trained, from the first to the furthest."""
 
     attempt: int
@@ -33,7 +33,7 @@ class Follower:
 
     run: LoggedRun
     line: Timeline = attrs.field(init=False)
-    spans: list[Span] = attrs.field(factory=list)
+    spans: list[AttemptSpan] = attrs.field(factory=list)
     _keys: set[str] = attrs.field(factory=set)
     _file: int = -1
     _offset: int = 0
@@ -79,6 +79,6 @@ class Follower:
     def _add(self, attempt: int, step: int) -> None:
         last = self.spans[-1] if self.spans else None
         if last is None or last.attempt != attempt:
-            self.spans.append(Span(attempt, step, step))
+            self.spans.append(AttemptSpan(attempt, step, step))
         else:
             last.last = max(last.last, step)

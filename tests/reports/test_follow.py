@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from art_core.log.reader import LoggedRun
-from art_core.reports.follow import Follower, Span
+from art_core.reports.follow import AttemptSpan, Follower
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_spans_are_the_attempts_that_trained(log, follower):
     log.add(step=2, attempt=3, reward__mean=0.2)
     log.add(step=3, attempt=3, reward__mean=0.3)
     follower.read([])
-    assert follower.spans == [Span(1, 1, 2), Span(3, 2, 3)]
+    assert follower.spans == [AttemptSpan(1, 1, 2), AttemptSpan(3, 2, 3)]
 
 
 def test_rows_of_art_are_one_attempt(log, follower):
@@ -62,4 +62,4 @@ def test_rows_of_art_are_one_attempt(log, follower):
     log.raw(b'{"step": "x", "recorded_at": "2026-03-01T12:00:00", "reward/mean": 0.5}\n')
     log.raw(b'{"training_step": 2, "recorded_at": "2026-03-01T12:00:00", "reward/mean": 0.5}\n')
     follower.read([])
-    assert follower.spans == [Span(1, 1, 1)]
+    assert follower.spans == [AttemptSpan(1, 1, 1)]

@@ -73,9 +73,11 @@ def attempt_of(run: LoggedRun, split: str, step: int, group: int, place: int) ->
 
 def whole_attempt(found: TrajectoryGroup, group: int, place: int) -> dict[str, Any]:
     """Return an attempt of a group with every message, token, log line and reward."""
-    trajectory, stored = found.trajectories[place], found.to_dict()["trajectories"][place]
+    trajectory = found.trajectories[place]
+    stored: dict[str, Any] = found.to_dict()["trajectories"][place]
     turns = iter(trajectory.turn_rewards)
-    main, *others = (stored, *stored["additional_histories"])
+    main: dict[str, Any] = stored
+    others: list[dict[str, Any]] = stored["additional_histories"]
     return {
         "scenario": _scenario(found, group),
         "reward": _number(trajectory.total_reward),
@@ -112,7 +114,9 @@ def _message(item: Item, turns: Iterator[float]) -> dict[str, Any]:
         "name": message.get("name"),
         "text": text_of(message.get("content")),
         "thoughts": text_of(message.get("reasoning_content") or message.get("reasoning")),
-        "calls": [{"name": str(c.get("name")), "arguments": _code(c.get("arguments"))} for c in calls],
+        "calls": [
+            {"name": str(c.get("name")), "arguments": _code(c.get("arguments"))} for c in calls
+        ],
     }
     if sampled:
         shown |= {"sampled": True, "cut_off": _is_cut_off(item), "reward": next(turns, None)}
@@ -133,7 +137,7 @@ def _tokens(item: Item) -> list[list[Any]]:
 
 
 def text_of(content: Any) -> str:
-    """Return the text of a message's content; parts that are no text as JSON."""
+    """Return the text of a message's content; other parts as JSON."""
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, Sequence):

@@ -79,9 +79,7 @@ def _curve(
     return {"y": ys, "total": len(values)} | _places(shown, axes)
 
 
-def _places(
-    steps: list[int], axes: dict[str, Points], *, single: bool = False
-) -> dict[str, Any]:
+def _places(steps: list[int], axes: dict[str, Points], *, single: bool = False) -> dict[str, Any]:
     """Return steps with their places on each axis: the newest value at a step or before it."""
     found: dict[str, list[Any]] = {"step": list(steps)}
     for name, (known, values) in axes.items():

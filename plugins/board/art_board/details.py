@@ -71,9 +71,7 @@ def cost_tree(entry: Listed) -> list[dict[str, Any]]:
         share = paid[path] / whole if whole else None
         depth = path.count("/") + 1
         name = path.rpartition("/")[2]
-        rows.append(
-            {"path": path, "name": name, "depth": depth, "usd": paid[path], "share": share}
-        )
+        rows.append({"path": path, "name": name, "depth": depth, "usd": paid[path], "share": share})
     return rows
 
 

@@ -24,16 +24,20 @@ MAX_BYTES = 30_000_000
 _POINTS = 1000
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z]+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
-_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ESCAPED = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
 
 
 def write_page(run: LoggedRun, out: Path) -> int:
     """Write a run as an HTML file; return its size in bytes."""
     state = run.state()
     place = read_place(run, state.status)
-    entry = Listed(
-        id=run_id(run), run=run, status=state.status, place=place, reason=state.reason
-    )
+    entry = Listed(id=run_id(run), run=run, status=state.status, place=place, reason=state.reason)
     return out.write_bytes(page_of(entry).encode())
 
 
@@ -51,12 +55,10 @@ def page_of(entry: Listed) -> str:
     )
     page = (STATIC / "index.html").read_text()
     head = (
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<style>{styles}</style>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{styles}</style>\n'
     )
     body = (
-        f'<script type="application/json" id="answers">{data}</script>\n'
-        f"<script>{script}</script>\n"
+        f'<script type="application/json" id="answers">{data}</script>\n<script>{script}</script>\n'
     )
     page = re.sub(r"<!-- loaded -->.*?<!-- end -->\n", lambda _: head, page, flags=re.DOTALL)
     return page.replace("</body>", f"{body}</body>")

@@ -67,8 +67,8 @@ def _filter(term: str, places: list[Place], taxonomy: Any) -> Callable[[Listed],
         return lambda entry: term.lower() in entry.run.name.lower()
     compare = _COMPARE[condition["op"]]
     if condition["key"] in _FACTS:
-        return lambda e: e.place is not None and compare(
-            e.place.facts[condition["key"]], condition["value"]
+        return lambda e: (
+            e.place is not None and compare(e.place.facts[condition["key"]], condition["value"])
         )
     name = board.column(condition["key"], places, taxonomy)
     try:
@@ -88,7 +88,9 @@ def _in_order(
     name = board.column(query.sort, places, taxonomy)
     by_place = {id(entry.place): entry for entry in entries}
     ranked = board.best_first(_places(entries), name, taxonomy)
-    known = [place for place in ranked if place.values.get(name, float("nan")) == place.values.get(name)]
+    known = [
+        place for place in ranked if place.values.get(name, float("nan")) == place.values.get(name)
+    ]
     missing = [by_place[id(place)] for place in ranked if place not in known]
     unread = [entry for entry in entries if entry.place is None]
     known = known[::-1] if query.reverse else known
@@ -150,7 +152,12 @@ def matrix(entries: Iterable[Listed], name: str, query: Query, taxonomy: Any) ->
     key = board.column(name, places, taxonomy)
     cells = board.matrix(places, key, taxonomy)
     projects = sorted({project for row in cells.values() for project in row})
-    return {"key": key, "projects": projects, "models": cells, "direction": _direction(key, taxonomy)}
+    return {
+        "key": key,
+        "projects": projects,
+        "models": cells,
+        "direction": _direction(key, taxonomy),
+    }
 
 
 def csv(entries: Iterable[Listed], query: Query, taxonomy: Any, *, is_long: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import art_core as art
 
-WORDS = "The answer is that the river flows to the sea because water runs down .".split()
+WORDS = ("The", "answer", "is", "that", "the", "river", "flows", "to", "the", "sea", "at", "last")
 
 
 def choice(text: str, seed: int, *, finish: str = "stop", calls: Any = None) -> dict[str, Any]:
@@ -37,15 +37,32 @@ def attempt(step: int, scenario: int, place: int) -> art.Trajectory:
     draw = random.Random(step * 1000 + scenario * 10 + place)
     skill = 1 - math.exp(-step / 15)
     reward = max(0.0, min(1.0, skill + draw.gauss(0, 0.15)))
-    call = {"id": "c1", "type": "function", "function": {"name": "search_inbox", "arguments": f'{{"keywords": ["invoice {scenario}"], "limit": 5}}'}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {
+            "name": "search_inbox",
+            "arguments": f'{{"keywords": ["invoice {scenario}"], "limit": 5}}',
+        },
+    }
     answer = " ".join(draw.choices(WORDS, k=20 + draw.randrange(30)))
     seed = step * 100 + place
     return art.Trajectory(
         messages_and_choices=[
-            {"role": "system", "content": "Answer questions about an inbox. Search before you answer."},
-            {"role": "user", "content": f"Which invoice of March is not paid? (question {scenario})"},
+            {
+                "role": "system",
+                "content": "Answer questions about an inbox. Search before you answer.",
+            },
+            {
+                "role": "user",
+                "content": f"Which invoice of March is not paid? (question {scenario})",
+            },
             choice("I look for the invoices first.", seed, calls=[call]),
-            {"role": "tool", "tool_call_id": "c1", "content": f"1. Invoice {scenario}-17, 3 March, open\n2. Invoice {scenario}-18, 9 March, paid"},
+            {
+                "role": "tool",
+                "tool_call_id": "c1",
+                "content": f"1. Invoice {scenario}-17, open\n2. Invoice {scenario}-18, paid",
+            },
             choice(answer, seed + 1, finish="length" if draw.random() < 0.1 else "stop"),
         ],
         reward=reward,
@@ -56,8 +73,15 @@ def attempt(step: int, scenario: int, place: int) -> art.Trajectory:
 
 
 async def log_run(
-    base: Path, name: str, *, steps: int = 40, project: str = "inbox", close: bool = True,
-    start: int = 1, trajectories: bool = True, quality: float = 1.0,
+    base: Path,
+    name: str,
+    *,
+    steps: int = 40,
+    project: str = "inbox",
+    close: bool = True,
+    start: int = 1,
+    trajectories: bool = True,
+    quality: float = 1.0,
 ) -> art.Model:
     """Log a run: rewards that rise, losses, costs, evaluations, failures now and then."""
     model = art.Model(name=name, project=project, sinks=[], base_path=base)
@@ -75,13 +99,18 @@ async def log_run(
         groups = [
             art.TrajectoryGroup(
                 [attempt(round(step * quality), scenario, place) for place in range(6)],
-                exceptions=[TimeoutError("the mail server did not answer in 30 s")] if (step + scenario) % 5 == 0 else [],
+                exceptions=[TimeoutError("the mail server did not answer in 30 s")]
+                if (step + scenario) % 5 == 0
+                else [],
                 metadata={"scenario_id": f"question-{scenario}"},
             )
             for scenario in range(4)
         ]
-        await model.log(groups if trajectories else groups[:1], split="train", step=step, metrics=metrics)
+        await model.log(
+            groups if trajectories else groups[:1], split="train", step=step, metrics=metrics
+        )
         if step % 10 == 0:
+
             async def rollout(_: Any, scenario: Any, step: int = step) -> art.Trajectory:
                 return attempt(round(step * quality), scenario["n"], 7)
 
