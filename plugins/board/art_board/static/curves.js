@@ -38,7 +38,7 @@ function keyOf(runs) {
 function curveBar(view) {
   const weight = h("output", null, String(view.smoothing));
   const slide = h("input", {
-    type: "range", min: "0", max: "0.99", step: "0.01", oninput: (event) => {
+    id: "smoothing", type: "range", min: "0", max: "0.99", step: "0.01", oninput: (event) => {
       view.smoothing = Number(event.target.value);
       weight.textContent = event.target.value;
       keepAddress(view);
@@ -59,7 +59,7 @@ function curveBar(view) {
   const narrow = (event) => boxes.forEach((box) => { box.hidden = !box.textContent.includes(event.target.value); });
   return h("div", { class: "toolbar" },
     field("Over", choice(AXES, view.axis, turn)),
-    h("label", { class: "field" }, h("span", null, "Smoothing ", weight), slide),
+    h("span", { class: "field" }, h("span", null, h("label", { htmlFor: slide.id }, "Smoothing"), " ", weight), slide),
     h("details", { class: "menu" }, h("summary", null, `Metrics (${view.every.length})`), h("div", { class: "sheet" },
       h("input", { type: "search", placeholder: "find a key", "aria-label": "find a metric", oninput: narrow }), boxes)));
 }
