@@ -122,7 +122,7 @@ def hostile(tmp_path_factory):
 
 
 class Page:
-    """A page, what its console said, and what it asked for."""
+    """A page, the messages of its console, and its requests."""
 
     def __init__(self, browser, **options):
         self.context = browser.new_context(
@@ -130,12 +130,12 @@ class Page:
         )
         self.page = self.context.new_page()
         self.page.set_default_timeout(10_000)
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("dialog", lambda dialog: self.said.append(f"dialog {dialog.message}"))
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("dialog", lambda dialog: self.messages.append(f"dialog {dialog.message}"))
 
 
 @pytest.fixture
@@ -150,4 +150,4 @@ def opened(browser):
     yield go
     for each in pages:
         each.context.close()
-        assert each.said == []  # an empty console, whatever a test did
+        assert each.messages == []  # an empty console, whatever a test did

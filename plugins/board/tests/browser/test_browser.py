@@ -48,8 +48,8 @@ def test_the_runs_are_listed_and_filtered(served, opened):
     assert cells(page, 0) == ["inbox/agent-001"]
     page.get_by_label("Filter").fill("no/such>1")
     assert "no column 'no/such'" in page.locator(".problem").inner_text()
-    assert [line for line in found.said if "status of 400" not in line] == []
-    found.said.clear()
+    assert [line for line in found.messages if "status of 400" not in line] == []
+    found.messages.clear()
 
 
 def test_a_heading_sorts_the_better_values_first_and_then_last(served, opened):
@@ -148,7 +148,7 @@ def test_a_run_is_exported_as_one_file_that_asks_for_nothing(served, opened, tmp
         page.wait_for_selector(f"a[aria-current=page] >> text={tab}")
     page.get_by_role("button", name="attempt 2 of question-3").click()
     page.wait_for_selector("article >> text=question-3, attempt 2")
-    assert found.asked == [file.as_uri()]
+    assert found.requests == [file.as_uri()]
 
 
 @pytest.fixture
@@ -213,8 +213,10 @@ def test_rows_arrive_live_also_after_the_server_was_away(tmp_path, browser, serv
     server.start()
     expect(page.locator("tbody tr")).to_have_count(4)
     assert cells(page, 0) == ["4", "3", "2", "1"]
-    found.said[:] = [
-        line for line in found.said if "ERR_CONNECTION" not in line and "ERR_INCOMPLETE" not in line
+    found.messages[:] = [
+        line
+        for line in found.messages
+        if "ERR_CONNECTION" not in line and "ERR_INCOMPLETE" not in line
     ]
 
 
