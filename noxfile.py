@@ -191,13 +191,12 @@ def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alon
     session.run(*pip, "--no-build-isolation", *editable, external=True)
     unsloth = ("--no-deps", "--no-build-isolation", "--editable", "plugins/unsloth")
     session.run(*_pip(python, alone), *unsloth, "-r", str(alone), external=True)
-    results = [folder / "core.xml", folder / "plugins.xml"]
     tested = [str(path / "tests") for path in PLUGINS if path.name not in ENVIRONMENTS]
-    for result, tests in zip(results, (["tests"], tested), strict=True):
+    results = {folder / "core.xml": ["tests"], folder / "plugins.xml": tested}
+    for result, tests in results.items():
         report = (f"--junitxml={result}", "-q", "--no-header", *session.posargs)
         session.run(
-            python, "-m", "pytest", *report, *tests, external=True,
-            success_codes=[0, 1],  # failing tests are reported below
+            python, "-m", "pytest", *report, *tests, external=True, success_codes=[0, 1],
             env={"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
         )  # fmt: skip
     session.run(python, "locks/report.py", *map(str, results), external=True)

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from art_core.reports import board
 from art_core.log.reader import LoggedRun, find_runs
 from art_core.log.rundir import read_problem
+from art_core.reports import board
 
 ROW = {"reward/mean": 0.5, "costs/cum/all": 1.0}
 
