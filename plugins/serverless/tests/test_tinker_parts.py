@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -36,13 +38,38 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
-def silent(serving, tiny):
-    """A server whose sessions end after a second without a heartbeat."""
-    backend = art.backend("local", device="cpu", dtype="float32", progress=False)
-    return serving(
-        backend, api=start.run, session_s=1.0, base_models={"tiny/base": str(tiny)},
-        keys=Keys((KEY.encode(),)),
-    )  # fmt: skip
+def serve(serving, tiny):
+    """Start a server: `serve(session_s)`, the seconds that a session lives without a heartbeat."""
+
+    def start_server(session_s):
+        backend = art.backend("local", device="cpu", dtype="float32", progress=False)
+        keys, models = Keys((KEY.encode(),)), {"tiny/base": str(tiny)}
+        return serving(backend, api=start.run, session_s=session_s, base_models=models, keys=keys)
+
+    return start_server
+
+
+@pytest.fixture
+def server(serve):
+    return serve(300.0)
+
+
+@contextmanager
+def heartbeats(server, session_id):
+    """Send heartbeats inside the block, as the SDK does."""
+    over = threading.Event()
+
+    def beat():
+        while not over.wait(0.1):
+            asked(server, "/session_heartbeat", {"session_id": session_id})
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
 
 
 def asked(server, path, body=None, **headers):
@@ -75,24 +102,23 @@ def made(server, session_id, **lora):
     return result(server, found["request_id"])[1]
 
 
-def test_the_models_of_a_client_that_was_killed_leave_memory(silent):
-    session_id = begun(silent)
-    model_id = made(silent, session_id)["model_id"]
-    assert asked(silent, "/get_info", {"model_id": model_id})[0] == 200
-    ended = lambda: asked(silent, "/session_heartbeat", {"session_id": session_id})[0] == 410  # noqa: E731
-    import time
-
-    time.sleep(2.5)  # the client says nothing
-    until(ended)
-    status, error = asked(silent, "/get_info", {"model_id": model_id})
+def test_the_models_of_a_client_that_was_killed_leave_memory(serve):
+    server = serve(3.0)
+    session_id = begun(server)
+    with heartbeats(server, session_id):
+        model_id = made(server, session_id)["model_id"]
+        assert asked(server, "/get_info", {"model_id": model_id})[0] == 200
+    until(lambda: session_id not in asked(server, "/sessions")[1]["sessions"])
+    assert asked(server, "/session_heartbeat", {"session_id": session_id})[0] == 410
+    status, error = asked(server, "/get_info", {"model_id": model_id})
     assert status == 404
     assert "its session has ended" in error["error"]["message"]
-    assert asked(silent, f"/training_runs/{model_id}")[1]["lora_rank"] == 8
+    assert asked(server, f"/training_runs/{model_id}")[1]["lora_rank"] == 8
 
 
-def test_a_request_that_is_sent_again_is_the_same_request(silent):
-    session_id = begun(silent)
-    first, second = made(silent, session_id), made(silent, session_id)
+def test_a_request_that_is_sent_again_is_the_same_request(server):
+    session_id = begun(server)
+    first, second = made(server, session_id), made(server, session_id)
     assert first == second == {"model_id": f"{session_id}:train:0", "type": "create_model"}
 
 
@@ -116,15 +142,15 @@ def test_a_request_that_is_sent_again_is_the_same_request(silent):
         ),
     ],
 )
-def test_malformed_requests_are_refused(silent, path, body, status, words):
-    found, error = asked(silent, path, body)
+def test_malformed_requests_are_refused(server, path, body, status, words):
+    found, error = asked(server, path, body)
     assert found == status, error
     assert words in error["error"]["message"]
 
 
-def test_bytes_that_are_no_message_are_refused(silent):
+def test_bytes_that_are_no_message_are_refused(server):
     headers = {"Content-Type": "application/x-protobuf"}
-    status, error = asked(silent, "/forward_backward", b"\xff\xff", **headers)
+    status, error = asked(server, "/forward_backward", b"\xff\xff", **headers)
     assert status == 400
     assert "no ForwardBackwardRequest" in error["error"]["message"]
 
