@@ -1,5 +1,7 @@
 """The plugin: its module, the folders of the environment variable, and `art env check`."""
 
+import pytest
+
 from art_core.cli.main import main
 from art_core.testing.plugin import PluginContract
 from art_harbor import plugin
@@ -20,6 +22,8 @@ def test_named_folders_are_environments(monkeypatch, tasks):
     assert plugin.art_environments() == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_solutions_of_the_tasks_get_1_in_a_check(monkeypatch, tasks, namespaces, capsys):
     monkeypatch.setenv("HARBOR_TASKS", f"small={tasks}")
     monkeypatch.setenv("HARBOR_SANDBOX", "subprocess")
