@@ -98,3 +98,21 @@ async def test_schema(door, protocol):
         form = {"format": {"type": "json_schema", "schema": PARAMETERS}}
         answer = await client.messages.create(**ASKED, messages=HI, output_config=form)
         assert answer.content[0].text == ANSWER
+
+
+@MESSAGES
+async def test_a_sub_agent_a_retry_and_a_shortened_conversation_are_branches(door, protocol):
+    lines = "one", "two", "sub", "again", "four"
+    async with (
+        door.opened(*lines, turns=[2, 1, 1, 1]) as endpoint,
+        client_of(endpoint) as client,
+    ):
+        first = await client.messages.create(**ASKED, messages=HI)
+        answered = {"role": "assistant", "content": first.content}
+        on = {"role": "user", "content": "on"}
+        await client.messages.create(**ASKED, messages=[*HI, answered, on])
+        await client.messages.create(**ASKED, messages=HI, system="You help an agent.")
+        await client.messages.create(**ASKED, messages=HI)
+        summary = [{"role": "user", "content": "So far: one, two."}, on]
+        last = await client.messages.create(**ASKED, messages=summary)
+        assert last.content[0].text == "four"
