@@ -22,7 +22,6 @@ OURS = (".", "plugins/langgraph", "plugins/local")
 TESTS = ("tests/doors", "tests/gateway/test_examples.py", "plugins/langgraph/tests")
 BEGIN, END = "<!-- doors -->", "<!-- end of doors -->"
 CASES = ("plain", "stream", "two_turns", "tools", "parallel_tools", "forced_tool", "schema")
-FORCED = ("forced_tool", "schema")
 PACKAGES = {
     "agents": "openai-agents", "langchain": "langchain-core", "pydantic_ai": "pydantic-ai-slim",
 }  # fmt: skip
@@ -56,7 +55,7 @@ def table(
     lines = {}
     for client, protocol in sorted(found, key=lambda key: (key[0], PROTOCOLS.index(key[1]))):
         package = PACKAGES.get(client, client)
-        cells = [cell(case, found[client, protocol].get(case)) for case in CASES]
+        cells = [cell(found[client, protocol].get(case)) for case in CASES]
         line = [f"{package} {versions[package]}", protocol, *cells]
         lines[package, protocol] = f"| {' | '.join(line)} |"
     for line in before.splitlines():
@@ -67,13 +66,11 @@ def table(
     return "\n".join([*head, *(lines[key] for key in order)])
 
 
-def cell(case: str, passed: bool | None) -> str:  # noqa: FBT001
+def cell(passed: bool | None) -> str:  # noqa: FBT001
     """Return what a cell shows."""
     if passed is None:
         return "–"
-    if not passed:
-        return "no"
-    return "unconstrained" if case in FORCED else "yes"
+    return "yes" if passed else "no"
 
 
 def install(python: str) -> None:

@@ -147,8 +147,8 @@ def asking_for_tokens(
 
 
 def keep_tokens(response: Any) -> Any:
-    """Set the prompt's token ids, the policy version and a sampling that biases importance ratios
-    on each choice; return the completion.
+    """Set the prompt's token ids, the policy version, a sampling that biases importance ratios and
+    the grammar on each choice; return the completion.
     """
     version = policy_version(response)
     for choice in getattr(response, "choices", None) or ():
@@ -157,8 +157,9 @@ def keep_tokens(response: Any) -> Any:
 
 
 def _put(choice: Any, source: Any, head: Any, version: int | None) -> None:
-    """Put the prompt of `head` and the sampling of `source` on a choice."""
-    for name, of in (("prompt_token_ids", head), ("prompt_images", head), ("sampling", source)):
+    """Put the prompt of `head`, and the sampling and grammar of `source`, on a choice."""
+    of_the_prompt = (("prompt_token_ids", head), ("prompt_images", head))
+    for name, of in (*of_the_prompt, ("sampling", source), ("grammar", source)):
         value = getattr(of, name, None)
         if value or (value is not None and name == "prompt_token_ids"):
             setattr(choice, name, value)

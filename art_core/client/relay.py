@@ -54,7 +54,7 @@ _CLIENT_HEADERS = _CONNECTION_HEADERS | {
     "proxy-authorization", "te", "user-agent", API_KEY_HEADER,
 }  # fmt: skip
 _OF_CLIENTS = ("x-stainless-", "anthropic-")
-FORCING = ("response_format", "parallel_tool_calls", "tool_choice")
+FORCING = ("response_format", "parallel_tool_calls", "structured_outputs", "tool_choice")
 FORCING_COUNTS = ("output_config", "output_format", "tool_choice")
 OTHER_ROUTES = f"this endpoint has {', '.join((CHAT, *PROTOCOLS, COUNT))}"
 

@@ -36,11 +36,10 @@ class ChoiceTokens:
     """The engine's own tokens of one choice; no text was tokenised again.
 
     `prompt_ids` [P] is the whole prompt that the engine saw, `completion_ids` [C] what it sampled
-    (its end token included), `logprobs` [C] the natural log-probabilities of the samples, and
-    `policy_version` the training step of the weights that made them, if the endpoint reported it.
-    `biased` means that the endpoint sampled at a temperature or top_p other than 1, so `logprobs`
-    are not those of the sampling. `teacher_logprobs` [C] are a teacher's, if one scored the choice.
-    `images` are the digests of the prompt's images, or their data URLs (`turns_of`).
+    (its end token included), `logprobs` [C] natural log-probabilities among the tokens that
+    `grammar` allows; `biased`: other ones were drawn from. `policy_version` is the training step of
+    the weights, if it was reported, `teacher_logprobs` [C] are a teacher's, and `images` the
+    digests of the prompt's images, or their data URLs (`turns_of`).
     """
 
     prompt_ids: tuple[int, ...]
@@ -49,6 +48,7 @@ class ChoiceTokens:
     policy_version: int | None = None
     truncated: bool = False
     biased: bool = False
+    grammar: str | None = None
     teacher_logprobs: tuple[float, ...] | None = None
     images: tuple[str, ...] = ()
 
@@ -131,6 +131,7 @@ def tokens_of(item: MessageOrChoice) -> ChoiceTokens | None:
         policy_version=_get(item, "policy_version"),
         truncated=_get(item, "finish_reason") == "length",
         biased=bool(_get(item, "sampling")),
+        grammar=_get(item, "grammar"),
         teacher_logprobs=tuple(scores) if len(scores) == len(completion_ids) else None,
         images=tuple(_get(item, "prompt_images") or ()),
     )

@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
+from art_core.endpoint.constraint import Constraint
+
 FinishReason = Literal["stop", "length"]
 CONTEXT_HEADER = "X-ART-Context"
 request_context: ContextVar[str] = ContextVar("art_request_context", default="")
@@ -28,11 +30,19 @@ class Sampling:
     seeds. Other sequences of the batch may change the last digits of log-probs, and so a draw
     between almost equally probable tokens. With `stream` an engine yields tokens as they come,
     without it it may yield all of them at the end.
+
+    The draw is from softmax((logits + `logit_bias`) / temperature), without tokens that are less
+    than `min_p` times as probable as the most probable one, then without those beyond `top_p`. A
+    `grammar`, as the model's `Grammars` returned it, excludes tokens before all of that, and
+    log-probs are those of softmax(logits) over the other tokens.
     """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: str | None = None
     seed: int | None = None
     top_logprobs: int = 0
     stop_token_ids: tuple[int, ...] = ()
@@ -41,8 +51,8 @@ class Sampling:
 
 @attrs.frozen
 class Token:
-    """One sampled token: its id, its natural log-probability under the weights at temperature 1,
-    and alternatives.
+    """One sampled token: its id, its natural log-probability under the weights at temperature 1
+    among the tokens that the grammar allows, and alternatives.
 
     An engine that caches prompts sets `cached_tokens` in at least one token of a sequence: the
     number of the prompt's tokens that were in its cache.
@@ -115,6 +125,19 @@ class ChatTokenizer(Protocol):
         """Turn token ids into text."""
 
 
+class Grammars(Protocol):
+    """Compiles constraints for an engine and its tokenizer."""
+
+    def grammar(self, constraint: Constraint, prompt_ids: Sequence[int]) -> str:
+        """Return the grammar of an answer to a prompt, which may begin with thoughts if the chat
+        template has them; without prompt ids it begins at once.
+
+        It is stored with the answer: from it and the answer's tokens, training computes which
+        tokens were allowed. Raises ConfigError, with the reason, for a constraint that is invalid
+        or not supported.
+        """
+
+
 class ModelNames(Protocol):
     """The model names of an endpoint, and the weights of each."""
 
@@ -132,6 +155,8 @@ class ServedModel:
     `images_refused` is the reason why prompts have no images. If it is None, the engine is an
     `ImageEngine`, and the tokenizer renders parts {"type": "image", "image": URL} of messages as
     the tokens of that image; ConfigError for one that it cannot read.
+    `grammars` is None if the engine samples without grammars. `biases` means that it has
+    `logit_bias` and `min_p`.
     """
 
     engine: Engine
@@ -140,3 +165,5 @@ class ServedModel:
     name: str
     policy_version: int | None = None
     images_refused: str | None = "its model reads text only"
+    grammars: Grammars | None = None
+    biases: bool = False

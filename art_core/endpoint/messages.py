@@ -6,13 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from art_core.base.images import KINDS, PART, image_bytes
-from art_core.endpoint.errors import (
-    UNCONSTRAINED,
-    RequestError,
-    bad_parameter,
-    shown,
-    unsupported,
-)
+from art_core.endpoint.errors import RequestError, bad_parameter, unsupported
 from art_core.endpoint.strict_json import whole_json
 from art_core.endpoint.thoughts import FIELD
 
@@ -46,15 +40,7 @@ def checked_tools(tools: Any, choice: Any) -> tuple[dict[str, Any], ...]:
         raise bad_parameter("tools", "a list", tools)
     for place, tool in enumerate(listed):
         _check_tool(f"tools[{place}]", tool)
-    if choice is None or choice == "auto":
-        return tuple(listed)
-    if choice == "none":
-        return ()
-    raise unsupported(
-        "tool_choice",
-        f"sampling is not constrained, so only 'auto' and 'none' can be kept; got {shown(choice)}. "
-        f"{UNCONSTRAINED}",
-    )
+    return () if choice == "none" else tuple(listed)
 
 
 def _check_tool(where: str, tool: Any) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
 from art_core.endpoint.engine import ChatTokenizer, ModelNames, Sampling, ServedModel
-from art_core.endpoint.errors import RequestError, bad_parameter, unsupported
+from art_core.endpoint.errors import UNCONSTRAINED, RequestError, bad_parameter, unsupported
 from art_core.endpoint.messages import images_of
 from art_core.endpoint.request import ChatRequest
 from art_core.endpoint.thoughts import in_content, opened_by
@@ -90,6 +90,7 @@ def prepare(
     `check` warns about parts of the request that are missing in the prompt. This is called in
     threads, because its time is proportional to the request.
     """
+    _check_biases(request, served)
     prompt_text, prompt_ids = prompt_tokens(request, served, transcripts, limit)
     context = served.engine.context_length
     if len(prompt_ids) >= context:
@@ -102,6 +103,9 @@ def prepare(
         max_tokens=min(request.max_tokens or left, left),
         temperature=request.temperature,
         top_p=request.top_p,
+        min_p=request.min_p,
+        logit_bias=request.logit_bias,
+        grammar=_grammar(request, served, prompt_ids),
         top_logprobs=request.top_logprobs,
         stop_token_ids=() if end is None else (end,),
         # the endpoint looks for stop strings, so it needs the tokens as they come
@@ -118,6 +122,30 @@ def prepare(
         closing=opened_by(served.tokenizer, prompt_ids) if request.raw_prompt is None else None,
         images=images_of(request.messages),
     )
+
+
+def _check_biases(request: ChatRequest, served: ServedModel) -> None:
+    for name in ("logit_bias", "min_p"):
+        if getattr(request, name) and not served.biases:
+            raise unsupported(name, f"the engine of {served.name!r} does not have it")
+    wrong = _outside([token for token, _ in request.logit_bias], served)
+    if wrong:
+        raise bad_parameter("logit_bias", "given for token ids of the model", wrong[0])
+
+
+def _grammar(request: ChatRequest, served: ServedModel, prompt_ids: tuple[int, ...]) -> str | None:
+    """Return the grammar of the answer; None if it is free."""
+    constraint = request.constraint
+    if constraint is None:
+        return None
+    if served.grammars is None:
+        reason = f"the engine of {served.name!r} does not constrain answers. {UNCONSTRAINED}"
+        raise unsupported(constraint.param, reason)
+    try:
+        return served.grammars.grammar(constraint, prompt_ids if request.raw_prompt is None else ())
+    except ConfigError as error:
+        reason = f"{constraint.param}: {error}"
+        raise RequestError(400, reason, constraint.param) from error
 
 
 def choice_seed(seed: int | None, index: int) -> int | None:
@@ -177,11 +205,16 @@ def _raw_ids(
     if isinstance(prompt, str):
         limit.check(prompt, 1, served)
         return tuple(served.tokenizer.encode(prompt))
-    known = len(served.tokenizer) if isinstance(served.tokenizer, Sized) else None
-    wrong = [token for token in prompt if token < 0 or (known is not None and token >= known)]
+    wrong = _outside(prompt, served)
     if wrong:
         raise bad_parameter("raw_prompt", "token ids of the model", wrong[0])
     return prompt
+
+
+def _outside(ids: Iterable[int], served: ServedModel) -> list[int]:
+    """Return the ids that are not in the vocabulary, where its size is known."""
+    known = len(served.tokenizer) if isinstance(served.tokenizer, Sized) else None
+    return [token for token in ids if token < 0 or (known is not None and token >= known)]
 
 
 class PromptLimit:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from art_core.base.errors import did_you_mean
-from art_core.endpoint.errors import (
-    UNCONSTRAINED,
-    RequestError,
-    bad_parameter,
-    shown,
-    unsupported,
-)
+from art_core.endpoint.constraint import Constraint, constraint_of
+from art_core.endpoint.errors import RequestError, bad_parameter, shown, unsupported
 from art_core.endpoint.messages import checked_messages, checked_tools
 
 MAX_CHOICES = 128
 MAX_STOPS, MAX_STOP = 4, 256
 MAX_OPTIONS, MAX_OPTION_NAME = 32, 64
 MAX_TOP_LOGPROBS = 20
+MAX_BIASES, MAX_BIAS = 1024, 100.0
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -42,14 +39,8 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "answers are text"),
     "frequency_penalty": ((0,), "penalties change the policy that is trained"),
     "presence_penalty": ((0,), "penalties change the policy that is trained"),
-    "logit_bias": (({},), "it changes the policy that is trained"),
-    "response_format": (({"type": "text"},), f"answers are free text. {UNCONSTRAINED}"),
     "modalities": ((["text"],), "answers are text"),
     "moderation": ((), "moderation is not available here"),
-    "parallel_tool_calls": (
-        (True,),
-        f"the model decides how many tools to call. {UNCONSTRAINED}",
-    ),
     "best_of": ((1,), "ask for n choices"),
     "reasoning_effort": ((), "thinking is set in the chat template: use chat_template_kwargs"),
     "verbosity": (("medium",), "ask for the length in the messages"),
@@ -57,7 +48,6 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "functions": (([],), "use tools"),
     "function_call": (("none", "auto"), "use tools and tool_choice"),
     "top_k": ((-1, 0), "use top_p"),
-    "min_p": ((0,), "use top_p"),
     "repetition_penalty": ((1,), "penalties change the policy that is trained"),
 }
 """Parameters that are accepted only with their neutral values, if any, and the reason."""
@@ -65,18 +55,23 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 PARAMETERS = frozenset(
     {
         "chat_template_kwargs",
+        "logit_bias",
         "logprobs",
         "max_completion_tokens",
         "max_tokens",
         "messages",
+        "min_p",
         "model",
         "n",
+        "parallel_tool_calls",
         "raw_prompt",
+        "response_format",
         "return_token_ids",
         "seed",
         "stop",
         "stream",
         "stream_options",
+        "structured_outputs",
         "temperature",
         "tool_choice",
         "tools",
@@ -127,6 +122,7 @@ class ChatRequest:
     """A valid request for a chat completion. `max_tokens` None means the rest of the context.
 
     `raw_prompt`, a text or token ids, is continued as it is, without messages and chat template.
+    `logit_bias` are pairs of a token id and what is added to its logit.
     """
 
     model: str
@@ -137,12 +133,15 @@ class ChatRequest:
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
     logprobs: bool = False
     top_logprobs: int = 0
     tools: tuple[dict[str, Any], ...] = ()
+    constraint: Constraint | None = None
     return_token_ids: bool = False
     template_options: dict[str, Any] = attrs.field(factory=dict)
 
@@ -160,6 +159,7 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     if top_logprobs and not logprobs:
         raise bad_parameter("top_logprobs", "used together with logprobs=true", top_logprobs)
     raw = _raw_prompt(given)
+    tools = checked_tools(given.get("tools"), given.get("tool_choice"))
     return ChatRequest(
         model=model,
         messages=checked_messages(given.get("messages")) if raw is None else (),
@@ -169,12 +169,15 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
         n=_whole(given, "n", 1, MAX_CHOICES) or 1,
         temperature=_number(given, "temperature", 0.0, 2.0),
         top_p=_top_p(given),
+        min_p=_number(given, "min_p", 0.0, 1.0, default=0.0),
+        logit_bias=_logit_bias(given),
         max_tokens=_max_tokens(given),
         stop=_stops(given),
         seed=_whole(given, "seed", -(2**63), 2**63 - 1),
         logprobs=logprobs,
         top_logprobs=top_logprobs,
-        tools=checked_tools(given.get("tools"), given.get("tool_choice")),
+        tools=tools,
+        constraint=constraint_of(given, tools),
         return_token_ids=_flag(given, "return_token_ids"),
         template_options=_template_options(given),
     )
@@ -226,8 +229,10 @@ def _whole(given: Mapping[str, Any], name: str, low: int, high: int) -> int | No
     return value
 
 
-def _number(given: Mapping[str, Any], name: str, low: float, high: float) -> float:
-    value = given.get(name, 1.0)
+def _number(
+    given: Mapping[str, Any], name: str, low: float, high: float, default: float = 1.0
+) -> float:
+    value = given.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise bad_parameter(name, f"a number from {low:g} to {high:g}", value)
     return float(value)
@@ -238,6 +243,21 @@ def _top_p(given: Mapping[str, Any]) -> float:
     if top_p == 0.0:
         raise bad_parameter("top_p", "above 0", top_p)
     return top_p
+
+
+def _logit_bias(given: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
+    biases = _mapping(given, "logit_bias")
+    if len(biases) > MAX_BIASES:
+        raise bad_parameter("logit_bias", f"at most {MAX_BIASES} tokens", biases)
+    for token, bias in biases.items():
+        number = not isinstance(bias, bool) and isinstance(bias, int | float)
+        if not _TOKEN_ID.fullmatch(token) or not number or not abs(bias) <= MAX_BIAS:
+            expected = f"token ids with numbers from -{MAX_BIAS:g} to {MAX_BIAS:g}"
+            raise bad_parameter("logit_bias", expected, {token: bias})
+    return tuple(sorted((int(token), float(bias)) for token, bias in biases.items() if bias))
+
+
+_TOKEN_ID = re.compile("[0-9]{1,9}")
 
 
 def _max_tokens(given: Mapping[str, Any]) -> int | None:

@@ -93,11 +93,17 @@ def _head(prepared: Prepared, kind: str) -> dict[str, Any]:
 
 
 def _sampling(prepared: Prepared) -> dict[str, Any]:
-    """Return temperature and top_p if they are not 1, as they are for the log-probs."""
-    request = prepared.request
-    narrowed = {"temperature": request.temperature, "top_p": request.top_p}
-    other = {name: value for name, value in narrowed.items() if value != 1.0}
-    return {"sampling": other} if other else {}
+    """Return what the draw had and the log-probs do not have, and the grammar, which both have."""
+    request, grammar = prepared.request, prepared.samplings[0].grammar
+    other: dict[str, Any] = {
+        name: value
+        for name, free in (("temperature", 1.0), ("top_p", 1.0), ("min_p", 0.0))
+        if (value := getattr(request, name)) != free
+    }
+    if request.logit_bias:
+        other["logit_bias"] = {str(token): bias for token, bias in request.logit_bias}
+    found: dict[str, Any] = {"sampling": other} if other else {}
+    return found | ({"grammar": grammar} if grammar and request.return_token_ids else {})
 
 
 def _prompt(prepared: Prepared) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def tagged_call(
         if ended is None:
             return None
         value = text[parameter.end() : max(parameter.end(), ended[0])]
-        arguments[key] = _value(value, _types(properties.get(key)))
+        arguments[key] = _value(value, schema_types(properties.get(key)))
         place = ended[1]
     closed = _FUNCTION_END.match(text, place) or (arguments and _LEFT_OPEN.match(text, place))
     return ({"name": name, "arguments": arguments}, closed.end()) if closed else None
@@ -273,12 +273,13 @@ def _properties(schema: Any) -> Mapping[str, Any]:
     return properties if isinstance(properties, Mapping) else {}
 
 
-def _types(schema: Any, depth: int = 0) -> set[str]:
+def schema_types(schema: Any, depth: int = 0) -> set[str]:
+    """Return the JSON types that a schema names; none if it allows any."""
     if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return set()
     kind = schema.get("type", "object" if "$ref" in schema else None)
     types = {each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str)}
     for alternatives in (schema.get("anyOf"), schema.get("oneOf")):
         for each in alternatives if isinstance(alternatives, list) else ():
-            types |= _types(each, depth + 1)
+            types |= schema_types(each, depth + 1)
     return types

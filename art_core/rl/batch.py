@@ -41,6 +41,16 @@ def no_images() -> ConfigError:
     )
 
 
+def no_grammars() -> ConfigError:
+    """Return the error of a backend that computes no log-probs under a grammar."""
+    return ConfigError(
+        "an answer was sampled under a grammar (response_format, tool_choice, structured_outputs), "
+        "so its log-probs are among the tokens that it allows; only backends 'local' and 'unsloth' "
+        "train such answers",
+        "Train with one of them, or sample without constraints.",
+    )
+
+
 @attrs.frozen(kw_only=True)
 class TrainingBatch:
     """Sequences of one step with advantages and weights, and `metrics` of what went in."""
@@ -60,12 +70,13 @@ def training_batch(
     *,
     critic: bool = False,
     images: bool = False,
+    grammars: bool = False,
 ) -> TrainingBatch:
     """Turn groups into training sequences. `critic` and `images` are what the backend trains.
 
     Raises ConfigError when no choice has engine tokens, a reward is not a finite number, or an
-    advantage is too large for a 32-bit float, and for a critic or images that the backend does not
-    train.
+    advantage is too large for a 32-bit float, and for a critic, images, or answers that were
+    sampled under a grammar, where the backend does not train them.
     """
     if config.critic and not critic:
         raise no_critic()
@@ -83,6 +94,8 @@ def training_batch(
     _warn_of_missing(groups, sequences, counts)
     if not images and any(sequence.images for sequence in sequences):
         raise no_images()
+    if not grammars and any(sequence.grammars for sequence in sequences):
+        raise no_grammars()
     return TrainingBatch(
         sequences=tuple(sequences),
         metrics={
@@ -221,9 +234,9 @@ def _warn_of_missing(
         )
     if counts["biased"]:
         log.warning(
-            "%d trained choices were drawn at a temperature or top_p other than 1: their "
-            "log-probs are not those of the draw, which biases the importance ratio. "
-            "Sample what is trained at temperature=1 and top_p=1.",
+            "%d trained choices were drawn at a temperature or top_p other than 1, or with min_p "
+            "or logit_bias: their log-probs are not those of the draw, which biases the importance "
+            "ratio. Sample what is trained at temperature=1 and top_p=1, without the others.",
             counts["biased"],
         )
     if not sequences:

@@ -29,6 +29,8 @@ class TokenSequence:
     before it in the same conversation.
     `teacher_logprobs` [T] are a teacher's (0 where not trainable), None unless it scored all turns.
     `images` are the data URLs of the images in the prompts, in their order.
+    `grammars` are (start, end, grammar) of the tokens that were sampled under a grammar: their
+    log-probs are among the tokens that it allows.
     """
 
     token_ids: tuple[int, ...]
@@ -42,6 +44,7 @@ class TokenSequence:
     policy_versions: tuple[int | None, ...] = ()
     teacher_logprobs: tuple[float, ...] | None = None
     images: tuple[str, ...] = ()
+    grammars: tuple[tuple[int, int, str], ...] = ()
 
     @property
     def num_trainable(self) -> int:
@@ -125,9 +128,14 @@ class _Row:
         same = list(turn.prompt_ids[: len(self.token_ids)]) == self.token_ids
         return same and turn.images[: len(self.images)] == self.images
 
+    grammars: list[tuple[int, int, str]] = attrs.field(factory=list)
+
     def add(self, turn: ChoiceTokens, advantage: float | None, reward: float | None) -> None:
         fresh, sampled = turn.prompt_ids[len(self.token_ids) :], turn.completion_ids
         self.token_ids += [*fresh, *sampled]
+        if turn.grammar is not None:
+            end = len(self.token_ids)
+            self.grammars.append((end - len(sampled), end, turn.grammar))
         self.trainable += [False] * len(fresh) + [True] * len(sampled)
         self.logprobs += [0.0] * len(fresh) + list(turn.logprobs)
         if advantage is not None:
@@ -154,4 +162,5 @@ class _Row:
                 tuple(self.scored) if len(self.scored) == len(self.token_ids) else None
             ),
             images=self.images,
+            grammars=tuple(self.grammars),
         )

@@ -295,7 +295,7 @@ class EchoBackend:
         """Make the batch, change the weights if it is not empty, advance the step."""
         config = TrainConfig.of(model.plugins.losses(), model.plugins.advantages(), **options)
         start = time.monotonic()
-        batch = training_batch(groups, config)
+        batch = training_batch(groups, config, grammars=True)
         seen = [(s.token_ids, s.advantages) for s in batch.sequences]
         metrics = batch.metrics | {"data/step_num_gradient_steps": float(not batch.empty)}
         return self._moved(model, seen, metrics, start, config)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -18,13 +19,40 @@ from scripted import ByteTokenizer, OneModel, ScriptedEngine
 import art_core as art
 from art_core.client.recorder import Recorder, Recording
 from art_core.data.trajectory import tokens_of
+from art_core.endpoint.answer import read_answer
+from art_core.endpoint.constraint import Constraint
 from art_core.endpoint.host import EndpointHost
+from art_core.endpoint.strict_json import whole_json
 from art_core.testing.echo import EchoBackend
+
+if find_spec("jsonschema"):
+    from jsonschema import Draft202012Validator
 
 CLIENTS = ("agents", "anthropic", "instructor", "litellm", "pydantic_ai", "smolagents")
 collect_ignore_glob = [] if all(map(find_spec, CLIENTS)) else ["test_*.py"]
-UNCONSTRAINED = True
-"""A forced form needs `unconstrained=True`: sampling is not constrained."""
+UNCONSTRAINED = False
+"""Whether recordings leave out what forces the form of an answer."""
+
+
+@attrs.define
+class Forms:
+    """Keeps the constraints of requests, which say what the engine may answer."""
+
+    asked: list[Constraint] = attrs.field(factory=list)
+
+    def grammar(self, constraint: Constraint, prompt_ids: Sequence[int]) -> str:
+        self.asked.append(constraint)
+        return "start: /(?s:.*)/"
+
+
+def meets(line: str, constraint: Constraint) -> bool:
+    """Whether a constraint allows an answer: calls of its functions, or JSON by its schema."""
+    functions = {tool["function"]["name"]: {} for tool in constraint.functions}
+    called = {call.name for call in read_answer(line, functions, None).calls}
+    if called or constraint.form is None:
+        return called <= functions.keys() and bool(called or not constraint.required)
+    value, schema = whole_json(line), json.loads(constraint.form.text)
+    return value is not None and Draft202012Validator(schema).is_valid(value)
 
 
 @attrs.frozen
@@ -43,11 +71,14 @@ class Door:
         `turns` are the numbers of answers of the conversations, in any order.
         """
         self.models.engine = engine = ScriptedEngine(lines=[*lines], context_length=200_000)
+        self.models.grammars = forms = Forms()
         trajectory = art.Trajectory()
         recording = Recording(trajectory=trajectory, unconstrained=forced and UNCONSTRAINED)
         with self.recorder.recorded(recording) as endpoint:
             yield endpoint
         assert len(engine.asked) == len(lines)
+        assert forms.asked or not forced
+        assert all(any(meets(line, each) for line in lines) for each in forms.asked)
         recorded = [
             [tokens_of(item) for item in history.messages_and_choices if not isinstance(item, dict)]
             for history in trajectory.histories()

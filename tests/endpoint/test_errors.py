@@ -14,6 +14,10 @@ from art_core.endpoint.errors import RequestError
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.request import NEUTRAL, PARAMETERS, TOKENIZER_OPTIONS, WITHOUT_EFFECT
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+DEEP: dict = {}
+for _ in range(101):
+    DEEP = {"items": DEEP}
 BAD_VALUES = [
     ({"model": None}, "model"),
     ({"model": 3}, "model"),
@@ -51,7 +55,36 @@ BAD_VALUES = [
     ({"tools": [{"type": "web_search"}]}, "tools[0]"),
     ({"tools": [{"type": "function", "function": {"name": ["f"]}}]}, "tools[0].function.name"),
     ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
-]
+    ({"min_p": 2}, "min_p"),
+    ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"logit_bias": {"1": True}}, "logit_bias"),
+    ({"logit_bias": {"1": 101}}, "logit_bias"),
+    ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": "any", "tools": [TOOL]}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]},
+     "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+     "tool_choice"),
+    ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [3]}}},
+     "tool_choice"),
+    ({"response_format": 3}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": []}}},
+     "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": DEEP}}},
+     "response_format"),
+    ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+     "structured_outputs"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+    ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
+    ({"structured_outputs": {"json_object": False}}, "structured_outputs.json_object"),
+    ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"regex": 3}}, "structured_outputs.regex"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("options", "name"), BAD_VALUES, ids=[str(o)[:60] for o, _ in BAD_VALUES])
@@ -68,13 +101,15 @@ async def test_a_bad_value_is_refused_by_name(refused, options, name) -> None:
         {"frequency_penalty": 0.5},
         {"logit_bias": {"1": 2}},
         {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
+        {"structured_outputs": {"regex": "a+"}},
+        {"min_p": 0.1},
         {"reasoning_effort": "low"},
         {"verbosity": "high"},
         {"audio": {"voice": "alloy", "format": "wav"}},
-        {"tool_choice": "required"},
-        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
-        {"parallel_tool_calls": False},
+        {"tool_choice": "required", "tools": [TOOL]},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [TOOL]},
+        {"parallel_tool_calls": False, "tools": [TOOL]},
         {"top_k": 5},
     ],
 )

@@ -166,7 +166,7 @@ async def test_a_stream_that_fails_ends_with_an_error(engine, streamed):
         ({"tools": [3]}, "tools[0] must be of the form"),
         ({"tools": [{"name": "bash", "type": "bash_20250124"}]}, "no hosted tools here"),
         ({"tool_choice": "any"}, "tool_choice.type must be one of"),
-        ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+        ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}, "tools": TOOLS},
          "tool_choice.disable_parallel_tool_use is not supported"),
         ({"output_config": 3}, "output_config must be an object"),
         ({"output_config": {"effort": "low"}}, "output_config.effort is not supported"),

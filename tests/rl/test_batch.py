@@ -201,3 +201,12 @@ def test_images_are_trained_where_the_backend_does():
     assert [s.images for s in made.sequences] == [(url,), (url,)]
     with pytest.raises(ConfigError, match="this model is trained on text"):
         training_batch(groups, art.TrainConfig())
+
+
+def test_answers_under_a_grammar_are_trained_only_where_their_log_probs_can_be_computed():
+    held = {**choice([1], [2]), "grammar": "start: /a/"}
+    group = art.TrajectoryGroup([attempt(0.0, held), attempt(1.0, choice([1], [3]))])
+    with pytest.raises(ConfigError, match="sampled under a grammar"):
+        training_batch([group], art.TrainConfig())
+    made = training_batch([group], art.TrainConfig(), grammars=True)
+    assert [s.grammars for s in made.sequences] == [((1, 2, "start: /a/"),), ()]

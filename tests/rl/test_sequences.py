@@ -209,3 +209,11 @@ def test_a_prompt_with_another_image_in_the_same_tokens_breaks_the_prefix():
     merged = merge_turns([first, seen("abc", "d", "other", "two")])
     assert [s.images for s in merged.sequences] == [("one",), ("other", "two")]
     assert merged.prefix_breaks == 1
+
+
+def test_the_grammars_of_turns_keep_their_places_in_a_sequence():
+    first = attrs.evolve(turn([1, 2], [7, 8]), grammar="start: a")
+    second = attrs.evolve(turn([1, 2, 7, 8, 3], [9]), grammar="start: b")
+    free = turn([1, 2, 7, 8, 3, 9, 4], [5])
+    (sequence,) = merge_turns([first, second, free]).sequences
+    assert sequence.grammars == ((2, 4, "start: a"), (5, 6, "start: b"))

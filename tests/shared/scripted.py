@@ -123,6 +123,8 @@ class OneModel:
     delay_s: float = 0.0
     policy_version: int | None = 7
     images_refused: str | None = "its model reads text only"
+    grammars: Any = None
+    biases: bool = False
 
     def names(self) -> list[str]:
         return ["agent", "agent@7"]
@@ -138,4 +140,6 @@ class OneModel:
             name="agent@7",
             policy_version=self.policy_version,
             images_refused=self.images_refused,
+            grammars=self.grammars,
+            biases=self.biases,
         )

@@ -23,7 +23,6 @@ KNOWN = Known(
         "best_of": ((1,), "ask for n choices"),
         "echo": ((False,), "only log-probs of a text have it: give max_tokens=0 and logprobs=1"),
         "frequency_penalty": ((0,), "penalties change the policy that is trained"),
-        "logit_bias": (({},), "it changes the policy that is trained"),
         "presence_penalty": ((0,), "penalties change the policy that is trained"),
         "suffix": (("",), "a text is continued at its end only"),
     },

@@ -14,9 +14,14 @@ from art_core.endpoint.stream import joined
 from art_core.endpoint.strict_json import json_bytes
 from art_core.endpoint.thoughts import FIELD
 
-EXTENSIONS = frozenset({"chat_template_kwargs", "return_token_ids", "seed"})
+EXTENSIONS = frozenset(
+    {
+        "chat_template_kwargs", "logit_bias", "min_p", "return_token_ids", "seed",
+        "structured_outputs",
+    }
+)  # fmt: skip
 """Parameters of this endpoint that every protocol passes on to the chat completion."""
-_OF_THE_SAMPLE = ("policy_version", "sampling")
+_OF_THE_SAMPLE = ("policy_version", "sampling", "grammar")
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,7 @@ import torch  # noqa: TID253
 from art_core.base.errors import ConfigError, unknown
 from art_core.base.files import read_json
 from art_core.base.progress import progress_bar
+from art_local.constraints.grammar import LocalGrammars
 from art_local.engine import DeviceLock, TransformersEngine
 from art_local.models.load import REMEDY, architecture_of, load_config, rotary_lengths
 from art_local.models.placement import Placement, placement
@@ -172,7 +173,9 @@ def charged_devices(trainer: Placement, choice: EngineChoice) -> list[Placement]
     return [trainer, placement(str(choice.device))] if second else [trainer]
 
 
-def embedded_engine(base_model: Any, options: LocalOptions, lock: DeviceLock) -> TransformersEngine:
+def embedded_engine(
+    base_model: Any, options: LocalOptions, lock: DeviceLock, grammars: LocalGrammars
+) -> TransformersEngine:
     """Create an embedded engine over a loaded base model."""
     engine = TransformersEngine(
         base_model,
@@ -181,6 +184,7 @@ def embedded_engine(base_model: Any, options: LocalOptions, lock: DeviceLock) ->
         request_timeout_s=options.request_timeout_s,
         deterministic=options.deterministic,
         int8=options.engine_weights == INT8,
+        vocabulary=grammars.vocabulary,
     )
     if options.context_length is not None:
         engine.context_length = min(engine.context_length, options.context_length)

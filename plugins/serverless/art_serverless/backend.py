@@ -199,6 +199,6 @@ def _counted(
     if config.critic:
         raise no_critic()
     try:
-        return cut_off | training_batch(groups, config).metrics
+        return cut_off | training_batch(groups, config, grammars=True).metrics
     except ConfigError:
         return cut_off

@@ -230,13 +230,16 @@ def test_the_oldest_answers_are_forgotten_first():
 def test_of_equal_texts_the_newest_counts_unless_log_probs_say_which():
     answers = SampledAnswers()
     answers.remember("m", ASKED, completion(ids=(1, 2), policy_version=3))
-    answers.remember("m", ASKED, completion(ids=(5,), logprobs=(-0.125,), sampling={"top_p": 0.5}))
+    answers.remember("m", ASKED, completion(ids=(5,), logprobs=(-0.125,), sampling={"top_p": 0.5},
+                                         grammar="start: /b/"))  # fmt: skip
     message = {"role": "assistant", "content": "ab"}
     newest = found(answers, message)
     assert (newest["token_ids"], newest["sampling"]) == ([5], {"top_p": 0.5})
+    assert newest["grammar"] == "start: /b/"
     entries = [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -0.25}]
     older = found(answers, message, logprobs={"content": entries})
     assert (older["token_ids"], older["policy_version"]) == ([1, 2], 3)
+    assert "grammar" not in older
     assert older["logprobs"] == {"content": entries}
 
 

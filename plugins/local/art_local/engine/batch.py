@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import attrs
 import torch
 
+from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Token
 from art_local.engine.forward import Forward
-from art_local.engine.request import Request
+from art_local.engine.request import Delivery, Request
 from art_local.engine.sampling import Drawn, draw
 from art_local.engine.weights import Adapter
 
@@ -46,6 +47,7 @@ class Batch:
         self._forward = forward
         self._limits = limits
         self._cache = forward.new_cache()
+        self._constrained = 0
 
     @property
     def requests(self) -> list[Request]:
@@ -71,7 +73,7 @@ class Batch:
         if not self.rows:
             self._cache = self._forward.new_cache()
 
-    def step(self, others_tokens: int) -> list[tuple[Request, Token]]:
+    def step(self, others_tokens: int) -> list[tuple[Request, Delivery]]:
         """Sample one token for new rows or for all running ones; finished rows are removed.
 
         `others_tokens` are the places that other batches use.
@@ -88,6 +90,7 @@ class Batch:
             )
             self._cache.reserve(first + len(admitted), max(map(len, prompts)))
             self.rows += admitted
+            self._constrained += sum(request.matcher is not None for request in admitted)
             logits = self._forward.prefill(prompts, source, self._cache)
             return self._sample(first, logits)
         self._preempt(room)
@@ -134,24 +137,53 @@ class Batch:
             self.waiting.appendleft(self.rows[-1])
             self._remove({len(self.rows) - 1})
 
-    def _sample(self, first: int, logits_NV: torch.Tensor) -> list[tuple[Request, Token]]:
+    def _sample(self, first: int, logits_NV: torch.Tensor) -> list[tuple[Request, Delivery]]:
         rows = self.rows[first:]
-        # reductions over several rows may add in another order than over one
-        parts = [rows[i : i + 1] for i in range(len(rows))] if self._limits.exact else [rows]
-        drawn = [
-            token
-            for part, part_NV in zip(parts, logits_NV.split([len(p) for p in parts]), strict=True)
-            for token in _drawn(part, part_NV)
-        ]
-        events = [
-            (request, request.take(*token)) for request, token in zip(rows, drawn, strict=True)
-        ]
+        if self._constrained:
+            return self._sample_constrained(first, rows, logits_NV)
+        events = self._drawn(rows, logits_NV, {})
         self._remove({first + row for row, (_, token) in enumerate(events) if token.finish})
+        return [*events]
+
+    def _sample_constrained(
+        self, first: int, rows: list[Request], logits_NV: torch.Tensor
+    ) -> list[tuple[Request, Delivery]]:
+        """Sample rows of which some have a grammar; one whose grammar fails ends with its error."""
+        masks: dict[int, bytes] = {}
+        failed: dict[int, EngineError] = {}
+        for row, request in enumerate(rows):
+            try:
+                if request.matcher is not None:
+                    masks[row] = request.matcher.mask()
+            except EngineError as error:
+                failed[row] = error
+        events: list[tuple[Request, Delivery]] = []
+        for row, (request, token) in enumerate(self._drawn(rows, logits_NV, masks)):
+            if request.matcher is not None:
+                request.matcher.take(token.id)
+            events.append((request, failed.get(row, token)))
+        ended = (isinstance(event, EngineError) or event.finish for _, event in events)
+        self._remove({first + row for row, end in enumerate(ended) if end})
         return events
+
+    def _drawn(
+        self, rows: list[Request], logits_NV: torch.Tensor, masks: dict[int, bytes]
+    ) -> list[tuple[Request, Token]]:
+        # reductions over several rows may add in another order than over one
+        if self._limits.exact:
+            alone = (({0: masks[row]} if row in masks else {}) for row in range(len(rows)))
+            drawn = [
+                _draw([request], row_1V, mask)[0]
+                for request, row_1V, mask in zip(rows, logits_NV.split(1), alone, strict=True)
+            ]
+        else:
+            drawn = _draw(rows, logits_NV, masks)
+        return [(request, request.take(*token)) for request, token in zip(rows, drawn, strict=True)]
 
     def _remove(self, rows: set[int]) -> None:
         for row in sorted(rows, reverse=True):
             self._cache.remove(row)
+            self._constrained -= self.rows[row].matcher is not None
             self.rows[row] = self.rows[-1]
             self.rows.pop()
 
@@ -160,6 +192,6 @@ def _longest_end(request: Request) -> int:
     return len(request.token_ids) + request.room
 
 
-def _drawn(rows: Sequence[Request], logits_NV: torch.Tensor) -> list[Drawn]:
+def _draw(rows: Sequence[Request], logits_NV: torch.Tensor, masks: dict[int, bytes]) -> list[Drawn]:
     races = [r.race(logits_NV.shape[1], logits_NV.device) for r in rows]
-    return draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows], races)
+    return draw(logits_NV, [r.sampling for r in rows], [r.uniform() for r in rows], races, masks)

@@ -12,12 +12,13 @@ from torch import nn
 
 from art_core.base.errors import ConfigError, EngineError, unknown
 from art_core.endpoint.engine import Sampling, Token
+from art_local.constraints.vocabulary import Matcher, Vocabulary
 from art_local.engine.batch import Limits
 from art_local.engine.choose import make_forward
 from art_local.engine.device_lock import DeviceLock
 from art_local.engine.layer_types import context_length
 from art_local.engine.protocol import BASE, StepWeights
-from art_local.engine.request import Request
+from art_local.engine.request import Request, end_tokens
 from art_local.engine.weights import Adapter, Weights
 from art_local.engine.worker import Worker
 from art_local.images.reader import ImageReader
@@ -47,6 +48,7 @@ class TransformersEngine:
     - `deterministic`: a request's log-probs, and with a seed its tokens, are the same bits whatever
       other requests run. Rows are then computed in passes of equal shape, which is slower.
     - `int8`: sample with weights rounded to 8 bits, on a CPU.
+    - `vocabulary`: of the model's tokenizer, for requests with a grammar.
     """
 
     name = "transformers"
@@ -62,10 +64,11 @@ class TransformersEngine:
         cache_bytes: int | None = None,
         deterministic: bool = False,
         int8: bool = False,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         if max_batch_size < 1 or prefill_tokens < 1:
             raise ConfigError("max_batch_size and prefill_tokens must be at least 1")
-        self._weights = Weights(model)
+        self._weights, self._grammars = Weights(model), vocabulary
         free = device_memory(next(model.parameters()).device).free
         forward = make_forward(
             self._weights.module, exact=deterministic, free_bytes=free, int8=int8
@@ -74,7 +77,7 @@ class TransformersEngine:
         config = self._weights.module.config.get_text_config()
         self.context_length: int = context_length(config)
         self._vocabulary: int = config.vocab_size
-        self._ends = _end_tokens(model)
+        self._ends = end_tokens(model)
         size = free // 4 if cache_bytes is None else cache_bytes
         limits = Limits(
             rows=max_batch_size,
@@ -188,13 +191,21 @@ class TransformersEngine:
         if sampling.max_tokens < 1:
             raise EngineError(f"max_tokens must be at least 1, got {sampling.max_tokens}")
         try:
-            self._check_ids(prompt_ids)
+            self._check_ids([*prompt_ids, *(token for token, _ in sampling.logit_bias)])
         except ConfigError as error:
             raise EngineError(*error.args) from None
+        longest = self._max_length(prompt_ids, sampling)
+        matcher = None if sampling.grammar is None else self._matcher(sampling.grammar)
         weights = self._adapter(adapter)
-        return Request(
-            prompt_ids, sampling, weights, self._ends, self._max_length(prompt_ids, sampling)
-        )
+        return Request(prompt_ids, sampling, weights, self._ends, longest, matcher)
+
+    def _matcher(self, grammar: str) -> Matcher:
+        if self._grammars is None:
+            raise EngineError("the engine has no vocabulary, so it samples without grammars")
+        try:
+            return self._grammars.matcher(grammar)
+        except ConfigError as error:
+            raise EngineError(f"the grammar does not compile: {error}") from error
 
     def _show(self, request: Request, images: Sequence[str]) -> None:
         """Let a request's prompt have these images."""
@@ -250,11 +261,3 @@ class TransformersEngine:
         if isinstance(event, EngineError):
             raise EngineError(*event.args)
         return event
-
-
-def _end_tokens(model: nn.Module) -> frozenset[int]:
-    """Return the token ids that end a sequence, from the model's generation config."""
-    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    if ends is None:
-        return frozenset()
-    return frozenset([ends] if isinstance(ends, int) else ends)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from art_core.base.errors import EngineError
 from art_core.endpoint.engine import FinishReason, Sampling, Token
+from art_local.constraints.vocabulary import Matcher
 from art_local.engine.weights import Adapter
 
 Delivery = Token | EngineError
@@ -28,11 +30,13 @@ class Request:
         adapter: Adapter,
         ends: frozenset[int],
         context: int,
+        matcher: Matcher | None = None,
     ) -> None:
         self.prompt_ids = tuple(prompt_ids)
         self.pictures: Sequence[object] = ()  # kept: the prompt may have the ids of them
         self.sampling = sampling
         self.adapter = adapter
+        self.matcher = matcher
         self.sampled: list[int] = []
         self.cancelled = False
         self.loop = asyncio.get_running_loop()
@@ -98,3 +102,11 @@ def deliver(events: Iterable[tuple[Request, Delivery]]) -> None:
 def _put(items: list[tuple[Request, Delivery]]) -> None:
     for request, event in items:
         request.events.put_nowait(event)
+
+
+def end_tokens(model: Any) -> frozenset[int]:
+    """Return the token ids that end a sequence, from the model's generation config."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)

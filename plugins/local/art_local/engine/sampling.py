@@ -1,8 +1,10 @@
-"""Sample tokens from logits: temperature and top_p per row, log-probabilities of the raw logits."""
+"""Sample tokens from logits: biases, temperature, min_p and top_p per row, log-probabilities of the
+raw logits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn import functional
@@ -21,17 +23,23 @@ def draw(
     samplings: Sequence[Sampling],
     uniforms: Sequence[float],
     races: Sequence[torch.Tensor | None],
+    masks: Mapping[int, bytes] | None = None,
 ) -> list[Drawn]:
     """Draw one token per row: (id, log-probability, alternatives).
 
     The log-probability is the fp32 log-softmax of the raw logits, at temperature 1 and before
-    top_p. A row is drawn by inverting its cumulative distribution at its number of `uniforms` [N]
-    in [0, 1). A row with a seed has exponential numbers [V] in `races`: the token with the largest
+    biases, min_p and top_p. `masks` are the tokens that grammars allow, a bit for each, by row:
+    the others have no probability.
+
+    A row is drawn by inverting its cumulative distribution at its number of `uniforms` [N] in
+    [0, 1). A row with a seed has exponential numbers [V] in `races`: the token with the largest
     probability / number is drawn. The last bits of logits depend on the other rows of the batch; in
     the cumulative distribution of a whole vocabulary these differences add up and change draws, in
     a race they matter only for nearly equal tokens. Raises EngineError if logits are not finite.
     """
     logits_NV = logits_NV.float()
+    if masks:
+        logits_NV = masked(logits_NV, masks)
     probs_NV = logits_NV.softmax(dim=-1)
     # the log of the sum of exponentials, from the largest of them
     normaliser_N = logits_NV.amax(dim=-1) - probs_NV.amax(dim=-1).log()
@@ -53,21 +61,24 @@ def _choose(
     races: Sequence[torch.Tensor | None],
 ) -> torch.Tensor:
     temperatures = [s.temperature for s in samplings]
+    device = logits_NV.device
+    biased = [row for row, sampling in enumerate(samplings) if sampling.logit_bias]
+    if biased:
+        logits_NV = _biased(logits_NV, biased, samplings)
     if not any(temperatures):
         return logits_NV.argmax(dim=-1)
-    device = logits_NV.device
-    if any(t != 1.0 for t in temperatures):
+    if biased or any(t != 1.0 for t in temperatures):
         scale_N = torch.tensor([t or 1.0 for t in temperatures], device=device)
         probs_NV = (logits_NV / scale_N[:, None]).softmax(dim=-1)
     for row, sampling in enumerate(samplings):
-        if sampling.top_p < 1.0 and sampling.temperature:
-            probs_NV[row] = _nucleus(probs_NV[row], sampling.top_p)
+        if (sampling.top_p < 1.0 or sampling.min_p) and sampling.temperature:
+            probs_NV[row] = _narrowed(probs_NV[row], sampling)
     ids_N = _inverted(probs_NV, uniforms)
     raced = [(row, race) for row, race in enumerate(races) if race is not None]
     if raced:
         rows_R = torch.tensor([row for row, _ in raced], device=device)
         race_RV = torch.stack([race for _, race in raced])
-        ids_N[rows_R] = (probs_NV[rows_R] / race_RV).argmax(dim=-1)
+        ids_N[rows_R] = _raced(probs_NV[rows_R], race_RV)
     greedy_N = torch.tensor([t == 0.0 for t in temperatures], device=device)
     if bool(greedy_N.any()):
         ids_N = torch.where(greedy_N, probs_NV.argmax(dim=-1), ids_N)
@@ -100,6 +111,49 @@ def _last_positive(values_NK: torch.Tensor) -> torch.Tensor:
     """Return the place [N, 1] of each row's last positive value."""
     places_K = torch.arange(values_NK.shape[1], device=values_NK.device)
     return torch.where(values_NK > 0, places_K, 0).amax(dim=-1, keepdim=True)
+
+
+def _raced(probs_RV: torch.Tensor, race_RV: torch.Tensor) -> torch.Tensor:
+    """Return the tokens with the largest probability / number, none without probability."""
+    ids_R1 = (probs_RV / race_RV).argmax(dim=-1, keepdim=True)
+    if not bool((probs_RV.gather(1, ids_R1) > 0).all()):
+        # among many numbers some are 0, and 0 / 0 is the largest
+        ids_R1 = torch.where(probs_RV > 0, probs_RV / race_RV, 0.0).argmax(dim=-1, keepdim=True)
+    return ids_R1[:, 0]
+
+
+def masked(logits_NV: torch.Tensor, masks: Mapping[int, bytes]) -> torch.Tensor:
+    """Return logits that are -inf in the rows of `masks` where these have no bit."""
+    rows_M = torch.tensor([*masks], device=logits_NV.device)
+    bits_M8 = torch.frombuffer(bytearray(b"".join(masks.values())), dtype=torch.uint8)
+    allowed_MV = unpacked(bits_M8.reshape(len(masks), -1).to(logits_NV.device), logits_NV.shape[1])
+    rows_MV = logits_NV[rows_M].masked_fill_(~allowed_MV, -torch.inf)
+    return logits_NV.index_copy(0, rows_M, rows_MV)
+
+
+def unpacked(bits_M8: torch.Tensor, size: int) -> torch.Tensor:
+    """Return masks [M, V] of packed ones, whose first token is the lowest bit of the first byte."""
+    places_8 = torch.arange(8, device=bits_M8.device, dtype=torch.uint8)
+    return (bits_M8[:, :, None] >> places_8 & 1).flatten(1)[:, :size].bool()
+
+
+def _biased(
+    logits_NV: torch.Tensor, rows: Sequence[int], samplings: Sequence[Sampling]
+) -> torch.Tensor:
+    logits_NV = logits_NV.clone()
+    for row in rows:
+        ids, biases = zip(*samplings[row].logit_bias, strict=True)
+        logits_NV[row, list(ids)] += torch.tensor(biases, device=logits_NV.device)
+    return logits_NV
+
+
+def _narrowed(probs_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Keep the tokens that min_p (Nguyen et al., 2407.01082) and then top_p leave."""
+    if sampling.min_p:
+        probs_V = torch.where(probs_V < sampling.min_p * probs_V.max(), 0.0, probs_V)
+    if sampling.top_p < 1.0:
+        probs_V = _nucleus(probs_V / probs_V.sum(), sampling.top_p)
+    return probs_V
 
 
 def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -17,7 +17,8 @@ import attrs
 import torch  # noqa: TID253
 
 from art_core.base.errors import EngineError
-from art_core.endpoint.engine import ChatTokenizer, Sampling, ServedModel, Token
+from art_core.endpoint.engine import Sampling, ServedModel, Token
+from art_local.constraints.grammar import LocalGrammars
 from art_local.engine.protocol import BASE, LocalEngine, StepWeights
 from art_local.training.policy import Policy
 
@@ -206,7 +207,7 @@ class ServedNames:
     name: str
     base_model: str
     steps: ServedSteps
-    tokenizer: ChatTokenizer
+    grammars: LocalGrammars
 
     def names(self) -> Sequence[str]:
         """Return the names to list."""
@@ -235,11 +236,13 @@ class ServedNames:
     def _served(self, lease: Lease, name: str, step: int | None) -> ServedModel:
         return ServedModel(
             engine=LeasedEngine(self.steps.engine, lease),
-            tokenizer=self.tokenizer,
+            tokenizer=self.grammars.tokenizer,
             adapter=lease.adapter,
             name=name,
             policy_version=step,
             images_refused=self.steps.engine.images_refused,
+            grammars=self.grammars,
+            biases=True,
         )
 
 

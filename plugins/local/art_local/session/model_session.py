@@ -24,6 +24,7 @@ from art_core.rl.batch import training_batch
 from art_core.rl.config import TrainConfig
 from art_core.rl.sequences import staleness
 from art_core.rl.sft import sft_batches
+from art_local.constraints.grammar import LocalGrammars
 from art_local.engine import DeviceLock
 from art_local.engine.layer_types import check_servable
 from art_local.engine.protocol import LocalEngine, StepWeights
@@ -96,21 +97,21 @@ class ModelSession:
         engine: LocalEngine,
         shared: SharedEngine | None,
         store: CheckpointStore,
-        tokenizer: Any,
+        grammars: LocalGrammars,
         chat_template: str | None,
     ) -> None:
         self.model, self.name, self.identity, self.shared = model, model.name, identity, shared
         self.store, self.policy, self.engine = store, policy, engine
-        self.step, self._reference_step = 0, 0
+        self.step, self._reference_step, self._has_resumed = 0, 0, False
         self._loss: dict[str, Any] = {}
-        self._has_resumed = False
-        self._setup, self._tokenizer, self._chat_template = setup, tokenizer, chat_template
+        self._setup, self._tokenizer, self._chat_template = setup, grammars.tokenizer, chat_template
         self._asleep = shared.asleep if shared else engine.asleep
         self.trainer = Trainer(
             policy,
             turn=partial(setup.device_lock.hold, f"training {self.name}", LOCK_TIMEOUT_S),
             progress=setup.options.progress,
             deterministic=setup.options.deterministic,
+            vocabulary=grammars.vocabulary,
         )
         self.served = ServedSteps(
             engine,
@@ -119,7 +120,7 @@ class ModelSession:
             stored=store.steps,
             read=partial(stored_weights, store, identity, setup, policy),
         )
-        names = ServedNames(self.name, identity.name, self.served, tokenizer)
+        names = ServedNames(self.name, identity.name, self.served, grammars)
         self._host = EndpointHost(names, request_timeout_s=setup.options.request_timeout_s)
 
     @classmethod
@@ -142,18 +143,16 @@ class ModelSession:
         found = store.newest_whole() if step is None else store.older(step)
         template = template_for(setup.chat_template, found.path if found else None)
         with collector_paused():
-            tokenizer = load_tokenizer(identity.directory, template)
+            grammars = LocalGrammars(load_tokenizer(identity.directory, template), base)
         architecture = type(base).__name__
         if shared is None:
             check_servable(base.config)
         with collector_paused(), refused_unless_possible(architecture, "trained"):
             policy = _policy(base, identity.directory, setup)
-        engine: LocalEngine
         with collector_paused(), refused_unless_possible(architecture, "served"):
-            engine = (
-                shared.engine if shared else embedded_engine(base, setup.options, setup.device_lock)
-            )
-            tokenizer = reading_images(base, identity.directory, tokenizer, policy, engine)
+            own = partial(embedded_engine, base, setup.options, setup.device_lock, grammars)
+            engine: LocalEngine = shared.engine if shared else own()
+            reader = reading_images(base, identity.directory, grammars.tokenizer, policy, engine)
         session: ModelSession | None = None
         try:
             session = cls(
@@ -164,7 +163,7 @@ class ModelSession:
                 engine=engine,
                 shared=shared,
                 store=store,
-                tokenizer=tokenizer,
+                grammars=grammars.rendering(reader),
                 chat_template=template,
             )
             session._start(step, found)
@@ -198,7 +197,8 @@ class ModelSession:
         written, the step counts and is served, as the error states. Raises EngineError, with the
         checkpoint written, if the engine does not accept the new weights or has ended.
         """
-        batch, before = training_batch(groups, config, critic=True, images=True), self.step
+        batch = training_batch(groups, config, critic=True, images=True, grammars=True)
+        before = self.step
         if self._has_resumed:
             check_loss(self._loss, config, before, accept=self._setup.options.accept_changes)
         self._loss, self._has_resumed = loss_settings(config.loss), False

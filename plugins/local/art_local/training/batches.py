@@ -14,6 +14,21 @@ from art_local.training.layout import Layout
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class Allowed:
+    """The tokens that grammars allow: packed masks `bits_CK` [C, ceil(V / 8)], uint8, with the
+    first token in the lowest bit of the first byte, and the index of each row's mask in `masks_R`,
+    -1 for none.
+    """
+
+    bits_CK: Tensor
+    masks_R: Tensor
+
+    def to(self, device: torch.device) -> Allowed:
+        """Return the masks on a device."""
+        return Allowed(bits_CK=self.bits_CK.to(device), masks_R=self.masks_R.to(device))
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class MicroBatch:
     """Rows of one forward pass, padded on the right: B rows of S tokens, R of which have a loss.
 
@@ -24,6 +39,7 @@ class MicroBatch:
     of its sequence in the step. A sequence is never split, so sums over it are complete.
 
     A packed micro-batch has B = 1 and a `layout`; several rows may refer to one hidden state.
+    `allowed` are the tokens that were allowed, if answers were sampled under grammars.
     """
 
     ids_BS: Tensor
@@ -34,6 +50,7 @@ class MicroBatch:
     weights_R: Tensor
     sequences_R: Tensor
     layout: Layout | None = None
+    allowed: Allowed | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from art_local.models.products import linear, product
+from art_local.training.allowed import forbid_
+from art_local.training.batches import Allowed
 
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
@@ -70,15 +72,24 @@ def token_logprobs(
     *,
     chunk_size: int = 512,
     entropy_gradient: bool = False,
+    allowed: Allowed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return log p(target) [R] and the entropy [R] of each row's distribution, both fp32, in nats.
+    The distribution is over the `allowed` tokens, by default all.
 
     Gradients flow through the log-probs into the hidden states and, if they are trained, into the
     head's weight and bias; through the entropy only with `entropy_gradient`. At most
     [chunk_size, V] logits exist at a time, in the forward and the backward pass.
     """
     logprobs_R, entropy_R = _TokenLogprobs.apply(
-        hidden_RH, head.weight_VH, head.bias_V, targets_R, head, chunk_size, entropy_gradient
+        hidden_RH,
+        head.weight_VH,
+        head.bias_V,
+        targets_R,
+        head,
+        chunk_size,
+        entropy_gradient,
+        allowed,
     )
     return logprobs_R, entropy_R
 
@@ -102,6 +113,7 @@ class _TokenLogprobs(torch.autograd.Function):
         head: OutputHead,
         chunk_size: int,
         entropy_gradient: bool,  # noqa: FBT001
+        allowed: Allowed | None,
     ) -> tuple[Tensor, Tensor]:
         trains_head = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         at_once = ctx.needs_input_grad[0] and not trains_head
@@ -113,6 +125,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, len(hidden_RH), chunk_size):
             rows = slice(start, start + chunk_size)
             logits = head.logits(hidden_RH[rows])
+            forbid_(logits, allowed, rows)
             chosen = logits.gather(1, targets_R[rows, None])[:, 0]
             p = torch.softmax(logits, 1)
             # logsumexp, from its largest term: torch's own walks the logits five times
@@ -128,7 +141,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.head, ctx.chunk_size, ctx.at_once = head, chunk_size, at_once
         saved = (slopes_RH, entropy_slopes_RH) if at_once else (hidden_RH, targets_R)
         ctx.save_for_backward(*saved)
-        ctx.entropy_gradient = entropy_gradient
+        ctx.entropy_gradient, ctx.allowed = entropy_gradient, allowed
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropy_R)
         return logprobs_R, entropy_R
@@ -141,10 +154,10 @@ class _TokenLogprobs(torch.autograd.Function):
             dhidden = grad_R[:, None] * slopes_RH
             if of_entropy_R is not None:
                 dhidden += of_entropy_R[:, None] * entropy_slopes_RH
-            return dhidden.to(slopes_RH.dtype), *(None,) * 6
+            return dhidden.to(slopes_RH.dtype), *(None,) * 7
         hidden_RH, targets_R = ctx.saved_tensors
         found = _recompute(ctx, hidden_RH, targets_R, grad_R, of_entropy_R)
-        return *found, *(None,) * 4
+        return *found, *(None,) * 5
 
 
 def _entropy_slope(p_RV: Tensor, logits_RV: Tensor, lse_R: Tensor, entropy_R: Tensor) -> Tensor:
@@ -193,6 +206,7 @@ def _recompute(
     for start in range(0, len(hidden_RH), ctx.chunk_size):
         rows = slice(start, start + ctx.chunk_size)
         logits = head.logits(hidden_RH[rows])
+        forbid_(logits, ctx.allowed, rows)
         of_entropy = None if entropy_grad_R is None else entropy_grad_R[rows]
         dlogits = _dlogits(logits, targets_R[rows], grad_R[rows], of_entropy)
         dlogits = head.slope_(dlogits, logits).to(weight.dtype)

@@ -26,6 +26,7 @@ from art_local.models.placement import placement
 from art_local.models.products import use_fast_products
 from art_local.options import AUTO
 from art_local.training.attention import OPTION, packed_options, use_training_attention
+from art_local.training.batches import Allowed
 from art_local.training.checkpointing import Checkpointing
 from art_local.training.finite import not_finite
 from art_local.training.layout import Layout
@@ -156,23 +157,30 @@ class Policy:
         chunk_size: int,
         layout: Layout | None = None,
         entropy_gradient: bool = False,
+        allowed: Allowed | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return log p(target) [R] and entropy [R] at flat positions `rows_R` of [B*S]; fp32, nats.
-        The entropy has a gradient if it is asked for.
+        The entropy has a gradient if it is asked for. Both are of the distribution over the
+        `allowed` tokens, by default all.
 
         Rows are padded on the right: no mask is needed under causal attention. With a `layout`,
         they are one packed row (B = 1), and a token that several sequences share is computed once.
         """
+        options, each_R = dict[str, Any](), None
         if layout is not None:
-            rows_U, targets_U, each_R = _distinct(rows_R, targets_R)
+            rows_R, targets_R, each_R, allowed = _distinct(rows_R, targets_R, allowed)
             options = packed_options(self.base, layout)
-            found = self._logprobs(
-                ids_BS, rows_U, targets_U, chunk_size, options, entropy_gradient=entropy_gradient
-            )
-            return found[0].index_select(0, each_R), found[1].index_select(0, each_R)
-        return self._logprobs(
-            ids_BS, rows_R, targets_R, chunk_size, {}, entropy_gradient=entropy_gradient
+        logprobs_R, entropy_R = token_logprobs(
+            self._hidden(ids_BS, rows_R, options).to(self.dtype),
+            self.head,
+            targets_R,
+            chunk_size=chunk_size,
+            entropy_gradient=entropy_gradient,
+            allowed=allowed,
         )
+        if each_R is None:
+            return logprobs_R, entropy_R
+        return logprobs_R.index_select(0, each_R), entropy_R.index_select(0, each_R)
 
     @torch.no_grad()
     def hidden(self, ids_BS: Tensor, rows_R: Tensor, *, layout: Layout | None = None) -> Tensor:
@@ -181,24 +189,6 @@ class Policy:
         """
         options = {} if layout is None else packed_options(self.base, layout)
         return self._hidden(ids_BS, rows_R, options).float()
-
-    def _logprobs(
-        self,
-        ids_BS: Tensor,
-        rows_R: Tensor,
-        targets_R: Tensor,
-        chunk_size: int,
-        options: Mapping[str, Any],
-        *,
-        entropy_gradient: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        return token_logprobs(
-            self._hidden(ids_BS, rows_R, options).to(self.dtype),
-            self.head,
-            targets_R,
-            chunk_size=chunk_size,
-            entropy_gradient=entropy_gradient,
-        )
 
     def _hidden(self, ids_BS: Tensor, rows_R: Tensor, options: Mapping[str, Any]) -> Tensor:
         with self._autocast():
@@ -377,8 +367,14 @@ class Policy:
 LORA = "adapter_model.safetensors"
 
 
-def _distinct(rows_R: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the distinct pairs (row, target) [U], and of each pair [R] its place among them."""
-    pairs_R2 = torch.stack([rows_R, targets_R], 1)
-    pairs_U2, each_R = torch.unique(pairs_R2, dim=0, return_inverse=True)
-    return pairs_U2[:, 0], pairs_U2[:, 1], each_R
+def _distinct(
+    rows_R: Tensor, targets_R: Tensor, allowed: Allowed | None
+) -> tuple[Tensor, Tensor, Tensor, Allowed | None]:
+    """Return the distinct pairs (row, target) [U], of each pair [R] its place among them, and the
+    allowed tokens of the distinct ones. Equal pairs with other allowed tokens are distinct.
+    """
+    columns = [rows_R, targets_R] + ([] if allowed is None else [allowed.masks_R])
+    pairs_UK, each_R = torch.unique(torch.stack(columns, 1), dim=0, return_inverse=True)
+    if allowed is not None:
+        allowed = Allowed(bits_CK=allowed.bits_CK, masks_R=pairs_UK[:, 2])
+    return pairs_UK[:, 0], pairs_UK[:, 1], each_R, allowed

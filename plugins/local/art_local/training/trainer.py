@@ -19,17 +19,14 @@ from art_core.rl.batch import window_total
 from art_core.rl.config import TrainConfig
 from art_core.rl.losses import LossFunction, LossPreset
 from art_core.rl.sequences import TokenSequence
+from art_local.constraints.vocabulary import Vocabulary
 from art_local.images.reader import shown
+from art_local.training.allowed import with_allowed
 from art_local.training.batches import MicroBatch, micro_batches
 from art_local.training.checkpointing import Checkpointing
 from art_local.training.critic import Critic
 from art_local.training.finite import UpdateCheck
-from art_local.training.losses import (
-    Tokens,
-    entropy_coefficient,
-    loss_function,
-    token_losses,
-)
+from art_local.training.losses import Tokens, entropy_coefficient, loss_function, token_losses
 from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer, Update
 from art_local.training.packing import can_pack, packed_batches, packed_tokens
@@ -71,7 +68,8 @@ class _Step:
 class Trainer:
     """Moves a policy by GRPO steps. `turn` is entered around each piece of work on the device.
 
-    With `deterministic` the passes of a step do not depend on the free memory.
+    With `deterministic` the passes of a step do not depend on the free memory. `vocabulary` is
+    needed for answers that were sampled under a grammar.
     """
 
     def __init__(
@@ -81,9 +79,10 @@ class Trainer:
         turn: Turn = nullcontext,
         progress: bool = True,
         deterministic: bool = False,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.policy = policy
-        self._deterministic = deterministic
+        self._deterministic, self._vocabulary = deterministic, vocabulary
         self.optimizer = Optimizer(policy.trained(), policy.matrices())
         self._phase, self._parked = RL, dict[str, dict[str, Tensor]]()
         self.critic = Critic(policy.head.weight_VH.shape[1])
@@ -322,7 +321,8 @@ class Trainer:
         for group in self.policy.rotary.groups(lengths):
             for batch in self._batches_of([window.sequences[i] for i in group], step):
                 places_R = torch.tensor(group)[batch.sequences_R]
-                yield attrs.evolve(batch, sequences_R=places_R)
+                placed = attrs.evolve(batch, sequences_R=places_R)
+                yield with_allowed(placed, window.sequences, self._vocabulary)
                 done = sum(lengths[place] for place in set(places_R.tolist()))
                 step.bar.update(min(done, step.bar.total - step.bar.n))
 
@@ -349,6 +349,7 @@ class Trainer:
             chunk_size=self._chunk(step.config),
             layout=batch.layout,
             entropy_gradient=entropy_gradient,
+            allowed=batch.allowed,
         )
 
     def _within(

@@ -36,6 +36,12 @@ def completion_body(
     }
     if sampling.seed is not None:
         body["seed"] = sampling.seed
+    if sampling.min_p:
+        body["min_p"] = sampling.min_p
+    if sampling.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
+    if sampling.grammar is not None:
+        body["structured_outputs"] = {"grammar": sampling.grammar}
     return body
 
 

@@ -64,6 +64,8 @@ def arguments(settings: ServerSettings, port: int) -> list[str]:
         "max_lora_rank": next(rank for rank in RANKS if rank >= settings.max_rank),
         "max_loras": min(settings.adapters, 4),
         "max_cpu_loras": 2 * settings.adapters,
+        # the library that writes the grammars and computes their masks in training
+        "structured_outputs_config": {"backend": "guidance"},
         # unscaled log-probs, and no sampling defaults of the model's author
         "logprobs_mode": "raw_logprobs",
         "generation_config": "vllm",

@@ -30,7 +30,8 @@ class SampledAnswer:
     token_ids: array[int]
     logprobs: array[float]
     policy_version: int | None = None
-    sampling: Mapping[str, float] | None = None
+    sampling: Mapping[str, Any] | None = None
+    grammar: str | None = None
     images: Sequence[str] = ()
 
     @property
@@ -54,6 +55,8 @@ class SampledAnswer:
             more["sampling"] = dict(self.sampling)
         if self.images:
             more["prompt_images"] = list(self.images)
+        if self.grammar:
+            more["grammar"] = self.grammar
         return {"finish_reason": None, **choice, **more}
 
 
@@ -118,6 +121,7 @@ class SampledAnswers:
                 policy_version=completion.get("policy_version"),
                 sampling=completion.get("sampling"),
                 images=completion.get("prompt_images") or (),
+                grammar=completion.get("grammar"),
             )
             self._add((model_id, _line(choice["message"])), answer)
 
