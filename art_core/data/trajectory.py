@@ -105,9 +105,7 @@ def _get(item: Any, name: str) -> Any:
 
 
 def _completion_ids(item: MessageOrChoice, content: Sequence[Any]) -> list[int] | None:
-    """Return a choice's token ids. A choice that openai assembled from a stream has them in its
-    log-probs.
-    """
+    """Return a choice's token ids; one that openai made of a stream has them in its log-probs."""
     ids: list[int] | None = _get(item, "token_ids")
     beside = [_get(entry, "token_id") for entry in content]
     return beside if beside and None not in beside else ids

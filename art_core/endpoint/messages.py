@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from art_core.base.images import KINDS, PART, image_bytes
-from art_core.endpoint.errors import RequestError, bad_parameter, unsupported
+from art_core.endpoint.errors import RequestError, bad_parameter, shown, unsupported
 from art_core.endpoint.strict_json import whole_json
 from art_core.endpoint.thoughts import FIELD
 

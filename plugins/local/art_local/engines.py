@@ -174,7 +174,7 @@ def charged_devices(trainer: Placement, choice: EngineChoice) -> list[Placement]
 
 
 def embedded_engine(
-    base_model: Any, options: LocalOptions, lock: DeviceLock, grammars: LocalGrammars
+    base_model: Any, options: LocalOptions, lock: DeviceLock, grammars: LocalGrammars | None = None
 ) -> TransformersEngine:
     """Create an embedded engine over a loaded base model."""
     engine = TransformersEngine(
@@ -184,7 +184,7 @@ def embedded_engine(
         request_timeout_s=options.request_timeout_s,
         deterministic=options.deterministic,
         int8=options.engine_weights == INT8,
-        vocabulary=grammars.vocabulary,
+        vocabulary=None if grammars is None else grammars.vocabulary,
     )
     if options.context_length is not None:
         engine.context_length = min(engine.context_length, options.context_length)

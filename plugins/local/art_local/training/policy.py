@@ -205,7 +205,8 @@ class Policy:
         ids_S = torch.tensor(ids, device=self.device)
         rows_R = torch.arange(len(ids) - 1, device=self.device)
         targets_R = ids_S[1:].clamp(max=self.head.weight_VH.shape[0] - 1)  # images are no targets
-        logprobs_R, _ = self._logprobs(ids_S[None], rows_R, targets_R, len(ids), {})
+        hidden_RH = self._hidden(ids_S[None], rows_R, {}).to(self.dtype)
+        logprobs_R, _ = token_logprobs(hidden_RH, self.head, targets_R, chunk_size=len(ids))
         return bool(torch.isfinite(logprobs_R).all())
 
     def refresh(self) -> None:
