@@ -36,7 +36,7 @@ UNCONSTRAINED = False
 
 @attrs.define
 class Forms:
-    """Keeps the constraints of requests, which say what the engine may answer."""
+    """Keeps the constraints of requests."""
 
     asked: list[Constraint] = attrs.field(factory=list)
 

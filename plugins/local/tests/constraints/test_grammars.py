@@ -242,7 +242,7 @@ def test_an_answer_may_also_end_with_the_models_other_end_tokens():
 @pytest.mark.parametrize(
     ("form", "reason"),
     [
-        (Form("json", '{"type": "objec"}', "f"), "Invalid type: objec"),
+        (Form("json", '{"type": "thing"}', "f"), "Invalid type: thing"),
         (Form("json", '{"not": {}}', "f"), 'Unimplemented keys: ["not"]'),
         (Form("json", '{"type": "string", "pattern": "(?=a)"}', "f"), "look-around"),
         (Form("json", '{"$ref": "#/$defs/x"}', "f"), "does not exist"),
