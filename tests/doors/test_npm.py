@@ -87,5 +87,8 @@ async def test_forced_tool(door, client, protocol):
 
 @WITH_TOOLS
 async def test_schema(door, client, protocol):
-    async with door.opened(ANSWER, forced=True) as endpoint:
+    # the AI SDK asks models of Anthropic that it does not know for a call of a tool "json"
+    by_call = (client, protocol) == ("ai", "messages")
+    line = call().replace('"add"', '"json"') if by_call else ANSWER
+    async with door.opened(line, forced=True) as endpoint:
         await runs(endpoint, client, protocol, "schema")
