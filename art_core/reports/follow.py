@@ -66,12 +66,14 @@ class Follower:
 
     def _add_spans(self, batch: Batch) -> None:
         """Extend the spans by the rows of trained steps; rows of a batch have the same metrics."""
-        fields = batch.fields
+        fields, rows = batch.fields, batch.rows
         if "step" not in fields or not any(name.startswith(_LEARNED) for name in fields):
             return
         names = [fields.index(name) if name in fields else None for name in ("attempt", "split")]
         step = fields.index("step")
-        for row in batch.rows:
+        # Between the first and the last row of an attempt, nothing is to be learned.
+        ends = [[row[at] for at in names if at is not None] for row in (rows[0], rows[-1])]
+        for row in (rows[0], rows[-1]) if ends[0] == ends[1] else rows:
             attempt, split = (None if at is None else row[at] for at in names)
             if split in ("train", None) and isinstance(row[step], int):
                 self._add(attempt if isinstance(attempt, int) else 1, row[step])

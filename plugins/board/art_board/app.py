@@ -12,7 +12,6 @@ import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -55,9 +54,7 @@ def create_app(library: Library) -> Starlette:
         route(f"{run}/export.html", _export),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    return Starlette(
-        routes=routes, middleware=[Middleware(Guard), Middleware(GZipMiddleware, minimum_size=2000)]
-    )
+    return Starlette(routes=routes, middleware=[Middleware(Guard)])
 
 
 def _page(_: Request) -> Response:

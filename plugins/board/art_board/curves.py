@@ -17,7 +17,7 @@ AXES = {
 }
 """The metrics of each axis beside the step; the first that a run has counts."""
 AXIS_KEYS = tuple(key for keys in AXES.values() for key in keys)
-POINTS = 2000
+POINTS = 1000
 _MAX_POINTS = 20_000
 Points = tuple[Sequence[int], Sequence[float]]
 

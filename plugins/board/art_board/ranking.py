@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections import Counter
@@ -75,7 +76,7 @@ def _filter(term: str, places: list[Place], taxonomy: Any) -> Callable[[Listed],
         value = float(condition["value"])
     except ValueError:
         raise ConfigError(f"{term!r} compares with {condition['value']!r}, no number") from None
-    return lambda e: e.place is not None and compare(e.place.values.get(name, float("nan")), value)
+    return lambda e: e.place is not None and compare(e.place.values.get(name, math.nan), value)
 
 
 def _in_order(
@@ -88,13 +89,11 @@ def _in_order(
     name = board.column(query.sort, places, taxonomy)
     by_place = {id(entry.place): entry for entry in entries}
     ranked = board.best_first(_places(entries), name, taxonomy)
-    known = [
-        place for place in ranked if place.values.get(name, float("nan")) == place.values.get(name)
-    ]
-    missing = [by_place[id(place)] for place in ranked if place not in known]
+    known = [p for p in ranked if not math.isnan(p.values.get(name, math.nan))]
+    missing = ranked[len(known) :]  # they come last
     unread = [entry for entry in entries if entry.place is None]
-    known = known[::-1] if query.reverse else known
-    return [*(by_place[id(place)] for place in known), *missing, *unread]
+    ordered = [*(known[::-1] if query.reverse else known), *missing]
+    return [*(by_place[id(place)] for place in ordered), *unread]
 
 
 def _fact(entry: Listed, name: str) -> str:

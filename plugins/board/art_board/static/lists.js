@@ -7,6 +7,7 @@ import { pager, table } from "./table.js";
 const STATUSES = [["all", "all"], ["ended", "finished or interrupted"], ["running", "running"], ["finished", "finished"],
   ["interrupted", "interrupted"], ["failed", "failed"], ["killed", "killed"], ["unknown", "unknown"], ["unreadable", "unreadable"]];
 const PAGE = 100;
+const AGAIN_LIST_MS = 10_000;
 const KINDS = {
   runs: { title: "Runs", status: "all", sort: "ended", reverse: "1", columns: ["step", "reward/mean", "reward/mean.best", "costs/cum/all", "attempts"] },
   leaderboard: {
@@ -64,10 +65,26 @@ async function load(view) {
     fillColumns(view, page);
     fill(view.body, cells ? matrixOf(cells) : listOf(view, page));
     announce(`${counted(page.total, "run")}`);
+    if (page.statuses.running) {
+      setTimeout(() => again(view, started), AGAIN_LIST_MS);
+    }
   } catch (error) {
     if (view.newest === started) {
       fill(view.body, h("p", { class: "problem", role: "alert" }, error.message));
     }
+  }
+}
+
+/** Load the list again while runs are running, unless something else was loaded or is in use. */
+function again(view, started) {
+  const busy = document.hidden || view.body.contains(document.activeElement);
+  if (view.newest !== started || !view.body.isConnected) {
+    return;
+  }
+  if (busy) {
+    setTimeout(() => again(view, started), AGAIN_LIST_MS);
+  } else {
+    load(view);
   }
 }
 
