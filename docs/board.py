@@ -7,7 +7,7 @@ python docs/board.py --dir .art --run agent-001    # of runs that are there
 from __future__ import annotations
 
 import argparse
-import json
+import asyncio
 import os
 import shutil
 import subprocess
@@ -16,11 +16,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+import art_core as art
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
 NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
+EXAMPLE = ROOT / "examples" / "yes_no_maybe.py"
+QUESTIONS = ("Is grass green?", "Can birds fly?", "Is the sun cold?", "Do dogs meow?")
 RUNS = (("smol-001", 7), ("smol-001", 12), ("smol-002", 8))
 TABS = {
     "Curves": "curves",
@@ -32,22 +34,33 @@ TABS = {
 }
 
 
-def trained(base: Path) -> None:
-    """Train the yes / no / maybe task of the quickstart twice, one run in two attempts; evaluate
-    three of its steps.
-    """
+def train(base: Path) -> None:
+    """Train the yes / no / maybe task of the quickstart twice, one run in two attempts."""
     environment = os.environ | {"ART_DIR": str(base), "ART_SINKS": "console"}
-    programs = ROOT / ".venv" / "bin"
-    example = ROOT / "examples" / "yes_no_maybe.py"
     for name, steps in RUNS:
-        command = [programs / "python", example, "--name", name, "--steps", str(steps)]
+        command = [sys.executable, EXAMPLE, "--name", name, "--steps", str(steps)]
         subprocess.run(command, env=environment, check=True)
-    scenarios = base / "questions.json"
-    scenarios.write_text(json.dumps(["Is grass green?", "Can birds fly?", "Is the sun cold?"]))
-    for step in (0, 6, 12):
-        command = [programs / "art", "eval", f"{example}:rollout", "--scenarios", scenarios]
-        command += ["--models", f"smol-001@{step}", "--repeats", "8", "--backend", "local"]
-        subprocess.run(command, env=environment, check=True)
+    asyncio.run(evaluate(base))
+
+
+async def evaluate(base: Path) -> None:
+    """Evaluate some steps of the first run on other questions."""
+    sys.path.insert(0, str(EXAMPLE.parent))
+    from yes_no_maybe import MODEL, rollout
+
+    async def ask(model: Any, scenario: dict[str, str]) -> art.Trajectory:
+        return await rollout(model, scenario["id"])
+
+    name, project = RUNS[0][0], "yes-no-maybe"
+    scenarios = [{"id": question} for question in QUESTIONS]
+    place = art.backend("local", lora_rank=8, lora_alpha=16, gpu_cost_per_hour_usd=0.10)
+    async with art.TrainableModel(
+        name=name, project=project, base_model=MODEL, base_path=base, sinks=[]
+    ) as model:
+        await model.register(place)
+        for step in (0, 10, 12):  # kept, by default
+            await art.evaluate(model, scenarios, ask, step=step, repeats=8)
+        await place.close()
 
 
 def take(page: Any, name: str) -> None:
@@ -84,14 +97,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dir", type=Path, help="a directory of runs; without it one is trained")
     parser.add_argument("--run", default="smol-001", help="a part of the run's name")
+    parser.add_argument("--train", type=Path, metavar="DIR", help="train into this directory only")
     given = parser.parse_args()
+    if given.train:
+        train(given.train)
+        return
+    from playwright.sync_api import sync_playwright
+
     with tempfile.TemporaryDirectory() as made, sync_playwright() as playwright:
-        base = given.dir or Path(made)
+        base = given.dir or Path(made) / ".art"
+        base.mkdir(exist_ok=True)
         if not given.dir:
-            trained(base)
+            python = ROOT / ".venv" / "bin" / "python"
+            subprocess.run([python, __file__, "--train", base], check=True)
         code = "import sys; from art_core.cli.main import main; sys.exit(main())"
-        command = [sys.executable, "-u", "-c", code, "board", str(base), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        command = [sys.executable, "-u", "-c", code, "board", base.name, "--port", "0"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=base.resolve().parent
+        ) as server:
             assert server.stdout is not None
             url = server.stdout.readline().split()[0]
             system = next(filter(None, map(shutil.which, NAMES)), None)

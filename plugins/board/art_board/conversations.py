@@ -13,6 +13,7 @@ from art_core import LoggedRun, TrajectoryGroup
 MAX_HITS = 50
 SEARCH_S = 4.0
 _AROUND = 60
+_SHOWN = 200
 Item = Mapping[str, Any]
 
 
@@ -39,6 +40,7 @@ def _group(number: int, group: TrajectoryGroup) -> dict[str, Any]:
         "group": number,
         "scenario": _scenario(group, number),
         "metadata": _printable(group.metadata),
+        "asked": _asked(group),
         "attempts": [
             {
                 "place": place,
@@ -57,6 +59,15 @@ def _group(number: int, group: TrajectoryGroup) -> dict[str, Any]:
             for f in group.failures
         ],
     }
+
+
+def _asked(group: TrajectoryGroup) -> str:
+    """Return the beginning of the first text of a user in a group; "" without one."""
+    for trajectory in group.trajectories:
+        for message in trajectory.messages():
+            if message.get("role") == "user":
+                return text_of(message.get("content"))[:_SHOWN]
+    return ""
 
 
 def _scenario(group: TrajectoryGroup, number: int) -> str:

@@ -61,7 +61,7 @@ def decimated(values: Sequence[float], points: int) -> list[int]:
     buckets = max(1, (points - 2) // 2)
     for n in range(buckets):
         start = n * count // buckets
-        part = values[start : (n + 1) * count // buckets]
+        part = list(values[start : (n + 1) * count // buckets])
         chosen.add(start + part.index(min(part)))
         chosen.add(start + part.index(max(part)))
     return sorted(chosen)

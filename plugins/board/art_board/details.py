@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -22,7 +23,7 @@ def overview(entry: Listed) -> dict[str, Any]:
     return {
         "id": entry.id,
         "run": run.name,
-        "path": str(run.path),
+        "path": _place(run.path),
         "status": entry.status,
         "problem": entry.problem,
         "reason": entry.reason,
@@ -38,6 +39,12 @@ def overview(entry: Listed) -> dict[str, Any]:
         "metrics": {key: _metric(key, one, run.taxonomy) for key, one in sorted(metrics.items())},
         "costs": cost_tree(entry),
     }
+
+
+def _place(path: Path) -> str:
+    """Return a path from the current directory on, if it is below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _parent(stored: dict[str, Any]) -> dict[str, Any]:

@@ -201,6 +201,7 @@ async def test_groups_have_rewards_side_by_side_and_failures_their_traceback(lib
     assert [group["scenario"] for group in groups] == [f"question-{n}" for n in range(4)]
     stored = library.run(run.rpartition("/")[2]).groups(20)
     assert [each["reward"] for each in groups[1]["attempts"]] == stored[1].rewards
+    assert groups[1]["asked"] == "Which invoice of March is not paid? (question 1)"
     (failure,) = groups[0]["failures"]
     assert (failure["type"], failure["reason"]) == ("TimeoutError", "raised")
     assert "TimeoutError: the mail server" in failure["traceback"]
@@ -337,6 +338,8 @@ async def test_the_exported_file_holds_the_run_and_runs_only_its_own_script(libr
     data = json.loads(re.search(r'id="answers">(.*?)</script>', page)[1])
     assert data[run]["run"] == "inbox/agent-001"
     assert data["left_out"] == 0
+    assert data[run]["path"] == "inbox/models/agent-001"
+    assert str(library.directories[0]) not in page
     assert data[f"{run}/attempt?group=1&place=2&split=train&step=20"]["scenario"] == "question-1"
     async with client(library) as http:
         answer = await http.get(f"{run}/export.html")

@@ -69,6 +69,7 @@ function groupOf(view, group, scale) {
   const metadata = Object.entries(group.metadata).filter(([name]) => name !== "scenario_id");
   return h("section", { class: "group" },
     h("h3", null, group.scenario),
+    group.asked ? h("p", { class: "note clip" }, group.asked) : null,
     metadata.length ? h("p", { class: "note clip" }, metadata.map(([name, value]) => `${name}: ${value}`).join("  ·  ")) : null,
     h("div", { class: "strip" }, group.attempts.map((each) => rewardBar(view, group, each, scale))),
     group.failures.map((failure) => h("details", { class: "failure" }, h("summary", null, `failed (${failure.reason}): ${failure.type}: ${failure.message}`),
