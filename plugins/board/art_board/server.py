@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import webbrowser
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def serve(
         if opens:
             webbrowser.open(url)
         raise_open_files()
-        uvicorn.Server(uvicorn_config(create_app(library))).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn raises Ctrl-C again when it has ended
+            uvicorn.Server(uvicorn_config(create_app(library))).run(sockets=[listener])
 
 
 def uvicorn_config(app: Any) -> Any:

@@ -91,6 +91,22 @@ async def test_runs_without_a_value_come_last_in_both_directions(tmp_path, taxon
         assert [row["run"] for row in page["rows"]] == order
 
 
+async def test_a_long_list_comes_page_by_page(tmp_path, taxonomy):
+    for n in range(25):
+        directory = tmp_path / "p" / "models" / f"run-{n:02}"
+        directory.mkdir(parents=True)
+        row = {"step": n, "recorded_at": "2026-03-01T12:00:00", "reward/mean": n / 10}
+        (directory / "history.jsonl").write_bytes(orjson.dumps(row) + b"\n")
+    library = Library([tmp_path], taxonomy)
+    names = []
+    for offset in (0, 10, 20, 30):
+        query = {"sort": "reward/mean", "offset": offset, "limit": 10}
+        page = await ask(library, "/api/runs", **query)
+        assert page["total"] == 25
+        names += [row["run"] for row in page["rows"]]
+    assert names == [f"p/run-{n:02}" for n in range(24, -1, -1)]
+
+
 @pytest.mark.parametrize(
     ("filters", "names"),
     [
@@ -413,6 +429,19 @@ async def test_torn_and_foreign_lines_are_passed_over(tmp_path, taxonomy):
     found = await ask(library, f"/api/run/{name}/curves", keys="loss/train")
     assert found["curves"]["loss/train"]["y"] == [1.0, 2.0]
     assert (await ask(library, "/api/runs"))["rows"][0]["problem"] is None
+
+
+async def test_trajectories_that_are_being_written_are_shown_up_to_there(tmp_path, taxonomy):
+    model = art.Model(name="m", project="p", sinks=[], base_path=tmp_path)
+    group = art.TrajectoryGroup([art.Trajectory(reward=1.0)], metadata={"scenario_id": "whole"})
+    await model.log([group], split="train", step=1)
+    with (model.run_dir / "trajectories" / "train" / "0001.jsonl").open("ab") as file:
+        file.write(b'{"trajectories": [{"messages_and')
+    library = Library([tmp_path], taxonomy)
+    (name,) = library.runs()
+    found = await ask(library, f"/api/run/{name}/groups", step=1)
+    assert [group["scenario"] for group in found] == ["whole"]
+    await model.close()
 
 
 async def test_summaries_are_read_again_only_when_a_log_changed(tmp_path, taxonomy, monkeypatch):

@@ -1,6 +1,6 @@
 // Curves, drawn by uPlot: several runs, smoothing, bands of attempts, intervals.
 import { h } from "./dom.js";
-import { counted, dollars, duration, metric, number } from "./format.js";
+import { counted, duration, metric, number } from "./format.js";
 
 export const AXES = [["step", "step"], ["wall", "wall time"], ["tokens", "tokens"], ["usd", "dollars"]];
 const HEIGHT = 190;
@@ -28,7 +28,7 @@ export function smoothed(values, weight) {
 }
 
 function ticks(axis) {
-  const form = { wall: duration, usd: dollars }[axis] || ((value) => short(value));
+  const form = { wall: duration, usd: (value) => `$${short(value)}` }[axis] || ((value) => short(value));
   return (_, values) => values.map((value) => (value === null ? "" : form(value)));
 }
 
@@ -60,7 +60,7 @@ function linesOf(runs, axis, smoothing) {
     if (smoothing > 0 && xs.length > 2) {
       tables.push([xs, smoothed(ys, smoothing), ys]);
       series.push({ label: run.label, stroke, width: 2, points: { show: false }, value, spanGaps: true });
-      series.push({ label: `${run.label} as logged`, stroke: `${stroke}55`, width: 1, points: { show: false }, value, spanGaps: true });
+      series.push({ label: `${run.label} as logged`, class: "as-logged", stroke: `${stroke}55`, width: 1, points: { show: false }, value, spanGaps: true });
     } else {
       tables.push([xs, ys]);
       series.push({ label: run.label, stroke, width: many ? 1.25 : 1.75, points, value, spanGaps: true });

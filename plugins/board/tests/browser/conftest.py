@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -118,6 +119,21 @@ def hostile(tmp_path_factory):
         (model.run_dir / "status.json").write_text(f'{{"status": "{EVIL}", "reason": "{EVIL}"}}')
 
     asyncio.run(log())
+    return base
+
+
+@pytest.fixture(scope="session")
+def long_run(tmp_path_factory):
+    """Return a directory with a run of 5,000 rows, in which one value stands out."""
+    base = tmp_path_factory.mktemp("long")
+    directory = base / "p" / "models" / "long"
+    directory.mkdir(parents=True)
+    with (directory / "history.jsonl").open("w") as file:
+        for n in range(1, 5001):
+            row = {"seq": n, "attempt": 1, "step": n, "split": "train"}
+            row |= {"recorded_at": "2026-03-01T12:00:00+00:00"}
+            row |= {"loss/train": 9.0 if n == 777 else 1 / n}
+            file.write(json.dumps(row) + "\n")
     return base
 
 

@@ -91,12 +91,33 @@ def test_curves_switch_the_axis_smooth_zoom_and_have_bands_of_attempts(served, o
         expect(page.locator(".u-legend .u-label").first).to_have_text(value)
         assert page.locator("figure canvas").count() == figures
     page.get_by_label("Smoothing").fill("0.8")
-    page.wait_for_selector(".u-legend >> text=as logged")
+    page.wait_for_selector(".u-legend >> text=as logged", state="attached")
     about = page.locator("figure .plot").first.get_attribute("aria-label")
     assert "reward/mean" in about
     assert "highest" in about
     page.locator("figure summary").first.click()
     assert page.locator("figure tbody").locator("tr").count() > 20
+
+
+def test_a_long_curve_is_thinned_and_zoomed_into(long_run, browser, serve, opened):
+    found = opened(serve(long_run).url)
+    page = found.page
+    page.get_by_role("link", name="p/long").click()
+    about = page.locator("figure .plot").first
+    assert "5,000 values" in about.get_attribute("aria-label")
+    assert "highest 9" in about.get_attribute("aria-label")
+    page.wait_for_selector("figure canvas")
+    box = page.locator(".u-over").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 60, steps=5)
+    page.mouse.up()
+    expect(page.get_by_role("button", name="whole curve")).to_be_visible()
+    asked = next(url for url in found.requests if "first=" in url)
+    first = int(asked.partition("first=")[2].partition("&")[0])
+    assert 400 <= first <= 600
+    page.get_by_role("button", name="whole curve").click()
+    expect(page.get_by_role("button", name="whole curve")).to_have_count(0)
 
 
 def test_several_runs_lie_over_each_other(served, opened):
