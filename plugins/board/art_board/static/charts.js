@@ -41,6 +41,7 @@ function short(value) {
 function placed(curve, axis) {
   const xs = curve[axis] || [];
   const kept = xs.map((x, n) => n).filter((n) => xs[n] !== null && curve.y[n] !== null);
+  kept.sort((a, b) => xs[a] - xs[b]); // uPlot wants them rising, and clocks may have been set back
   return { xs: kept.map((n) => xs[n]), ys: kept.map((n) => curve.y[n]), low: pick(curve.low, kept), high: pick(curve.high, kept) };
 }
 
