@@ -274,11 +274,10 @@ def import_target(target: str, folder: Path | None = None) -> tuple[Any, ModuleT
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = (
-            _from_file(str(Path(here, place)))
-            if place.endswith(".py")
-            else importlib.import_module(place)
-        )
+        if place.endswith(".py"):
+            module = _from_file(place if folder is None else str(folder / place))
+        else:
+            module = importlib.import_module(place)
         found = getattr(module, function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{target!r} can't be imported: {error}") from error
