@@ -75,7 +75,7 @@ def _answer(library: Library, read: Read, request: Request) -> Response:
         return found if isinstance(found, Response) else _json(found)
     except LookupError as error:
         return _json({"error": str(error.args[0] if error.args else error)}, 404)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, OverflowError) as error:
         return _json({"error": str(error)}, 400)
     except (ArtError, OSError) as error:
         return _json({"error": str(error)}, 409)

@@ -85,7 +85,7 @@ def answers(entry: Listed) -> dict[str, Any]:
     run, start = entry.run, f"/api/run/{entry.id}"
     about = details.overview(entry)
     # The file goes to others: it names the run, not where it is on this machine.
-    about["path"] = str(run.path.relative_to(run.path.parents[2]))
+    about["path"] = run.name
     found: dict[str, Any] = {start: about, "run": entry.id}
     keys = sorted(about["metrics"])
     follower = Follower(run)

@@ -17,7 +17,6 @@ import pytest
 import art_core as art
 from art_board import export, server
 from art_board.app import STATIC, create_app
-from art_board.command import COMMAND
 from art_board.curves import curves_of, decimated
 from art_board.export import page_of
 from art_board.library import Library
@@ -245,6 +244,25 @@ async def test_an_attempt_that_is_not_there_is_a_404(library, run, place):
     assert "stored: 1, 2" in missing.json()["error"]
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "groups?split=../../maths&step=1",
+        "groups?step=many",
+        "groups?step=inf",
+        "search?q=",
+        "search?q=x&before=y",
+        "search?q=x&split=..",
+        "curves?points=inf",
+    ],
+)
+async def test_a_request_that_makes_no_sense_is_refused(library, run, query):
+    async with client(library) as http:
+        answer = await http.get(f"{run}/{query}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
 async def test_a_search_finds_texts_calls_and_failures_newest_first(library, run):
     found = await ask(library, f"{run}/search", q="INVOICE 3-17")
     assert found["hits"][0]["step"] == 20
@@ -354,7 +372,7 @@ async def test_the_exported_file_holds_the_run_and_runs_only_its_own_script(libr
     data = json.loads(re.search(r'id="answers">(.*?)</script>', page)[1])
     assert data[run]["run"] == "inbox/agent-001"
     assert data["left_out"] == 0
-    assert data[run]["path"] == "inbox/models/agent-001"
+    assert data[run]["path"] == "inbox/agent-001"
     assert str(library.directories[0]) not in page
     assert data[f"{run}/attempt?group=1&place=2&split=train&step=20"]["scenario"] == "question-1"
     async with client(library) as http:
@@ -533,12 +551,6 @@ def test_the_command_writes_a_file_and_refuses_half_a_request(shelf, tmp_path, c
     assert main(["board", str(tmp_path / "none"), "--port", "0"]) == 2
     assert main(["board", "--port", "70000"]) == 2
     assert main(["board", str(shelf), "--export", "maths/agent-001", "--out", str(tmp_path)]) == 2
-
-
-def test_the_plugin_offers_the_command():
-    host = art.Plugins.discover()
-    assert host.commands()["board"] == COMMAND
-    assert "examples:" in COMMAND.help
 
 
 def test_an_address_of_a_run_does_not_depend_on_how_it_was_named(shelf, taxonomy, monkeypatch):
