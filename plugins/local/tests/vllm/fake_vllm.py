@@ -262,6 +262,7 @@ def parsed() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--max-lora-rank", type=int, choices=(1, 8, 16, 32, 64, 128, 256, 320, 512))
     parser.add_argument("--generation-config", choices=("vllm",), required=True)
+    parser.add_argument("--structured-outputs-config", type=orjson.loads, required=True)
     parser.add_argument("--gpu-memory-utilization", type=float)
     for name in (
         "enable-lora", "enforce-eager", "enable-sleep-mode", "disable-uvicorn-access-log",

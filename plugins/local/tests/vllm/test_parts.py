@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
@@ -17,6 +18,7 @@ from art_local.vllm import parent_watchdog
 from art_local.vllm.client import completion_body, tokens_of
 from art_local.vllm.command import arguments, environment
 from art_local.vllm.crash_report import crash_report
+from art_local.vllm.loop import LoopThread
 from art_local.vllm.metrics import StepMetrics, read_page
 from art_local.vllm.server import ServerProcess, free_port
 from waiting import until
@@ -309,3 +311,22 @@ def test_a_port_is_nobody_elses_while_it_is_held():
     assert len({sock.getsockname()[1] for sock in held}) == 20
     for sock in held:
         sock.close()
+
+
+async def test_a_loop_is_closed_from_inside_another_one_and_twice():
+    loop = LoopThread("test")
+    assert loop.run(asyncio.sleep(0, "done"), 5, "sleeping") == "done"
+    waiting = loop.submit(asyncio.sleep(60))
+    loop.close()
+    loop.close()
+    assert (loop.closed, waiting.cancelled()) == (True, True)
+
+
+def test_a_loop_whose_thread_ended_is_closed():
+    loop = LoopThread("test")
+    loop._loop.call_soon_threadsafe(loop._loop.stop)
+    loop._thread.join(5)
+    with pytest.raises(EngineError, match="the engine is closed"):
+        loop.submit(asyncio.sleep(0))
+    loop.close()
+    assert loop.closed
