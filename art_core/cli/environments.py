@@ -14,7 +14,7 @@ from typing import Any
 from art_core.base.errors import ArtError, ConfigError, RolloutFailure
 from art_core.cli.arguments import add_directory
 from art_core.cli.check import check_target, listed_scenarios
-from art_core.cli.evaluation import import_target, opened_models, scenarios_in
+from art_core.cli.evaluation import add_backend, import_target, opened_models, scenarios_in
 from art_core.cli.person import Person, shown_messages
 from art_core.data.trajectory import Trajectory
 from art_core.environments.environment import makes_environments, rollout_of
@@ -66,7 +66,7 @@ def add(commands: Any) -> None:
     playing.add_argument("--scenario", metavar="ID", help="which scenario (default: the first)")
     playing.add_argument("--task", metavar="TEXT", help="a text in place of a scenario")
     playing.add_argument("--model", metavar="NAME", help="the model that plays, in your place")
-    playing.add_argument("--backend", metavar="NAME", help="what serves a run ($ART_BACKEND)")
+    add_backend(playing)
     playing.add_argument("--timeout", type=float, metavar="S", help="of the attempt")
     add_directory(playing)
     playing.set_defaults(run=play)

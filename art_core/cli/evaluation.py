@@ -7,7 +7,7 @@ import asyncio
 import importlib.util
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,8 @@ import orjson
 
 from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_directory
+from art_core.cli.completion import backend_names, completed
+from art_core.cli.retrain import option_values
 from art_core.environments.environment import makes_environments, rollout_of
 from art_core.evaluation.attempts import Rollout
 from art_core.evaluation.compare import Comparison, compare, paired
@@ -26,6 +28,8 @@ from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
 from art_core.log.reader import find_run
 from art_core.log.rundir import runs_path
+from art_core.model.backend import Backend
+from art_core.model.backend import backend as make_backend
 from art_core.model.model import Model
 from art_core.model.trainable import TrainableModel
 
@@ -106,12 +110,24 @@ def add(commands: Any) -> None:
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", metavar="NAME", help="what serves the runs ($ART_BACKEND)")
+    add_backend(parser)
     parser.add_argument(
         "--max-concurrent", type=int, default=32, metavar="N", help="attempts at the same time"
     )
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for one attempt")
     add_directory(parser)
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add `--backend` and `--backend-set`, for `opened_models`."""
+    chosen = parser.add_argument(
+        "--backend", metavar="NAME", help="what serves runs ($ART_BACKEND, else as in `art train`)"
+    )
+    completed(chosen, backend_names)
+    parser.add_argument(
+        "--backend-set", action="append", default=[], metavar="OPTION=VALUE",
+        help="an option of the backend; those of `art train` are known",
+    )  # fmt: skip
 
 
 def run_eval(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
@@ -223,7 +239,7 @@ class _Models:
             model = self._prompted(own) if own.startswith("openai/") else self._trained(own)
             self._opened[own] = await self._stack.enter_async_context(model)
             if isinstance(model, TrainableModel):
-                await model.register()
+                await model.register(self._backend(model.config))
         if step == "best" and isinstance(model, TrainableModel):
             return model, await model.best_checkpoint()
         if step and not step.isdecimal():
@@ -241,6 +257,19 @@ class _Models:
             base_path=self._arguments.dir,
         )
 
+    def _backend(self, config: Mapping[str, Any]) -> Backend:
+        """Make the backend of a run, with the options that `art train` stored and those given."""
+        stored = config.get("backend")
+        known = stored if isinstance(stored, Mapping) else {}
+        chosen = self._arguments.backend or os.environ.get("ART_BACKEND") or known.get("name")
+        if not isinstance(chosen, str):
+            raise ConfigError("no backend is named", "Give --backend NAME, or set ART_BACKEND.")
+        options = known.get(chosen)
+        options = dict(options) if isinstance(options, Mapping) else {}
+        backend = make_backend(chosen, **options | option_values(self._arguments.backend_set))
+        self._stack.push_async_callback(backend.close)
+        return backend
+
     def _trained(self, name: str) -> TrainableModel:
         run = find_run(name, runs_path(self._arguments.dir))
         described = run.model()
@@ -251,7 +280,6 @@ class _Models:
             name=run.path.name,
             project=run.path.parent.parent.name,
             base_model=base_model,
-            backend=self._arguments.backend,
             config=described["config"],
             base_path=run.path.parent.parent.parent,
         )

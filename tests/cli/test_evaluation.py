@@ -9,6 +9,7 @@ from judge_server import judging
 
 import art_core as art
 from art_core.cli.evaluation import imported, scenarios_in
+from art_core.cli.main import main
 from art_core.data.store import append_groups, trajectory_file
 from art_core.testing.echo import EchoBackend
 
@@ -74,6 +75,16 @@ async def trained(project):
 
 
 EVAL = ("eval", "my_agent:rollout", "--scenarios", "val.jsonl", "--backend", "far")
+
+
+def test_without_a_backend_a_run_cannot_be_evaluated(trained, capsys, monkeypatch):
+    monkeypatch.delenv("ART_BACKEND", raising=False)
+    assert main([*EVAL[:-2], "--models", "agent"], art.Plugins()) == 2
+    assert capsys.readouterr().err == (
+        "art: no backend is named. Give --backend NAME, or set ART_BACKEND.\n"
+    )
+    assert main([*EVAL, "--models", "agent", "--backend-set", "x=1"], art.Plugins()) == 2
+    assert "no backend 'far' option 'x'" in capsys.readouterr().err
 
 
 def test_steps_of_a_run_and_a_prompted_model_are_evaluated(trained, art_command, monkeypatch):

@@ -139,6 +139,19 @@ def test_it_trains_evaluates_and_stores_its_settings(train, shelf, project):
     assert stored["train"] == {"learning_rate": 1e-4}
 
 
+def test_an_evaluation_knows_the_options_of_the_backend(train, shelf, project, plugins, capsys):
+    assert train("--steps", "1", "--set", "backend.near.answer=always")[0] == 0
+    asked = [f"{project}/agent.py:rollout", "--scenarios", f"{project}/val.jsonl", "--json"]
+    capsys.readouterr()
+    assert main(["eval", *asked, "--models", "demo"], plugins) == 0
+    (found,) = json.loads(capsys.readouterr().out)["evaluations"]
+    assert found["reward"] == pytest.approx(1.008)
+    changed = ["--backend-set", "answer=no"]
+    assert main(["eval", *asked, "--models", "demo@0", "--split", "other", *changed], plugins) == 0
+    (found,) = json.loads(capsys.readouterr().out)["evaluations"]
+    assert found["reward"] == pytest.approx(1.004)
+
+
 def test_it_goes_on_after_the_last_step(train, shelf):
     assert train("--steps", "1")[0] == 0
     assert train("--steps", "3", "--set", "eval.every=1")[0] == 0
