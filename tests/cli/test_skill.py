@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ import pytest
 
 import art_core as art
 from art_core.cli.main import main, parser
+from art_core.testing.echo import EchoBackend
 
 
 @pytest.fixture
@@ -58,6 +60,19 @@ def test_the_metrics_that_it_names_exist(text, capsys):
     assert set(named) <= known
 
 
-def test_its_rollout_is_python(text):
+def test_its_rollout_runs_and_is_rewarded(text, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    compile(code, "rollout", "exec")
+    found = {}
+    exec(code, found)
+
+    async def play():
+        async with art.TrainableModel(
+            name="test", project="test", base_model="none", base_path=tmp_path, sinks=[]
+        ) as model:
+            await model.register(EchoBackend(reply=lambda messages, step: "yes"))
+            scenario = {"question": "Is fire hot?", "answer": "yes"}
+            return await found["rollout"](model, scenario)
+
+    attempt = asyncio.run(play())
+    assert attempt.reward == 1.0
+    assert attempt.messages()[-1]["content"] == "yes"
