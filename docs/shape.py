@@ -25,6 +25,7 @@ AROUND = {
     "environments",
     "evaluation",
     "gateway",
+    "queue",
     "reports",
     "rewards",
     "testing",

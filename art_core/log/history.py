@@ -36,7 +36,7 @@ class MetricsRow:
     `seq` counts the run's rows from 1 and is the key to drop repeats by. `attempt` counts the times
     that the run was opened to log. `metrics` are finite floats; `nonfinite` has the other values,
     as text. `scenario_ids` are in no earlier row. `receipts` are the calls and device time behind
-    the costs, with their prices.
+    the costs, with their prices. `cursor` is how far the run's queue is trained.
     """
 
     seq: int
@@ -48,6 +48,7 @@ class MetricsRow:
     nonfinite: dict[str, str] = attrs.field(factory=dict)
     scenario_ids: tuple[str, ...] = ()
     receipts: tuple[dict[str, Any], ...] = ()
+    cursor: int | None = None
 
     def is_behind(self, other: MetricsRow | None) -> bool:
         """Return True if a row logged before belongs to a later step of the same attempt."""
@@ -120,6 +121,7 @@ class MetricsRow:
                 nonfinite=record.get("_nonfinite", {}),
                 scenario_ids=tuple(record.get("_scenario_ids", ())),
                 receipts=tuple(record.get("_receipts", ())),
+                cursor=record.get("_cursor"),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise _not_a_row(dumps(record), error) from error
@@ -149,6 +151,8 @@ def _line(row: MetricsRow) -> bytes:
         envelope["_scenario_ids"] = row.scenario_ids
     if row.receipts:
         envelope["_receipts"] = row.receipts
+    if row.cursor is not None:
+        envelope["_cursor"] = row.cursor
     if not row.metrics:
         return dumps(envelope, option=OPT_APPEND_NEWLINE)
     metrics = dumps(row.metrics, option=OPT_APPEND_NEWLINE)

@@ -98,6 +98,19 @@ def last_trained_step(path: Path) -> int:
     return 0
 
 
+def cursor_at(path: Path, step: int) -> int:
+    """Return the place in the run's queue up to which the last row at or before a step was trained;
+    0 without such a row, or without a log.
+    """
+    for line in lines_backwards(path) if path.exists() else ():
+        if b'"_cursor"' in line:
+            with suppress(HistoryError):
+                row = MetricsRow.from_line(line)
+                if row.step <= step and isinstance(row.cursor, int):
+                    return row.cursor
+    return 0
+
+
 def unreadable_totals(path: Path) -> list[str]:
     """Return the keys of sums over the run that are not numbers in the last row."""
     for line in lines_backwards(path):

@@ -205,6 +205,7 @@ class TrainableModel(Model):
         trajectory_groups: Iterable[TrajectoryGroup],
         *,
         teacher: Teacher | None = None,
+        cursor: int | None = None,
         **options: Any,
     ) -> TrainResult:
         """Run one training step on the groups and log them and its metrics as one row.
@@ -216,7 +217,8 @@ class TrainableModel(Model):
         the step begins, so a failing step loses no data; a second try with the same groups does not
         store them again. If a cancelled step ends first, they move to the next step's file. Groups
         that were stored for the step earlier and not trained move to the file of the same name in
-        `earlier/`. Raises MetricError for a metric of a trajectory or group that no row can hold.
+        `earlier/`. The row keeps the `cursor` of the batch, if the groups are of the run's queue.
+        Raises MetricError for a metric of a trajectory or group that no row can hold.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
@@ -234,7 +236,7 @@ class TrainableModel(Model):
         SFTPlans(run.info.run_dir).leave(expected - 1)
         # A newer object may have the run now; the step is trained, so its row is written.
         run.current().record(
-            "train", result.step, groups=groups, metrics=result.metrics, trained=True
+            "train", result.step, groups=groups, metrics=result.metrics, trained=True, cursor=cursor
         )
         # The row is written: raising now would make the caller train the step again.
         try:

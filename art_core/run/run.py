@@ -211,9 +211,10 @@ class Run:
         groups: Sequence[TrajectoryGroup] = (),
         metrics: Mapping[str, Any] | None = None,
         trained: bool = False,
+        cursor: int | None = None,
     ) -> MetricsRow:
         """Append a row: given metrics, what waits, and averages and counts of the groups. The step
-        trained the groups if `trained`.
+        trained the groups if `trained`, and the run's queue up to a `cursor`.
 
         A row is all or nothing: if it can't be written, what waited is put back. Raises ConfigError
         for a step that is not a count, MetricError for a bad key or value, HistoryError when the
@@ -224,7 +225,7 @@ class Run:
             of_row = self.dedup.of_row(split, groups, trained=trained) if groups else NO_GROUPS
             ids = self._new_ids(split, drained, of_row)
             draft = self._draft(split, drained, of_row, metrics or {}, ids)
-            row = self._row(split, step, draft, drained)
+            row = self._row(split, step, draft, drained, cursor)
             try:
                 self.history.append(row)
                 self._commit(split, draft, of_row)
@@ -272,7 +273,9 @@ class Run:
             ids |= scenario_ids(groups.new)
         return self.dedup.new_scenarios(ids) if ids else ()
 
-    def _row(self, split: str, step: int, draft: Draft, drained: Drained) -> MetricsRow:
+    def _row(
+        self, split: str, step: int, draft: Draft, drained: Drained, cursor: int | None
+    ) -> MetricsRow:
         clock = time.monotonic() - self._started
         metrics = draft.metrics
         metrics["time/attempt_sec"] = clock
@@ -289,6 +292,7 @@ class Run:
             nonfinite={key: str(value) for key, value in draft.nonfinite.items()},
             scenario_ids=tuple(draft.ids),
             receipts=tuple([receipt.to_dict() for receipt in drained.receipts]),
+            cursor=cursor,
         )
         if row.nonfinite:
             log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)

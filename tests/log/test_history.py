@@ -12,7 +12,7 @@ import pytest
 from art_core.base.errors import HistoryError
 from art_core.log import history
 from art_core.log.history import HistoryLog, MetricsRow, last_row
-from art_core.log.rows import read_rows, scenario_ids_of, unreadable_totals
+from art_core.log.rows import cursor_at, read_rows, scenario_ids_of, unreadable_totals
 from art_core.log.summary import read_summary
 from art_core.metrics.taxonomy import builtin_taxonomy
 from waiting import until
@@ -302,6 +302,22 @@ def test_a_sync_that_comes_after_the_end_does_nothing(log):
     log.close()
     log.sync()
     assert seqs(log.path) == [1]
+
+
+def test_the_cursor_of_the_last_row_at_or_before_a_step_counts(path):
+    assert cursor_at(path, 9) == 0
+    rows = [
+        attrs.evolve(row(1), step=1, cursor=10),
+        attrs.evolve(row(2), step=2, cursor=20),
+        attrs.evolve(row(3), step=2),
+        attrs.evolve(row(4), step=2, cursor=15),
+    ]
+    lines = [each.to_line() for each in rows]
+    path.parent.mkdir()
+    assert MetricsRow.from_line(lines[0]).cursor == 10
+    assert MetricsRow.from_line(lines[2]).cursor is None
+    path.write_bytes(b"".join(lines) + b'{"step": 1, "_cursor": "odd"}\n{"_cursor": 3}\n{"_cursor')
+    assert [cursor_at(path, step) for step in (0, 1, 2, 9)] == [0, 10, 15, 15]
 
 
 def test_scenario_ids_are_found_without_reading_every_row(path):
