@@ -132,9 +132,9 @@ def lock(session: nox.Session) -> None:
     """
     everywhere = (*UNIVERSAL, *session.posargs)
     light, short = (*everywhere, *WITHOUT_CUDA, OURS), ("--no-annotate",)
-    ours = [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
-    ours += ["--no-emit-package=art-board", "--all-extras", "--constraint=locks/torch.txt"]
-    _compile(session, LOCK, *light, *ours, *_promised())
+    ours = ["--no-emit-package=art-board", "--no-emit-package=art-otel", "--all-extras"]
+    ours += [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
+    _compile(session, LOCK, *light, *ours, "--constraint=locks/torch.txt", *_promised())
     alone = _input(session, *_unsloth())
     _compile(session, LOCKS / "unsloth.txt", *light, *short, "--no-deps", alone)
     for name in ENVIRONMENTS:

@@ -37,7 +37,7 @@ OURS = {
     "backend": frozenset({"local", "unsloth", "tinker", "serverless"}),
     "environment": frozenset({"mcp", "openenv", "verifiers"}),
     "sandbox": frozenset(),
-    "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard"}),
+    "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard", "otel", "langfuse"}),
 }
 SINGULAR = {
     "art_advantages": "advantages",

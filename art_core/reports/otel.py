@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 Message = dict[str, Any]
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+TOOL_DEFINITIONS = "gen_ai.tool.definitions"
+REQUEST_MODEL = "gen_ai.request.model"
+EVALUATION = "gen_ai.evaluation.result"
+EVALUATION_NAME = "gen_ai.evaluation.name"
+EVALUATION_SCORE = "gen_ai.evaluation.score.value"
 _NUMBERED = re.compile(r"gen_ai\.(prompt|completion)\.(\d+)\.(.+)")
 _CALL = re.compile(r"tool_calls\.(\d+)\.(id|name|arguments)")
 _EVENT = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message|gen_ai\.choice")
@@ -34,7 +41,7 @@ class Span:
         """Whether it is a model call whose messages were recorded."""
         names = {*self.attributes, *(key for _, of in self.events for key in of)}
         return (
-            not {"gen_ai.input.messages", "gen_ai.output.messages"}.isdisjoint(names)
+            not {INPUT_MESSAGES, OUTPUT_MESSAGES}.isdisjoint(names)
             or any(map(_NUMBERED.fullmatch, self.attributes))
             or any(_EVENT.fullmatch(name) for name, _ in self.events)
         )
@@ -43,12 +50,12 @@ class Span:
     def scores(self) -> dict[str, float]:
         """The numbers of evaluations, by name."""
         found = [("", self.attributes), *self.events]
-        scores = [(of.get("gen_ai.evaluation.name"), _score(of)) for _, of in found]
+        scores = [(of.get(EVALUATION_NAME), _score(of)) for _, of in found]
         return {str(name or "score"): value for name, value in scores if value is not None}
 
 
 def _score(attributes: Mapping[str, Any]) -> float | None:
-    value = attributes.get("gen_ai.evaluation.score.value")
+    value = attributes.get(EVALUATION_SCORE)
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -104,7 +111,7 @@ def _json(value: Any) -> Any:
 
 def tools_of(span: Span) -> list[Any] | None:
     """Return the tools of a call in OpenAI's form."""
-    tools = _json(span.attributes.get("gen_ai.tool.definitions")) or []
+    tools = _json(span.attributes.get(TOOL_DEFINITIONS)) or []
     return [
         tool
         if "function" in tool
@@ -132,21 +139,20 @@ def _structured(span: Span) -> tuple[list[Message], list[Message]]:
     system = _json(found.get("gen_ai.system_instructions")) or []
     text = system if isinstance(system, str) else "".join(p.get("content") or "" for p in system)
     prompt = [{"role": "system", "content": text}] if text else []
-    for message in _json(found.get("gen_ai.input.messages")) or ():
+    for message in _json(found.get(INPUT_MESSAGES)) or ():
         prompt += _of_parts(message)
-    said = _json(found.get("gen_ai.output.messages")) or []
+    said = _json(found.get(OUTPUT_MESSAGES)) or []
     return prompt, [each for message in said[:1] for each in _of_parts(message)]
 
 
 def _of_parts(message: Mapping[str, Any]) -> list[Message]:
     """Return a message of parts as OpenAI's messages; each result of a tool is one of its own."""
-    made: Message = {"role": message["role"], "content": None}
+    parts = message.get("parts") or ()
+    made: Message = {"role": message["role"], "content": _content(parts)}
     results: list[Message] = []
-    for part in message.get("parts") or ():
+    for part in parts:
         kind = part.get("type")
-        if kind == "text":
-            made["content"] = (made["content"] or "") + str(part.get("content") or "")
-        elif kind == "reasoning":
+        if kind == "reasoning":
             made["reasoning_content"] = str(part.get("content") or "")
         elif kind == "tool_call":
             made.setdefault("tool_calls", []).append(_tool_call(part))
@@ -157,6 +163,25 @@ def _of_parts(message: Mapping[str, Any]) -> list[Message]:
             )
     empty = made["content"] is None and "tool_calls" not in made
     return results if empty and results else [made, *results]
+
+
+def _content(parts: Iterable[Mapping[str, Any]]) -> str | list[Message] | None:
+    """Return the texts of parts as one, or texts and images as a list; None if there are none."""
+    found: list[Message] = []
+    for part in parts:
+        if part.get("type") == "text":
+            found.append({"type": "text", "text": str(part.get("content") or "")})
+        elif part.get("modality") == "image" and (url := _url(part)):
+            found.append({"type": "image_url", "image_url": {"url": url}})
+    if any(item["type"] == "image_url" for item in found):
+        return found
+    return "".join(item["text"] for item in found) if found else None
+
+
+def _url(part: Mapping[str, Any]) -> str | None:
+    data = part.get("content")
+    inline = f"data:{part.get('mime_type') or 'image/png'};base64,{data}"
+    return inline if data else part.get("uri")
 
 
 def _tool_call(part: Mapping[str, Any]) -> dict[str, Any]:

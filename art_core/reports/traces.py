@@ -187,7 +187,7 @@ def _otel(trace: str, spans: Iterable[otel.Span], reward: str | None) -> Traject
         scores |= span.scores
         if span.is_call:
             exchanges.append(Exchange(*otel.messages_of(span), otel.tools_of(span)))
-            metadata.setdefault("model", span.attributes.get("gen_ai.request.model"))
+            metadata.setdefault("model", span.attributes.get(otel.REQUEST_MODEL))
     return conversation(exchanges, scores, metadata, reward)
 
 

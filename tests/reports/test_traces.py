@@ -172,6 +172,22 @@ def test_structured_values_and_details_in_an_event_are_read(read):
     assert only(traces).messages() == WANTED[:3]
 
 
+def test_images_among_the_parts_are_read_in_their_order(read):
+    parts = [
+        {"type": "blob", "modality": "image", "mime_type": "image/gif", "content": "R0lG"},
+        {"type": "text", "content": "or"},
+        {"type": "uri", "modality": "image", "uri": "https://example.com/b.png"},
+        {"type": "blob", "modality": "audio", "content": "AAAA"},
+    ]
+    asked = json.dumps([{"role": "user", "parts": parts}])
+    found = only(read(request(({**PARTS, "gen_ai.input.messages": asked}, []))))
+    assert found.messages()[1]["content"] == [
+        {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lG"}},
+        {"type": "text", "text": "or"},
+        {"type": "image_url", "image_url": {"url": "https://example.com/b.png"}},
+    ]
+
+
 def test_messages_in_events_are_read(read):
     span = {
         "name": "chat",
