@@ -37,6 +37,7 @@ from art_core.cli import (
     skill,
     sync,
     train,
+    worker,
 )
 from art_core.cli.arguments import Parser, add_json
 from art_core.cli.output import print_json, print_text
@@ -73,6 +74,7 @@ _COMMANDS = (
     evaluation,
     retrain,
     gateway,
+    worker,
     costs,
     plot,
     export,

@@ -19,6 +19,8 @@ from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.endpoint.host import AppHost
 from art_core.endpoint.listener import LOOPBACK, check_tls
 from art_core.gateway.attempts import Attempts
+from art_core.gateway.leases import LeaseRecordings
+from art_core.queue.queue import AttemptQueue
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -37,6 +39,7 @@ class GatewayOptions(TypedDict, total=False):
     attempt_timeout_s: float
     max_attempts: int
     unconstrained: bool
+    queue: AttemptQueue | None
     allow_remote: bool
     ssl_certfile: str | None
     ssl_keyfile: str | None
@@ -63,6 +66,7 @@ class Gateway(AppHost):
         attempt_timeout_s: float = TIMEOUT_S,
         max_attempts: int = MAX_ATTEMPTS,
         unconstrained: bool = False,
+        queue: AttemptQueue | None = None,
         allow_remote: bool = False,
         ssl_certfile: str | None = None,
         ssl_keyfile: str | None = None,
@@ -83,6 +87,12 @@ class Gateway(AppHost):
             timeout_s=seconds_of("attempt_timeout_s", attempt_timeout_s),
             limit=count_of("max_attempts", max_attempts),
             new_recording=new_recording,
+        )
+        self._queue = queue
+        self._leases = LeaseRecordings(
+            limit=self._attempts.limit,
+            new_recording=new_recording,
+            is_leased=lambda key: queue is not None and queue.lease_state(key) == "open",
         )
         super().__init__(
             self._app, host=host, port=port, certfile=ssl_certfile, keyfile=ssl_keyfile
@@ -154,14 +164,27 @@ class Gateway(AppHost):
             model_name=self._served.model_name,
             check=self._check_metrics,
         )
+        if self._queue is not None:
+            from art_core.gateway.queue_routes import queue_routes
+
+            routes += queue_routes(
+                self._queue,
+                self._leases,
+                api_key=self.api_key,
+                model_name=self._served.model_name,
+                check=self._check_metrics,
+            )
         return create_relay(
             self._served,
-            self._attempts.recording_of,
+            self._recording_of,
             trainable=self._trainable,
             meter=self._meter,
             max_request_bytes=MAX_BODY_BYTES,
             other_routes=routes,
         )
+
+    def _recording_of(self, key: str) -> Recording:
+        return self._leases.recording_of(key) or self._attempts.recording_of(key)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:

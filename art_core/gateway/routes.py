@@ -103,7 +103,7 @@ class _AttemptRoutes:
         return json_response(self._attempts.measure(attempt_id, metrics, self._check))
 
     async def end(self, http: Request) -> Response:
-        ending = _ending(await _body(http, {"reward", "failure", "metrics"}))
+        ending = ending_of(await _body(http, {"reward", "failure", "metrics"}))
         attempt_id = http.path_params["attempt_id"]
         return json_response(self._attempts.end(attempt_id, ending, self._check))
 
@@ -127,7 +127,8 @@ async def _body(http: Request, known: set[str] | None) -> dict[str, Any]:
     return body
 
 
-def _ending(body: Mapping[str, Any]) -> Ending:
+def ending_of(body: Mapping[str, Any]) -> Ending:
+    """Return the end of an attempt in a body; RequestError for one that does not fit."""
     reward, failure = body.get("reward"), body.get("failure")
     metrics = body.get("metrics") or {}
     if (reward is None) == (failure is None):

@@ -205,8 +205,8 @@ class Model:
         there has a key of its own, and its calls are recorded. Use it with `async with`.
 
         Options: `host`, `port`, `api_key`, `attempt_timeout_s`, `max_attempts`, `unconstrained`,
-        `allow_remote`, `ssl_certfile`, `ssl_keyfile`. ConfigError for options that do not fit, and
-        if the endpoint is not known.
+        `queue` (from which workers lease attempts), `allow_remote`, `ssl_certfile`, `ssl_keyfile`.
+        ConfigError for options that do not fit, and if the endpoint is not known.
         """
         from art_core.gateway.gateway import Gateway
 

@@ -224,6 +224,12 @@ class AttemptQueue:
         self._freed.notify()
         return returned
 
+    def lease_state(self, key: str) -> str | None:
+        """Return what became of a lease: "open", "over", "failed", "late" or "accepted"; None for a
+        key that no lease has.
+        """
+        return self._db.read(partial(slots.lease_state, key=key))
+
     async def take(
         self,
         minimum: int,

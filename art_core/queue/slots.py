@@ -360,3 +360,9 @@ def _expire(db: sqlite3.Connection, group: int, slot: int, number: int, seconds:
 def open_leases(db: sqlite3.Connection) -> list[tuple[int, int]]:
     """Return the number and the renewals of each open lease."""
     return db.execute("select number, renewed from attempts where state = 'open'").fetchall()
+
+
+def lease_state(db: sqlite3.Connection, key: str) -> str | None:
+    """Return the state of an attempt."""
+    found = db.execute("select state from attempts where key = ?", (key,)).fetchone()
+    return found and str(found[0])

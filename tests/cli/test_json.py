@@ -22,6 +22,7 @@ from art_core.cli.main import main, parser
 from art_core.cli.new import _KINDS as KINDS
 from art_core.cli.output import print_json
 from art_core.data.store import append_groups, trajectory_file
+from art_core.queue.values import Leased
 from art_core.testing.echo import EchoBackend
 
 ROW = {
@@ -133,6 +134,7 @@ CALLS = {
     "import traces": [["a"], ["chat.jsonl", "--messages-only"]],
     "retrain": [["a"]],
     "gateway": [["--model", "g", "--base-model", "m", "--steps", "0"]],
+    "worker": [["agent_module:rollout", "--server", "http://127.0.0.1:9", "--key", "k"]],
     "sweep": [["--from", "a", "--grid", "learning_rate=1e-5"]],
     "reprice": [["a"]],
     "prices": [[]],
@@ -209,8 +211,25 @@ def place(shelf, tmp_path, monkeypatch):
     (tmp_path / "agent" / "art.toml").write_text(PROJECT)
     for module in ("retrain", "gateway", "train"):
         monkeypatch.setattr(f"art_core.cli.{module}.make_backend", lambda *_: EchoBackend())
+    monkeypatch.setattr("art_core.cli.worker.RemoteQueue", FinishedQueue)
     shelf.run("empty")
     return shelf
+
+
+class FinishedQueue:
+    """A queue elsewhere that has no attempts to make."""
+
+    def __init__(self, url, key, *, patience_s):
+        pass
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def lease(self, worker, n, *, version, wait_s):
+        return Leased(leases=(), finished=True)
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import time
 
 import attrs
 import pytest
-from queued import FAILURE, attempt, run_all, scenarios
 
 import art_core as art
 from art_core.queue.queue import POLL_S
 from art_core.queue.slots import MAX_EXPIRED
+from queued import FAILURE, attempt, run_all, scenarios
 
 
 async def test_each_slot_of_each_scenario_is_leased_once_in_order(queue):

@@ -8,13 +8,13 @@ import sqlite3
 import threading
 
 import pytest
-from queued import FAILURE, attempt, run_all, scenarios
 
 import art_core as art
 from art_core.queue import slots
 from art_core.queue.database import Database
 from art_core.queue.payload import from_dict, from_json, outcomes_of, to_json
 from art_core.queue.queue import AttemptQueue
+from queued import FAILURE, attempt, run_all, scenarios
 
 TABLE = "create table if not exists numbers (n integer not null)"
 

@@ -6,11 +6,11 @@ import asyncio
 import time
 
 import pytest
-from queued import FAILURE, attempt, run_all, scenarios
 
 import art_core as art
 from art_core.log.rows import cursor_at
 from art_core.testing.echo import EchoBackend
+from queued import FAILURE, attempt, run_all, scenarios
 
 
 async def test_groups_are_taken_whole_and_in_the_order_in_which_they_became_whole(queue):
