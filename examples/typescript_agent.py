@@ -1,0 +1,83 @@
+"""An agent in TypeScript, trained through the gateway: it guesses a number with few guesses.
+
+    npm install --prefix examples/gateway
+    python examples/typescript_agent.py                # some minutes on this machine
+    python examples/typescript_agent.py --agent "node my_agent.mjs" --name guess-002
+
+The agent is a program of its own, examples/gateway/guess.mts. Each step starts it with GATEWAY_URL
+and GATEWAY_KEY, and with what it is to play: NUMBERS and ATTEMPTS. Typing it again resumes the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import art_core as art
+from art_core.cli.main import main as art_command
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+FOLDER = Path(__file__).parent / "gateway"
+AGENT = shlex.join([str(FOLDER / "node_modules" / ".bin" / "tsx"), str(FOLDER / "guess.mts")])
+NUMBERS, ATTEMPTS = range(1, 10), 5
+
+
+async def play(gateway: Any, numbers: Iterable[int], agent: str) -> list[art.TrajectoryGroup]:
+    """Let the agent play attempts at each number; return a group for each."""
+    variables = {
+        "GATEWAY_URL": gateway.url,
+        "GATEWAY_KEY": gateway.api_key,
+        "NUMBERS": " ".join(map(str, numbers)),
+        "ATTEMPTS": str(ATTEMPTS),
+    }
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *shlex.split(agent), env=os.environ | variables
+        )
+    except FileNotFoundError as error:
+        raise art.ConfigError(
+            f"the agent can't be started: {error.filename} is missing",
+            "npm install --prefix examples/gateway",
+        ) from error
+    if status := await process.wait():
+        raise art.InfrastructureError(f"the agent ended with the status {status}: {agent}")
+    return [await gateway.group(str(number), size=ATTEMPTS) for number in numbers]
+
+
+async def main(args: argparse.Namespace, place: art.Backend) -> None:
+    """Train up to a step, from wherever the run stands."""
+    async with art.TrainableModel(
+        name=args.name, project="typescript-agent", base_model=args.base_model
+    ) as model:
+        await model.register(place)
+        async with model.gateway() as gateway:
+            for _ in range(await model.get_step(), args.steps):
+                groups = await play(gateway, NUMBERS, args.agent)
+                await model.train(groups, learning_rate=3e-4, mask_truncated=False)
+        await place.close()
+    curves = [str(model.run_dir), "reward/mean", "reward/found"]
+    art_command(["plot", *curves, *(["--out", args.figure] if args.figure else [])])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", default=os.environ.get("ART_BACKEND", "local"))
+    parser.add_argument("--base-model", default=MODEL, help="what it starts from")
+    parser.add_argument("--agent", default=AGENT, help="the command of the agent")
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "12")))
+    parser.add_argument("--name", default="guess-001", help="the run's name; a known one resumes")
+    parser.add_argument("--usd-per-hour", type=float, default=0.10, help="what this machine costs")
+    parser.add_argument("--figure", help="a file for the curves")
+    args = parser.parse_args()
+    try:
+        price = {"gpu_cost_per_hour_usd": args.usd_per_hour} if args.usd_per_hour else {}
+        asyncio.run(main(args, art.backend(args.backend, **price)))
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; type it again to resume\n")
+    except art.ArtError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
