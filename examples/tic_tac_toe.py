@@ -1,11 +1,12 @@
-"""Tic-tac-toe: GRPO against a random player, then against an older step of the model itself.
+"""Tic-tac-toe: lessons, GRPO against a random player, then against the model's own older step.
 
     python examples/tic_tac_toe.py                  # some minutes on this machine
     python examples/tic_tac_toe.py --steps 80 --random-steps 40 --name tic-tac-toe-002
 
-The backend serves the older step beside the newest one, as `name@step`; every `EVERY` steps the
-opponent becomes the model of that time. At the end the untrained model and the trained one play
-both opponents, in games that were not trained on. Run it again to resume.
+Step 1 teaches the form of an answer by games of two random players (--lessons). The backend serves
+the older step beside the newest one, as `name@step`; every `EVERY` steps the opponent becomes the
+model of that time. At the end the untrained model and the trained one play both opponents, in games
+that were not trained on. Run it again to resume.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RULES = "Play tic-tac-toe as X. Answer with exactly one number: that of a free cell."
 ROWS = ("123", "456", "789", "147", "258", "369", "159", "357")
 REWARDS = {"won": 1.0, "draw": 0.6, "lost": 0.4}
-GAMES, EVERY, NEW = 48, 5, range(10**6, 10**6 + 24)
+GAMES, EVERY, NEW = 48, 3, range(10**6, 10**6 + 24)
 
 
 def free(board: list[str]) -> list[str]:
@@ -53,9 +54,10 @@ async def ask(model: art.TrainableModel, messages: list[Any], step: int | None =
 
 
 async def rollout(
-    model: art.TrainableModel, game: int, opponent: int | None = None
+    model: art.TrainableModel | None, game: int, opponent: int | None = None
 ) -> art.Trajectory:
     """Play a game as X against the step `opponent` of the model, without one against random moves.
+    Without a model, X moves at random too: a lesson.
 
     An answer other than a free cell ends the game, with 0.1 for each move before it. The older
     step's first move is random, so that games differ, and so is one in place of such an answer.
@@ -68,10 +70,10 @@ async def rollout(
         cell = dice.choice(free(board))
         if player == "X":
             add_board(mine.messages_and_choices, player, board)
-            choice = await ask(model, mine.messages())
-            mine.messages_and_choices.append(choice)
-            cell = (choice.message.content or "").strip()
-        elif opponent is not None and "O" in board:
+            move: Any = {"role": "assistant", "content": cell}
+            mine.messages_and_choices.append(await ask(model, mine.messages()) if model else move)
+            cell = (mine.messages()[-1]["content"] or "").strip()
+        elif model and opponent is not None and "O" in board:
             add_board(theirs, player, board)
             answer = (await ask(model, theirs, opponent)).message.content or ""
             theirs.append({"role": "assistant", "content": answer})
@@ -105,8 +107,13 @@ async def main(args: argparse.Namespace, place: art.Backend) -> None:
     name, base = args.name, args.base_model
     async with art.TrainableModel(name=name, project="tic-tac-toe", base_model=base) as model:
         await model.register(place)
+        if args.lessons:
+            lessons = [await rollout(None, game) for game in range(-args.lessons, 0)]
+            few = {"batch_size": 8, "batches_per_step": args.lessons}  # all batches in one step
+            await model.train_sft(lessons, learning_rate=3e-4, **few)
         for step in range(await model.get_step(), args.steps):
-            opponent = None if step < args.random_steps else step - step % EVERY
+            ahead = step - args.random_steps
+            opponent = None if ahead < 0 else step - ahead % EVERY
             games = range(step * GAMES, (step + 1) * GAMES)
             # two groups, by who begins; were all dice of a group equal, so were the rewards of a
             # model that is sure of its moves, and nothing would be learned
@@ -126,13 +133,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default=os.environ.get("ART_BACKEND", "local"))
     parser.add_argument("--base-model", default=MODEL, help="what it starts from")
-    parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "24")))
-    parser.add_argument("--random-steps", type=int, default=15, help="before self-play begins")
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "18")))
+    parser.add_argument("--random-steps", type=int, default=13, help="before self-play begins")
+    parser.add_argument("--lessons", type=int, default=48, help="games of random players; 0: none")
+    parser.add_argument("--usd-per-hour", type=float, default=0.10, help="what this machine costs")
     parser.add_argument("--name", default="tic-tac-toe-001", help="a known name resumes")
     parser.add_argument("--figure", help="a file for the curves")
     args = parser.parse_args()
     try:
-        asyncio.run(main(args, art.backend(args.backend)))
+        price = {"gpu_cost_per_hour_usd": args.usd_per_hour} if args.usd_per_hour else {}
+        asyncio.run(main(args, art.backend(args.backend, **price)))
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted; type it again to resume\n")
     except art.ArtError as error:

@@ -176,7 +176,7 @@ def program(monkeypatch, tmp_path):
     monkeypatch.setenv("ART_SINKS", "")
 
     def run(reply, name, *arguments):
-        monkeypatch.setattr(art, "backend", lambda _: EchoBackend(reply=reply))
+        monkeypatch.setattr(art, "backend", lambda _, **price: EchoBackend(reply=reply, **price))
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         (run,) = tmp_path.glob("*/models/*")
@@ -199,6 +199,27 @@ def test_2048_trains_on_a_larger_board_and_resumes(program, capsys):
     assert "reward/moves" in capsys.readouterr().out
 
 
+async def test_a_lesson_of_tic_tac_toe_is_a_game_of_two_random_players(tic_tac_toe):
+    """In game -2, X begins: the board is empty, and every answer is a cell that was free."""
+    lesson = await tic_tac_toe["rollout"](None, -2)
+    messages = lesson.messages()
+    assert messages[0]["content"].endswith("\n1 2 3\n4 5 6\n7 8 9")
+    for shown, answer in zip(messages[::2], messages[1::2], strict=True):
+        assert answer["role"] == "assistant"
+        assert answer["content"] in "".join(shown["content"].splitlines()[-3:])
+    assert lesson.metrics["illegal"] is False
+    again = await tic_tac_toe["rollout"](None, -2)
+    assert again.messages() == messages
+
+
+def test_tic_tac_toe_teaches_the_form_of_an_answer_in_its_first_step(program):
+    run = program(lambda messages, step: "5", "tic_tac_toe.py", "--steps", "2", "--lessons", "16")
+    assert trained_steps(run) == [2]
+    lessons = next(row for row in run.rows() if row.step == 1)
+    assert lessons.metrics["data/step_num_examples"] == 16
+    assert lessons.metrics["data/step_num_gradient_steps"] == 2
+
+
 def test_tic_tac_toe_turns_to_older_steps_and_evaluates_both_opponents(program, capsys):
     asked = set()
 
@@ -207,7 +228,8 @@ def test_tic_tac_toe_turns_to_older_steps_and_evaluates_both_opponents(program, 
         board = messages[-1]["content"].splitlines()[-3:]
         return "no cell" if "X" in "".join(board) else board[1][2]
 
-    run = program(reply, "tic_tac_toe.py", "--steps", "2", "--random-steps", "1")
+    few = ("--steps", "2", "--random-steps", "1", "--lessons", "0")
+    run = program(reply, "tic_tac_toe.py", *few)
     assert trained_steps(run) == [1, 2]
     assert asked == {0, 1, 2}
     rows = [row for row in run.rows() if row.split in ("random", "older")]
