@@ -104,8 +104,8 @@ async def compare(model: art.TrainableModel, first: int, last: int) -> None:
 
 async def main(args: argparse.Namespace, place: art.Backend) -> None:
     """Train up to a step, from wherever the run stands, on new games in each step."""
-    name, base = args.name, args.base_model
-    async with art.TrainableModel(name=name, project="tic-tac-toe", base_model=base) as model:
+    named = {"name": args.name, "project": "tic-tac-toe", "base_model": args.base_model}
+    async with art.TrainableModel(**named, keep_checkpoints=art.keep_all()) as model:
         await model.register(place)
         if args.lessons:
             lessons = [await rollout(None, game) for game in range(-args.lessons, 0)]
