@@ -1,5 +1,5 @@
-// An agent in TypeScript, of the AI SDK (npm install ai @ai-sdk/openai zod tsx). It knows nothing of
-// the gateway: the provider reads OPENAI_BASE_URL and OPENAI_API_KEY.
+// An agent in TypeScript, of the AI SDK (npm install, here). It knows nothing of the gateway: the
+// provider reads OPENAI_BASE_URL and OPENAI_API_KEY.
 //
 //   sh attempt.sh npx tsx agent.ts
 
