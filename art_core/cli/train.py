@@ -9,6 +9,7 @@ import random
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from art_core.base.errors import ConfigError, unknown
 from art_core.cli.arguments import add_directory, directory
 from art_core.cli.completion import backend_names, completed
 from art_core.cli.evaluation import import_target, imported, scenarios_in
+from art_core.cli.page import page_beside
 from art_core.cli.project import FILE, Project, read_project
 from art_core.cli.sparkline import sparkline
 from art_core.data.gather import AfterEach, gather_trajectory_groups
@@ -55,6 +57,7 @@ def add(commands: Any) -> None:
     option("project", metavar="PROJECT", type=directory, nargs="?", default=Path())
     completed(option("--backend", metavar="NAME", help="as `art backends` lists"), backend_names)
     option("--steps", type=int, metavar="N", help="the step to train up to")
+    option("--no-board", action="store_true", help="serve no page of the run beside the training")
     option("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
     add_directory(parser)
     parser.set_defaults(run=run_train)
@@ -78,12 +81,14 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
         config={section: dict(values) for section, values in project.settings.items()},
         base_path=arguments.dir,
     )
-    if "board" in plugins.commands():
-        place = f" {shlex.quote(str(arguments.dir))}" if arguments.dir else ""
-        yield f"the run as a page: art board{place}"
-    began = time.monotonic()
-    asyncio.run(_trained(model, backend, project, work))
-    seconds = time.monotonic() - began
+    with ExitStack() as beside:
+        shown = "board" in plugins.commands() and not arguments.no_board
+        if shown and (address := beside.enter_context(page_beside(arguments.dir))):
+            place = f" {shlex.quote(str(arguments.dir))}" if arguments.dir else ""
+            yield f"the run as a page: {address}, and afterwards: art board{place}"
+        began = time.monotonic()
+        asyncio.run(_trained(model, backend, project, work))
+        seconds = time.monotonic() - began
     yield _result(find_run(model.run_dir, runs_path(arguments.dir)), arguments.project, seconds)
 
 

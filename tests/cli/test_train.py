@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import urllib.error
+import urllib.request
 from collections import Counter
 
 import pytest
 
 import art_core as art
 from art_core.cli.main import main
+from art_core.cli.page import page_beside
 from art_core.cli.project import read_project
 from art_core.log.reader import find_run
 from art_core.testing.echo import EchoBackend
@@ -268,7 +272,10 @@ def test_no_scenarios_are_refused(train, project):
     assert "scenarios.jsonl has no scenarios. Write one JSON value per line." in err
 
 
-def test_a_board_that_is_installed_is_named(train, plugins, shelf):
+@pytest.fixture
+def board(plugins):
+    """`art board` among this process's plugins; the one that serves is the installed one."""
+
     class Offer:
         @art.hookimpl
         def art_commands(self):
@@ -276,10 +283,32 @@ def test_a_board_that_is_installed_is_named(train, plugins, shelf):
             return [art.CommandSpec(name="board", create=lambda _: None, run=run, summary="")]
 
     plugins.register(Offer(), "board")
-    assert train("--steps", "1")[1].startswith("the run as a page: art board\n")
+
+
+@pytest.mark.usefixtures("board")
+def test_a_board_that_is_installed_serves_the_run_beside_the_training(train, shelf):
     shelf.path.mkdir(exist_ok=True)
-    out = train("--steps", "2", "--dir", str(shelf.path))[1]
-    assert out.startswith(f"the run as a page: art board {shelf.path}\n")
+    first = train("--steps", "1", "--dir", str(shelf.path))[1].splitlines()[0]
+    address = r"http://127\.0\.0\.1:\d+/"
+    assert re.fullmatch(
+        f"the run as a page: {address}, and afterwards: art board {shelf.path}", first
+    )
+    assert "the run as a page" not in train("--steps", "2", "--no-board")[1]
+
+
+@pytest.mark.usefixtures("board")
+def test_a_page_that_cannot_start_does_not_stop_the_training(train, monkeypatch):
+    monkeypatch.setenv("ART_BLOCK", "board")
+    status, out, _ = train("--steps", "1")
+    assert status == 0
+    assert "the run as a page" not in out
+
+
+def test_a_page_ends_with_its_block(tmp_path):
+    with page_beside(tmp_path) as address, urllib.request.urlopen(address) as answer:
+        assert b"<title>" in answer.read()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address)
 
 
 def test_the_file_of_a_key_that_is_not_given_is_none(project):

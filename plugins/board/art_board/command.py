@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def _create(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"the port (default: {DEFAULT_PORT}, else the next free one); 0 takes a free one",
     )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="end when standard input ends, as `art train` does"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument(
         "--export", metavar="RUN", help="write this run as one HTML file and serve nothing"
@@ -52,7 +56,9 @@ def _run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[str | Reco
         return
     from art_board.server import serve
 
-    yield from serve(directories, arguments.port, plugins.taxonomy(), opens=arguments.open)
+    ends = sys.stdin if arguments.until_eof else None
+    options = {"opens": arguments.open, "until_eof_of": ends}
+    yield from serve(directories, arguments.port, plugins.taxonomy(), **options)
 
 
 def _written(name: str, directories: list[Path], out: Path) -> Record:

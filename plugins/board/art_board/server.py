@@ -7,7 +7,8 @@ import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TextIO
 
 from art_board.command import DEFAULT_PORT
 from art_core import ConfigError, Record
@@ -19,9 +20,15 @@ _PORTS_TRIED = 20
 
 
 def serve(
-    directories: Sequence[Path], port: int | None, taxonomy: Any, *, opens: bool = False
+    directories: Sequence[Path],
+    port: int | None,
+    taxonomy: Any,
+    *,
+    opens: bool = False,
+    until_eof_of: TextIO | None = None,
 ) -> Iterator[str | Record]:
-    """Serve the runs below directories until a signal ends the process; yield the lines to print.
+    """Serve the runs below directories until a signal ends the process, or `until_eof_of` ends;
+    yield the lines to print.
 
     Raises ConfigError for a directory that does not exist and for a port that was given and is in
     use.
@@ -48,8 +55,18 @@ def serve(
         if opens:
             webbrowser.open(url)
         raise_open_files()
+        server = uvicorn.Server(uvicorn_config(create_app(library)))
+        if until_eof_of is not None:
+            Thread(target=_end_with, args=(server, until_eof_of), daemon=True).start()
         with suppress(KeyboardInterrupt):  # uvicorn raises Ctrl-C again when it has ended
-            uvicorn.Server(uvicorn_config(create_app(library))).run(sockets=[listener])
+            server.run(sockets=[listener])
+
+
+def _end_with(server: Any, stream: TextIO) -> None:
+    """End a server when a stream ends."""
+    while stream.read(1):
+        pass
+    server.should_exit = True
 
 
 def uvicorn_config(app: Any) -> Any:
