@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import itertools
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +17,12 @@ from typing import Any
 
 import attrs
 import pytest
+from fences import commands
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 import art_core as art
+from art_core.cli.main import main as art_command
 from art_core.cli.main import parser
 from art_core.cli.new import rendered, words_of
 from art_core.hooks import hookspecs
@@ -50,7 +53,8 @@ class StandIn:
         return [art.BackendSpec(name="local", create=self.create, summary="a stand-in")]
 
     def create(self, gpu_cost_per_hour_usd: float | None = None) -> EchoBackend:
-        self.made.append(EchoBackend(reply=yes_or_maybe))
+        price = gpu_cost_per_hour_usd
+        self.made.append(EchoBackend(reply=yes_or_maybe, gpu_cost_per_hour_usd=price))
         return self.made[-1]
 
 
@@ -85,12 +89,27 @@ def test_every_python_example_runs(page: Path, stage: None, tmp_path: Path):
             if inspect.iscoroutine(coroutine):
                 runner.run(coroutine)
 
-        examples = list(Sybil([CodeBlockParser("python", run)]).parse(page).examples())
+        parsers = [CodeBlockParser("python", run), CodeBlockParser("console", run_commands)]
+        examples = list(Sybil(parsers).parse(page).examples())
         for example in examples:
             example.evaluate()
-    assert len(examples) == page.read_text().count("```python\n")
+    assert len(examples) == len(re.findall("```(?:python|console)\n", page.read_text()))
     left = [run.name for run in exits.program.runs if run not in before]
     assert left == [], "an example leaves a model open"
+
+
+def run_commands(example: Example) -> None:
+    """Run what a block types after `$`: `art` in this process, which trains one step, and scripts
+    of the page.
+    """
+    for line in example.parsed.splitlines():
+        for words in commands(line.removeprefix("$ ")) if line.startswith("$ ") else ():
+            if words[0] == "python":
+                runpy.run_path(words[1], run_name="__main__")
+            else:
+                assert words[0] == "art", f"{line}: only art and python are run"
+                steps = ["--steps", "1"] if words[1] == "train" else []
+                assert art_command([*words[1:], *steps]) == 0, line
 
 
 def files_of(page: Path) -> dict[str, str]:
@@ -105,7 +124,7 @@ def write_files_of(page: Path, folder: Path) -> None:
         (folder / path).write_text(text)
 
 
-@pytest.mark.parametrize("name", ["write-a-sink", "write-a-price-book"])
+@pytest.mark.parametrize("name", ["tutorial-plugin", "write-a-sink", "write-a-price-book"])
 def test_the_tests_told_in_a_page_pass(name: str, tmp_path: Path, run_its_tests):
     write_files_of(DOCS / f"{name}.md", tmp_path / "told")
     said = run_its_tests(tmp_path / "told", ".")
@@ -193,7 +212,7 @@ def test_every_hook_is_told_with_its_exact_signature(hook: str):
     assert plain.replace("|", "\\|") in (DOCS / "architecture.md").read_text()
 
 
-def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def all_commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     def below(name: str, one: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
         groups = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
         for group in groups:
@@ -205,7 +224,9 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     return below("art", parser(art.Plugins.discover()))
 
 
-@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize(
+    ("name", "command"), list(all_commands()), ids=lambda value: str(value)[:12]
+)
 def test_every_command_is_told_with_its_options(name: str, command: argparse.ArgumentParser):
     page = (DOCS / "cli.md").read_text().splitlines()
     lines = [line for line in page if re.match(rf"\| `{re.escape(name)}[ `]", line)]
