@@ -57,3 +57,24 @@ async def test_a_run_is_described_by_its_first_and_its_last_quarter(learning, tm
     out = capsys.readouterr().out
     assert out.startswith("p/m, 4 steps, $0.0")
     assert "first quarter 0.050, last quarter 0.650: +0.600, 95 % interval 0.600 to 0.600" in out
+
+
+@pytest.fixture
+def figures():
+    return runpy.run_path(str(DOCS / "figures.py"), run_name="figures")
+
+
+def test_an_example_whose_packages_are_missing_is_left_out_with_a_line(figures, tmp_path, capsys):
+    never = tmp_path / "never.py"
+    figures["APART"]["guess"] = (figures["ROOT"] / "no" / "tsx", ("no program",), "npm install")
+    assert figures["drawn"]("guess", never, short=False)
+    assert capsys.readouterr().out == "guess: left out, no/tsx is missing: npm install\n"
+
+
+@pytest.mark.parametrize(("short", "passes"), [(True, True), (False, False)])
+def test_an_example_without_a_run_that_learned_fails_unless_it_is_short(
+    figures, tmp_path, short, passes
+):
+    program = tmp_path / "nothing.py"
+    program.write_text("import sys; assert '--figure' in sys.argv\n")
+    assert figures["drawn"]("nothing", program, short=short) is passes
