@@ -25,20 +25,26 @@ QUESTIONS = (
     "Can cats fly?",
     "Is milk black?",
 )
-RULE = {"role": "system", "content": "Answer with one word: yes or no."}
-ATTEMPTS = 4
+ATTEMPTS = 6
+RULE = [
+    {"role": "system", "content": "Answer with one word: yes or no."},
+    {"role": "user", "content": "Yes or no? Is grass green?"},
+    {"role": "assistant", "content": "yes"},
+    {"role": "user", "content": "Yes or no? Is snow warm?"},
+    {"role": "assistant", "content": "no"},
+]
 
 
 def with_rule(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what the teacher sees in place of the student's messages."""
-    return [RULE, *messages]
+    return [*RULE, *messages]
 
 
 async def rollout(model: art.TrainableModel, question: str) -> art.Trajectory:
     """Ask a question without the rule; count the words of the answer."""
-    ask: Any = {"role": "user", "content": question}
+    ask: Any = {"role": "user", "content": f"Yes or no? {question}"}
     reply = await model.openai_client().chat.completions.create(
-        model=model.get_inference_name(), messages=[ask], max_tokens=16
+        model=model.get_inference_name(), messages=[ask], max_tokens=12
     )
     choice = reply.choices[0]
     words = (choice.message.content or "").lower().strip(".").split()
