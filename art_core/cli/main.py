@@ -18,6 +18,7 @@ from art_core.cli import (
     engines,
     environments,
     evaluation,
+    examples,
     export,
     gateway,
     imports,
@@ -50,6 +51,7 @@ _HELP = """\
 examples:
   art init demo                an agent to start from
   art train demo               train it
+  art examples list            tasks that train, one file each, to copy
   art backends                 what can train and serve a model here
   art runs                     what ran, how far it came, what it cost
   art show agent-001           a run's curves and its cost tree
@@ -61,6 +63,7 @@ environment: ART_DIR (directory of the runs), ART_BACKEND, ART_SINKS, ART_BLOCK,
 """
 _COMMANDS = (
     init,
+    examples,
     train,
     plugins,
     metrics,

@@ -107,6 +107,9 @@ def hello(arguments, plugins):
 
 CALLS = {
     "init": [["demo"]],
+    "examples": [[]],
+    "examples list": [[]],
+    "examples copy": [["first_loop", "copies"]],
     "train": [["agent"]],
     "plugins": [[]],
     "backends": [[], ["far"]],

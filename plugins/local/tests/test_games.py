@@ -44,3 +44,15 @@ def test_tic_tac_toe_plays_against_an_older_step_on_a_cpu(program):
         assert run.curve(f"{split}/reward").keys() == {0, 2}
     (row,) = (row for row in run.rows(split="train") if row.step == 2)
     assert row.metrics["data/prefix_breaks"] == 0
+
+
+def test_temporal_clue_trains_on_a_cpu(program):
+    run = program("temporal_clue.py", "--steps", "1")
+    assert run.last_row().metrics["data/step_num_trajectories"] == 48
+    assert run.curve("reward/who").keys() == {1}
+
+
+def test_codenames_trains_on_a_cpu(program):
+    run = program("codenames.py", "--steps", "1")
+    assert run.last_row().metrics["data/step_num_trajectories"] >= 48
+    assert run.curve("reward/spymaster").keys() == {1}
