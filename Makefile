@@ -16,7 +16,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers judges board pictures environments client doors vllm faults contract lint types check docs models exports bench examples wheels release lock oldest newest clean
+.PHONY: help quickstart test trackers judges board pictures environments client doors vllm ray faults contract lint types check docs models exports bench examples wheels release lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ pictures: board ## the pictures of docs/board.md, of a run that is trained for t
 
 vllm: .venv/dev.stamp ## install vLLM into the cache of engines (3.5 GB) and run the tests that need it
 	$(BIN)/nox -s vllm
+
+ray: .venv/dev.stamp ## train on a Ray cluster of three nodes on this machine; nodes are killed
+	$(BIN)/nox -s ray
 
 client: .venv/dev.stamp ## train on art serve with the published client of ART, and with a recipe of Tinker's cookbook
 	$(BIN)/nox -s client

@@ -24,7 +24,7 @@ LOCK = LOCKS / "all.txt"
 BUILD = ("hatchling", "editables")
 PACKAGES = str(ROOT / "plugins" / "local" / "art_local" / "vllm" / "packages.py")
 LACKING = str(ROOT / "tests" / "shared" / "lacking.py")
-BACKENDS = ("local", "unsloth", "tinker", "serverless")
+BACKENDS = ("local", "unsloth", "ray", "tinker", "serverless")
 INDEX = ("--index", os.environ["TORCH_INDEX"]) if os.environ.get("TORCH_INDEX") else ()
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 ENVIRONMENTS = ("openenv", "verifiers")  # their packages do not fit beside the others
@@ -85,8 +85,8 @@ def test(session: nox.Session) -> None:
         return
     left_out = (*TRACKERS, *ENVIRONMENTS)
     tested = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
-    # `nox -s vllm` and `nox -s judges` run the others, also where their packages are installed.
-    marked = ("-m", "not vllm and not judges")
+    # `nox -s vllm`, `judges` and `ray` run the others, also where their packages are installed.
+    marked = ("-m", "not vllm and not judges and not ray")
     with _beside(session, "-m", "pytest", *marked, *tested):
         # Not pytest-cov: art-core's own import would happen before it measures.
         _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
@@ -184,6 +184,12 @@ def vllm(session: nox.Session) -> None:
     """Install vLLM into the cache of engines, unless it is there; run the tests that need it."""
     _run(session, "art", "engines", "install", "vllm", *INDEX)
     _pytest(session, "-m", "vllm", "plugins/local/tests", *session.posargs)
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """Train on a Ray cluster of three nodes on this machine; nodes and actors are killed."""
+    _pytest(session, "-m", "ray", "plugins/ray/tests/test_cluster.py", *session.posargs)
 
 
 @nox.session

@@ -77,7 +77,7 @@ def lock(folder: Path, *more: str) -> None:
     everywhere = (*UNIVERSAL, *more)
     light = (*everywhere, *WITHOUT_CUDA, OURS[0])
     examples = _leave_out(
-        *(path.name for path in EXAMPLE.parent.iterdir()), "art-board", "art-otel"
+        *(path.name for path in EXAMPLE.parent.iterdir()), "art-board", "art-local", "art-otel"
     )
     ours = (*examples, "--all-extras", "--constraint=locks/torch.txt")
     compile_pins(LOCKS / "all.txt", *light, *ours, *promised())

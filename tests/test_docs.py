@@ -252,7 +252,7 @@ def test_every_module_of_the_core_is_in_the_tree():
     assert {name for name in modules - hidden if f" {name} " not in page} == set()
 
 
-@pytest.mark.parametrize("plugin", ["local", "unsloth", "tinker", "serverless"])
+@pytest.mark.parametrize("plugin", ["local", "unsloth", "ray", "tinker", "serverless"])
 def test_every_module_of_a_backend_is_on_the_page_about_it(plugin: str):
     page = (DOCS / "inside.md").read_text()
     part = page.split(f"## `plugins/{plugin}`")[1].split("\n## ")[0]

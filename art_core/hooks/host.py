@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("art_core")
 GROUP = "art_core"
 OURS = {
-    "backend": frozenset({"local", "unsloth", "tinker", "serverless"}),
+    "backend": frozenset({"local", "ray", "unsloth", "tinker", "serverless"}),
     "environment": frozenset({"mcp", "openenv", "verifiers"}),
     "sandbox": frozenset(),
     "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard", "otel", "langfuse"}),

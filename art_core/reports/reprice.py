@@ -15,9 +15,11 @@ from art_core.base.errors import ConfigError, unknown
 from art_core.base.files import replacing
 from art_core.base.numbers import price_of
 from art_core.costs.builder import PriceBook, bare_name
+from art_core.hooks.host import Plugins
 from art_core.log.history import MetricsRow
 from art_core.log.reader import LoggedRun, receipts_of
 from art_core.metrics.receipt import Receipt, TokenRates, price, rates_of
+from art_core.prices.tables import gpu_rate_origin
 
 REPRICED_FILE = "repriced.csv"
 _COLUMNS = ("seq", "attempt", "step", "split", "leaf", "booked_usd", "repriced_usd")
@@ -176,3 +178,11 @@ def reprice(run: LoggedRun, prices: Prices) -> tuple[Path, dict[str, tuple[float
             booked, new = sums.get(line.leaf, (0.0, 0.0))
             sums[line.leaf] = (booked + line.booked, new + line.repriced)
     return out, sums
+
+
+def gpu_price(plugins: Plugins, device: str) -> tuple[float | None, str]:
+    """Return US dollars per hour of a device, and where the price is from; None and "" without
+    one.
+    """
+    usd = plugins.gpu_rate(device)
+    return usd, "" if usd is None else gpu_rate_origin(device, usd)["source"]

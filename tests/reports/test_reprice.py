@@ -9,7 +9,7 @@ from art_core.base.errors import ConfigError
 from art_core.costs.builder import PriceBook
 from art_core.log.reader import LoggedRun
 from art_core.metrics.receipt import GpuTime, Receipt, TokenRates, gpu_receipt
-from art_core.reports.reprice import Prices, read_prices, reprice
+from art_core.reports.reprice import Prices, gpu_price, read_prices, reprice
 
 
 class Book:
@@ -185,3 +185,10 @@ def test_a_price_file_that_makes_no_sense_says_where(tmp_path, book, text, probl
     file.write_text(text)
     with pytest.raises(ConfigError, match=problem):
         read_prices(file, book)
+
+
+def test_the_price_of_a_device_comes_with_its_source():
+    plugins = art.Plugins()
+    plugins.register(Book(), "book")
+    assert gpu_price(plugins, "card") == (36.0, "plugin")
+    assert gpu_price(plugins, "no such card") == (None, "")

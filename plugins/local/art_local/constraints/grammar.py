@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -30,14 +30,21 @@ _TEXT_RULES = ("pattern", "minLength", "maxLength", "format")
 class LocalGrammars:
     """Writes the grammars of one model; see `art_core.endpoint.engine.Grammars`.
 
-    An answer may end with each end token of the `model`; the tokenizer's ends every complete one.
+    `size` is that of the model's logits. An answer may end with each of `ends`; the tokenizer's end
+    token ends every complete one.
     """
 
-    def __init__(self, tokenizer: Any, model: Any) -> None:
+    def __init__(self, tokenizer: Any, size: int, ends: Iterable[int]) -> None:
         self.tokenizer = tokenizer
-        self.vocabulary = Vocabulary(tokenizer, model.get_output_embeddings().weight.shape[0])
-        self._ends = sorted(end_tokens(model) - {tokenizer.eos_token_id})
+        self.vocabulary = Vocabulary(tokenizer, size)
+        self._ends = sorted({*ends} - {tokenizer.eos_token_id})
         self._format: CallFormat | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Any, model: Any) -> LocalGrammars:
+        """Return the grammars of a loaded model."""
+        size = model.get_output_embeddings().weight.shape[0]
+        return cls(tokenizer, size, end_tokens(model))
 
     def grammar(self, constraint: Constraint, prompt_ids: Sequence[int]) -> str:
         """Return the grammar of an answer to a prompt; ConfigError if there can't be one."""

@@ -143,7 +143,7 @@ class ModelSession:
         found = store.newest_whole() if step is None else store.older(step)
         template = template_for(setup.chat_template, found.path if found else None)
         with collector_paused():
-            grammars = LocalGrammars(load_tokenizer(identity.directory, template), base)
+            grammars = LocalGrammars.of(load_tokenizer(identity.directory, template), base)
         architecture = type(base).__name__
         if shared is None:
             check_servable(base.config)

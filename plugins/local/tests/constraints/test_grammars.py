@@ -97,7 +97,7 @@ def grammars_of(tokenizer, ends=()):
     head = SimpleNamespace(weight=torch.empty(len(tokenizer), 1))
     config = SimpleNamespace(eos_token_id=[*ends])
     model = SimpleNamespace(generation_config=config, get_output_embeddings=lambda: head)
-    return LocalGrammars(tokenizer, model)
+    return LocalGrammars.of(tokenizer, model)
 
 
 def prompt_of(tokenizer):
