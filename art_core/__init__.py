@@ -35,8 +35,10 @@ if TYPE_CHECKING:
         RolloutFailure,
         SinkError,
     )
+    from art_core.base.retry import retry
     from art_core.costs.builder import MetricsBuilder
     from art_core.costs.track import track_api_cost
+    from art_core.data.dataset import DatasetBatch, iterate_dataset
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
     from art_core.data.trajectory import History, Trajectory, TrajectoryGroup
     from art_core.environments.environment import Environment, rollout_of
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from art_core.model.model import Model
     from art_core.model.teacher import Teacher, teacher
     from art_core.model.trainable import TrainableModel
+    from art_core.pipelines.config import PipelineConfig
+    from art_core.pipelines.pipeline import PipelineResult, pipeline
     from art_core.reports.open_run import open_run
     from art_core.rewards.combined import reward
     from art_core.rewards.judge import Judge
@@ -92,6 +96,8 @@ _HOME = {
         "TrainResult",
     ),
     "costs.track": ("track_api_cost",),
+    "base.retry": ("retry",),
+    "data.dataset": ("DatasetBatch", "iterate_dataset"),
     "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
     "data.trajectory": ("History", "Trajectory", "TrajectoryGroup"),
     "base.errors": (
@@ -118,6 +124,8 @@ _HOME = {
     "model.backend": ("Backend", "RegisteredModels", "backend"),
     "model.model": ("Model",),
     "model.teacher": ("Teacher", "teacher"),
+    "pipelines.config": ("PipelineConfig",),
+    "pipelines.pipeline": ("PipelineResult", "pipeline"),
     "environments.environment": ("Environment", "rollout_of"),
     "environments.sandbox": (
         "Sandbox",
@@ -171,6 +179,7 @@ __all__ = [
     "ConfigError",
     "Costs",
     "CurrentLine",
+    "DatasetBatch",
     "Endpoint",
     "EngineCatalog",
     "EngineError",
@@ -192,6 +201,8 @@ __all__ = [
     "MetricsRow",
     "Model",
     "ModelCatalog",
+    "PipelineConfig",
+    "PipelineResult",
     "PluginError",
     "Plugins",
     "PricingError",
@@ -233,11 +244,14 @@ __all__ = [
     "gather_trajectories",
     "gather_trajectory_groups",
     "hookimpl",
+    "iterate_dataset",
     "keep_all",
     "keep_every",
     "keep_recent_and_top",
     "open_run",
+    "pipeline",
     "retrain",
+    "retry",
     "reward",
     "rollout_of",
     "ruler",

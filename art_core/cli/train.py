@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import random
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from art_core.cli.evaluation import import_target, imported, scenarios_in
 from art_core.cli.page import page_beside
 from art_core.cli.project import FILE, Project, read_project
 from art_core.cli.sparkline import sparkline
+from art_core.data.dataset import places
 from art_core.data.gather import AfterEach, gather_trajectory_groups
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.evaluation.attempts import Rollout, scenario_id
@@ -124,14 +124,8 @@ class _Work:
         """
         size = len(self.scenarios)
         count = size if count is None else count
-        epochs: dict[int, list[Any]] = {}
-        found = []
-        for place in range(step * count, (step + 1) * count):
-            epoch, index = divmod(place, size)
-            if epoch not in epochs:
-                epochs[epoch] = random.Random(f"{seed} {epoch}").sample(self.scenarios, size)
-            found.append(epochs[epoch][index])
-        return found
+        taken = places(size, step * count, (step + 1) * count, seed)
+        return [self.scenarios[index] for _, index in taken]
 
 
 def _check_options(options: Mapping[str, Any], backend: Backend) -> None:

@@ -268,17 +268,18 @@ async def _finish_group(
     finished = await _run_rollouts(group, timeout, tally)
     if after_each is None:
         return finished
-    judged = [await _judged(each, after_each) for each in finished]
-    return [each for each in judged if each is not None]
+    kept = [await judged(each, after_each) for each in finished]
+    return [each for each in kept if each is not None]
 
 
-async def _judged(group: TrajectoryGroup, after_each: AfterEach) -> TrajectoryGroup | None:
-    assert group.account is not None
+async def judged(group: TrajectoryGroup, after_each: AfterEach) -> TrajectoryGroup | None:
+    """Return what `after_each` makes of a group, which pays for it. RolloutError if it fails."""
+    account = group.charge_to(open_account())
     try:
-        with charging(group.account):
-            judged: Any = await after_each(group)
-        if judged is not None and not isinstance(judged, TrajectoryGroup):
-            raise TypeError(f"it returned {type(judged).__name__}, not a TrajectoryGroup or None")
+        with charging(account):
+            made: Any = await after_each(group)
+        if made is not None and not isinstance(made, TrajectoryGroup):
+            raise TypeError(f"it returned {type(made).__name__}, not a TrajectoryGroup or None")
     except BaseException as error:
         if _ends_the_gathering(error):
             raise
@@ -286,7 +287,7 @@ async def _judged(group: TrajectoryGroup, after_each: AfterEach) -> TrajectoryGr
             f"after_each failed ({type(error).__name__}: {message_text(error)})",
             "Mend it; the groups of this error hold every rollout that was finished.",
         ) from error
-    return None if judged is None else judged.paid_by(group.account)
+    return None if made is None else made.paid_by(account)
 
 
 async def _run_rollouts(

@@ -45,16 +45,24 @@ def check_scenarios(
         replace_json(file, {"digests": now, "step": step})
 
 
+def plain(scenario: Any) -> Any:
+    """Return a scenario as JSON values; ConfigError for one that has none."""
+    return orjson.loads(_json(scenario))
+
+
 def _digest(scenario: Any) -> str:
+    return hashlib.sha256(_json(scenario)).hexdigest()[:DIGEST]
+
+
+def _json(scenario: Any) -> bytes:
     if attrs.has(type(scenario)):
         scenario = attrs.asdict(scenario)
     elif hasattr(scenario, "model_dump"):
         scenario = scenario.model_dump(mode="json")
     try:
-        data = orjson.dumps(scenario, option=_OPTIONS)
+        return orjson.dumps(scenario, option=_OPTIONS)
     except TypeError as error:
         raise ConfigError(
             f"scenarios are compared as JSON, and {scenario!r:.80} has none: {error}",
             "Give what they are made of: text, numbers, dicts, dataclasses.",
         ) from error
-    return hashlib.sha256(data).hexdigest()[:DIGEST]

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-import attrs
-from tqdm.auto import tqdm
+import art_core
+from art_core import DatasetBatch
 
 T = TypeVar("T")
-
-
-@attrs.frozen
-class DatasetBatch(Generic[T]):
-    """The items of a step; `step` counts over all epochs, `epoch_step` within one."""
-
-    items: list[T]
-    step: int
-    epoch: int
-    epoch_step: int
 
 
 def iterate_dataset(
@@ -33,20 +23,12 @@ def iterate_dataset(
 
     `initial_step` is the first step to yield, where an earlier process stopped.
     """
-    per_epoch = -(-len(dataset) // groups_per_step)
-    bar = tqdm(
-        initial=initial_step,
-        total=per_epoch * num_epochs,
-        desc="Iterating dataset",
-        unit="batch",
-        disable=not use_tqdm or not dataset,
+    return art_core.iterate_dataset(
+        dataset, groups_per_step, num_epochs, initial_step, use_tqdm, order=_order
     )
-    with bar:
-        for step in range(initial_step, per_epoch * num_epochs):
-            epoch, epoch_step = divmod(step, per_epoch)
-            order = list(range(len(dataset)))
-            random.Random(epoch).shuffle(order)
-            first = epoch_step * groups_per_step
-            items = [dataset[index] for index in order[first : first + groups_per_step]]
-            yield DatasetBatch(items, step, epoch, epoch_step)
-            bar.update(1)
+
+
+def _order(size: int, epoch: int) -> list[int]:
+    order = list(range(size))
+    random.Random(epoch).shuffle(order)
+    return order

@@ -1,0 +1,1 @@
+"""Rollouts, training and evaluation at the same time."""
