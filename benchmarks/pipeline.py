@@ -192,7 +192,7 @@ async def dice(way: str, seed: int) -> Rows:
             await WAYS[way](
                 model, rollout, DICE_STEPS, size, learning_rate=2e-4, mask_truncated=False
             )
-        rows = [r for r in art.open_run(model.run_dir).rows(split="train")]
+        rows = list(art.open_run(model.run_dir).rows(split="train"))
     await backend.close()
     return [row for row in rows if "reward/mean" in row.metrics]
 

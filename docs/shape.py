@@ -25,6 +25,7 @@ AROUND = {
     "environments",
     "evaluation",
     "gateway",
+    "pipelines",
     "queue",
     "reports",
     "rewards",

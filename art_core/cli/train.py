@@ -7,7 +7,7 @@ import asyncio
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from art_core.log.rundir import runs_path
 from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend
 from art_core.model.trainable import TrainableModel
+from art_core.pipelines.pipeline import pipeline
 from art_core.rl.config import TrainConfig
 
 _HELP = """\
@@ -43,6 +44,7 @@ the run. The same command continues a run after its last step; another run.name 
 examples:
   art train demo
   art train demo --steps 30
+  art train demo --pipeline
   art train demo --backend tinker --set model.base=Qwen/Qwen3-4B-Instruct-2507
   art train demo --set train.learning_rate=1e-4 --set run.name=demo-002
 """
@@ -57,6 +59,7 @@ def add(commands: Any) -> None:
     option("project", metavar="PROJECT", type=directory, nargs="?", default=Path())
     completed(option("--backend", metavar="NAME", help="as `art backends` lists"), backend_names)
     option("--steps", type=int, metavar="N", help="the step to train up to")
+    option("--pipeline", action="store_true", help="make the next attempts while a step is trained")
     option("--no-board", action="store_true", help="serve no page of the run beside the training")
     option("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
     add_directory(parser)
@@ -87,7 +90,8 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
             place = f" {shlex.quote(str(arguments.dir))}" if arguments.dir else ""
             yield f"the run as a page: {address}, and afterwards: art board{place}"
         began = time.monotonic()
-        asyncio.run(_trained(model, backend, project, work))
+        way = _piped if arguments.pipeline else _steps
+        asyncio.run(_trained(model, backend, project, work, way))
         seconds = time.monotonic() - began
     yield _result(find_run(model.run_dir, runs_path(arguments.dir)), arguments.project, seconds)
 
@@ -128,6 +132,9 @@ class _Work:
         return [self.scenarios[index] for _, index in taken]
 
 
+Way = Callable[[TrainableModel, Project, _Work], Awaitable[None]]
+
+
 def _check_options(options: Mapping[str, Any], backend: Backend) -> None:
     own = attrs.fields_dict(TrainConfig).keys()
     known = own | (option_names(backend.train) - {"model", "groups"})
@@ -137,11 +144,13 @@ def _check_options(options: Mapping[str, Any], backend: Backend) -> None:
     TrainConfig(**{name: value for name, value in options.items() if name in own})
 
 
-async def _trained(model: TrainableModel, backend: Backend, project: Project, work: _Work) -> None:
+async def _trained(
+    model: TrainableModel, backend: Backend, project: Project, work: _Work, way: Way
+) -> None:
     async with model:
         try:
             await model.register(backend)
-            await _steps(model, project, work)
+            await way(model, project, work)
         finally:
             await backend.close()
 
@@ -157,6 +166,28 @@ async def _steps(model: TrainableModel, project: Project, work: _Work) -> None:
         await model.train(groups, **project["train"])
         if (step + 1) % every == 0 or step + 1 == steps:
             await _evaluated(model, project, work, step + 1)
+
+
+async def _piped(model: TrainableModel, project: Project, work: _Work) -> None:
+    """Train with rollouts, training and evaluation at the same time."""
+    run, of_eval = project["run"], project["eval"]
+    size = run["scenarios_per_step"] or len(work.scenarios)
+    await pipeline(
+        model,
+        work.scenarios,
+        work.rollout,
+        eval_scenarios=work.held_out,
+        after_each=work.judge,
+        steps=run["steps"],
+        attempts=run["attempts"],
+        min_batch_size=size,
+        max_concurrent=run["max_concurrent"],
+        timeout=run["timeout_s"],
+        seed=run["seed"],
+        eval_every=of_eval["every"],
+        eval_repeats=of_eval["repeats"],
+        **project["train"],
+    )
 
 
 async def _groups(

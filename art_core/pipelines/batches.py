@@ -54,9 +54,9 @@ class Batches:
     ) -> Batches:
         """Take groups for a training whose options decide what teaches."""
         compares = training.loss.uses_rewards and training.loss.distill_coef == 0
-        relative = not training.critic and training.advantage_fn is None
-        plain = training.advantage_baseline in ("group_mean", "leave_one_out")
-        refills = config.zero_variance == "refill" and compares and relative and plain
+        own = training.advantage_fn is None and training.reward_weights is None
+        relative = training.advantage_baseline not in ("value", "scenario_mean")
+        refills = config.zero_variance == "refill" and compares and own and relative
         return cls(queue, model, config, after_each, refills)
 
     async def take(self, step: int) -> StepGroups:

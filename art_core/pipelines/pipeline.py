@@ -152,13 +152,24 @@ class _Run:
     async def _steps(self, working: asyncio.Task[None]) -> None:
         while not self._at_end() and not self.interrupted.is_set():
             taken = await self._or_interrupted(self.batches.take(self.result.step), working)
-            if taken is None or not taken.groups:
+            if taken is None:
+                break
+            self._count(taken)
+            if not taken.groups:
                 break
             await self._step(taken)
             self.evaluations.check()
         self.workers.stop()
         if not self.interrupted.is_set() and self.evaluations.due_at_end(self.result.step):
             self.evaluations.begin(self.result.step)
+
+    def _count(self, taken: StepGroups) -> None:
+        self.result = attrs.evolve(
+            self.result,
+            groups=self.result.groups + len(taken.groups),
+            zero_variance=self.result.zero_variance + taken.flat,
+            stale=self.result.stale + taken.stale,
+        )
 
     async def _step(self, taken: StepGroups) -> None:
         """Train one step. Ctrl-C stops the workers meanwhile, and the step goes on."""
@@ -178,14 +189,7 @@ class _Run:
         await self.queue.commit(taken.cursor)
         self.workers.step = trained.step
         self.workers.failures.step_ended()
-        self.result = attrs.evolve(
-            self.result,
-            step=trained.step,
-            steps=self.result.steps + 1,
-            groups=self.result.groups + len(taken.groups),
-            zero_variance=self.result.zero_variance + taken.flat,
-            stale=self.result.stale + taken.stale,
-        )
+        self.result = attrs.evolve(self.result, step=trained.step, steps=self.result.steps + 1)
         self._waited_since = time.monotonic()
         if self.evaluations.due(trained.step):
             self.evaluations.begin(trained.step)

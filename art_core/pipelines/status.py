@@ -14,9 +14,7 @@ from art_core.queue.queue import AttemptQueue
 SHOWN_EVERY_S = 0.5
 
 
-def figures(
-    row: MetricsRow | None, *, ready: int, running: int, evaluating: int
-) -> dict[str, str]:
+def figures(row: MetricsRow | None, *, ready: int, running: int, evaluating: int) -> dict[str, str]:
     """Return what a status shows: what waits and runs now, and the figures of the last step."""
     shown = {"ready": f"{ready}", "running": f"{running}"}
     if evaluating:

@@ -45,15 +45,22 @@ class Supply:
     async def refill(self, leased: int) -> None:
         """Fill the queue if, with so many attempts leased, few are left for the workers."""
         self._waiting -= leased
-        least = 2 * self.config.max_concurrent
-        if self._waiting >= least or self._next == self._end:
+        if self._waiting >= self._least or self._next == self._end:
             return
         self._waiting = (await self.queue.counts()).waiting
-        while self._waiting < least and self._next != self._end:
+        while self._waiting < self._least and self._next != self._end:
             self._waiting += self.config.attempts * await self._fill_some()
 
+    @property
+    def _least(self) -> int:
+        """The attempts that workers may take at once."""
+        attempts = self.config.groups_ahead * self.config.attempts
+        return min(2 * self.config.max_concurrent, attempts)
+
     async def _fill_some(self) -> int:
-        end = self._next + CHUNK if self._end is None else min(self._next + CHUNK, self._end)
+        missing = -(-(self._least - self._waiting) // self.config.attempts)
+        end = self._next + min(missing, CHUNK)
+        end = end if self._end is None else min(end, self._end)
         taken = places(len(self.scenarios), self._next, end, self.config.seed)
         filled = [self._scenario(epoch, index) for epoch, index in taken]
         self._next = end

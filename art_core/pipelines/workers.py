@@ -192,9 +192,8 @@ class Workers:
         for task in attempts:
             task.cancel()
         await asyncio.gather(*attempts, return_exceptions=True)
-        for task, lease in attempts.items():
-            if task.cancelled():
-                await self.queue.give_back(lease.key)
+        for lease in attempts.values():
+            await self.queue.give_back(lease.key)
 
 
 async def _made(rollout: Rollout, model: Any, scenario: Any) -> Any:

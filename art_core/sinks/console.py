@@ -59,10 +59,10 @@ class Column:
         return ("-" if value is None else format(value, self.form)).rjust(self.width)
 
 
-def _ratio(tokens: str, seconds: str) -> Value:
+def _ratio(part: str, seconds: str) -> Value:
     def value(metrics: Mapping[str, float]) -> float | None:
         time = metrics.get(seconds, 0.0)
-        return metrics[tokens] / time if time > 0 and tokens in metrics else None
+        return metrics[part] / time if time > 0 and part in metrics else None
 
     return value
 
@@ -81,6 +81,12 @@ def _own(key: str, form: str = ".3f") -> Column:
 _FIRST = (
     Column("reward", ".3f", _get("reward/mean")),
     Column("± std", ".3f", _get("reward/std_dev")),
+)
+_OF_A_PIPELINE = (
+    Column("age", ".1f", _get("offpolicy/steps_mean")),
+    Column("stale", ".0f", _get("pipeline/step_num_groups_stale")),
+    Column("trainer idle", ".0%", _ratio("throughput/step_trainer_idle_s", "time/step_wall_s")),
+    Column("actor idle", ".0%", _ratio("throughput/step_actor_idle_s", "time/step_wall_s")),
 )
 _LAST = (
     Column("failed", ".0%", _get("reward/exception_rate")),
@@ -131,7 +137,8 @@ class ConsoleSink:
             return tuple(_own(key, ".4g") for key in self.chosen)
         own = [key for key in metrics if key.startswith("reward/") and key not in _STANDARD]
         own.sort(key=lambda key: key.startswith("reward/group_"))
-        return (*_FIRST, *map(_own, own), *_LAST)
+        piped = _OF_A_PIPELINE if _OF_A_PIPELINE[1].value(metrics) is not None else ()
+        return (*_FIRST, *map(_own, own), *piped, *_LAST)
 
 
 def _fit(columns: Sequence[Column], width: int) -> tuple[Column, ...]:

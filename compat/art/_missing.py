@@ -53,11 +53,8 @@ MODULES: dict[str, tuple[str, str]] = {
     ),
     "art.openai": (_CALLED_BY, "The client comes from model.openai_client()."),
     "art.pipeline_trainer": (
-        "art-core has no PipelineTrainer: rollouts and training alternate",
-        (
-            "Write the loop: groups = await art.gather_trajectory_groups(...), then await "
-            "model.train(groups)."
-        ),
+        "art-core has a function in place of PipelineTrainer",
+        "await art_core.pipeline(model, scenarios, rollout, ...): docs/pipeline.md.",
     ),
     "art.preprocessing": (_CALLED_BY, "art_core.rl.batch makes training sequences of groups."),
     "art.skypilot": _REMOTE,

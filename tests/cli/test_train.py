@@ -156,6 +156,17 @@ def test_an_evaluation_knows_the_options_of_the_backend(train, shelf, project, p
     assert found["reward"] == pytest.approx(1.004)
 
 
+def test_it_trains_while_the_next_attempts_are_made(train, shelf):
+    assert train("--pipeline", "--set", "run.judge=agent.py:judge")[0] == 0
+    found = rows(shelf)
+    trained = [row for row in found if row["split"] == "train" and "reward/mean" in row]
+    assert [row["step"] for row in trained] == [1, 2]
+    assert all("pipeline/step_num_groups_stale" in row for row in trained)
+    assert {row["step"] for row in found if row["split"] == "val"} == {0, 2}
+    assert train("--pipeline", "--steps", "3", "--set", "run.judge=agent.py:judge")[0] == 0
+    assert [row["step"] for row in rows(shelf) if "_cursor" in row] == [1, 2, 3]
+
+
 def test_it_goes_on_after_the_last_step(train, shelf):
     assert train("--steps", "1")[0] == 0
     assert train("--steps", "3", "--set", "eval.every=1")[0] == 0
