@@ -12,6 +12,7 @@ import pytest
 from pipelined import ask, train_rows
 
 import art_core as art
+from art_core.data.dataset import epoch_order
 from art_core.testing.echo import EchoBackend
 from waiting import until_async
 
@@ -110,8 +111,12 @@ def rows_of(model):
 
 @pytest.mark.parametrize(("swap", "mixed"), [("turn", True), ("attempt", False)])
 async def test_weights_swap_between_turns_or_between_attempts(model, backend, swap, mixed):
+    first_turns: Counter[int] = Counter()
+
     async def rollout(model, scenario):
         trajectory = await ask(model, scenario)
+        first_turns[scenario] += 1
+        await until_async(lambda: first_turns[0] == 2)
         if scenario == 0:
             await until_async(lambda: backend.trained)
         trajectory.messages_and_choices.append({"role": "user", "content": "again"})
@@ -137,7 +142,8 @@ async def test_a_stale_group_is_attempted_again_or_dropped(model, backend, stale
             await until_async(lambda: len(backend.trained) == 3)
         return trajectory
 
-    options = SMALL | {"min_batch_size": 1, "max_batch_size": 1}
+    seed = next(n for n in range(100) if epoch_order(4, 0, n)[0] == 0)  # it begins at step 0
+    options = SMALL | {"min_batch_size": 1, "max_batch_size": 1, "seed": seed}
     result = await art.pipeline(
         model, range(4), rollout, stale=stale, max_steps_off_policy=1, **options
     )
