@@ -14,6 +14,7 @@ DOCS = Path(__file__).parent
 sys.path.append(str(DOCS))
 
 from contract_tables import faults_table, settings_table  # noqa: E402
+from plugin_reference import plugin_reference  # noqa: E402
 from reference_page import reference  # noqa: E402
 
 
@@ -62,6 +63,8 @@ def generated(name: str) -> str:
         return name_table()
     if name == "reference":
         return reference()
+    if name == "plugins":
+        return plugin_reference()
     kind, _, part = name.partition("_")
     return settings_table(kind) if part == "settings" else faults_table(kind)
 

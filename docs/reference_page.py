@@ -29,16 +29,19 @@ def reference() -> str:
     for title, members in parts.items():
         lines += [f"## {title}", ""]
         for name, thing in members.items():
-            lines += _section(name, thing)
+            lines += entry(f"art.{name}", thing)
     return "\n".join(lines).rstrip()
 
 
-def _section(name: str, thing: Any) -> Iterator[str]:
-    yield from (f"### art.{name}", "")
+def entry(
+    title: str, thing: Any, *, written: str | None = None, members: bool = True
+) -> Iterator[str]:
+    """Yield the section of a function or class: its call, docstring, and public methods."""
+    yield from (f"### {title}", "")
     if not inspect.isclass(thing) or _has_a_signature(thing):
-        yield from _code(f"art.{name}", thing)
+        yield from _code(written or title, thing)
     yield from _text(thing)
-    if inspect.isclass(thing):
+    if inspect.isclass(thing) and members:
         base = thing.__base__
         if base.__name__ in art.__all__ and base is not art.ArtError:
             yield from (f"It also has the methods of `art.{base.__name__}`.", "")

@@ -270,6 +270,17 @@ def test_every_option_of_the_local_backend_is_told():
     assert [option for option in options if f"`{option}`" not in page] == []
 
 
+def test_every_page_of_the_board_has_its_picture():
+    script = (ROOT / "plugins/board/art_board/static/run.js").read_text()
+    tabs = re.findall(r'\["\w+", "(\w+)"\]', re.search(r"TABS = (.*);", script)[1])
+    assert {"Curves", "Live"} < set(tabs)
+    page = (DOCS / "board.md").read_text()
+    for name in ("Runs", "Leaderboard", *tabs):
+        assert f"| {name} |" in page
+        picture = f"images/board-{name.lower()}.png"
+        assert f"]({picture})" in page and (DOCS / picture).is_file()
+
+
 def test_every_error_is_told():
     page = (DOCS / "architecture.md").read_text()
     assert [name for name in art.__all__ if name.endswith("Error") and name not in page] == []
