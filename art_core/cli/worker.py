@@ -61,18 +61,10 @@ def run_worker(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     key = arguments.key or os.environ.get("ART_GATEWAY_KEY")
     if not key:
         raise ConfigError("the gateway's key is missing", "Give --key, or set ART_GATEWAY_KEY.")
-    rollout = imported(arguments.target)
-    worker = _run(arguments, key, rollout)
-    facts = {"worker": worker.name, "version": worker.version, **worker.replies}
-    counted = ", ".join(f"{n} {reply}" for reply, n in worker.replies.most_common())
-    yield Record(facts, [f"{worker.name}: {counted or 'no attempts'}"])
+    yield asyncio.run(_worked(arguments, key, imported(arguments.target)))
 
 
-def _run(arguments: argparse.Namespace, key: str, rollout: Rollout) -> QueueWorker:
-    return asyncio.run(_worked(arguments, key, rollout))
-
-
-async def _worked(arguments: argparse.Namespace, key: str, rollout: Rollout) -> QueueWorker:
+async def _worked(arguments: argparse.Namespace, key: str, rollout: Rollout) -> Record:
     async with RemoteQueue(arguments.server, key, patience_s=arguments.patience) as queue:
         model = LeasedModel(name="worker", project="worker", sinks=[])
 
@@ -92,7 +84,9 @@ async def _worked(arguments: argparse.Namespace, key: str, rollout: Rollout) -> 
             await _until_stopped(worker)
         finally:
             await model.close()
-        return worker
+    facts = {"worker": worker.name, "version": worker.version, **worker.replies}
+    counted = ", ".join(f"{n} {reply}" for reply, n in worker.replies.most_common())
+    return Record(facts, [f"{worker.name}: {counted or 'no attempts'}"])
 
 
 async def _attempt(rollout: Rollout, model: LeasedModel, lease: Lease) -> RolloutResult:

@@ -48,13 +48,9 @@ create table if not exists attempts (
   renewed integer not null default 0, state text not null default 'open'
 );
 create table if not exists outcomes (attempt integer primary key, json blob not null);
-create index if not exists slots_to_lease on slots (state, grp, slot)
-  where state in ('new', 'free', 'leased');
-create index if not exists groups_begun on groups (id)
-  where begun = 1 and passed = 0 and state in ('open', 'ready');
-create index if not exists groups_by_state on groups (state);
-create index if not exists groups_by_position on groups (position) where position is not null;
-create index if not exists attempts_open on attempts (number) where state = 'open';
+create index if not exists slots_by_state on slots (state, grp, slot);
+create index if not exists groups_begun on groups (begun, passed, state);
+create index if not exists groups_by_state on groups (state, position);
 create index if not exists attempts_of_a_slot on attempts (grp, slot) where state = 'open';
 """
 
@@ -137,9 +133,8 @@ def lease(
 
 
 def _slots_in(db: sqlite3.Connection, state: str, n: int) -> list[tuple[int, int]]:
-    # The state is in the text and not a parameter, so that SQLite uses the partial index.
-    ordered = f"select grp, slot from slots where state = '{state}' order by grp, slot limit ?"  # noqa: S608
-    return db.execute(ordered, (n,)).fetchall()
+    ordered = "select grp, slot from slots where state = ? order by grp, slot limit ?"
+    return db.execute(ordered, (state, n)).fetchall()
 
 
 def _has_room(db: sqlite3.Connection, ahead: int | None) -> bool:

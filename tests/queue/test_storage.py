@@ -10,10 +10,11 @@ import threading
 import pytest
 
 import art_core as art
-from art_core.queue import slots
+from art_core.queue import ready, slots
 from art_core.queue.database import Database
 from art_core.queue.payload import from_dict, from_json, outcomes_of, to_json
 from art_core.queue.queue import AttemptQueue
+from art_core.queue.slots import Submission
 from queued import FAILURE, attempt, run_all, scenarios
 
 TABLE = "create table if not exists numbers (n integer not null)"
@@ -172,6 +173,31 @@ async def test_trained_groups_take_no_room(queue):
     assert await queue._write(stored) == 4
     await queue.commit(batch.cursor)
     assert await queue._write(stored) == 0
+
+
+async def test_an_attempt_is_as_much_work_after_thousands_as_at_the_beginning(queue):
+    await queue.fill(scenarios(10), size=1)
+
+    def steps_of_one(db):
+        """Count SQLite's own instructions."""
+        steps = []
+        db.set_progress_handler(lambda: steps.append(1), 1)
+        ((_, lease),) = slots.lease(db, "a", 1, 50, 300.0)
+        submission = Submission.of(lease.key, {None: attempt()}, 0)
+        slots.submit(db, submission, 3)
+        ready.ready_after(db, 2501)
+        db.set_progress_handler(None, 1)
+        return len(steps)
+
+    def thousands(db):
+        for _, lease in slots.lease(db, "a", 2500, None, 300.0):
+            slots.submit(db, Submission.of(lease.key, {None: attempt()}, 0), 3)
+        ready.commit(db, 2501)
+
+    first = await queue._write(steps_of_one)
+    await queue.fill(scenarios(3000), size=1)
+    await queue._write(thousands)
+    assert await queue._write(steps_of_one) < 1.2 * first
 
 
 async def test_threads_and_event_loops_share_a_queue(queue):
