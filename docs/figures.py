@@ -22,7 +22,9 @@ ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
 VERIFIERS = ROOT / ".nox" / "environments" / "tmp" / "verifiers" / "bin" / "python"
 BESIDE = (sys.executable, str(ROOT / "tests" / "shared" / "beside_server.py"))
+JUDGE = ROOT / "docs" / "judge.py"
 APART = {
+    "auto_rl": (JUDGE, (sys.executable, str(JUDGE), sys.executable), ""),
     "typescript_agent": (ROOT / "examples/gateway/node_modules/.bin/tsx", (sys.executable,),
         "npm install --prefix examples/gateway"),
     "verifiers_words": (VERIFIERS, (*BESIDE, str(VERIFIERS)), "make environments"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from judge_server import judging
 
 from art_core.log.reader import LoggedRun
 
@@ -25,7 +26,7 @@ def program(monkeypatch, tmp_path, tiny_directory):
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, "--base-model", str(tiny_directory), *arguments])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        (found,) = tmp_path.glob("*/models/*")
+        (found,) = [path for path in tmp_path.glob("*/models/*") if path.name != "writer"]
         return LoggedRun(found)
 
     return run
@@ -56,3 +57,19 @@ def test_codenames_trains_on_a_cpu(program):
     run = program("codenames.py", "--steps", "1")
     assert run.last_row().metrics["data/step_num_trajectories"] >= 48
     assert run.curve("reward/spymaster").keys() == {1}
+
+
+def test_auto_rl_trains_on_a_cpu_beside_a_scripted_writer_and_judge(program, monkeypatch):
+    judge = runpy.run_path(str(EXAMPLES.parent / "docs" / "judge.py"), run_name="judge")
+
+    def answer(request):
+        if request["model"] == "writer":
+            return "\n".join(f"{n}. Why is the sky number {n} blue?" for n in range(1, 13))
+        return judge["verdict"](request)
+
+    with judging(answer) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        sizes = ["--steps", "1", "--scenarios", "4"]
+        run = program("auto_rl.py", "--writer", "writer", *sizes)
+    assert run.curve("reward/mean").keys() == {1}
+    assert run.curve("val/reward").keys() == {0, 1}
