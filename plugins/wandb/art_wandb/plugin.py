@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from art_core import Sink, SinkSpec, hookimpl
+from art_core import CommandSpec, Sink, SinkSpec, hookimpl
 
 _HOST = "https://api.wandb.ai"
 
@@ -113,3 +113,11 @@ def wandb_sink(**options: Any) -> SinkSpec:
 def art_sinks() -> list[SinkSpec]:
     """Offer the sink; it is a default sink if WANDB_MODE or a key is set."""
     return [wandb_sink()]
+
+
+@hookimpl
+def art_commands() -> list[CommandSpec]:
+    """Offer `art wandb report`."""
+    from art_wandb.command import COMMAND
+
+    return [COMMAND]
