@@ -29,7 +29,7 @@ examples:
 
 
 def _create(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["report"], help="what to write")
+    parser.add_argument("action", choices=["report"], metavar="report", help="what to write")
     parser.add_argument("name", metavar="RUN", help="a run's name, project/name or directory")
     parser.add_argument("--entity", help="of the report; by default the sink's, else your own")
     parser.add_argument("--project", help="of the report; by default the sink's")
