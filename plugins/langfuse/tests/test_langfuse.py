@@ -37,7 +37,7 @@ class TestSink(SinkContract):
 
     @pytest.fixture
     def make_sink(self, server):
-        return langfuse_sink(timeout_s=1.5).create
+        return langfuse_sink(timeout_s=5.0).create
 
     @pytest.fixture
     def read_back(self, server):

@@ -21,7 +21,7 @@ class TestSink(SinkContract):
 
     @pytest.fixture
     def make_sink(self, server):
-        return otel_sink(timeout_s=1.5).create
+        return otel_sink(timeout_s=5.0).create
 
     @pytest.fixture
     def read_back(self, server):
@@ -35,7 +35,7 @@ class TestMetrics(SinkRows):
 
     @pytest.fixture
     def make_sink(self, server):
-        return otel_sink(metrics=True, timeout_s=1.5).create
+        return otel_sink(metrics=True, timeout_s=5.0).create
 
     @pytest.fixture
     def read_back(self, server):
