@@ -22,10 +22,10 @@ def post(path, body):
     request = urllib.request.Request(os.environ["GATEWAY_URL"] + path, json.dumps(body).encode(), {
         "Authorization": "Bearer " + os.environ["GATEWAY_KEY"], "Content-Type": "application/json"})
     return json.load(urllib.request.urlopen(request))
-for number in os.environ["NUMBERS"].split():
+for town in os.environ["TOWNS"].split():
     for attempt in range(int(os.environ["ATTEMPTS"])):
-        begun = post("/attempts", {"scenario_id": number})
-        post("/attempts/" + begun["id"] + "/end", {"reward": int(number) / 10})
+        begun = post("/attempts", {"scenario_id": town})
+        post("/attempts/" + begun["id"] + "/end", {"reward": len(town) / 10})
 """
 
 
@@ -79,13 +79,15 @@ async def test_a_graph_is_paid_for_the_person_that_it_looks_up_and_its_answer(
     assert len(choices) == calls
 
 
-async def test_an_agent_in_another_process_plays_a_group_for_each_number(served):
+async def test_an_agent_in_another_process_plays_a_group_for_each_town(served):
     example = runpy.run_path(str(EXAMPLES / "typescript_agent.py"), run_name="example")
     model = await served(lambda messages, step: "5")
     async with model.gateway() as gateway:
-        groups = await example["play"](gateway, [3, 8], shlex.join([sys.executable, "-c", AGENT]))
-    assert [group.metadata["scenario_id"] for group in groups] == ["3", "8"]
-    assert [set(group.rewards) for group in groups] == [{0.3}, {0.8}]
+        groups = await example["play"](
+            gateway, ["Rome", "Dublin"], shlex.join([sys.executable, "-c", AGENT])
+        )
+    assert [group.metadata["scenario_id"] for group in groups] == ["Rome", "Dublin"]
+    assert [set(group.rewards) for group in groups] == [{0.4}, {0.6}]
     assert {len(group.rewards) for group in groups} == {example["ATTEMPTS"]}
 
 
@@ -94,6 +96,6 @@ async def test_an_agent_that_is_not_there_or_fails_ends_the_example(served):
     model = await served(lambda messages, step: "5")
     async with model.gateway() as gateway:
         with pytest.raises(art.ConfigError, match="npm install"):
-            await example["play"](gateway, [3], "/no/such/tsx guess.ts")
+            await example["play"](gateway, ["Rome"], "/no/such/tsx guess.ts")
         with pytest.raises(art.InfrastructureError, match="status 3"):
-            await example["play"](gateway, [3], f"{sys.executable} -c 'raise SystemExit(3)'")
+            await example["play"](gateway, ["Rome"], f"{sys.executable} -c 'raise SystemExit(3)'")
