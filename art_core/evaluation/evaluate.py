@@ -7,11 +7,13 @@ import functools
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import attrs
 
+from art_core.backends import Endpoint
 from art_core.base.errors import ConfigError, RolloutError, RolloutFailure
 from art_core.base.files import checked_name
 from art_core.base.numbers import checked_step
@@ -38,6 +40,12 @@ class ModelAt:
     def get_inference_name(self, step: int | None = None) -> str:
         """Return the name of the step's weights, or of another step."""
         return str(self.model.get_inference_name(self.step if step is None else step))
+
+    @contextmanager
+    def recording(self, trajectory: Trajectory, **options: Any) -> Iterator[Endpoint]:
+        """Give the endpoint of `Model.recording`, whose model name is that of the step's weights."""
+        with self.model.recording(trajectory, **options) as endpoint:
+            yield attrs.evolve(endpoint, model_name=self.get_inference_name())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)

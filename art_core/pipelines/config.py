@@ -43,7 +43,8 @@ class PipelineConfig:
       `tries`: attempts that may fail in one place of a group before its failure counts.
     - `seed`: of the order of the scenarios, in which each epoch has its own.
     - `swap`: "turn": each turn of an attempt has the newest weights; "attempt": all turns have
-      those of its begin, as far as it asks for `model.get_inference_name()`.
+      those of its begin, as far as it asks for `model.get_inference_name()` or uses
+      `model.recording`.
     - `stale`: "refill" attempts the scenario of a stale group again; "drop" does not.
     - `zero_variance`: groups whose rewards are equal teach nothing and are in the step's row.
       "refill" waits for others in their place, as long as the step has fewer groups than the most;

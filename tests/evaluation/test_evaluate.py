@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import attrs
+import openai
 import pytest
 from judge_server import USAGE, judging
 
@@ -342,3 +343,24 @@ def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path, monkeypatch):
     with pytest.raises(art.HistoryError, match="cannot keep an attempt"):
         file.add(Attempt(scenario="s", repeat=0, result=art.Trajectory()))
     assert path.read_bytes() == before
+
+
+async def test_an_agent_that_is_recorded_is_served_the_weights_of_the_step(tmp_path):
+    async def recorded(model, scenario):
+        trajectory = art.Trajectory()
+        with model.recording(trajectory) as endpoint:
+            client = openai.AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key)
+            async with client:
+                messages = [{"role": "user", "content": "?"}]
+                await client.chat.completions.create(model=endpoint.model_name, messages=messages)
+        return trajectory
+
+    backend = EchoBackend()
+    model = art.TrainableModel(
+        name="m", project="p", base_model="b", base_path=tmp_path, sinks=[], backend=backend
+    )
+    async with model:
+        await model.train([])
+        (found,) = await evaluate(model, ["s"], recorded, step=0, progress=None)
+        assert found.groups[0].trajectories[0].initial_policy_version == 0
+    await backend.close()
