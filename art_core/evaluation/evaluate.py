@@ -43,7 +43,7 @@ class ModelAt:
 
     @contextmanager
     def recording(self, trajectory: Trajectory, **options: Any) -> Iterator[Endpoint]:
-        """Give the endpoint of `Model.recording`, whose model name is that of the step's weights."""
+        """Give the endpoint of `Model.recording`, with the model name of the step's weights."""
         with self.model.recording(trajectory, **options) as endpoint:
             yield attrs.evolve(endpoint, model_name=self.get_inference_name())
 
