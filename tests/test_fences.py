@@ -152,9 +152,8 @@ def test_every_command_in_the_text_has_its_name_and_options(page: Path):
             command, rest = names[rest[0]], rest[1:]
         else:
             options = {o for action in command._actions for o in action.option_strings}
-            asked = {
-                w.partition("=")[0].strip("[],.:") for w in rest if w.startswith(("--", "[--"))
-            }
+            own = takewhile(lambda word: word not in ("--", "[--", "[--..."), rest)
+            asked = {w.partition("=")[0].strip("[],.:") for w in own if w.startswith(("--", "[--"))}
             found += [f"{' '.join(words)}: no option {o}" for o in sorted(asked - options)]
     assert found == []
 

@@ -316,7 +316,7 @@ def test_a_page_that_cannot_start_does_not_stop_the_training(train, monkeypatch)
 
 
 def test_a_page_ends_with_its_block(tmp_path):
-    with page_beside(tmp_path / "of the first run") as address, urllib.request.urlopen(address) as answer:
+    with page_beside(tmp_path / "new") as address, urllib.request.urlopen(address) as answer:
         assert b"<title>" in answer.read()
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address)
