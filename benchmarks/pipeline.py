@@ -324,6 +324,8 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, metavar="FILE", help="keep them as JSON")
     parser.add_argument("--only-learning", action="store_true", help="leave the speed out")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("an interval needs two seeds")
     os.environ.setdefault("ART_PROGRESS", "lines")
     figures = {} if arguments.only_learning else speed()
     held = all(figures[name] >= TARGETS[name] for name in figures.keys() & TARGETS.keys())
