@@ -130,7 +130,7 @@ if __name__ == "__main__":
     parser.add_argument("--scenarios", type=int, default=24, help="to train on")
     parser.add_argument("--backend", default=os.environ.get("ART_BACKEND", "local"))
     parser.add_argument("--base-model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
-    parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "12")))
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("ART_STEPS", "8")))
     parser.add_argument("--name", default="auto-rl-001", help="the run's name; a known one resumes")
     parser.add_argument("--figure", help="a file for the curve")
     args = parser.parse_args()
