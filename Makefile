@@ -16,7 +16,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers judges board pictures environments client doors vllm ray faults contract lint types check docs models exports bench examples wheels release lock oldest newest clean
+.PHONY: help quickstart test trackers judges board pictures environments client doors vllm ray faults ranks contract lint types check docs models exports bench examples wheels release lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ doors: .venv/dev.stamp ## ask an endpoint through the clients that agents bring,
 
 faults: .venv/dev.stamp ## kills, crashes and clocks in full numbers: 1,000 kill -9
 	$(BIN)/nox -s faults
+
+ranks: .venv/dev.stamp ## training on two and four ranks, their deaths and their checkpoints
+	$(BIN)/python -m pytest -m ranks plugins/local/tests/distributed
 
 contract: .venv/dev.stamp ## what each backend does, tested and written into docs/backends.md
 	$(BIN)/nox -s contract

@@ -86,7 +86,7 @@ def test(session: nox.Session) -> None:
     left_out = (*TRACKERS, *ENVIRONMENTS)
     tested = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
     # `nox -s vllm`, `judges` and `ray` run the others, also where their packages are installed.
-    marked = ("-m", "not vllm and not judges and not ray")
+    marked = ("-m", "not vllm and not judges and not ray and not ranks")
     with _beside(session, "-m", "pytest", *marked, *tested):
         # Not pytest-cov: art-core's own import would happen before it measures.
         _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from art_core import ConfigError
@@ -73,8 +73,8 @@ def local_options(config: Mapping[str, Any], *, vllm: bool) -> dict[str, Any]:
         "context_length": longest or None,
         "chat_template": config.get("chat_template_path") or config.get("chat_template"),
         "engine_args": engine if vllm and engine else None,
-        "device": _device(config, "trainer_gpu_ids"),
-        "engine_device": _device(config, "inference_gpu_ids"),
+        **_devices(config.get("trainer_gpu_ids"), "device", "trainer_devices"),
+        **_devices(config.get("inference_gpu_ids"), "engine_device", "engine_devices"),
     }
     ignored = {"init_args": init, "peft_args": peft, "engine_args": {} if vllm else engine}
     unread = [f"{part}.{name}" for part, values in ignored.items() for name in values]
@@ -91,16 +91,10 @@ READ = frozenset({
 })  # fmt: skip
 
 
-def _device(config: Mapping[str, Any], name: str) -> str | None:
-    ids = config.get(name)
+def _devices(ids: Sequence[int] | None, one: str, several: str) -> dict[str, Any]:
     if not ids:
-        return None
-    if len(ids) > 1:
-        raise ConfigError(
-            f"{name} has {len(ids)} GPUs; the local backend uses one to train and one to serve",
-            "Name one GPU.",
-        )
-    return f"cuda:{ids[0]}"
+        return {}
+    return {one: f"cuda:{ids[0]}"} if len(ids) == 1 else {several: list(ids)}
 
 
 def tinker_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -324,8 +324,8 @@ def test_the_unstable_options_of_a_model_are_those_of_the_local_backend(caplog):
     assert "init_args.load_in_4bit, engine_args.enforce_eager, use_decoupled_unsloth" in caplog.text
     assert local_options(config, vllm=True)["engine_args"] == {"enforce_eager": True}
     assert local_options({}, vllm=False) == {"lora_rank": 8, "lora_alpha": 16, "seed": 3407}
-    with pytest.raises(art_core.ConfigError, match="one to train and one to serve"):
-        local_options({"trainer_gpu_ids": [0, 1]}, vllm=False)
+    several = local_options({"trainer_gpu_ids": [0, 1], "inference_gpu_ids": [2, 3]}, vllm=True)
+    assert (several["trainer_devices"], several["engine_devices"]) == ([0, 1], [2, 3])
 
 
 def test_the_adapter_at_tinker_has_the_rank_that_a_script_gives():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,18 +31,21 @@ from art_core.rl.sft import ExampleSize, example_size, sft_config
 from art_local.engine import DeviceLock
 from art_local.engines import charged_devices, choose, start_vllm
 from art_local.models import resolve_base_model
+from art_local.models.devices import trainer_placements
 from art_local.models.find import BaseIdentity
-from art_local.models.load import PLAIN, Loader
+from art_local.models.load import PLAIN, Loader, model_without_values
 from art_local.models.placement import placement
 from art_local.options import LocalOptions, read_template
 from art_local.primitives.bases import Primitives
 from art_local.session.checkpoints import AdapterCard
+from art_local.session.gpu_timer import GpuTimer
 from art_local.session.model_session import ModelSession, SessionSetup
 from art_local.threads import release_helpers
 from art_local.vllm.pool import SharedEngine, VllmPool
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
+    from art_local.session.trainers import StartRanks
 
 CLOSE_TIMEOUT_S = 600.0
 T = TypeVar("T")
@@ -56,6 +58,10 @@ class LocalBackend:
     - `dtype`: "bfloat16" or "float32"; by default bf16 where the hardware multiplies it.
     - `engine`: "transformers" (embedded), "vllm" (a server process), or "auto": vLLM if it is
       installed for the engine's kind of device and LoRA is trained, else transformers.
+    - `trainer_devices`: several devices, such as [0, 1] or ["cuda:0", "cuda:1"]: a process on each
+      holds one part of the model (FSDP2), and they train it together; ["cpu", "cpu"] for tests.
+    - `engine_devices`: the devices of vLLM, which splits each layer over them (tensor parallelism),
+      or serves copies with engine_args={"data_parallel_size": 2}.
     - `engine_device`: the device of vLLM, by default the trainer's. `engine_url`, `engine_key`: a
       vLLM server that runs already. It must allow loading LoRA at runtime and see the run's
       directory.
@@ -90,18 +96,28 @@ class LocalBackend:
     __signature__ = inspect.signature(LocalOptions)
 
     def __init__(
-        self, *, loader: Loader = PLAIN, quantization: str | None = None, **options: Any
+        self,
+        *,
+        loader: Loader = PLAIN,
+        quantization: str | None = None,
+        start_ranks: StartRanks | None = None,
+        **options: Any,
     ) -> None:
-        """`loader` and `quantization` are for backends built on this one: a loader of base models,
-        and the name of the quantization that it applies.
+        """`loader`, `quantization` and `start_ranks` are for backends built on this one: a loader
+        of base models, the name of the quantization that it applies, and what starts the ranks of
+        several devices elsewhere than on this machine.
         """
         self.options = given = LocalOptions(**options)
-        where = placement(given.device, given.dtype)
+        trainers = trainer_placements(given, loader)
+        engine = choose(given, trainers[0])
+        where = trainers[0]
+        if len(trainers) > 1 and engine.name == "transformers":
+            where = placement(str(engine.device), given.dtype)  # of the copy that is sampled from
         lora = None if given.full_finetune else (given.lora_rank, given.lora_alpha)
         self._setup = SessionSetup(
             options=given,
             placement=where,
-            engine=choose(given, where),
+            engine=engine,
             card=AdapterCard(
                 lora=lora,
                 seed=given.seed,
@@ -111,6 +127,8 @@ class LocalBackend:
             loader=loader,
             chat_template=read_template(given.chat_template),
             device_lock=DeviceLock(),
+            trainers=trainers,
+            start_ranks=start_ranks,
         )
         self._sessions: RegisteredModels[ModelSession] = RegisteredModels("local")
         self._closing: dict[Path, ModelSession] = {}
@@ -312,7 +330,11 @@ class LocalBackend:
         if directory not in self._bases:
             where = self._setup.placement
             with collector_paused():
-                self._bases[directory] = self._setup.loader.base(directory, where, where.dtype)
+                if len(self._setup.trainers) > 1 and self._setup.engine.name == "vllm":
+                    # the ranks have its weights
+                    self._bases[directory] = model_without_values(directory, where.dtype)
+                else:
+                    self._bases[directory] = self._setup.loader.base(directory, where, where.dtype)
         return self._bases[directory]
 
     def _free(self) -> None:
@@ -351,36 +373,12 @@ class LocalBackend:
     def _device_time(self, seconds: float) -> list[GpuTime]:
         """Return what to charge for this time; a CPU is charged only if the user gave a price."""
         price = self.options.gpu_cost_per_hour_usd
-        return [
-            GpuTime(device=device.device_name, count=1, seconds=seconds, usd_per_hour=price)
-            for device in charged_devices(self._setup.placement, self._setup.engine)
+        counts = Counter(
+            device.device_name
+            for device in charged_devices(self._setup.trainers, self._setup.engine)
             if device.device.type != "cpu" or price is not None
+        )
+        return [
+            GpuTime(device=name, count=count, seconds=seconds, usd_per_hour=price)
+            for name, count in counts.items()
         ]
-
-
-class GpuTimer:
-    """Seconds of device use that are not charged yet. Each second is charged to one model only."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        """Start counting; a running timer continues."""
-        with self._lock:
-            if self._since is None:
-                self._since = time.monotonic()
-
-    def take(self) -> float:
-        """Return the seconds since the start or the last call; 0 if the timer is stopped."""
-        with self._lock:
-            if self._since is None:
-                return 0.0
-            now = time.monotonic()
-            seconds, self._since = now - self._since, now
-            return seconds
-
-    def stop(self) -> None:
-        """Stop counting: no device is in use."""
-        with self._lock:
-            self._since = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ ENGINES = ("auto", "transformers", "vllm")
 class EngineChoice:
     """The engine that serves a backend's models, and its device.
 
-    `url` and `key` are those of a vLLM server that this backend does not manage. `own_device` is
-    False if the engine shares the trainer's device.
+    `devices` are all devices of one vLLM server, if there are several. `url` and `key` are those of
+    a vLLM server that this backend does not manage. `own_device` is False if the engine shares the
+    trainer's device.
     """
 
     name: str
     device: torch.device
     own_device: bool = False
+    devices: tuple[torch.device, ...] = ()
     url: str | None = None
     key: str | None = attrs.field(default=None, repr=False)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
@@ -64,7 +66,9 @@ def choose(options: LocalOptions, trainer: Placement) -> EngineChoice:
     name, url = options.engine, options.engine_url
     if name not in ENGINES:
         raise ConfigError(unknown("engine", name, ENGINES))
-    device = placement(options.engine_device or str(trainer.device)).device
+    named = options.engine_devices or (options.engine_device or str(trainer.device),)
+    devices = tuple(placement(name).device for name in named)
+    device = devices[0]
     if options.deterministic:
         name = _deterministic(options, trainer)
     if options.engine_weights is not None:
@@ -75,19 +79,28 @@ def choose(options: LocalOptions, trainer: Placement) -> EngineChoice:
         name = "vllm" if url or (fits and not options.full_finetune) else "transformers"
     own_device = device != trainer.device or url is not None
     if name == "transformers":
+        if len(options.trainer_devices or ()) > 1:
+            own_device = len(devices) > 1  # the trainer's devices are those of the ranks
         _reject(
             {"engine_device": own_device, **_given(options, "url", "key", "args", "timeouts")},
             "is for engine='vllm'; the embedded engine shares the trainer's device",
             "Use engine='vllm', or leave it out.",
         )
         return EngineChoice(name=name, device=device)
+    return _vllm(options, devices, own_device=own_device)
+
+
+def _vllm(
+    options: LocalOptions, devices: tuple[torch.device, ...], *, own_device: bool
+) -> EngineChoice:
+    url = options.engine_url
     if options.full_finetune:
         raise ConfigError(
             "engine 'vllm' serves LoRA adapters; full_finetune changes all weights",
             "Use engine='transformers' for full fine-tuning, or train LoRA.",
         )
     if url is None:
-        required(device.type)
+        required(devices[0].type)
         _reject(
             _given(options, "key"),
             "is the key of the server at engine_url; one of our own has a random key",
@@ -95,18 +108,37 @@ def choose(options: LocalOptions, trainer: Placement) -> EngineChoice:
         )
     else:
         _reject(
-            _given(options, "args", "device"),
+            _given(options, "args", "device", "devices"),
             "is for a server of our own; the one at engine_url runs already",
             "Leave it out, and start that server with the settings that it needs.",
         )
+    _check_own(options, devices, url)
     return EngineChoice(
-        name=name,
-        device=device,
+        name="vllm",
+        device=devices[0],
         own_device=own_device,
+        devices=devices if len(devices) > 1 else (),
         url=url,
         key=options.engine_key,
         timeouts=_timeouts(options.engine_timeouts or {}),
     )
+
+
+def _check_own(options: LocalOptions, devices: tuple[torch.device, ...], url: str | None) -> None:
+    """Raise ConfigError for several devices of vLLM, or of its trainer, that are not apart."""
+    names = [str(device) for device in devices]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"engine_devices names a device twice: {', '.join(names)}")
+    if len(names) > 1 and "cpu" in names:
+        raise ConfigError("several engine_devices are for CUDA", "Leave engine_devices out.")
+    trainers = options.trainer_devices or ()
+    shared = [name for name in names if name in trainers and name != "cpu"]
+    if url is None and shared and max(len(trainers), len(names)) > 1:
+        raise ConfigError(
+            f"vLLM and the trainer would share {', '.join(shared)}: with several devices "
+            "each needs its own",
+            "Give engine_devices that are not among trainer_devices.",
+        )
 
 
 def _deterministic(options: LocalOptions, trainer: Placement) -> str:
@@ -165,12 +197,15 @@ def _timeouts(given: Mapping[str, float]) -> Timeouts:
     return Timeouts(**given)  # type: ignore[arg-type]
 
 
-def charged_devices(trainer: Placement, choice: EngineChoice) -> list[Placement]:
-    """Return the devices that a backend pays for: the trainer's, and the CUDA device of a vLLM
-    server that the backend manages and that does not share the trainer's.
+def charged_devices(trainers: Sequence[Placement], choice: EngineChoice) -> list[Placement]:
+    """Return the devices that a backend pays for: the trainers', and the CUDA devices of an engine
+    that the backend manages, each of them once.
     """
-    second = choice.own_device and choice.url is None and choice.device.type == "cuda"
-    return [trainer, placement(str(choice.device))] if second else [trainer]
+    found = {str(each.device): each for each in trainers}
+    if choice.url is None and choice.device.type == "cuda":
+        engines = map(str, choice.devices or (choice.device,))
+        found |= {name: placement(name) for name in engines if name not in found}
+    return list(found.values())
 
 
 def embedded_engine(
@@ -227,6 +262,7 @@ def _server_settings(
     return ServerSettings(
         model=directory,
         device=str(choice.device),
+        devices=tuple(map(str, choice.devices)),
         dtype=str(trainer.dtype).removeprefix("torch."),
         context_length=facts.context_length,
         max_rank=options.lora_rank,

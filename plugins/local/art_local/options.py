@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,20 @@ def _checked(check: Check, default: Any) -> Any:
         check(attribute.name, value)
 
     return attrs.field(default=default, validator=validate)
+
+
+def _device_names(given: Any) -> tuple[str, ...] | None:
+    """Return the names of devices that are given by index or name."""
+    if given is None:
+        return None
+    names = () if isinstance(given, (str, int)) else tuple(given)
+    kinds = {type(name) for name in names}
+    if not names or not kinds <= {int, str}:
+        raise ConfigError(
+            f"devices must be a list of indices or names, got {given!r:.80}",
+            "Give indices of CUDA devices, such as [0, 1], or names, such as ['cpu', 'cpu'].",
+        )
+    return tuple(f"cuda:{name}" if isinstance(name, int) else name for name in names)
 
 
 def _check_checkpointing(name: str, value: Any) -> None:
@@ -63,9 +77,16 @@ class SharedOptions:
 class LocalOptions(SharedOptions):
     """Options of `LocalBackend`, whose docstring describes them."""
 
+    trainer_devices: Sequence[str] | None = attrs.field(default=None, converter=_device_names)
+    engine_devices: Sequence[str] | None = attrs.field(default=None, converter=_device_names)
     full_finetune: bool = False
     engine_weights: str | None = _checked(optional(one_of((INT8,))), None)
     context_length: int | None = _checked(optional(count), None)
+
+    def __attrs_post_init__(self) -> None:
+        for one, several in (("device", "trainer_devices"), ("engine_device", "engine_devices")):
+            if getattr(self, one) is not None and getattr(self, several) is not None:
+                raise ConfigError(f"{one} and {several} are both given", "Leave one of them out.")
 
 
 def read_template(given: str | os.PathLike[str] | None) -> str | None:

@@ -15,7 +15,7 @@ from art_local.training.blueprint import UNCOUNTABLE, Blueprint, Growth
 from art_local.training.pass_size import USABLE, logits_bytes
 from art_local.training.rules import BLOCK, MIN_8BIT
 
-ALWAYS, STEP, ROLLOUTS = "always", "in a step", "in rollouts"
+ALWAYS, STEP, ROLLOUTS, PASS = "always", "in a step", "in rollouts", "in a pass"
 
 
 @attrs.frozen(kw_only=True)
@@ -23,7 +23,8 @@ class PlanOptions:
     """What to plan for. `rank` is LoRA's, None for all weights; `merged` is whether LoRA is trained
     and served by weights with the adapter in them, as with the embedded engine. `sequences` are
     sampled together. `chunk_rows` rows of logits are held at once. `optimizer` is that of
-    `TrainConfig`.
+    `TrainConfig`. With several `gpus` each holds a part of what is trained, and the engine has
+    others.
     """
 
     dtype: torch.dtype
@@ -33,6 +34,7 @@ class PlanOptions:
     sequences: int = 1
     chunk_rows: int = 512
     optimizer: str = "adamw"
+    gpus: int = 1
 
 
 @attrs.frozen(kw_only=True)
@@ -48,8 +50,8 @@ class Item:
 class Plan:
     """The memory of training a model, by its transformers config.
 
-    Raises ConfigError for an architecture whose activations cannot be counted, and for Muon with
-    LoRA.
+    Raises ConfigError for an architecture whose activations cannot be counted, for Muon with LoRA,
+    and for several GPUs without LoRA.
     """
 
     def __init__(self, config: Any, options: PlanOptions) -> None:
@@ -57,6 +59,11 @@ class Plan:
             raise ConfigError(
                 "optimizer muon trains all weights, and this plan is for LoRA",
                 "Plan with --full, or with another optimizer.",
+            )
+        if options.gpus > 1 and (options.rank is None or options.optimizer != "adamw"):
+            raise ConfigError(
+                "several GPUs train LoRA with optimizer adamw",
+                "Plan without --full and --optimizer.",
             )
         self.options = options
         self.architecture = architecture_of(config)
@@ -136,6 +143,9 @@ class Plan:
 
     def _weights(self) -> Iterator[Item]:
         width, sets = self.options.dtype.itemsize, self.options.served_steps + 1
+        if self.options.gpus > 1:
+            yield from self._parts()
+            return
         yield _product("base weights", ALWAYS, self.parameters, "parameters", width)
         if self.options.rank is None:
             yield _product("trained weights, fp32", ALWAYS, self.trained, "parameters", 4)
@@ -148,6 +158,49 @@ class Plan:
             served = sum(t.numel() for t in self._blueprint.policy.serving.values())
         if served:
             yield _product("served weights", ALWAYS, served, "parameters", width, sets, "steps")
+
+    def _parts(self) -> Iterator[Item]:
+        """Yield what each of several GPUs holds: its part, and what is gathered for the layer at
+        work, the next one, and what stands outside the layers.
+        """
+        gpus, width = self.options.gpus, self.options.dtype.itemsize
+        yield _part("base weights, one part", self.parameters, width, gpus)
+        yield _part("adapter, fp32, one part", self.trained, 4, gpus)
+        yield _part("Adam's moments, one part", self.trained, 8, gpus)
+        outside, layer = self.gathered
+        formula = f"2 layers of {layer:,} bytes + {outside:,} outside the layers"
+        yield Item(name="gathered", bytes=2 * layer + outside, when=STEP, formula=formula)
+
+    @cached_property
+    def gathered(self) -> tuple[int, int]:
+        """The bytes of weights outside the layers, and of the largest layer, in the dtype."""
+        policy = self._blueprint.policy
+        layers = [sum(p.numel() for p in each.parameters()) for each in policy.checkpointing.layers]
+        outside = sum(p.numel() for p in policy.model.parameters()) - sum(layers)
+        width = self.options.dtype.itemsize
+        return outside * width, max(layers, default=0) * width
+
+    def traffic(self) -> list[Item]:
+        """Return what each of several GPUs receives in one pass over a micro-batch: weights for the
+        forward and again for the backward pass, and its part of the adapter's gradients.
+        """
+        others, gpus = self.options.gpus - 1, self.options.gpus
+        outside, _ = self.gathered
+        layers = (self.parameters + self.trained) * self.options.dtype.itemsize - outside
+        rows = (
+            ("weights, forward", layers + outside, "weights"),
+            ("weights of layers, backward", layers, "weights of layers"),
+            ("gradients", 4 * self.trained, "gradients"),
+        )
+        return [
+            Item(
+                name=name,
+                bytes=size * others // gpus,
+                when=PASS,
+                formula=f"{size:,} bytes of {what} x {others} / {gpus}",
+            )
+            for name, size, what in rows
+        ]
 
     def _moments(self) -> Iterator[Item]:
         """Yield the optimizer's state: AdamW holds two moments of each parameter, except for those
@@ -165,7 +218,11 @@ class Plan:
             yield _product("Adam's moments", ALWAYS, two, "parameters", 8)
 
     def _step(self, context: int, checkpointing: bool) -> Iterator[Item]:  # noqa: FBT001
-        yield _product("gradients", STEP, self.trained, "parameters", 4)
+        if self.options.gpus > 1:
+            part = _part("gradients, one part", self.trained, 4, self.options.gpus)
+            yield attrs.evolve(part, when=STEP)
+        else:
+            yield _product("gradients", STEP, self.trained, "parameters", 4)
         kept = self.activations(context, checkpointing=checkpointing)
         each = f"{context:,} tokens x {kept / context:,.0f} bytes"
         yield Item(name="activations", bytes=kept, when=STEP, formula=each)
@@ -176,7 +233,7 @@ class Plan:
 
     def _rollouts(self, context: int) -> Iterator[Item]:
         cache, sequences = self.key_values(context), self.options.sequences
-        if cache is None:
+        if cache is None or self.options.gpus > 1:
             return
         formula = f"{context:,} tokens x {cache / context:,.0f} bytes"
         if sequences > 1:
@@ -191,6 +248,11 @@ def _moments_of_8_bits(sizes: Sequence[int]) -> Item:
     formula = f"{values:,} parameters x 2 bytes + {blocks:,} blocks x 8 bytes"
     taken = 2 * values + 8 * blocks
     return Item(name="8-bit moments", bytes=taken, when=ALWAYS, formula=formula)
+
+
+def _part(name: str, count: int, width: int, gpus: int) -> Item:
+    formula = f"{count:,} parameters x {width} bytes / {gpus} GPUs"
+    return Item(name=name, bytes=-(-count * width // gpus), when=ALWAYS, formula=formula)
 
 
 def _product(

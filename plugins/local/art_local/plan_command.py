@@ -21,12 +21,14 @@ HELP = """\
 The model's config.json is enough: no weights are loaded. Counted are weights, adapter or trained
 weights, the optimizer's moments, served weights, gradients, the activations of one sequence as long
 as the context with and without activation checkpointing, logits, and the engine's keys and values.
+With several GPUs it also counts what they send each other.
 
 examples:
   art plan HuggingFaceTB/SmolLM2-135M-Instruct
   art plan Qwen/Qwen3-8B --context 16384 --memory 80GB
   art plan ./my-model/config.json --full --dtype bfloat16 --memory 141GB --json
   art plan ./my-model --full --optimizer muon
+  art plan Qwen/Qwen3-32B --gpus 8 --context 32768 --memory 80GB
 """
 
 
@@ -70,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequences", type=count, default=8, metavar="N", help="sampled at once (%(default)s)"
     )
+    parser.add_argument(
+        "--gpus", type=count, default=1, metavar="N",
+        help="GPUs that train together, each with a part of the weights (%(default)s)",
+    )  # fmt: skip
 
 
 def plan(arguments: argparse.Namespace, _: Plugins) -> Iterator[Record | Table]:
@@ -86,7 +92,8 @@ def plan(arguments: argparse.Namespace, _: Plugins) -> Iterator[Record | Table]:
     options = PlanOptions(
         dtype=here.dtype,
         rank=None if arguments.full else arguments.rank,
-        merged=arguments.engine != "vllm",
+        merged=arguments.engine != "vllm" and arguments.gpus == 1,
+        gpus=arguments.gpus,
         sequences=arguments.sequences,
         optimizer=arguments.optimizer,
         chunk_rows=CHUNK_ROWS.get("cuda" if arguments.memory else here.device.type, 512),
@@ -94,6 +101,9 @@ def plan(arguments: argparse.Namespace, _: Plugins) -> Iterator[Record | Table]:
     made = Plan(load_config(find_config(arguments.model)), options)
     yield _sums(made, arguments, memory, here.dtype)
     yield _items(made, arguments.context)
+    if arguments.gpus > 1:
+        yield Record({}, [""])
+        yield _traffic(made)
     yield Record({}, [""])
     yield _contexts(made, arguments.context, memory)
 
@@ -116,6 +126,7 @@ def _sums(made: Plan, arguments: argparse.Namespace, memory: int, dtype: Any) ->
         "dtype": name,
         "engine": arguments.engine,
         "optimizer": arguments.optimizer,
+        "gpus": arguments.gpus,
         "context": arguments.context,
         "memory_bytes": memory,
         **largest,
@@ -123,8 +134,8 @@ def _sums(made: Plan, arguments: argparse.Namespace, memory: int, dtype: Any) ->
     text = (
         f"{made.architecture}, {made.parameters / 1e9:,.3g} B parameters in {name}; {method}: "
         f"{made.trained / 1e6:,.4g} M trained\n"
-        f"longest sequence in {memory / 1e9:,.3g} GB: {_tokens(without)}; with activation "
-        f"checkpointing {_tokens(with_it)}\n"
+        f"{_on(arguments.gpus)}longest sequence in {memory / 1e9:,.3g} GB: {_tokens(without)}; "
+        f"with activation checkpointing {_tokens(with_it)}\n"
     )
     return Record(values, text.split("\n"))
 
@@ -179,6 +190,23 @@ def _context(made: Plan, length: int, memory: int) -> dict[str, Any]:
         "peak_checkpointed_bytes": peaks[1],
         "fits": answer,
     }
+
+
+def _traffic(made: Plan) -> Table:
+    rows = [
+        {"received": item.name, "bytes": item.bytes, "formula": item.formula}
+        for item in made.traffic()
+    ]
+    columns = (
+        Column(key="received", heading="received in a pass"),
+        Column(key="bytes", heading="GB", form=_gigabytes, right=True),
+        Column(key="formula", heading="how", wrap=True, rank=1),
+    )
+    return Table(name="traffic", rows=rows, columns=columns)
+
+
+def _on(gpus: int) -> str:
+    return f"each of {gpus} GPUs: " if gpus > 1 else ""
 
 
 def _gigabytes(count: int) -> str:

@@ -192,3 +192,34 @@ def test_sizes_are_read_in_both_kinds_of_units():
     for text in ("80XB", "GB", "", "0", "1.2.3GB"):
         with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
             size(text)
+
+
+def test_several_gpus_hold_a_part_each_and_receive_the_rest():
+    options = {"dtype": torch.bfloat16, "rank": 8, "merged": False}
+    one, four = (Plan(CONFIGS["dense"], PlanOptions(**options, gpus=n)) for n in (1, 4))
+    planned = {item.name: item.bytes for item in four.items(64, checkpointing=True)}
+    assert planned["base weights, one part"] == -(-one.parameters * 2 // 4)
+    assert planned["Adam's moments, one part"] == one.trained * 8 // 4
+    # 260 tokens x 64 in the embedding, tied to the head or not, and the last norm
+    outside, layer = four.gathered
+    assert outside == 2 * (260 * 64 * (1 if CONFIGS["dense"].tie_word_embeddings else 2) + 64)
+    assert 6 * layer + outside == 2 * (one.parameters + one.trained)
+    forward, backward, gradients = (item.bytes for item in four.traffic())
+    assert forward == (6 * layer + outside) * 3 // 4
+    assert backward == 6 * layer * 3 // 4
+    assert gradients == one.trained * 4 * 3 // 4
+    assert {item.when for item in four.items(64, checkpointing=True)} == {ALWAYS, "in a step"}
+
+
+def test_several_gpus_train_lora_only():
+    with pytest.raises(ConfigError, match=r"several GPUs train LoRA.*without --full"):
+        Plan(CONFIGS["dense"], PlanOptions(dtype=torch.float32, rank=None, gpus=2))
+
+
+def test_the_command_shows_what_gpus_send_each_other(config_alone, capsys):
+    options = ["--gpus", "2", "--memory", "40MB", "--context", "256"]
+    assert main(["plan", str(config_alone), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "each of 2 GPUs: longest sequence in 0.04 GB" in shown
+    assert "received in a pass" in shown
+    assert "base weights, one part" in shown

@@ -47,7 +47,9 @@ def test_options_are_those_of_the_local_backend_and_three_of_unsloths():
     local = inspect.signature(LocalBackend).parameters
     own = {field.name: field.default for field in attrs.fields(UnslothOptions)}
     assert set(own) - set(local) == {"load_in_4bit", "fast_inference", "max_seq_length"}
-    assert set(local) - set(own) == {"full_finetune", "context_length", "engine_weights"}
+    assert set(local) - set(own) == {
+        "full_finetune", "context_length", "engine_weights", "trainer_devices", "engine_devices",
+    }  # fmt: skip
 
 
 def test_a_wrong_option_is_refused_before_a_worker_starts():

@@ -115,6 +115,18 @@ def load_model(directory: Path, placement: Placement, dtype: torch.dtype) -> Any
     return model.to(placement.device)
 
 
+def model_without_values(directory: Path, dtype: torch.dtype) -> Any:
+    """Return the model that `load_model` loads, on the meta device: shapes without values."""
+    from transformers import GenerationConfig
+
+    config = load_config(directory)
+    with silence_logs(), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = auto_class(config).from_config(config, dtype=dtype)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model
+
+
 def _unquantized(config: Any) -> Any:
     """Let transformers convert quantized weights to floats as it loads them; ConfigError for a kind
     of quantization that it cannot convert.

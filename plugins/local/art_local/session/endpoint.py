@@ -11,16 +11,16 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch  # noqa: TID253
+from torch import Tensor  # noqa: TID253
 
 from art_core.base.errors import EngineError
 from art_core.endpoint.engine import Sampling, ServedModel, Token
 from art_local.constraints.grammar import LocalGrammars
 from art_local.engine.protocol import BASE, LocalEngine, StepWeights
-from art_local.training.policy import Policy
 
 Lock = Callable[[], AbstractContextManager[Any]]
 TEXT = "The quick brown fox jumps over the lazy dog; then it counts: one, two, three,"
@@ -255,9 +255,26 @@ class Agreement:
     tokens: int
 
 
+class Scorer(Protocol):
+    """What computes log-probs as a trainer does: a policy, or ranks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that it computes in."""
+
+    def logprobs(
+        self, ids_BS: Tensor, rows_R: Tensor, targets_R: Tensor, *, chunk_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probs [R] and entropies [R] of the targets after flat positions."""
+
+
 def compare(
     engine: LocalEngine,
-    policy: Policy,
+    policy: Scorer,
     prompt_ids: Sequence[int],
     adapter: str,
     lock: Lock = nullcontext,
@@ -281,7 +298,7 @@ def compare(
 
 
 def check_agreement(
-    engine: LocalEngine, policy: Policy, tokenizer: Any, adapter: str, lock: Lock = nullcontext
+    engine: LocalEngine, policy: Scorer, tokenizer: Any, adapter: str, lock: Lock = nullcontext
 ) -> Agreement:
     """Raise EngineError if engine and trainer do not have the same model."""
     prompt_ids = tokenizer.encode(TEXT, add_special_tokens=False)

@@ -37,7 +37,6 @@ from art_local.models.load import (
     load_model,
     load_tokenizer,
     refused_unless_possible,
-    sharing_parameters,
 )
 from art_local.models.placement import Placement, placement
 from art_local.options import LocalOptions
@@ -55,23 +54,28 @@ from art_local.session.checkpoints import (
     template_for,
 )
 from art_local.session.endpoint import ServedNames, ServedSteps, check_agreement
+from art_local.session.trainers import make_policy, make_trainer, read_trainer, save_trainer
 from art_local.training.policy import Policy
 from art_local.training.reference import Reference
-from art_local.training.trainer import RL, SFT, Trainer
+from art_local.training.trainer import Trainer
 from art_local.vllm.pool import SharedEngine
 
 if TYPE_CHECKING:
     from art_core import TrainableModel
+    from art_local.session.trainers import StartRanks
 
 log = logging.getLogger("art_local")
-OPTIMIZER, RNG = "optimizer.safetensors", "rng.safetensors"
-OPTIMIZERS = {RL: OPTIMIZER, SFT: "optimizer_sft.safetensors"}
+RNG = "rng.safetensors"
 PACKAGES = ("art-core", "art-local", "torch", "transformers", "peft")
 
 
 @attrs.frozen(kw_only=True)
 class SessionSetup:
-    """What the models of a backend have in common: its options and what they mean here."""
+    """What the models of a backend have in common: its options and what they mean here.
+
+    `placement` is that of the base model in this process, `trainers` are where it is trained: in
+    this process, or by several ranks, which `start_ranks` starts.
+    """
 
     options: LocalOptions
     placement: Placement
@@ -80,6 +84,8 @@ class SessionSetup:
     loader: Loader
     chat_template: str | None
     device_lock: DeviceLock
+    trainers: Sequence[Placement]
+    start_ranks: StartRanks | None = None
 
 
 class ModelSession:
@@ -106,11 +112,13 @@ class ModelSession:
         self._loss: dict[str, Any] = {}
         self._setup, self._tokenizer, self._chat_template = setup, grammars.tokenizer, chat_template
         self._asleep = shared.asleep if shared else engine.asleep
-        self.trainer = Trainer(
+        self.trainer = make_trainer(
             policy,
-            turn=partial(setup.device_lock.hold, f"training {self.name}", LOCK_TIMEOUT_S),
-            progress=setup.options.progress,
-            deterministic=setup.options.deterministic,
+            setup,
+            name=self.name,
+            directory=identity.directory,
+            run_dir=model.run_dir,
+            template=chat_template,
             vocabulary=grammars.vocabulary,
         )
         self.served = ServedSteps(
@@ -148,7 +156,7 @@ class ModelSession:
         if shared is None:
             check_servable(base.config)
         with collector_paused(), refused_unless_possible(architecture, "trained"):
-            policy = _policy(base, identity.directory, setup)
+            policy = make_policy(base, identity.directory, setup)
         with collector_paused(), refused_unless_possible(architecture, "served"):
             own = partial(embedded_engine, base, setup.options, setup.device_lock, grammars)
             engine: LocalEngine = shared.engine if shared else own()
@@ -172,6 +180,8 @@ class ModelSession:
                 asyncio.run(engine.close())
             elif session is not None:
                 session.served.unload()
+            if session is not None and not isinstance(session.trainer, Trainer):
+                session.trainer.close()
             raise
         return session
 
@@ -185,6 +195,8 @@ class ModelSession:
     async def close(self) -> None:
         """Stop serving and abort requests; an engine that other models use stays open."""
         await asyncio.to_thread(self._host.stop)
+        if not isinstance(self.trainer, Trainer):
+            await asyncio.to_thread(self.trainer.close)
         if self.shared:
             await asyncio.to_thread(self.served.unload)
         else:
@@ -274,11 +286,8 @@ class ModelSession:
             if self._setup.options.deterministic:
                 warn_of_threads(found.manifest)
             self.policy.load(read_fitting(found, self.policy), found.path)
-            if has_rank_of(found, self.policy):
-                files = {phase: found.path / name for phase, name in OPTIMIZERS.items()}
-                states = {phase: load_file(file) for phase, file in files.items() if file.exists()}
-                self.trainer.load_states(states, found.path)
-            self.trainer.critic.read(found.path)
+            fits = has_rank_of(found, self.policy)
+            read_trainer(self.trainer, found.path, optimizer=fits)
             self._loss = dict(found.manifest.get("loss") or {})
             # not of a fork, which may have another loss
             self._has_resumed = found.manifest.get("model") == self.name
@@ -298,7 +307,8 @@ class ModelSession:
         adapter = self.served.adapter(self.step)
         try:
             with refused_unless_possible(architecture, "trained"):
-                check_agreement(self.engine, self.policy, self._tokenizer, adapter, locked)
+                trainer = self.policy if isinstance(self.trainer, Trainer) else self.trainer
+                check_agreement(self.engine, trainer, self._tokenizer, adapter, locked)
         except EngineError as error:
             if self.shared:
                 raise
@@ -364,9 +374,7 @@ class ModelSession:
             self._tokenizer.save_pretrained(directory, save_jinja_files=not several)
         if self._chat_template is not None:
             (directory / CHAT_TEMPLATE).write_text(self._chat_template, encoding="utf-8")
-        for phase, state in self.trainer.states().items():
-            save_file(state, directory / OPTIMIZERS[phase])
-        self.trainer.critic.save(directory)
+        save_trainer(self.trainer, directory)
         save_file({"generator": self.policy.generator.get_state()}, directory / RNG)
 
     def _manifest(self) -> dict[str, Any]:
@@ -381,20 +389,3 @@ class ModelSession:
             "threads": torch.get_num_threads(),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
-
-
-def _policy(base: Any, directory: Path, setup: SessionSetup) -> Policy:
-    if setup.card.lora is None:
-        learner = setup.loader.base(directory, setup.placement, torch.float32)
-    else:
-        learner = sharing_parameters(base)
-    return Policy(
-        learner,
-        dtype=setup.placement.dtype,
-        lora=setup.card.lora,
-        seed=setup.card.seed,
-        loader=setup.loader,
-        # the policy that is trained is the one that is sampled from: vLLM does not merge
-        merged=setup.engine.name != "vllm",
-        activation_checkpointing=setup.options.activation_checkpointing,
-    )

@@ -83,6 +83,18 @@ def add_lora(
     return peft_model
 
 
+def adapter_on_cpu(model: nn.Module, generator: torch.Generator) -> None:
+    """Give an adapter over a base without values, on the meta device, the values that `add_lora`
+    draws.
+    """
+    for layer in lora_layers(model).values():
+        for factors, draws in ((layer.lora_A, True), (layer.lora_B, False)):
+            values = torch.zeros(factors[ADAPTER].weight.shape)
+            if draws:
+                nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
+            factors[ADAPTER].weight = nn.Parameter(values)
+
+
 def lora_layers(model: nn.Module) -> dict[str, Any]:
     """Return the layers that carry LoRA, by the name of the base parameter that they change."""
     from peft.tuners.lora import LoraLayer

@@ -5,7 +5,7 @@ Its state is a flat dict of tensors: a checkpoint needs no pickle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class _State:
 
 
 Accept = Callable[[Iterator[Update]], None]
+Clip = Callable[[Iterable[nn.Parameter], float], Tensor]
 
 
 class Optimizer:
@@ -47,12 +48,17 @@ class Optimizer:
     name.
 
     `matrices` are the parameters that Muon moves, AdamW moves the others; None where Muon makes no
-    sense, for LoRA.
+    sense, for LoRA. `clip` limits the norm of the gradients and returns what it was.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], matrices: Collection[str] | None = None
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        matrices: Collection[str] | None = None,
+        *,
+        clip: Clip = nn.utils.clip_grad_norm_,
     ) -> None:
+        self._clip = clip
         self._parameters = dict(parameters)
         self._matrices = matrices
         self._states: dict[str, _State] = {}
@@ -109,7 +115,7 @@ class Optimizer:
         taken whole. Raises BackendError for a gradient that is not finite.
         """
         rate = Rate(learning_rate, weight_decay)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters.values(), max_grad_norm))
+        norm = float(self._clip(self._parameters.values(), max_grad_norm))
         try:
             if not torch.isfinite(torch.tensor(norm)):
                 raise BackendError(

@@ -31,6 +31,7 @@ from art_local.training.memory import Budget
 from art_local.training.optimizer import Optimizer, Update
 from art_local.training.packing import can_pack, packed_batches, packed_tokens
 from art_local.training.pass_size import PassSize, PassSizes
+from art_local.training.phases import RL, SFT
 from art_local.training.policy import Kept, Policy
 from art_local.training.reference import Reference, under
 from art_local.training.sums import Sums
@@ -43,9 +44,6 @@ CHUNK_ROWS = {"cpu": 256, "cuda": 512}
 """Unless asked otherwise. On a CPU smaller passes stay in its caches; gradients add up to the
 same. A group that shares its prompt may take more tokens than others, so that it is not split.
 """
-
-RL, SFT = "rl", "sft"
-"""The phases of training, each with an optimizer state of its own."""
 
 Turn = Callable[[], AbstractContextManager[Any]]
 T = TypeVar("T")
@@ -82,7 +80,7 @@ class Trainer:
         vocabulary: Vocabulary | None = None,
     ) -> None:
         self.policy = policy
-        self._deterministic, self._vocabulary = deterministic, vocabulary
+        self._deterministic, self.vocabulary = deterministic, vocabulary
         self.optimizer = Optimizer(policy.trained(), policy.matrices())
         self._phase, self._parked = RL, dict[str, dict[str, Tensor]]()
         self.critic = Critic(policy.head.weight_VH.shape[1])
@@ -322,7 +320,7 @@ class Trainer:
             for batch in self._batches_of([window.sequences[i] for i in group], step):
                 places_R = torch.tensor(group)[batch.sequences_R]
                 placed = attrs.evolve(batch, sequences_R=places_R)
-                yield with_allowed(placed, window.sequences, self._vocabulary)
+                yield with_allowed(placed, window.sequences, self.vocabulary)
                 done = sum(lengths[place] for place in set(places_R.tolist()))
                 step.bar.update(min(done, step.bar.total - step.bar.n))
 

@@ -24,9 +24,10 @@ OWN = ("api_key", "enable_lora", "enable_sleep_mode", "host", "model", "port", "
 class ServerSettings:
     """The settings of one server.
 
-    `device` is "cpu" or "cuda:<index>" as this process counts devices. `sleeps` means that the
-    server shares the trainer's CUDA device and frees its memory during training. `extra` are
-    further arguments of vLLM's server by name.
+    `device` is "cpu" or "cuda:<index>" as this process counts devices; `devices` are all that one
+    server uses: by tensor parallelism, unless `extra` asks for data or pipeline parallelism.
+    `sleeps` means that the server shares the trainer's CUDA device and frees its memory during
+    training. `extra` are further arguments of vLLM's server by name.
     """
 
     model: Path
@@ -36,6 +37,7 @@ class ServerSettings:
     max_rank: int
     adapters: int
     max_sequences: int
+    devices: tuple[str, ...] = ()
     memory_share: float | None = None
     sleeps: bool = False
     extra: Mapping[str, Any] = attrs.field(factory=dict)
@@ -79,8 +81,28 @@ def arguments(settings: ServerSettings, port: int) -> list[str]:
         values["gpu_memory_utilization"] = round(settings.memory_share, 3)
     if settings.sleeps:
         values["enable_sleep_mode"] = True
+    if len(settings.devices) > 1:
+        values["tensor_parallel_size"] = _tensor_parallel(settings)
     values |= {name.replace("-", "_"): value for name, value in settings.extra.items()}
     return [word for name, value in values.items() for word in _words(name, value)]
+
+
+def _tensor_parallel(settings: ServerSettings) -> int:
+    """Return over how many devices a layer is split: all that data or pipeline parallelism leaves.
+
+    Raises ConfigError for sizes whose product is not the number of devices.
+    """
+    given = {name.replace("-", "_"): value for name, value in settings.extra.items()}
+    sizes = [int(given.get(f"{kind}_parallel_size", 1)) for kind in ("data", "pipeline")]
+    others, count = sizes[0] * sizes[1], len(settings.devices)
+    size = int(given.get("tensor_parallel_size", max(1, count // others)))
+    if size * others != count:
+        raise ConfigError(
+            f"engine_args ask for {size} x {others} devices by tensor and other parallelism, and "
+            f"engine_devices are {count}",
+            "Leave tensor_parallel_size out, or name as many devices.",
+        )
+    return size
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -110,7 +132,9 @@ def environment(settings: ServerSettings, api_key: str, base: Mapping[str, str])
     if settings.device == "cpu":
         env = {**_cpu_defaults(), **env}
     else:
-        env["CUDA_VISIBLE_DEVICES"] = _visible(settings.device, base.get("CUDA_VISIBLE_DEVICES"))
+        outer = base.get("CUDA_VISIBLE_DEVICES")
+        named = settings.devices or (settings.device,)
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(each, outer) for each in named)
     if settings.sleeps:
         env["VLLM_SERVER_DEV_MODE"] = "1"
     return env

@@ -111,7 +111,9 @@ def test_a_device_of_the_servers_own_is_paid_for_too(have, two_gpus):
     shared = chosen("vllm", "cuda:0")
     own = chosen("vllm", "cuda:0", engine_device="cuda:1")
     elsewhere = chosen("vllm", "cuda:0", engine_url="http://x")
-    held = [[str(p.device) for p in charged_devices(trainer, c)] for c in (shared, own, elsewhere)]
+    held = [
+        [str(p.device) for p in charged_devices([trainer], c)] for c in (shared, own, elsewhere)
+    ]
     assert held == [["cuda:0"], ["cuda:0", "cuda:1"], ["cuda:0"]]
 
 
