@@ -27,7 +27,6 @@ from art_core import (
 )
 from art_core.endpoint.host import EndpointHost
 from art_core.endpoint.supervised import trained_turns
-from art_local.backend import GpuTimer
 from art_local.constraints.grammar import LocalGrammars
 from art_local.engine.protocol import StepWeights
 from art_local.models.find import BaseIdentity
@@ -41,6 +40,7 @@ from art_local.session.checkpoints import (
     template_for,
 )
 from art_local.session.endpoint import ServedNames, ServedSteps
+from art_local.session.gpu_timer import GpuTimer
 from art_ray.actors import LOST, first_line, persistent, result
 from art_ray.cluster import Reservation
 from art_ray.engine_worker import EngineFacts, EngineSetup, EngineWorker

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -72,4 +73,9 @@ def main(directory: Path, count: int, parent: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    code = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    sys.stdout.flush()
+    if os.getppid() != int(sys.argv[3]):
+        shutil.rmtree(sys.argv[1], ignore_errors=True)
+    # after a signal, torch's threads can keep the interpreter from ending
+    os._exit(code)
