@@ -147,10 +147,10 @@ def table(found: list[Projection], share: float) -> str:
 
 def write(text: str) -> None:
     """Put the tables into the page, between its markers."""
-    marks = "<!-- scale -->\n", "\n<!-- end -->"
+    marks = "<!-- scale -->\n", "<!-- end -->"
     page = PAGE.read_text()
     inside = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.DOTALL)
-    PAGE.write_text(inside.sub(lambda _: f"{marks[0]}{text}{marks[1]}", page))
+    PAGE.write_text(inside.sub(lambda _: f"{marks[0]}{text}\n{marks[1]}", page))
 
 
 def best(work: Callable[[], object], repeats: int = 3) -> float:
