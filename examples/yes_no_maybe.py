@@ -102,7 +102,7 @@ if __name__ == "__main__":
         "lora_alpha": 16,
         "gpu_cost_per_hour_usd": args.usd_per_hour,
     }
-    on_this_machine = args.backend in ("local", "unsloth")
+    on_this_machine = args.backend in ("local", "ray", "unsloth")
     try:
         backend = art.backend(args.backend, **(options if on_this_machine else {}))
         asyncio.run(main(backend, args.steps, args.name, args.base_model))

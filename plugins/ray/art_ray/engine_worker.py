@@ -61,10 +61,13 @@ class EngineWorker:
         replica = await self._opened()
         return replica.facts(place_here())
 
-    async def load(self, adapter: str, files: Files) -> None:
-        """Serve weights under an adapter's name: the files of a checkpoint."""
+    async def load(self, adapter: str, files: Files) -> ActorPlace:
+        """Serve weights under an adapter's name: the files of a checkpoint. Return where the
+        replica is, which may have been started again elsewhere.
+        """
         replica = await self._opened()
         await asyncio.to_thread(replica.load, adapter, files)
+        return place_here()
 
     async def unload(self, adapter: str) -> None:
         """Stop serving an adapter; running requests finish."""

@@ -74,7 +74,8 @@ class RayEngine:
         ]
         for number, call in calls:
             try:
-                result(call, LOAD_TIMEOUT_S)
+                self.places[number] = result(call, LOAD_TIMEOUT_S)
+                self._lost.pop(number, None)
             except LOST as error:
                 self._note_lost(number, error)
         self.check()
@@ -101,10 +102,8 @@ class RayEngine:
     def step_metrics(self) -> dict[str, float]:
         """Return the replicas' measurements since the last call, their means."""
         found: dict[str, list[float]] = {}
-        calls = [
-            r.step_metrics.remote() for n, r in enumerate(self._replicas) if n not in self._lost
-        ]
-        for call in calls:
+        asked = sorted(set(range(len(self._replicas))) - self._dead - self._lost.keys())
+        for call in [self._replicas[number].step_metrics.remote() for number in asked]:
             try:
                 measured = result(call, LOAD_TIMEOUT_S)
             except (*LOST, ArtError):

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -121,6 +122,14 @@ def _price(place: ActorPlace, prices: float | Mapping[str, float]) -> tuple[str,
         if kind in prices:
             return f"node {kind}", float(prices[kind])
     return place.device, None
+
+
+def reach_directly(url: str) -> None:
+    """Let requests of this process to a URL's host pass by a proxy."""
+    host = urlsplit(url).hostname or ""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [each for each in os.environ.get(name, "").split(",") if each]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, host]))
 
 
 def names(places: Sequence[ActorPlace]) -> str:

@@ -12,6 +12,7 @@ import attrs
 
 import art_core as art
 from art_core import ConfigError, Endpoint, RolloutError, Trajectory, TrajectoryGroup
+from art_ray.nodes import reach_directly
 from art_ray.options import RolloutResources
 
 Rollout = Callable[..., Awaitable[Any]]
@@ -122,10 +123,7 @@ def run_attempt(
     named: Mapping[str, Any],
 ) -> TaskResult:
     """Run a rollout in this process, which is a task's."""
-    host = values["inference_base_url"].split("//")[1].split("/")[0].rpartition(":")[0]
-    for name in ("no_proxy", "NO_PROXY"):
-        hosts = [each for each in os.environ.get(name, "").split(",") if each]
-        os.environ[name] = ",".join(dict.fromkeys([*hosts, host]))
+    reach_directly(values["inference_base_url"])
     return asyncio.run(_attempted(rollout, values, arguments, named))
 
 

@@ -55,7 +55,7 @@ from art_ray.files import (
     without_manifest,
     write_files,
 )
-from art_ray.nodes import ActorPlace, device_times, names
+from art_ray.nodes import ActorPlace, device_times, names, reach_directly
 from art_ray.options import RayOptions
 from art_ray.trainer_worker import ModelIdentity, NotOpenError, TrainedStep, TrainerWorker
 
@@ -134,6 +134,7 @@ class RaySession:
             self.served.publish(self.step, _weights(files))
         self._host.start()
         self._closing.append(self._host.stop)
+        reach_directly(self._host.base_url)
         log.info(
             "model %r: trainer on %s, %d engines on %s, step %d; served at %s",
             self.name, self._trainer_place.address, len(engines), names(self.engine.places),

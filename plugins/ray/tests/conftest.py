@@ -49,6 +49,22 @@ def cluster():
         made.shutdown()
 
 
+@pytest.fixture(scope="module")
+def one_node():
+    """A cluster of this process only."""
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        logging_level="WARNING",
+        _system_config=SYSTEM,
+    )
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def make_model(tmp_path, tiny_directory):
     """Open a run over the tiny model: `make_model(name)`."""

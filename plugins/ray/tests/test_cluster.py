@@ -135,7 +135,7 @@ async def backend(cluster):
         "ray",
         trainer={"num_cpus": 0.5, "resources": {"model": 1}},
         engines={"num_cpus": 0.5, "replicas": 2, "resources": {"model": 1}},
-        rollouts={"num_cpus": 0.25},
+        rollouts={"num_cpus": 1},
         strategy="SPREAD",
         **COMMON,
     )
@@ -169,10 +169,10 @@ async def test_nodes_are_killed_and_the_rewards_are_those_of_one_process(
         killed = next(node for node in cluster.list_all_nodes() if node.node_id == trainer.node_id)
         cluster.remove_node(killed, allow_graceful=False)
         await training
-        assert backend.places(model)[0].node_id != trainer.node_id
 
         await trained(model, 3, rollout=art_ray.remote_rollout(judged_elsewhere))
         assert rewards(model) == expected
+        assert all(place.node_id != trainer.node_id for place in backend.places(model))
         with pytest.raises(KeyError, match="no such question"):
             await art_ray.remote_rollout(failing, num_cpus=0.5)(model)
         assert [c.step for c in await backend.checkpoints(model)] == [1, 2, 3]
@@ -182,3 +182,13 @@ async def test_nodes_are_killed_and_the_rewards_are_those_of_one_process(
         assert all(row.metrics["costs/gpu"] > 0 for row in rows)
         assert rows[2].metrics["reward/elsewhere"] == 1
         assert rows[2].metrics["costs/train/judge"] == pytest.approx(8.0)  # a dollar for each
+
+
+async def test_a_cluster_without_room_names_what_was_asked_for_and_what_is_free(
+    cluster, make_model
+):
+    backend = art.backend("ray", trainer={"num_cpus": 64}, start_timeout_s=1, **COMMON)
+    async with make_model() as model:
+        with pytest.raises(art.BackendError, match=r"within 1 s: asked for .*'CPU': 64.*free are"):
+            await model.register(backend)
+    await backend.close()

@@ -10,23 +10,6 @@ import art_core as art
 from art_core.testing.backend import BackendContract
 
 
-@pytest.fixture(scope="module")
-def one_node():
-    import ray
-
-    from conftest import STORE_BYTES, SYSTEM
-
-    ray.init(
-        num_cpus=4,
-        object_store_memory=STORE_BYTES,
-        include_dashboard=False,
-        logging_level="WARNING",
-        _system_config=SYSTEM,
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.torch

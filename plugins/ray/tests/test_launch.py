@@ -145,6 +145,34 @@ def test_a_ray_cluster_of_kubernetes_keeps_the_model_off_its_head():
     assert "&id" not in as_yaml(manifest)
 
 
+FIELDS = {
+    "RayCluster": {"headGroupSpec", "workerGroupSpecs", "rayVersion"},
+    "RayJob": {
+        "entrypoint", "runtimeEnvYAML", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
+        "activeDeadlineSeconds", "rayClusterSpec",
+    },
+    "head": {"rayStartParams", "template"},
+    "workers": {
+        "groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template",
+    },
+}  # fmt: skip
+"""Fields of KubeRay's types (ray.io/v1 of KubeRay 1.4) that a manifest has; others are refused."""
+
+
+@pytest.mark.parametrize("command", [None, "python train.py"])
+def test_a_manifest_has_fields_of_kuberays_types_only(command):
+    manifest = kuberay.manifest_of(order(what="ray", cloud="kubernetes", command=command))
+    assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
+    spec = manifest["spec"]
+    assert set(spec) == FIELDS[manifest["kind"]]
+    cluster = spec.get("rayClusterSpec", spec)
+    assert set(cluster) == FIELDS["RayCluster"]
+    assert set(cluster["headGroupSpec"]) == FIELDS["head"]
+    for group in cluster["workerGroupSpecs"]:
+        assert set(group) == FIELDS["workers"]
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+
+
 def test_a_command_on_kubernetes_is_a_job_whose_cluster_ends_with_it():
     given = {"what": "ray", "cloud": "kubernetes", "command": "python train.py", "hours": 2.0}
     spec = kuberay.manifest_of(order(**given))["spec"]

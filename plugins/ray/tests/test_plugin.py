@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
 
 import attrs
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 import art_core as art
 from art_core.testing.plugin import PluginContract
 from art_local.options import SharedOptions
-from art_ray.nodes import ActorPlace, device_times, kinds_of
+from art_ray.nodes import ActorPlace, device_times, kinds_of, reach_directly
 from art_ray.options import RayOptions, RolloutResources
 from art_ray.prefixes import BLOCK, PrefixRouter
 
@@ -145,6 +146,38 @@ def test_a_node_of_ray_has_names_by_which_it_may_have_a_price():
         "Resources": {"CPU": 8.0, "accelerator_type:H100": 1.0},
     }
     assert kinds_of(node) == ("10.0.0.7", "spot", "H100", "CPU", "accelerator_type:H100")
+
+
+def test_arguments_of_vllm_reach_its_server():
+    from art_local.options import LocalOptions
+    from art_local.vllm.command import ServerSettings, arguments
+
+    executor = {"distributed_executor_backend": "ray", "tensor_parallel_size": 16}
+    options = RayOptions(engine="vllm", engine_args=executor, lora_rank=32)
+    assert options.engine_name() == "vllm"
+    local = LocalOptions(**options.local(engine_device="cuda"))
+    settings = ServerSettings(
+        model="/models/large",
+        device="cuda:0",
+        dtype="bfloat16",
+        context_length=8192,
+        max_rank=local.lora_rank,
+        adapters=2,
+        max_sequences=local.max_batch_size,
+        extra=dict(local.engine_args),
+    )
+    words = arguments(settings, port=1)
+    assert words[words.index("--distributed-executor-backend") + 1] == "ray"
+    assert words[words.index("--tensor-parallel-size") + 1] == "16"
+
+
+def test_requests_to_the_driver_pass_by_a_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "localhost")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for _ in range(2):
+        reach_directly("http://10.0.0.7:4000/v1")
+    assert os.environ["no_proxy"] == "localhost,10.0.0.7"
+    assert os.environ["NO_PROXY"] == "10.0.0.7"
 
 
 def test_the_options_of_the_backend_are_in_its_signature():
