@@ -71,6 +71,11 @@ class Primitives:
                 "single operations need LoRA and the embedded engine",
                 "Leave full_finetune and engine out.",
             )
+        if len(options.trainer_devices or ()) > 1:
+            raise ConfigError(
+                "single operations run on one device, and trainer_devices names several",
+                "Give one device.",
+            )
         self._options, self._where, self._loader, self._lock = options, where, loader, lock
         self._bases: dict[Path, LoadedBase] = {}
 

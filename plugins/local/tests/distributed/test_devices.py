@@ -57,6 +57,11 @@ def test_a_backend_with_models_of_its_own_trains_on_one_device():
         LocalBackend(loader=Loader(), trainer_devices=PAIR)
 
 
+def test_single_operations_run_on_one_device():
+    with pytest.raises(ConfigError, match="single operations run on one device"):
+        LocalBackend(trainer_devices=PAIR).primitives()
+
+
 def server(**options):
     given = {
         "model": Path("/model"), "device": "cuda:2", "dtype": "bfloat16", "context_length": 64,

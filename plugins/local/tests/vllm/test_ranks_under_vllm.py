@@ -19,9 +19,10 @@ async def test_ranks_train_what_vllm_serves(
     # the server makes its log-probs up
     monkeypatch.setattr(endpoint, "TOLERANCES", dict.fromkeys(endpoint.TOLERANCES, 1e9))
     server = start().server.client
+    key = server._http.headers["authorization"].removeprefix("Bearer ")
     backend = art.backend(
         "local", trainer_devices=["cpu", "cpu"], dtype="float32", engine="vllm",
-        engine_url=server.url, engine_key=server.key, lora_rank=4, progress=False,
+        engine_url=server.url, engine_key=key, context_length=64, lora_rank=4, progress=False,
     )  # fmt: skip
     model = art.TrainableModel(
         name="m", project="p", base_model=str(tiny_directory), base_path=tmp_path
