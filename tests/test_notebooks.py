@@ -12,7 +12,7 @@ pytest.importorskip("ipykernel")
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples" / "notebooks").glob("*.ipynb"))
 PRINTED = {
-    "first_loop": ["0 '", "finished: 1 steps cost $"],
+    "first_loop": ["reward/mean 0.", "finished: 1 steps cost $"],
     "read_a_run": ["read/adder finished", "step 0: 0.167 ± 0.112", "step 2: 0.500 ± 0.151"],
     "rewards_and_judges": [
         "1.0 {'right': 1.0, 'form': 0.0}",
