@@ -6,20 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from art_core.queue.queue import AttemptQueue
-
-
-@attrs.define
-class Clock:
-    """Seconds that pass only when a test has them pass."""
-
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from queued import Clock
 
 
 @pytest.fixture

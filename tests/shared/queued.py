@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import attrs
+
 import art_core as art
 from art_core.queue.queue import AttemptQueue
 from art_core.queue.values import Scenario
+
+
+@attrs.define
+class Clock:
+    """Seconds that pass only when a test has them pass."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def scenarios(n: int, epoch: int = 0) -> list[Scenario]:
