@@ -48,8 +48,8 @@ def list_examples(_: argparse.Namespace, __: Plugins) -> Iterator[Output]:
     measured = tomllib.loads((_folder() / _MINUTES).read_text(encoding="utf-8"))
     rows = []
     for name, file in sorted(_programs().items()):
-        minutes = measured["minutes"].get(name)
-        usd = None if minutes is None else minutes / 60 * measured["usd_per_hour"]
+        minutes = measured["minutes"][name]
+        usd = minutes / 60 * measured["usd_per_hour"]
         rows.append({"name": name, "summary": _summary(file), "minutes": minutes, "usd": usd})
     columns = [
         Column(key="name", heading="example", whole=True),
