@@ -126,6 +126,11 @@ class Rank:
             )
         return [float(value) for value in found.float().cpu()]
 
+    def held_bytes(self) -> int:
+        """Return the bytes of this rank's part of base and adapter, as they lie between steps."""
+        held = [p.detach().to_local() for p in self.policy.model.parameters()]  # type: ignore[operator]
+        return sum(int(part.nbytes) for part in held)
+
     def _new_trainer(self) -> ShardTrainer:
         return ShardTrainer(self.policy, self._report if self.ranks.first else ignored)
 

@@ -120,6 +120,15 @@ def test_the_ranks_compute_the_log_probs_of_the_policy(pair):
     assert torch.allclose(found_R, wanted_R, atol=1e-5)
 
 
+def test_each_rank_holds_half_of_the_weights_between_steps(pair, group, sequences):
+    trainer, alone = pair
+    trainer.step(sequences, TrainConfig())
+    held = group.request("held_bytes")
+    whole = sum(p.nbytes for p in alone.policy.model.parameters())
+    assert sum(held) == whole
+    assert max(held) == pytest.approx(whole / 2, rel=0.01)
+
+
 def test_a_gradient_that_is_not_finite_leaves_weights_and_ranks(pair, sequences):
     trainer, _ = pair
     before = weights(trainer)
