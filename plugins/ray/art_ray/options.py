@@ -71,9 +71,26 @@ class Resources:
 
 @attrs.frozen(kw_only=True)
 class TrainerResources(Resources):
-    """The trainer: `max_restarts` is how often it may be lost, -1 for any number of times."""
+    """The trainer: `max_restarts` is how often it may be lost, -1 for any number of times.
+    `num_workers` processes share its work on one node, a GPU for each if it has GPUs.
+    """
 
     max_restarts: int = attrs.field(default=3, validator=_count)
+    num_workers: int = attrs.field(default=1, validator=_count)
+
+    def __attrs_post_init__(self) -> None:
+        if self.num_workers > 1 and self.num_gpus not in (0, self.num_workers):
+            raise ConfigError(
+                f"{self.num_workers} workers need {self.num_workers} GPUs, or none for CPUs, got "
+                f"num_gpus={self.num_gpus}"
+            )
+
+    def devices(self) -> dict[str, Any]:
+        """Return the option of the local backend for several workers."""
+        if self.num_workers == 1:
+            return {}
+        names = [f"cuda:{n}" if self.num_gpus else "cpu" for n in range(self.num_workers)]
+        return {"device": None, "trainer_devices": names}
 
 
 @attrs.frozen(kw_only=True)
@@ -99,8 +116,9 @@ class RayOptions(SharedOptions):
 
     Ray's own:
 
-    - `trainer`: resources of the trainer: `num_cpus` (1), `num_gpus` (0), `resources`, and
-      `max_restarts` (3), how often it may be lost.
+    - `trainer`: resources of the trainer: `num_cpus` (1), `num_gpus` (0), `resources`,
+      `max_restarts` (3), how often it may be lost, and `num_workers` (1), processes on its node
+      that share a step's work, with a GPU each.
     - `engines`: `replicas` (1) of the engine, each with `num_cpus`, `num_gpus`, `resources` and
       `max_restarts` (-1: without a limit).
     - `rollouts`: resources of each rollout that `art_ray.remote_rollout` runs as a task, and

@@ -303,6 +303,7 @@ class RaySession:
         )
         of_trainer = {
             **local, "engine": "transformers", "engine_args": None, "engine_timeouts": None,
+            **trainer.devices(),
         }  # fmt: skip
         actor = (
             ray.remote(TrainerWorker)

@@ -61,6 +61,16 @@ def test_resources_become_bundles_of_a_placement_group():
     assert RolloutResources.of("x", {"num_cpus": 0.5}).requested()["num_cpus"] == 0.5
 
 
+def test_workers_of_the_trainer_are_devices_of_its_node():
+    assert RayOptions().parts()[0].devices() == {}
+    two = RayOptions(trainer={"num_workers": 2}).parts()[0]
+    assert two.devices() == {"device": None, "trainer_devices": ["cpu", "cpu"]}
+    gpus = RayOptions(trainer={"num_workers": 2, "num_gpus": 2}).parts()[0]
+    assert gpus.devices()["trainer_devices"] == ["cuda:0", "cuda:1"]
+    with pytest.raises(art.ConfigError, match="2 workers need 2 GPUs"):
+        RayOptions(trainer={"num_workers": 2, "num_gpus": 1})
+
+
 def test_a_conversation_stays_with_its_replica_and_new_ones_go_where_there_is_least_to_do():
     router = PrefixRouter(2)
     first, second = [1] * 3 * BLOCK, [2] * 3 * BLOCK
