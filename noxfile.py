@@ -86,10 +86,11 @@ def test(session: nox.Session) -> None:
     left_out = (*TRACKERS, *ENVIRONMENTS)
     tested = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
     # `nox -s vllm`, `judges` and `ray` run the others, also where their packages are installed.
-    marked = ("-m", "not vllm and not judges and not ray and not ranks")
+    marked = ("--durations=25", "-m", "not vllm and not judges and not ray and not ranks")
     with _beside(session, "-m", "pytest", *marked, *tested):
         # Not pytest-cov: art-core's own import would happen before it measures.
-        _run(session, "coverage", "run", "-m", "pytest", "-m", "not judges", "tests")
+        core = ("-m", "pytest", "--durations=25", "-m", "not judges", "tests")
+        _run(session, "coverage", "run", *core)
         _run(session, "coverage", "report")
 
 
