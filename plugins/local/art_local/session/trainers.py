@@ -43,6 +43,7 @@ def make_policy(base: Any, directory: Path, setup: SessionSetup) -> Policy:
         loader=setup.loader,
         # the policy that is trained is the one that is sampled from: vLLM does not merge
         merged=setup.engine.name != "vllm",
+        experts=len(setup.trainers) == 1,  # ranks train W, A and B apart
         activation_checkpointing=setup.options.activation_checkpointing,
     )
     if policy.device.type == "meta":  # only ranks have the base's weights

@@ -60,6 +60,7 @@ class Policy:
     - LoRA: the base is frozen in `dtype`, A and B are fp32, the forward pass runs on merged
       weights, or with `merged` False on W, A and B apart, for an engine that is given adapters; a
       `loader` that does not merge keeps its own, under autocast when `dtype` is bf16.
+      Stacked experts have LoRA if weights are merged and `experts` is true.
     - Whole: fp32 master weights, the forward pass under autocast when `dtype` is bf16.
 
     `serving` holds the newest weights by base parameter name, in `dtype`, for an engine to serve. A
@@ -80,6 +81,7 @@ class Policy:
         seed: int,
         loader: Loader = PLAIN,
         merged: bool = True,
+        experts: bool = True,
         activation_checkpointing: bool | str = AUTO,
     ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -110,7 +112,7 @@ class Policy:
                 alpha=alpha,
                 generator=self.generator,
                 loader=loader,
-                experts=merged and loader.merges,
+                experts=experts and merged and loader.merges,
             )
         # kernels of a loader that does not merge recompute activations only in training mode
         self.model: Any = without_noise(model, training_mode=not loader.merges)

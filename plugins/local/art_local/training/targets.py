@@ -20,7 +20,7 @@ EXPERT_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2
 """Names of experts' linear layers in older models. In a model with stacked experts peft takes
 layers of these names for experts, so others are named by their weights.
 """
-LOCAL_ENGINE = "the backend 'local' with engine='transformers'"
+LOCAL_ENGINE = "the backend 'local' with engine='transformers' and one trainer device"
 ROUTERS = frozenset({"gate", "router"})
 MAMBA_TYPES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 """Models whose kernels read the weight of `out_proj` past LoRA, so that peft refuses it."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 from distributed_helpers import largest_difference, one_process, policy, settings, weights
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 import art_core as art
 from art_core.base.errors import BackendError
@@ -19,6 +20,7 @@ from art_core.testing.backend import BackendContract
 from art_local.distributed.group import LocalGroup
 from art_local.distributed.group_trainer import GroupTrainer
 from art_local.distributed.states import whole_states
+from art_local.testing.tiny import save_tiny_model
 from waiting import alive, until
 
 pytestmark = pytest.mark.ranks
@@ -53,6 +55,38 @@ def test_four_ranks_take_the_step_of_one_process(made, tiny_directory, sequences
         for key in ("loss/train", "loss/grad_norm"):
             assert found[key] == pytest.approx(wanted[key], abs=1e-5, rel=1e-5)
     assert largest_difference(weights(trainer), weights(alone)) < 1e-5
+
+
+async def _attempt(model, reward):
+    ask = {"role": "user", "content": "go"}
+    reply = await model.openai_client().chat.completions.create(
+        model=model.get_inference_name(), messages=[ask], max_tokens=6
+    )
+    return art.Trajectory(messages_and_choices=[ask, reply.choices[0]], reward=reward)
+
+
+async def test_ranks_train_the_other_layers_of_a_mixture_of_experts(tmp_path):
+    base = save_tiny_model(tmp_path / "base")
+    config = Qwen3MoeConfig(
+        vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=24, eos_token_id=258, pad_token_id=256,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(base)
+    model = art.TrainableModel(
+        name="experts", project="ranks", base_model=str(base), base_path=tmp_path, sinks=[]
+    )
+    pair = ["cpu", "cpu"]
+    backend = art.backend("local", trainer_devices=pair, dtype="float32", progress=False)
+    async with model:
+        await model.register(backend)
+        group = await art.TrajectoryGroup(_attempt(model, reward) for reward in (0.0, 1.0))
+        metrics = (await model.train([group], learning_rate=RATE, mask_truncated=False)).metrics
+        after = await _attempt(model, 0.0)
+        await backend.close()
+    assert metrics["loss/grad_norm"] > 0
+    assert metrics["loss/engine_logprob_diff"] < 1e-4
+    assert after.messages()
 
 
 @pytest.mark.parametrize(("writing", "reading"), [(4, 2), (2, 4)])
