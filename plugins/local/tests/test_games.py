@@ -39,11 +39,12 @@ def test_2048_trains_on_a_cpu(program):
 
 
 def test_tic_tac_toe_plays_against_an_older_step_on_a_cpu(program):
-    run = program("tic_tac_toe.py", "--steps", "2", "--random-steps", "1")
-    assert run.curve("reward/mean").keys() == {1, 2}
+    run = program("tic_tac_toe.py", "--steps", "3", "--random-steps", "2")
+    assert run.curve("data/step_num_examples").keys() == {1}  # the lessons
+    assert run.curve("reward/mean").keys() == {2, 3}
     for split in ("random", "older"):
-        assert run.curve(f"{split}/reward").keys() == {0, 2}
-    (row,) = (row for row in run.rows(split="train") if row.step == 2)
+        assert run.curve(f"{split}/reward").keys() == {0, 3}
+    (row,) = (row for row in run.rows(split="train") if row.step == 3)
     assert row.metrics["data/prefix_breaks"] == 0
 
 

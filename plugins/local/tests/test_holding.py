@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 import art_core as art
-import art_local.backend
 from art_core.base.errors import EngineError
 from art_core.log.rows import read_rows
+from art_local.session import gpu_timer
 from art_local.vllm.pool import VllmPool
 from waiting import until_async
 
@@ -61,7 +61,7 @@ async def busy(backend):
 def ticks(monkeypatch):
     """The clock by which devices are charged."""
     made = SimpleNamespace(now=100.0, monotonic=lambda: made.now)
-    monkeypatch.setattr(art_local.backend, "time", made)
+    monkeypatch.setattr(gpu_timer, "time", made)
     return made
 
 
