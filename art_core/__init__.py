@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         SinkError,
     )
     from art_core.base.retry import retry
+    from art_core.checks.finding import CheckSpec, Finding
     from art_core.costs.builder import MetricsBuilder
     from art_core.costs.track import track_api_cost
     from art_core.data.dataset import DatasetBatch, iterate_dataset
@@ -115,6 +116,7 @@ _HOME = {
         "RolloutFailure",
         "SinkError",
     ),
+    "checks.finding": ("CheckSpec", "Finding"),
     "costs.builder": ("MetricsBuilder",),
     "metrics.receipt": ("GpuTime", "Receipt", "TokenRates", "TokenUsage"),
     "metrics.taxonomy": ("MetricSpec",),
@@ -172,6 +174,7 @@ __all__ = [
     "BaseModel",
     "Bill",
     "Change",
+    "CheckSpec",
     "Checkpoint",
     "Column",
     "CommandSpec",
@@ -186,6 +189,7 @@ __all__ = [
     "Environment",
     "EnvironmentSpec",
     "Evaluation",
+    "Finding",
     "GpuTime",
     "History",
     "HistoryError",

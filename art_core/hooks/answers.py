@@ -8,6 +8,23 @@ from typing import Any
 
 from art_core.base.errors import MetricError
 
+OURS = {
+    "backend": frozenset({"local", "ray", "unsloth", "tinker", "serverless"}),
+    "environment": frozenset({"mcp", "openenv", "verifiers"}),
+    "sandbox": frozenset(),
+    "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard", "otel", "langfuse"}),
+}
+SINGULAR = {
+    "art_advantages": "advantages",
+    "art_backends": "backend",
+    "art_checks": "check",
+    "art_commands": "command",
+    "art_environments": "environment",
+    "art_losses": "loss",
+    "art_sandboxes": "sandbox",
+    "art_sinks": "sink",
+}
+
 
 class Offer(list[Any]):
     """The specs that one plugin offers, with the plugin's name."""

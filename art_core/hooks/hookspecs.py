@@ -20,6 +20,7 @@ from art_core.rl.losses import PRESETS, LossSpec
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
+    from art_core.checks.finding import CheckSpec
     from art_core.hooks.commands import CommandSpec
     from art_core.hooks.environments import EnvironmentSpec
     from art_core.hooks.sandboxes import SandboxSpec
@@ -70,6 +71,12 @@ def art_losses() -> Sequence[LossSpec]:
 @hookspec
 def art_advantages() -> Sequence[AdvantageSpec]:
     """Offer advantages: functions from the trajectories of a group to an advantage of each."""
+    raise AssertionError("a hook's specification is never called")
+
+
+@hookspec
+def art_checks() -> Sequence[CheckSpec]:
+    """Offer rules of `art doctor`: functions from the curves of a run to findings."""
     raise AssertionError("a hook's specification is never called")
 
 
@@ -130,6 +137,10 @@ def _environments(specs: Iterable[Any]) -> list[Any]:
     return _checked(specs, has_target, needs="target")
 
 
+def _checks(specs: Iterable[Any]) -> list[Any]:
+    return _checked(specs, lambda spec: callable(spec.check), needs="check")
+
+
 def _is_path(text: Any) -> bool:
     return isinstance(text, str) and re.fullmatch(r"[\w.]+:[\w.]+", text) is not None
 
@@ -164,6 +175,7 @@ OFFERS: dict[str, Callable[[Any], list[Any]]] = {
     "art_losses": partial(_functions, kind=LossSpec, noun="a loss", taken=PRESETS),
     "art_advantages": partial(_functions, kind=AdvantageSpec, noun="advantages", taken=BASELINES),
     "art_metrics": list,
+    "art_checks": _checks,
     "art_sandboxes": partial(_imported, noun="sandbox"),
 }
 """Validation of hooks whose answers are lists of specs."""

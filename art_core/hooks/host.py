@@ -17,13 +17,14 @@ import pluggy
 
 from art_core.base.errors import ConfigError, PluginError, unknown
 from art_core.hooks import hookspecs
-from art_core.hooks.answers import derived, offer_of, price
+from art_core.hooks.answers import OURS, SINGULAR, derived, offer_of, price
 from art_core.hooks.hookspecs import OFFERS, check_hooks, hookimpl
 from art_core.metrics.receipt import TokenRates, TokenUsage
 from art_core.metrics.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from art_core.backends import BackendSpec
+    from art_core.checks.finding import CheckSpec
     from art_core.hooks.commands import CommandSpec
     from art_core.hooks.environments import EnvironmentSpec
     from art_core.hooks.sandboxes import SandboxSpec
@@ -33,21 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("art_core")
 GROUP = "art_core"
-OURS = {
-    "backend": frozenset({"local", "ray", "unsloth", "tinker", "serverless"}),
-    "environment": frozenset({"mcp", "openenv", "verifiers"}),
-    "sandbox": frozenset(),
-    "sink": frozenset({"wandb", "argus", "trackio", "mlflow", "tensorboard", "otel", "langfuse"}),
-}
-SINGULAR = {
-    "art_advantages": "advantages",
-    "art_backends": "backend",
-    "art_commands": "command",
-    "art_environments": "environment",
-    "art_losses": "loss",
-    "art_sandboxes": "sandbox",
-    "art_sinks": "sink",
-}
 S = TypeVar("S", "BackendSpec", "EnvironmentSpec", "SandboxSpec", "SinkSpec")
 
 
@@ -162,6 +148,13 @@ class Core:
         from art_core.hooks.sandboxes import BUILT_IN
 
         return BUILT_IN
+
+    @hookimpl
+    def art_checks(self) -> Sequence[CheckSpec]:
+        """The rules of `art doctor`."""
+        from art_core.checks.rules import RULES
+
+        return RULES
 
     @hookimpl
     def art_token_rates(
@@ -294,6 +287,10 @@ class Plugins:
     def advantages(self) -> dict[str, AdvantageSpec]:
         """Return the offered advantages, by name."""
         return self._offers("art_advantages")
+
+    def checks(self) -> dict[str, CheckSpec]:
+        """Return the offered rules of `art doctor`, by name."""
+        return self._offers("art_checks")
 
     def backend(self, name: str) -> BackendSpec:
         """Return a backend by name; ConfigError or PluginError names what to install."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from art_core.backends import BackendSpec, Checkpoint, Endpoint, TrainResult
 from art_core.base.errors import BackendError, ConfigError, PluginError, unknown
 from art_core.data.trajectory import TrajectoryGroup
-from art_core.hooks.host import OURS, installed_plugins
+from art_core.hooks.answers import OURS
+from art_core.hooks.host import installed_plugins
 
 if TYPE_CHECKING:
     from art_core.model.trainable import TrainableModel

@@ -7,5 +7,14 @@ import sys
 
 # A contract that fails shows the values of its asserts, as the author's own tests do.
 if "pytest" in sys.modules:
-    for _contract in ("advantages", "backend", "plugin", "pricing", "reward", "rollup", "sink"):
+    for _contract in (
+        "advantages",
+        "backend",
+        "checks",
+        "plugin",
+        "pricing",
+        "reward",
+        "rollup",
+        "sink",
+    ):
         sys.modules["pytest"].register_assert_rewrite(f"{__name__}.{_contract}")

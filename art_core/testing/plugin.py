@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import attrs
 
 from art_core.backends import BackendSpec
+from art_core.checks.finding import CheckSpec
 from art_core.hooks.commands import CommandSpec
 from art_core.hooks.environments import EnvironmentSpec
 from art_core.hooks.host import GROUP, Plugins
@@ -33,6 +34,7 @@ _MAX_SUMMARY = 120
 _TYPES = {
     "art_advantages": AdvantageSpec,
     "art_backends": BackendSpec,
+    "art_checks": CheckSpec,
     "art_commands": CommandSpec,
     "art_environments": EnvironmentSpec,
     "art_losses": LossSpec,
@@ -56,7 +58,7 @@ seen = {
 plugins = Plugins()
 plugins.register(module, "contract")
 for offers in (plugins.backends, plugins.sinks, plugins.commands, plugins.losses,
-               plugins.advantages, plugins.environments, plugins.taxonomy):
+               plugins.advantages, plugins.checks, plugins.environments, plugins.taxonomy):
     try:
         offers()
     except Exception:

@@ -124,6 +124,7 @@ CALLS = {
     "engines remove": [["m"]],
     "runs": [[]],
     "show": [["a"], ["empty"]],
+    "doctor": [["a"], ["empty"], ["a", "--fail"]],
     "eval": [["agent_module:rollout", "--scenarios", "list.json", "--models", "openai/m"]],
     "compare": [["a@1", "a@1"]],
     "check": [["agent_module.py:check_me", "--scenarios", "list.json", "--answer", "model"]],

@@ -42,7 +42,7 @@ class TakesAName:
 def test_plugins_are_listed_with_their_hooks(art_command):
     printed = art_command("plugins", plugins={"far": Far()}).splitlines()
     assert printed[0].split() == ["plugin", "version", "hooks", "error"]
-    hooks = "art_gpu_rate, art_sandboxes, art_sinks, art_token_rates"
+    hooks = "art_checks, art_gpu_rate, art_sandboxes, art_sinks, art_token_rates"
     assert printed[1].split() == ["core", "-", *hooks.split()]
     assert printed[2].split() == ["far", "-", "art_backends"]
 
