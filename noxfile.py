@@ -83,11 +83,12 @@ def test(session: nox.Session) -> None:
     if session.posargs:
         _run(session, "python", "-m", "pytest", *session.posargs)
         return
-    left_out = (*TRACKERS, *ENVIRONMENTS)
-    tested = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
+    left_out = (*TRACKERS, *ENVIRONMENTS, "local")
+    others = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
     # `nox -s vllm`, `judges` and `ray` run the others, also where their packages are installed.
     marked = ("--durations=25", "-m", "not vllm and not judges and not ray and not ranks")
-    with _beside(session, "-m", "pytest", *marked, *tested):
+    local = _beside(session, "local", "-m", "pytest", *marked, "plugins/local/tests")
+    with local, _beside(session, "plugins", "-m", "pytest", *marked, *others):
         # Not pytest-cov: art-core's own import would happen before it measures.
         core = ("-m", "pytest", "--durations=25", "-m", "not judges", "tests")
         _run(session, "coverage", "run", *core)
@@ -95,9 +96,9 @@ def test(session: nox.Session) -> None:
 
 
 @contextmanager
-def _beside(session: nox.Session, *command: str) -> Iterator[None]:
+def _beside(session: nox.Session, name: str, *command: str) -> Iterator[None]:
     """Run Python with arguments beside a block; then show its output, and fail if it failed."""
-    output = ROOT / ".nox" / "plugins.log"
+    output = ROOT / ".nox" / f"{name}.log"
     output.parent.mkdir(exist_ok=True)
     session.log(f"beside it, with output in {output}: {shlex.join(command)}")
     with output.open("wb") as file:
