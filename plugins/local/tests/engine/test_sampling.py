@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 import torch
@@ -106,12 +107,22 @@ async def test_stop_tokens_end_a_sequence_and_stay_in_it(engine) -> None:
 
 async def test_equal_prompts_are_computed_once(engine, monkeypatch) -> None:
     computed = []
+    begun, all_wait = threading.Event(), threading.Event()
     prefill = type(engine._worker._forward).prefill
 
     def counting(self, prompts, source, cache):
+        if not computed:
+            begun.set()
+            assert all_wait.wait(60)
         computed.append((len(prompts), len(source)))
         return prefill(self, prompts, source, cache)
 
     monkeypatch.setattr(type(engine._worker._forward), "prefill", counting)
-    await asyncio.gather(*[sample(engine, PROMPTS[0]) for _ in range(8)])
-    assert computed == [(1, 8)]
+    first = asyncio.create_task(sample(engine, PROMPTS[1]))
+    assert await asyncio.to_thread(begun.wait, 60)
+    equal = [asyncio.create_task(sample(engine, PROMPTS[0])) for _ in range(8)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    all_wait.set()
+    await asyncio.gather(first, *equal)
+    assert computed == [(1, 1), (1, 8)]
