@@ -20,7 +20,12 @@ from art_local.constraints.vocabulary import Vocabulary
 from art_local.engine.sampling import unpacked
 from art_local.vllm.install import environment_path, installed
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
+# The server of vLLM ends before its clients: what they leave open is not this module's subject.
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 MISSING = f"vLLM is not installed in {environment_path()}: art engines install vllm"
 VLLM = [pytest.mark.vllm, pytest.mark.skipif(installed() is None, reason=MISSING)]
 HI = [{"role": "user", "content": "hi"}]
