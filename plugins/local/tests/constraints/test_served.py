@@ -20,12 +20,7 @@ from art_local.constraints.vocabulary import Vocabulary
 from art_local.engine.sampling import unpacked
 from art_local.vllm.install import environment_path, installed
 
-# The server of vLLM ends before its clients: what they leave open is not this module's subject.
-pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
 MISSING = f"vLLM is not installed in {environment_path()}: art engines install vllm"
 VLLM = [pytest.mark.vllm, pytest.mark.skipif(installed() is None, reason=MISSING)]
 HI = [{"role": "user", "content": "hi"}]
@@ -68,8 +63,8 @@ async def model(request, tiny_directory, tmp_path_factory):
         await made.register(backend)
         yield made
     finally:
+        await made.close()  # its clients first: vLLM's server ends without closing their sockets
         await backend.close()
-        await made.close()
 
 
 async def ask(model, **options):
