@@ -32,7 +32,7 @@ MIN_EVALUATIONS, MAX_EVALUATIONS, MIN_STEPS, CERTAIN = 4, 8, 15, 3.5
 
 @attrs.frozen(kw_only=True)
 class Growth:
-    """A metric that grows by a factor, or falls to a part of what it was, without any reward."""
+    """A metric that grows by a factor, or falls to a part, while the reward does not rise."""
 
     rule: str
     summary: str
@@ -97,28 +97,28 @@ def _gains_nothing(before: Sequence[float], after: Sequence[float], top: float) 
 GROWTHS = (
     Growth(
         rule="entropy-collapse",
-        summary="entropy falls to a quarter within 15 steps, without any reward",
+        summary="entropy falls to a quarter in 15 steps, and the reward does not rise",
         metric="loss/entropy",
         factor=0.25,
         least=MIN_ENTROPY,
-        problem="entropy fell from {old} to {new} nats within {steps} steps, without any reward",
+        problem="entropy fell from {old} to {new} nats in {steps} steps; reward did not rise",
         change="Lower learning_rate, or give entropy_coef.",
     ),
     Growth(
         rule="length-growth",
-        summary="attempts grow 1.6 times longer within 15 steps, without any reward",
+        summary="attempts grow 1.6 times longer in 15 steps, and the reward does not rise",
         metric="data/step_actor_tokens",
         of="data/step_num_trajectories",
         factor=1.6,
-        problem="attempts grew from {old} to {new} tokens within {steps} steps, without any reward",
+        problem="attempts grew from {old} to {new} tokens in {steps} steps; reward did not rise",
         change="Let the reward count length, or lower max_tokens.",
     ),
     Growth(
         rule="costs-without-gain",
-        summary="a step costs 1.8 times as much as 15 steps before, without any reward",
+        summary="a step costs 1.8 times as much as 15 steps before; the reward does not rise",
         metric="costs/all",
         factor=1.8,
-        problem="a step costs ${new}, {steps} steps before it was ${old}, without any reward",
+        problem="a step costs ${new}, {steps} steps before it was ${old}; reward did not rise",
         change="See what is bought with `art costs RUN --per-step`.",
     ),
 )

@@ -103,7 +103,7 @@ def test_entropy_may_fall_while_the_reward_rises():
     entropy = [0.8] * 20 + [0.1] * 20
     flat = curves(40, loss__entropy=entropy, reward__mean=[0.5, 0.4] * 20)
     assert finding("entropy-collapse", flat).problem == (
-        "entropy fell from 0.8 to 0.1 nats within 15 steps, without any reward"
+        "entropy fell from 0.8 to 0.1 nats in 15 steps; reward did not rise"
     )
     rising = curves(40, loss__entropy=entropy, reward__mean=[n / 80 for n in range(40)])
     assert nothing("entropy-collapse", rising)
