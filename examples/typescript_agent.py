@@ -45,7 +45,7 @@ async def play(gateway: Any, towns: Sequence[str], agent: str) -> list[art.Traje
     except FileNotFoundError as error:
         raise art.ConfigError(
             f"the agent can't be started: {error.filename} is missing",
-            "npm install --prefix examples/gateway",
+            shlex.join(["npm", "install", "--prefix", str(FOLDER)]),
         ) from error
     if status := await process.wait():
         raise art.InfrastructureError(f"the agent ended with the status {status}: {agent}")

@@ -17,15 +17,16 @@ from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
 
 _HELP = """\
-Tasks that train a small model on a CPU, one Python file each. The minutes are those of a measured
-run on two cores, the cost is that of this time at $0.10 an hour. A copy never replaces a file.
+Tasks that train a small model on a CPU, one Python file each; an agent in another language is
+copied with its program. The minutes are those of a measured run on two cores, the cost is that of
+this time at $0.10 an hour. A copy never replaces a file.
 
 examples:
   art examples list
   art examples copy temporal_clue
   art examples copy codenames games
 """
-_MINUTES = "minutes.toml"
+_FACTS = "examples.toml"
 _SUFFIX = ".py"
 
 
@@ -45,8 +46,7 @@ def add(commands: Any) -> None:
 
 def list_examples(_: argparse.Namespace, __: Plugins) -> Iterator[Output]:
     """Yield the table of the examples."""
-    measured = tomllib.loads((_folder() / _MINUTES).read_text(encoding="utf-8"))
-    rows = []
+    measured, rows = _facts(), []
     for name, file in sorted(_programs().items()):
         minutes = measured["minutes"][name]
         usd = minutes / 60 * measured["usd_per_hour"]
@@ -66,14 +66,20 @@ def copy_example(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     programs = _programs()
     if name not in programs:
         raise ConfigError(unknown("example", name, programs))
-    target = arguments.directory / f"{name}{_SUFFIX}"
-    if target.exists() or target.is_symlink():
-        raise ConfigError(f"{target} is already there", "Choose another directory.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("x", encoding="utf-8") as file:
-        file.write(programs[name].read_text(encoding="utf-8"))
-    after = f"python {shlex.quote(str(target))}"
-    yield Record({"file": target, "next": after}, [str(target), "", f"next: {after}"])
+    program = arguments.directory / f"{name}{_SUFFIX}"
+    beside = _facts()["files"].get(name, ())
+    targets = {program: programs[name]}
+    targets |= {arguments.directory / path: _folder().joinpath(path) for path in beside}
+    for target in targets:
+        if target.exists() or target.is_symlink():
+            raise ConfigError(f"{target} is already there", "Choose another directory.")
+    for target, source in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    after = f"python {shlex.quote(str(program))}"
+    written = [*map(str, targets), "", f"next: {after}"]
+    yield Record({"file": program, "files": list(targets), "next": after}, written)
 
 
 def example_names(**_: Any) -> list[str]:
@@ -84,6 +90,11 @@ def example_names(**_: Any) -> list[str]:
 def _folder() -> Traversable:
     """Return the folder of the examples: in a checkout, templates/examples links to it."""
     return files("art_core.cli") / "templates" / "examples"
+
+
+def _facts() -> dict[str, Any]:
+    """Return the minutes of the examples, and the files that belong to them."""
+    return tomllib.loads((_folder() / _FACTS).read_text(encoding="utf-8"))
 
 
 def _programs() -> dict[str, Traversable]:

@@ -17,7 +17,7 @@ def test_each_example_has_a_line_its_minutes_and_its_dollars(art_command):
     assert [row["name"] for row in listed] == NAMES
     assert all(20 < len(row["summary"]) <= 100 for row in listed)
     rows = {row["name"]: row for row in listed}
-    measured = tomllib.loads((EXAMPLES / "minutes.toml").read_text())
+    measured = tomllib.loads((EXAMPLES / "examples.toml").read_text())
     assert measured["minutes"].keys() == rows.keys()
     assert measured["usd_per_hour"] == 0.1
     for name, minutes in measured["minutes"].items():
@@ -32,8 +32,23 @@ def test_each_example_has_a_line_its_minutes_and_its_dollars(art_command):
 def test_a_copy_is_the_example(art_command, tmp_path, name):
     printed = art_command("examples", "copy", name, str(tmp_path / "new" / "place"))
     copy = tmp_path / "new" / "place" / f"{name}.py"
-    assert printed.splitlines() == [str(copy), "", f"next: python {copy}"]
+    first, *_, empty, after = printed.splitlines()
+    assert (first, empty, after) == (str(copy), "", f"next: python {copy}")
     assert copy.read_bytes() == (EXAMPLES / f"{name}.py").read_bytes()
+
+
+def test_a_copy_has_what_its_program_starts(art_command, art_error, tmp_path):
+    written = json.loads(
+        art_command("examples", "copy", "typescript_agent", str(tmp_path / "a"), "--json")
+    )["files"]
+    names = ["typescript_agent.py", "gateway/package.json", "gateway/weather.mts"]
+    assert written == [str(tmp_path / "a" / name) for name in names]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (EXAMPLES / name).read_bytes()
+    (tmp_path / "b" / "gateway").mkdir(parents=True)
+    (tmp_path / "b" / "gateway" / "weather.mts").write_text("mine")
+    assert "already there" in art_error("examples", "copy", "typescript_agent", str(tmp_path / "b"))
+    assert not (tmp_path / "b" / "typescript_agent.py").exists()
 
 
 def test_a_copy_goes_to_the_current_directory_and_replaces_nothing(
