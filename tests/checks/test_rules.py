@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,10 @@ from art_core.checks.curves import (
 )
 from art_core.checks.examine import examine
 from art_core.checks.rules import RULES
+from art_core.cli.main import parser
 from art_core.log.reader import LoggedRun
+from art_core.pipelines.config import PipelineConfig
+from art_core.rl.config import TrainConfig
 from art_core.testing.sick_runs import PROBLEMS, healthy_run, sick_run
 
 BY_NAME = {rule.name: rule for rule in RULES}
@@ -56,6 +61,17 @@ def test_a_planted_problem_is_found_within_25_steps_and_not_before(problem, seed
 def test_a_run_that_learns_until_its_end_has_no_finding(seed):
     examination = examine(healthy_run(seed).curves(), RULES)
     assert (examination.findings, examination.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_what_a_finding_recommends_exists(problem):
+    run = sick_run(problem, 1)
+    change = finding(problem, run.curves(run.onset + 25)).change
+    for command in re.findall("`art ([^`]+)`", change):
+        words = command.split() if " " in command else [command, "a:b"]
+        assert parser().parse_args(words).run
+    known = {*attrs.fields_dict(TrainConfig), *attrs.fields_dict(PipelineConfig), "max_tokens"}
+    assert set(re.findall(r"[a-z]+_[a-z_]+", change)) <= known
 
 
 def test_a_level_counts_from_its_first_step_to_its_last():
