@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAX_CORE_LINES, MAX_CORE_FILES = 17_107, 97
+MAX_CORE_LINES, MAX_CORE_FILES = 17_112, 97
 MAX_MODULE_LINES = 400
 MAX_GROUP_FILES, MAX_COST_FILES, MAX_REGISTER_FILES, MAX_WALK_FILES = 10, 9, 13, 10
 

@@ -91,7 +91,7 @@ def training_batch(
             conversations = _conversations_of(trajectory, credit, counts)
             if teaches:
                 sequences += _sequences_of(conversations, credit, config, counts)
-    _warn_of_missing(groups, sequences, counts)
+    _warn_of_missing(groups, sequences, counts, config)
     if not images and any(sequence.images for sequence in sequences):
         raise no_images()
     if not grammars and any(sequence.grammars for sequence in sequences):
@@ -215,7 +215,10 @@ REMEDY = (
 
 
 def _warn_of_missing(
-    groups: Sequence[TrajectoryGroup], sequences: Sequence[TokenSequence], counts: Counter[str]
+    groups: Sequence[TrajectoryGroup],
+    sequences: Sequence[TokenSequence],
+    counts: Counter[str],
+    config: TrainConfig,
 ) -> None:
     missing, flat = counts["without_tokens"], counts["flat_groups"]
     if missing and flat < len(groups) and missing == counts["choices"]:
@@ -240,11 +243,13 @@ def _warn_of_missing(
             counts["biased"],
         )
     if not sequences:
-        reasons = "; ".join(_reasons(groups, counts)) or "no groups were given"
+        reasons = "; ".join(_reasons(groups, counts, config)) or "no groups were given"
         log.warning("nothing to train on: %s. The step advances, the weights stay.", reasons)
 
 
-def _reasons(groups: Sequence[TrajectoryGroup], counts: Counter[str]) -> Iterator[str]:
+def _reasons(
+    groups: Sequence[TrajectoryGroup], counts: Counter[str], config: TrainConfig
+) -> Iterator[str]:
     """Yield the reasons why nothing is left to train on. Counts are over all submitted groups."""
     failed, flat = sum(len(group.failures) for group in groups), counts["flat_groups"]
     attempts, cut = failed + sum(map(len, groups)), num_cut_off(groups)
@@ -252,7 +257,7 @@ def _reasons(groups: Sequence[TrajectoryGroup], counts: Counter[str]) -> Iterato
         yield f"the conversations hold messages, and no choice of the model ({REMEDY[:-1]})"
     if failed:
         yield f"{failed} of {attempts} attempts failed"
-    if cut:
+    if cut and config.mask_truncated:
         yield (
             f"{cut} of {attempts} attempts were cut off at max_tokens (raise max_tokens; "
             "train(..., mask_truncated=False) trains them all the same)"

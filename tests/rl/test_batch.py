@@ -102,6 +102,13 @@ def test_a_step_of_which_all_was_cut_off_is_said(caplog):
     assert "without spread" not in caplog.text
 
 
+def test_truncation_is_no_reason_where_cut_off_attempts_are_trained(caplog):
+    group = [attempt(1.0, choice([1], [2], "length"))] * 2
+    assert batch(group, mask_truncated=False).empty
+    assert "nothing to train on: 1 of 1 groups are without spread" in caplog.text
+    assert "cut off" not in caplog.text
+
+
 def test_the_reasons_count_everything_that_was_submitted(caplog):
     """Also attempts of groups whose rewards are all equal, and attempts that failed."""
     flat = [attempt(0.0, choice([1], [2], "length"), FOREIGN | {"finish_reason": "length"})] * 3
