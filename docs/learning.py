@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from art_core.evaluation.statistics import t_quantile
+from art_core.forecast.interval import t_quantile
 from art_core.log.reader import LoggedRun, find_run
 from art_core.log.rundir import runs_path
 

@@ -24,6 +24,7 @@ AROUND = {
     "endpoint",
     "environments",
     "evaluation",
+    "forecast",
     "gateway",
     "pipelines",
     "queue",

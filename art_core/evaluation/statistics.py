@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 
 import attrs
 
 from art_core.base.errors import ConfigError
+from art_core.forecast.interval import t_quantile
 
 LEVEL = 0.95
 MIN_PAIRS = 20
@@ -121,28 +121,6 @@ def difference(pairs: Sequence[float], planned: int, level: float = LEVEL) -> Di
     bound = math.sqrt(2 * spread / (count**2 * rho) * math.log(math.sqrt(spread) / alpha))
     reach = deviation * bound
     return Difference(mean=mean, low=mean - reach, high=mean + reach, pairs=count)
-
-
-def t_quantile(p: float, degrees: int) -> float:
-    """Return the quantile of Student's t distribution, to 0.3 % from 3 degrees of freedom on.
-
-    One and two degrees have closed forms; for more it is the Cornish-Fisher expansion of
-    Abramowitz and Stegun, 26.7.5.
-    """
-    if degrees == 1:
-        return math.tan(math.pi * (p - 0.5))
-    if degrees == 2:
-        centred = 2 * p - 1
-        return centred * math.sqrt(2 / (1 - centred**2))
-    z = NormalDist().inv_cdf(p)
-    powers = {n: z**n for n in (3, 5, 7, 9)}
-    terms = (
-        (powers[3] + z) / 4,
-        (5 * powers[5] + 16 * powers[3] + 3 * z) / 96,
-        (3 * powers[7] + 19 * powers[5] + 17 * powers[3] - 15 * z) / 384,
-        (79 * powers[9] + 776 * powers[7] + 1482 * powers[5] - 1920 * powers[3] - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / degrees**n for n, term in enumerate(terms, 1))
 
 
 def check_level(level: float) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from art_core.evaluation.statistics import LEVEL, clustered, t_quantile
+from art_core.evaluation.statistics import LEVEL, clustered
+from art_core.forecast.interval import t_quantile
 from art_core.log.reader import LoggedRun
 
 _REWARD = "/reward"

@@ -11,8 +11,8 @@ from art_core.evaluation.statistics import (
     clustered,
     difference,
     pass_at_k,
-    t_quantile,
 )
+from art_core.forecast.interval import t_quantile
 
 
 def test_a_clustered_mean_by_hand():
