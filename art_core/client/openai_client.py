@@ -27,7 +27,7 @@ from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.listener import pass_by_proxies
 from art_core.endpoint.open_files import connections, raise_open_files
 from art_core.metrics.receipt import TokenUsage
-from art_core.prices.tables import provider_at
+from art_core.prices.book import provider_at
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

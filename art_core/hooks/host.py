@@ -161,7 +161,8 @@ class Core:
         self, provider: str, model: str, usage: TokenUsage | None
     ) -> TokenRates | None:
         """The default price books: of hosted training, and of API models."""
-        from art_core.prices.tables import book_rates, training_rates
+        from art_core.prices.book import book_rates
+        from art_core.prices.tables import training_rates
 
         return training_rates(provider, model) or book_rates(provider, model, usage)
 

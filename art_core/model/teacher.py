@@ -25,7 +25,7 @@ from art_core.data.trajectory import (
     tokens_of,
 )
 from art_core.model.model import Model
-from art_core.prices.tables import provider_at
+from art_core.prices.book import provider_at
 
 if TYPE_CHECKING:
     from art_core.model.trainable import TrainableModel

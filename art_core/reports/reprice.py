@@ -63,21 +63,35 @@ class Prices:
         used = {self.named(receipt) for receipt in bought}
         return sorted(name for name in (*self.models, *self.devices) if name and name not in used)
 
-    def _device(self, receipt: Receipt) -> float | None:
+    def hourly(self, receipt: Receipt) -> float | None:
+        """Return US dollars an hour of a receipt's device; None for what was given to the run."""
         rate = self.devices.get(self.named(receipt) or "")
-        if rate is None and receipt.rates.get("source") not in _GIVEN:
+        if rate is None and not was_given(receipt):
             rate = self.book.plugins.gpu_rate(receipt.item)
+        return rate
+
+    def rates(self, receipt: Receipt) -> TokenRates | None:
+        """Return the rates of a receipt's tokens; None for what was given to the run."""
+        name = self.named(receipt)
+        rates = self.models[name] if name is not None else None
+        if rates is None and not was_given(receipt):
+            rates = self.book.rates(receipt.provider, receipt.item, _one_call(receipt).usage)
+        return rates
+
+    def _device(self, receipt: Receipt) -> float | None:
+        rate = self.hourly(receipt)
         return None if rate is None else receipt.device_seconds / 3600.0 * rate
 
     def _tokens(self, receipt: Receipt) -> float | None:
-        name = self.named(receipt)
-        rates = self.models[name] if name is not None else None
-        if rates is None and receipt.rates.get("source") not in _GIVEN:
-            rates = self.book.rates(receipt.provider, receipt.item, _one_call(receipt).usage)
-        usage = receipt.usage
+        rates, usage = self.rates(receipt), receipt.usage
         if rates is None or not usage.total_tokens or not rates.cover(usage):
             return None
         return price(usage, rates)
+
+
+def was_given(receipt: Receipt) -> bool:
+    """Return whether the run's own code gave the price."""
+    return receipt.rates.get("source") in _GIVEN
 
 
 def _short(device: str) -> str:

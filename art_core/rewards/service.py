@@ -14,7 +14,7 @@ import attrs
 
 from art_core.base.errors import ConfigError
 from art_core.client.openai_client import openai_package
-from art_core.prices.tables import provider_at
+from art_core.prices.book import provider_at
 
 _OPENAI = "https://api.openai.com/v1"
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 8.0

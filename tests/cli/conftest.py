@@ -71,6 +71,17 @@ def art_error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
+@pytest.fixture
+def art_status(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `art ...`; return its exit status, what it printed, and its errors."""
+
+    def run(*arguments: str, plugins: Mapping[str, object] | None = None) -> tuple[int, str, str]:
+        status = main(arguments, host(plugins or {}))
+        return status, *capsys.readouterr()
+
+    return run
+
+
 def host(plugins: Mapping[str, object]) -> art.Plugins:
     from art_core.hooks.host import Core
 

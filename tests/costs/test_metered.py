@@ -13,7 +13,7 @@ import pytest
 import art_core as art
 from art_core.client.openai_client import SOURCE
 from art_core.costs.track import CallsInside, MeteredCall
-from art_core.prices.tables import provider_at
+from art_core.prices.book import provider_at
 from art_core.testing.echo import EchoBackend
 
 pytestmark = pytest.mark.usefixtures("no_open_models")
@@ -349,5 +349,5 @@ def test_providers_are_known_by_the_address_of_their_api(monkeypatch):
 
 
 def test_without_the_price_book_no_provider_is_known(monkeypatch):
-    monkeypatch.setattr("art_core.prices.tables._library", lambda: None)
+    monkeypatch.setattr("art_core.prices.book._library", lambda: None)
     assert provider_at("https://api.mistral.ai/v1") is None

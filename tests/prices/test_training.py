@@ -10,9 +10,10 @@ from art_core.base.errors import ConfigError
 from art_core.hooks.host import Core
 from art_core.metrics.receipt import price, receipt_of
 from art_core.prices.tables import (
-    fetch_list,
+    fetch_json,
     is_old,
     listed_models,
+    models_of,
     save_list,
     training_rates,
     update_path,
@@ -46,6 +47,10 @@ def own_cache(tmp_path, monkeypatch):
     listed_models.cache_clear()
     yield tmp_path / "cache" / "training_prices.json"
     listed_models.cache_clear()
+
+
+def fetch_list(source, provider, today):
+    return models_of(fetch_json(source), source, provider, today)
 
 
 def priced(name):
