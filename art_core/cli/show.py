@@ -16,6 +16,7 @@ from art_core.log.reader import find_run
 from art_core.log.rows import attempt_of
 from art_core.log.rundir import runs_path
 from art_core.log.timeline import Timeline
+from art_core.metrics.signal import LEARNED, WASTES
 from art_core.metrics.taxonomy import builtin_taxonomy
 
 _HELP = """\
@@ -82,6 +83,7 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
     )
     yield Record({"parents": (parents := run.parents())}, map(_ancestry, parents))
     yield _extent(reading)
+    yield from signal_line(reading)
     if reading.last is not None:
         yield ""
     yield curve_table(reading)
@@ -104,6 +106,26 @@ def _extent(reading: Timeline) -> Record:
     step = reading.furthest_step
     text = f"step {step}, {counted(reading.rows, 'row')}, attempt {attempts}"
     return Record({"step": step, "rows": reading.rows, "attempts": attempts}, [text])
+
+
+def signal_line(reading: Timeline) -> Iterator[Record]:
+    """Yield which share of a run's dollars taught, and the largest waste."""
+    parts = {
+        key.removeprefix("signal/cum/"): usd
+        for key, usd in reading.totals.items()
+        if key.startswith("signal/cum/")
+    }
+    whole = sum(parts.values())
+    if not whole:
+        return
+    share = parts.get(LEARNED, 0.0) / whole
+    wasted = {part: usd for part in WASTES if (usd := parts.get(part, 0.0))}
+    worst = max(wasted, key=lambda part: wasted[part], default=None)
+    text = f"{share:.0%} of ${whole:,.2f} taught".replace("%", " %")
+    if worst is not None:
+        name = worst.removeprefix("wasted/").replace("_", " ")
+        text += f"; the largest waste: {name}, ${wasted[worst]:,.2f}"
+    yield Record({"signal": parts, "taught": share, "largest_waste": worst}, [text])
 
 
 def curve_table(reading: Timeline) -> Table:

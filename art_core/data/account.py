@@ -49,12 +49,14 @@ handed_over: deque[tuple[Any, list[PaidCall]]] = deque()
 class Account:
     """Paid calls of one group, or of one gathering. After `settle` they go to its owner at once.
 
-    `above` is the account that gets the calls when this one is deleted.
+    `above` is the account that gets the calls when this one is deleted. `usd` are the dollars of
+    those that `settle` booked.
     """
 
     above: Account | None = None
     gathering: bool = False
     owner: Any = None
+    usd: float = 0.0
     calls: deque[PaidCall] = attrs.field(factory=deque, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -79,7 +81,9 @@ class Account:
         """
         with _lock:
             self.owner = self.owner or owner
-        book_all(self.owner, self.take())
+        calls = self.take()
+        self.usd += sum(call.quote() or 0.0 for call in calls)
+        book_all(self.owner, calls)
         if self.above is not None and self.above.gathering:
             self.above.settle(owner)
 

@@ -23,7 +23,7 @@ from art_core.model.model import Model, ready_groups
 from art_core.model.sft import Data, train_sft
 from art_core.model.sft_plan import SFTPlans
 from art_core.model.teacher import Teacher
-from art_core.rl.config import TrainConfig
+from art_core.rl.config import TrainConfig, used_config
 from art_core.rl.schedules import RateOrSchedule, options_at
 from art_core.rl.sft import DEFAULT_LEARNING_RATE
 from art_core.rl.stored_options import stored_options
@@ -213,12 +213,12 @@ class TrainableModel(Model):
         Options are those of `TrainConfig`; `learning_rate` may also be a `Schedule` or a function,
         which is given the number of steps before this one. A `teacher` scores the sampled tokens
         first (see `Teacher`): with it the loss is "distill", or the `loss_fn` of the options, whose
-        `distill_coef` is then 1 by default. The groups are checked and stored before
-        the step begins, so a failing step loses no data; a second try with the same groups does not
-        store them again. If a cancelled step ends first, they move to the next step's file. Groups
-        that were stored for the step earlier and not trained move to the file of the same name in
+        `distill_coef` is then 1 by default. The groups are checked and stored before the step
+        begins, so a failing step loses no data; a second try with the same groups does not store
+        them again. If a cancelled step ends first, they move to the next step's file. Groups that
+        were stored for the step earlier and not trained move to the file of the same name in
         `earlier/`. The row keeps the `cursor` of the batch, if the groups are of the run's queue.
-        Raises MetricError for a metric of a trajectory or group that no row can hold.
+        Raises MetricError for a metric of a trajectory or group that no row holds.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
@@ -236,8 +236,10 @@ class TrainableModel(Model):
         SFTPlans(run.info.run_dir).leave(expected - 1)
         # A newer object may have the run now; the step is trained, so its row is written.
         run.current().record(
-            "train", result.step, groups=groups, metrics=result.metrics, trained=True, cursor=cursor
-        )
+            "train", result.step, groups=groups, metrics=result.metrics, trained=True,
+            config=used_config(options, self.plugins.losses(), self.plugins.advantages()),
+            cursor=cursor,
+        )  # fmt: skip
         # The row is written: raising now would make the caller train the step again.
         try:
             kept = stored_options(options, self.plugins.losses(), self.plugins.advantages())

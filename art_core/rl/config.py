@@ -347,3 +347,18 @@ class TrainConfig:
     def _given(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in LOSS_OPTIONS}
         return {n: value for n, value in values.items() if value is not None and value is not False}
+
+
+def used_config(
+    options: Mapping[str, Any],
+    losses: Mapping[str, LossSpec],
+    advantages: Mapping[str, AdvantageSpec],
+) -> TrainConfig | None:
+    """Return the config of a step that a backend has trained, without options of its own; None if
+    it takes other values than `TrainConfig` does.
+    """
+    own = attrs.fields_dict(TrainConfig).keys()
+    try:
+        return TrainConfig.of(losses, advantages, **{n: v for n, v in options.items() if n in own})
+    except ConfigError:
+        return None

@@ -27,6 +27,7 @@ from art_core.log.rows import last_trained_step, logged_state, scenario_ids_of
 from art_core.log.rundir import describe_model, history_file, write_status
 from art_core.log.summary import SummaryWriter
 from art_core.metrics.rollup import UNIQUE_SCENARIOS, Draft, RunningTotals, totals_of
+from art_core.metrics.signal import with_signal
 from art_core.metrics.summarize import (
     NO_GROUPS,
     Dedup,
@@ -37,6 +38,7 @@ from art_core.metrics.summarize import (
     summarize,
 )
 from art_core.metrics.taxonomy import Taxonomy
+from art_core.rl.config import TrainConfig
 from art_core.run import exits
 from art_core.sinks.delivery import Delivery, DeliveryReport, Follower
 from art_core.sinks.protocol import RunInfo, SinkSpec
@@ -79,6 +81,7 @@ class Run:
     _earlier_clock: float
     _started: float = attrs.field(factory=time.monotonic)
     _last_train_row: float = attrs.field(factory=time.monotonic)
+    _eval_seconds: float = 0.0
     _lock: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
     _closed: bool = False
     owner: str = "another object"
@@ -211,10 +214,12 @@ class Run:
         groups: Sequence[TrajectoryGroup] = (),
         metrics: Mapping[str, Any] | None = None,
         trained: bool = False,
+        config: TrainConfig | None = None,
         cursor: int | None = None,
     ) -> MetricsRow:
         """Append a row: given metrics, what waits, and averages and counts of the groups. The step
-        trained the groups if `trained`, and the run's queue up to a `cursor`.
+        trained the groups if `trained`, with the options in `config`, and the run's queue up to a
+        `cursor`.
 
         A row is all or nothing: if it can't be written, what waited is put back. Raises ConfigError
         for a step that is not a count, MetricError for a bad key or value, HistoryError when the
@@ -222,9 +227,11 @@ class Run:
         """
         step = checked_step(step)
         with self._lock, self.ledger.taking(split, self.history) as drained:
-            of_row = self.dedup.of_row(split, groups, trained=trained) if groups else NO_GROUPS
+            counts = groups or trained
+            of_row = self.dedup.of_row(split, groups, trained=trained) if counts else NO_GROUPS
             ids = self._new_ids(split, drained, of_row)
             draft = self._draft(split, drained, of_row, metrics or {}, ids)
+            draft = with_signal(draft, split, of_row, config, self._eval_seconds)
             row = self._row(split, step, draft, drained, cursor)
             try:
                 self.history.append(row)
@@ -303,7 +310,9 @@ class Run:
         if self.totals.commit(draft):
             self.ledger.add_logged_costs(draft.plan.totals)
         if split == "train":
-            self._last_train_row = time.monotonic()
+            self._last_train_row, self._eval_seconds = time.monotonic(), 0.0
+        else:
+            self._eval_seconds += draft.leaves.get("time/step_eval_s", 0.0)
         if groups.all or draft.ids:
             self.dedup.commit(split, groups, draft.ids)
 

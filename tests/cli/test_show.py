@@ -38,6 +38,17 @@ def test_curves_are_sparklines_with_their_ends(shelf, art_command):
     assert ["actor", "tok/s", "▁█", "50", "100", "50", "100"] in lines
 
 
+def test_one_line_has_the_share_of_dollars_that_taught_and_the_largest_waste(shelf, art_command):
+    shelf.run("b", {"signal/cum/learned": 1.0, "signal/cum/wasted/no_spread": 2.0,
+                    "signal/cum/wasted/stale": 0.25, "signal/cum/evaluation": 0.75})  # fmt: skip
+    line = "25 % of $4.00 taught; the largest waste: no spread, $2.00"
+    assert art_command("show", "b").splitlines()[2] == line
+    shelf.run("c", {"signal/cum/learned": 1.0})
+    assert art_command("show", "c").splitlines()[2] == "100 % of $1.00 taught"
+    shelf.run("d", {"signal/cum/learned": 0.0})
+    assert "taught" not in art_command("show", "d")
+
+
 def test_a_run_that_failed_says_why_where_it_is_known(shelf, art_command):
     directory = shelf.run("a", *ROWS, status="failed")
     assert art_command("show", "a").splitlines()[1].startswith("step 2, ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import shutil
 from decimal import Decimal
 
@@ -100,6 +101,16 @@ async def test_a_step_changes_the_served_weights_and_writes_a_checkpoint(registe
         "optimizer.safetensors", "rng.safetensors",
     }  # fmt: skip
     assert [c.step for c in await backend.checkpoints(model)] == [1]
+
+
+async def test_the_dollars_of_a_step_are_divided_by_what_became_of_its_attempts(registered):
+    model, _ = await registered(gpu_cost_per_hour_usd=3600.0)
+    await model.train(await some_groups(model), **LEARN)
+    (row,) = art.LoggedRun(model.run_dir).rows()
+    parts = {key: usd for key, usd in row.metrics.items() if key.startswith("signal/")}
+    of_row = [usd for key, usd in parts.items() if "/cum/" not in key]
+    assert math.fsum(of_row) == row.metrics["costs/all"] > 0
+    assert parts["signal/learned"] == parts["signal/cum/learned"] > 0
 
 
 async def test_trainer_and_engine_agree_on_log_probs(registered):
