@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.rl.config import Check, count, optional, positive, whole
+from art_core.rl.config import Check, count, optional, positive, step, whole
 
 FILE = "art.toml"
 VERSION = 1
@@ -32,7 +32,7 @@ KEYS: Mapping[str, Mapping[str, tuple[Check, Any]]] = {
         "steps": (count, 12),
         "scenarios_per_step": (optional(count), None),
         "attempts": (count, 8),
-        "max_concurrent": (count, 64),
+        "max_concurrent": (step, 64),
         "timeout_s": (optional(positive), None),
         "seed": (whole, 0),
     },

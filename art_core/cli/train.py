@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from art_core.cli.sparkline import sparkline
 from art_core.data.dataset import places
 from art_core.data.gather import AfterEach, gather_trajectory_groups
 from art_core.data.trajectory import TrajectoryGroup
+from art_core.endpoint.listener import LOOPBACK
 from art_core.evaluation.attempts import Rollout, scenario_id
 from art_core.evaluation.evaluate import evaluate
+from art_core.gateway.gateway import GatewayOptions
 from art_core.hooks.commands import Output, Record
 from art_core.hooks.host import Plugins
 from art_core.log.reader import LoggedRun, find_run
@@ -45,6 +49,7 @@ examples:
   art train demo
   art train demo --steps 30
   art train demo --pipeline
+  art train demo --pipeline --gateway 8400 --set run.max_concurrent=0
   art train demo --backend tinker --set model.base=Qwen/Qwen3-4B-Instruct-2507
   art train demo --set train.learning_rate=1e-4 --set run.name=demo-002
 """
@@ -60,6 +65,11 @@ def add(commands: Any) -> None:
     completed(option("--backend", metavar="NAME", help="as `art backends` lists"), backend_names)
     option("--steps", type=int, metavar="N", help="the step to train up to")
     option("--pipeline", action="store_true", help="make the next attempts while a step is trained")
+    option(
+        "--gateway", metavar="[HOST:]PORT",
+        help="with --pipeline: `art worker` makes attempts, too, over a server at this address",
+    )  # fmt: skip
+    option("--allow-remote", action="store_true", help="other machines may reach the gateway")
     option("--no-board", action="store_true", help="serve no page of the run beside the training")
     option("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
     add_directory(parser)
@@ -74,7 +84,9 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
     if arguments.backend is not None:
         changes.append(f'backend.name="{arguments.backend}"')
     project = read_project(arguments.project, changes)
-    work = _Work.of(project)
+    work, gateway = _Work.of(project), _gateway_of(arguments)
+    if gateway is None and not project["run"]["max_concurrent"]:
+        raise ConfigError("run.max_concurrent is 0", "Give --pipeline --gateway PORT, too.")
     backend = make_backend(project["backend"]["name"], **project.backend_options())
     _check_options(project["train"], backend)
     model = TrainableModel(
@@ -89,8 +101,10 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
         if shown and (address := beside.enter_context(page_beside(arguments.dir))):
             place = f" {shlex.quote(str(arguments.dir))}" if arguments.dir else ""
             yield f"the run as a page: {address}, and afterwards: art board{place}"
+        if gateway is not None:
+            yield _for_workers(gateway, project)
         began = time.monotonic()
-        way = _piped if arguments.pipeline else _steps
+        way = partial(_piped, gateway=gateway) if arguments.pipeline else _steps
         asyncio.run(_trained(model, backend, project, work, way))
         seconds = time.monotonic() - began
     yield _result(find_run(model.run_dir, runs_path(arguments.dir)), arguments.project, seconds)
@@ -132,6 +146,33 @@ class _Work:
         return [self.scenarios[index] for _, index in taken]
 
 
+def _gateway_of(arguments: argparse.Namespace) -> GatewayOptions | None:
+    """Return the options of the gateway that is asked for."""
+    if arguments.gateway is None:
+        return None
+    host, _, port = arguments.gateway.rpartition(":")
+    if not arguments.pipeline or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise ConfigError(
+            f"--gateway {arguments.gateway} needs --pipeline and a port",
+            "Such as: art train demo --pipeline --gateway 8400",
+        )
+    return {
+        "host": host or LOOPBACK[0],
+        "port": int(port),
+        "api_key": os.environ.get("ART_GATEWAY_KEY") or secrets.token_urlsafe(32),
+        "allow_remote": arguments.allow_remote,
+    }
+
+
+def _for_workers(gateway: GatewayOptions, project: Project) -> Record:
+    """Return how workers begin, in the project's directory; the key only if it is a random one."""
+    url, rollout = f"http://{gateway['host']}:{gateway['port']}", project["run"]["rollout"]
+    given = bool(os.environ.get("ART_GATEWAY_KEY"))
+    facts = {"url": url, "key": None if given else gateway["api_key"]}
+    lines = [] if given else [f"export ART_GATEWAY_KEY={gateway['api_key']}"]
+    return Record(facts, [*lines, f"art worker {rollout} --server {url}"])
+
+
 Way = Callable[[TrainableModel, Project, _Work], Awaitable[None]]
 
 
@@ -168,7 +209,9 @@ async def _steps(model: TrainableModel, project: Project, work: _Work) -> None:
             await _evaluated(model, project, work, step + 1)
 
 
-async def _piped(model: TrainableModel, project: Project, work: _Work) -> None:
+async def _piped(
+    model: TrainableModel, project: Project, work: _Work, gateway: GatewayOptions | None
+) -> None:
     """Train with rollouts, training and evaluation at the same time."""
     run, of_eval = project["run"], project["eval"]
     size = run["scenarios_per_step"] or len(work.scenarios)
@@ -178,6 +221,7 @@ async def _piped(model: TrainableModel, project: Project, work: _Work) -> None:
         work.rollout,
         eval_scenarios=work.held_out,
         after_each=work.judge,
+        gateway=gateway,
         steps=run["steps"],
         attempts=run["attempts"],
         min_batch_size=size,

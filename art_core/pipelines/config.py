@@ -37,7 +37,8 @@ class PipelineConfig:
     - `max_steps_off_policy`: by how many steps the weights behind a group's oldest attempt may be
       older than those that are trained. A group that is older is stale. Rollouts stop while enough
       groups are ahead to reach this age. 0 alternates rollouts and training.
-    - `max_concurrent`: attempts at the same time; evaluations have as many of their own.
+    - `max_concurrent`: attempts at the same time in this process; evaluations have as many of their
+      own. 0 leaves all attempts to workers elsewhere.
     - `timeout`: seconds of an attempt. `max_exceptions`: more failed attempts since the last step,
       a count or, below 1, a share of those that ended, end the pipeline with a RolloutError.
       `tries`: attempts that may fail in one place of a group before its failure counts.
@@ -60,7 +61,7 @@ class PipelineConfig:
     min_batch_size: int = _field(count, 8)
     max_batch_size: int | None = _field(optional(count), None)
     max_steps_off_policy: int = _field(step, 4)
-    max_concurrent: int = _field(count, 64)
+    max_concurrent: int = _field(step, 64)
     timeout: float | None = _field(optional(positive), None)
     max_exceptions: int | float | None = _field(optional(_limit), None)
     tries: int = _field(count, 1)

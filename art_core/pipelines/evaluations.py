@@ -19,6 +19,8 @@ from art_core.pipelines.gauge import Gauge
 from art_core.run.checkpoints import StoredSteps
 
 SPLIT = "val"
+EVALUATION_SLOTS = 32
+"""Attempts of an evaluation at the same time where none of training run here."""
 
 
 @attrs.define(eq=False)
@@ -107,7 +109,7 @@ class Evaluations:
                 step=step,
                 split=SPLIT,
                 repeats=self.config.eval_repeats,
-                max_concurrent=self.config.max_concurrent,
+                max_concurrent=self.config.max_concurrent or EVALUATION_SLOTS,
                 timeout=self.config.timeout,
                 progress=None,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import attrs
@@ -12,6 +13,7 @@ import attrs
 from art_core.base.errors import ConfigError, unknown
 from art_core.data.gather import AfterEach
 from art_core.evaluation.attempts import Rollout
+from art_core.gateway.gateway import GatewayOptions
 from art_core.model.backend import option_names
 from art_core.model.trainable import TrainableModel
 from art_core.pipelines.batches import Batches, StepGroups, off_policy
@@ -22,6 +24,7 @@ from art_core.pipelines.status import show_status
 from art_core.pipelines.supply import Supply
 from art_core.pipelines.workers import LEASE_S, Failures, Workers
 from art_core.queue.queue import AttemptQueue
+from art_core.queue.version import version_of
 from art_core.rl.config import TrainConfig
 from art_core.rl.schedules import options_at
 
@@ -52,6 +55,7 @@ async def pipeline(
     eval_scenarios: Iterable[Any] = (),
     eval_rollout: Rollout | None = None,
     after_each: AfterEach | None = None,
+    gateway: GatewayOptions | None = None,
     **options: Any,
 ) -> PipelineResult:
     """Train a model while `rollout(model, scenario)` makes the next attempts, and evaluations run.
@@ -60,7 +64,9 @@ async def pipeline(
     the queue in the run's directory as soon as they end. Called again, also after a kill, the
     pipeline goes on at the model's step with the attempts that are there; it neither skips nor
     repeats a scenario. `after_each` gets each group of a step, and returns it judged, or None to
-    drop it. `eval_rollout` is that of evaluations, by default the same.
+    drop it. `eval_rollout` is that of evaluations, by default the same. With the options of a
+    `gateway` the queue is served meanwhile, and each `art worker` with the same rollout makes
+    attempts besides those of this process, of which there are none if `max_concurrent` is 0.
 
     Ctrl-C ends it after the current step, with KeyboardInterrupt; attempts and evaluations that
     still run are ended. Raises ConfigError for options or scenarios that do not fit, RolloutError
@@ -70,6 +76,11 @@ async def pipeline(
     if not given:
         raise ConfigError("a pipeline needs scenarios", "Give at least one.")
     config = PipelineConfig(**{name: options.pop(name) for name in _OWN & options.keys()})
+    if gateway is None and not config.max_concurrent:
+        raise ConfigError(
+            "max_concurrent is 0, and no worker elsewhere can make attempts",
+            "Give the options of a gateway, such as gateway={}, or let attempts run here.",
+        )
     model.check_scenarios(given)
     await model.checkpoints()  # registers a model that is not yet
     step = await model.get_step()
@@ -79,12 +90,14 @@ async def pipeline(
         AttemptQueue.open,
         model.run_dir,
         step=step,
+        version="" if gateway is None else version_of(rollout),
         lease_s=LEASE_S,
         tries=config.tries,
         max_groups_ahead=config.groups_ahead,
     )
-    async with queue:
-        supply, failures = Supply(queue, given, config), Failures(config)
+    served = nullcontext() if gateway is None else model.gateway(**gateway, queue=queue)
+    async with queue, served:
+        supply, failures = Supply(queue, given, config, gateway is not None), Failures(config)
         workers = Workers(queue, supply, model, rollout, config, used, failures, step)
         evaluations = Evaluations(model, held_out, eval_rollout or rollout, config, used)
         batches = Batches.of(queue, model, config, after_each, training)
@@ -132,14 +145,16 @@ class _Run:
         await self.evaluations.resume(self.result.step)
         working = asyncio.create_task(self.workers.run())
         with first_interruption(self.model.name) as self.interrupted:
-            showing = [asyncio.create_task(self._show())] if self.config.progress else []
+            beside = [asyncio.create_task(self._show())] if self.config.progress else []
+            if self.workers.supply.served:
+                beside.append(asyncio.create_task(self.workers.supply.keep_filled()))
             try:
                 await self._steps(working)
                 await self._or_interrupted(self.evaluations.finish(), working)
             finally:
-                for task in (*showing, working):
+                for task in (*beside, working):
                     task.cancel()
-                await asyncio.gather(*showing, working, return_exceptions=True)
+                await asyncio.gather(*beside, working, return_exceptions=True)
                 await self.evaluations.stop()
         aside = len(await self.queue.set_aside())
         if self.interrupted.is_set():
@@ -160,6 +175,7 @@ class _Run:
             await self._step(taken)
             self.evaluations.check()
         self.workers.stop()
+        self.queue.end_leasing()
         if not self.interrupted.is_set() and self.evaluations.due_at_end(self.result.step):
             self.evaluations.begin(self.result.step)
 
@@ -209,7 +225,7 @@ class _Run:
         _, eval_s = self.evaluations.running.take()
         builder.add_idle_times(
             step_trainer_idle_s=time.monotonic() - self._waited_since,
-            step_actor_idle_s=idle / self.config.max_concurrent,
+            step_actor_idle_s=idle / max(1, self.config.max_concurrent),
         )
         builder.add_user_timing(step_actor_s=actor_s)
         if eval_s:

@@ -109,6 +109,7 @@ class AttemptQueue:
         self._freed, self._whole = Changes(), Changes()
         self._position, self.step = database.read(_begun_at)
         self._next_look = clock()
+        self._leases_ended = False
 
     @classmethod
     def open(
@@ -189,10 +190,19 @@ class AttemptQueue:
             made = slots.lease(db, worker, n, ahead, seconds)
             return made, not made and ready.is_finished(db, 0)
 
+        if self._leases_ended:
+            return Leased(leases=(), finished=True)
         made, finished = await self._write(operation)
         for number, _ in made:
             self._terms.begin(number)
         return Leased(leases=tuple(lease for _, lease in made), finished=finished)
+
+    def end_leasing(self) -> None:
+        """Give no more leases: workers are told that the queue is finished, until it is opened
+        again.
+        """
+        self._leases_ended = True
+        self._freed.notify()
 
     async def submit(
         self,

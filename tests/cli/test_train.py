@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import re
 import sys
 import urllib.error
@@ -165,6 +166,36 @@ def test_it_trains_while_the_next_attempts_are_made(train, shelf):
     assert {row["step"] for row in found if row["split"] == "val"} == {0, 2}
     assert train("--pipeline", "--steps", "3", "--set", "run.judge=agent.py:judge")[0] == 0
     assert [row["step"] for row in rows(shelf) if "_cursor" in row] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("given", [None, "0123456789abcdef"])
+def test_it_serves_attempts_to_workers(train, monkeypatch, given):
+    monkeypatch.delenv("ART_GATEWAY_KEY", raising=False)
+    if given:
+        monkeypatch.setenv("ART_GATEWAY_KEY", given)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    status, out, _ = train("--pipeline", "--gateway", f"{port}")
+    *key, command = out.splitlines()[: 1 if given else 2]
+    assert status == 0
+    assert command == f"art worker agent.py:rollout --server http://127.0.0.1:{port}"
+    assert [line.startswith("export ART_GATEWAY_KEY=") for line in key] == ([] if given else [True])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gateway", "8400"], "--gateway 8400 needs --pipeline and a port"),
+        (["--pipeline", "--gateway", "here:http"], "--gateway here:http needs --pipeline"),
+        (["--pipeline", "--gateway", "0.0.0.0:1"], "can be reached from other machines"),
+        (["--set", "run.max_concurrent=0"], "Give --pipeline --gateway PORT, too."),
+    ],
+)
+def test_a_gateway_that_does_not_fit_is_refused(train, options, message):
+    status, _, err = train(*options)
+    assert status == 2
+    assert message in err
 
 
 def test_it_goes_on_after_the_last_step(train, shelf):

@@ -27,6 +27,15 @@ async def test_each_slot_of_each_scenario_is_leased_once_in_order(queue):
     assert (nothing.leases, nothing.finished) == ((), False)
 
 
+async def test_after_the_last_step_workers_get_nothing_and_end(queue):
+    await queue.fill(scenarios(1), size=2)
+    (lease,) = await queue.lease("a")
+    queue.end_leasing()
+    nothing = await queue.lease("b", wait_s=60)
+    assert (nothing.leases, nothing.finished) == ((), True)
+    assert await queue.submit(lease.key, attempt(1.0)) == "accepted"
+
+
 async def test_an_attempt_that_is_sent_twice_is_stored_once(queue):
     await queue.fill(scenarios(1), size=1)
     (lease,) = await queue.lease("a")
