@@ -95,7 +95,7 @@ async def pipeline(
         tries=config.tries,
         max_groups_ahead=config.groups_ahead,
     )
-    served = nullcontext() if gateway is None else model.gateway(**gateway, queue=queue)
+    served = nullcontext() if gateway is None else model.gateway(**(gateway | {"queue": queue}))
     async with queue, served:
         supply, failures = Supply(queue, given, config, gateway is not None), Failures(config)
         workers = Workers(queue, supply, model, rollout, config, used, failures, step)

@@ -198,9 +198,7 @@ class AttemptQueue:
         return Leased(leases=tuple(lease for _, lease in made), finished=finished)
 
     def end_leasing(self) -> None:
-        """Give no more leases: workers are told that the queue is finished, until it is opened
-        again.
-        """
+        """Give no more leases: for workers the queue is finished, until it is opened again."""
         self._leases_ended = True
         self._freed.notify()
 

@@ -91,7 +91,7 @@ async def test_a_worker_with_another_rollout_is_refused(model, rollout, port, tm
         (tmp_path / "far_agent.py").write_text(AGENT + "\n")
         worker = await worker_at(port, tmp_path)
         refused.append((await worker.communicate())[1].decode())
-        return None
+        return
 
     (tmp_path / "up").touch()
     refused: list[str] = []
