@@ -104,10 +104,8 @@ def of_sum(values: Sequence[float], steps: int) -> Interval | None:
 
     As `sum_draws`, whose quantiles these are.
     """
-    line, draws = _fitted(_recent(values)), sum_draws(values, steps)
-    if line is None or draws is None:
-        return None
-    return of_draws(draws, _mean_of_sum(line, steps))
+    draws = sum_draws(values, steps)
+    return None if draws is None else of_draws(draws, mean_of_sum(values, steps))
 
 
 def sum_draws(values: Sequence[float], steps: int, seed: int = 0) -> list[float] | None:
@@ -124,6 +122,31 @@ def sum_draws(values: Sequence[float], steps: int, seed: int = 0) -> list[float]
         return None
     source = random.Random(f"{seed} {steps} {len(values)}")
     return [_draw(line, steps, source) for _ in range(DRAWS)]
+
+
+def mean_of_sum(values: Sequence[float], steps: int) -> float | None:
+    """Return the mean of the sum of the next `steps` amounts; None below two amounts.
+
+    It is that of the fitted line. With fewer than `MIN_TREND` amounts it is their plain mean.
+    """
+    line = _fitted(_recent(values))
+    if line is None:
+        return None
+    slope, _ = _posterior_slope(line, steps, line.deviation)
+    first, _ = _pace_sums(slope, steps)
+    return line.chance * line.smear * first * _exp(line.level + slope * line.ahead)
+
+
+def growth_of(values: Sequence[float]) -> float | None:
+    """Return the growth of a series per place, such as 0.01 for 1 %; None if it shows none.
+
+    It shows one if the slope is more than two standard errors away from 0.
+    """
+    line = _fitted(_recent(values))
+    if line is None or not _sloped(line):
+        return None
+    error = line.deviation / math.sqrt(line.square)
+    return math.expm1(line.slope) if abs(line.slope) > 2 * error else None
 
 
 def of_draws(draws: Sequence[float], mean: float | None = None) -> Interval:
@@ -243,13 +266,6 @@ def _pace_sums(slope: float, steps: int) -> tuple[float, float]:
 
 def _geometric(slope: float, steps: int) -> float:
     return math.exp(slope) * math.expm1(slope * steps) / math.expm1(slope)
-
-
-def _mean_of_sum(line: _Line, steps: int) -> float:
-    """Return the mean by the line as it was fitted; without a slope it is the plain mean."""
-    slope, _ = _posterior_slope(line, steps, line.deviation)
-    first, _ = _pace_sums(slope, steps)
-    return line.chance * line.smear * first * _exp(line.level + slope * line.ahead)
 
 
 def _exp(log: float) -> float:

@@ -105,6 +105,7 @@ def hello(arguments, plugins):
     yield "you"
 
 
+LONG = "more/demo/models/long"
 CALLS = {
     "init": [["demo"]],
     "examples": [[]],
@@ -125,6 +126,7 @@ CALLS = {
     "runs": [[]],
     "show": [["a"], ["empty"]],
     "doctor": [["a"], ["empty"], ["a", "--fail"]],
+    "forecast": [[LONG, "--to-step", "20"], [LONG, "--to-reward", "0.5"]],
     "eval": [["agent_module:rollout", "--scenarios", "list.json", "--models", "openai/m"]],
     "compare": [["a@1", "a@1"]],
     "check": [["agent_module.py:check_me", "--scenarios", "list.json", "--answer", "model"]],
@@ -218,6 +220,9 @@ def place(shelf, tmp_path, monkeypatch):
         monkeypatch.setattr(f"art_core.cli.{module}.make_backend", lambda *_: EchoBackend())
     monkeypatch.setattr("art_core.cli.worker.RemoteQueue", FinishedQueue)
     shelf.run("empty")
+    type(shelf)(tmp_path / "more").run(
+        "long", *[{"reward/mean": 0.04 * step, "costs/all": 0.5} for step in range(12)]
+    )
     return shelf
 
 

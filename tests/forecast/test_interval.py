@@ -6,7 +6,7 @@ from itertools import product
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from art_core.forecast import interval
@@ -48,7 +48,7 @@ def test_a_sum_of_equal_amounts_is_known():
     assert of_sum([0.25] * 10, 0) == Interval(*(0.0,) * 6)
 
 
-@pytest.mark.parametrize("count", [3, 5, 10, 30, 200])
+@pytest.mark.parametrize("count", [3, 5, 10, 60])
 @pytest.mark.parametrize("growth", [0.0, 0.01])
 def test_90_percent_of_next_amounts_lie_within_the_interval(count, growth):
     source = random.Random(f"{count} {growth}")
@@ -61,17 +61,17 @@ def test_90_percent_of_next_amounts_lie_within_the_interval(count, growth):
 
 
 def test_90_percent_of_sums_lie_within_the_interval(monkeypatch):
-    monkeypatch.setattr(interval, "DRAWS", 400)
+    monkeypatch.setattr(interval, "DRAWS", 200)
     source = random.Random(2)
     cases = list(product([(4, 3), (10, 10), (30, 60), (100, 60)], [0.0, 0.01], [0.2, 0.6]))
     inside = half = 0
-    for (count, steps), growth, deviation in cases * 40:
+    for (count, steps), growth, deviation in cases * 25:
         values = amounts(source, count + steps, growth, deviation)
         found, whole = of_sum(values[:count], steps), sum(values[count:])
         inside += found.low90 <= whole <= found.high90
         half += found.low50 <= whole <= found.high50
-    assert 0.88 <= inside / (40 * len(cases)) <= 0.92
-    assert 0.46 <= half / (40 * len(cases)) <= 0.56
+    assert 0.86 <= inside / (25 * len(cases)) <= 0.94
+    assert 0.44 <= half / (25 * len(cases)) <= 0.56
 
 
 def test_gaps_are_left_out():
@@ -139,6 +139,7 @@ def test_sums_of_independent_series_are_added_draw_by_draw():
     assert other != sum_draws([1.0, 2.0, 1.5], 20)
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.one_of(st.floats(), st.floats(0, 1e300), st.just(0.0)), max_size=50),
     st.integers(0, 3000),

@@ -1,0 +1,169 @@
+"""`art forecast`: what a run will use up to a step or a reward, with intervals."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from art_core.cli.arguments import add_run
+from art_core.cli.text import counted, sized
+from art_core.costs.builder import PriceBook
+from art_core.forecast.forecast import Forecast, Line, forecast
+from art_core.forecast.interval import Interval
+from art_core.forecast.reach import Reach, reach
+from art_core.forecast.usage import REWARDS, Usage, read_usage
+from art_core.hooks.commands import Column, Output, Record, Table
+from art_core.hooks.host import Plugins
+from art_core.log.reader import find_run
+from art_core.log.rundir import runs_path
+from art_core.reports.reprice import Prices
+
+_HELP = """\
+The steps and evaluations of the run are its sample: dollars at today's prices by its receipts,
+tokens by kind, hours, bytes. Each has the interval in which it lies with 50 % and with 90 %. A
+trend, such as of longer attempts, goes on. With --to-reward the curve of val/reward, else that of
+reward/mean, is continued; where the data show no answer, the output states so.
+
+examples:
+  art forecast agent-001 --to-step 200
+  art forecast agent-001 --to-reward 0.8
+  art forecast agent-001 --to-step 200 --json | jq '.costs[] | select(.name == "all").high90'
+"""
+_NO_DATA = "too few steps used it"
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "forecast", help="what a run will cost up to a step or a reward", epilog=_HELP
+    )
+    add_run(parser)
+    aim = parser.add_mutually_exclusive_group(required=True)
+    aim.add_argument("--to-step", type=int, metavar="N", help="the step to train up to")
+    aim.add_argument("--to-reward", type=float, metavar="X", help="the reward to train up to")
+    parser.set_defaults(run=run_forecast)
+
+
+def run_forecast(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    """Yield the forecast of a run."""
+    run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
+    usage = read_usage(run, Prices(book=PriceBook(plugins)).usd)
+    step = arguments.to_step
+    if step is None:
+        found = reach(*_curve(usage), arguments.to_reward)
+        yield Record({"reward": attrs.asdict(found)}, list(_reach_lines(found)))
+        if found.verdict == "reached" or found.median is None:
+            yield Record({"run": usage.run})
+            return
+        step = found.median
+        yield from _at_the_ends(usage, found)
+    yield from tables(forecast(usage, step))
+
+
+def _curve(usage: Usage) -> tuple[str, Mapping[int, float]]:
+    """Return the curve of evaluations, else that of training if it has more values."""
+    of_val, of_train = (usage.rewards.get(key, {}) for key in REWARDS)
+    use_val = len(of_val) >= min(8, len(of_train))
+    return (REWARDS[0], of_val) if use_val and of_val else (REWARDS[1], of_train)
+
+
+def _reach_lines(found: Reach) -> Iterator[str]:
+    titles = {
+        "reached": f"{found.metric} has reached {found.target:g}",
+        "expected": f"{found.metric} will reach {found.target:g}",
+        "not reached": f"{found.metric} will not reach {found.target:g}",
+        "open": f"the data do not show whether {found.metric} will reach {found.target:g}",
+    }
+    yield f"{titles[found.verdict]}: {found.reason}"
+    if found.verdict != "reached" and found.median is not None:
+        half = f"{found.low50} to {_step(found.high50, found)}"
+        most = f"{found.low90} to {_step(found.high90, found)}"
+        yield f"at step {found.median}; with 50 % at step {half}, with 90 % at step {most}"
+
+
+def _step(step: int | None, found: Reach) -> str:
+    return f"later than {found.limit}" if step is None else str(step)
+
+
+def _at_the_ends(usage: Usage, found: Reach) -> Iterator[Output]:
+    """Yield the dollars up to the first and the last step at which the reward may be reached."""
+    ends = [step for step in (found.low90, found.high90) if step is not None]
+    later = [step for step in ends if step > usage.steps[-1]]
+    lines = []
+    for step in later:
+        whole = forecast(usage, step).costs().get("all")
+        if whole is not None and whole.total is not None:
+            lines.append(f"reached at step {step} it costs {_dollars(whole.total)} in all")
+    yield Record({}, lines)
+
+
+def _dollars(found: Interval) -> str:
+    return f"${found.median:.4g} (90 %: ${found.low90:.4g} to ${found.high90:.4g})"
+
+
+def tables(found: Forecast) -> Iterator[Output]:
+    """Yield a forecast: the costs, what else is used, and its notes."""
+    title = f"{found.run} from step {found.step} to {found.to_step}"
+    evaluations = f", {counted(found.evaluations, 'evaluation')}" if found.evaluations else ""
+    values = attrs.asdict(found, filter=attrs.filters.exclude("lines", "notes"))
+    yield Record(values, [f"{title}{evaluations}"])
+    costs = sorted(found.costs().items(), key=lambda item: (item[0] != "all", item[0]))
+    rows = [_row(line) for _, line in costs]
+    columns = _columns("costs", "$", lambda value, _: f"{value:.4f}")
+    yield Table(name="costs", rows=rows, columns=columns, empty="the log has no costs")
+    others = [_row(line) for line in found.lines if line.unit != "usd"]
+    yield ""
+    yield Table(name="usage", rows=others, columns=_columns("used", "", _amount))
+    notes = [f"note: {note}" for note in found.notes]
+    yield Record({"notes": list(found.notes)}, ["", *notes] if notes else [])
+
+
+def _row(line: Line) -> dict[str, Any]:
+    """Return a line as a row: what was spent, and the whole with its interval."""
+    interval = {} if line.total is None else attrs.asdict(line.total)
+    names = [field.name for field in attrs.fields(Interval)]
+    coming = None if line.coming is None else line.coming.median
+    return (
+        {"name": line.name, "unit": line.unit, "spent": line.spent, "coming": coming}
+        | {name: interval.get(name) for name in names}
+        | {"growth": line.growth}
+    )
+
+
+def _columns(title: str, unit: str, form: Any) -> Sequence[Column]:
+    def single(key: str) -> Any:
+        def shown(row: Mapping[str, Any]) -> str:
+            return "-" if row[key] is None else form(row[key], row["unit"])
+
+        return shown
+
+    def between(low: str, high: str) -> Any:
+        def shown(row: Mapping[str, Any]) -> str:
+            if row[low] is None:
+                return _NO_DATA
+            return f"{form(row[low], row['unit'])} to {form(row[high], row['unit'])}"
+
+        return shown
+
+    def grown(row: Mapping[str, Any]) -> str:
+        return "" if row["growth"] is None else f"{row['growth']:+.1%} a step"
+
+    unit = f" {unit}" if unit else ""
+    return (
+        Column(key="name", heading=title),
+        Column(key="", heading=f"spent{unit}", form=single("spent"), right=True, rank=1),
+        Column(key="", heading=f"more{unit}", form=single("coming"), right=True, rank=2),
+        Column(key="", heading=f"in all{unit}", form=single("median"), right=True),
+        Column(key="", heading="with 50 %", form=between("low50", "high50"), right=True, rank=3),
+        Column(key="", heading="with 90 %", form=between("low90", "high90"), right=True),
+        Column(key="", heading="trend", form=grown, rank=4),
+    )
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "byte":
+        return sized(value)
+    return f"{value:.3g} h" if unit == "hour" else f"{value:,.0f}"
