@@ -9,7 +9,7 @@ and with `--dice` on that of `examples/dice_agent.py`. Attempts wait for a logno
 for a tool. Both ways make as many attempts, from several seeds.
 
     python benchmarks/pipeline.py                  about six minutes
-    python benchmarks/pipeline.py --dice           and an hour more
+    python benchmarks/pipeline.py --dice           and a quarter of an hour more
 """
 
 from __future__ import annotations
