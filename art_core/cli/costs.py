@@ -18,6 +18,7 @@ from art_core.log.reader import find_run
 from art_core.log.rundir import runs_path
 from art_core.metrics.receipt import Receipt
 from art_core.prices.tables import OLD_AFTER_DAYS
+from art_core.reports.bills import Scope
 from art_core.reports.costs import CostReport, RewardPrice, item_name, read_costs
 
 _HELP = """\
@@ -25,13 +26,15 @@ The tree holds the whole run with all attempts, also what abandoned steps spent.
 it by the steps that were trained; an evaluation of the base model at step 0 is not one of them. A
 step counts all its rows: training, evaluations, repetitions. Calls without a known price are in no
 cost: they are listed with their tokens; `art reprice RUN` prices them. With --reconcile the
-services that the run paid by the token are asked what they billed.
+services that the run paid by the token are asked what they billed: backends such as tinker, and
+OpenAI and Anthropic with an admin key in OPENAI_ADMIN_KEY or ANTHROPIC_ADMIN_KEY.
 
 examples:
   art costs agent-001
   art costs agent-001 --step 12
   art costs agent-001 --per-step
   art costs agent-001 --reconcile
+  art costs agent-001 --reconcile --bill-project proj_abc
   art costs agent-001 --json | jq '.costs[] | select(.path == "all").usd'
 """
 
@@ -48,6 +51,14 @@ def add(commands: Any) -> None:
     which.add_argument("--step", metavar="N", type=int, help="the tree of one step")
     which.add_argument("--per-step", action="store_true", help="one row per step")
     which.add_argument("--reconcile", action="store_true", help="beside what the services billed")
+    for name, what in (("project", "a project or workspace"), ("key", "a key")):
+        parser.add_argument(
+            f"--bill-{name}",
+            metavar="ID",
+            action="append",
+            default=[],
+            help=f"with --reconcile: only the bill of {what}, by its id",
+        )
     parser.set_defaults(run=show_costs)
 
 
@@ -55,13 +66,16 @@ def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outp
     """Yield the cost tree or one row per step, then the purchases and the cost of the reward."""
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     report = read_costs(run)
+    scope = Scope(projects=tuple(arguments.bill_project), keys=tuple(arguments.bill_key))
+    if scope != Scope() and not arguments.reconcile:
+        raise ConfigError("--bill-project and --bill-key need --reconcile")
     yield Record({"run": run.name, "training_steps": len(report.trained)})
     if arguments.step is not None:
         yield from _one_step(report, arguments.step)
     elif arguments.per_step:
         yield _per_step(report)
     elif arguments.reconcile:
-        yield from reconciled(run, report, plugins)
+        yield from reconciled(run, report, plugins, scope)
     else:
         yield _tree(f"costs of {run.name}", report.total, _a_step(report))
         yield from _bought(report)

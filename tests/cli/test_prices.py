@@ -143,7 +143,7 @@ def web(monkeypatch):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}"
         table = tables.read_table("training") | {"url": f"{address}/tinker.json"}
@@ -152,9 +152,11 @@ def web(monkeypatch):
         monkeypatch.setattr(
             book._library(), "UpdatePrices", lambda: updater(url=f"{address}/api.json")
         )
-        yield bodies
-        server.shutdown()
-        thread.join()
+        try:
+            yield bodies
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_an_update_without_a_source_reads_both_lists(art_command, web):
