@@ -34,9 +34,11 @@ if TYPE_CHECKING:
         RolloutError,
         RolloutFailure,
         SinkError,
+        StoppedError,
     )
     from art_core.base.retry import retry
     from art_core.checks.finding import CheckSpec, Finding
+    from art_core.checks.watch import Watch
     from art_core.costs.builder import MetricsBuilder
     from art_core.costs.track import track_api_cost
     from art_core.data.dataset import DatasetBatch, iterate_dataset
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from art_core.evaluation.evaluate import Evaluation, evaluate
     from art_core.evaluation.retrain import Retrained, RetrainedStep, retrain
     from art_core.hooks.commands import Column, CommandSpec, Record, Table
+    from art_core.hooks.doctor import doctor_sink
     from art_core.hooks.environments import EnvironmentSpec
     from art_core.hooks.hookspecs import hookimpl
     from art_core.hooks.host import Plugins
@@ -115,8 +118,10 @@ _HOME = {
         "RolloutError",
         "RolloutFailure",
         "SinkError",
+        "StoppedError",
     ),
     "checks.finding": ("CheckSpec", "Finding"),
+    "checks.watch": ("Watch",),
     "costs.builder": ("MetricsBuilder",),
     "metrics.receipt": ("GpuTime", "Receipt", "TokenRates", "TokenUsage"),
     "metrics.taxonomy": ("MetricSpec",),
@@ -141,6 +146,7 @@ _HOME = {
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "evaluation.retrain": ("Retrained", "RetrainedStep", "retrain"),
     "hooks.commands": ("Column", "CommandSpec", "Record", "Table"),
+    "hooks.doctor": ("doctor_sink",),
     "hooks.environments": ("EnvironmentSpec",),
     "hooks.hookspecs": ("hookimpl",),
     "hooks.host": ("Plugins",),
@@ -227,6 +233,7 @@ __all__ = [
     "Sink",
     "SinkError",
     "SinkSpec",
+    "StoppedError",
     "StoredSteps",
     "Table",
     "Teacher",
@@ -240,10 +247,12 @@ __all__ = [
     "TrainableModel",
     "Trajectory",
     "TrajectoryGroup",
+    "Watch",
     "backend",
     "code_sandbox",
     "compare",
     "console_sink",
+    "doctor_sink",
     "evaluate",
     "gather_trajectories",
     "gather_trajectory_groups",

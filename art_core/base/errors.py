@@ -77,6 +77,12 @@ class SinkError(ArtError, RuntimeError):
     """A sink that could not be made or did not take its rows."""
 
 
+class StoppedError(ArtError, RuntimeError):
+    """A training that a sink, such as the doctor, ended before a step; the run's `status` is so."""
+
+    status: str = "stopped"
+
+
 _LISTED, _ALIKE = 40, 8
 _COMPARED, _COMPARABLE = 1000, 200
 """How many names are compared, and the longest name that is: the search takes time in proportion to

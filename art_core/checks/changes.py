@@ -7,6 +7,7 @@ two standard errors; a run whose mean reward is above `SOLVED` of its highest ha
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from statistics import fmean, median
 
@@ -143,12 +144,12 @@ def val_apart(curves: RunCurves) -> Iterator[Finding]:
 def _apart(curves: RunCurves, evaluations: Sequence[EvaluatedStep]) -> Finding | None:
     half = len(evaluations) // 2
     first, middle, last = evaluations[0].step, evaluations[half].step, evaluations[-1].step
-    pairs = list(zip(curves.steps, curves.column("reward/mean"), strict=True))
-    train = change_of(
-        [reward for step, reward in pairs if first <= step < middle],
-        [reward for step, reward in pairs if middle <= step <= last],
-    )
-    if train is None or last - first < MIN_STEPS:
+    if last - first < MIN_STEPS:
+        return None
+    reward = curves.column("reward/mean")
+    begin, turn = (bisect_left(curves.steps, step) for step in (first, middle))
+    train = change_of(reward[begin:turn], reward[turn : bisect_right(curves.steps, last)])
+    if train is None:
         return None
     val = _val_change(evaluations[:half], evaluations[half:])
     error = math.hypot(train.error, val.error)

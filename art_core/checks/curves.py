@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 
 import attrs
 
+from art_core.log.history import MetricsRow
+from art_core.log.reader import receipts_of
 from art_core.log.timeline import Timeline
+from art_core.metrics.taxonomy import Taxonomy
+from art_core.prices.tables import day_of
 
 
 @attrs.frozen
@@ -20,22 +24,41 @@ class EvaluatedStep:
     std_err: float
 
 
+@attrs.frozen
+class Purchase:
+    """What a step bought at a dated price: `age_days` is how old the price was on that day."""
+
+    step: int
+    item: str
+    usd: float
+    age_days: int
+
+
 @attrs.frozen(eq=False)
 class RunCurves:
     """The current line of a run, step by step.
 
     `steps` are the trained steps, rising. `columns` has the values of each metric at these steps,
     NaN where it was not logged. `evaluations` are those on val. `usd` has the costs of each step in
-    US dollars, of all splits.
+    US dollars, of all splits. `purchases` are those at prices that have a date.
     """
 
     steps: tuple[int, ...]
     columns: Mapping[str, Sequence[float]]
     evaluations: tuple[EvaluatedStep, ...] = ()
     usd: Mapping[int, float] = attrs.field(factory=dict)
+    purchases: Sequence[Purchase] = ()
 
     @classmethod
-    def of_line(cls, line: Timeline) -> RunCurves:
+    def of_rows(cls, rows: Iterable[MetricsRow], taxonomy: Taxonomy) -> RunCurves:
+        """Return the curves of a log."""
+        log = CurveLog(Timeline(taxonomy))
+        for row in rows:
+            log.add(row)
+        return log.curves()
+
+    @classmethod
+    def of_line(cls, line: Timeline, purchases: Sequence[Purchase] = ()) -> RunCurves:
         """Return the curves of a line, such as `LoggedRun.timeline()`."""
         steps = tuple(sorted(line.trained))
         curves = line.curves()
@@ -47,7 +70,7 @@ class RunCurves:
             EvaluatedStep(step, reward, errors.get(step, math.nan))
             for step, reward in curves.get("val/reward", {}).items()
         )
-        return cls(steps, columns, evaluations, curves.get("costs/all", {}))
+        return cls(steps, columns, evaluations, curves.get("costs/all", {}), tuple(purchases))
 
     def column(self, key: str) -> Sequence[float]:
         """Return the values of a metric at `steps`; NaN where there is none."""
@@ -64,6 +87,34 @@ class RunCurves:
         if not self.usd:
             return None
         return math.fsum(usd for step, usd in self.usd.items() if first <= step <= end)
+
+
+@attrs.define(eq=False)
+class CurveLog:
+    """A log that is read row by row; `curves()` are those of the rows so far."""
+
+    line: Timeline
+    purchases: list[Purchase] = attrs.field(factory=list)
+
+    def add(self, row: MetricsRow) -> None:
+        """Add the next row."""
+        self.line.add(row)
+        self.purchases += purchases_of(row)
+
+    def curves(self) -> RunCurves:
+        """Return the curves; later rows do not change them."""
+        return RunCurves.of_line(self.line, self.purchases)
+
+
+def purchases_of(row: MetricsRow) -> Iterator[Purchase]:
+    """Yield what a row bought at dated prices."""
+    for receipt in receipts_of(row):
+        try:
+            day = day_of(receipt.rates["as_of"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        age = (row.recorded_at.date() - day).days
+        yield Purchase(row.step, receipt.item, receipt.usd or 0.0, age)
 
 
 def finite(values: Sequence[float]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -16,10 +16,12 @@ SLOW_S = 2.0
 
 @attrs.frozen
 class Examination:
-    """The findings of all rules, by onset, and a warning for each rule that did not work."""
+    """The findings of all rules, by onset, and a warning by the name of each rule that raised or
+    was slow.
+    """
 
     findings: tuple[Finding, ...]
-    warnings: tuple[str, ...]
+    warnings: Mapping[str, str]
 
 
 def examine(
@@ -34,18 +36,19 @@ def examine(
     A rule that raises, or returns something else than findings, has found nothing.
     """
     findings: list[Finding] = []
-    warnings: list[str] = []
+    warnings: dict[str, str] = {}
     for rule in rules:
         began = clock()
         try:
             made = [_checked(finding) for finding in rule.check(curves)]
         except Exception as error:
-            warnings.append(f"the rule {rule.name!r} is left out: {reason_of(error)}")
+            warnings[rule.name] = f"the rule {rule.name!r} is left out: {reason_of(error)}"
             continue
         if (seconds := clock() - began) > slow_s:
-            warnings.append(f"the rule {rule.name!r} took {seconds:.1f} s (limit {slow_s:g} s)")
+            took = f"took {seconds:.1f} s (limit {slow_s:g} s)"
+            warnings[rule.name] = f"the rule {rule.name!r} {took}"
         findings += (attrs.evolve(f, usd=curves.spent(f.onset, f.until)) for f in made)
-    return Examination(tuple(sorted(findings, key=lambda f: (f.onset, f.rule))), tuple(warnings))
+    return Examination(tuple(sorted(findings, key=lambda f: (f.onset, f.rule))), warnings)
 
 
 def _checked(finding: Finding) -> Finding:

@@ -31,6 +31,13 @@ class Finding:
     until: int | None = None
     usd: float | None = None
 
+    @property
+    def heading(self) -> str:
+        """The rule, the steps, and what they cost."""
+        until = "" if self.until is None else f" to {self.until}"
+        cost = "" if self.usd is None else f", ${self.usd:,.4f}"
+        return f"{self.rule}: from step {self.onset}{until}{cost}"
+
 
 @attrs.frozen(kw_only=True)
 class CheckSpec:

@@ -49,7 +49,7 @@ def examine_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
     """Yield the findings, and exit status 1 with `--fail` if there are any."""
     rules = _rules(plugins.checks(), arguments.rule)
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
-    curves = RunCurves.of_line(run.timeline())
+    curves = RunCurves.of_rows(run.rows(), run.taxonomy)
     examination = examine(curves, rules)
     count = f"{counted(len(rules), 'rule')}, {counted(len(curves.steps), 'step')}"
     values = {
@@ -57,11 +57,11 @@ def examine_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
         "steps": len(curves.steps),
         "rules": [rule.name for rule in rules],
         "findings": [attrs.asdict(finding) for finding in examination.findings],
-        "warnings": list(examination.warnings),
+        "warnings": list(examination.warnings.values()),
     }
     heading = f"{run.name}: {counted(len(examination.findings), 'finding')} ({count})"
     lines = [line for finding in examination.findings for line in finding_lines(finding)]
-    warnings = [f"warning: {warning}" for warning in examination.warnings]
+    warnings = [f"warning: {warning}" for warning in examination.warnings.values()]
     yield Record(values, [heading, *lines, *warnings])
     if arguments.fail and examination.findings:
         yield ExitStatus(1)
@@ -69,11 +69,9 @@ def examine_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
 
 def finding_lines(finding: Finding) -> list[str]:
     """Return a finding as lines: since when, the problem, its cost, what to change."""
-    until = "" if finding.until is None else f" to {finding.until}"
-    cost = "" if finding.usd is None else f", ${finding.usd:,.4f}"
     return [
         "",
-        f"{finding.rule}: from step {finding.onset}{until}{cost}",
+        finding.heading,
         f"  {finding.problem}.",
         f"  {finding.change}",
         f"  See {finding.metric}.",

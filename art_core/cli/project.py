@@ -21,6 +21,11 @@ def _text(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a text, got {value!r:.80}")
 
 
+def _texts(name: str, value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ConfigError(f"{name} must be a list of texts, got {value!r:.80}")
+
+
 _NEEDED: Any = attrs.NOTHING
 KEYS: Mapping[str, Mapping[str, tuple[Check, Any]]] = {
     "run": {
@@ -35,6 +40,7 @@ KEYS: Mapping[str, Mapping[str, tuple[Check, Any]]] = {
         "max_concurrent": (step, 64),
         "timeout_s": (optional(positive), None),
         "seed": (whole, 0),
+        "stop_on": (_texts, []),
     },
     "model": {"base": (_text, _NEEDED)},
     "backend": {"name": (_text, "local")},

@@ -31,14 +31,17 @@ from art_core.evaluation.attempts import Rollout, scenario_id
 from art_core.evaluation.evaluate import evaluate
 from art_core.gateway.gateway import GatewayOptions
 from art_core.hooks.commands import Output, Record
-from art_core.hooks.host import Plugins
+from art_core.hooks.doctor import doctor_sink
+from art_core.hooks.host import Plugins, installed_plugins
 from art_core.log.reader import LoggedRun, find_run
 from art_core.log.rundir import runs_path
 from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend
+from art_core.model.stopping import check_stop
 from art_core.model.trainable import TrainableModel
 from art_core.pipelines.pipeline import pipeline
 from art_core.rl.config import TrainConfig
+from art_core.sinks.protocol import SinkSpec
 
 _HELP = """\
 PROJECT is a directory with an art.toml, which `art init` writes: it names the rollout, the
@@ -50,6 +53,7 @@ examples:
   art train demo --steps 30
   art train demo --pipeline
   art train demo --pipeline --gateway 8400 --set run.max_concurrent=0
+  art train demo --stop-on entropy-collapse --stop-on dead-groups-right
   art train demo --backend tinker --set model.base=Qwen/Qwen3-4B-Instruct-2507
   art train demo --set train.learning_rate=1e-4 --set run.name=demo-002
 """
@@ -72,6 +76,7 @@ def add(commands: Any) -> None:
     option("--allow-remote", action="store_true", help="other machines may reach the gateway")
     option("--no-board", action="store_true", help="serve no page of the run beside the training")
     option("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
+    option("--stop-on", action="append", metavar="RULE", help="end when the doctor finds this")
     add_directory(parser)
     parser.set_defaults(run=run_train)
 
@@ -84,6 +89,7 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
     if arguments.backend is not None:
         changes.append(f'backend.name="{arguments.backend}"')
     project = read_project(arguments.project, changes)
+    stop_on = [*project["run"]["stop_on"], *(arguments.stop_on or ())]
     work, gateway = _Work.of(project), _gateway_of(arguments)
     if gateway is None and not project["run"]["max_concurrent"]:
         raise ConfigError("run.max_concurrent is 0", "Give --pipeline --gateway PORT, too.")
@@ -95,6 +101,7 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
         base_model=project["model"]["base"],
         config={section: dict(values) for section, values in project.settings.items()},
         base_path=arguments.dir,
+        sinks=_sinks(stop_on),
     )
     with ExitStack() as beside:
         shown = "board" in plugins.commands() and not arguments.no_board
@@ -108,6 +115,18 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
         asyncio.run(_trained(model, backend, project, work, way))
         seconds = time.monotonic() - began
     yield _result(find_run(model.run_dir, runs_path(arguments.dir)), arguments.project, seconds)
+
+
+def _sinks(stop_on: Sequence[str]) -> list[str | SinkSpec] | None:
+    """Return the default sinks and the doctor; with `ART_SINKS` it is added if it may stop."""
+    named = os.environ.get("ART_SINKS")
+    if named is None:
+        others = [spec.name for spec in installed_plugins().sinks().values() if spec.default]
+    elif stop_on:
+        others = [name.strip() for name in named.split(",")]
+    else:
+        return None
+    return [*(name for name in others if name not in ("", "doctor")), doctor_sink(stop_on=stop_on)]
 
 
 @attrs.frozen(kw_only=True)
@@ -203,6 +222,7 @@ async def _steps(model: TrainableModel, project: Project, work: _Work) -> None:
     if begun == 0:
         await _evaluated(model, project, work, 0)
     for step in range(begun, steps):
+        await check_stop(model, model.run.info.stop)
         groups = await _groups(model, project["run"], work, step)
         await model.train(groups, **project["train"])
         if (step + 1) % every == 0 or step + 1 == steps:

@@ -137,10 +137,11 @@ class Core:
 
     @hookimpl
     def art_sinks(self) -> Sequence[SinkSpec]:
-        """The console sink."""
+        """The console sink, and the doctor."""
+        from art_core.hooks.doctor import doctor_sink
         from art_core.sinks.console import console_sink
 
-        return [console_sink()]
+        return [console_sink(), doctor_sink()]
 
     @hookimpl
     def art_sandboxes(self) -> Sequence[SandboxSpec]:

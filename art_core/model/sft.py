@@ -19,6 +19,7 @@ from art_core.data.chat_file import Problem, read_examples, refuse
 from art_core.data.store import group_dict
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.model.sft_plan import DIGEST, SFTPlan, SFTPlans, chosen_plan
+from art_core.model.stopping import check_stop
 from art_core.rl.config import check_options, count, switch, whole
 from art_core.rl.schedules import RateOrSchedule, rate_at
 from art_core.rl.sft import SFT_OPTIONS, ExampleSize, sft_config
@@ -167,12 +168,13 @@ class SFTRun:
         result = TrainResult(step=step)
         for batches, last in self._batches(step):
             done = result.step - self.plan.start + 1
+            saves = {"save_checkpoint": last or done % self.checkpoint_every == 0}
+            saves |= await check_stop(self.model, self.model.run.info.stop)
             result = await self.backend.train_sft(
                 self.model,
                 [[self.examples[place] for place in places] for places in batches.values()],
                 learning_rate=self.rate(next(iter(batches))),
-                save_checkpoint=last or done % self.checkpoint_every == 0,
-                **self.options,
+                **{**self.options, **saves},
             )
             passes = (max(batches) + 1) / self.plan.batches_per_epoch
             self.model.run.current().record(

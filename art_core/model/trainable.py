@@ -22,6 +22,7 @@ from art_core.model.backend import backend as make_backend
 from art_core.model.model import Model, ready_groups
 from art_core.model.sft import Data, train_sft
 from art_core.model.sft_plan import SFTPlans
+from art_core.model.stopping import check_stop
 from art_core.model.teacher import Teacher
 from art_core.rl.config import TrainConfig, used_config
 from art_core.rl.schedules import RateOrSchedule, options_at
@@ -218,7 +219,8 @@ class TrainableModel(Model):
         them again. If a cancelled step ends first, they move to the next step's file. Groups that
         were stored for the step earlier and not trained move to the file of the same name in
         `earlier/`. The row keeps the `cursor` of the batch, if the groups are of the run's queue.
-        Raises MetricError for a metric of a trajectory or group that no row holds.
+        Raises MetricError for a metric of a trajectory or group that no row can hold; StoppedError,
+        with the groups stored, if a sink such as the doctor ended the training.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
@@ -232,6 +234,7 @@ class TrainableModel(Model):
             options = await self._scored(teacher, groups, options, expected)
         start = self._store("train", expected, groups)
         self._settle("train", groups)
+        options = {**options, **await check_stop(self, run.info.stop)}
         result = await backend.train(self, groups, **options)
         SFTPlans(run.info.run_dir).leave(expected - 1)
         # A newer object may have the run now; the step is trained, so its row is written.

@@ -15,6 +15,7 @@ from art_core.data.gather import AfterEach
 from art_core.evaluation.attempts import Rollout
 from art_core.gateway.gateway import GatewayOptions
 from art_core.model.backend import option_names
+from art_core.model.stopping import check_stop
 from art_core.model.trainable import TrainableModel
 from art_core.pipelines.batches import Batches, StepGroups, off_policy
 from art_core.pipelines.config import PipelineConfig
@@ -166,6 +167,7 @@ class _Run:
 
     async def _steps(self, working: asyncio.Task[None]) -> None:
         while not self._at_end() and not self.interrupted.is_set():
+            await check_stop(self.model, self.model.run.info.stop)
             taken = await self._or_interrupted(self.batches.take(self.result.step), working)
             if taken is None:
                 break

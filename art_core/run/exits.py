@@ -25,6 +25,8 @@ from typing import Any, NoReturn, Protocol
 
 import attrs
 
+from art_core.base.errors import StoppedError
+
 log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = 10.0
@@ -62,6 +64,8 @@ def status_of(error: BaseException | None) -> str:
         return "interrupted"
     if isinstance(error, SystemExit):
         return "failed" if error.code else "finished"
+    if isinstance(error, StoppedError):
+        return error.status
     return "finished" if error is None else "failed"
 
 

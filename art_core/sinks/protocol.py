@@ -19,6 +19,19 @@ from art_core.log.timeline import Change, Timeline
 from art_core.metrics.taxonomy import Taxonomy, builtin_taxonomy
 
 
+@attrs.define(eq=False)
+class StopRequest:
+    """How a sink ends the training before its next step: who asks for it, and why."""
+
+    by: str | None = None
+    reason: str = ""
+
+    def request(self, by: str, reason: str) -> None:
+        """Ask for the end; the first request counts."""
+        if self.by is None:
+            self.by, self.reason = by, reason
+
+
 @attrs.frozen(kw_only=True)
 class RunInfo:
     """The run that the rows belong to.
@@ -27,7 +40,8 @@ class RunInfo:
     "running" while rows come; in `Sink.close` it is the run's end: "finished", "failed",
     "interrupted", or what `model.close(status=)` gave. `reason` is the exception because of which
     the run failed, if known: type and message, without secrets. `sink` is the name of the sink that
-    gets this description. `taxonomy` has the specs of all metrics, also of the model's plugins.
+    gets this description. `taxonomy` has the specs of all metrics, also of the model's plugins. A
+    sink ends the training before its next step by `run.stop.request("my sink", "why")`.
     """
 
     project: str
@@ -40,6 +54,7 @@ class RunInfo:
     config: dict[str, Any] = attrs.field(factory=dict)
     sink: str = ""
     taxonomy: Taxonomy = attrs.field(factory=builtin_taxonomy, eq=False, repr=False)
+    stop: StopRequest = attrs.field(factory=StopRequest, eq=False, repr=False)
 
 
 class Sink(Protocol):

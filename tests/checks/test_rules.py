@@ -60,7 +60,7 @@ def test_a_planted_problem_is_found_within_25_steps_and_not_before(problem, seed
 @pytest.mark.parametrize("seed", range(30))
 def test_a_run_that_learns_until_its_end_has_no_finding(seed):
     examination = examine(healthy_run(seed).curves(), RULES)
-    assert (examination.findings, examination.warnings) == ((), ())
+    assert (examination.findings, examination.warnings) == ((), {})
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -113,4 +113,4 @@ def test_with_no_backend_it_says_what_to_install(art_command):
 def test_sinks_are_listed_with_those_that_get_rows_unasked(art_command):
     lines = art_command("sinks").splitlines()
     assert lines[0].split() == ["sink", "by", "default", "summary"]
-    assert [line.split()[:2] for line in lines[1:]] == [["console", "yes"]]
+    assert [line.split()[:2] for line in lines[1:]] == [["console", "yes"], ["doctor", "no"]]

@@ -356,3 +356,28 @@ def test_a_page_ends_with_its_block(tmp_path):
 def test_the_file_of_a_key_that_is_not_given_is_none(project):
     (project / "art.toml").write_text(SETTINGS.partition("[eval]")[0])
     assert read_project(project).file("eval", "scenarios") is None
+
+
+def test_the_doctor_watches_and_ends_a_training_by_its_finding(train, shelf, project, monkeypatch):
+    monkeypatch.delenv("ART_SINKS")
+    flat = ["--set", "run.rollout=agent.py:Silent", "--set", "run.attempts=3"]
+    status, out, error = train("--steps", "300", "--stop-on", "dead-groups-wrong", *flat)
+    assert (status, out) == (2, "")
+    assert re.search(r"doctor: dead-groups-wrong: from step \d\n  100% of the groups", error)
+    assert "art: the doctor stopped the training of 'demo' after step" in error
+    run = find_run("demo", shelf.path)
+    assert run.state().status == "stopped by the doctor"
+    assert 10 <= run.last_row().step < 300
+
+
+def test_sinks_that_are_named_stay_and_the_doctor_comes_if_it_may_stop(
+    train, shelf, plugins, monkeypatch
+):
+    monkeypatch.setenv("ART_SINKS", "")
+    assert train("--set", 'run.stop_on=["truncation"]')[0] == 0
+    stored = json.loads((shelf.path / "demos" / "models" / "demo" / "sinks.json").read_text())
+    assert stored == {"doctor": {"options": {"stop_on": ["truncation"]}}}
+    status, _, error = train("--stop-on", "truncatoin")
+    assert status == 2
+    assert "no rule 'truncatoin'" in error
+    assert "run.stop_on must be a list of texts" in train("--set", "run.stop_on=truncation")[2]

@@ -355,3 +355,14 @@ async def test_its_state_is_shown(model, monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "pipeline: " in shown
     assert "running=" in shown
+
+
+async def test_a_stop_that_a_sink_asks_for_ends_it_after_the_step(model, backend):
+    async def before(step):
+        if step == 2:
+            model.run.info.stop.request("a test", "two steps are enough")
+
+    backend.before_step = before
+    with pytest.raises(art.StoppedError, match="a test stopped the training of 'm' after step 2"):
+        await art.pipeline(model, range(8), ask, max_steps_off_policy=0, **SMALL)
+    assert [row.step for row in train_rows(model)] == [1, 2]

@@ -21,6 +21,7 @@ class WandbOptions:
     """Options of the W&B run. None leaves an option to wandb's own variable, such as
     `WANDB_ENTITY`.
 
+    `alerts` raises an alert for each new finding of the doctor.
     `mode` is offline if no API key is known. `trajectories` logs each row's trajectories as a
     table, from the files that the run keeps. `init_timeout_s` and `finish_timeout_s` limit how long
     wandb waits for the network; data that was not uploaded stays on disk for `wandb sync`.
@@ -36,6 +37,7 @@ class WandbOptions:
     dir: str | Path | None = None
     save_code: bool | None = None
     trajectories: bool | None = None
+    alerts: bool | None = None
     init_timeout_s: float = 20.0
     finish_timeout_s: float = 8.0
 
@@ -69,6 +71,10 @@ class WandbOptions:
         """Return whether trajectories are logged as tables, which is off by default."""
         chosen = self.trajectories
         return _flag("ART_WANDB_TRAJECTORIES") if chosen is None else chosen
+
+    def raises_alerts(self) -> bool:
+        """Return whether findings of the doctor are alerts, which is off by default."""
+        return _flag("ART_WANDB_ALERTS") if self.alerts is None else self.alerts
 
 
 def _flag(variable: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import wandb
 
-from art_core import LoggedRun, MetricsRow, Plugins, RunInfo, SinkError, TrajectoryGroup
+from art_core import LoggedRun, MetricsRow, Plugins, RunInfo, SinkError, TrajectoryGroup, Watch
 from art_wandb.plugin import WandbOptions
 from art_wandb.session import FLUSH_S, abandon, durable_seq, finish, keep_durable_seq, open_run
 
@@ -81,10 +81,13 @@ class WandbSink:
     _acknowledged: int = 0
     _durable: int = 0
     _recent: deque[tuple[float, int]] = attrs.field(factory=deque)
+    _watch: Watch | None = None
 
     def open(self, run: RunInfo) -> None:
         """Start or resume the W&B run; raises when W&B can't be reached in `init_timeout_s`."""
         self._info = run
+        if self.options.raises_alerts():
+            self._watch = Watch(run, tuple(Plugins.discover().checks().values()))
         self._start()
 
     def write(self, rows: Sequence[MetricsRow]) -> None:
@@ -95,6 +98,9 @@ class WandbSink:
         if not self._begun:
             self._begin(first)
         self._log([*self._lost(first), *rows], last)
+        if self._watch is not None:
+            self._watch.add(rows)
+            self._alert(self._watch, due=self._watch.is_due)
 
     def close(self, run: RunInfo) -> None:
         """Finish the W&B run: as failed unless the run finished, or still goes on."""
@@ -107,11 +113,26 @@ class WandbSink:
         rows = [*self._lost(end)] if self._begun else []
         if rows:
             self._log(rows, rows[-1].seq)
+        if self._watch is not None:
+            self._alert(self._watch, due=True)
         assert self._run is not None
         with self._guarded():
             finish(self._run, exit_code=_EXIT_CODES.get(run.status, 1))
         if self._begun:
             keep_durable_seq(run, self._sent)
+
+    def _alert(self, watch: Watch, *, due: bool) -> None:
+        """Raise an alert for each new finding."""
+        assert self._run is not None
+        if due:
+            watch.unsent += watch.new_findings()
+            watch.keep()
+        while watch.unsent:
+            finding = watch.unsent[0]
+            with self._guarded():
+                self._run.alert(title=finding.heading, text=f"{finding.problem}. {finding.change}")
+            del watch.unsent[0]
+            watch.keep()
 
     def _start(self) -> None:
         assert self._info is not None

@@ -16,8 +16,10 @@ import psutil
 import pytest
 
 import art_core as art
+from art_core.testing.sick_runs import sick_run
 from art_core.testing.sink import ended, row, run_in, some_rows
 from art_wandb import wandb_sink
+from art_wandb.plugin import WandbOptions
 from art_wandb.session import new_id, run_id
 from offline_runs import OURS, files, history, metrics_of, records, summary
 
@@ -260,6 +262,7 @@ def black_hole(monkeypatch):
 SCRIPT = """
 import asyncio, sys
 import art_core as art
+from art_core.testing.sick_runs import sick_run
 from art_wandb import wandb_sink
 async def main():
     sink = wandb_sink(init_timeout_s=2, finish_timeout_s=1)
@@ -384,3 +387,20 @@ def test_a_sink_names_its_options_and_is_made_again_from_them(tmp_path, monkeypa
     assert options == given | {"tags": ["a", "b"], "dir": str(tmp_path / "files")}
     assert wandb_sink(**options).options == options
     assert wandb_sink().options == {}
+
+
+def test_a_new_finding_of_the_doctor_is_an_alert_once(tmp_path, monkeypatch):
+    run = art.RunInfo(project="demo", name="m", run_dir=tmp_path, sink="wandb")
+    rows = sick_run("truncation", 3).rows
+    (tmp_path / "history.jsonl").write_bytes(b"".join(row.to_line() for row in rows))
+    monkeypatch.setenv("ART_WANDB_ALERTS", "1")
+    for part in (rows[:-5], rows[-20:]):  # a second process gets some rows again
+        sink = wandb_sink(mode="offline").create()
+        sink.open(run)
+        sink.write(list(part))
+        sink.close(run)
+    (alert,) = records(tmp_path)["alert"]
+    assert alert["title"].startswith("truncation: from step ")
+    assert "of the attempts are cut off by max_tokens" in alert["text"]
+    assert wandb_sink(alerts=True).options == {"alerts": True}
+    assert not WandbOptions(alerts=False).raises_alerts()
