@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from art_core.costs.track import track_api_cost
     from art_core.data.dataset import DatasetBatch, iterate_dataset
     from art_core.data.gather import gather_trajectories, gather_trajectory_groups
+    from art_core.data.sampler import ScenarioSampler
     from art_core.data.trajectory import History, Trajectory, TrajectoryGroup
     from art_core.environments.environment import Environment, rollout_of
     from art_core.environments.sandbox import (
@@ -102,6 +103,7 @@ _HOME = {
     "costs.track": ("track_api_cost",),
     "base.retry": ("retry",),
     "data.dataset": ("DatasetBatch", "iterate_dataset"),
+    "data.sampler": ("ScenarioSampler",),
     "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
     "data.trajectory": ("History", "Trajectory", "TrajectoryGroup"),
     "base.errors": (
@@ -229,6 +231,7 @@ __all__ = [
     "SandboxLimits",
     "SandboxResult",
     "SandboxSpec",
+    "ScenarioSampler",
     "Schedule",
     "Sink",
     "SinkError",

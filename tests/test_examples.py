@@ -13,6 +13,7 @@ import pytest
 from judge_server import judging
 
 import art_core as art
+from art_core.data.store import read_groups
 from art_core.log.reader import LoggedRun
 from art_core.log.rows import read_rows
 from art_core.testing.echo import EchoBackend
@@ -72,6 +73,20 @@ def test_the_dice_agent_trains_and_resumes(monkeypatch, tmp_path, capsys):
     rows = list(read_rows(tmp_path / "dice" / "models" / "dice-001" / "history.jsonl"))
     assert [row.step for row, *_ in rows if row.metrics.get("reward/rolls")] == [1, 2]
     assert "reward/rolls" in capsys.readouterr().out
+
+
+def test_the_dice_agent_samples_games_of_a_pool(monkeypatch, tmp_path):
+    monkeypatch.setenv("ART_DIR", str(tmp_path))
+    monkeypatch.setattr(art, "backend", lambda _: EchoBackend(reply=lambda messages, step: "no"))
+    monkeypatch.setattr("art_core.cli.main.main", lambda arguments: 0)
+    monkeypatch.setattr(
+        sys, "argv", ["dice_agent.py", "--backend", "echo", "--steps", "1", "--sampler"]
+    )
+    runpy.run_path(str(EXAMPLES / "dice_agent.py"), run_name="__main__")
+    groups = list(
+        read_groups(tmp_path / "dice" / "models" / "dice-001" / "trajectories/train/0001.jsonl")
+    )
+    assert len({group.metadata["scenario_id"] for group in groups}) == len(groups) == 24
 
 
 MAILS = [

@@ -10,10 +10,11 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.rl.config import Check, count, optional, positive, step, whole
+from art_core.rl.config import Check, count, one_of, optional, positive, step, whole
 
 FILE = "art.toml"
 VERSION = 1
+SAMPLERS = ("epochs", "thompson")
 
 
 def _text(name: str, value: Any) -> None:
@@ -36,6 +37,7 @@ KEYS: Mapping[str, Mapping[str, tuple[Check, Any]]] = {
         "judge": (optional(_text), None),
         "steps": (count, 12),
         "scenarios_per_step": (optional(count), None),
+        "sampler": (one_of(SAMPLERS), "epochs"),
         "attempts": (count, 8),
         "max_concurrent": (step, 64),
         "timeout_s": (optional(positive), None),

@@ -23,11 +23,12 @@ from art_core.cli.evaluation import import_target, imported, scenarios_in
 from art_core.cli.page import page_beside
 from art_core.cli.project import FILE, Project, read_project
 from art_core.cli.sparkline import sparkline
-from art_core.data.dataset import places
+from art_core.data.dataset import places, scenario_id
 from art_core.data.gather import AfterEach, gather_trajectory_groups
+from art_core.data.sampler import ScenarioSampler
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.endpoint.listener import LOOPBACK
-from art_core.evaluation.attempts import Rollout, scenario_id
+from art_core.evaluation.attempts import Rollout
 from art_core.evaluation.evaluate import evaluate
 from art_core.gateway.gateway import GatewayOptions
 from art_core.hooks.commands import Output, Record
@@ -217,14 +218,15 @@ async def _trained(
 
 async def _steps(model: TrainableModel, project: Project, work: _Work) -> None:
     steps, every = project["run"]["steps"], project["eval"]["every"]
+    gather = _sampled if project["run"]["sampler"] == "thompson" else _in_turn
+    groups_of = gather(model, project["run"], work)
     model.check_scenarios(work.scenarios)
     begun = await model.get_step()
     if begun == 0:
         await _evaluated(model, project, work, 0)
     for step in range(begun, steps):
         await check_stop(model, model.run.info.stop)
-        groups = await _groups(model, project["run"], work, step)
-        await model.train(groups, **project["train"])
+        await model.train(await groups_of(step), **project["train"])
         if (step + 1) % every == 0 or step + 1 == steps:
             await _evaluated(model, project, work, step + 1)
 
@@ -233,6 +235,12 @@ async def _piped(
     model: TrainableModel, project: Project, work: _Work, gateway: GatewayOptions | None
 ) -> None:
     """Train with rollouts, training and evaluation at the same time."""
+    if project["run"]["sampler"] != "epochs":
+        raise ConfigError(
+            f"{FILE}: run.sampler is {project['run']['sampler']!r}, and --pipeline takes scenarios "
+            "in epochs, ahead of the steps",
+            "Leave one of them out.",
+        )
     run, of_eval = project["run"], project["eval"]
     size = run["scenarios_per_step"] or len(work.scenarios)
     await pipeline(
@@ -254,21 +262,47 @@ async def _piped(
     )
 
 
-async def _groups(
-    model: TrainableModel, run: Mapping[str, Any], work: _Work, step: int
-) -> list[TrajectoryGroup]:
-    scenarios = work.of_step(step, run["scenarios_per_step"], run["seed"])
-    return await gather_trajectory_groups(
-        (
-            TrajectoryGroup(
-                (work.rollout(model, scenario) for _ in range(run["attempts"])),
-                metadata={"scenario_id": scenario_id(scenario)},
-            )
-            for scenario in scenarios
-        ),
-        max_concurrent=run["max_concurrent"],
-        timeout=run["timeout_s"],
-        after_each=work.judge,
+Gather = Callable[[int], Awaitable[list[TrajectoryGroup]]]
+
+
+def _limits(run: Mapping[str, Any], work: _Work) -> dict[str, Any]:
+    return {
+        "max_concurrent": run["max_concurrent"],
+        "timeout": run["timeout_s"],
+        "after_each": work.judge,
+    }
+
+
+def _in_turn(model: TrainableModel, run: Mapping[str, Any], work: _Work) -> Gather:
+    """Return what gathers the groups of a step, each scenario once per epoch."""
+
+    async def gather(step: int) -> list[TrajectoryGroup]:
+        scenarios = work.of_step(step, run["scenarios_per_step"], run["seed"])
+        return await gather_trajectory_groups(
+            (
+                TrajectoryGroup(
+                    (work.rollout(model, scenario) for _ in range(run["attempts"])),
+                    metadata={"scenario_id": scenario_id(scenario)},
+                )
+                for scenario in scenarios
+            ),
+            **_limits(run, work),
+        )
+
+    return gather
+
+
+def _sampled(model: TrainableModel, run: Mapping[str, Any], work: _Work) -> Gather:
+    """Return what gathers the groups that are expected to teach the most for their cost."""
+    sampler = ScenarioSampler(
+        scenarios=work.scenarios,
+        run_dir=model.run_dir,
+        groups=run["scenarios_per_step"] or len(work.scenarios),
+        attempts=run["attempts"],
+        seed=run["seed"],
+    )
+    return lambda step: sampler.gather(
+        step, lambda scenario: work.rollout(model, scenario), **_limits(run, work)
     )
 
 

@@ -1,12 +1,14 @@
-"""The order in which scenarios are taken: each once per epoch, by a seed, without global state."""
+"""The ids of scenarios, and the order in which they are taken: each once per epoch, by a seed."""
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import attrs
+import orjson
 
 from art_core.base.errors import ConfigError
 from art_core.base.progress import progress_bar
@@ -82,3 +84,27 @@ def iterate_dataset(
     finally:
         if bar is not None:
             bar.close()
+
+
+def scenario_id(scenario: Any) -> str:
+    """Return a scenario's id: its `id` or `scenario_id`, else text itself, else a hash of its JSON.
+
+    Raises ConfigError for a scenario without an id that JSON can't hold.
+    """
+    for name in ("id", "scenario_id"):
+        value = (
+            scenario.get(name) if isinstance(scenario, Mapping) else getattr(scenario, name, None)
+        )
+        if value is not None:
+            return str(value)
+    if isinstance(scenario, (str, int, float)):
+        return str(scenario)
+    if attrs.has(type(scenario)):
+        scenario = attrs.asdict(scenario)
+    try:
+        data = orjson.dumps(scenario, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        raise ConfigError(
+            f"a scenario needs an id: {scenario!r:.80} has none", "Give it a field `id`."
+        ) from error
+    return hashlib.sha256(data).hexdigest()[:12]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import orjson
 
 from art_core.base.errors import ConfigError, HistoryError, RolloutFailure
 from art_core.base.files import json_line
+from art_core.data.dataset import scenario_id
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 
 
@@ -135,30 +135,6 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         except orjson.JSONDecodeError:
             continue  # torn by a kill: the attempt runs again
     return found
-
-
-def scenario_id(scenario: Any) -> str:
-    """Return a scenario's id: its `id` or `scenario_id`, else text itself, else a hash of its JSON.
-
-    Raises ConfigError for a scenario without an id that JSON can't hold.
-    """
-    for name in ("id", "scenario_id"):
-        value = (
-            scenario.get(name) if isinstance(scenario, Mapping) else getattr(scenario, name, None)
-        )
-        if value is not None:
-            return str(value)
-    if isinstance(scenario, (str, int, float)):
-        return str(scenario)
-    if attrs.has(type(scenario)):
-        scenario = attrs.asdict(scenario)
-    try:
-        data = orjson.dumps(scenario, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except TypeError as error:
-        raise ConfigError(
-            f"a scenario needs an id: {scenario!r:.80} has none", "Give it a field `id`."
-        ) from error
-    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def by_id(scenarios: Sequence[Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
@@ -80,7 +81,8 @@ def with_signal(
         total = f"signal/cum/{part}"
         if part in parts or (split == "train" and total in draft.totals):
             draft.metrics[f"signal/{part}"] = own = parts.get(part, 0.0)
-            draft.totals[total] = draft.metrics[total] = draft.totals.get(total, 0.0) + own
+            summed = min(draft.totals.get(total, 0.0) + own, sys.float_info.max)
+            draft.totals[total] = draft.metrics[total] = summed
     return draft
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import attrs
 
-from art_core.data.dataset import places
-from art_core.evaluation.attempts import scenario_id
+from art_core.data.dataset import places, scenario_id
 from art_core.model.scenarios import plain
 from art_core.pipelines.config import PipelineConfig
 from art_core.queue.queue import AttemptQueue

@@ -220,6 +220,19 @@ def test_each_scenario_is_once_in_an_epoch(train, shelf):
     assert all(len(group) == 2 for step in (1, 2, 3) for group in run.groups(step))
 
 
+def test_a_sampler_takes_the_scenarios_that_teach_and_no_pipeline_does(train, shelf):
+    changes = ("--set", "run.sampler=thompson", "--set", "run.scenarios_per_step=1")
+    assert train(*changes, "--steps", "2")[0] == 0
+    found = find_run("demo", shelf.path)
+    for step in (1, 2):
+        tried = [group.metadata["scenario_id"] for group in found.groups(step)]
+        assert len(tried) == len(set(tried)) <= 2
+    status, _, err = train(*changes, "--steps", "3", "--pipeline")
+    assert status != 0
+    assert "takes scenarios in epochs" in err
+    assert "sampler" in train("--set", "run.sampler=greedy")[2]
+
+
 def test_a_judge_sets_the_rewards_of_a_group(train, shelf):
     assert train("--set", "run.judge=agent.py:judge", "--set", "run.scenarios_per_step=1")[0] == 0
     rewards = [group.rewards for group in find_run("demo", shelf.path).groups(1)]

@@ -9,7 +9,8 @@ import pytest
 from judge_server import USAGE, judging
 
 import art_core as art
-from art_core.evaluation.attempts import Attempt, AttemptFile, by_id, scenario_id
+from art_core.data.dataset import scenario_id
+from art_core.evaluation.attempts import Attempt, AttemptFile, by_id
 from art_core.evaluation.evaluate import evaluate
 from art_core.testing.echo import EchoBackend
 

@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from art_core.metrics.signal import PARTS, teaching, with_signal
 from art_core.metrics.summarize import GroupsOfRow
 from art_core.metrics.taxonomy import builtin_taxonomy
 from art_core.rl.config import TrainConfig
+from art_core.rl.losses import PRESETS
 
 FAILURE = RolloutFailure(reason="raised", type="ValueError", message="bad")
 
@@ -186,6 +188,7 @@ def test_which_groups_teach_depends_on_the_options():
         ({"advantage_baseline": "value"}, everything),
         ({"loss_fn": "distill"}, everything),
         ({"loss_fn": "ppo", "distill_coef": 0.5}, everything),
+        ({"loss_fn": attrs.evolve(PRESETS["distill"], distill_coef=0.0)}, [False, False]),
     ]
     for options, expected in cases:
         assert teaching(groups, TrainConfig(**options)) == expected, options
