@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from art_core.cli.arguments import add_run
+from art_core.base.errors import ConfigError
+from art_core.cli.arguments import add_directory
+from art_core.cli.completion import completed, run_names
+from art_core.cli.evaluation import add_backend, imported, scenarios_in
+from art_core.cli.pilots import (
+    PilotRun,
+    PilotTask,
+    of_project,
+    offers,
+    run_pilots,
+    task_of,
+    verdict,
+)
+from art_core.cli.project import FILE, read_project
 from art_core.cli.text import counted, sized
 from art_core.costs.builder import PriceBook
 from art_core.forecast.forecast import Forecast, Line, forecast
 from art_core.forecast.interval import Interval
+from art_core.forecast.pilot import Plan, cheapest, planned_lines
 from art_core.forecast.reach import Reach, reach
 from art_core.forecast.usage import REWARDS, Usage, read_usage
 from art_core.hooks.commands import Column, Output, Record, Table
@@ -22,33 +38,87 @@ from art_core.log.rundir import runs_path
 from art_core.reports.reprice import Prices
 
 _HELP = """\
-The steps and evaluations of the run are its sample: dollars at today's prices by its receipts,
-tokens by kind, hours, bytes. Each has the interval in which it lies with 50 % and with 90 %. A
-trend, such as of longer attempts, goes on. With --to-reward the curve of val/reward, else that of
-reward/mean, is continued; where the data show no answer, the output states so.
+WHAT is a run: its steps and evaluations are the sample of what is to come. Dollars are at today's
+prices by the run's receipts; tokens by kind, hours and bytes follow. Each has the interval in which
+it lies with 50 % and with 90 %. A trend, such as of longer attempts, goes on. With --to-reward the
+curve of val/reward, else that of reward/mean, is continued; where the data show no answer, the
+output states so.
+
+Or WHAT is a rollout, as module:function, or a project's directory with an art.toml. Before the
+first step a few pilot attempts are made, and paid, and one step is trained on them; the output
+compares what they cost here with the prices of hosted training.
 
 examples:
   art forecast agent-001 --to-step 200
   art forecast agent-001 --to-reward 0.8
   art forecast agent-001 --to-step 200 --json | jq '.costs[] | select(.name == "all").high90'
+  art forecast demo --pilots 16
+  art forecast my_agent:rollout --scenarios train.jsonl --model Qwen/Qwen3-0.6B --backend local \\
+    --steps 200 --group 8
 """
 _NO_DATA = "too few steps used it"
+_RUN_NEEDS = "a forecast of a run needs --to-step N or --to-reward X"
+
+_OFFERS = (
+    Column(key="where"),
+    Column(key="model"),
+    Column(key="usd", heading="$ in all", form=".4f", right=True),
+    Column(key="low90", heading="low", form=".4f", right=True, rank=1),
+    Column(key="high90", heading="high (90 %)", form=".4f", right=True, rank=1),
+    Column(key="assumes", wrap=True),
+)
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "forecast", help="what a run will cost up to a step or a reward", epilog=_HELP
+        "forecast", help="what a run will cost, also before its first step", epilog=_HELP
     )
-    add_run(parser)
-    aim = parser.add_mutually_exclusive_group(required=True)
-    aim.add_argument("--to-step", type=int, metavar="N", help="the step to train up to")
-    aim.add_argument("--to-reward", type=float, metavar="X", help="the reward to train up to")
+    name = parser.add_argument(
+        "name", metavar="WHAT", help="a run, a rollout as module:function, or a project"
+    )
+    completed(name, run_names)
+    aim = parser.add_mutually_exclusive_group()
+    aim.add_argument("--to-step", type=int, metavar="N", help="of a run: the step to train up to")
+    aim.add_argument("--to-reward", type=float, metavar="X", help="of a run: the reward")
+    option = parser.add_argument
+    option("--scenarios", type=Path, metavar="FILE", help="of a rollout: its scenarios")
+    option("--model", metavar="NAME", help="of a rollout: the base model, or openai/NAME")
+    option("--steps", type=_count, default=100, metavar="N", help="of a rollout: steps (100)")
+    option("--group", type=_count, default=8, metavar="N", help="attempts per scenario (8)")
+    option("--scenarios-per-step", type=_count, metavar="N", help="default: all in FILE")
+    option("--pilots", type=_count, default=8, metavar="N", help="pilot attempts to make (8)")
+    option("--timeout", type=float, metavar="S", help="seconds for one pilot attempt")
+    add_backend(parser)
+    add_directory(parser)
     parser.set_defaults(run=run_forecast)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text!r}")
+    return int(text)
+
+
 def run_forecast(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
-    """Yield the forecast of a run."""
+    """Yield the forecast of a run, or that of a task before its first step."""
+    if arguments.scenarios is not None:
+        rollout, scenarios = imported(arguments.name), scenarios_in(arguments.scenarios)
+        task = task_of(arguments, rollout, scenarios)
+        per_step = arguments.scenarios_per_step or len(scenarios)
+        plan = Plan(steps=arguments.steps, scenarios=per_step, group=arguments.group)
+        yield from _before(task, plan, arguments.pilots, plugins)
+    elif (Path(arguments.name) / FILE).is_file():
+        task, plan = of_project(read_project(Path(arguments.name)))
+        yield from _before(task, plan, arguments.pilots, plugins)
+    else:
+        yield from _of_run(arguments, plugins)
+
+
+def _of_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
+    if arguments.to_step is None and arguments.to_reward is None:
+        known = "a rollout needs --scenarios FILE" if ":" in arguments.name else ""
+        raise ConfigError(_RUN_NEEDS, known)
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     usage = read_usage(run, Prices(book=PriceBook(plugins)).usd)
     step = arguments.to_step
@@ -61,6 +131,40 @@ def run_forecast(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
         step = found.median
         yield from _at_the_ends(usage, found)
     yield from tables(forecast(usage, step))
+
+
+def _before(task: PilotTask, plan: Plan, count: int, plugins: Plugins) -> Iterator[Output]:
+    """Make the pilots; yield what the plan will use, and what it costs elsewhere."""
+    yield f"{counted(count, 'pilot')} of {task.model}, {plan.attempts:,} attempts planned"
+    yield from _planned(asyncio.run(run_pilots(task, count)), task, plan, plugins)
+
+
+def _planned(run: PilotRun, task: PilotTask, plan: Plan, plugins: Plugins) -> Iterator[Output]:
+    pilots, lines = run.pilots, planned_lines(run.pilots, plan)
+    values = attrs.asdict(plan) | {
+        "attempts": plan.attempts,
+        "pilots": pilots.made,
+        "failures": pilots.failures,
+        "reward": run.reward,
+    }
+    failed = f", {pilots.failures} failed" if pilots.failures else ""
+    took = f"{pilots.wall_s:.1f} s, and {pilots.training_s:.1f} s of training"
+    yield Record(values, [f"reward {run.reward:.3g}{failed}, in {took}", ""])
+    yield from _line_tables(lines, "no pilot has a priced cost")
+    whole = next((line.coming for line in lines if line.name == "all"), None)
+    found = offers(task, pilots, plan, plugins, whole)
+    yield ""
+    rows = [
+        attrs.asdict(offer, recurse=False)
+        | {"usd": None if offer.usd is None else offer.usd.median}
+        | ({} if offer.usd is None else attrs.asdict(offer.usd))
+        for offer in found
+    ]
+    yield Table(name="offers", rows=rows, columns=_OFFERS)
+    best = cheapest(found)
+    notes = list(run.notes)
+    text = ["", verdict(found), *(f"note: {note}" for note in notes)]
+    yield Record({"cheapest": best and best.where, "notes": notes}, text)
 
 
 def _curve(usage: Usage) -> tuple[str, Mapping[int, float]]:
@@ -110,15 +214,20 @@ def tables(found: Forecast) -> Iterator[Output]:
     evaluations = f", {counted(found.evaluations, 'evaluation')}" if found.evaluations else ""
     values = attrs.asdict(found, filter=attrs.filters.exclude("lines", "notes"))
     yield Record(values, [f"{title}{evaluations}"])
-    costs = sorted(found.costs().items(), key=lambda item: (item[0] != "all", item[0]))
-    rows = [_row(line) for _, line in costs]
-    columns = _columns("costs", "$", lambda value, _: f"{value:.4f}")
-    yield Table(name="costs", rows=rows, columns=columns, empty="the log has no costs")
-    others = [_row(line) for line in found.lines if line.unit != "usd"]
-    yield ""
-    yield Table(name="usage", rows=others, columns=_columns("used", "", _amount))
+    yield from _line_tables(found.lines, "the log has no costs")
     notes = [f"note: {note}" for note in found.notes]
     yield Record({"notes": list(found.notes)}, ["", *notes] if notes else [])
+
+
+def _line_tables(lines: Sequence[Line], empty: str) -> Iterator[Output]:
+    costs = sorted(
+        (line for line in lines if line.unit == "usd"), key=lambda x: (x.name != "all", x.name)
+    )
+    columns = _columns("costs", "$", lambda value, _: f"{value:.4f}")
+    yield Table(name="costs", rows=[_row(line) for line in costs], columns=columns, empty=empty)
+    yield ""
+    others = [_row(line) for line in lines if line.unit != "usd"]
+    yield Table(name="usage", rows=others, columns=_columns("used", "", _amount))
 
 
 def _row(line: Line) -> dict[str, Any]:

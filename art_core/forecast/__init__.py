@@ -1,1 +1,1 @@
-"""What a run will cost: intervals of what comes next, from what was used so far."""
+"""Forecasts: intervals of what comes next, from what was used so far."""

@@ -29,6 +29,7 @@ _PROBABILITIES = (0.25, 0.5, 0.75, 0.05, 0.95)
 _MAX_LOG = 300.0
 _MAX_DEVIATION = 10.0
 _EXACT_STEPS = 8
+_MANY_STEPS = 200
 
 
 @attrs.frozen
@@ -69,6 +70,11 @@ class _Line:
     places: int
 
     @property
+    def sloped(self) -> bool:
+        """True if the slope was fitted, which takes a degree of freedom."""
+        return self.freedom == self.positive - 2
+
+    @property
     def chance(self) -> float:
         """The chance that an amount is not 0, by Jeffreys' prior; 1 if none was 0."""
         return 1.0 if self.positive == self.places else (self.positive + 0.5) / (self.places + 1)
@@ -86,7 +92,7 @@ def of_next(values: Sequence[float]) -> Interval | None:
         return None
     distance = line.ahead + 1
     scale = line.deviation * math.sqrt(
-        1 + 1 / max(1, line.positive) + (distance**2 / line.square if _sloped(line) else 0.0)
+        1 + 1 / max(1, line.positive) + (distance**2 / line.square if line.sloped else 0.0)
     )
     centre = line.level + line.slope * distance
     zero = 1 - line.chance
@@ -99,37 +105,40 @@ def of_next(values: Sequence[float]) -> Interval | None:
     return _interval(line.chance * line.smear * _exp(centre), quantiles)
 
 
-def of_sum(values: Sequence[float], steps: int) -> Interval | None:
+def of_sum(values: Sequence[float], steps: int, *, trend: bool = True) -> Interval | None:
     """Forecast the sum of the next `steps` of a series of amounts; None below two amounts.
 
     As `sum_draws`, whose quantiles these are.
     """
-    draws = sum_draws(values, steps)
-    return None if draws is None else of_draws(draws, mean_of_sum(values, steps))
+    draws = sum_draws(values, steps, trend=trend)
+    return None if draws is None else of_draws(draws, mean_of_sum(values, steps, trend=trend))
 
 
-def sum_draws(values: Sequence[float], steps: int, seed: int = 0) -> list[float] | None:
+def sum_draws(
+    values: Sequence[float], steps: int, seed: int = 0, *, trend: bool = True
+) -> list[float] | None:
     """Draw from the distribution of the sum of the next `steps` amounts; None below two amounts.
 
     The line's deviation, level and slope are drawn from their posterior distributions (Gelman et
     al., "Bayesian Data Analysis", 14.2, with the prior `GROWTH` of the slope). A rising level goes
     on along a straight line, a falling one along an exponential. A sum of more than a few amounts
-    is lognormal with their mean and variance (Fenton 1960). `values` are as in `of_next`. Draws
-    with different seeds are independent.
+    is lognormal with their mean and variance (Fenton 1960). `values` are as in `of_next`; without
+    `trend` their order means nothing, and all of them count. Draws with different seeds are
+    independent.
     """
-    line = _fitted(_recent(values))
+    line = _fitted(_recent(values)) if trend else _fitted(values, trend=False)
     if line is None:
         return None
     source = random.Random(f"{seed} {steps} {len(values)}")
     return [_draw(line, steps, source) for _ in range(DRAWS)]
 
 
-def mean_of_sum(values: Sequence[float], steps: int) -> float | None:
+def mean_of_sum(values: Sequence[float], steps: int, *, trend: bool = True) -> float | None:
     """Return the mean of the sum of the next `steps` amounts; None below two amounts.
 
     It is that of the fitted line. With fewer than `MIN_TREND` amounts it is their plain mean.
     """
-    line = _fitted(_recent(values))
+    line = _fitted(_recent(values)) if trend else _fitted(values, trend=False)
     if line is None:
         return None
     slope, _ = _posterior_slope(line, steps, line.deviation)
@@ -143,7 +152,7 @@ def growth_of(values: Sequence[float]) -> float | None:
     It shows one if the slope is more than two standard errors away from 0.
     """
     line = _fitted(_recent(values))
-    if line is None or not _sloped(line):
+    if line is None or not line.sloped:
         return None
     error = line.deviation / math.sqrt(line.square)
     return math.expm1(line.slope) if abs(line.slope) > 2 * error else None
@@ -171,7 +180,7 @@ def _recent(values: Sequence[float]) -> Sequence[float]:
     return values[-max(WINDOW, len(values) // 3) :]
 
 
-def _fitted(values: Sequence[float]) -> _Line | None:
+def _fitted(values: Sequence[float], *, trend: bool = True) -> _Line | None:
     """Fit the line to the positive amounts; None if fewer than two amounts are known."""
     known = [
         (place, value)
@@ -184,15 +193,15 @@ def _fitted(values: Sequence[float]) -> _Line | None:
     if len(points) < 2:
         level = points[0][1] if points else -math.inf
         return _Line(level, 0.0, 0.0, 1, 0.0, 0.0, 1.0, len(points), len(known))
-    return _line(points, len(known), len(values) - 1)
+    sloped = trend and len(points) >= MIN_TREND
+    return _line(points, len(known), len(values) - 1, sloped=sloped)
 
 
-def _line(points: Sequence[tuple[int, float]], places: int, last: int) -> _Line:
+def _line(points: Sequence[tuple[int, float]], places: int, last: int, *, sloped: bool) -> _Line:
     count = len(points)
     middle = math.fsum(place for place, _ in points) / count
     level = math.fsum(log for _, log in points) / count
     square = math.fsum((place - middle) ** 2 for place, _ in points)
-    sloped = count >= MIN_TREND
     product = math.fsum((place - middle) * (log - level) for place, log in points)
     slope = product / square if sloped else 0.0
     residuals = [log - level - slope * (place - middle) for place, log in points]
@@ -200,10 +209,6 @@ def _line(points: Sequence[tuple[int, float]], places: int, last: int) -> _Line:
     deviation = math.sqrt(math.fsum(residual**2 for residual in residuals) / freedom)
     smear = math.fsum(map(_exp, residuals)) / count
     return _Line(level, slope, deviation, freedom, last - middle, square, smear, count, places)
-
-
-def _sloped(line: _Line) -> bool:
-    return line.positive >= MIN_TREND
 
 
 def _draw(line: _Line, steps: int, source: random.Random) -> float:
@@ -219,7 +224,7 @@ def _draw(line: _Line, steps: int, source: random.Random) -> float:
     if line.chance < 1.0:
         zeros = line.places - line.positive
         chance = source.betavariate(line.positive + 0.5, zeros + 0.5)
-        count = sum(source.random() < chance for _ in range(steps))
+        count = _hits(chance, steps, source)
     if count == 0:  # also without any step
         return 0.0
     if steps <= _EXACT_STEPS:
@@ -229,6 +234,14 @@ def _draw(line: _Line, steps: int, source: random.Random) -> float:
             pace * _exp(level + deviation * source.gauss(0.0, 1.0)) for pace in paces
         )
     return _drawn_total(level, slope, deviation, steps, source) * count / steps
+
+
+def _hits(chance: float, steps: int, source: random.Random) -> int:
+    """Draw how many of the steps are hit: binomial, for many steps by the normal distribution."""
+    if steps <= _MANY_STEPS:
+        return sum(source.random() < chance for _ in range(steps))
+    drawn = source.gauss(steps * chance, math.sqrt(steps * chance * (1 - chance)))
+    return min(max(0, round(drawn)), steps)
 
 
 def _drawn_total(
@@ -243,7 +256,7 @@ def _drawn_total(
 
 def _posterior_slope(line: _Line, steps: int, deviation: float) -> tuple[float, float]:
     """Return the mean and the deviation of the slope, after the amounts and its prior."""
-    if not _sloped(line):
+    if not line.sloped:
         return 0.0, 0.0
     prior = (GROWTH / (line.places + steps)) ** 2
     error = deviation**2 / line.square

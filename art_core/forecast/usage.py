@@ -1,4 +1,4 @@
-"""What the steps and evaluations of a run have used: dollars by cost, tokens, hours, bytes."""
+"""Usage of steps and evaluations, read from the log: dollars by cost, tokens, hours, bytes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,97 @@
+"""A plan that is forecast from pilots, with numbers by hand."""
+
+import attrs
+import pytest
+
+from art_core.forecast.interval import Interval
+from art_core.forecast.pilot import (
+    Offer,
+    PilotAttempt,
+    Pilots,
+    Plan,
+    cheapest,
+    hosted_usd,
+    others_usd,
+    planned_lines,
+)
+from art_core.metrics.receipt import TokenRates
+
+ATTEMPT = PilotAttempt(prompt=99, sampled=100, trained=200, seconds=1.0)
+PILOTS = Pilots(
+    attempts=(ATTEMPT, ATTEMPT),
+    failures=2,
+    usd={"gpu": 4.0, "train/llm_judge": 2.0},
+    own=frozenset({"gpu"}),
+    wall_s=30.0,
+    training_s=10.0,
+    stored=400.0,
+)
+PLAN = Plan(steps=5, scenarios=2, group=4)
+RATES = TokenRates(input_per_million=1e6, output_per_million=2e6, train_per_million=3e6)
+
+
+def median(lines, name):
+    return next(line.coming.median for line in lines if line.name == name)
+
+
+def test_each_attempt_costs_what_a_pilot_did():
+    lines = planned_lines(PILOTS, PLAN)
+    # 40 attempts: 4 pilots cost 4 dollars on the device and 2 for judges; failed ones count
+    assert median(lines, "gpu") == pytest.approx(40.0)
+    assert median(lines, "train/llm_judge") == pytest.approx(20.0)
+    assert median(lines, "all") == pytest.approx(60.0)
+    assert median(lines, "prompt tokens") == pytest.approx(99 * 40)
+    assert median(lines, "tokens trained") == pytest.approx(200 * 40)
+    assert median(lines, "wall clock") == pytest.approx(40 / 4 * 40 / 3600)
+    assert median(lines, "trajectories") == pytest.approx(4000.0)
+    assert lines[0].name == "all"
+    assert lines[0].spent == 6.0
+
+
+def test_attempts_of_evaluations_are_not_trained():
+    lines = planned_lines(PILOTS, attrs.evolve(PLAN, evaluated=40))
+    # of the 40 seconds of the pilots 30 were sampling
+    assert median(lines, "gpu") == pytest.approx(40.0 + 30.0)
+    assert median(lines, "train/llm_judge") == pytest.approx(40.0)
+    assert median(lines, "tokens trained") == pytest.approx(200 * 40)
+    untrained = attrs.evolve(PILOTS, training_s=0.0)
+    lines = planned_lines(untrained, attrs.evolve(PLAN, evaluated=40))
+    assert median(lines, "gpu") == pytest.approx(80.0)
+
+
+def test_without_priced_costs_there_are_no_dollars():
+    lines = planned_lines(attrs.evolve(PILOTS, usd={}), PLAN)
+    assert {line.unit for line in lines} == {"token", "hour", "byte"}
+
+
+def test_attempts_of_different_lengths_make_an_interval():
+    other = attrs.evolve(ATTEMPT, sampled=400)
+    pilots = attrs.evolve(PILOTS, attempts=(ATTEMPT, other, ATTEMPT, other))
+    line = next(line for line in planned_lines(pilots, PLAN) if line.name == "gpu")
+    assert line.coming.low90 < line.coming.low50 < line.coming.high50 < line.coming.high90
+    assert line.growth is None
+
+
+def test_one_pilot_gives_no_interval():
+    lines = planned_lines(attrs.evolve(PILOTS, attempts=(ATTEMPT,), failures=0), PLAN)
+    assert [line.coming for line in lines] == [None] * len(lines)
+
+
+def test_a_hosted_service_bills_prompts_answers_and_training():
+    found = hosted_usd(PILOTS, PLAN, RATES, others=others_usd(PILOTS, PLAN))
+    # 40 * (99 * 1 + 100 * 2 + 200 * 3), and judges for 20
+    assert found.median == pytest.approx(40 * 899 + 20.0)
+    half = hosted_usd(PILOTS, attrs.evolve(PLAN, evaluated=40), RATES)
+    assert half.median == pytest.approx(80 * 299 + 40 * 600)
+    assert hosted_usd(PILOTS, PLAN, attrs.evolve(RATES, train_per_million=None)) is None
+    assert hosted_usd(attrs.evolve(PILOTS, attempts=(ATTEMPT,)), PLAN, RATES) is None
+
+
+def test_the_cheapest_is_among_offers_of_the_same_model_with_a_price():
+    def offer(where, usd, same=True):
+        interval = None if usd is None else Interval(*(usd,) * 6)
+        return Offer(where=where, model="m", usd=interval, assumes="", same=same)
+
+    found = [offer("a", 3.0), offer("b", 2.0), offer("c", 1.0, same=False), offer("d", None)]
+    assert cheapest(found) == found[1]
+    assert cheapest(found[2:]) is None
