@@ -28,7 +28,7 @@ from art_core.cli.text import counted, sized
 from art_core.costs.builder import PriceBook
 from art_core.forecast.forecast import Forecast, Line, forecast
 from art_core.forecast.interval import Interval
-from art_core.forecast.pilot import Plan, cheapest, planned_lines
+from art_core.forecast.pilot import PlannedRun, cheapest, planned_lines
 from art_core.forecast.reach import Reach, reach
 from art_core.forecast.usage import REWARDS, Usage, read_usage
 from art_core.hooks.commands import Column, Output, Record, Table
@@ -106,7 +106,7 @@ def run_forecast(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
         rollout, scenarios = imported(arguments.name), scenarios_in(arguments.scenarios)
         task = task_of(arguments, rollout, scenarios)
         per_step = arguments.scenarios_per_step or len(scenarios)
-        plan = Plan(steps=arguments.steps, scenarios=per_step, group=arguments.group)
+        plan = PlannedRun(steps=arguments.steps, scenarios=per_step, group=arguments.group)
         yield from _before(task, plan, arguments.pilots, plugins)
     elif (Path(arguments.name) / FILE).is_file():
         task, plan = of_project(read_project(Path(arguments.name)))
@@ -133,13 +133,15 @@ def _of_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]
     yield from tables(forecast(usage, step))
 
 
-def _before(task: PilotTask, plan: Plan, count: int, plugins: Plugins) -> Iterator[Output]:
+def _before(task: PilotTask, plan: PlannedRun, count: int, plugins: Plugins) -> Iterator[Output]:
     """Make the pilots; yield what the plan will use, and what it costs elsewhere."""
     yield f"{counted(count, 'pilot')} of {task.model}, {plan.attempts:,} attempts planned"
     yield from _planned(asyncio.run(run_pilots(task, count)), task, plan, plugins)
 
 
-def _planned(run: PilotRun, task: PilotTask, plan: Plan, plugins: Plugins) -> Iterator[Output]:
+def _planned(
+    run: PilotRun, task: PilotTask, plan: PlannedRun, plugins: Plugins
+) -> Iterator[Output]:
     pilots, lines = run.pilots, planned_lines(run.pilots, plan)
     values = attrs.asdict(plan) | {
         "attempts": plan.attempts,

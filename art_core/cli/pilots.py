@@ -17,15 +17,16 @@ from art_core.base.errors import ArtError, ConfigError
 from art_core.cli.evaluation import import_target, imported, scenarios_in
 from art_core.cli.project import Project
 from art_core.cli.retrain import option_values
+from art_core.data.dataset import scenario_id
 from art_core.data.gather import AfterEach, gather_trajectory_groups
 from art_core.data.trajectory import Trajectory, TrajectoryGroup, is_choice, message_of
-from art_core.evaluation.attempts import Rollout, scenario_id
+from art_core.evaluation.attempts import Rollout
 from art_core.forecast.pilot import (
     OTHER_MODELS,
     Offer,
     PilotAttempt,
     Pilots,
-    Plan,
+    PlannedRun,
     cheapest,
     hosted_usd,
     others_usd,
@@ -85,7 +86,7 @@ def task_of(arguments: argparse.Namespace, rollout: Rollout, scenarios: Sequence
     )
 
 
-def of_project(project: Project) -> tuple[PilotTask, Plan]:
+def of_project(project: Project) -> tuple[PilotTask, PlannedRun]:
     """Return the task of a project's directory, and what `art train` would do with it."""
     folder, run, of_eval = project.directory, project["run"], project["eval"]
     path, held_out = project.file("run", "scenarios"), project.file("eval", "scenarios")
@@ -104,7 +105,7 @@ def of_project(project: Project) -> tuple[PilotTask, Plan]:
     # before the first step, every few steps, and after the last one
     evaluations = 1 + math.ceil(run["steps"] / of_eval["every"])
     of_each = 0 if held_out is None else len(scenarios_in(held_out)) * of_eval["repeats"]
-    plan = Plan(
+    plan = PlannedRun(
         steps=run["steps"],
         scenarios=run["scenarios_per_step"] or len(scenarios),
         group=run["attempts"],
@@ -268,7 +269,9 @@ def _letters(trajectory: Trajectory) -> int:
     return 1 + sum(len(str(message_of(choice).get("content") or "")) for choice in choices)
 
 
-def offers(task: PilotTask, pilots: Pilots, plan: Plan, plugins: Plugins, usd: Any) -> list[Offer]:
+def offers(
+    task: PilotTask, pilots: Pilots, plan: PlannedRun, plugins: Plugins, usd: Any
+) -> list[Offer]:
     """Return ways to run the plan: what the pilots used, installed backends, hosted prices.
 
     `usd` is the interval of the plan on the backend of the pilots, None where it has no price.
@@ -293,7 +296,7 @@ def offers(task: PilotTask, pilots: Pilots, plan: Plan, plugins: Plugins, usd: A
     return found
 
 
-def _hosted(task: PilotTask, pilots: Pilots, plan: Plan) -> Iterator[Offer]:
+def _hosted(task: PilotTask, pilots: Pilots, plan: PlannedRun) -> Iterator[Offer]:
     """Yield hosted training by the token: of the model, then of the cheapest others."""
     others = others_usd(pilots, plan)
     same: list[tuple[float, Offer]] = []

@@ -63,7 +63,7 @@ class Pilots:
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class PlannedRun:
     """A run that is planned: `steps` of so many `scenarios` with `group` attempts each, and
     attempts of evaluations in all.
     """
@@ -98,7 +98,7 @@ class Offer:
     same: bool = True
 
 
-def planned_lines(pilots: Pilots, plan: Plan) -> list[Line]:
+def planned_lines(pilots: Pilots, plan: PlannedRun) -> list[Line]:
     """Forecast what the plan uses, each attempt as the pilots did."""
 
     def line(name: str, unit: str, known: float, each: float) -> Line:
@@ -123,7 +123,7 @@ def planned_lines(pilots: Pilots, plan: Plan) -> list[Line]:
     return lines
 
 
-def _paying(pilots: Pilots, plan: Plan, leaf: str) -> float:
+def _paying(pilots: Pilots, plan: PlannedRun, leaf: str) -> float:
     """Return how many attempts pay for a leaf; an evaluated attempt pays no time of training."""
     sampling = 1.0
     if leaf in pilots.own and pilots.training_s:
@@ -131,7 +131,7 @@ def _paying(pilots: Pilots, plan: Plan, leaf: str) -> float:
     return plan.trained + plan.evaluated * sampling
 
 
-def _spread(pilots: Pilots, plan: Plan, expected: float) -> Interval | None:
+def _spread(pilots: Pilots, plan: PlannedRun, expected: float) -> Interval | None:
     """Return the interval of an amount that differs between attempts as their tokens do."""
     found = _of_all(pilots.shares(), plan.attempts)
     factor = expected / plan.attempts
@@ -143,7 +143,7 @@ def _of_all(values: Sequence[float], count: int) -> Interval | None:
 
 
 def hosted_usd(
-    pilots: Pilots, plan: Plan, rates: TokenRates, others: float = 0.0
+    pilots: Pilots, plan: PlannedRun, rates: TokenRates, others: float = 0.0
 ) -> Interval | None:
     """Forecast the plan at a service that bills by the token; `others` are dollars for all else."""
     if rates.train_per_million is None or not any(a.sampled for a in pilots.attempts):
@@ -160,7 +160,7 @@ def hosted_usd(
     return None if found is None else found.plus(others)
 
 
-def others_usd(pilots: Pilots, plan: Plan) -> float:
+def others_usd(pilots: Pilots, plan: PlannedRun) -> float:
     """Return the dollars of the plan for all but the model itself, such as judges."""
     each = math.fsum(usd for leaf, usd in pilots.usd.items() if leaf not in pilots.own)
     return each / pilots.made * plan.attempts

@@ -8,7 +8,7 @@ from art_core.forecast.pilot import (
     Offer,
     PilotAttempt,
     Pilots,
-    Plan,
+    PlannedRun,
     cheapest,
     hosted_usd,
     others_usd,
@@ -26,7 +26,7 @@ PILOTS = Pilots(
     training_s=10.0,
     stored=400.0,
 )
-PLAN = Plan(steps=5, scenarios=2, group=4)
+PLAN = PlannedRun(steps=5, scenarios=2, group=4)
 RATES = TokenRates(input_per_million=1e6, output_per_million=2e6, train_per_million=3e6)
 
 
