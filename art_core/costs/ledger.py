@@ -37,6 +37,7 @@ class Drained:
     samples: dict[str, Samples] = attrs.field(factory=dict)
     receipts: tuple[Receipt, ...] = ()
     scenario_ids: frozenset[str] = frozenset()
+    paid: int | None = None
 
     def combined(self, taxonomy: Taxonomy) -> tuple[dict[str, float], dict[str, float]]:
         """Return the finite samples of each key, combined by its spec, and the others."""
@@ -63,7 +64,8 @@ class Ledger:
     """Samples that wait for a row, by context and key; exact and safe under threads.
 
     Invalid samples are rejected on add, so writing a row cannot fail because of them. `waiting` is
-    True when there is something for the next row.
+    True when there is something for the next row. `booked` is the number of the last paid call of
+    the run's queue.
     """
 
     taxonomy: Taxonomy
@@ -76,6 +78,7 @@ class Ledger:
     _ended: tuple[str, str] | None = None
     _warned_late: bool = False
     _heir: Ledger | None = None
+    booked: int = 0
 
     def __attrs_post_init__(self) -> None:
         _ledgers.add(self)
@@ -88,6 +91,7 @@ class Ledger:
             )
             self._clear()
             self._heir = heir
+            heir.booked = max(heir.booked, self.booked)
             heir.restore(drained)
 
     def add_logged_costs(self, totals: Totals) -> None:
@@ -191,6 +195,15 @@ class Ledger:
                 self.add("", _PARTLY_PRICED, 1.0)
             self._keep_receipt(attrs.evolve(receipt, leaf=key))
 
+    @contextmanager
+    def once(self, number: int) -> Iterator[bool]:
+        """Return whether a paid call of the queue is added for the first time; numbers rise."""
+        with _lock:
+            ledger = self._heir or self
+            is_new = number > ledger.booked
+            yield is_new
+            ledger.booked = max(number, ledger.booked)
+
     def _keep_receipt(self, receipt: Receipt) -> None:
         before = self._receipts.get(receipt.kind)
         self._receipts[receipt.kind] = before.plus(receipt) if before else receipt
@@ -233,7 +246,7 @@ class Ledger:
                     own, left = self._divided(split)
                     later = set[str]() if split == "train" else self._scenario_ids
                     ids = frozenset(self._scenario_ids - later)
-                    new = Drained(own, tuple(self._receipts.values()), ids)
+                    new = Drained(own, tuple(self._receipts.values()), ids, self.booked or None)
                     waiting = bool(left or later)
                     # In one statement without a call: Ctrl-C comes before it or after it.
                     self._samples, self._receipts, self._scenario_ids, self.waiting, drained = (

@@ -18,7 +18,7 @@ from art_core.costs.builder import MetricsBuilder, PriceBook
 from art_core.data.account import UNOWNED, Account, book_all, flush, unsettled
 from art_core.data.trajectory import TrajectoryGroup
 from art_core.hooks.host import installed_plugins
-from art_core.metrics.receipt import TokenRates, TokenUsage
+from art_core.metrics.receipt import Receipt, TokenRates, TokenUsage
 
 log = logging.getLogger("art_core")
 
@@ -90,6 +90,12 @@ class PendingCall:
         if self.usage is None:
             return None
         return self.prices.price(self.provider, self.model_name, self.usage, self.rates)
+
+    def receipt(self) -> Receipt | None:
+        """Return the receipt, without a leaf; None if the usage could not be read."""
+        if self.usage is None:
+            return None
+        return self.prices.bill(self.provider, self.model_name, self.usage, self.rates)
 
     def _rates_for(self, owner: MetricsBuilder, usage: TokenUsage) -> TokenRates | None:
         if self.rates or owner.prices is self.prices:

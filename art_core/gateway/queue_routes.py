@@ -5,7 +5,7 @@ serve.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ from art_core.endpoint.http import Handler, check_key, guarded, json_body, json_
 from art_core.gateway.attempts import Ending
 from art_core.gateway.leases import LeaseRecordings
 from art_core.gateway.routes import Check, ending_of
+from art_core.queue.paid import paid_from
 from art_core.queue.payload import from_dict
 from art_core.queue.queue import AttemptQueue
 from art_core.queue.values import Leased
@@ -86,17 +87,18 @@ class _QueueRoutes:
         return json_response(_leased_dict(leased, base_url, self._model_name))
 
     async def renew(self, http: Request) -> Response:
-        return json_response({"renewed": await self._of_key(http, self._queue.renew)})
+        key = _text(await json_body(http, MAX_BYTES), "key")
+        renewed = await self._queue.renew(key)
+        if not renewed:
+            self._recordings.forget(key)
+        return json_response({"renewed": renewed})
 
     async def give_back(self, http: Request) -> Response:
-        return json_response({"returned": await self._of_key(http, self._queue.give_back)})
-
-    async def _of_key(self, http: Request, change: Callable[[str], Awaitable[bool]]) -> bool:
-        key = _text(await json_body(http, MAX_BYTES), "key")
-        changed = await change(key)
-        if not changed or change == self._queue.give_back:
-            self._recordings.forget(key)
-        return changed
+        body = await json_body(http, MAX_BYTES)
+        key, paid = _text(body, "key"), paid_from(body.get("paid", ()))
+        returned = await self._queue.give_back(key, paid=paid)
+        self._recordings.forget(key)
+        return json_response({"returned": returned})
 
     async def submit(self, http: Request) -> Response:
         body = await json_body(http, MAX_BYTES)
@@ -107,7 +109,8 @@ class _QueueRoutes:
             outcome = from_dict(body["outcome"])
         else:
             outcome = await self._recorded(key, ending_of(body))
-        reply = await self._queue.submit(key, outcome, step=step)
+        paid = paid_from(body.get("paid", ()))
+        reply = await self._queue.submit(key, outcome, step=step, paid=paid)
         self._recordings.forget(key)
         return json_response({"reply": reply})
 

@@ -36,7 +36,8 @@ class MetricsRow:
     `seq` counts the run's rows from 1 and is the key to drop repeats by. `attempt` counts the times
     that the run was opened to log. `metrics` are finite floats; `nonfinite` has the other values,
     as text. `scenario_ids` are in no earlier row. `receipts` are the calls and device time behind
-    the costs, with their prices. `cursor` is how far the run's queue is trained.
+    the costs, with their prices. `cursor` is how far the run's queue is trained, `paid` how far its
+    paid calls are booked.
     """
 
     seq: int
@@ -49,6 +50,7 @@ class MetricsRow:
     scenario_ids: tuple[str, ...] = ()
     receipts: tuple[dict[str, Any], ...] = ()
     cursor: int | None = None
+    paid: int | None = None
 
     def is_behind(self, other: MetricsRow | None) -> bool:
         """Return True if a row logged before belongs to a later step of the same attempt."""
@@ -91,9 +93,8 @@ class MetricsRow:
 
     @classmethod
     def from_line(cls, line: bytes) -> MetricsRow:
-        """Read a row, also one that ART wrote; HistoryError for any other line.
-
-        A byte order mark, which some editors put at a file's start, is skipped.
+        """Read a row, also one that ART wrote; HistoryError for any other line. A byte order mark,
+        which some editors put at a file's start, is skipped.
         """
         try:
             record = loads(line.removeprefix(BOM_UTF8))
@@ -122,6 +123,7 @@ class MetricsRow:
                 scenario_ids=tuple(record.get("_scenario_ids", ())),
                 receipts=tuple(record.get("_receipts", ())),
                 cursor=record.get("_cursor"),
+                paid=record.get("_paid"),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise _not_a_row(dumps(record), error) from error
@@ -151,8 +153,8 @@ def _line(row: MetricsRow) -> bytes:
         envelope["_scenario_ids"] = row.scenario_ids
     if row.receipts:
         envelope["_receipts"] = row.receipts
-    if row.cursor is not None:
-        envelope["_cursor"] = row.cursor
+    marks = {"_cursor": row.cursor, "_paid": row.paid}
+    envelope |= {name: mark for name, mark in marks.items() if mark is not None}
     if not row.metrics:
         return dumps(envelope, option=OPT_APPEND_NEWLINE)
     metrics = dumps(row.metrics, option=OPT_APPEND_NEWLINE)
@@ -160,9 +162,8 @@ def _line(row: MetricsRow) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Return a value that JSON can hold: text as UTF-8, numbers as floats or ints of 64 bits.
-
-    Parts that can't be converted are dropped: null in a list, no key in an object.
+    """Return a value that JSON can hold: text as UTF-8, numbers as floats or ints of 64 bits. Parts
+    that can't be converted are dropped: null in a list, no key in an object.
     """
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()

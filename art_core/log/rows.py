@@ -111,6 +111,15 @@ def cursor_at(path: Path, step: int) -> int:
     return 0
 
 
+def paid_at(path: Path) -> int:
+    """Return the number of the last paid call of the queue that the log has; 0 without one."""
+    for line in lines_backwards(path) if path.exists() else ():
+        if b'"_paid"' in line:
+            with suppress(HistoryError):
+                return MetricsRow.from_line(line).paid or 0
+    return 0
+
+
 def unreadable_totals(path: Path) -> list[str]:
     """Return the keys of sums over the run that are not numbers in the last row."""
     for line in lines_backwards(path):

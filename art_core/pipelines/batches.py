@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from art_core.base.numbers import has_spread
+from art_core.costs.pending import settle
 from art_core.data.gather import AfterEach, judged
 from art_core.data.trajectory import TrajectoryGroup, is_choice, tokens_of
 from art_core.model.trainable import TrainableModel
@@ -72,6 +73,7 @@ class Batches:
                 max_steps_off_policy=self.config.max_steps_off_policy,
                 stale="drop" if self.config.stale == "drop" else "put back",
             )
+            settle(batch.groups, self.model.metrics_builder("train"))
             groups = await self._judged(batch.groups)
             scenarios = len(batch.off_policy)
             taken = StepGroups(

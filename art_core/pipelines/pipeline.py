@@ -157,6 +157,7 @@ class _Run:
                     task.cancel()
                 await asyncio.gather(*beside, working, return_exceptions=True)
                 await self.evaluations.stop()
+                await self.queue.settle(self.model.metrics_builder("train"))
         aside = len(await self.queue.set_aside())
         if self.interrupted.is_set():
             raise KeyboardInterrupt

@@ -21,6 +21,7 @@ from art_core.pipelines.config import PipelineConfig
 from art_core.pipelines.evaluations import UsedSteps
 from art_core.pipelines.gauge import Gauge
 from art_core.pipelines.supply import Supply
+from art_core.queue.paid import paid_of
 from art_core.queue.queue import AttemptQueue
 from art_core.queue.values import Lease
 
@@ -167,12 +168,12 @@ class Workers:
         try:
             with self.used.using(step) if pinned else nullcontext(), charging(account):
                 result = await outcomes(_made(self.rollout, served, scenario), self.config.timeout)
-        finally:
-            builder = self.model.metrics_builder("train")
-            for call in account.take():
-                call.book(builder)
+        except BaseException:
+            if account.waiting:
+                await self.queue.give_back(lease.key, paid=paid_of(account.take()))
+            raise
         self._free_slot(lease)
-        await self.queue.submit(lease.key, result, step=step)
+        await self.queue.submit(lease.key, result, step=step, paid=paid_of(account.take()))
         self.failures.count(result)
 
     async def _renew(self) -> None:

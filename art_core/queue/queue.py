@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +20,15 @@ import attrs
 
 from art_core.base.errors import ConfigError, RolloutFailure
 from art_core.base.numbers import count_of, seconds_of
+from art_core.costs.builder import MetricsBuilder
 from art_core.data.outcome import Outcomes
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
-from art_core.log.rows import cursor_at
+from art_core.log.rows import cursor_at, paid_at
 from art_core.log.rundir import history_file
+from art_core.queue import paid as receipts
 from art_core.queue import ready, slots
 from art_core.queue.database import Database
+from art_core.queue.paid import Paid
 from art_core.queue.payload import failures_of, outcomes_of
 from art_core.queue.ready import Ready
 from art_core.queue.slots import Submission
@@ -59,7 +62,7 @@ class _Picking:
         limit = self.max_steps_off_policy
         return limit is not None and self.step - each.step > limit
 
-    def batch(self, cursor: int, *, finished: bool) -> TakenBatch:
+    def batch(self, cursor: int, paid: Sequence[Paid] = (), *, finished: bool) -> TakenBatch:
         """Return what was chosen."""
         groups = tuple(group for each in self.chosen for group in self.loaded[each.group])
         return TakenBatch(
@@ -68,12 +71,9 @@ class _Picking:
             stale=self.stale,
             dropped=self.dropped,
             off_policy=tuple(self.step - each.step for each in self.chosen),
+            paid=tuple(paid),
             finished=finished,
         )
-
-
-def _any_group(_: TrajectoryGroup) -> bool:
-    return True
 
 
 def _at_least_one(name: str, value: int) -> int:
@@ -108,7 +108,7 @@ class AttemptQueue:
         self._terms = Terms(lease_s, clock)
         self._freed, self._whole = Changes(), Changes()
         self._position, self.step = database.read(_begun_at)
-        self._next_look = clock()
+        self._next_look, self._paid = clock(), 0
         self._leases_ended = False
 
     @classmethod
@@ -141,8 +141,9 @@ class AttemptQueue:
         database = Database(run_dir / "queue" / "queue.sqlite", slots.SCHEMA)
         try:
             if step is not None:
-                cursor = cursor_at(history_file(run_dir), step)
-                database.write(partial(ready.begin, cursor=cursor, version=version)).result()
+                log = history_file(run_dir)
+                begun = partial(ready.begin, cursor=cursor_at(log, step), logged=paid_at(log))
+                database.write(partial(begun, version=version)).result()
             return cls(
                 database,
                 lease_s=lease_s,
@@ -208,9 +209,10 @@ class AttemptQueue:
         outcome: Trajectory | RolloutFailure | Outcomes,
         *,
         step: int | None = None,
+        paid: Sequence[Paid] = (),
     ) -> Reply:
         """Store an attempt (see `WorkQueue`)."""
-        submission = Submission.of(key, outcomes_of(outcome), step)
+        submission = Submission.of(key, outcomes_of(outcome), step, paid)
         operation = partial(slots.submit, submission=submission, tries=self._tries)
         reply, ended = await self._write(operation)
         if failures_of(submission.outcomes):
@@ -226,9 +228,9 @@ class AttemptQueue:
             self._terms.begin(*renewed)
         return renewed is not None
 
-    async def give_back(self, key: str) -> bool:
+    async def give_back(self, key: str, *, paid: Sequence[Paid] = ()) -> bool:
         """End a lease without an attempt (see `WorkQueue`)."""
-        returned = await self._write(partial(slots.give_back, key=key))
+        returned = await self._write(partial(slots.give_back, key=key, calls=paid))
         self._freed.notify()
         return returned
 
@@ -268,7 +270,7 @@ class AttemptQueue:
             step=step,
             max_steps_off_policy=max_steps_off_policy,
             drops_stale=stale == "drop",
-            keep=keep or _any_group,
+            keep=keep or (lambda _: True),
         )
         end = None if wait_s is None else self._clock() + wait_s
         with self._whole.watched() as changed:
@@ -277,13 +279,33 @@ class AttemptQueue:
                 await self._look_at_terms()
                 finished = await self._pick(picking)
                 if len(picking.chosen) >= minimum or finished:
-                    self._position = picking.position
-                    return picking.batch(picking.position, finished=finished)
+                    return await self._taken(picking, finished=finished)
                 left = POLL_S if end is None else end - self._clock()
                 if left <= 0:
                     picking.chosen = []
                     return picking.batch(self._position, finished=False)
                 await within(changed, min(left, POLL_S))
+
+    async def _taken(self, picking: _Picking, *, finished: bool) -> TakenBatch:
+        """Go on to the picked groups, with what they and those that no group has have paid."""
+        self._position = picking.position
+        paid = await self._paid_by([each.group for each in picking.chosen])
+        batch = picking.batch(self._position, paid, finished=finished)
+        if paid:
+            batch.groups[0].paid_by(receipts.account_of(paid))
+        return batch
+
+    async def _paid_by(self, groups: Sequence[int] | None) -> list[Paid]:
+        if groups == []:
+            return []
+        paid = await self._write(partial(receipts.take, groups=groups, after=self._paid))
+        self._paid = max([self._paid, *(each.number for each in paid)])
+        return paid
+
+    async def settle(self, builder: MetricsBuilder) -> None:
+        """Book what attempts have paid that no step has trained: at the end of training."""
+        for each in await self._paid_by(None):
+            each.book(builder)
 
     async def _pick(self, picking: _Picking) -> bool:
         """Look at the groups that are whole; return whether no more can come."""
@@ -329,6 +351,7 @@ class AttemptQueue:
     async def rewind(self) -> None:
         """Have the next `take` begin after the last committed cursor: the step has failed."""
         self._position, _ = await self._write(_begun_at)
+        self._paid = 0
 
     async def counts(self) -> Counts:
         """Return the numbers of attempts and groups."""

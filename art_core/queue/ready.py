@@ -14,6 +14,7 @@ import orjson
 from art_core.base.errors import RolloutFailure
 from art_core.data.outcome import split_by_player
 from art_core.data.trajectory import TrajectoryGroup
+from art_core.queue import paid
 from art_core.queue.payload import from_json
 from art_core.queue.slots import add_to_fact, end_leases, fact, set_fact
 from art_core.queue.values import Counts, Scenario, SetAside
@@ -29,17 +30,20 @@ class Ready:
     passed: bool
 
 
-def begin(db: sqlite3.Connection, cursor: int, version: str) -> None:
+def begin(db: sqlite3.Connection, cursor: int, logged: int, version: str) -> None:
     """Begin at a cursor of the log: groups up to it are trained, and those that were trained after
-    it are put back, since the log went back to an older step.
+    it are put back, since the log went back to an older step. Its rows have booked what was paid up
+    to the number `logged`.
     """
     commit(db, cursor)
+    paid.forget(db, logged)
     undone = db.execute(
         "select id from groups where position > ? and state in ('trained', 'dropped')", (cursor,)
     ).fetchall()
     put_back(db, [group for (group,) in undone])
     db.execute("update groups set passed = 0 where passed = 1 and state = 'ready'")
     set_fact(db, "cursor", cursor)
+    set_fact(db, "positions", max(cursor, fact(db, "positions", 0)))  # the file may be a new one
     if version:
         set_fact(db, "version", version)
 
@@ -66,6 +70,7 @@ def put_back(db: sqlite3.Connection, groups: Sequence[int]) -> None:
     """Begin groups again, with none of their attempts."""
     _delete_outcomes(db, groups)
     for group in groups:
+        paid.leave_group(db, group)
         db.execute(
             "update groups set state = 'open', begun = 0, round = round + 1, position = null,"
             " step = null, passed = 0 where id = ?",
@@ -97,6 +102,8 @@ def pass_over(db: sqlite3.Connection, groups: Sequence[int], stale: int) -> None
     count as begun any more.
     """
     db.executemany("update groups set passed = 1 where id = ?", [(group,) for group in groups])
+    for group in groups:
+        paid.leave_group(db, group)
     add_to_fact(db, "stale", stale)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 import orjson
@@ -15,6 +15,7 @@ from art_core.base.errors import BackendError, ConfigError, RolloutFailure
 from art_core.client.openai_client import openai_package
 from art_core.data.outcome import Outcomes
 from art_core.data.trajectory import Trajectory
+from art_core.queue.paid import Paid
 from art_core.queue.payload import outcomes_of, to_json
 from art_core.queue.values import Lease, Leased, Reply, Scenario
 
@@ -75,10 +76,12 @@ class RemoteQueue:
         outcome: Trajectory | RolloutFailure | Outcomes,
         *,
         step: int | None = None,
+        paid: Sequence[Paid] = (),
     ) -> Reply:
         """Store an attempt (see `WorkQueue`)."""
         stored = to_json(outcomes_of(outcome))
-        head = orjson.dumps({"key": key, "step": step})[:-1]
+        calls = [each.to_dict() for each in paid]
+        head = orjson.dumps({"key": key, "step": step, "paid": calls})[:-1]
         answer = await self._ask("submit", b'%b,"outcome":%b}' % (head, stored))
         reply: Reply = answer["reply"]
         return reply
@@ -87,9 +90,10 @@ class RemoteQueue:
         """Begin a lease's term again (see `WorkQueue`)."""
         return bool((await self._ask("renew", orjson.dumps({"key": key})))["renewed"])
 
-    async def give_back(self, key: str) -> bool:
+    async def give_back(self, key: str, *, paid: Sequence[Paid] = ()) -> bool:
         """End a lease without an attempt (see `WorkQueue`)."""
-        return bool((await self._ask("return", orjson.dumps({"key": key})))["returned"])
+        body = orjson.dumps({"key": key, "paid": [each.to_dict() for each in paid]})
+        return bool((await self._ask("return", body))["returned"])
 
     async def _ask(self, route: str, body: bytes) -> dict[str, Any]:
         """Post a request until it is answered: each may be sent twice."""

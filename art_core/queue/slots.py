@@ -21,6 +21,8 @@ import orjson
 
 from art_core.base.errors import ConfigError, RolloutFailure
 from art_core.data.outcome import Outcomes
+from art_core.queue import paid
+from art_core.queue.paid import Paid
 from art_core.queue.payload import failures_of, step_of, to_json
 from art_core.queue.values import Lease, Reply, Scenario
 
@@ -53,6 +55,7 @@ create index if not exists groups_begun on groups (begun, passed, state);
 create index if not exists groups_by_state on groups (state, position);
 create index if not exists attempts_of_a_slot on attempts (grp, slot) where state = 'open';
 """
+SCHEMA += paid.SCHEMA
 
 
 def fact(db: sqlite3.Connection, name: str, default: Any) -> Any:
@@ -181,19 +184,25 @@ def _leased(
 
 @attrs.frozen(kw_only=True)
 class Submission:
-    """An attempt that was submitted: its outcomes, and their JSON, which is made only once."""
+    """An attempt that was submitted: its outcomes, their JSON, which is made only once, and the
+    receipts of its paid calls.
+    """
 
     key: str
     outcomes: Outcomes
     step: int | None
     json: bytes
+    paid: Sequence[Paid]
 
     @classmethod
-    def of(cls, key: str, outcomes: Outcomes, step: int | None) -> Submission:
+    def of(
+        cls, key: str, outcomes: Outcomes, step: int | None, paid: Sequence[Paid] = ()
+    ) -> Submission:
         """Return the submission of outcomes."""
         found = step_of(outcomes)
         made_at = step if found is None else found
-        return cls(key=key, outcomes=outcomes, step=made_at, json=to_json(outcomes))
+        json = to_json(outcomes)
+        return cls(key=key, outcomes=outcomes, step=made_at, json=json, paid=paid)
 
 
 def submit(db: sqlite3.Connection, submission: Submission, tries: int) -> tuple[Reply, bool]:
@@ -213,7 +222,9 @@ def submit(db: sqlite3.Connection, submission: Submission, tries: int) -> tuple[
         return "duplicate", False
     if not _is_free(db, group, turn, slot):
         db.execute("update attempts set state = 'late' where number = ?", (number,))
+        paid.store(db, number, None, submission.paid)
         return "late", False
+    paid.store(db, number, group, submission.paid)
     if failures_of(submission.outcomes):
         db.execute("update attempts set state = 'failed' where number = ?", (number,))
         return "accepted", _fail(db, group, slot, number, submission.json, tries)
@@ -296,6 +307,7 @@ def _end_group(db: sqlite3.Connection, group: int) -> bool:
         db.execute(set_state, (position, group))
     else:
         db.execute("update groups set state = 'aside' where id = ?", (group,))
+        paid.leave_group(db, group)
     return True
 
 
@@ -309,8 +321,11 @@ def renew(db: sqlite3.Connection, key: str) -> tuple[int, int] | None:
     return found and (found[0], found[1])
 
 
-def give_back(db: sqlite3.Connection, key: str) -> bool:
-    """End a lease without an attempt; return False if it is over."""
+def give_back(db: sqlite3.Connection, key: str, calls: Sequence[Paid]) -> bool:
+    """End a lease without an attempt; return False if it is over. What it paid is kept."""
+    if calls:
+        for (number,) in db.execute("select number from attempts where key = ?", (key,)):
+            paid.store(db, number, None, calls)
     found = db.execute(
         "update attempts set state = 'over' where key = ? and state = 'open' returning grp, slot",
         (key,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -10,6 +10,7 @@ import attrs
 from art_core.base.errors import RolloutFailure
 from art_core.data.outcome import Outcomes
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
+from art_core.queue.paid import Paid
 
 Reply = Literal["accepted", "duplicate", "late"]
 """The reply to a submitted attempt: its slot has it now; it was submitted before; its slot has
@@ -64,8 +65,9 @@ class TakenBatch:
     """Whole groups for one training step; the step's row gets the `cursor`.
 
     `stale` groups were too old and `dropped` ones refused, since the take before. `off_policy` has
-    the steps between the sampling of each scenario's oldest attempt and this take. If `finished`,
-    no more groups will come.
+    the steps between the sampling of each scenario's oldest attempt and this take. `paid` are the
+    receipts of these groups, and of attempts that no group has: training the groups books them. If
+    `finished`, no more groups will come.
     """
 
     groups: tuple[TrajectoryGroup, ...]
@@ -73,6 +75,7 @@ class TakenBatch:
     stale: int
     dropped: int
     off_policy: tuple[int, ...]
+    paid: tuple[Paid, ...]
     finished: bool
 
 
@@ -121,11 +124,13 @@ class WorkQueue(Protocol):
         outcome: Trajectory | RolloutFailure | Outcomes,
         *,
         step: int | None = None,
+        paid: Sequence[Paid] = (),
     ) -> Reply:
         """Store an attempt. When this returns, the attempt survives the death of the machine; the
         same call again changes nothing.
 
-        `step` is that of the weights which made the attempt, if its turns do not have it.
+        `step` is that of the weights which made the attempt, if its turns do not have it. `paid`
+        are the receipts of its paid calls; they are booked once, whatever becomes of the attempt.
         HistoryError, with nothing stored, if the disk does not take it; ConfigError for a key that
         no lease has.
         """
@@ -135,6 +140,8 @@ class WorkQueue(Protocol):
         """Begin a lease's term again; False if the lease is over, and so is the work on it."""
         ...
 
-    async def give_back(self, key: str) -> bool:
-        """End a lease without an attempt, so that another worker gets it; False if it is over."""
+    async def give_back(self, key: str, *, paid: Sequence[Paid] = ()) -> bool:
+        """End a lease without an attempt, so that another worker gets it; False if it is over. The
+        receipts of what was `paid` are kept.
+        """
         ...

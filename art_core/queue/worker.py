@@ -11,8 +11,10 @@ from contextlib import suppress
 import attrs
 
 from art_core.base.errors import ArtError, RolloutFailure
+from art_core.data.account import Account, charging, open_account
 from art_core.data.outcome import Outcomes, outcomes
 from art_core.data.trajectory import RolloutResult
+from art_core.queue.paid import paid_of
 from art_core.queue.values import Lease, WorkQueue
 
 log = logging.getLogger("art_core")
@@ -31,7 +33,7 @@ class QueueWorker:
 
     `attempt` makes one, in at most `timeout` seconds. `ended` is called with each lease and what
     became of it: "accepted", "failed" (and accepted), "duplicate", "late" or "lost", when the lease
-    was over. `replies` counts them.
+    was over. `replies` counts them. What an attempt pays for goes to the queue, whatever its end.
     """
 
     queue: WorkQueue
@@ -83,25 +85,36 @@ class QueueWorker:
             task.result()
 
     async def _work(self, lease: Lease) -> None:
-        making = asyncio.create_task(self._made(lease))
+        account = open_account()
+        making = asyncio.create_task(self._made(lease, account))
         renewing = asyncio.create_task(self._renew_until_over(lease))
+        reply, answers = "lost", True
         try:
             await asyncio.wait((making, renewing), return_when=asyncio.FIRST_COMPLETED)
-            if not making.done():
+            if making.done():
+                reply = await self._submitted(lease, making.result(), account)
+            else:
                 renewing.result()
-                self._count(lease, "lost")
-                return
+        except ArtError:
+            answers = False
+            raise
         finally:
             making.cancel()
             renewing.cancel()
             await asyncio.gather(making, renewing, return_exceptions=True)
-        made = making.result()
-        reply: str = await self.queue.submit(lease.key, made)
-        failed = all(isinstance(each, RolloutFailure) for each in made.values())
-        self._count(lease, "failed" if failed and reply == "accepted" else reply)
+            if answers and account.waiting:
+                await self.queue.give_back(lease.key, paid=paid_of(account.take()))
+        self._count(lease, reply)
 
-    async def _made(self, lease: Lease) -> Outcomes:
-        return await outcomes(self.attempt(lease), self.timeout)
+    async def _submitted(self, lease: Lease, made: Outcomes, account: Account) -> str:
+        reply: str = await self.queue.submit(lease.key, made, paid=paid_of(account.calls))
+        account.take()
+        failed = all(isinstance(each, RolloutFailure) for each in made.values())
+        return "failed" if failed and reply == "accepted" else reply
+
+    async def _made(self, lease: Lease, account: Account) -> Outcomes:
+        with charging(account):
+            return await outcomes(self.attempt(lease), self.timeout)
 
     async def _renew_until_over(self, lease: Lease) -> None:
         renewed = True

@@ -300,6 +300,7 @@ class Run:
             scenario_ids=tuple(draft.ids),
             receipts=tuple([receipt.to_dict() for receipt in drained.receipts]),
             cursor=cursor,
+            paid=drained.paid,
         )
         if row.nonfinite:
             log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)

@@ -20,7 +20,15 @@ import asyncio, os, signal
 
 import art_core as art
 
+@art.track_api_cost(
+    source="judge", provider="openai", model_name="gpt-4.1",
+    prompt_per_million=1000.0, completion_per_million=0.0,
+)
+def judged():
+    return {"usage": {"prompt_tokens": 1000, "completion_tokens": 1}}
+
 async def rollout(model, scenario):
+    judged()
     trajectory = art.Trajectory(messages_and_choices=[{"role": "user", "content": "yes"}])
     completion = await model.openai_client().chat.completions.create(
         model=model.get_inference_name(), messages=trajectory.messages()
@@ -76,6 +84,7 @@ def test_a_worker_makes_the_attempts_of_a_run(served, capsys):
     trainer.join()
     assert capsys.readouterr().out == "one: 4 accepted\n"
     assert [group.rewards for group in batches[0].groups] == [[1.0, 1.0]] * 2
+    assert [each.quote() for each in batches[0].paid] == [1.0] * 4
 
 
 @pytest.mark.parametrize(

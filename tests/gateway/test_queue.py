@@ -14,6 +14,7 @@ from art_core.client.recorder import Recording
 from art_core.data.trajectory import tokens_of
 from art_core.gateway.leases import LeaseRecordings
 from art_core.model.leased import LeasedModel
+from art_core.queue.paid import paid_from
 from art_core.queue.payload import to_json
 from art_core.queue.queue import AttemptQueue
 from art_core.queue.remote import RemoteQueue
@@ -241,3 +242,20 @@ async def test_a_gateway_without_a_queue_has_no_routes_of_one(model):
     async with model.gateway() as gateway, httpx2.AsyncClient() as http:
         headers = {"Authorization": f"Bearer {gateway.api_key}"}
         assert (await http.get(f"{gateway.url}/queue", headers=headers)).status_code == 404
+
+
+async def test_what_a_worker_paid_travels_with_its_attempt(queue, remote, client, model):
+    await queue.fill(scenarios(3), size=1)
+    receipt = {"item": "m", "provider": "p", "input_tokens": 1000, "usd": 0.25}
+    paid = paid_from([{"source": "judge", "receipt": receipt}])
+    one, two, three = await remote.lease("w", 3)
+    assert await remote.submit(one.key, attempt(), paid=paid) == "accepted"
+    assert await remote.give_back(two.key, paid=paid)
+    body = {"key": three.key, "failure": "no", "paid": [each.to_dict() for each in paid]}
+    assert (await client.post("/queue/submit", body)).json() == {"reply": "accepted"}
+    refused = await client.post("/queue/submit", body | {"paid": [{"source": "judge"}]})
+    assert (refused.status_code, "not a paid call" in refused.text) == (422, True)
+    batch = await queue.take(1, 1, step=0)
+    await model.train(batch.groups, cursor=batch.cursor)
+    (row,) = art.open_run(model.run_dir).rows()
+    assert row.metrics["costs/train/judge"] == 0.5  # the failed one's group is not whole

@@ -179,7 +179,7 @@ class OneLease:
         )
         return Leased(leases=(lease,), finished=False)
 
-    async def submit(self, key, outcome, *, step):
+    async def submit(self, key, outcome, *, step, paid):
         self.submitted.append((key, outcome, step))
 
     async def renew(self, key):
@@ -188,7 +188,7 @@ class OneLease:
             raise found
         return found
 
-    async def give_back(self, key):
+    async def give_back(self, key, *, paid=()):
         self.returned.append(key)
         return True
 

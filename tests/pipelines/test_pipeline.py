@@ -366,3 +366,42 @@ async def test_a_stop_that_a_sink_asks_for_ends_it_after_the_step(model, backend
     with pytest.raises(art.StoppedError, match="a test stopped the training of 'm' after step 2"):
         await art.pipeline(model, range(8), ask, max_steps_off_policy=0, **SMALL)
     assert [row.step for row in train_rows(model)] == [1, 2]
+
+
+@art.track_api_cost(
+    source="judge",
+    provider="openai",
+    model_name="gpt-4.1",
+    prompt_per_million=1000.0,
+    completion_per_million=0.0,
+)
+def judged():
+    """Pay one dollar."""
+    return {"usage": {"prompt_tokens": 1000, "completion_tokens": 0}}
+
+
+async def test_each_paid_call_is_in_the_log_once_also_of_attempts_that_no_step_trains(
+    model, backend
+):
+    begun = []
+
+    async def rollout(model, scenario):
+        judged()
+        begun.append(scenario)
+        if scenario >= 6:
+            await asyncio.Event().wait()
+        if scenario == 5:
+            raise ValueError("no")
+        return await ask(model, scenario)
+
+    async def after_each(group):
+        return None if len(begun) % 3 == 0 else group
+
+    given = {**SMALL, "max_concurrent": 4, "after_each": after_each}
+    await art.pipeline(model, range(8), rollout, steps=2, seed=3, **given)
+    assert any(scenario >= 6 for scenario in begun)
+    await model.close()
+    rows = list(art.open_run(model.run_dir).rows())
+    assert rows[-1].metrics["costs/cum/train/judge"] == len(begun)
+    assert sum(receipt.get("calls", 1) for row in rows for receipt in row.receipts
+               if receipt["leaf"] == "costs/train/judge") == len(begun)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import pickle
 import secrets
@@ -24,6 +25,8 @@ import attrs
 
 from art_core.base.errors import ArtError, BackendError, ConfigError
 from art_local.distributed.rank import KEY, RankSettings
+
+log = logging.getLogger("art_local")
 
 START_TIMEOUT_S = 600.0
 END_S = 5.0
@@ -67,7 +70,7 @@ class LocalGroup:
     """
 
     def __init__(self, settings: RankSettings, start_timeout_s: float = START_TIMEOUT_S) -> None:
-        self.dead = False
+        self._ended = False
         self._count, self._owner = len(settings.devices), os.getpid()
         # short: the path of a socket has 108 letters at most
         self._directory = Path(tempfile.mkdtemp(prefix="art-ranks-"))
@@ -85,6 +88,15 @@ class LocalGroup:
             raise
 
     @property
+    def dead(self) -> bool:
+        """Whether the ranks have ended. If one died between two requests, all are ended here, and
+        the reason is logged.
+        """
+        if not self._ended and wait([*self._connections.values(), self._stdout], 0):
+            log.warning("%s", self._lost())
+        return self._ended
+
+    @property
     def agent_pid(self) -> int:
         """The id of the agent's process."""
         return self._agent.pid
@@ -92,7 +104,7 @@ class LocalGroup:
     def request(self, operation: str, *, report: Report = ignored, **values: Any) -> list[Any]:
         """Run an operation on all ranks; return their answers."""
         message = _pickled((operation, values))
-        if self.dead:
+        if self._ended:
             raise BackendError("the ranks have ended", "Train again: new ones are started.")
         with suppress(OSError):  # a rank that has died is found below
             for rank in sorted(self._connections):
@@ -104,7 +116,7 @@ class LocalGroup:
         if os.getpid() != self._owner:
             return
         atexit.unregister(self.end)
-        self.dead = True
+        self._ended = True
         for connection in self._connections.values():
             connection.close()
         self._listener.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import attrs
 import pytest
@@ -164,11 +165,12 @@ def test_a_loss_that_cannot_be_sent_is_refused(pair, sequences):
         pair[0].step(sequences, TrainConfig(loss_fn=mine))
 
 
-def test_a_rank_that_dies_ends_the_others_with_its_reason(pair, group, sequences):
+def test_a_rank_that_dies_in_a_step_ends_the_others_with_its_reason(pair, group, sequences):
     trainer, _ = pair
     trainer.step(sequences, TrainConfig(learning_rate=RATE))
     before, pids = weights(trainer), [group.agent_pid, *group.pids.values()]
-    os.kill(group.pids[1], signal.SIGKILL)
+    os.kill(group.pids[1], signal.SIGSTOP)  # it cannot end the step before it is killed
+    threading.Timer(0.5, os.kill, (group.pids[1], signal.SIGKILL)).start()
     with pytest.raises(BackendError, match=r"rank 1 of 2 ended with exit code -9 \(SIGKILL"):
         trainer.step(sequences, TrainConfig(learning_rate=RATE))
     until(lambda: not any(map(alive, pids)))
