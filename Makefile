@@ -16,7 +16,7 @@ LOCK := locks/all.txt
 PIP := $(BIN)/python -m pip install -qq --constraint $(LOCK) --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test trackers judges board pictures environments client doors vllm ray faults ranks contract lint types check docs models exports bench examples wheels release lock oldest newest clean
+.PHONY: help quickstart test slow trackers judges board pictures environments client doors vllm ray faults ranks contract lint types check docs models exports bench examples wheels release lock oldest newest clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ quickstart: .venv/run.stamp ## train a small model on the yes / no / maybe task;
 
 test: .venv/dev.stamp ## all tests, with 100 % branch coverage of art_core
 	$(BIN)/nox -s test
+
+slow: .venv/dev.stamp ## the tests that `make test` leaves out since they take long
+	$(BIN)/nox -s slow
 
 trackers: .venv/trackers.stamp ## the sinks for MLflow, TensorBoard and Trackio, on the real libraries
 	$(BIN)/nox -s trackers

@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import signal
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from art_core.log.rows import read_rows
 
 # Models of the tests are tiny: more threads wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A client that is made reads all certificates of a file, which takes longer than most tests. Of a
+# directory it reads one when it needs it.
+CERTIFICATES = os.environ.get("SSL_CERT_DIR") or ssl.get_default_verify_paths().openssl_capath
+if any(Path(CERTIFICATES).glob("*.0")):
+    os.environ["SSL_CERT_DIR"] = CERTIFICATES
+    os.environ.pop("SSL_CERT_FILE", None)
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them test.
 signal.signal(signal.SIGINT, signal.default_int_handler)

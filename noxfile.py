@@ -30,6 +30,7 @@ TRACKERS = ("mlflow", "tensorboard", "trackio")
 ENVIRONMENTS = ("openenv", "verifiers")  # their packages do not fit beside the others
 APART = ("unsloth", *ENVIRONMENTS)
 CLIENTS = {"client": "published_client", "cookbook": "tinker_cookbook"}
+HERE = "not vllm and not judges and not ray and not ranks"  # those have jobs of their own
 FOLDERS = ("art_core", "compat", "plugins", "tests", "examples", "benchmarks", "docs", "locks")
 SOURCES = (*FOLDERS, "conftest.py", "noxfile.py")
 
@@ -83,16 +84,24 @@ def test(session: nox.Session) -> None:
     if session.posargs:
         _run(session, "python", "-m", "pytest", *session.posargs)
         return
-    left_out = (*TRACKERS, *ENVIRONMENTS, "local")
-    others = [str(path / "tests") for path in PLUGINS if path.name not in left_out]
-    # `nox -s vllm`, `judges` and `ray` run the others, also where their packages are installed.
-    marked = ("--durations=25", "-m", "not vllm and not judges and not ray and not ranks")
-    local = _beside(session, "local", "-m", "pytest", *marked, "plugins/local/tests")
-    with local, _beside(session, "plugins", "-m", "pytest", *marked, *others):
+    marked = ("-m", "pytest", "--durations=25", "-m", f"not slow and {HERE}")
+    others = [tests for tests in _plugin_tests() if "local" not in tests]
+    local = _beside(session, "local", *marked, "plugins/local/tests")
+    with local, _beside(session, "plugins", *marked, *others):
         # Not pytest-cov: art-core's own import would happen before it measures.
-        core = ("-m", "pytest", "--durations=25", "-m", "not judges", "tests")
-        _run(session, "coverage", "run", *core)
+        _run(session, "coverage", "run", *marked, "tests")
         _run(session, "coverage", "report")
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that take long and prove what seldom changes, which `test` leaves out."""
+    _pytest(session, "--durations=25", "-m", f"slow and {HERE}", "tests", *_plugin_tests())
+
+
+def _plugin_tests() -> list[str]:
+    left_out = (*TRACKERS, *ENVIRONMENTS)
+    return [str(path / "tests") for path in PLUGINS if path.name not in left_out]
 
 
 @contextmanager

@@ -26,7 +26,11 @@ PRINTED = {
 12 answers."""
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+TRAINS = pytest.mark.slow  # it trains a real model
+RUN = [pytest.param(p, marks=TRAINS if p.stem == "first_loop" else ()) for p in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_prints_what_it_describes(path, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setenv("ART_DIR", str(tmp_path / "runs"))

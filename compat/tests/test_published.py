@@ -13,7 +13,7 @@ DIGESTS = {
     "yes-no-maybe-decoupled.py": "e53c0ae9f3a5f8860aa0285b13abe1bd8350705537880e7f735cd42322020fef",
     "yes-no-maybe.py": "a8391ef6c286db5119985edf3284c999e7b267919c89da336c0c5b1919df71ef",
 }
-pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
 
 
 def test_the_scripts_are_unchanged_and_their_origin_is_stated():
@@ -25,6 +25,7 @@ def test_the_scripts_are_unchanged_and_their_origin_is_stated():
         assert f" | {lines} |" in origins
 
 
+@pytest.mark.slow
 def test_the_script_of_142_lines_trains_until_it_is_stopped(script):
     published = script("yes-no-maybe-decoupled.py")
     assert len(published.file.read_text().splitlines()) == 142
@@ -46,6 +47,7 @@ def test_the_script_of_142_lines_trains_until_it_is_stopped(script):
     assert {"0001", "0002"} <= {path.name for path in checkpoints.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_script_that_reads_its_size_from_variables_runs_to_its_end(script, taught_directory):
     published = script("yes-no-maybe.py")
     published.run(BASE_MODEL=str(taught_directory), NUM_STEPS="1", MODEL_NAME="one")

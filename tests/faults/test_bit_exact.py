@@ -21,7 +21,7 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_bits_of_one_that_was_not(
     tmp_path, trials, capsys
 ):
     pytest.importorskip("art_local")
-    kills = 200 if trials >= 1000 else 5
+    kills = 200 if trials >= 1000 else 2
     with capsys.disabled():
         found = killed(tmp_path, kills, "exact")
     assert found["held"], found

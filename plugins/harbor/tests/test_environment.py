@@ -30,6 +30,7 @@ def no_daemon(folder):
     return str(program)
 
 
+@pytest.mark.slow  # it plays a hundred attempts, each in a sandbox of its own
 class TestContract(EnvironmentContract):
     scenarios: ClassVar = harbor_scenarios(TASKS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from safetensors.torch import load_file
 
 import art_core as art
@@ -44,7 +43,6 @@ async def again(run, steps=None, **options):
         await backend.close()
 
 
-@pytest.mark.slow
 async def test_equal_options_give_equal_bits_and_others_do_not(tiny_directory, tmp_path):
     run = await trained(tiny_directory, tmp_path)
     same = await again(run, name="same")

@@ -45,6 +45,7 @@ async def learn(backend, base_model, runs):
 OPTIONS = {"device": "cpu", "dtype": "float32", "full_finetune": True, "progress": False}
 
 
+@pytest.mark.slow
 async def test_the_curve_through_two_processes_is_that_of_one(tmp_path, monkeypatch, connect):
     pytest.importorskip("art_local")
     from art_local.testing.tiny import save_tiny_model

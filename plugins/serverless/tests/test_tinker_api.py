@@ -388,6 +388,7 @@ def test_two_clients_train_at_the_same_time_and_a_fifth_model_is_refused(service
     training_client(service)  # there is room again
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_has_its_checkpoints_and_says_what_is_lost(tiny, tmp_path):
     models = {"tiny/base": str(tiny)}
     with tinker_server(tmp_path, models) as running:

@@ -10,7 +10,6 @@ from art_core.testing.backend import BackendContract
 from art_core.testing.plugin import PluginContract
 
 
-@pytest.mark.slow
 @pytest.mark.torch
 class TestUnslothBackend(BackendContract):
     train_options: ClassVar = {"mask_truncated": False, "learning_rate": 1e-3}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import art_core as art
 from art_core.testing.backend import attempts
 
-pytestmark = [pytest.mark.slow, pytest.mark.torch]
+pytestmark = pytest.mark.torch
 OPTIONS = {"mask_truncated": False, "learning_rate": 1e-2}
 
 

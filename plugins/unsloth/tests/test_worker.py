@@ -20,7 +20,7 @@ from art_unsloth.backend import _Meter
 from art_unsloth.channel import Worker
 from waiting import alive, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.torch]
+pytestmark = pytest.mark.torch
 OPTIONS = {"mask_truncated": False, "learning_rate": 1e-3}
 
 
