@@ -37,6 +37,7 @@ NO_SPREAD, TRUNCATED, FAILED, STALE, MASKED, PREFIX_BREAKS = WASTES = (
     "wasted/prefix_breaks",
 )
 PARTS = (LEARNED, *WASTES, EVALUATION, OTHER)
+_KEYS = {part: (f"signal/{part}", f"signal/cum/{part}") for part in PARTS}
 
 Parts = dict[str, float]
 """US dollars, or tokens, of each part."""
@@ -66,8 +67,8 @@ def with_signal(
     """Add the parts of a row's dollars to its draft. A row without costs gets none.
 
     `config` are the options of the step that trained the groups, `eval_seconds` those of
-    evaluations since the last train row. A part stands in the row if it has dollars, or had some
-    earlier in the run.
+    evaluations since the last train row. A part stands in the row if it has dollars, and in the row
+    of a step that trained also if it had some earlier in the run.
     """
     usd = draft.metrics.get("costs/all", 0.0)
     if not usd:
@@ -77,21 +78,22 @@ def with_signal(
     except ConfigError as error:  # the step is trained, so its row is written
         log.warning("the row's dollars are not divided: %s", error)
         parts = {OTHER: usd}
-    for part in PARTS:
-        total = f"signal/cum/{part}"
-        if part in parts or (split == "train" and total in draft.totals):
-            draft.metrics[f"signal/{part}"] = own = parts.get(part, 0.0)
-            summed = min(draft.totals.get(total, 0.0) + own, sys.float_info.max)
-            draft.totals[total] = draft.metrics[total] = summed
+    metrics, totals = draft.metrics, draft.totals
+    if groups.trained:
+        parts |= {p: 0.0 for p, (_, total) in _KEYS.items() if p not in parts and total in totals}
+    for part, own in parts.items():
+        key, total = _KEYS[part]
+        metrics[key] = own
+        metrics[total] = totals[total] = min(totals.get(total, 0.0) + own, sys.float_info.max)
     return draft
 
 
 def _exact(parts: Mapping[str, float], usd: float) -> Parts:
     """Return the parts that are not 0, with the largest one changed so that they sum to `usd`."""
     kept = {part: value for part, value in parts.items() if value > 0} or {OTHER: usd}
-    largest = max(kept, key=lambda part: kept[part])
-    for _ in range(2):  # the first sum rounds too
-        kept[largest] += usd - math.fsum(kept.values())
+    for _ in range(2):  # the first change rounds too
+        if missing := usd - math.fsum(kept.values()):
+            kept[max(kept, key=kept.__getitem__)] += missing
     return kept
 
 

@@ -165,7 +165,8 @@ def test_a_row_without_costs_has_no_parts():
 
 def test_a_part_that_had_dollars_stays_in_the_rows_of_train():
     totals = RunningTotals(builtin_taxonomy(), {"signal/cum/wasted/failed": 2.0})
-    draft = with_signal(totals.draft("train", {"costs/gpu": 1.0}), "train", GroupsOfRow())
+    trained = GroupsOfRow(trained=True)
+    draft = with_signal(totals.draft("train", {"costs/gpu": 1.0}), "train", trained)
     assert draft.metrics["signal/wasted/failed"] == 0.0
     assert draft.totals["signal/cum/wasted/failed"] == 2.0
 

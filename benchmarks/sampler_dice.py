@@ -1,0 +1,112 @@
+"""Train the agent of examples/dice_agent.py with a sampler of scenarios and without: real weights.
+
+Both arms begin at the same weights, play games of the same pool, and stop at the step that spends
+the last of the same dollars, without those of evaluations (`signal/cum/evaluation`). Reward per
+dollar is the gain of the mean reward over the pool, measured by evaluations before and after. A
+third of the games is lost by the first roll, so that all attempts at them have the same reward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import runpy
+import tempfile
+from pathlib import Path
+
+import art_core as art
+from art_core.data.dataset import places
+
+EXAMPLE = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "dice_agent.py"))
+GROUPS, ATTEMPTS = 8, 8
+
+
+async def played(
+    model: art.TrainableModel, games: list[int], attempts: int
+) -> list[art.TrajectoryGroup]:
+    """Return a group of attempts at each game."""
+    return await art.gather_trajectory_groups(
+        (
+            art.TrajectoryGroup(
+                (EXAMPLE["rollout"](model, game) for _ in range(attempts)),
+                metadata={"scenario_id": str(game)},
+            )
+            for game in games
+        ),
+        pbar_desc=None,
+    )
+
+
+async def reward_of(model: art.TrainableModel, pool: range, repeats: int) -> float:
+    """Return the mean reward over the pool, and log it as an evaluation."""
+    row = await model.log(await played(model, list(pool), repeats), split="val")
+    return row.metrics["val/reward"]
+
+
+async def arm(name: str, pool: range, budget: float, repeats: int, base: str) -> dict[str, float]:
+    """Train one arm until its dollars are spent; return what it gained and spent."""
+    async with art.TrainableModel(
+        name=name, project="dice", base_model=EXAMPLE["MODEL"], base_path=base, sinks=[]
+    ) as model:
+        place = art.backend("local", device="cpu", gpu_cost_per_hour_usd=3.6, progress=False)
+        await model.register(place)
+        before = await reward_of(model, pool, repeats)
+        sampler = art.ScenarioSampler(
+            scenarios=pool, run_dir=model.run_dir, groups=GROUPS, attempts=ATTEMPTS
+        )
+        step, spent, totals = 0, 0.0, {}
+        while spent < budget:
+            if name == "sampler":
+                groups = await sampler.gather(
+                    step, lambda game: EXAMPLE["rollout"](model, game), pbar_desc=None
+                )
+            else:
+                taken = places(len(pool), step * GROUPS, (step + 1) * GROUPS)
+                groups = await played(model, [pool[index] for _, index in taken], ATTEMPTS)
+            await model.train(
+                groups, learning_rate=2e-4, mask_truncated=False, save_checkpoint=False
+            )
+            step += 1
+            totals = list(art.LoggedRun(model.run_dir).rows())[-1].metrics
+            spent = totals["costs/cum/all"] - totals.get("signal/cum/evaluation", 0.0)
+            print(
+                f"{name} step {step}: ${spent:.4f}, reward {totals['reward/mean']:.3f}", flush=True
+            )
+        taught = totals.get("signal/cum/learned", 0.0) / spent
+        after = await reward_of(model, pool, repeats)
+        await place.close()
+    return {
+        "before": before, "after": after, "usd": spent, "steps": step, "taught": taught,
+        "tokens": totals["data/cum/actor_tokens"], "per_usd": (after - before) / spent,
+    }  # fmt: skip
+
+
+async def main() -> None:
+    """Print what both arms gained, and last one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--budget", type=float, default=0.15, help="dollars of each arm (0.15)")
+    parser.add_argument("--pool", type=int, default=36, help="games of the pool (36)")
+    parser.add_argument("--repeats", type=int, default=6, help="attempts of evaluations (6)")
+    args = parser.parse_args()
+    found = {}
+    with tempfile.TemporaryDirectory() as base:
+        for name in ("in_turn", "sampler"):
+            found[name] = await arm(name, range(args.pool), args.budget, args.repeats, base)
+            print(name, {key: round(value, 4) for key, value in found[name].items()}, flush=True)
+    ours, theirs = found["sampler"], found["in_turn"]
+    figures = {
+        "reward_per_dollar": round(ours["per_usd"] / theirs["per_usd"], 3),
+        "taught": round(ours["taught"] / theirs["taught"], 3),
+    }
+    targets = {"reward_per_dollar": 1.0, "taught": 1.0}
+    held = all(figures[name] > least for name, least in targets.items())
+    print(
+        json.dumps({"name": "sampler_dice", "figures": figures, "targets": targets, "held": held})
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
