@@ -89,12 +89,15 @@ def with_signal(
 
 
 def _exact(parts: Mapping[str, float], usd: float) -> Parts:
-    """Return the parts that are not 0, with the largest one changed so that they sum to `usd`."""
-    kept = {part: value for part, value in parts.items() if value > 0} or {OTHER: usd}
-    for _ in range(2):  # the first change rounds too
-        if missing := usd - math.fsum(kept.values()):
-            kept[max(kept, key=kept.__getitem__)] += missing
-    return kept
+    """Return the parts that are not 0, as multiples of the last digit of `usd` that sum to it, in
+    any order: the largest one has what rounding leaves.
+    """
+    digit = math.ulp(usd)
+    counts = {part: round(value / digit) for part, value in parts.items() if value > 0} or {
+        OTHER: 0
+    }
+    counts[max(counts, key=counts.__getitem__)] += round(usd / digit) - sum(counts.values())
+    return {part: count * digit for part, count in counts.items() if count}
 
 
 def _divided(

@@ -19,6 +19,9 @@ class Call:
     def book(self, owner):
         self.owners.append(owner)
 
+    def quote(self):
+        return 0.5
+
 
 def test_an_account_takes_over_the_calls_of_another_and_has_one_owner():
     first, second, calls = Account(), Account(), [Call(), Call()]
@@ -46,6 +49,7 @@ def test_an_account_that_is_gone_leaves_its_calls_to_the_one_above():
     Account(above).add(call)
     assert list(above.calls) == [call]
     above.settle("owner")
+    assert above.usd == 0.5
     late = Call()
     below = Account(above)
     below.add(late)
