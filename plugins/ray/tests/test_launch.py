@@ -57,6 +57,56 @@ def test_a_program_reads_the_same_task_as_json(capsys):
     assert found["launched"] is False
 
 
+def test_money_is_time_from_the_order_to_the_end_of_the_machines(capsys):
+    words = ["launch", "--cloud", "aws", "--gpus", "H100:8", "--max-usd", "31.92", "--dry-run"]
+    assert main(words) == 0  # an hour of 8 x $3.99
+    text = capsys.readouterr().out
+    assert "$31.92 buys 60 minutes: 10 to start, 40 of setup and work, 10 until they" in text
+    assert "LEFT=$(( 2400 + " in text
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["most_usd"] == pytest.approx(31.92 * 50 / 60)  # without the start
+    assert main([*words, "--hours", "0.5"]) == 0
+    assert "LEFT=$(( 1800 + " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "H100:8", "--max-usd", "10"], "$10.00 buys 19 minutes, of which 20 are"),
+        (["--gpus", "H100:8", "--max-usd", "nan"], "of which 20 are without work"),
+        (["--gpus", "TPU-v9:1", "--max-usd", "10"], "the price of these machines is not known"),
+        (
+            ["--cloud", "kubernetes", "--what", "ray", "--gpus", "H100:8", "--max-usd", "99"],
+            "a RayCluster of Kubernetes runs until it is deleted",
+        ),
+    ],
+)
+def test_money_that_limits_nothing_is_refused(capsys, words, message):
+    assert main(["launch", "--cloud", "aws", *words, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_launch_ends_when_its_time_is_over_counted_from_the_setup(tmp_path):
+    """The script of `art serve`, with an `art` that never ends."""
+    bin_dir = tmp_path / "art-env" / "bin"
+    bin_dir.mkdir(parents=True)
+    (bin_dir / "art").write_text("#!/bin/bash\nexec sleep 60\n")
+    (bin_dir / "art").chmod(0o755)
+    script = skypilot.task_of(order(hours=2 / 3600))["run"]
+
+    def ended():
+        given = {"env": {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, "text": True}
+        done = subprocess.run(["bash", "-c", script], **given, capture_output=True, check=False)
+        return done.returncode, done.stderr
+
+    began = tmp_path / "art-began"
+    began.write_text("1\n")
+    assert ended() == (1, "the hours of this launch are over\n")
+    began.write_text(subprocess.check_output(["date", "+%s"], text=True))
+    assert ended()[0] in (1, 124)  # timeout's own status; 1 if both seconds passed before
+
+
 def test_options_after_two_hyphens_go_to_art_serve(capsys):
     words = ["--dry-run", "--", "--backend", "local", "-o", "lora_rank=32"]
     assert main(["launch", "--cloud", "lambda", *words]) == 0
@@ -211,6 +261,7 @@ def test_without_skypilot_launching_names_what_to_install(capsys):
     "given",
     [
         {"gpus": ("H100", 8)},
+        {"hours": 0.7},
         {"what": "ray", "nodes": 4, "command": "python train.py", "spot": True, "cpus": 8},
         {"cloud": "kubernetes", "image": "example/art:1", "memory_gb": 64},
     ],

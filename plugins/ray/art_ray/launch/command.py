@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from art_core import CommandSpec, ConfigError, Plugins, Record
-from art_ray.launch.order import KUBERNETES, Order, accelerators
+from art_ray.launch.order import KUBERNETES, START_MINUTES, Order, accelerators
 
 if TYPE_CHECKING:
     from art_ray.launch.prices import HourlyPrice
@@ -18,12 +18,13 @@ Clouds are launched through SkyPilot (`sky check` shows which ones you can use),
 Kubernetes through KubeRay's operator and kubectl. --dry-run prints the task or the manifest with
 its hourly price, and needs neither.
 
-The work ends after --hours at the latest. After --idle-minutes without work the machines are given
+The work ends after --hours at the latest, and before --max-usd are spent. After --idle-minutes without work the machines are given
 back, also if this machine is off. `art serve` listens on the loopback address of its machine: reach
 it through `ssh -L 8080:localhost:8080 NAME`, a host that SkyPilot adds to the configuration of ssh.
 
 examples:
   art launch --cloud aws --gpus H100:8 --dry-run
+  art launch --cloud aws --gpus H100:8 --max-usd 100 --dry-run
   art launch --cloud lambda --gpus A100:1 --name smol -- --backend local -o lora_rank=32
   art launch --cloud gcp --what ray --gpus H100:8 --nodes 4 --run "python train.py" --workdir .
   art launch --cloud kubernetes --what ray --gpus NVIDIA-H100-80GB-HBM3:8 --nodes 2 --dry-run
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--spot", action="store_true", help="machines that the cloud may take back")
     option("--hours", type=float, default=24.0, metavar="N", help="end after (%(default)g)")
     option("--idle-minutes", type=int, default=10, metavar="N", help="then give back (%(default)s)")
+    option("--max-usd", type=float, metavar="N", help="end when so much is spent, at that price")
     option("--workdir", metavar="DIR", help="a directory to copy there")
     option("--run", metavar="COMMAND", dest="command", help="of --what ray")
     option("--image", metavar="NAME", help="a container image")
@@ -95,10 +97,12 @@ def run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Record | st
         raise ConfigError(
             f"{order.serve_options[0]!r} is for art serve", 'Give a command: --run "...".'
         )
+    price = hourly_price(order, plugins)
+    if arguments.max_usd is not None:
+        order = order.bought_with(arguments.max_usd, price.usd)
     on_kuberay = order.cloud == KUBERNETES and order.what == "ray"
     document = kuberay.manifest_of(order) if on_kuberay else skypilot.task_of(order)
-    price = hourly_price(order, plugins)
-    hours = None if document.get("kind") == "RayCluster" else _most_hours(order)
+    hours = None if order.waits_on_kubernetes else _most_hours(order)
     values = {
         "name": order.name,
         "kind": document.get("kind", "SkyPilot task"),
@@ -108,7 +112,10 @@ def run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Record | st
         "document": document,
         "launched": not arguments.dry_run,
     }
-    yield Record(values, [*as_yaml(document).splitlines(), *_price_lines(order, price, hours)])
+    lines = [*as_yaml(document).splitlines(), *_price_lines(order, price, hours)]
+    if arguments.max_usd is not None:
+        lines.append(_bought_line(arguments.max_usd, price, order))
+    yield Record(values, lines)
     if arguments.dry_run:
         return
     if on_kuberay:
@@ -133,6 +140,14 @@ def _price_lines(order: Order, price: HourlyPrice, hours: float | None) -> list[
         until = f"{order.hours:g} hours and {order.idle_minutes} minutes"
         lines[1] = f"# at most {until}: ${price.usd * hours:,.2f}"
     return lines
+
+
+def _bought_line(usd: float, price: HourlyPrice, order: Order) -> str:
+    bought = usd / (price.usd or 1.0) * 60
+    return (
+        f"# ${usd:,.2f} buys {bought:,.0f} minutes: {START_MINUTES} to start, "
+        f"{order.hours * 60:,.0f} of setup and work, {order.idle_minutes} until they are given back"
+    )
 
 
 def as_yaml(document: Any) -> str:

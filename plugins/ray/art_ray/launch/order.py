@@ -11,6 +11,8 @@ from art_core import ConfigError
 
 KUBERNETES = "kubernetes"
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?")
+START_MINUTES = 10
+"""How long machines are expected to start, before their setup begins."""
 ACCELERATORS = re.compile(r"([A-Za-z0-9._-]+)(?::(\d+))?")
 
 
@@ -30,8 +32,8 @@ class Order:
     - `command`: what runs in a Ray cluster, from the working directory; without it the cluster
       waits for you.
     - `serve_options`: further words for `art serve`.
-    - `hours`: when the work is ended, at the latest. `idle_minutes` later the machines are given
-      back.
+    - `hours`: when the work is ended, at the latest, from the begin of the setup. `idle_minutes`
+      later the machines are given back.
     """
 
     cloud: str
@@ -66,6 +68,33 @@ class Order:
             )
         if self.what == "serve" and self.command is not None:
             raise ConfigError("art serve is the command", "Use --what ray to run another one.")
+
+    def bought_with(self, usd: float, usd_per_hour: float | None) -> Order:
+        """Return the order with as many hours as money buys, or as it has, if these are fewer.
+        ConfigError if that is not enough, or if the order does not end by itself.
+        """
+        if usd_per_hour is None:
+            raise ConfigError(
+                "the price of these machines is not known, so --max-usd has no limit to give",
+                "Use --hours, or install a plugin that has the price.",
+            )
+        if self.waits_on_kubernetes:
+            raise ConfigError(
+                "a RayCluster of Kubernetes runs until it is deleted",
+                "Give its command with --run: such a job ends, and its machines with it.",
+            )
+        minutes, idle = usd / usd_per_hour * 60, START_MINUTES + self.idle_minutes
+        if not minutes > idle:
+            raise ConfigError(
+                f"${usd:,.2f} buys {minutes:.0f} minutes, of which {idle} are without work",
+                "Raise --max-usd, lower --idle-minutes, or use fewer or cheaper machines.",
+            )
+        return attrs.evolve(self, hours=min(self.hours, (minutes - idle) / 60))
+
+    @property
+    def waits_on_kubernetes(self) -> bool:
+        """Whether this is a Ray cluster of Kubernetes without a command."""
+        return self.cloud == KUBERNETES and self.what == "ray" and self.command is None
 
     @property
     def needed(self) -> tuple[str, ...]:

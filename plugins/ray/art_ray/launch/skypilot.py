@@ -12,7 +12,7 @@ from art_ray.launch.order import KUBERNETES, Order
 PORT = 8080
 RAY_PORT = 6379
 """SkyPilot has a Ray cluster of its own, on port 6380."""
-PYTHON = "~/art-env/bin"
+PYTHON, BEGAN = "~/art-env/bin", "~/art-began"
 MISSING = ConfigError(
     "launching needs SkyPilot, which is not installed",
     "pip install skypilot, in an environment without art-wandb, whose packages do not fit beside "
@@ -105,13 +105,14 @@ def _resources(order: Order) -> dict[str, Any]:
 
 def _setup(order: Order) -> str:
     packages = " ".join(shlex.quote(package) for package in order.needed)
-    return f"python3 -m venv ~/art-env\n{PYTHON}/pip install --quiet {packages}\n"
+    install = f"timeout {_seconds(order)} {PYTHON}/pip install --quiet {packages}"
+    return f"date +%s > {BEGAN}\npython3 -m venv ~/art-env\n{install}\n"
 
 
 def _serve(order: Order) -> str:
     words = " ".join(map(shlex.quote, order.serve_options))
     command = f"{PYTHON}/art serve --host 127.0.0.1 --port {PORT} {words}".rstrip()
-    return f"{_limited(order, command)}\n"
+    return f"{_left(order)}{_limited(command)}\n"
 
 
 def _ray(order: Order) -> str:
@@ -119,8 +120,9 @@ def _ray(order: Order) -> str:
     others leave when the head does.
     """
     command = order.command or "sleep infinity"
-    limited = _limited(order, f"bash -c {shlex.quote(command)}")
+    limited = _limited(f"bash -c {shlex.quote(command)}")
     return f"""\
+{_left(order)}\
 export PATH={PYTHON}:$PATH RAY_USAGE_STATS_ENABLED=0
 HEAD=$(echo "$SKYPILOT_NODE_IPS" | head -n1):{RAY_PORT}
 if [ "$SKYPILOT_NODE_RANK" != 0 ]; then
@@ -139,5 +141,17 @@ exit $STATUS
 """
 
 
-def _limited(order: Order, command: str) -> str:
-    return f"timeout --kill-after=60 {order.hours:g}h {command}"
+def _seconds(order: Order) -> int:
+    return max(1, round(order.hours * 3600))
+
+
+def _left(order: Order) -> str:
+    """Return commands that compute the seconds which are left, since the begin of the setup."""
+    return f"""\
+LEFT=$(( {_seconds(order)} + $(cat {BEGAN} || date +%s) - $(date +%s) ))
+[ "$LEFT" -gt 0 ] || {{ echo "the hours of this launch are over" >&2; exit 1; }}
+"""
+
+
+def _limited(command: str) -> str:
+    return f"timeout --kill-after=60 $LEFT {command}"
