@@ -83,6 +83,78 @@ def test_a_disk_that_is_full_refuses_rows_and_goes_on_when_space_returns(
     assert [str(row.seq) for row in rows] == logged.split() == taken.split()
 
 
+FULL_QUEUE = """
+import asyncio, os, sys
+from pathlib import Path
+import art_core as art
+from art_core.backends import Endpoint
+from art_core.gateway.gateway import Gateway
+from art_core.queue.queue import AttemptQueue
+from art_core.queue.remote import RemoteQueue
+from art_core.queue.values import Scenario
+from art_core.queue.worker import QueueWorker
+base, ballast, ATTEMPTS = Path(sys.argv[1]), Path(sys.argv[1], "ballast"), 24
+
+async def attempt(lease):
+    made.append(lease.key)
+    text = f"{lease.scenario.index} " + "x" * 60_000
+    return art.Trajectory(messages_and_choices=[{"role": "user", "content": text}], reward=1.0)
+
+def fill_disk():
+    with ballast.open("wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                return
+
+async def emptied(seconds):
+    pauses.append(seconds)
+    if len(pauses) == 5:
+        counts = await queue.counts()
+        before.append((counts.ready, len(made)))
+        ballast.unlink()
+    await asyncio.sleep(0.05)
+
+async def main():
+    global queue
+    async with AttemptQueue.open(base, step=0) as queue:
+        scenarios = [Scenario(epoch=0, index=i, value=i) for i in range(ATTEMPTS)]
+        await queue.fill(scenarios, size=1, last=True)
+        endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", api_key="k", model_name="m")
+        options = {"trainable": False, "check_metrics": lambda _: None, "queue": queue}
+        with Gateway(endpoint, **options) as gateway:
+            taking = asyncio.create_task(queue.take(ATTEMPTS, ATTEMPTS, step=0))
+            await queue.counts()  # the take has begun, too
+            fill_disk()
+            async with RemoteQueue(gateway.url, gateway.api_key, sleep=emptied) as remote:
+                worker = QueueWorker(queue=remote, attempt=attempt, name="w", concurrent=4)
+                working = asyncio.create_task(worker.run())
+                batch = await taking
+                await queue.commit(batch.cursor)
+                await working
+    found = sorted(int(t.messages()[0]["content"].split()[0]) for g in batch.groups for t in g)
+    assert found == list(range(ATTEMPTS)), found
+    ready, begun = before[0]
+    assert ready < ATTEMPTS, before  # the disk was full before all were stored
+    assert len(made) == ATTEMPTS == worker.replies["accepted"], (len(made), worker.replies)
+    print(ready, begun, len(pauses))
+
+made, pauses, before = [], [], []
+asyncio.run(main())
+"""
+
+
+def test_attempts_that_a_full_disk_refuses_are_kept_and_sent_again(tmp_path, own_mounts):
+    """On a real tmpfs: nothing is acknowledged before it is stored, made twice, or lost."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-c", FULL_QUEUE, str(disk)]
+    done = own_mounts(f"mount -t tmpfs -o size=4m none {disk}", command)
+    assert done.returncode == 0, done.stderr
+    assert "nothing of it was stored" in done.stderr
+
+
 def row(seq, size=0):
     metrics = {"costs/gpu": 0.25, "x" * size + "/y": 1.0}
     given = {

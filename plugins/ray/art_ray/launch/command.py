@@ -18,9 +18,10 @@ Clouds are launched through SkyPilot (`sky check` shows which ones you can use),
 Kubernetes through KubeRay's operator and kubectl. --dry-run prints the task or the manifest with
 its hourly price, and needs neither.
 
-The work ends after --hours at the latest, and before --max-usd are spent. After --idle-minutes without work the machines are given
-back, also if this machine is off. `art serve` listens on the loopback address of its machine: reach
-it through `ssh -L 8080:localhost:8080 NAME`, a host that SkyPilot adds to the configuration of ssh.
+The work ends after --hours at the latest, and before --max-usd are spent at the printed price.
+After --idle-minutes without work the machines are given back, also if this machine is off.
+`art serve` listens on the loopback address of its machine: reach it through
+`ssh -L 8080:localhost:8080 NAME`, a host that SkyPilot adds to the configuration of ssh.
 
 examples:
   art launch --cloud aws --gpus H100:8 --dry-run
