@@ -265,3 +265,8 @@ async def test_it_registers_a_model_that_is_not(tmp_path, backend):
     )
     assert result.step == 1
     await made.close()
+
+
+def test_by_default_groups_are_at_most_four_steps_old():
+    config = PipelineConfig()
+    assert (config.max_steps_off_policy, config.min_batch_size, config.groups_ahead) == (4, 8, 40)
