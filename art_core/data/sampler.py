@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import orjson
 
-from art_core.base.errors import ConfigError
+from art_core.base.errors import ConfigError, RolloutError
 from art_core.base.numbers import has_spread, number_or_none, text_of
 from art_core.data.dataset import scenario_id
 from art_core.data.gather import gather_trajectory_groups
@@ -183,7 +183,7 @@ class ScenarioSampler:
         tried: set[str] = set()
         missing, room = self.groups, self.most or 2 * self.groups
         while missing > 0 and (drawn := beliefs.draw(chance, min(missing, room), tried)):
-            found = await self._grown(drawn, rollout, options)
+            found = await self._grown(drawn, rollout, options, again=bool(done))
             tried.update(name for name, _ in drawn)
             beliefs.seen += [(1.0, _seen(group)) for group in found]
             done += found
@@ -212,15 +212,26 @@ class ScenarioSampler:
         drawn: Sequence[tuple[str, bool]],
         rollout: Callable[[Any], Awaitable[RolloutResult]],
         options: Mapping[str, Any],
+        *,
+        again: bool,
     ) -> list[TrajectoryGroup]:
-        """Gather a group for each scenario; those that agree and promise a spread grow."""
+        """Gather a group for each scenario; those that agree and promise a spread grow. If others
+        of the step are there already (`again`), all of these may fail.
+        """
         size = self.first or self.attempts
         growing, done = dict(drawn), list[TrajectoryGroup]()
         for begun in range(0, self.attempts, size):
-            more = await gather_trajectory_groups(
-                [self._group(name, min(size, self.attempts - begun), rollout) for name in growing],
-                **options,
-            )
+            rest = min(size, self.attempts - begun)
+            try:
+                more = await gather_trajectory_groups(
+                    [self._group(name, rest, rollout) for name in growing], **options
+                )
+            except RolloutError as error:
+                more = cast("list[TrajectoryGroup]", list(error.groups))
+                failed = sum(len(group.failures) for group in more)
+                some = failed < rest * len(growing)
+                if some or not (again or begun) or options.get("max_exceptions") is not None:
+                    raise
             done = _joined(done, more)
             decided = {_name(group) for group in done if has_spread(group.rewards)}
             growing = {n: worth for n, worth in growing.items() if worth and n not in decided}

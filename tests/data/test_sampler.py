@@ -134,6 +134,25 @@ async def test_a_group_grows_while_its_attempts_agree_and_its_scenario_is_worth_
     assert len(groups["hopeless"]) == 2
 
 
+async def test_later_groups_of_a_step_may_fail_and_the_first_ones_may_not(tmp_path):
+    begun = []
+
+    async def rollout(scenario):
+        begun.append(scenario)
+        if len(begun) > 2:
+            raise ValueError("down")
+        return attempt(1.0)
+
+    made = sampler(tmp_path, attempts=2)
+    groups = await made.gather(0, rollout, pbar_desc=None)
+    assert [(len(g), len(g.failures)) for g in groups] == [(2, 0), (0, 2)]
+    with pytest.raises(art.RolloutError, match="all 2 rollouts failed"):
+        await made.gather(1, rollout, pbar_desc=None)
+    begun.clear()
+    with pytest.raises(art.RolloutError, match="max_exceptions"):
+        await made.gather(2, rollout, pbar_desc=None, max_exceptions=0)
+
+
 async def test_the_groups_of_players_join_those_of_the_same_player(tmp_path):
     async def rollout(scenario):
         return {"x": attempt(0.0), "o": attempt(0.0)}
