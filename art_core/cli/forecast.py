@@ -45,7 +45,7 @@ curve of val/reward, else that of reward/mean, is continued; where the data show
 output states so.
 
 Or WHAT is a rollout, as module:function, or a project's directory with an art.toml. Before the
-first step a few pilot attempts are made, and paid, and one step is trained on them; the output
+first step a few pilot attempts are made, and paid, and steps are trained on them; the output
 compares what they cost here with the prices of hosted training.
 
 examples:
@@ -153,7 +153,7 @@ def _planned(
     took = f"{pilots.wall_s:.1f} s, and {pilots.training_s:.1f} s of training"
     yield Record(values, [f"reward {run.reward:.3g}{failed}, in {took}", ""])
     yield from _line_tables(lines, "no pilot has a priced cost")
-    whole = next((line.coming for line in lines if line.name == "all"), None)
+    whole = next((line.coming for line in lines if line.unit == "usd"), None)
     found = offers(task, pilots, plan, plugins, whole)
     yield ""
     rows = [

@@ -23,6 +23,7 @@ from art_core.data.trajectory import Trajectory, TrajectoryGroup, is_choice, mes
 from art_core.evaluation.attempts import Rollout
 from art_core.forecast.pilot import (
     OTHER_MODELS,
+    DeviceTime,
     Offer,
     PilotAttempt,
     Pilots,
@@ -109,7 +110,8 @@ def of_project(project: Project) -> tuple[PilotTask, PlannedRun]:
         steps=run["steps"],
         scenarios=run["scenarios_per_step"] or len(scenarios),
         group=run["attempts"],
-        evaluated=evaluations * of_each,
+        evaluations=evaluations if of_each else 0,
+        attempts_per_evaluation=of_each,
     )
     return task, plan
 
@@ -125,12 +127,13 @@ class PilotRun:
 
 async def run_pilots(task: PilotTask, count: int) -> PilotRun:
     """Make `count` attempts, each at its own scenario as far as there are so many, and train one
-    step on them to measure it; the run is thrown away. Raises RolloutError if all fail.
+    step on them twice to measure it; the run is thrown away. Raises RolloutError if all fail.
     """
     with tempfile.TemporaryDirectory(prefix="art-pilot-") as directory:
         if task.backend is None:
             model: Model = _prompted(task, directory)
-            return await _measured(task, model, count)
+            return await _measured(task, model, count, 0.0)
+        began = time.monotonic()
         backend = make_backend(task.backend, **task.options)
         try:
             trained = TrainableModel(
@@ -138,7 +141,7 @@ async def run_pilots(task: PilotTask, count: int) -> PilotRun:
                 base_path=Path(directory), sinks=[],
             )  # fmt: skip
             await trained.register(backend)
-            return await _measured(task, trained, count)
+            return await _measured(task, trained, count, time.monotonic() - began)
         finally:
             await backend.close()
 
@@ -155,7 +158,7 @@ def _prompted(task: PilotTask, directory: str) -> Model:
     )
 
 
-async def _measured(task: PilotTask, model: Model, count: int) -> PilotRun:
+async def _measured(task: PilotTask, model: Model, count: int, startup_s: float) -> PilotRun:
     async with model:
         began = time.monotonic()
         groups = await gather_trajectory_groups(
@@ -177,15 +180,15 @@ async def _measured(task: PilotTask, model: Model, count: int) -> PilotRun:
     run = LoggedRun(model.run_dir)
     rewards = [trajectory.total_reward for trajectory in trajectories]
     failures = sum(len(group.failures) for group in groups)
-    pilots = _pilots(task, run, trajectories, failures, wall_s, training_s)
+    pilots = _pilots(task, run, trajectories, failures, (startup_s, wall_s, training_s))
     if not any(attempt.sampled for attempt in pilots.attempts):
         notes.append("no token was counted: prices by the token are not compared")
     return PilotRun(pilots, math.fsum(rewards) / len(rewards), tuple(notes))
 
 
 async def _trained(model: Model, trajectories: Sequence[Trajectory]) -> tuple[float, list[str]]:
-    """Train one step on the pilots, with rewards that differ; return its seconds and notes. A model
-    that can't be trained takes none.
+    """Train two steps on the pilots, with rewards that differ; return the seconds of the second,
+    since the first one warms up, and notes. A model that can't be trained takes none.
     """
     if not isinstance(model, TrainableModel):
         return 0.0, []
@@ -194,8 +197,9 @@ async def _trained(model: Model, trajectories: Sequence[Trajectory]) -> tuple[fl
     ]
     if len(copies) == 1:
         copies.append(attrs.evolve(copies[0], reward=1.0))
-    began = time.monotonic()
     try:
+        await model.train([TrajectoryGroup(copies)])
+        began = time.monotonic()
         await model.train([TrajectoryGroup(copies)])
     except ArtError as error:
         return 0.0, [f"training was not measured, and is in no sum: {error}"]
@@ -207,33 +211,50 @@ def _pilots(
     run: LoggedRun,
     trajectories: Sequence[Trajectory],
     failures: int,
-    wall_s: float,
-    training_s: float,
+    seconds: tuple[float, float, float],
 ) -> Pilots:
     usd: dict[str, float] = {}
     bought: list[Receipt] = []
+    devices: list[Receipt] = []
     for row in run.rows():
-        bought += receipts_of(row)
+        found = list(receipts_of(row))
+        devices += [receipt for receipt in found if receipt.device_seconds]
+        if row.step > 1:
+            continue  # the second step measures the time of training
+        bought += found
         for key, value in row.metrics.items():
             if key.startswith("costs/") and "/cum/" not in key:
                 usd[key.removeprefix("costs/")] = usd.get(key.removeprefix("costs/"), 0.0) + value
-    own = [receipt for receipt in bought if _is_own(receipt, task)]
-    parents = {path.rpartition("/")[0] for path in usd} | {"all"}
+    own = [receipt for receipt in bought if receipt.item.lower() == task.base_model.lower()]
+    left = {path.rpartition("/")[0] for path in usd} | {"all"} | {_leaf(r) for r in devices}
     stored = (run.path / "trajectories" / "pilot").rglob("*")
+    startup_s, wall_s, training_s = seconds
     return Pilots(
         attempts=tuple(_attempts(trajectories, own)),
         failures=failures,
-        usd={path: value for path, value in usd.items() if path not in parents},
-        own=frozenset(receipt.leaf.removeprefix("costs/") for receipt in own),
+        usd={path: value for path, value in usd.items() if path not in left},
+        own=frozenset(map(_leaf, own)),
+        device=_device(devices, math.fsum(seconds)),
+        startup_s=startup_s,
         wall_s=wall_s,
         training_s=training_s,
         stored=float(sum(file.stat().st_size for file in stored if file.is_file())),
     )
 
 
-def _is_own(receipt: Receipt, task: PilotTask) -> bool:
-    """Return whether a receipt is of the model itself: a device, or tokens of its service."""
-    return bool(receipt.device_seconds) or receipt.item.lower() == task.base_model.lower()
+def _leaf(receipt: Receipt) -> str:
+    return receipt.leaf.removeprefix("costs/")
+
+
+def _device(receipts: Sequence[Receipt], seconds: float) -> DeviceTime | None:
+    """Return the device of receipts; None without a price. `seconds` are about those of the pilots,
+    by which the number of devices is known.
+    """
+    usd = math.fsum(receipt.usd or 0.0 for receipt in receipts)
+    used = math.fsum(receipt.device_seconds for receipt in receipts)
+    if not usd:
+        return None
+    return DeviceTime(_leaf(receipts[0]), usd, usd / used * max(1, round(used / seconds)))
 
 
 def _attempts(
@@ -278,9 +299,12 @@ def offers(
     """
     found = []
     if task.backend is not None:
-        own = sum(value for leaf, value in pilots.usd.items() if leaf in pilots.own)
-        assumes = "as the pilots; a device at the pace and concurrency of the pilots"
-        if not own:
+        assumes = (
+            "its device: low if attempts share it perfectly, high if each takes as a pilot did"
+        )
+        if pilots.device is None:
+            assumes = "each attempt uses the tokens of a pilot"
+        if pilots.device is None and not pilots.own:
             usd, assumes = None, "no price is known for its device: give it with --backend-set"
         found.append(Offer(where=task.backend, model=task.base_model, usd=usd, assumes=assumes))
     found += _hosted(task, pilots, plan)

@@ -33,19 +33,31 @@ class PilotAttempt:
         return self.prompt + self.sampled
 
 
+@attrs.frozen
+class DeviceTime:
+    """The device of the pilots: the leaf of its costs, their dollars, and dollars per second."""
+
+    leaf: str
+    usd: float
+    usd_per_s: float
+
+
 @attrs.frozen(kw_only=True)
 class Pilots:
-    """What the pilots used: the attempts that ended, how many failed, dollars by cost leaf.
+    """What the pilots used: the attempts that ended, how many failed, dollars by other leaves than
+    that of the `device`.
 
-    `wall_s` are the seconds of all attempts together, `training_s` those of the one step that
-    trained on them, 0.0 without it. `own` are the leaves that the model itself cost: a device, or
-    tokens of its service. `stored` are the bytes of the attempts.
+    `startup_s` are the seconds before the first attempt, `wall_s` those of all attempts together,
+    `training_s` those of a step that trained on them, 0.0 without it. `own` are the leaves of
+    tokens that the model itself cost. `stored` are the bytes of the attempts.
     """
 
     attempts: tuple[PilotAttempt, ...]
     failures: int
     usd: Mapping[str, float]
     own: frozenset[str]
+    device: DeviceTime | None = None
+    startup_s: float
     wall_s: float
     training_s: float
     stored: float
@@ -65,23 +77,29 @@ class Pilots:
 @attrs.frozen(kw_only=True)
 class PlannedRun:
     """A run that is planned: `steps` of so many `scenarios` with `group` attempts each, and
-    attempts of evaluations in all.
+    `evaluations` of so many attempts.
     """
 
     steps: int
     scenarios: int
     group: int
-    evaluated: int = 0
+    evaluations: int = 0
+    attempts_per_evaluation: int = 0
+
+    @property
+    def attempts_per_step(self) -> int:
+        """The attempts of a step."""
+        return self.scenarios * self.group
 
     @property
     def trained(self) -> int:
         """The attempts that are trained."""
-        return self.steps * self.scenarios * self.group
+        return self.steps * self.attempts_per_step
 
     @property
     def attempts(self) -> int:
         """All attempts, those of evaluations included."""
-        return self.trained + self.evaluated
+        return self.trained + self.evaluations * self.attempts_per_evaluation
 
 
 @attrs.frozen(kw_only=True)
@@ -101,41 +119,68 @@ class Offer:
 def planned_lines(pilots: Pilots, plan: PlannedRun) -> list[Line]:
     """Forecast what the plan uses, each attempt as the pilots did."""
 
-    def line(name: str, unit: str, known: float, each: float) -> Line:
-        """Return the line of an amount of which `each` attempts use as much as a pilot."""
-        return Line(name, unit, known, _spread(pilots, plan, known / pilots.made * each), None)
+    def line(name: str, unit: str, known: float) -> Line:
+        """Return the line of an amount of which each attempt uses as much as a pilot."""
+        whole = known / pilots.made * plan.attempts
+        return Line(name, unit, known, _spread(pilots, plan, whole), None)
 
-    counts = {leaf: _paying(pilots, plan, leaf) for leaf in pilots.usd}
-    lines = [line(leaf, "usd", usd, counts[leaf]) for leaf, usd in sorted(pilots.usd.items())]
+    lines = [line(leaf, "usd", usd) for leaf, usd in sorted(pilots.usd.items())]
+    seconds = _seconds(pilots, plan)
+    device = pilots.device
+    if device is not None:
+        coming = None if seconds is None else _times(seconds, device.usd_per_s)
+        lines.append(Line(device.leaf, "usd", device.usd, coming, None))
     if lines:
-        known = math.fsum(pilots.usd.values())
-        usd = math.fsum(usd / pilots.made * counts[leaf] for leaf, usd in pilots.usd.items())
-        lines.insert(0, Line("all", "usd", known, _spread(pilots, plan, usd), None))
+        lines.insert(0, _sum_of(lines))
     for kind, name in TOKENS.items():
         values = [getattr(attempt, kind) for attempt in pilots.attempts]
         count = plan.trained if kind == "trained" else plan.attempts
         lines.append(Line(name, "token", math.fsum(values), _of_all(values, count), None))
-    seconds = pilots.wall_s * plan.attempts + pilots.training_s * plan.trained
-    hours = _spread(pilots, plan, seconds / pilots.made / 3600)
-    known = (pilots.wall_s + pilots.training_s) / 3600
+    known = (pilots.startup_s + pilots.wall_s + pilots.training_s) / 3600
+    hours = None if seconds is None else _times(seconds, 1 / 3600)
     lines.append(Line("wall clock", "hour", known, hours, None))
-    lines.append(line("trajectories", "byte", pilots.stored, plan.attempts))
+    lines.append(line("trajectories", "byte", pilots.stored))
     return lines
 
 
-def _paying(pilots: Pilots, plan: PlannedRun, leaf: str) -> float:
-    """Return how many attempts pay for a leaf; an evaluated attempt pays no time of training."""
-    sampling = 1.0
-    if leaf in pilots.own and pilots.training_s:
-        sampling = pilots.wall_s / (pilots.wall_s + pilots.training_s)
-    return plan.trained + plan.evaluated * sampling
+def _sum_of(lines: Sequence[Line]) -> Line:
+    """Return the sum of costs that rise and fall together: bound by bound."""
+    parts = [attrs.astuple(line.coming) for line in lines if line.coming is not None]
+    whole = Interval(*map(math.fsum, zip(*parts, strict=True))) if parts else None
+    return Line("all", "usd", math.fsum(line.spent for line in lines), whole, None)
+
+
+def _seconds(pilots: Pilots, plan: PlannedRun) -> Interval | None:
+    """Return the seconds of the plan, which depend on how well attempts share the device.
+
+    At best a step takes as long as the pilots together, however many attempts it has; at worst each
+    attempt takes as long as a pilot. The interval lies between, evenly by its logarithm.
+    """
+    spread = _of_all(pilots.shares(), plan.attempts)
+    if spread is None:
+        return None
+    rounds = [
+        (plan.steps, plan.attempts_per_step, pilots.wall_s),
+        (plan.evaluations, plan.attempts_per_evaluation, pilots.wall_s),
+        (plan.steps, plan.attempts_per_step, pilots.training_s),
+    ]
+    slow = math.fsum(count * size / pilots.made * took for count, size, took in rounds)
+    fast = math.fsum(count * min(1.0, size / pilots.made) * took for count, size, took in rounds)
+    low = pilots.startup_s + fast * spread.low90 / plan.attempts
+    high = pilots.startup_s + slow * spread.high90 / plan.attempts
+    # 5 % and 95 % are the ends, so that 25 % and 75 % are 2/9 of the way from them
+    low50, median, high50 = (low * (high / low) ** part for part in (2 / 9, 1 / 2, 7 / 9))
+    return Interval(median, low50, median, high50, low, high)
+
+
+def _times(interval: Interval, factor: float) -> Interval:
+    return Interval(*(factor * value for value in attrs.astuple(interval)))
 
 
 def _spread(pilots: Pilots, plan: PlannedRun, expected: float) -> Interval | None:
     """Return the interval of an amount that differs between attempts as their tokens do."""
     found = _of_all(pilots.shares(), plan.attempts)
-    factor = expected / plan.attempts
-    return None if found is None else Interval(*(factor * v for v in attrs.astuple(found)))
+    return None if found is None else _times(found, expected / plan.attempts)
 
 
 def _of_all(values: Sequence[float], count: int) -> Interval | None:
