@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import nox
@@ -85,12 +85,23 @@ def test(session: nox.Session) -> None:
         _run(session, "python", "-m", "pytest", *session.posargs)
         return
     marked = ("-m", "pytest", "--durations=25", "-m", f"not slow and {HERE}")
-    others = [tests for tests in _plugin_tests() if "local" not in tests]
-    local = _beside(session, "local", *marked, "plugins/local/tests")
-    with local, _beside(session, "plugins", *marked, *others):
-        # Not pytest-cov: art-core's own import would happen before it measures.
-        _run(session, "coverage", "run", *marked, "tests")
-        _run(session, "coverage", "report")
+    # Not pytest-cov: art-core's own import would happen before it measures.
+    measured = ("-m", "coverage", "run", "--parallel-mode", *marked)
+    longer = [f"tests/{name}" for name in ("faults", "testing")]
+    longer += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_*.py"))
+    # Tests wait as long as they compute, so there are more streams than cores.
+    streams = {
+        "local": (*marked, "plugins/local/tests"),
+        "plugins": (*marked, *(tests for tests in _plugin_tests() if "local" not in tests)),
+        "longer": (*measured, *longer),
+    }
+    _run(session, "coverage", "erase")
+    with ExitStack() as beside:
+        for name, command in streams.items():
+            beside.enter_context(_beside(session, name, *command))
+        _run(session, "python", *measured, "tests", *(f"--ignore={path}" for path in longer))
+    _run(session, "coverage", "combine", "--quiet")
+    _run(session, "coverage", "report")
 
 
 @nox.session
