@@ -10,6 +10,7 @@ from art_core.checks.levels import (
     dead_groups_wrong,
     no_learning_rate,
 )
+from art_core.checks.shares import one_component, outdated_prices
 
 RULES = (
     CheckSpec(
@@ -31,6 +32,16 @@ RULES = (
         name="val-apart",
         check=val_apart,
         summary="the reward rises while val/reward is flat or falls",
+    ),
+    CheckSpec(
+        name="one-component",
+        check=one_component,
+        summary="one part has 98 % of the reward's variance, and the others do not move",
+    ),
+    CheckSpec(
+        name="outdated-prices",
+        check=outdated_prices,
+        summary="a fifth of the dollars is booked at prices more than 60 days old",
     ),
     *(rule.spec() for rule in (*LEVELS, *GROWTHS)),
 )

@@ -62,12 +62,33 @@ def summarize(
     if trajectories or failures:
         averages[names[2]] = failures / (len(trajectories) + failures)
     if split == "train" and groups:
+        averages |= _part_stds(groups)
         averages |= {
             "train/num_groups_submitted": float(len(groups)),
             "train/num_groups_trainable": float(sum(has_spread(g.rewards) for g in groups)),
             "train/num_trajectories": float(len(trajectories)),
         }
     return averages
+
+
+def _part_stds(groups: Sequence[TrajectoryGroup]) -> dict[str, float]:
+    """Return the weighted spread of the reward's parts in groups, as `art.reward` made them."""
+    stds: dict[str, list[float]] = {}
+    for group in groups:
+        for name, weight in _weights(group).items():
+            values = [t.metrics.get(name) for t in group.trajectories]
+            known = [number(name, value) for value in values if value is not None]
+            if weight and len(known) > 1:
+                key = f"reward/part_std_dev/{name}"
+                stds.setdefault(key, []).append(abs(weight) * population_std(known))
+    return {key: _mean(values) for key, values in stds.items()}
+
+
+def _weights(group: TrajectoryGroup) -> dict[str, float]:
+    """Return the weights of the reward's parts that all trajectories of a group have alike."""
+    found = [t.metadata.get("reward_weights") for t in group.trajectories]
+    first = found[0] if found else None
+    return first if isinstance(first, dict) and all(each == first for each in found) else {}
 
 
 def count(groups: Sequence[TrajectoryGroup], split: str, taxonomy: Taxonomy) -> dict[str, float]:

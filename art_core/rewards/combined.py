@@ -24,7 +24,8 @@ async def reward(
     A part is a number, a bool, an awaitable, or a function of the trajectory that returns one of
     these; functions that are not coroutines run in a thread, and all parts at the same time.
     `weights` are 1 where none is given. Each part, unweighted, becomes a metric of the trajectory
-    and so `reward/<part>` of the row.
+    and so `reward/<part>` of the row. The weights of several parts are kept in the trajectory's
+    metadata, so that the row has the spread of each, `reward/part_std_dev/<part>`.
 
     Raises RewardError for a part that raises, takes longer than `timeout` seconds, or is no finite
     number: inside a rollout, the attempt becomes a failure of its group, and is not worth 0.
@@ -38,6 +39,8 @@ async def reward(
             raise ConfigError(f"the weight of {name!r} must be a finite number")
     values = await asyncio.gather(*(_value(n, p, trajectory, timeout) for n, p in parts.items()))
     trajectory.metrics.update(zip(parts, values, strict=True))
+    if len(parts) > 1:
+        trajectory.metadata["reward_weights"] = factors
     trajectory.reward = sum(
         value * (factors[name] or 0.0) for name, value in zip(parts, values, strict=True)
     )

@@ -136,6 +136,7 @@ class ConsoleSink:
         if self.chosen is not None:
             return tuple(_own(key, ".4g") for key in self.chosen)
         own = [key for key in metrics if key.startswith("reward/") and key not in _STANDARD]
+        own = [key for key in own if not key.startswith("reward/part_std_dev/")]
         own.sort(key=lambda key: key.startswith("reward/group_"))
         piped = _OF_A_PIPELINE if _OF_A_PIPELINE[1].value(metrics) is not None else ()
         return (*_FIRST, *map(_own, own), *piped, *_LAST)

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from random import Random
 from statistics import fmean, pstdev
+from typing import Any
 
 import attrs
 
 from art_core.checks.curves import RunCurves
 from art_core.log.history import MetricsRow
-from art_core.log.timeline import Timeline
 from art_core.metrics.taxonomy import builtin_taxonomy
 
 PROBLEMS = (
@@ -32,6 +32,8 @@ PROBLEMS = (
     "no-learning-rate",
     "failing-rollouts",
     "costs-without-gain",
+    "one-component",
+    "outdated-prices",
 )
 """The problems that can be planted; each has the name of the rule that finds it."""
 CHANGES = {
@@ -39,6 +41,7 @@ CHANGES = {
     "entropy-collapse",
     "length-growth",
     "no-learning-rate",
+    "one-component",
     "val-apart",
 }
 """Problems that are a change, so that there are steps before them; others may begin at step 1."""
@@ -56,11 +59,8 @@ class SyntheticRun:
 
     def curves(self, until: float = math.inf) -> RunCurves:
         """Return the curves as a rule reads them, of the rows up to a step."""
-        line = Timeline(builtin_taxonomy())
-        for row in self.rows:
-            if row.step <= until:
-                line.add(row)
-        return RunCurves.of_line(line)
+        rows = (row for row in self.rows if row.step <= until)
+        return RunCurves.of_rows(rows, builtin_taxonomy())
 
     def lines(self) -> bytes:
         """Return the run's log, as `history.jsonl` has it."""
@@ -91,6 +91,8 @@ class _Nature:
     evaluates: int
     scenarios: int
     usd: float
+    weight: float
+    price_days: int
 
     @classmethod
     def drawn(cls, random: Random, *, evaluates: bool) -> _Nature:
@@ -115,6 +117,8 @@ class _Nature:
             evaluates=5 if evaluates else random.choice((0, 5, 10)),
             scenarios=random.randint(40, 200),
             usd=10 ** random.uniform(-4, 0),
+            weight=random.choice((0.0, random.uniform(0.3, 1.0))),
+            price_days=random.choice((-1, random.randint(0, 55))),
         )
 
 
@@ -142,11 +146,31 @@ def _rows(random: Random, nature: _Nature, problem: str | None, onset: int) -> I
         split_rows.append((step, "train", _train(random, nature, step, ill, age)))
         if nature.evaluates and step % nature.evaluates == 0:
             split_rows.append((step, "val", _val(random, nature, step, ill, age)))
-    for seq, row in enumerate(split_rows, 1):
-        yield _row(seq, *row)
+    for seq, (step, split, metrics) in enumerate(split_rows, 1):
+        old = problem == "outdated-prices" and step >= onset
+        days = 100 if old else nature.price_days
+        bought = (_receipt(metrics["costs/all"], days),) if split == "train" and days >= 0 else ()
+        yield _row(seq, step, split, metrics, bought)
 
 
-def _row(seq: int, step: int, split: str, metrics: Mapping[str, float]) -> MetricsRow:
+def _receipt(usd: float, days: int) -> dict[str, Any]:
+    """Return the receipt of a judge that has half of the dollars, at prices of some age."""
+    as_of = (BEGINS - timedelta(days=days)).date().isoformat()
+    return {
+        "leaf": "costs/train/judge",
+        "item": "judge",
+        "usd": usd / 2,
+        "rates": {"as_of": as_of, "source": "made up"},
+    }
+
+
+def _row(
+    seq: int,
+    step: int,
+    split: str,
+    metrics: Mapping[str, float],
+    receipts: tuple[dict[str, Any], ...],
+) -> MetricsRow:
     return MetricsRow(
         seq=seq,
         attempt=1,
@@ -154,6 +178,7 @@ def _row(seq: int, step: int, split: str, metrics: Mapping[str, float]) -> Metri
         split=split,
         recorded_at=BEGINS + timedelta(minutes=seq),
         metrics=dict(metrics),
+        receipts=receipts,
     )
 
 
@@ -200,9 +225,39 @@ def _train(
         "data/step_num_trajectories": float(count),
         "data/step_actor_tokens": float(round(count * tokens)),
         "costs/all": usd,
+        **_parts(random, nature, step, ill, age),
         **_trainer(random, nature, step, ill, age),
         **_shares(random, count, ill),
     }
+
+
+def _parts(
+    random: Random, nature: _Nature, step: int, ill: str | None, age: int
+) -> dict[str, float]:
+    """Return the two parts of a reward, a right answer and its style, unless it has one part."""
+    weight = nature.weight
+    if ill == "one-component" and not weight:
+        weight = 0.5
+    if not weight:
+        return {}
+    healthy = step - age if ill == "one-component" else step
+    shares = {
+        "correct": _sigmoid(nature.skill + nature.gain * healthy / nature.steps),
+        "style": min(0.97, 0.3 + 0.02 * step),
+    }
+    count = nature.groups * nature.size
+    noisy = {
+        name: fmean(float(random.random() < share) for _ in range(count))
+        for name, share in shares.items()
+    }
+    factors = {"correct": 1.0, "style": weight * (100 if ill == "one-component" and age else 1)}
+    spreads = {
+        f"part_std_dev/{name}": factors[name]
+        * math.sqrt(share * (1 - share))
+        * random.lognormvariate(0, 0.1)
+        for name, share in shares.items()
+    }
+    return {f"reward/{key}": value for key, value in {**noisy, **spreads}.items()}
 
 
 def _trainer(

@@ -110,6 +110,16 @@ class TestVanishing(CheckContract):
         return Offering([rule(vanishing, "vanishing-gradient")])
 
 
+class TestOneComponent(CheckContract):
+    name = "one-component"
+    sick = tuple(sick_run("one-component", seed) for seed in range(3))
+    healthy = 10
+
+    @pytest.fixture
+    def plugin(self):
+        return Offering(list(RULES))
+
+
 class TestEntropy(CheckContract):
     name = "entropy-collapse"
     sick = tuple(sick_run("entropy-collapse", seed) for seed in range(3))

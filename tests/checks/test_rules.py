@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from art_core.checks.changes import val_apart
 from art_core.checks.curves import (
     EvaluatedStep,
+    Purchase,
     RunCurves,
     change_of,
     last_stretch,
+    purchases_of,
     smoothed,
 )
 from art_core.checks.examine import examine
@@ -183,8 +185,57 @@ def test_a_rule_takes_a_torn_log_and_one_that_art_wrote(tmp_path, rule):
     directory.mkdir(parents=True)
     log = directory / "history.jsonl"
     log.write_bytes(lines[:-30])
-    torn = RunCurves.of_line(LoggedRun(directory).timeline())
+    run = LoggedRun(directory)
+    torn = RunCurves.of_rows(run.rows(), run.taxonomy)
     assert len(list(rule.check(torn))) == 1
     art = b'{"step": 1, "recorded_at": "2026-01-01T00:00:00", "train/reward": 0.5}\n'
     log.write_bytes(art * 3)
-    assert list(rule.check(RunCurves.of_line(LoggedRun(directory).timeline()))) == []
+    assert list(rule.check(RunCurves.of_rows(run.rows(), run.taxonomy))) == []
+
+
+def of_parts(style_std, correct, style=0.5):
+    length = len(correct)
+    return curves(
+        length,
+        reward__part_std_dev__correct=[0.1] * length,
+        reward__part_std_dev__style=[style_std] * length,
+        reward__correct=correct,
+        reward__style=[style] * length,
+    )
+
+
+def test_a_part_that_has_all_the_variance_is_found_if_the_others_stand_still():
+    found = finding("one-component", of_parts(1.0, [0.4, 0.5] * 15))
+    assert (found.onset, found.until) == (1, None)
+    assert found.numbers["share"] == pytest.approx(1.0 / 1.01)
+    assert found.problem.startswith("the part 'style' has 99.0% of the reward's variance")
+    assert found.metric == "reward/part_std_dev/style"
+
+
+def test_a_part_beside_others_that_rise_are_learned_or_vary_too_is_none():
+    rising = [0.02 * step for step in range(30)]
+    assert nothing("one-component", of_parts(1.0, rising))
+    assert nothing("one-component", of_parts(1.0, [0.95] * 30))
+    assert nothing("one-component", of_parts(0.1, [0.4, 0.5] * 15))
+    assert nothing("one-component", of_parts(1.0, [0.4, 0.5] * 5))
+    assert nothing("one-component", of_parts(0.0, [0.4, 0.5] * 15, style=0.99))
+
+
+def test_prices_count_by_their_dollars_and_their_age_on_that_day():
+    def bought(share, days):
+        usd = dict.fromkeys(range(1, 13), 1.0)
+        purchases = [Purchase(step, "judge", share, days) for step in usd]
+        return RunCurves(tuple(usd), {}, usd=usd, purchases=purchases)
+
+    found = finding("outdated-prices", bought(0.5, 61))
+    assert (found.onset, found.numbers) == (1, {"share": 0.5, "limit": 0.2, "days": 61.0})
+    assert "that of judge was 61 days old" in found.problem
+    assert nothing("outdated-prices", bought(0.1, 61))
+    assert nothing("outdated-prices", bought(0.5, 60))
+
+
+def test_purchases_are_those_of_receipts_that_have_a_date():
+    row = healthy_run(1).rows[0]  # of 2026-01-01
+    dates = ({"as_of": "2025-12"}, {"as_of": "lately"}, {}, {"as_of": 3})
+    receipts = tuple({"leaf": "costs/x", "item": "j", "rates": rates} for rates in dates)
+    assert list(purchases_of(attrs.evolve(row, receipts=receipts))) == [Purchase(1, "j", 0.0, 31)]

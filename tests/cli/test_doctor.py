@@ -13,7 +13,7 @@ def write(shelf, name, run):
 def test_findings_have_onset_cost_numbers_and_what_to_change(shelf, art_command):
     write(shelf, "a", sick_run("truncation", 3))
     lines = art_command("doctor", "a").splitlines()
-    assert lines[0].startswith("demo/a: 1 finding (12 rules, ")
+    assert lines[0].startswith("demo/a: 1 finding (14 rules, ")
     assert lines[2].startswith("truncation: from step ") and ", $" in lines[2]
     assert lines[3].endswith("% of the attempts are cut off by max_tokens (limit 20%).")
     assert lines[4] == "  Raise max_tokens, or let the reward count length."
@@ -31,7 +31,7 @@ def test_json_has_the_findings_with_their_numbers(shelf, art_command):
 
 def test_a_healthy_run_has_none(shelf, art_command):
     write(shelf, "a", healthy_run(1))
-    assert ": 0 findings (12 rules, " in art_command("doctor", "a", "--fail")
+    assert ": 0 findings (14 rules, " in art_command("doctor", "a", "--fail")
 
 
 def test_a_problem_that_ended_has_its_last_step_and_a_run_without_costs_no_dollars(

@@ -7,6 +7,7 @@ import pytest
 
 import art_core as art
 from art_core import rewards
+from art_core.metrics.summarize import summarize
 
 
 def called(name, arguments):
@@ -122,6 +123,22 @@ async def test_parts_are_weighted_and_become_metrics():
     value = await art.reward(attempt, parts, weights={"short": 0.5, "sync": 0})
     assert value == attempt.reward == 1 - 0.5 + 0.5 + 0.25
     assert attempt.metrics == {"right": 1, "short": -1, "style": 0.5, "half": 0.25, "sync": 2}
+    weights = {"right": 1, "short": 0.5, "style": 1, "half": 1, "sync": 0}
+    assert attempt.metadata == {"reward_weights": weights}
+
+
+async def test_the_row_has_the_spread_of_each_part_that_counts_times_its_weight():
+    attempts = [art.Trajectory(), art.Trajectory()]
+    for attempt, right in zip(attempts, (0.0, 1.0), strict=True):
+        parts = {"right": right, "short": -right, "noted": right}
+        await art.reward(attempt, parts, weights={"short": 0.5, "noted": 0})
+    taxonomy = art.Plugins().taxonomy()
+    row = summarize([art.TrajectoryGroup(attempts), art.TrajectoryGroup([])], "train", taxonomy)
+    spreads = {key: value for key, value in row.items() if "part_std_dev" in key}
+    assert spreads == {"reward/part_std_dev/right": 0.5, "reward/part_std_dev/short": 0.25}
+    attempts[1].metadata.clear()
+    row = summarize([art.TrajectoryGroup(attempts)], "train", taxonomy)
+    assert not any("part_std_dev" in key for key in row)
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": 1}, None, "good"])
