@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from art_core.base.errors import (
         ArtError,
         BackendError,
+        BudgetError,
         ConfigError,
         EngineError,
         HistoryError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         StoppedError,
     )
     from art_core.base.retry import retry
+    from art_core.budgets.budget import Budget, budget
     from art_core.checks.finding import CheckSpec, Finding
     from art_core.checks.watch import Watch
     from art_core.costs.builder import MetricsBuilder
@@ -102,6 +104,7 @@ _HOME = {
     ),
     "costs.track": ("track_api_cost",),
     "base.retry": ("retry",),
+    "budgets.budget": ("Budget", "budget"),
     "data.dataset": ("DatasetBatch", "iterate_dataset"),
     "data.sampler": ("ScenarioSampler",),
     "data.gather": ("gather_trajectories", "gather_trajectory_groups"),
@@ -109,6 +112,7 @@ _HOME = {
     "base.errors": (
         "ArtError",
         "BackendError",
+        "BudgetError",
         "ConfigError",
         "EngineError",
         "HistoryError",
@@ -181,6 +185,8 @@ __all__ = [
     "BackendSpec",
     "BaseModel",
     "Bill",
+    "Budget",
+    "BudgetError",
     "Change",
     "CheckSpec",
     "Checkpoint",
@@ -252,6 +258,7 @@ __all__ = [
     "TrajectoryGroup",
     "Watch",
     "backend",
+    "budget",
     "code_sandbox",
     "compare",
     "console_sink",

@@ -65,6 +65,16 @@ class BackendError(ArtError, RuntimeError):
     """A backend that could not do what it was asked."""
 
 
+class BudgetError(ArtError, RuntimeError):
+    """A step, an evaluation or a call that was not begun, since its budget is spent.
+
+    `scope` is what can't go on: the "run" (or a block of code around attempts), the "attempt", or
+    "calls" of it.
+    """
+
+    scope: Literal["run", "attempt", "calls"] = "calls"
+
+
 class EngineError(BackendError):
     """An inference engine that is closed, dead or too late; the message names which and why."""
 
@@ -214,7 +224,7 @@ def traceback_text(error: BaseException) -> str:
         return f"{place}{type(error).__name__} <not shown: {type(odd).__name__}>\n"
 
 
-FailureReason = Literal["raised", "infrastructure", "timeout", "wrong_type", "bad_reward"]
+FailureReason = Literal["raised", "infrastructure", "budget", "timeout", "wrong_type", "bad_reward"]
 
 
 @attrs.frozen(kw_only=True)
@@ -231,13 +241,16 @@ class RolloutFailure:
         """Describe an exception without secrets, also one whose text cannot be made.
 
         The reason of an InfrastructureError that was raised, or of an error that one caused, is
-        "infrastructure".
+        "infrastructure", and that of a BudgetError "budget".
         """
         # a class may have a __cause__ of its own, which raises
         causes = (error, vars(BaseException)["__cause__"].__get__(error))
-        down = reason == "raised" and any(isinstance(c, InfrastructureError) for c in causes)
+        if reason == "raised" and any(isinstance(c, InfrastructureError) for c in causes):
+            reason = "infrastructure"
+        elif reason == "raised" and any(isinstance(c, BudgetError) for c in causes):
+            reason = "budget"
         return cls(
-            reason="infrastructure" if down else reason,
+            reason=reason,
             type=type(error).__name__,
             message=without_secrets(message_text(error)),
             traceback=without_secrets(traceback_text(error)),

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import attrs
 
 
 @attrs.define
 class Spending:
-    """US dollars of the paid calls of one attempt."""
+    """US dollars of the paid calls of one attempt. With a limit, `held` are those and what its
+    calls in flight cost at most, and `exceeded` is the error once they were more.
+    """
 
     usd: float = 0.0
+    held: float = 0.0
+    exceeded: Any = None
 
 
 active_spending: ContextVar[Spending | None] = ContextVar("art_active_spending", default=None)

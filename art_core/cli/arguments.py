@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
+from art_core.base.errors import ConfigError
+from art_core.budgets.budget import Budget, budget
 from art_core.cli.completion import completed, run_names
 
 
@@ -67,6 +70,31 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the directory of the runs (default: $ART_DIR, else .art)",
     )
+
+
+def add_budget(parser: argparse._ActionsContainer) -> None:
+    """Add `--max-usd` and `--budget-file`, for `given_budget`."""
+    parser.add_argument(
+        "--max-usd", type=float, metavar="USD", help="spend at most so much (docs/budget.md)"
+    )
+    parser.add_argument(
+        "--budget-file", type=Path, metavar="FILE", help="share --max-usd by this file"
+    )
+
+
+def given_budget(arguments: argparse.Namespace) -> Budget | None:
+    """Return the budget of a command line; None without one."""
+    if arguments.max_usd is None:
+        if arguments.budget_file is not None:
+            raise ConfigError("--budget-file needs --max-usd")
+        return None
+    return budget(usd=arguments.max_usd, file=arguments.budget_file)
+
+
+def limited(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
+    """Return a block that holds the command's paid calls to its budget, if it has one."""
+    chosen = given_budget(arguments)
+    return nullcontext() if chosen is None else chosen.limiting()
 
 
 def directory(text: str) -> Path:

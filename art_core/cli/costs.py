@@ -11,7 +11,7 @@ import attrs
 from art_core.base.errors import ConfigError
 from art_core.cli.arguments import add_run
 from art_core.cli.reconcile import reconciled
-from art_core.cli.text import SHARE, branches, counted, usd_column
+from art_core.cli.text import SHARE, branches, budget_line, counted, usd_column
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
 from art_core.log.reader import find_run
@@ -70,6 +70,7 @@ def show_costs(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outp
     if scope != Scope() and not arguments.reconcile:
         raise ConfigError("--bill-project and --bill-key need --reconcile")
     yield Record({"run": run.name, "training_steps": len(report.trained)})
+    yield budget_line(run.path)
     if arguments.step is not None:
         yield from _one_step(report, arguments.step)
     elif arguments.per_step:

@@ -17,7 +17,7 @@ import attrs
 import orjson
 
 from art_core.base.errors import ConfigError
-from art_core.cli.arguments import add_directory
+from art_core.cli.arguments import add_budget, add_directory, limited
 from art_core.cli.completion import backend_names, completed
 from art_core.cli.retrain import option_values
 from art_core.environments.environment import makes_environments, rollout_of
@@ -44,6 +44,7 @@ prompted model at OPENAI_BASE_URL, else at OpenAI. Runs need the backend that tr
 examples:
   art eval my_agent:rollout --scenarios val.jsonl --models agent@best,agent@0,openai/gpt-4.1-mini
   art eval my_agent:rollout --scenarios val.jsonl --models agent --backend local --repeats 4
+  art eval my_agent:rollout --scenarios val.jsonl --models openai/gpt-4.1-mini --max-usd 2
   art eval my_agent:rollout --scenarios val.jsonl --models agent --markdown
 """
 _COMPARE_HELP = """\
@@ -115,6 +116,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--max-concurrent", type=int, default=32, metavar="N", help="attempts at the same time"
     )
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds for one attempt")
+    add_budget(parser)
     add_directory(parser)
 
 
@@ -134,8 +136,10 @@ def run_eval(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     """Evaluate the models one after the other, and yield their table."""
     names = [name.strip() for name in arguments.models.split(",") if name.strip()]
     rollout, scenarios = imported(arguments.target), scenarios_in(arguments.scenarios)
+    with limited(arguments):
+        found = asyncio.run(_evaluated(arguments, names, rollout, scenarios))
     yield from _printed(
-        asyncio.run(_evaluated(arguments, names, rollout, scenarios)),
+        found,
         in_markdown=arguments.markdown and not getattr(arguments, "as_json", False),
     )
 
@@ -174,7 +178,9 @@ def run_compare(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
         sides = [_logged(name, arguments) for name in (arguments.a, arguments.b)]
         yield _verdict(paired(*sides, names=(arguments.a, arguments.b)), arguments)
     else:
-        yield _verdict(asyncio.run(_compared(arguments)), arguments)
+        with limited(arguments):
+            found = asyncio.run(_compared(arguments))
+        yield _verdict(found, arguments)
 
 
 def _verdict(found: Comparison, arguments: argparse.Namespace) -> Record:

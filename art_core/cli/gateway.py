@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from art_core.base.errors import ConfigError
-from art_core.cli.arguments import add_directory
+from art_core.cli.arguments import add_budget, add_directory, given_budget
 from art_core.cli.completion import backend_names, completed
 from art_core.cli.retrain import option_values
 from art_core.hooks.commands import Output, Record
@@ -61,6 +61,7 @@ def add(commands: Any) -> None:
     option("--allow-remote", action="store_true", help="other machines may reach --host")
     option("--certfile", metavar="PEM", help="serve TLS with this certificate")
     option("--keyfile", metavar="PEM", help="the certificate's key")
+    add_budget(parser)
     add_directory(parser)
     parser.set_defaults(run=run_gateway)
 
@@ -97,6 +98,7 @@ async def _opened(
         project=arguments.project,
         base_model=arguments.base_model,
         base_path=arguments.dir,
+        budget=given_budget(arguments),
     )
     gateway_options = {
         "host": arguments.host,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from art_core.base.errors import ConfigError
+from art_core.cli.arguments import add_budget, limited
 from art_core.cli.evaluation import scenarios_in
 from art_core.data.account import charging, open_account
 from art_core.hooks.commands import Column, ExitStatus, Output, Record, Table
@@ -32,6 +33,7 @@ def add_judges(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--agreement", type=float, default=0.9, metavar="SHARE", help="what is enough (0.9)"
     )
+    add_budget(group)
 
 
 def check_judges(arguments: argparse.Namespace) -> Iterator[Output]:
@@ -43,9 +45,9 @@ def check_judges(arguments: argparse.Namespace) -> Iterator[Output]:
         )
     names = [name.strip() for name in arguments.judges.split(",") if name.strip()]
     pairs = [_pair(value) for value in scenarios_in(arguments.pairs)]
-    yield from _shown(
-        asyncio.run(_calibrated(names, pairs, arguments.criteria)), arguments.agreement
-    )
+    with limited(arguments):
+        found = asyncio.run(_calibrated(names, pairs, arguments.criteria))
+    yield from _shown(found, arguments.agreement)
 
 
 async def _calibrated(

@@ -46,7 +46,7 @@ _COLUMNS = (
     board.PER_DOLLAR,
 )
 _WHERE = "a run is in DIR/<project>/models/<name>"
-_ENDED = ("finished", "interrupted")
+_ENDED = ("finished", "interrupted", "out of budget")
 _STATUSES = (*_ENDED, "running", "failed", "killed", "unknown", "all")
 
 
@@ -70,8 +70,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--sort", metavar="KEY", default=board.REWARD, help="the column to rank by")
     parser.add_argument("--columns", metavar="KEYS", help="the columns to show, `a,b`")
     parser.add_argument(
-        "--status", choices=_STATUSES, help="which runs (default: finished and interrupted ones)"
-    )
+        "--status", choices=_STATUSES, metavar="STATUS",
+        help="which runs: %(choices)s (those that ended in order)",
+    )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="every column as CSV, one line per run")
     form.add_argument("--long", action="store_true", help="CSV, one line per run and key")

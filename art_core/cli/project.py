@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError, unknown
-from art_core.rl.config import Check, count, one_of, optional, positive, step, whole
+from art_core.budgets.budget import Budget
+from art_core.rl.config import Check, count, one_of, optional, positive, price, step, whole
 
 FILE = "art.toml"
 VERSION = 1
@@ -52,6 +53,15 @@ KEYS: Mapping[str, Mapping[str, tuple[Check, Any]]] = {
         "every": (count, 4),
         "repeats": (count, 1),
     },
+    "budget": {
+        "usd": (optional(price), None),
+        "per_step": (optional(price), None),
+        "per_attempt": (optional(price), None),
+        "warn": (price, 0.8),
+        "file": (optional(_text), None),
+        "min_reward_per_usd": (optional(price), None),
+        "unknown_price_usd": (optional(price), None),
+    },
 }
 """The keys of each section, with their checks and defaults. [backend.NAME] has the options of a
 backend and [train] those of a training step, which check them.
@@ -73,6 +83,13 @@ class Project:
         """Return the options of the chosen backend."""
         found = self["backend"].get(self["backend"]["name"], {})
         return dict(found)
+
+    def budget(self) -> Budget | None:
+        """Return what the run may spend; None without a limit."""
+        terms = dict(self["budget"])
+        if terms["usd"] is None:
+            return None
+        return Budget(**terms | {"file": self.file("budget", "file")})
 
     def file(self, section: str, key: str) -> Path | None:
         """Return the path of a file that a key names, in the directory; None without one."""

@@ -9,9 +9,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from art_core.base.errors import ConfigError
 from art_core.base.progress import progress_bar
-from art_core.cli.arguments import add_directory, add_run, output_file
+from art_core.budgets.budget import Budget
+from art_core.cli.arguments import add_budget, add_directory, add_run, given_budget, output_file
 from art_core.cli.plot import write_figure
 from art_core.evaluation.retrain import (
     COMPARED,
@@ -103,6 +106,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--min-sample-size", type=float, default=MIN_SAMPLE_SIZE, metavar="SHARE",
         help="stop below this effective sample size (%(default)s)",
     )  # fmt: skip
+    add_budget(parser)
 
 
 def _span(text: str) -> list[int]:
@@ -116,7 +120,7 @@ def run_retrain(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
     """Retrain, and yield each step beside the original."""
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
     name = arguments.as_name or f"{run.path.name}-retrained"
-    done = _retrained(arguments, run, name, option_values(arguments.set))
+    done = _retrained(arguments, run, name, option_values(arguments.set), given_budget(arguments))
     rows = [_row(step) for step in done.steps]
     yield Table(name="steps", rows=rows, columns=_COLUMNS)
     yield Record({"run": done.run.name, "original": run.name, "stopped": done.stopped}, [])
@@ -132,12 +136,15 @@ def run_retrain(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Out
 def run_sweep(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Retrain with each combination, and yield their last steps."""
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
-    grid = _grid(arguments.grid)
+    grid, budget = _grid(arguments.grid), given_budget(arguments)
     rows = []
     for number, combination in enumerate(grid, start=1):
         shown = " ".join(f"{option}={value}" for option, value in combination.items())
         name = f"{run.path.name}-sweep-{number:03d}"
-        done = _retrained(arguments, run, name, combination)
+        done = _retrained(arguments, run, name, combination, budget)
+        if budget is not None and budget.file is None:
+            usd = done.run.costs().total.get("all", 0.0)
+            budget = attrs.evolve(budget, usd=max(0.0, budget.usd - usd))
         last = _row(done.steps[-1])
         rows.append(
             {**last, "run": done.run.name, "options": shown, "stopped": done.stopped is not None}
@@ -148,7 +155,11 @@ def run_sweep(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
 
 
 def _retrained(
-    arguments: argparse.Namespace, run: LoggedRun, name: str, options: Mapping[str, Any]
+    arguments: argparse.Namespace,
+    run: LoggedRun,
+    name: str,
+    options: Mapping[str, Any],
+    budget: Budget | None,
 ) -> Retrained:
     total = len(arguments.steps or [step for step in run.steps("train") if step > 0])
 
@@ -158,7 +169,7 @@ def _retrained(
             with progress_bar(total=total, desc=f"retrain {name}", unit="step") as bar:
                 return await retrain(
                     run, arguments.steps, name=name, backend=backend,
-                    min_sample_size=arguments.min_sample_size,
+                    min_sample_size=arguments.min_sample_size, budget=budget,
                     on_step=lambda _: bar.update(1), **options,
                 )  # fmt: skip
         finally:

@@ -9,7 +9,7 @@ from typing import Any
 from art_core.cli.arguments import add_run
 from art_core.cli.attempts import add_attempts, show_attempts
 from art_core.cli.sparkline import sparkline
-from art_core.cli.text import SHARE, branches, counted, usd_column
+from art_core.cli.text import SHARE, branches, budget_line, counted, usd_column
 from art_core.hooks.commands import Column, Output, Record, Table
 from art_core.hooks.host import Plugins
 from art_core.log.reader import find_run
@@ -84,6 +84,7 @@ def show_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output
     yield Record({"parents": (parents := run.parents())}, map(_ancestry, parents))
     yield _extent(reading)
     yield from signal_line(reading)
+    yield budget_line(run.path)
     if reading.last is not None:
         yield ""
     yield curve_table(reading)

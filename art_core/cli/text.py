@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from art_core.hooks.commands import Column
+from art_core.budgets.tally import read_tally
+from art_core.hooks.commands import Column, Record
+from art_core.log.rundir import budget_file
 
 SHARE = Column(key="share", form=".0%", right=True)
 
@@ -32,6 +35,17 @@ def signed_percent(change: float) -> str:
     """Format a change in per cent with its sign, and 0.0% without one."""
     text = format(change, "+.1%")
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
+
+
+def budget_line(run_dir: Path) -> Record:
+    """Return one line about the budget of a run, empty for a run without one."""
+    tally = read_tally(budget_file(run_dir))
+    if tally is None or tally.limit is None:
+        return Record({}, [])
+    values = {"spent": tally.spent, "reserved": max(0.0, tally.reserved), "limit": tally.limit}
+    usd = {name: f"${value:,.4f}" for name, value in values.items()}
+    text = f"budget  {usd['spent']} spent, {usd['reserved']} reserved, of {usd['limit']}"
+    return Record({"budget": values}, [text])
 
 
 def branches(costs: Mapping[str, float]) -> Iterator[tuple[str, str]]:

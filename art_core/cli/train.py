@@ -16,8 +16,8 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError, unknown
-from art_core.cli.arguments import add_directory, directory
+from art_core.base.errors import BudgetError, ConfigError, unknown
+from art_core.cli.arguments import add_budget, add_directory, directory
 from art_core.cli.completion import backend_names, completed
 from art_core.cli.evaluation import import_target, imported, scenarios_in
 from art_core.cli.page import page_beside
@@ -31,7 +31,7 @@ from art_core.endpoint.listener import LOOPBACK
 from art_core.evaluation.attempts import Rollout
 from art_core.evaluation.evaluate import evaluate
 from art_core.gateway.gateway import GatewayOptions
-from art_core.hooks.commands import Output, Record
+from art_core.hooks.commands import ExitStatus, Output, Record
 from art_core.hooks.doctor import doctor_sink
 from art_core.hooks.host import Plugins, installed_plugins
 from art_core.log.reader import LoggedRun, find_run
@@ -55,6 +55,7 @@ examples:
   art train demo --pipeline
   art train demo --pipeline --gateway 8400 --set run.max_concurrent=0
   art train demo --stop-on entropy-collapse --stop-on dead-groups-right
+  art train demo --max-usd 5 --set budget.per_step=0.2
   art train demo --backend tinker --set model.base=Qwen/Qwen3-4B-Instruct-2507
   art train demo --set train.learning_rate=1e-4 --set run.name=demo-002
 """
@@ -78,18 +79,14 @@ def add(commands: Any) -> None:
     option("--no-board", action="store_true", help="serve no page of the run beside the training")
     option("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
     option("--stop-on", action="append", metavar="RULE", help="end when the doctor finds this")
+    add_budget(parser)
     add_directory(parser)
     parser.set_defaults(run=run_train)
 
 
 def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Train; yield where the run is, and what came of it."""
-    changes = list(arguments.set)
-    if arguments.steps is not None:
-        changes.append(f"run.steps={arguments.steps}")
-    if arguments.backend is not None:
-        changes.append(f'backend.name="{arguments.backend}"')
-    project = read_project(arguments.project, changes)
+    project = read_project(arguments.project, _changes(arguments))
     stop_on = [*project["run"]["stop_on"], *(arguments.stop_on or ())]
     work, gateway = _Work.of(project), _gateway_of(arguments)
     if gateway is None and not project["run"]["max_concurrent"]:
@@ -103,7 +100,9 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
         config={section: dict(values) for section, values in project.settings.items()},
         base_path=arguments.dir,
         sinks=_sinks(stop_on),
+        budget=project.budget(),
     )
+    spent: BudgetError | None = None
     with ExitStack() as beside:
         shown = "board" in plugins.commands() and not arguments.no_board
         if shown and (address := beside.enter_context(page_beside(arguments.dir))):
@@ -113,9 +112,29 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
             yield _for_workers(gateway, project)
         began = time.monotonic()
         way = partial(_piped, gateway=gateway) if arguments.pipeline else _steps
-        asyncio.run(_trained(model, backend, project, work, way))
+        try:
+            asyncio.run(_trained(model, backend, project, work, way))
+        except BudgetError as error:
+            spent = error
         seconds = time.monotonic() - began
     yield _result(find_run(model.run_dir, runs_path(arguments.dir)), arguments.project, seconds)
+    if spent is not None:
+        yield Record({"out_of_budget": str(spent)}, [f"out of budget: {spent}"])
+        yield ExitStatus(1)
+
+
+def _changes(arguments: argparse.Namespace) -> list[str]:
+    """Return the settings that options change."""
+    changes = list(arguments.set)
+    if arguments.steps is not None:
+        changes.append(f"run.steps={arguments.steps}")
+    if arguments.backend is not None:
+        changes.append(f'backend.name="{arguments.backend}"')
+    if arguments.max_usd is not None:
+        changes.append(f"budget.usd={arguments.max_usd}")
+    if arguments.budget_file is not None:
+        changes.append(f"budget.file={str(arguments.budget_file.absolute())!r}")
+    return changes
 
 
 def _sinks(stop_on: Sequence[str]) -> list[str | SinkSpec] | None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from art_core.base.errors import ConfigError
+from art_core.cli.arguments import add_budget, limited
 from art_core.cli.evaluation import imported
 from art_core.data.trajectory import RolloutResult
 from art_core.hooks.commands import Output, Record
@@ -51,6 +52,7 @@ def add(commands: Any) -> None:
         "--patience", type=float, metavar="S", default=PATIENCE_S,
         help="seconds to wait for a server that is away (%(default)g)",
     )  # fmt: skip
+    add_budget(parser)
     parser.set_defaults(run=run_worker)
 
 
@@ -61,7 +63,9 @@ def run_worker(arguments: argparse.Namespace, _: Plugins) -> Iterator[Output]:
     key = arguments.key or os.environ.get("ART_GATEWAY_KEY")
     if not key:
         raise ConfigError("the gateway's key is missing", "Give --key, or set ART_GATEWAY_KEY.")
-    yield asyncio.run(_worked(arguments, key, imported(arguments.target)))
+    with limited(arguments):
+        done = asyncio.run(_worked(arguments, key, imported(arguments.target)))
+    yield done
 
 
 async def _worked(arguments: argparse.Namespace, key: str, rollout: Rollout) -> Record:

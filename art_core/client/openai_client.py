@@ -1,7 +1,4 @@
-"""The OpenAI client of a model asks for token ids and log-probs, and keeps them on each choice.
-
-At a paid endpoint a meter reads the cost of each answer.
-"""
+"""The OpenAI client of a model asks for token ids and log-probs, and keeps them on each choice."""
 
 from __future__ import annotations
 
@@ -9,25 +6,19 @@ import functools
 import importlib
 import logging
 import re
-import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import attrs
-import orjson
 
 from art_core.backends import Endpoint
 from art_core.base.collector import collector_paused, importing
 from art_core.base.errors import ConfigError
-from art_core.costs.builder import MetricsBuilder, active_builder
-from art_core.costs.stream import TrackedStream
-from art_core.costs.track import MeteredCall, Payer, calls_inside, carry_payers, payer_of
+from art_core.client.meter import READABLE, ModelMeter, metered_client
+from art_core.costs.builder import active_builder
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.listener import pass_by_proxies
 from art_core.endpoint.open_files import connections, raise_open_files
-from art_core.metrics.receipt import TokenUsage
-from art_core.prices.book import provider_at
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -59,6 +50,8 @@ def openai_client(
     make = _trainable_client() if trainable else openai_package().AsyncOpenAI
     options: dict[str, Any] = {"timeout": timeout}
     http: dict[str, Any] = {}
+    if meter is not None:
+        make = metered_client(make, meter)
     raise_open_files()
     pass_by_proxies()
     if LOOPBACK.match(endpoint.base_url):
@@ -228,149 +221,3 @@ class ChunkTokens:
                 for entry, token_id in zip(entries, ids, strict=True):
                     entry.token_id = token_id
         return chunk
-
-
-SOURCE = "model"
-"""Leaf of a model's own tokens: `costs/<context>/model`."""
-READABLE = "gzip, deflate"
-"""Encodings of a stream that can be read while it passes."""
-_ANSWERS = ("/completions", "/responses")
-
-
-@attrs.frozen(eq=False)
-class ModelMeter:
-    """Adds the cost of each answer to the run that pays; `own` is the model's builder."""
-
-    base_url: str
-    model_name: str
-    own: MetricsBuilder
-
-    def __attrs_post_init__(self) -> None:
-        carry_payers()
-
-    async def see(self, response: Any) -> None:
-        """Read a response's usage, now or when its stream ends: an event hook of the HTTP client.
-
-        Errors are logged only, so the response reaches the caller.
-        """
-        try:
-            if response.request.method == "POST" and response.is_success:
-                await self._see(response)
-        except Exception:
-            log.exception("the usage of an answer of %s could not be read", self.base_url)
-
-    async def _see(self, response: Any) -> None:
-        kind = response.headers.get("content-type", "")
-        if kind.startswith("text/event-stream"):
-            self._see_stream(response)
-        elif kind.startswith("application/json"):
-            body = orjson.loads(await response.aread())
-            answers = response.request.url.path.endswith(_ANSWERS)
-            if isinstance(body, dict) and (answers or body.get("usage")):
-                call = self._call(response.request)
-                call.add(call.payer.prices.usage(body, call.provider))
-
-    def _see_stream(self, response: Any) -> None:
-        call = self._call(response.request)
-        prices = call.payer.prices
-        reader = TrackedStream(
-            None,
-            call.add,
-            tokens=lambda part: prices.tokens(part, call.provider),
-            cost=lambda part: prices.extracted(part, call.provider),
-        )
-        encoding = response.headers.get("content-encoding", "identity")
-        response.stream = _observed(response, _Events(reader, _decoder(encoding)))
-
-    def _call(self, request: Any) -> _Call:
-        model = orjson.loads(request.content).get("model") or self.model_name
-        provider = provider_at(self.base_url) or urlsplit(self.base_url).netloc
-        payer = payer_of(SOURCE, provider, model, self.own)
-        return _Call(self.own, payer, provider, model)
-
-
-@attrs.define(eq=False)
-class _Call:
-    """One request, its payer and the tracked call around it."""
-
-    own: MetricsBuilder
-    payer: Payer
-    provider: str
-    model: str
-    inside: Any = attrs.field(factory=calls_inside.get)
-
-    def add(self, usage: TokenUsage) -> None:
-        """Add the cost, now or by the tracked call around this one."""
-        if self.inside is None:
-            self._book(usage)
-        else:
-            self.inside.meter(MeteredCall(usage, lambda: self._book(usage)))
-
-    def _book(self, usage: TokenUsage) -> None:
-        prices = (self.payer.prices, self.own.prices)
-        rates = (book.rates(self.provider, self.model, usage) for book in prices)
-        self.payer.add_usage(
-            SOURCE,
-            usage,
-            provider=self.provider,
-            model_name=self.model,
-            rates=next((found for found in rates if found), None),
-        )
-
-
-@attrs.define(eq=False)
-class _Events:
-    """Reads the bytes of a stream of events as they pass."""
-
-    reader: TrackedStream
-    decoded: Callable[[bytes], bytes] | None
-    rest: bytes = b""
-
-    def see(self, part: bytes) -> None:
-        """Read the chunks that a part of the stream completes."""
-        if self.decoded is None:
-            return
-        *lines, self.rest = (self.rest + self.decoded(part)).split(b"\n")
-        for line in lines:
-            data = line.removeprefix(b"data:").strip()
-            if data.startswith(b"{"):
-                self.reader.see(orjson.loads(data))
-            elif data == b"[DONE]":
-                self.reader.complete()
-                self.end()  # before the caller has the end of the stream, and logs a row
-
-    def end(self) -> None:
-        """Count the usage that was read."""
-        self.reader.finish()
-
-
-def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
-    if encoding == "identity":
-        return bytes
-    return zlib.decompressobj(47).decompress if encoding in READABLE.split(", ") else None
-
-
-def _observed(response: Any, events: _Events) -> Any:
-    """Return the stream of a response that shows its bytes to a reader."""
-    # httpx or its successor: the one that openai itself was built on
-    http: Any = importlib.import_module(type(response).__module__.partition(".")[0])
-    inner = response.stream
-
-    class ObservedStream(http.AsyncByteStream):  # type: ignore[misc]
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            async for part in inner:
-                _quietly(events.see, part)
-                yield part
-
-        async def aclose(self) -> None:
-            _quietly(events.end)
-            await inner.aclose()
-
-    return ObservedStream()
-
-
-def _quietly(read: Callable[..., None], *arguments: bytes) -> None:
-    try:
-        read(*arguments)
-    except Exception:
-        log.exception("a stream could not be read for its usage; it goes on")

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from art_core.backends import Endpoint
+from art_core.base.errors import BudgetError
+from art_core.base.spending import Spending, active_spending
 from art_core.base.threads import Values, present
-from art_core.client.openai_client import ModelMeter, keep_tokens, openai_package
+from art_core.client.meter import ModelMeter
+from art_core.client.openai_client import keep_tokens, openai_package
 from art_core.data.trajectory import History, Message, MessageOrChoice, Trajectory, tokens_of
 from art_core.endpoint.answer import read_answer
 from art_core.endpoint.errors import RequestError
@@ -41,10 +44,20 @@ class Recording:
     context: str = ""
     unconstrained: bool = False
     stored: StoredResponses = attrs.field(factory=StoredResponses, init=False)
-    payers: Values = attrs.field(factory=present, init=False)
+    payers: Values = attrs.field(init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _ended: bool = attrs.field(default=False, init=False)
     _growing: list[ReceivedAnswer] = attrs.field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # an attempt elsewhere has dollars of its own
+        self.payers = {active_spending: Spending(), **present()}
+
+    @property
+    def exceeded(self) -> BudgetError | None:
+        """The error of the budget that refused a call of this attempt; None if none did."""
+        error: BudgetError | None = self.payers[active_spending].exceeded
+        return error
 
     def begin(self, request: Mapping[str, Any]) -> ReceivedAnswer:
         """Begin to record the answer to a request; keep earlier answers that are whole first."""

@@ -18,7 +18,8 @@ from starlette.routing import Route  # noqa: TID253
 
 from art_core.backends import Endpoint
 from art_core.base.threads import having
-from art_core.client.openai_client import ModelMeter, openai_client
+from art_core.client.meter import ModelMeter
+from art_core.client.openai_client import openai_client
 from art_core.client.recorder import Recording
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError

@@ -19,6 +19,8 @@ from art_core.base.errors import ConfigError, MetricError, PricingError
 from art_core.base.numbers import number_or_none, text_of
 from art_core.base.spending import note_spent
 from art_core.base.threads import in_scope
+from art_core.budgets.hold import Hold
+from art_core.budgets.run_budget import RunBudget
 from art_core.costs.ledger import UNPRICED, Ledger
 from art_core.hooks.host import Plugins
 from art_core.metrics.readers import REPORTING, read_usage
@@ -54,6 +56,11 @@ class MetricsBuilder:
     prices: PriceBook = attrs.field(repr=False)
     context: str = ""
 
+    @property
+    def budget(self) -> RunBudget | None:
+        """The run's budget, if it has one."""
+        return self.ledger.budget
+
     @contextmanager
     def measure(self, key: str) -> Iterator[None]:
         """Add the seconds spent in the block to a key, such as `time/step_actor_s`."""
@@ -87,9 +94,7 @@ class MetricsBuilder:
         step_actor_tokens: float | None = None,
         scenario_ids: Iterable[Any] = (),
     ) -> None:
-        """Add counts of the step, and the ids of its scenarios for
-        `data/cum/num_unique_scenarios`.
-        """
+        """Add counts of the step, and ids of scenarios for `data/cum/num_unique_scenarios`."""
         if isinstance(scenario_ids, str):
             raise ConfigError(
                 f"scenario_ids must be a collection of ids, got the string {scenario_ids!r}"
@@ -129,15 +134,19 @@ class MetricsBuilder:
         provider: str,
         model_name: str,
         rates: TokenRates | None = None,
+        hold: Hold | None = None,
     ) -> float | None:
         """Price tokens and add them at `costs/<context>/<source>`, or at the nearest valid key if
-        that conflicts with costs of the run; return US dollars, or None when unpriced.
+        that conflicts with costs of the run; return US dollars, or None when unpriced. The `hold`
+        of a budget on the call is settled.
 
         Unpriced calls are counted in `data/step_unpriced_calls`, with one warning per model. Calls
         of which a part has no price are counted in `data/step_partly_priced_calls`.
         """
         receipt = self.prices.bill(provider, model_name, usage, rates)
-        self.ledger.add_receipt(self.context, f"{self.context or 'train'}/{source}", receipt)
+        covered = hold.settled(receipt.usd, self.budget) if hold else 0.0
+        path = f"{self.context or 'train'}/{source}"
+        self.ledger.add_receipt(self.context, path, receipt, covered)
         note_spent(receipt.usd)
         return receipt.usd
 
@@ -174,23 +183,17 @@ class MetricsBuilder:
         return self.add_usage(source, usage, provider=provider, model_name=model_name)
 
     def register_model_pricing(self, model: str, **per_million: float) -> None:
-        """Set a model's prices, in US dollars per million tokens; see `TokenRates` for the
-        names.
-        """
+        """Set a model's prices in US dollars per million tokens, by the names of `TokenRates`."""
         self.prices.register(model, **per_million)
 
     def register_cost_extractor(
         self, provider: str, extract: Callable[[Any], float | None]
     ) -> None:
-        """Set a function that reads US dollars from a provider's responses, or the chunks of a
-        streamed one; None where they have none.
-        """
+        """Set a function that reads US dollars, or None, from a provider's responses and chunks."""
         self.prices.register_extractor(provider, extract)
 
     def activate(self) -> Token[MetricsBuilder | None]:
-        """Make `@track_api_cost` add to this builder, from here on in this task or thread, and in
-        threads that it starts.
-        """
+        """Make `@track_api_cost` add to this builder from here on, also in threads started here."""
         return active_builder.set(self)
 
     @contextmanager
@@ -250,9 +253,8 @@ class PriceBook:
     def can_price(self, provider: str, model: str) -> bool:
         """Return whether an extractor, the provider itself, or rates can price a call."""
         name = text_of(provider).lower()
-        return (
-            name in self._extractors or name in REPORTING or self.rates(provider, model) is not None
-        )
+        reported = name in self._extractors or name in REPORTING
+        return reported or self.rates(provider, model) is not None
 
     def require(self, provider: str, model: str) -> None:
         """Raise PricingError, before money is spent, when nothing can price a call."""

@@ -9,11 +9,13 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakSet
 
 import attrs
 
 from art_core.base.errors import MetricError
+from art_core.budgets.run_budget import RunBudget
 from art_core.log.history import HistoryLog
 from art_core.metrics.receipt import Receipt
 from art_core.metrics.rollup import Totals
@@ -38,6 +40,7 @@ class Drained:
     receipts: tuple[Receipt, ...] = ()
     scenario_ids: frozenset[str] = frozenset()
     paid: int | None = None
+    covered: float = 0.0
 
     def combined(self, taxonomy: Taxonomy) -> tuple[dict[str, float], dict[str, float]]:
         """Return the finite samples of each key, combined by its spec, and the others."""
@@ -65,11 +68,13 @@ class Ledger:
 
     Invalid samples are rejected on add, so writing a row cannot fail because of them. `waiting` is
     True when there is something for the next row. `booked` is the number of the last paid call of
-    the run's queue.
+    the run's queue. The run's `budget`, if it has one, has counted `covered` dollars of what waits.
     """
 
     taxonomy: Taxonomy
     waiting: bool = False
+    budget: RunBudget | None = None
+    covered: float = 0.0
     _samples: dict[str, Samples] = attrs.field(factory=dict)
     _receipts: dict[tuple[object, ...], Receipt] = attrs.field(factory=dict)
     _scenario_ids: set[str] = attrs.field(factory=set)
@@ -87,7 +92,10 @@ class Ledger:
         """Move all samples to another ledger of the same run, also those that are added later."""
         with _lock:
             drained = Drained(
-                self._samples, tuple(self._receipts.values()), frozenset(self._scenario_ids)
+                self._samples,
+                tuple(self._receipts.values()),
+                frozenset(self._scenario_ids),
+                covered=self.covered,
             )
             self._clear()
             self._heir = heir
@@ -178,14 +186,15 @@ class Ledger:
                 f"metric {key!r} must be the same throughout a step, got {before} and {value}"
             )
 
-    def add_receipt(self, context: str, path: str, receipt: Receipt) -> None:
+    def add_receipt(self, context: str, path: str, receipt: Receipt, covered: float = 0.0) -> None:
         """Add a receipt and its US dollars at a path, or at the nearest valid key if that conflicts
         with other costs. Calls without a price are counted. MetricError for an invalid path.
         """
         with _lock:
             if self._heir:
-                self._heir.add_receipt(context, path, receipt)
+                self._heir.add_receipt(context, path, receipt, covered)
                 return
+            self.covered += covered
             key = self._paid_key(path)
             if receipt.usd is not None:
                 self.add(context, key, receipt.usd)
@@ -246,16 +255,20 @@ class Ledger:
                     own, left = self._divided(split)
                     later = set[str]() if split == "train" else self._scenario_ids
                     ids = frozenset(self._scenario_ids - later)
-                    new = Drained(own, tuple(self._receipts.values()), ids, self.booked or None)
-                    waiting = bool(left or later)
+                    receipts, paid = tuple(self._receipts.values()), self.booked or None
+                    new = Drained(own, receipts, ids, paid, self.covered)
+                    rest: Any = (left, {}, later, 0.0, bool(left or later))
                     # In one statement without a call: Ctrl-C comes before it or after it.
-                    self._samples, self._receipts, self._scenario_ids, self.waiting, drained = (
-                        left,
-                        {},
-                        later,
-                        waiting,
-                        new,
-                    )
+                    (
+                        (
+                            self._samples,
+                            self._receipts,
+                            self._scenario_ids,
+                            self.covered,
+                            self.waiting,
+                        ),
+                        drained,
+                    ) = rest, new
             yield drained
         except BaseException:
             if history.last is last:
@@ -285,6 +298,7 @@ class Ledger:
             for receipt in drained.receipts:
                 self._keep_receipt(receipt)
             self._scenario_ids |= drained.scenario_ids
+            self.covered += drained.covered
             self.waiting = self.waiting or drained != NOTHING
 
     def close(self) -> None:
@@ -310,6 +324,7 @@ class Ledger:
 
     def _clear(self) -> None:
         self._samples, self._receipts, self._scenario_ids, self.waiting = {}, {}, set(), False
+        self.covered = 0.0
 
     def _warn_late(self, reason: str, place: str) -> None:
         samples = [item for buffer in self._samples.values() for item in buffer.items()]

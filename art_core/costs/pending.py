@@ -14,6 +14,8 @@ from weakref import WeakSet
 import attrs
 
 from art_core.base.threads import scopes
+from art_core.budgets.hold import Hold, active_source
+from art_core.budgets.run_budget import RunBudget
 from art_core.costs.builder import MetricsBuilder, PriceBook
 from art_core.data.account import UNOWNED, Account, book_all, flush, unsettled
 from art_core.data.trajectory import TrajectoryGroup
@@ -76,6 +78,7 @@ class PendingCall:
     usage: TokenUsage | None = None
     rates: TokenRates | None = None
     several: bool = False
+    hold: Hold | None = None
 
     def book(self, owner: MetricsBuilder) -> None:
         """Add the cost to a builder."""
@@ -83,7 +86,8 @@ class PendingCall:
             owner.add_unpriced()
             return
         names = {"provider": self.provider, "model_name": self.model_name}
-        owner.add_usage(self.source, self.usage, **names, rates=self._rates_for(owner, self.usage))
+        rates = self._rates_for(owner, self.usage)
+        owner.add_usage(self.source, self.usage, **names, rates=rates, hold=self.hold)
 
     def quote(self) -> float | None:
         """Return US dollars, None when unpriced."""
@@ -113,6 +117,17 @@ class PendingPayer:
     account: Account
     prices: PriceBook
 
+    @property
+    def budget(self) -> RunBudget | None:
+        """The budget that limits the calls: that of the evaluation that runs, or of the only open
+        model that has one.
+        """
+        source = active_source.get()
+        if source is not None:
+            return source[0]
+        found = {id(b): b for b in (each.budget for each in open_builders()) if b is not None}
+        return next(iter(found.values())) if len(found) == 1 else None
+
     def add_usage(
         self,
         source: str,
@@ -121,6 +136,7 @@ class PendingPayer:
         provider: str,
         model_name: str,
         rates: TokenRates | None = None,
+        hold: Hold | None = None,
     ) -> None:
         """Add a call to the account."""
         call = PendingCall(
@@ -130,7 +146,10 @@ class PendingPayer:
             model_name=model_name,
             usage=usage,
             rates=rates,
+            hold=hold,
         )
+        if hold is not None:
+            hold.settle(call.quote())
         self._add(call)
 
     def add_unpriced(self) -> None:

@@ -10,7 +10,15 @@ import concurrent.futures
 import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar, cast
@@ -20,8 +28,10 @@ import attrs
 from art_core.base.errors import ConfigError
 from art_core.base.spending import active_spending
 from art_core.base.threads import carry_into_threads
+from art_core.budgets.hold import Hold, active_limits, active_source
 from art_core.costs.builder import MetricsBuilder, active_builder
-from art_core.costs.pending import PendingPayer, book_for, only_scope
+from art_core.costs.held import HeldPayer, reserved
+from art_core.costs.pending import PendingPayer, book_for, only_scope, open_builders
 from art_core.costs.stream import TrackedStream
 from art_core.data.account import UNOWNED, active_account, before_gatherings
 from art_core.metrics.receipt import COUNTS, TokenRates, TokenUsage, rates_of
@@ -38,6 +48,7 @@ class MeteredCall:
 
     usage: TokenUsage
     book: Callable[[], None]
+    hold: Hold | None = None
 
 
 @attrs.define(eq=False)
@@ -70,6 +81,8 @@ class CallsInside:
             self.metered.append(call)
         elif not self.streams:
             call.book()
+        elif call.hold is not None:
+            call.hold.settle(0.0)
 
     def pays_for(self, usage: TokenUsage) -> TokenUsage:
         """Return the usage of the tracked call's response; a metered call with it is dropped."""
@@ -77,6 +90,8 @@ class CallsInside:
         found = next(same, None)
         if found is not None:
             self.metered.remove(found)
+            if found.hold is not None:
+                found.hold.settle(0.0)
         return usage
 
     def end(self) -> None:
@@ -93,17 +108,18 @@ def _counts(usage: TokenUsage) -> list[int]:
     return [getattr(usage, name) for name in COUNTS]
 
 
-Payer = MetricsBuilder | PendingPayer
+Payer = MetricsBuilder | PendingPayer | HeldPayer
 
 
 def carry_payers() -> None:
     """Carry the payer of a context into threads that are started in it."""
     carry_into_threads(active_builder, active_account, active_spending, calls_inside)
+    carry_into_threads(active_limits, active_source)
 
 
 def payer_of(
     source: str, provider: str, model_name: str, own: MetricsBuilder | None = None
-) -> Payer:
+) -> MetricsBuilder | PendingPayer:
     """Return the payer of a call that is made now: the first of these that there is.
 
     1. The active builder; one without a context comes after a group, which has that of its split.
@@ -172,13 +188,14 @@ class _TrackedFunction:
 
             @functools.wraps(function)
             async def tracked_async(*args: Any, **kwargs: Any) -> Any:
-                return await self._awaited(self._before(), function(*args, **kwargs))
+                payer = self._before(args, kwargs)
+                return await self._awaited(payer, function(*args, **kwargs))
 
             return tracked_async
 
         @functools.wraps(function)
         def tracked(*args: Any, **kwargs: Any) -> Any:
-            payer, inside = self._before(), CallsInside()
+            payer, inside = self._before(args, kwargs), CallsInside()
             with self._calling(payer, inside):
                 result = function(*args, **kwargs)
             if isinstance(result, Coroutine):
@@ -198,13 +215,15 @@ class _TrackedFunction:
 
             @functools.wraps(function)
             def tracked(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-                return (yield from self._after(self._before(), function(*args, **kwargs)))
+                payer = self._before(args, kwargs)
+                return (yield from self._after(payer, function(*args, **kwargs)))
 
             return tracked
 
         @functools.wraps(function)
         async def tracked_async(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            async with aclosing(self._after(self._before(), function(*args, **kwargs))) as stream:
+            payer = self._before(args, kwargs)
+            async with aclosing(self._after(payer, function(*args, **kwargs))) as stream:
                 async for chunk in stream:
                     yield chunk
 
@@ -231,11 +250,16 @@ class _TrackedFunction:
 
         return done
 
-    def _before(self) -> Payer:
+    def _before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Payer:
         payer = payer_of(self.source, self.provider, self.model)
-        if self.explicit is None:
-            payer.prices.require(self.provider, self.model)
-        return payer
+        names, budget = (self.provider, self.model), payer.budget
+        states_bound = budget is not None and budget.terms.unknown_price_usd is not None
+        if self.explicit is None and not states_bound:
+            payer.prices.require(*names)
+        if budget is None and not active_limits.get():
+            return payer
+        held = reserved(payer, self.source, *names, {**kwargs, "": args}, self.explicit)
+        return payer if held is None else HeldPayer(payer, held)
 
     def _after(self, payer: Payer, result: Any, inside: CallsInside | None = None) -> Any:
         inside = inside or CallsInside()
@@ -278,6 +302,8 @@ class _TrackedFunction:
             paid = getattr(error, "completion", None)
             if paid is not None:
                 self._add(payer, lambda: self._usage(payer, paid, inside))
+            elif isinstance(payer, HeldPayer):
+                payer.hold.fail(error)
             inside.end()
             raise
 
@@ -291,7 +317,7 @@ class _TrackedFunction:
         return inside.pays_for(payer.prices.usage(response, self.provider))
 
     def _add(self, payer: Payer, usage: Callable[[], TokenUsage | None]) -> None:
-        names = {"provider": self.provider, "model_name": self.model}
+        names: dict[str, Any] = {"provider": self.provider, "model_name": self.model}
         try:
             used = usage()
             if used is not None:
@@ -307,6 +333,9 @@ class _TrackedFunction:
                 "the cost of a call of %r could not be read; the call's result is kept", self.source
             )
             payer.add_unpriced()
+        finally:
+            if isinstance(payer, HeldPayer):
+                payer.hold.settle(0.0)  # a tracked call inside it has paid
 
 
 _unchecked: list[_TrackedFunction] = []
@@ -327,7 +356,15 @@ def _check_prices() -> None:
             )
 
 
+def _reserve_step() -> None:
+    """Reserve the step of the only open model that trains with a budget, before its rollouts."""
+    budgets = {id(b): b for b in (each.budget for each in open_builders()) if b and b.trains}
+    if len(budgets) == 1:
+        next(iter(budgets.values())).begin("train")
+
+
 before_gatherings(_check_prices)
+before_gatherings(_reserve_step)
 
 
 def _itself(result: Any) -> Any:

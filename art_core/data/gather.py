@@ -12,7 +12,13 @@ from typing import Any
 
 import attrs
 
-from art_core.base.errors import ConfigError, RolloutError, RolloutFailure, message_text
+from art_core.base.errors import (
+    BudgetError,
+    ConfigError,
+    RolloutError,
+    RolloutFailure,
+    message_text,
+)
 from art_core.base.numbers import number_or_nan
 from art_core.base.progress import progress_bar
 from art_core.base.threads import in_scope, widen_thread_pool
@@ -54,7 +60,7 @@ async def gather_trajectory_groups(
     """
     timeout, slots = _seconds(timeout), _slots(max_concurrent)
     widen_thread_pool()
-    with in_scope(begin_gathering()) as account:
+    with in_scope(_begun(groups)) as account:
         started = await _started(groups, account)
         total = sum(len(g.pending) for g in started)
         limit, bar = _limit(max_exceptions, total), _bar(pbar_desc, total)
@@ -106,6 +112,16 @@ async def run_group(group: TrajectoryGroup) -> TrajectoryGroup:
             "Use art.gather_trajectory_groups([group]), which returns them all.",
         )
     return finished[0]
+
+
+def _begun(groups: Iterable[Any]) -> Account:
+    """Begin a gathering; if it can't begin, its rollouts are ended."""
+    try:
+        return begin_gathering()
+    except BudgetError:
+        for each in groups if isinstance(groups, Sequence) else ():
+            _drop_waiting(each.pending if isinstance(each, TrajectoryGroup) else [each])
+        raise
 
 
 def _charged(group: TrajectoryGroup, account: Account) -> TrajectoryGroup:
@@ -244,12 +260,12 @@ async def _failing(error: BaseException) -> Trajectory:
 
 
 def _ends_the_gathering(error: BaseException) -> bool:
-    """Return whether an exception ends the program or cancels the gathering."""
+    """Return whether an exception ends the program or the run, or cancels the gathering."""
     task = asyncio.current_task()
-    cancelled = task is not None and task.cancelling() > 0
-    return isinstance(error, KeyboardInterrupt | SystemExit) or (
-        cancelled and isinstance(error, asyncio.CancelledError)
-    )
+    if isinstance(error, asyncio.CancelledError):
+        return task is not None and task.cancelling() > 0
+    of_run = isinstance(error, BudgetError) and error.scope == "run"
+    return of_run or isinstance(error, KeyboardInterrupt | SystemExit)
 
 
 async def _all_or_first_error(tasks: Sequence[asyncio.Future[Any]]) -> None:

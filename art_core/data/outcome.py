@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from art_core.base.errors import ConfigError, RolloutFailure
+from art_core.base.errors import BudgetError, ConfigError, RolloutFailure
 from art_core.base.spending import counting_dollars
 from art_core.data.trajectory import (
     RolloutResult,
@@ -75,6 +75,9 @@ async def _result(rollout: Awaitable[Any], timeout: float | None) -> tuple[Any, 
             message=f"the rollout took longer than {timeout:g} s{went_on}",
         )
         return late_failure, started
+    if spending.exceeded is not None:
+        _raise_of_run(spending.exceeded)
+        return RolloutFailure.of(spending.exceeded), started
     try:
         result = task.result()
         if spending.usd and isinstance(result, Trajectory):
@@ -83,7 +86,14 @@ async def _result(rollout: Awaitable[Any], timeout: float | None) -> tuple[Any, 
     except BaseException as error:
         # Some are no `Exception`: those of pytest.fail, of a panic in Rust. Exceptions that end the
         # program stop the event loop first.
+        _raise_of_run(error)
         return RolloutFailure.of(error), started
+
+
+def _raise_of_run(error: BaseException) -> None:
+    """Raise the error of a run whose budget is spent: no attempt can go on."""
+    if isinstance(error, BudgetError) and error.scope == "run":
+        raise error
 
 
 def checked(result: Any, started: datetime) -> Outcome:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Literal
 
-from art_core.base.errors import ArtError
+from art_core.base.errors import ArtError, BudgetError
 
 Code = Literal[
     "body_too_large",
+    "budget_exceeded",
     "conflict",
     "context_length_exceeded",
     "engine_error",
@@ -38,6 +39,7 @@ _MAX_ITEMS, _MAX_LEVELS = 10, 4
 _TYPES: dict[int, tuple[str, Code]] = {
     400: ("invalid_request_error", "invalid_value"),
     401: ("authentication_error", "invalid_api_key"),
+    402: ("insufficient_quota", "budget_exceeded"),
     403: ("permission_error", "permission_denied"),
     404: ("not_found_error", "not_found"),
     405: ("invalid_request_error", "not_found"),
@@ -93,6 +95,8 @@ def request_error(error: BaseException) -> RequestError:
     """Return the error with which a server answers a request that failed."""
     if isinstance(error, RequestError):
         return error
+    if isinstance(error, BudgetError):
+        return RequestError(402, str(error))
     if isinstance(error, ArtError):
         return RequestError(503, str(error))
     return RequestError(500, f"{type(error).__name__}: {error}")

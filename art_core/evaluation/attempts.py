@@ -20,8 +20,8 @@ from art_core.data.trajectory import Trajectory, TrajectoryGroup
 class Attempt:
     """One attempt at a scenario: what came of it, and US dollars by source.
 
-    `unpriced` counts paid calls whose price is not known. `booked` states that the costs are in the
-    log, or wait for its next row.
+    `unpriced` counts paid calls whose price is not known. `covered` dollars were settled in the
+    run's budget. `booked` states that the costs are in the log, or wait for its next row.
     """
 
     scenario: str
@@ -29,6 +29,7 @@ class Attempt:
     result: Trajectory | RolloutFailure
     usd: Mapping[str, float] = attrs.field(factory=dict)
     unpriced: int = 0
+    covered: float = 0.0
     booked: bool = False
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from art_core.base.errors import ConfigError, RolloutError, RolloutFailure
 from art_core.base.files import checked_name
 from art_core.base.numbers import checked_step
 from art_core.base.progress import progress_bar
+from art_core.budgets.hold import drawing_from
+from art_core.budgets.run_budget import RunBudget
 from art_core.data.account import charging, open_account
 from art_core.data.outcome import Outcome, outcome
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
@@ -103,8 +105,9 @@ async def evaluate(
     it ends: an evaluation that was killed goes on when it is called again with the same scenarios,
     and pays for no finished attempt twice. Attempts that failed then run again.
 
-    Raises ConfigError for no or doubled scenarios, RolloutError when every attempt of a model
-    fails, and then logs no row.
+    Raises ConfigError for no or doubled scenarios, BudgetError where a model's budget ends it (the
+    attempts until then are kept), RolloutError when every attempt of a model fails, and then logs
+    no row.
     """
     chosen = [models] if isinstance(models, Model) else list(models)
     asked = by_id(list(scenarios))
@@ -137,6 +140,8 @@ class _Plan:
     async def run(self, model: Model, step: int | None) -> Evaluation:
         """Evaluate one model and log its row."""
         at = await model.get_step() if step is None else step
+        if model.budget is not None:
+            model.run  # noqa: B018 # an open run has joined its budget
         served = model if step is None else ModelAt(model, step)
         described = {"scenarios": sorted(self.scenarios), "repeats": self.repeats, "step": at}
         path = model.run_dir / "evaluations" / self.split / f"{at:04d}.jsonl"
@@ -150,7 +155,11 @@ class _Plan:
         if self.bar is not None:
             self.bar.update(len(wanted) - len(missing))
         calls: list[Any] = []
-        tasks = [asyncio.ensure_future(self._one(served, file, key, calls)) for key in missing]
+        budget = model.metrics_builder().budget
+        if budget is not None and missing:
+            budget.begin(self.split)
+        with drawing_from(budget, self.split):
+            tasks = [asyncio.ensure_future(self._one(served, file, key, calls)) for key in missing]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -174,7 +183,7 @@ class _Plan:
             scenario=scenario,
             repeat=repeat,
             result=result,
-            **_costs_of(paid),
+            **_costs_of(paid, model.metrics_builder().budget),
         )
         # Not in a thread: a cancellation can not come between the attempt and its line.
         file.add(attempt)
@@ -245,6 +254,7 @@ class _Plan:
         for call in calls:
             call.book(builder)
         for attempt in (a for a in restored if not a.booked):
+            builder.ledger.covered += attempt.covered
             for source, usd in attempt.usd.items():
                 builder.add_cost(f"{builder.context}/{source}", usd)
             for _ in range(attempt.unpriced):
@@ -300,13 +310,15 @@ def _seconds(trajectory: Trajectory) -> float:
     return max(0.0, (trajectory.end_time - trajectory.start_time).total_seconds())
 
 
-def _costs_of(calls: Iterable[Any]) -> dict[str, Any]:
+def _costs_of(calls: Iterable[Any], budget: RunBudget | None) -> dict[str, Any]:
     usd: Counter[str] = Counter()
-    unpriced = 0
+    unpriced, covered = 0, 0.0
     for call in calls:
         dollars = call.quote()
+        if call.hold is not None and dollars is not None:
+            covered += call.hold.paid_from(budget)
         if dollars is None:
             unpriced += 1
         else:
             usd[call.source] += dollars
-    return {"usd": dict(usd), "unpriced": unpriced}
+    return {"usd": dict(usd), "unpriced": unpriced, "covered": covered}

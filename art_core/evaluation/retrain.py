@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
+from art_core.budgets.budget import Budget
 from art_core.log.reader import LoggedRun
 from art_core.log.rundir import checkpoint_folder, read_options
 from art_core.model.backend import Backend
@@ -56,6 +57,7 @@ async def retrain(
     backend: Backend | str | None = None,
     min_sample_size: float = MIN_SAMPLE_SIZE,
     on_step: Callable[[RetrainedStep], None] | None = None,
+    budget: Budget | None = None,
     **options: Any,
 ) -> Retrained:
     """Train steps of a run again, from its stored attempts, as a new run beside it.
@@ -68,7 +70,7 @@ async def retrain(
     that an equally good sample from the new policy would need, (mean r)^2 / mean r^2 of the tokens'
     importance ratios r (Kong, 1992). Training stops after a step whose share is below
     `min_sample_size`: the attempts no longer represent the new policy, and later steps would mean
-    little.
+    little. A `budget` limits what the new run spends.
 
     Raises ConfigError for steps whose attempts or checkpoint are not stored, wrong options, or a
     name that is taken.
@@ -82,6 +84,7 @@ async def retrain(
         base_path=run.path.parent.parent.parent,
         config={**about["config"], "retrained_from": run.name},
         sinks=[],
+        budget=budget,
     )
     if model.run_dir.exists():
         raise ConfigError(

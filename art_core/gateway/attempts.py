@@ -281,6 +281,8 @@ class Attempts:
 
 def _result(attempt: Attempt, ending: Ending) -> tuple[Status, Outcome]:
     trajectory = attempt.recording.trajectory
+    if attempt.recording.exceeded is not None:
+        return "failed", RolloutFailure.of(attempt.recording.exceeded)
     if ending.reward is None:
         message = without_secrets(ending.failure or "no reason was given")
         return "failed", RolloutFailure(reason="raised", type="AttemptFailed", message=message)

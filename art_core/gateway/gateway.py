@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Self, TypedDict
 from art_core.backends import Endpoint
 from art_core.base.errors import ConfigError
 from art_core.base.numbers import count_of, seconds_of
-from art_core.client.openai_client import ModelMeter, openai_package
+from art_core.client.meter import ModelMeter
+from art_core.client.openai_client import openai_package
 from art_core.client.recorder import Recording
 from art_core.data.trajectory import Trajectory, TrajectoryGroup
 from art_core.endpoint.host import AppHost

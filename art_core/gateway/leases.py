@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import attrs
 
+from art_core.base.errors import RolloutFailure
 from art_core.client.recorder import Recording
 from art_core.data.trajectory import Trajectory
 from art_core.endpoint.errors import RequestError
@@ -57,6 +58,14 @@ class LeaseRecordings:
             raise RequestError(409, LOST, "key")
         recording.end()
         return recording.trajectory
+
+    def refusal(self, key: str) -> RolloutFailure | None:
+        """Return the failure of an attempt whose budget refused a call; None if none did."""
+        with self._lock:
+            recording = self._kept.get(key)
+        if recording is None or recording.exceeded is None:
+            return None
+        return RolloutFailure.of(recording.exceeded)
 
     def forget(self, key: str) -> None:
         """Forget the calls of a lease."""

@@ -105,7 +105,10 @@ class _QueueRoutes:
         key, step = _text(body, "key"), body.get("step")
         if step is not None and not (type(step) is int and step >= 0):
             raise bad_parameter("step", "a count of steps", step)
-        if "outcome" in body:
+        refusal = self._recordings.refusal(key)
+        if refusal is not None:
+            outcome: Outcomes = {None: refusal}
+        elif "outcome" in body:
             outcome = from_dict(body["outcome"])
         else:
             outcome = await self._recorded(key, ending_of(body))

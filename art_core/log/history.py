@@ -37,7 +37,7 @@ class MetricsRow:
     that the run was opened to log. `metrics` are finite floats; `nonfinite` has the other values,
     as text. `scenario_ids` are in no earlier row. `receipts` are the calls and device time behind
     the costs, with their prices. `cursor` is how far the run's queue is trained, `paid` how far its
-    paid calls are booked.
+    paid calls are booked. `covered` dollars of the run were counted by its budget before a row.
     """
 
     seq: int
@@ -51,6 +51,7 @@ class MetricsRow:
     receipts: tuple[dict[str, Any], ...] = ()
     cursor: int | None = None
     paid: int | None = None
+    covered: float | None = None
 
     def is_behind(self, other: MetricsRow | None) -> bool:
         """Return True if a row logged before belongs to a later step of the same attempt."""
@@ -124,6 +125,7 @@ class MetricsRow:
                 receipts=tuple(record.get("_receipts", ())),
                 cursor=record.get("_cursor"),
                 paid=record.get("_paid"),
+                covered=record.get("_covered"),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise _not_a_row(dumps(record), error) from error
@@ -147,14 +149,10 @@ def _line(row: MetricsRow) -> bytes:
         "split": row.split,
         "recorded_at": row.recorded_at,
     }
-    if row.nonfinite:
-        envelope["_nonfinite"] = row.nonfinite
-    if row.scenario_ids:
-        envelope["_scenario_ids"] = row.scenario_ids
-    if row.receipts:
-        envelope["_receipts"] = row.receipts
-    marks = {"_cursor": row.cursor, "_paid": row.paid}
-    envelope |= {name: mark for name, mark in marks.items() if mark is not None}
+    for name in ("nonfinite", "scenario_ids", "receipts", "cursor", "paid", "covered"):
+        value = getattr(row, name)
+        if value or value == 0:
+            envelope[f"_{name}"] = value
     if not row.metrics:
         return dumps(envelope, option=OPT_APPEND_NEWLINE)
     metrics = dumps(row.metrics, option=OPT_APPEND_NEWLINE)

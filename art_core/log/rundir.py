@@ -36,6 +36,11 @@ def history_file(run_dir: Path) -> Path:
     return run_dir / "history.jsonl"
 
 
+def budget_file(run_dir: Path) -> Path:
+    """Return the path of the reservations of a run's budget."""
+    return run_dir / "budget.jsonl"
+
+
 def checkpoint_folder(run_dir: Path) -> Path:
     """Return the directory in which backends keep a run's checkpoints, one directory per step."""
     return run_dir / "checkpoints"

@@ -20,7 +20,10 @@ from art_core.backends import Endpoint
 from art_core.base.errors import ConfigError, HistoryError, settings_without_secrets
 from art_core.base.files import checked_name, read_json, replace_json
 from art_core.base.numbers import checked_step
-from art_core.client.openai_client import ModelMeter, openai_client
+from art_core.budgets.budget import Budget
+from art_core.budgets.run_budget import RunBudget
+from art_core.client.meter import ModelMeter
+from art_core.client.openai_client import openai_client
 from art_core.client.recorder import Recorder, Recording
 from art_core.costs.builder import MetricsBuilder, PriceBook, active_builder
 from art_core.costs.ledger import Ledger
@@ -52,6 +55,7 @@ class Model:
 
     Rows go to `<base_path>/<project>/models/<name>/history.jsonl` and on to `sinks`: names or
     SinkSpecs, by default those of `ART_SINKS`, else every installed one; an empty list for none.
+    A `budget` limits what the run spends (see `art.budget`).
     """
 
     _trainable: ClassVar[bool] = False
@@ -64,6 +68,7 @@ class Model:
     config: dict[str, Any] = attrs.field(factory=dict)
     base_path: str | Path | None = None
     sinks: Sequence[str | SinkSpec] | None = None
+    budget: Budget | None = None
     plugins: Plugins = attrs.field(factory=installed_plugins, repr=False)
     _ledger: Ledger = attrs.field(init=False, repr=False)
     _prices: PriceBook = attrs.field(init=False, repr=False)
@@ -86,6 +91,9 @@ class Model:
         checked_name("project", self.project)
         checked_name("model", self.name)
         self._ledger = Ledger(self.plugins.taxonomy())
+        if self.budget is not None:
+            trains = self._trainable
+            self._ledger.budget = RunBudget.of(self.budget, self.run_dir, trains=trains)
         self._prices = PriceBook(self.plugins)
         self._sink_specs = self._chosen_sinks()
         self._default_builder = MetricsBuilder(self._ledger, self._prices)
@@ -313,7 +321,8 @@ class Model:
         The run and its sinks get the type and message of an `error`, without secrets.
 
         In a `finally` or `except` block the error is the exception that is being handled. It gives
-        the `status`: "finished" without one, "interrupted" for Ctrl-C, else "failed".
+        the `status`: "finished" without one, "interrupted" for Ctrl-C, "out of budget" for a
+        BudgetError, else "failed".
         """
         error = error or _error_of_caller()
         status = status or status_of(error)

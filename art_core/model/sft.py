@@ -170,6 +170,9 @@ class SFTRun:
             done = result.step - self.plan.start + 1
             saves = {"save_checkpoint": last or done % self.checkpoint_every == 0}
             saves |= await check_stop(self.model, self.model.run.info.stop)
+            budget = self.model.metrics_builder().budget
+            if budget is not None:
+                saves = budget.begin_step(saves)
             result = await self.backend.train_sft(
                 self.model,
                 [[self.examples[place] for place in places] for places in batches.values()],

@@ -220,12 +220,15 @@ class TrainableModel(Model):
         were stored for the step earlier and not trained move to the file of the same name in
         `earlier/`. The row keeps the `cursor` of the batch, if the groups are of the run's queue.
         Raises MetricError for a metric of a trajectory or group that no row can hold; StoppedError,
-        with the groups stored, if a sink such as the doctor ended the training.
+        with the groups stored, if a sink such as the doctor ended the training; BudgetError for a
+        step that would exceed the budget. The last step within it has a checkpoint.
         """
         backend = await self._ready_backend()
         groups = ready_groups(trajectory_groups)
         run = self.run
         run.check("train", groups)
+        if self._ledger.budget is not None:
+            options = self._ledger.budget.begin_step(options)
         expected = await backend.step(self) + 1
         options = options_at(options, expected - 1)
         if options.get("advantage_baseline") == "scenario_mean":
@@ -292,10 +295,7 @@ class TrainableModel(Model):
         return self._means
 
     async def delete_unkept_checkpoints(self) -> None:
-        """Delete the checkpoints that `keep_checkpoints` does not keep, as each step does.
-
-        A failure is a warning.
-        """
+        """Delete the checkpoints that `keep_checkpoints` does not keep; a failure is a warning."""
         backend = await self._ready_backend()
         try:
             stored = tuple(c.step for c in await backend.checkpoints(self))

@@ -70,8 +70,8 @@ async def pipeline(
     attempts besides those of this process, of which there are none if `max_concurrent` is 0.
 
     Ctrl-C ends it after the current step, with KeyboardInterrupt; attempts and evaluations that
-    still run are ended. Raises ConfigError for options or scenarios that do not fit, RolloutError
-    if too many rollouts fail.
+    still run are ended. So it is with BudgetError when the model's budget is spent. Raises
+    ConfigError for options or scenarios that do not fit, RolloutError if too many rollouts fail.
     """
     given, held_out = list(scenarios), list(eval_scenarios)
     if not given:
@@ -142,6 +142,7 @@ class _Run:
         """Train until the last step, the end of the scenarios, or Ctrl-C."""
         if self._at_end():
             return self.result
+        self._begin_step()
         await self.workers.supply.begin()
         await self.evaluations.resume(self.result.step)
         working = asyncio.create_task(self.workers.run())
@@ -177,10 +178,18 @@ class _Run:
                 break
             await self._step(taken)
             self.evaluations.check()
+            if not self._at_end():
+                self._begin_step()
         self.workers.stop()
         self.queue.end_leasing()
         if not self.interrupted.is_set() and self.evaluations.due_at_end(self.result.step):
             self.evaluations.begin(self.result.step)
+
+    def _begin_step(self) -> None:
+        """Reserve the next step in the model's budget, before its rollouts."""
+        budget = self.model.metrics_builder().budget
+        if budget is not None:
+            budget.begin("train")
 
     def _count(self, taken: StepGroups) -> None:
         self.result = attrs.evolve(

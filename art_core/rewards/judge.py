@@ -17,6 +17,7 @@ import attrs
 
 from art_core.base.errors import ConfigError, RewardError
 from art_core.base.numbers import number_or_none
+from art_core.costs.held import reserved
 from art_core.costs.track import CallsInside, carry_payers, payer_of
 from art_core.rewards.answers import json_in, score_of
 from art_core.rewards.service import JudgeService
@@ -142,13 +143,24 @@ class Judge:
         served = JudgeService.of(self)
         payer = payer_of(source, served.provider, served.model)
         inside = CallsInside()
-        with inside.entered():
-            completion = await self._call(served, messages, schema)
+        held = None
+        if served.priced:
+            request = {**self.options, "messages": messages, "schema": schema}
+            held = reserved(payer, source, served.provider, served.model, request)
+        try:
+            with inside.entered():
+                completion = await self._call(served, messages, schema)
+        except BaseException as error:
+            if held is not None:
+                held.fail(error)
+            raise
         usage = inside.pays_for(payer.prices.usage(completion, served.provider))
         if served.priced:
             usd = payer.prices.price(served.provider, served.model, usage)
             self.spent_usd += usd or 0.0
-            payer.add_usage(source, usage, provider=served.provider, model_name=served.model)
+            payer.add_usage(
+                source, usage, provider=served.provider, model_name=served.model, hold=held
+            )
             self._check_price(usd)
         inside.end()
         return completion

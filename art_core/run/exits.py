@@ -25,11 +25,12 @@ from typing import Any, NoReturn, Protocol
 
 import attrs
 
-from art_core.base.errors import StoppedError
+from art_core.base.errors import BudgetError, StoppedError
 
 log = logging.getLogger("art_core")
 
 CLOSE_SECONDS = 10.0
+OUT_OF_BUDGET = "out of budget"
 TERMINATED = 128 + signal.SIGTERM
 _THREAD_POOL, _PROCESS_POOL = (
     str(Path("concurrent", "futures", name)) for name in ("thread.py", "process.py")
@@ -66,6 +67,8 @@ def status_of(error: BaseException | None) -> str:
         return "failed" if error.code else "finished"
     if isinstance(error, StoppedError):
         return error.status
+    if isinstance(error, BudgetError) or isinstance(getattr(error, "__cause__", None), BudgetError):
+        return OUT_OF_BUDGET
     return "finished" if error is None else "failed"
 
 

@@ -124,6 +124,8 @@ class Run:
                 last, state = history.last, logged_state(history, ledger.taxonomy)
                 info = attrs.evolve(info, attempt=last.attempt + 1 if last else 1)
                 newest = last.seq if last else 0
+                if ledger.budget is not None:
+                    ledger.budget.join(info.run_dir, info.attempt)
                 delivery = Delivery.start(sinks, info, path, newest, followers)
             except BaseException:
                 if before is None or before.history is not history:
@@ -178,6 +180,8 @@ class Run:
                 f"belongs to another object now, the {owner}", "Log with that one."
             )
             self._closed = True
+            if self.ledger.budget is not None:
+                self.ledger.budget.close()
             followers = self.delivery.hand_over(CLOSE_SECONDS, history.size)
             self.ledger.hand_over(ledger)
         self.summary.stop()
@@ -240,6 +244,8 @@ class Run:
                 if self.history.last is row:  # Ctrl-C came after the row was written: it counts
                     self._commit(split, draft, of_row)
                 raise
+        if self.ledger.budget is not None:
+            self.ledger.budget.row_written(row)
         self.delivery.wake(row.seq)
         return row
 
@@ -301,10 +307,15 @@ class Run:
             receipts=tuple([receipt.to_dict() for receipt in drained.receipts]),
             cursor=cursor,
             paid=drained.paid,
+            covered=self._covered(drained),
         )
         if row.nonfinite:
             log.warning("step %d: not finite and left out of the row: %s", step, row.nonfinite)
         return row
+
+    def _covered(self, drained: Drained) -> float | None:
+        before = self.history.last.covered if self.history.last else None
+        return (before or 0.0) + drained.covered if drained.covered else before
 
     def _commit(self, split: str, draft: Draft, groups: GroupsOfRow) -> None:
         """Continue from a row that is written."""
@@ -334,6 +345,8 @@ class Run:
             return {}
         try:
             self._record_rest()
+            if self.ledger.budget is not None:
+                self.ledger.budget.close()
         finally:
             self.ledger.close()
             failed = status not in ("finished", "interrupted")

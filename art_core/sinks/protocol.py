@@ -38,10 +38,11 @@ class RunInfo:
 
     `config` is what the user gave the model; `attempt` counts the run's openings. `status` is
     "running" while rows come; in `Sink.close` it is the run's end: "finished", "failed",
-    "interrupted", or what `model.close(status=)` gave. `reason` is the exception because of which
-    the run failed, if known: type and message, without secrets. `sink` is the name of the sink that
-    gets this description. `taxonomy` has the specs of all metrics, also of the model's plugins. A
-    sink ends the training before its next step by `run.stop.request("my sink", "why")`.
+    "interrupted", "out of budget", or what `model.close(status=)` gave. `reason` is the exception
+    because of which the run failed, if known: type and message, without secrets. `sink` is the name
+    of the sink that gets this description. `taxonomy` has the specs of all metrics, also of the
+    model's plugins. A sink ends the training before its next step by `run.stop.request("my sink",
+    "why")`.
     """
 
     project: str

@@ -270,7 +270,10 @@ def test_an_option_of_the_command_changes_a_setting(train, shelf, project):
     [
         ("run.stps=1", "art.toml: no key of [run] 'stps'; known: attempts, "),
         ("run.stps=1", "Did you mean 'steps'?"),
-        ("rum.steps=1", "no section 'rum'; known: backend, eval, model, run, train. Did you mean"),
+        (
+            "rum.steps=1",
+            "no section 'rum'; known: backend, budget, eval, model, run, train. Did you mean",
+        ),
         ("train.learnin_rate=1", "no key of [train] 'learnin_rate'"),
         ("train.learnin_rate=1", "Did you mean 'learning_rate'?"),
         ("train.learning_rate=-1", "learning_rate must be a finite number above 0, got -1"),

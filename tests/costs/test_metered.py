@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.client.openai_client import SOURCE
+from art_core.client.meter import SOURCE
 from art_core.costs.track import CallsInside, MeteredCall
 from art_core.prices.book import provider_at
 from art_core.testing.echo import EchoBackend

@@ -142,7 +142,7 @@ def _batch_time_ms(metrics: Mapping[str, float]) -> float:
 
 def ended(job: Job, run: RunInfo, summary: Summary, now: datetime) -> list[Event]:
     """Return the events that close a run that has ended, with its last metrics; else nothing."""
-    if run.status not in ("finished", "failed", "interrupted", "killed"):
+    if run.status not in ("finished", "failed", "interrupted", "killed", "out of budget"):
         return []
     at = summary.last_at or now
     key = f"{summary.seq}/{_stamp(at)}/{run.status}"

@@ -16,7 +16,7 @@ from art_core import ConfigError
 from art_core.reports import board
 from art_core.reports.board import Place
 
-ENDED = ("finished", "interrupted")
+ENDED = ("finished", "interrupted", "out of budget")
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,

@@ -36,7 +36,12 @@ def from_mlflow(key: str) -> str:
 
 _BATCH, _PARAMS = 1_000, 100
 _MAX_VALUE = 6_000
-_ENDS = {"finished": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
+_ENDS = {
+    "finished": "FINISHED",
+    "interrupted": "KILLED",
+    "killed": "KILLED",
+    "out of budget": "KILLED",
+}
 
 
 @attrs.define(eq=False)

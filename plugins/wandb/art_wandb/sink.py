@@ -58,7 +58,8 @@ class Axes:
 
 log = logging.getLogger("art_core")
 
-_EXIT_CODES = {"finished": 0, "running": 0, "interrupted": 255}  # 255 is "killed" at W&B
+_EXIT_CODES = {"finished": 0, "running": 0, "out of budget": 0, "interrupted": 255}
+# 255 is "killed" at W&B
 
 
 @attrs.define(eq=False)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from art_core import ArtError, BackendError, ConfigError, MetricError
+from art_core import ArtError, BackendError, BudgetError, ConfigError, MetricError
 from art_core.endpoint.errors import RequestError, request_error
 from art_core.endpoint.http import Handler, check_key, guarded, unknown_route
 from art_serverless.server.keys import Keys, check_local
@@ -65,7 +65,7 @@ def _check_access(http: Request, keys: Keys) -> None:
 
 def refusal(error: BaseException) -> RequestError:
     """Return the error with which a request is answered; unexpected errors are logged."""
-    if isinstance(error, RequestError | BackendError):
+    if isinstance(error, RequestError | BackendError | BudgetError):
         return request_error(error)
     if isinstance(error, ConfigError | MetricError):
         return RequestError(422, str(error))

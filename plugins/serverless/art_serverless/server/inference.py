@@ -55,6 +55,7 @@ class Inference:
             request = fields.added_to(request)
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(self.slots.using(stored))
+            _check_budget(model)
             answer = await self._forward(model, request, step, context)
             stack.push_async_callback(answer.aclose)
             kind = answer.headers.get("content-type", "application/json")
@@ -74,6 +75,7 @@ class Inference:
         """Forward a request that samples nothing: for log-probs of a text, or counted tokens."""
         stored, step = self._asked(request)
         async with self.slots.using(stored) as model:
+            _check_budget(model)
             answer = await self._forward(model, request, step, context, route)
             try:
                 content = await answer.aread()
@@ -143,6 +145,13 @@ class Inference:
             raise RequestError(
                 503, f"the engine did not answer: {type(error).__name__} {error}"
             ) from None
+
+
+def _check_budget(model: TrainableModel) -> None:
+    """Raise BudgetError if the key that registered a model has nothing left."""
+    budget = model.metrics_builder("train").budget
+    if budget is not None:
+        budget.check_left()
 
 
 def _check_messages(messages: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import secrets
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from art_core import ConfigError
+from art_core import Budget, ConfigError, budget
 from art_core.endpoint.errors import RequestError
 from art_core.endpoint.listener import LOOPBACK
 
@@ -25,10 +26,23 @@ _OWN_SITES = ("", "none", "same-origin")
 @attrs.frozen(repr=False)
 class Keys:
     """The accepted keys. If there are none, requests need no key and must come from this machine's
-    own programs.
+    own programs. `budgets` has what the models of a key may cost, by the key's digest.
     """
 
     accepted: tuple[bytes, ...]
+    budgets: Mapping[str, Budget] = attrs.field(factory=dict)
+
+    def owner(self, key: str) -> str:
+        """Return the digest of a key that has a budget, which models are registered with; "" of
+        another key.
+        """
+        digest = digest_of_key(key.encode())
+        return digest if digest in self.budgets else ""
+
+
+def digest_of_key(key: bytes) -> str:
+    """Return a name for a key that is not the key."""
+    return hashlib.sha256(key).hexdigest()[:16]
 
 
 def server_keys(directory: Path, host: str, *, no_auth: bool, prefix: str = "") -> tuple[Keys, str]:
@@ -54,10 +68,29 @@ def server_keys(directory: Path, host: str, *, no_auth: bool, prefix: str = "") 
             file.write(prefix + secrets.token_urlsafe(32) + "\n")
     if stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"other users of this machine may read {path}", f"chmod 600 {path}")
-    keys = tuple(line.strip().encode() for line in path.read_text().splitlines() if line.strip())
-    if not keys:
+    lines = [words for line in path.read_text().splitlines() if (words := line.split())]
+    if not lines:
         raise ConfigError(f"{path} holds no key", "Write one per line, or delete the file.")
-    return _checked(keys, str(path)), f"the key lies in {path}"
+    keys = _checked(tuple(key.encode() for key, *_ in lines), str(path))
+    budgets = {
+        digest_of_key(key.encode()): _budget(directory, digest_of_key(key.encode()), terms)
+        for key, *terms in lines
+        if terms
+    }
+    return attrs.evolve(keys, budgets=budgets), f"the key lies in {path}"
+
+
+def _budget(directory: Path, owner: str, terms: list[str]) -> Budget:
+    """Return the budget of a key, of terms such as `usd=25` behind it in its line."""
+    given = dict(term.partition("=")[::2] for term in terms)
+    try:
+        amounts = {name: float(text) for name, text in given.items()}
+        return budget(file=directory / "budgets" / f"{owner}.jsonl", **amounts)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{FILE}: {' '.join(terms)!r} behind a key are no terms of a budget: {error}",
+            "Such as usd=25 per_step=0.5.",
+        ) from error
 
 
 def _checked(keys: tuple[bytes, ...], place: str) -> Keys:

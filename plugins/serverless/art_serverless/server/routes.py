@@ -18,7 +18,7 @@ from art_core import AdvantageSpec, LossSpec
 from art_core.base.errors import unknown
 from art_core.endpoint.engine import CONTEXT_HEADER
 from art_core.endpoint.errors import RequestError, shown
-from art_core.endpoint.http import json_body, json_response, unless_disconnected
+from art_core.endpoint.http import bearer_key, json_body, json_response, unless_disconnected
 from art_core.endpoint.protocols.messages import MESSAGES
 from art_serverless.protocol import (
     JOBS,
@@ -104,13 +104,14 @@ class Routes(ProtocolRoutes):
                 "base_model",
             )
         if not found:
-            return json_response(attrs.asdict(await self._registered(address, base_model)))
+            owner = self._server.keys.owner(bearer_key(http))
+            return json_response((await self._registered(address, base_model, owner)).shown())
         async with self._slots.using(found[0]):  # the client's timeout allows for loading
-            return json_response(attrs.asdict(found[0]))
+            return json_response(found[0].shown())
 
-    async def _registered(self, address: Address, base_model: str) -> StoredModel:
+    async def _registered(self, address: Address, base_model: str, owner: str) -> StoredModel:
         try:
-            stored = self._store.add_model(address, base_model)
+            stored = self._store.add_model(address, base_model, owner)
         except sqlite3.IntegrityError:
             # Another request has registered it meanwhile.
             return self._store.models_called(address.name, address.entity, address.project)[0]

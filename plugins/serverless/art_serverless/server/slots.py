@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from art_core import Backend, TrainableModel, keep_all
+from art_core import Backend, Budget, TrainableModel, keep_all
 from art_core.endpoint.errors import RequestError
 from art_serverless.server.names import check_no_path
 from art_serverless.server.store import StoredModel
@@ -34,12 +34,13 @@ class ModelSlots:
     """The models of the server, each in `<directory>/<entity>/<project>/models/<name>`.
 
     `base_models` are the paths of the base models that clients may name. If it is empty, the
-    backend finds base models by name.
+    backend finds base models by name. `budgets` are those of the models' owners.
     """
 
     backend: Backend
     directory: Path
     base_models: Mapping[str, str]
+    budgets: Mapping[str, Budget] = attrs.field(factory=dict)
     _slots: dict[str, ModelSlot] = attrs.field(factory=dict)
     _locks: dict[str, asyncio.Lock] = attrs.field(factory=dict)
     _removed: set[str] = attrs.field(factory=set)
@@ -89,6 +90,7 @@ class ModelSlots:
             base_model=self.base_models.get(stored.base_model, stored.base_model),
             base_path=self.directory / stored.entity,
             sinks=[],
+            budget=self.budgets.get(stored.owner),
         )
 
     async def put_to_sleep(self, idle_s: float) -> list[str]:

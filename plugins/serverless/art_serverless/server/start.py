@@ -107,7 +107,10 @@ async def run(
 
     store = Store(settings.directory)
     slots = ModelSlots(
-        backend=served, directory=settings.directory, base_models=settings.base_models
+        backend=served,
+        directory=settings.directory,
+        base_models=settings.base_models,
+        budgets=settings.keys.budgets,
     )
     private = PrivatePaths.of(settings.directory, settings.base_models)
     work = Work(store=store, slots=slots, private=private)

@@ -28,7 +28,7 @@ _SCHEMA = """
 create table if not exists models (
   id text primary key, entity text not null, project text not null, name text not null,
   base_model text not null, run_id text not null, created_at real not null,
-  costs_told text not null default '{}',
+  costs_told text not null default '{}', owner text not null default '',
   unique (entity, project, name)
 );
 create table if not exists jobs (
@@ -48,12 +48,13 @@ _LATER_COLUMNS = (
     ("jobs", "begun integer not null default 0"),
     ("jobs", "digest text"),
     ("models", "costs_told text not null default '{}'"),
+    ("models", "owner text not null default ''"),
 )
 
 
 @attrs.frozen(kw_only=True)
 class StoredModel:
-    """A registered model."""
+    """A registered model. `owner` is the digest of the key that pays for it, if it has a budget."""
 
     id: str
     entity: str
@@ -61,6 +62,11 @@ class StoredModel:
     name: str
     base_model: str
     run_id: str
+    owner: str = ""
+
+    def shown(self) -> dict[str, str]:
+        """Return what clients get."""
+        return attrs.asdict(self, filter=attrs.filters.exclude("owner"))
 
     @property
     def address(self) -> Address:
@@ -98,17 +104,18 @@ class Store:
         """Close the database."""
         self._db.close()
 
-    def add_model(self, address: Address, base_model: str) -> StoredModel:
+    def add_model(self, address: Address, base_model: str, owner: str = "") -> StoredModel:
         """Register a model; sqlite3.IntegrityError if its address is taken."""
         model = StoredModel(
             id=uuid.uuid4().hex, run_id=uuid.uuid4().hex[:12], base_model=base_model,
-            **attrs.asdict(address),
+            owner=owner, **attrs.asdict(address),
         )  # fmt: skip
         values = (*attrs.astuple(model), time.time())
         with self._db.writing() as db:
             db.execute(
-                "insert into models (id, entity, project, name, base_model, run_id, created_at)"
-                " values (?,?,?,?,?,?,?)",
+                "insert into models"
+                " (id, entity, project, name, base_model, run_id, owner, created_at)"
+                " values (?,?,?,?,?,?,?,?)",
                 values,
             )
         return model
