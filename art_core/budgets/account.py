@@ -83,12 +83,9 @@ class BudgetAccount:
         paid, and its result must not be lost.
         """
         try:
-            with self._entered():
-                if reservation.id in self.tally.open:
-                    self._append({"settle": reservation.id, "usd": usd})
+            self._spend({"settle": reservation.id, "usd": usd}, reservation.id)
         except OSError as error:
             log.warning("%s: $%g stay reserved for %s", error, reservation.usd, reservation.kind)
-        self._warn()
 
     def note_row(
         self, run: str, seq: int, logged: float, covered: float, settled: list[str]
@@ -96,11 +93,9 @@ class BudgetAccount:
         """Take over what a run's log shows up to a row, in place of reservations."""
         entry = {"run": run, "seq": seq, "logged": logged, "covered": covered, "settles": settled}
         try:
-            with self._entered():
-                self._append(entry)
-        except OSError as error:
+            self._spend(entry)
+        except (OSError, BudgetError) as error:
             log.warning("%s: row %d of %s is added when the run is opened again", error, seq, run)
-        self._warn()
 
     def costs_of(self, kind: str) -> Costs:
         """Return the newest costs of a kind."""
@@ -152,16 +147,20 @@ class BudgetAccount:
         error.scope = self.scope
         return error
 
-    def _warn(self) -> None:
-        """Warn once that most is spent; the file remembers it for other processes."""
+    def _spend(self, entry: Mapping[str, Any], reservation: str | None = None) -> None:
+        """Append a line about what was spent, of a reservation only if it is open.
+
+        Warn once that most is spent; the file remembers it for other processes.
+        """
         usd = self.terms.usd
-        if self.tally.warned == usd or self.spent < self.terms.warn * usd:
-            return
         with self._entered():
-            if self.tally.warned == usd:
-                return
-            self._append({"warned": usd})
-        log.warning("$%.4g of the budget of $%g are spent", self.spent, usd)
+            if reservation is None or reservation in self.tally.open:
+                self._append(entry)
+            passes = self.tally.warned != usd and self.spent >= self.terms.warn * usd
+            if passes:
+                self._append({"warned": usd})
+        if passes:
+            log.warning("$%.4g of the budget of $%g are spent", self.spent, usd)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:

@@ -88,11 +88,11 @@ class Hold:
 
     def paid_from(self, budget: RunBudget | None) -> float:
         """Return the dollars that were settled in a run's account."""
-        if budget is None or self.paid is None:
+        if budget is None:
             return 0.0
         own = budget.account
         of_run = any(each is own or (each.path and each.path == own.path) for each, _ in self.parts)
-        return self.paid if of_run else 0.0
+        return (self.paid or 0.0) if of_run else 0.0
 
 
 def hold(
@@ -100,14 +100,12 @@ def hold(
     kind: str,
     rates: TokenRates | None,
     request: Mapping[str, Any],
-) -> Hold | None:
-    """Reserve a call in its run's budget and in those around it; None if nothing limits it.
+) -> Hold:
+    """Reserve a call in its run's budget and in those around it.
 
     BudgetError, with nothing reserved, if one of them can't pay it.
     """
     limits = active_limits.get()
-    if budget is None and not limits:
-        return None
     accounts = [*limits] if budget is None else [budget.account, *limits]
     bounds = [_bound(account, kind, rates, request) for account in accounts]
     usd = max(bounds)

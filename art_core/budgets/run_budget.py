@@ -107,8 +107,6 @@ class RunBudget:
 
     def row_written(self, row: MetricsRow) -> None:
         """Settle what a row of the log shows."""
-        if not self._about:
-            return
         self._about["seq"] = row.seq
         self._remember(row)
         mine = self._open.pop(row.split, None)

@@ -50,6 +50,11 @@ class MeteredCall:
     book: Callable[[], None]
     hold: Hold | None = None
 
+    def drop(self) -> None:
+        """Leave the call to the tracked call around it, which pays."""
+        if self.hold is not None:
+            self.hold.settle(0.0)
+
 
 @attrs.define(eq=False)
 class CallsInside:
@@ -81,8 +86,8 @@ class CallsInside:
             self.metered.append(call)
         elif not self.streams:
             call.book()
-        elif call.hold is not None:
-            call.hold.settle(0.0)
+        else:
+            call.drop()
 
     def pays_for(self, usage: TokenUsage) -> TokenUsage:
         """Return the usage of the tracked call's response; a metered call with it is dropped."""
@@ -90,8 +95,7 @@ class CallsInside:
         found = next(same, None)
         if found is not None:
             self.metered.remove(found)
-            if found.hold is not None:
-                found.hold.settle(0.0)
+            found.drop()
         return usage
 
     def end(self) -> None:
@@ -259,7 +263,8 @@ class _TrackedFunction:
         if budget is None and not active_limits.get():
             return payer
         held = reserved(payer, self.source, *names, {**kwargs, "": args}, self.explicit)
-        return payer if held is None else HeldPayer(payer, held)
+        assert held is not None
+        return HeldPayer(payer, held)
 
     def _after(self, payer: Payer, result: Any, inside: CallsInside | None = None) -> Any:
         inside = inside or CallsInside()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import art_core as art
-from art_core.budgets.account import BudgetAccount
+from art_core.budgets.account import BudgetAccount, _begin_in_child
 from art_core.budgets.tally import read_tally
 
 
@@ -211,7 +211,7 @@ def test_costs_of_a_kind_are_remembered_by_the_file(file):
 _FORKED = """
 import os, sys
 import art_core as art
-from art_core.budgets.account import BudgetAccount
+from art_core.budgets.account import BudgetAccount, _begin_in_child
 from pathlib import Path
 account = BudgetAccount(art.budget(usd=10), Path(sys.argv[1]))
 account.reserve("call", 1.0)
@@ -250,3 +250,28 @@ def test_accounts_of_a_file_agree_with_plain_sums(tmp_path_factory, changes):
         assert tally.spent == pytest.approx(spent)
         assert tally.reserved == pytest.approx(sum(made.usd for made in held))
         account.close()
+
+
+def test_a_line_that_is_there_twice_counts_once(file):
+    account = account_of(file)
+    account.settle(account.reserve("call", 1.0), 1.0)
+    file.write_bytes(file.read_bytes() + file.read_bytes().splitlines(keepends=True)[-1])
+    assert account_of(file).refresh().spent == 1.0
+
+
+def test_a_child_begins_with_the_file_and_not_with_its_parent_s_sums(file):
+    account = account_of(file)
+    account.reserve("call", 1.0)
+    first = account.reserve("call", 1.0).id
+    account.close()
+    _begin_in_child()
+    assert account.reserve("call", 1.0).id.split("-")[0] != first.split("-")[0]
+    assert account.tally.reserved == 3.0
+
+
+def test_a_row_is_noted_later_if_the_file_is_gone(file, caplog):
+    account = account_of(file)
+    account.reserve("call", 1.0)
+    file.unlink()
+    account.note_row("/run", 1, 1.0, 0.0, [])
+    assert "row 1 of /run is added when the run is opened again" in caplog.text

@@ -92,6 +92,16 @@ async def test_an_answer_whose_cost_cannot_be_read_counts_as_reserved():
     assert account.spent == 2.0
 
 
+async def test_an_answer_with_odd_counts_counts_as_reserved():
+    @art.track_api_cost(source="judge", provider="p", model_name="m", **DOLLAR)
+    async def ask(max_tokens):
+        return {"usage": {"prompt_tokens": -1, "completion_tokens": 1}}
+
+    with art.budget(usd=3).limiting() as account:
+        await ask(max_tokens=2)
+    assert account.spent == 2.0
+
+
 async def test_a_tracked_call_inside_another_is_paid_once():
     inner = paid([])
 

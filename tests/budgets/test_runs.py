@@ -304,3 +304,16 @@ async def test_a_judge_after_each_group_ends_the_gathering(model_of):
         groups = [art.TrajectoryGroup(rollout(model, answer) for answer in ("yes", "no"))]
         with pytest.raises(art.BudgetError):
             await art.gather_trajectory_groups(groups, pbar_desc=None, after_each=after_each)
+
+
+async def test_a_run_whose_key_has_nothing_left_serves_no_more(model_of):
+    model = model_of(1)
+    async with model:
+        await model.register(DollarBackend())
+        budget = model.metrics_builder().budget
+        budget.check_left()
+        budget.begin("train")
+        budget.check_left()  # the step under way has it
+        await model.train(await groups_of(model))
+        with pytest.raises(art.BudgetError, match=r"nothing is left of the budget of \$1: \$1"):
+            budget.check_left()

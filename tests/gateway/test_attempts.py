@@ -7,7 +7,8 @@ import math
 import attrs
 import pytest
 
-from art_core.base.errors import RolloutFailure
+from art_core.base.errors import BudgetError, RolloutFailure
+from art_core.base.spending import active_spending
 from art_core.client.recorder import Recording
 from art_core.endpoint.errors import RequestError
 from art_core.gateway import attempts as module
@@ -185,3 +186,13 @@ def test_who_waits_is_called_when_an_attempt_begins_or_ends(attempts):
         attempts.end(begun[0].id, WON, accept)
     attempts.end(begun[1].id, WON, accept)
     assert calls == [1, 1, 1]
+
+
+def test_an_attempt_whose_budget_refused_a_call_is_a_failure_whatever_it_reports(attempts):
+    [begun] = begin(attempts, 1)
+    spending = begun.recording.payers[active_spending]
+    spending.exceeded = BudgetError("too much")
+    facts = attempts.end(begun.id, WON, accept)
+    assert (facts["status"], facts["failure"]) == ("failed", "BudgetError: too much")
+    [failure] = attempts.take(1).failures
+    assert failure.reason == "budget"

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 import art_core as art
-from art_core.base.errors import BackendError, ConfigError
+from art_core.base.errors import BackendError, BudgetError, ConfigError
+from art_core.base.spending import active_spending
 from art_core.client.recorder import Recording
 from art_core.data.trajectory import tokens_of
 from art_core.gateway.leases import LeaseRecordings
@@ -259,3 +260,13 @@ async def test_what_a_worker_paid_travels_with_its_attempt(queue, remote, client
     await model.train(batch.groups, cursor=batch.cursor)
     (row,) = art.open_run(model.run_dir).rows()
     assert row.metrics["costs/train/judge"] == 0.5  # the failed one's group is not whole
+
+
+async def test_a_leased_attempt_whose_budget_refused_a_call_is_a_failure(queue, client, gateway):
+    await queue.fill(scenarios(1), size=1)
+    (one,) = (await lease(client))["leases"]
+    recording = gateway._leases.recording_of(one["key"])
+    recording.payers[active_spending].exceeded = BudgetError("too much")
+    await client.post("/queue/submit", {"key": one["key"], "reward": 1.0})
+    (two,) = (await lease(client))["leases"]
+    assert two["attempt"] == 2
