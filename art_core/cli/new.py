@@ -26,6 +26,7 @@ examples:
   art new price-book acme
   art new loss gentle
   art new advantages ranks
+  art new check vanishing-gradient
   art new command rate
 """
 _KINDS = {
@@ -34,6 +35,7 @@ _KINDS = {
     "price-book": "a price book",
     "loss": "a loss",
     "advantages": "advantages",
+    "check": "a rule of `art doctor`",
     "command": "a command of `art`",
 }
 _PREFIXES = {"price-book": "art-prices-"}
@@ -64,6 +66,7 @@ def write_project(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[O
         "backend": plugins.backends(),
         "loss": plugins.losses(),
         "advantages": plugins.advantages(),
+        "check": plugins.checks(),
         "command": arguments.commands,
     }
     checked(kind, name, offers.get(kind, ()))

@@ -30,6 +30,7 @@ KINDS = {
     "price-book": ("art-prices-acme", "art_prices_acme"),
     "loss": ("art-loss-gentle", "art_loss_gentle"),
     "advantages": ("art-advantages-ranks", "art_advantages_ranks"),
+    "check": ("art-check-vanishing-gradient", "art_check_vanishing_gradient"),
     "command": ("art-command-rate", "art_command_rate"),
 }
 TORCH = pytest.param("loss", marks=pytest.mark.torch)
