@@ -1,10 +1,14 @@
-"""After `kill -9` a pipeline goes on: each scenario is trained in the row of one step."""
+"""After `kill -9` a pipeline goes on: each scenario is trained in the row of one step, and what an
+attempt paid is in the log once.
+"""
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 
 import pytest
 
@@ -30,7 +34,15 @@ class Slow(EchoBackend):
         await asyncio.sleep(0.02)
         return await super().train(model, groups, **options)
 
+@art.track_api_cost(
+    source="judge", provider="openai", model_name="gpt-4.1",
+    prompt_per_million=1000.0, completion_per_million=0.0,
+)
+def judged():
+    return {"usage": {"prompt_tokens": 1000, "completion_tokens": 0}}
+
 async def rollout(model, scenario):
+    judged()
     trajectory = art.Trajectory(messages_and_choices=[{"role": "user", "content": scenario}])
     await asyncio.sleep(random.random() * 0.03)
     completion = await model.openai_client().chat.completions.create(
@@ -89,3 +101,8 @@ def test_each_scenario_is_trained_in_one_row(tmp_path, trials):
     assert trained == {str(n): 1 for n in range(SCENARIOS)}
     assert len({row.attempt for row in rows}) > 1
     assert rows[-1].metrics["data/cum/num_unique_scenarios"] == SCENARIOS
+    with closing(sqlite3.connect(run.path / "queue" / "queue.sqlite")) as db:
+        (paid,) = db.execute("select count(*) from paid").fetchone()
+    assert paid >= 2 * SCENARIOS
+    *_, last = run.rows()
+    assert last.metrics["costs/cum/train/judge"] == paid  # a dollar for each stored attempt
