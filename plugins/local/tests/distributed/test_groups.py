@@ -123,9 +123,8 @@ def test_after_a_death_between_steps_new_ranks_continue_from_the_last_step(
     config = TrainConfig(learning_rate=RATE)
     for each in (trainer, alone):
         each.step(sequences, config)
-    killed = trainer.group.pids[0]
-    os.kill(killed, signal.SIGKILL)
-    until(lambda: not alive(killed))
+    os.kill(trainer.group.pids[0], signal.SIGKILL)
+    until(lambda: trainer.group.dead)  # once the kernel has closed its socket
     for each in (trainer, alone):
         each.step(sequences, config)
     assert "rank 0 of 2 ended with exit code -9" in caplog.text
