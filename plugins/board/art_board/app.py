@@ -46,6 +46,7 @@ def create_app(library: Library) -> Starlette:
         route(run, lambda lib, request: details.overview(_entry(lib, request))),
         route(f"{run}/curves", _curves),
         route(f"{run}/purchases", lambda lib, r: details.purchases(_entry(lib, r))),
+        route(f"{run}/findings", lambda lib, r: details.findings(_entry(lib, r))),
         route(f"{run}/evaluations", lambda lib, r: details.evaluations(_entry(lib, r))),
         route(f"{run}/steps", lambda lib, r: conversations.stored_steps(_run(lib, r))),
         route(f"{run}/groups", _groups),

@@ -11,8 +11,9 @@ from art_board.library import Listed
 from art_core.base.errors import settings_without_secrets
 from art_core.reports.costs import item_name, read_costs
 from art_core.reports.evaluations import read_evaluations
+from art_core.reports.findings import read_findings
 
-_PAID = "costs/cum/"
+_PAID, _SIGNAL = "costs/cum/", "signal/cum/"
 
 
 def overview(entry: Listed) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def overview(entry: Listed) -> dict[str, Any]:
         "per_dollar": place.values.get("reward_per_dollar") if place else None,
         "metrics": {key: _metric(key, one, run.taxonomy) for key, one in sorted(metrics.items())},
         "costs": cost_tree(entry),
+        "signal": signal_parts(entry),
     }
 
 
@@ -80,6 +82,25 @@ def cost_tree(entry: Listed) -> list[dict[str, Any]]:
         name = path.rpartition("/")[2]
         rows.append({"path": path, "name": name, "depth": depth, "usd": paid[path], "share": share})
     return rows
+
+
+def signal_parts(entry: Listed) -> list[dict[str, Any]]:
+    """Return what the dollars of a run bought, the largest part first: `name`, `usd`, `share`."""
+    metrics = entry.place.summary.metrics if entry.place else {}
+    keys = [key for key in metrics if key.startswith(_SIGNAL)]
+    leaves = [key for key in keys if not any(other.startswith(f"{key}/") for other in keys)]
+    paid = {key.removeprefix(_SIGNAL): metrics[key].last for key in leaves if metrics[key].last}
+    whole = sum(paid.values())
+    return [
+        {"name": name, "usd": usd, "share": usd / whole if whole else None}
+        for name, usd in sorted(paid.items(), key=lambda part: -part[1])
+    ]
+
+
+def findings(entry: Listed) -> list[dict[str, Any]]:
+    """Return what the doctor finds in a run. Reads the log."""
+    found = read_findings(entry.run).findings
+    return [attrs.asdict(each) | {"heading": each.heading} for each in found]
 
 
 def _by_size(path: str, paid: dict[str, float]) -> list[tuple[float, str]]:

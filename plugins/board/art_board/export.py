@@ -92,6 +92,7 @@ def answers(entry: Listed) -> dict[str, Any]:
     follower.read({*keys, *AXIS_KEYS})
     found[f"{start}/curves"] = curves_of(follower, keys, points=_POINTS)
     found[f"{start}/purchases"] = details.purchases(entry)
+    found[f"{start}/findings"] = details.findings(entry)
     found[f"{start}/evaluations"] = details.evaluations(entry)
     steps, size = conversations.stored_steps(run), 0
     kept: dict[str, list[int]] = {}

@@ -160,6 +160,9 @@ async def test_a_run_has_its_cost_tree_and_metrics(library, run):
     whole, train, gpu, judge = (row["usd"] for row in about["costs"])
     assert whole == pytest.approx(train) == pytest.approx(gpu + judge)
     assert about["metrics"]["loss/train"]["direction"] == "lower"
+    (other,) = about["signal"]  # rows of `model.log` train nothing
+    assert (other["name"], other["usd"]) == ("other", pytest.approx(whole))
+    assert await ask(library, f"{run}/findings") == []
     bought = await ask(library, f"{run}/purchases")
     assert bought["per_step"] == pytest.approx(whole / 20)
     assert bought["reward"]["key"] == "reward/mean"

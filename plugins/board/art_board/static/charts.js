@@ -90,6 +90,27 @@ function drawBands(bands) {
   };
 }
 
+function drawMarks(marks) {
+  return (plot) => {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = colour("--soft");
+    ctx.lineWidth = 1.5 * devicePixelRatio;
+    ctx.textAlign = "left";
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    ctx.font = `${11 * devicePixelRatio}px system-ui`;
+    marks.forEach(([step, name]) => {
+      const left = plot.valToPos(step, "x", true);
+      ctx.beginPath();
+      ctx.moveTo(left, bbox.top);
+      ctx.lineTo(left, bbox.top + bbox.height);
+      ctx.stroke();
+      ctx.fillText(name, left + 4 * devicePixelRatio, bbox.top + 12 * devicePixelRatio);
+    });
+    ctx.restore();
+  };
+}
+
 function drawIntervals(runs, axis) {
   return (plot) => {
     const { ctx } = plot;
@@ -134,7 +155,7 @@ function options(spec, series, width) {
     legend: { live: true },
     hooks: {
       drawClear: bands && bands.length > 1 ? [drawBands(bands)] : [],
-      draw: [drawIntervals(runs, axis)],
+      draw: [drawIntervals(runs, axis), drawMarks(spec.marks || [])],
       setSelect: spec.zoom ? [(plot) => zoomed(plot, spec.zoom)] : [],
     },
   };
@@ -158,7 +179,7 @@ function summary(run) {
  * colour, curve}, a curve {y, step, wall, tokens, usd, total} and perhaps {low, high}.
  */
 export function chart(spec) {
-  const box = h("div", { class: "plot", role: "img", "aria-label": `${spec.title}. ${spec.runs.map(summary).join(". ")}` });
+  const box = h("div", { class: "plot", role: "img", "aria-label": [spec.title, ...spec.runs.map(summary), ...(spec.marks || []).map(([step, name]) => `${name} from step ${step}`)].join(". ") });
   const figure = h("figure", { class: "chart" },
     h("figcaption", { title: spec.help }, spec.title, spec.note ? h("small", null, ` ${spec.note}`) : null,
       spec.reset ? h("button", { type: "button", class: "quiet", onclick: spec.reset }, "whole curve") : null), box, valuesOf(spec));

@@ -7,7 +7,7 @@ import { table } from "./table.js";
 /** Show the costs of a run. */
 export function showCosts(place, about) {
   const bought = h("div", null, h("p", { class: "note" }, "Reading the purchases…"));
-  fill(place, about.costs.length === 0 ? h("p", { class: "note" }, "No costs were recorded.") : treeOf(about.costs), h("h2", null, "Purchases"), bought);
+  fill(place, about.costs.length === 0 ? h("p", { class: "note" }, "No costs were recorded.") : treeOf(about.costs), about.signal.length ? signalOf(about.signal) : null, h("h2", null, "Purchases"), bought);
   get(`/api/run/${about.id}/purchases`).then((found) => fill(bought, purchasesOf(found)),
     (error) => fill(bought, h("p", { class: "problem" }, error.message)));
 }
@@ -21,6 +21,17 @@ function treeOf(rows) {
       { key: "bar", title: h("span", { class: "sr" }, "share as a bar"), cell: (row) => costBar(row.share || 0) },
     ],
   });
+}
+
+function signalOf(rows) {
+  return [h("h2", null, "What the dollars taught"), table({
+    caption: "Dollars of signal", rows, columns: [
+      { key: "name", title: "signal", cell: (row) => row.name },
+      { key: "usd", title: "US dollars", right: true, cell: (row) => dollars(row.usd) },
+      { key: "share", title: "share", right: true, cell: (row) => percent(row.share) },
+      { key: "bar", title: h("span", { class: "sr" }, "share as a bar"), cell: (row) => costBar(row.share || 0) },
+    ],
+  })];
 }
 
 function indented(row) {

@@ -9,6 +9,7 @@ const FIRST = ["reward/mean", "val/reward", "test/reward", "loss/train", "loss/e
   "reward/exception_rate", "time/step_wall_s", "costs/cum/all", "data/step_actor_tokens"];
 const DRAWN = 9;
 const AGAIN_MS = 2000;
+const EXAMINED_MS = 30000; // the rules read the whole log
 
 /** Show curves in `place`; return what to do when the page is left. */
 export async function showCurves(place, runs, query) {
@@ -18,9 +19,9 @@ export async function showCurves(place, runs, query) {
   const view = {
     place, runs, every, axis: query.axis || "step", smoothing: Number(query.smooth || 0),
     keys: (query.keys ? query.keys.split(",").filter((key) => every.includes(key)) : known.slice(0, DRAWN)),
-    zoom: new Map(), charts: h("div", { class: "charts" }), note: h("p", { class: "note" }),
+    zoom: new Map(), findings: [], examined: 0, doctor: h("div", { class: "findings" }), charts: h("div", { class: "charts" }), note: h("p", { class: "note" }),
   };
-  fill(place, curveBar(view), runs.length > 1 ? keyOf(runs) : null, view.note, view.charts);
+  fill(place, curveBar(view), runs.length > 1 ? keyOf(runs) : null, view.doctor, view.note, view.charts);
   await loadCurves(view);
   const again = debounced(() => loadCurves(view), AGAIN_MS);
   const ends = runs.filter((run) => run.status === "running").map((run) => follow(run.id, { row: again, status: again }));
@@ -78,10 +79,19 @@ async function chooseKey(view, key, is) {
 async function loadCurves(view) {
   try {
     view.found = await Promise.all(view.runs.map((run) => get(`/api/run/${run.id}/curves`, { keys: view.keys.join(",") })));
+    if (view.runs.length === 1 && Date.now() > view.examined + EXAMINED_MS) {
+      view.examined = Date.now();
+      view.findings = await get(`/api/run/${view.runs[0].id}/findings`);
+      fill(view.doctor, view.findings.map(findingOf));
+    }
     drawCurves(view);
   } catch (error) {
     fill(view.charts, h("p", { class: "problem", role: "alert" }, error.message));
   }
+}
+
+function findingOf(found) {
+  return h("p", { class: "note" }, h("strong", null, found.heading), ` ${found.problem}. ${found.change} See ${found.metric}.`);
 }
 
 function drawCurves(view) {
@@ -105,6 +115,7 @@ function one(view, key) {
   return chart({
     title: key, help: about.help, axis: view.axis, smoothing: view.smoothing, runs: drawn, sync: "curves",
     note: [about.unit, drawn.some((run) => run.curve.total > run.curve.y.length) ? `lowest and highest of ${total.toLocaleString("en-US")} values` : ""].filter(Boolean).join(" · "),
+    marks: view.axis === "step" ? view.findings.filter((each) => each.metric === key).map((each) => [each.onset, each.rule]) : [],
     bands: view.runs.length === 1 ? bandsOf(found[0].attempts, view.axis) : null,
     zoom: thinned || view.zoom.has(key) ? (low, high) => zoomCurve(view, key, low, high) : null,
     reset: view.zoom.has(key) ? () => { view.zoom.delete(key); drawCurves(view); } : null,

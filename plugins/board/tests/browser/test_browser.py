@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import attrs
 import pytest
 
 import art_core as art
+from art_core.testing.sick_runs import sick_run
 
 expect = pytest.importorskip("playwright.sync_api", reason="see conftest.py").expect
 pytestmark = pytest.mark.browser
@@ -305,3 +307,30 @@ def contrast(page, selector):
         }""",
         selector,
     )
+
+
+def test_a_finding_of_the_doctor_stands_above_the_curves_and_at_its_onset(tmp_path, serve, opened):
+    sick = sick_run("entropy-collapse", 3)
+    signal = {"signal/cum/learned": 3.0, "signal/cum/wasted/no_spread": 1.0}
+    directory = tmp_path / "demo" / "models" / "sick"
+    directory.mkdir(parents=True)
+    *rows, last = sick.rows
+    rows.append(attrs.evolve(last, metrics=last.metrics | signal | {"costs/cum/all": 4.0}))
+    (directory / "history.jsonl").write_bytes(b"".join(row.to_line() for row in rows))
+    page = opened(serve(tmp_path).url).page
+    page.get_by_role("link", name="demo/sick").click()
+    page.wait_for_selector(".findings p")
+    text = page.locator(".findings p").inner_text()
+    assert text.startswith("entropy-collapse: from step ") and ", $" in text
+    assert "Lower learning_rate, or give entropy_coef." in text
+    page.wait_for_selector("figure canvas")
+    marked = page.locator(".plot[aria-label*='entropy-collapse from step']")
+    assert marked.count() == 1
+    assert marked.get_attribute("aria-label").startswith("loss/entropy")
+    page.get_by_role("link", name="Costs").click()
+    page.wait_for_selector("text=What the dollars taught")
+    table = page.get_by_role("table", name="Dollars of signal")
+    assert [cell.split()[0] for cell in table.locator("tbody tr").all_inner_texts()] == [
+        "learned",
+        "wasted/no_spread",
+    ]
