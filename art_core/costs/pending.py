@@ -101,6 +101,10 @@ class PendingCall:
             return None
         return self.prices.bill(self.provider, self.model_name, self.usage, self.rates)
 
+    def covered(self, budget: RunBudget | None) -> float:
+        """Return the dollars that a run's budget has counted."""
+        return self.hold.settled(self.quote(), budget) if self.hold else 0.0
+
     def _rates_for(self, owner: MetricsBuilder, usage: TokenUsage) -> TokenRates | None:
         if self.rates or owner.prices is self.prices:
             return self.rates

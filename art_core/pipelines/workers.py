@@ -164,16 +164,16 @@ class Workers:
         step, scenario = self.step, self.supply.scenarios[lease.scenario.index]
         pinned = self.config.swap == "attempt"
         served: Any = ModelAt(self.model, step) if pinned else self.model
-        account = open_account()
+        account, budget = open_account(), self.model.metrics_builder().budget
         try:
             with self.used.using(step) if pinned else nullcontext(), charging(account):
                 result = await outcomes(_made(self.rollout, served, scenario), self.config.timeout)
         except BaseException:
             if account.waiting:
-                await self.queue.give_back(lease.key, paid=paid_of(account.take()))
+                await self.queue.give_back(lease.key, paid=paid_of(account.take(), budget))
             raise
         self._free_slot(lease)
-        await self.queue.submit(lease.key, result, step=step, paid=paid_of(account.take()))
+        await self.queue.submit(lease.key, result, step=step, paid=paid_of(account.take(), budget))
         self.failures.count(result)
 
     async def _renew(self) -> None:

@@ -16,6 +16,7 @@ import orjson
 
 from art_core.base.errors import ConfigError, MetricError
 from art_core.base.files import json_line
+from art_core.budgets.run_budget import RunBudget
 from art_core.costs.ledger import UNPRICED
 from art_core.costs.pending import PendingCall
 from art_core.data.account import UNOWNED, Account, PaidCall
@@ -35,12 +36,14 @@ create index if not exists paid_waiting on paid (number) where json is not null;
 @attrs.frozen(kw_only=True)
 class Paid:
     """Calls of one kind of an attempt (see `PaidCall`). `receipt` is None if the usage of the call
-    could not be read. `number` is 0 until a take gives it one.
+    could not be read. `number` is 0 until a take gives it one. The run's budget has counted
+    `covered` dollars of it.
     """
 
     source: str
     receipt: Receipt | None
     number: int = 0
+    covered: float = 0.0
     several: bool = False
 
     def quote(self) -> float | None:
@@ -54,24 +57,26 @@ class Paid:
             if is_new and self.receipt is None:
                 owner.ledger.add("", UNPRICED, 1.0)
             elif is_new:
-                owner.ledger.add_receipt(owner.context, path, self.receipt)
+                owner.ledger.add_receipt(owner.context, path, self.receipt, self.covered)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         receipt = None if self.receipt is None else self.receipt.to_dict()
-        return {"source": self.source, "receipt": receipt}
+        return {"source": self.source, "receipt": receipt, "covered": self.covered}
 
 
-def paid_of(calls: Iterable[PaidCall]) -> tuple[Paid, ...]:
-    """Return the receipts of calls; those of one kind are added up."""
+def paid_of(calls: Iterable[PaidCall], budget: RunBudget | None = None) -> tuple[Paid, ...]:
+    """Return the receipts of calls; those of one kind are added up. `budget` is the run's."""
     found: dict[Any, Paid] = {}
     for number, call in enumerate(calls):
-        receipt = call.receipt() if isinstance(call, PendingCall) else None
+        receipt, covered = None, 0.0
+        if isinstance(call, PendingCall):
+            receipt, covered = call.receipt(), call.covered(budget)
         kind: Any = number if receipt is None else (call.source, receipt.kind)
         before = found.get(kind)
         if before is not None and before.receipt is not None and receipt is not None:
-            receipt = before.receipt.plus(receipt)
-        found[kind] = Paid(source=call.source, receipt=receipt)
+            receipt, covered = before.receipt.plus(receipt), before.covered + covered
+        found[kind] = Paid(source=call.source, receipt=receipt, covered=covered)
     return tuple(found.values())
 
 
@@ -79,7 +84,7 @@ def paid_from(stored: Any) -> tuple[Paid, ...]:
     """Return the receipts of JSON values; ConfigError for others."""
     if not isinstance(stored, Sequence) or isinstance(stored, str):
         raise ConfigError(f"paid calls are a list of sources with receipts, not {stored!r:.80}")
-    return tuple(map(_from_dict, stored))
+    return tuple(attrs.evolve(_from_dict(each), covered=0.0) for each in stored)
 
 
 def _from_dict(stored: Mapping[str, Any], number: int = 0) -> Paid:
@@ -89,7 +94,8 @@ def _from_dict(stored: Mapping[str, Any], number: int = 0) -> Paid:
         made = None if receipt is None else receipt_of({"leaf": "", **receipt})
     except (KeyError, TypeError, MetricError) as error:
         raise ConfigError(f"not a paid call: {error!r}") from error
-    return Paid(source=source, receipt=made, number=number)
+    covered = stored.get("covered", 0.0)
+    return Paid(source=source, receipt=made, number=number, covered=covered)
 
 
 def account_of(paid: Iterable[Paid]) -> Account:

@@ -271,6 +271,23 @@ async def test_a_pipeline_ends_in_order_at_the_limit(model_of):
     assert (await backend_steps(backend, model_of()))[-1] == 3
 
 
+async def test_a_call_in_a_pipeline_is_counted_once_when_it_is_made_and_when_it_is_logged(model_of):
+    async def judged(model, scenario):
+        await judge(max_tokens=1)
+        return await rollout(model, scenario)
+
+    model = model_of(100)
+    async with model:
+        await model.register(DollarBackend())
+        await art.pipeline(
+            model, ["yes", "no"], judged, attempts=2, min_batch_size=1, progress=False,
+            zero_variance="drop",
+        )  # fmt: skip
+    costs = art.open_run(model.run_dir).costs().total
+    assert costs["all"] > costs["gpu"] > 0
+    assert account_of(model).refresh().spent == pytest.approx(costs["all"])
+
+
 async def test_an_object_that_takes_a_run_over_goes_on_with_its_account(model_of):
     backend = DollarBackend()
     first = model_of(100, per_step=10)
