@@ -92,6 +92,12 @@ def test_a_later_process_reads_the_rows_before_its_first_from_the_log(run):
     assert watched(run, given[3:]) == [(4, "fails")]
 
 
+def test_the_log_before_may_end_before_the_first_row(run):
+    given = rows(0, 1, 1, 1)
+    (run.run_dir / "history.jsonl").write_bytes(b"".join(each.to_line() for each in given[:3]))
+    assert watched(run, given[3:]) == [(4, "fails")]
+
+
 def test_steps_that_are_trained_again_can_have_the_problem_anew(run):
     assert watched(run, rows(0, 0, 0, 1, 1, 1, 1)) == [(6, "fails")]
     again = [row(8 + place, rate, step=3 + place, attempt=2) for place, rate in enumerate([0] * 2)]
