@@ -196,6 +196,8 @@ def test_a_rule_takes_a_torn_log_and_one_that_art_wrote(tmp_path, rule):
 def test_evaluations_of_steps_without_a_reward_are_not_apart():
     evaluated = [EvaluatedStep(step, 0.5, 0.01) for step in (1, 10, 20, 30)]
     assert nothing("val-apart", curves(30, evaluations=evaluated))
+    close = [EvaluatedStep(step, 0.5, 0.01) for step in (1, 2, 3, 4)]
+    assert nothing("val-apart", curves(30, evaluations=close))
 
 
 def of_parts(style_std, correct, style=0.5):
