@@ -235,7 +235,8 @@ class Run:
             of_row = self.dedup.of_row(split, groups, trained=trained) if counts else NO_GROUPS
             ids = self._new_ids(split, drained, of_row)
             draft = self._draft(split, drained, of_row, metrics or {}, ids)
-            draft = with_signal(draft, split, of_row, config, self._eval_seconds)
+            if draft.metrics.get("costs/all"):
+                draft = with_signal(draft, split, of_row, config, self._eval_seconds)
             row = self._row(split, step, draft, drained, cursor)
             try:
                 self.history.append(row)
