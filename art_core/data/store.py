@@ -165,13 +165,14 @@ def _ends_with(fd: int, size: int, data: bytes) -> bool:
     return len(data) <= size and os.pread(fd, len(data), size - len(data)) == data
 
 
-def read_groups(path: Path) -> Iterator[TrajectoryGroup]:
-    """Read back the groups of a file, also of one that ART wrote; a torn line is skipped with a
-    warning.
+def read_groups(path: Path, start: int = 0) -> Iterator[TrajectoryGroup]:
+    """Read back the groups of a file from a byte on, also of one that ART wrote; a torn line is
+    skipped with a warning.
     """
     put_back = reader_of_images(_images_of(path))
     with path.open("rb") as file:
         written_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        file.seek(start)
         for number, line in enumerate(file, start=1):
             try:
                 stored = orjson.loads(line)

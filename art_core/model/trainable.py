@@ -19,6 +19,7 @@ from art_core.log.rundir import append_options
 from art_core.metrics.receipt import GpuTime
 from art_core.model.backend import Backend, option_names
 from art_core.model.backend import backend as make_backend
+from art_core.model.interrupted import BegunStep, can_go_back, step_with_row, write_row
 from art_core.model.model import Model, ready_groups
 from art_core.model.sft import Data, train_sft
 from art_core.model.sft_plan import SFTPlans
@@ -105,13 +106,12 @@ class TrainableModel(Model):
 
     async def _resumed(self, chosen: Backend, step: int | None) -> Endpoint:
         """Have the backend load the model at its last checkpoint, or at `step`."""
-        can_go_back = "step" in option_names(chosen.register)
         if step is not None:
-            self._check_going_back(chosen, step, can_go_back=can_go_back)
+            self._check_going_back(chosen, step)
             return await chosen.register(self, step=step)  # type: ignore[call-arg]
         endpoint = await chosen.register(self)
         trained, found = self.run.trained_step(), await chosen.step(self)
-        with_row = await self._step_with_row(chosen, trained, found) if can_go_back else None
+        with_row = await step_with_row(self, chosen, trained, found)
         if with_row is not None:
             log.warning(
                 "step %d of %s has a checkpoint and no row: it was interrupted between the two, "
@@ -120,30 +120,17 @@ class TrainableModel(Model):
                 self.run.name,
             )
             return await chosen.register(self, step=with_row)  # type: ignore[call-arg]
-        if trained:
+        if trained := write_row(self.run, found):
             try:
-                check_resumed(self.run.name, trained, found, can_go_back=can_go_back)
+                back = can_go_back(chosen)
+                check_resumed(self.run.name, trained, found, can_go_back=back)
             except BaseException:
                 await chosen.unregister(self)
                 raise
         return endpoint
 
-    async def _step_with_row(self, chosen: Backend, trained: int, found: int) -> int | None:
-        """Return the step to go back to if training was interrupted between a step's checkpoint and
-        its row: the step before it, or in `train_sft` the last one with a checkpoint. None if there
-        was no such interruption, or that step cannot be loaded.
-        """
-        if found != trained + 1:
-            return None
-        stored = {0, *(c.step for c in await chosen.checkpoints(self))}
-        run_dir = self.run.info.run_dir
-        if any(plan.start < found <= plan.end for plan in SFTPlans(run_dir).read()):
-            return max(step for step in stored if step <= trained)
-        is_stored = trajectory_file(run_dir, "train", found).exists()
-        return trained if is_stored and trained in stored else None
-
-    def _check_going_back(self, chosen: Backend, step: int, *, can_go_back: bool) -> None:
-        if not can_go_back:
+    def _check_going_back(self, chosen: Backend, step: int) -> None:
+        if not can_go_back(chosen):
             raise ConfigError(
                 f"backend {type(chosen).__name__} can't go back to step {step}: its register() "
                 "takes no step",
@@ -238,6 +225,7 @@ class TrainableModel(Model):
         start = self._store("train", expected, groups)
         self._settle("train", groups)
         options = {**options, **await check_stop(self, run.info.stop)}
+        BegunStep(expected, start, cursor).keep(run.info.run_dir)
         result = await backend.train(self, groups, **options)
         SFTPlans(run.info.run_dir).leave(expected - 1)
         # A newer object may have the run now; the step is trained, so its row is written.
@@ -248,6 +236,7 @@ class TrainableModel(Model):
         )  # fmt: skip
         # The row is written: raising now would make the caller train the step again.
         try:
+            BegunStep.forget(run.info.run_dir)
             kept = stored_options(options, self.plugins.losses(), self.plugins.advantages())
             append_options(run.info.run_dir, result.step, kept)
             tidy_step(run.info.run_dir, groups, (expected, start), result.step)
