@@ -1,9 +1,10 @@
 """Train the agent of examples/dice_agent.py with a sampler of scenarios and without: real weights.
 
-Both arms begin at the same weights, play games of the same pool, and stop at the step that spends
-the last of the same dollars, without those of evaluations (`signal/cum/evaluation`). Reward per
-dollar is the gain of the mean reward over the pool, measured by evaluations before and after. A
-third of the games is lost by the first roll, so that all attempts at them have the same reward.
+From each seed both arms begin at the same weights, play games of the same pool, and stop at the
+step that spends the last of the same dollars, without those of evaluations
+(`signal/cum/evaluation`). Reward per dollar is the gain of the mean reward over the pool, measured
+by evaluations before and after. A third of the games is lost by the first roll, so that all
+attempts at them have the same reward.
 """
 
 from __future__ import annotations
@@ -44,16 +45,24 @@ async def reward_of(model: art.TrainableModel, pool: range, repeats: int) -> flo
     return row.metrics["val/reward"]
 
 
-async def arm(name: str, pool: range, budget: float, repeats: int, base: str) -> dict[str, float]:
+async def arm(
+    name: str, seed: int, pool: range, budget: float, repeats: int, base: str
+) -> dict[str, float]:
     """Train one arm until its dollars are spent; return what it gained and spent."""
     async with art.TrainableModel(
-        name=name, project="dice", base_model=EXAMPLE["MODEL"], base_path=base, sinks=[]
+        name=f"{name}-{seed}",
+        project="dice",
+        base_model=EXAMPLE["MODEL"],
+        base_path=base,
+        sinks=[],
     ) as model:
-        place = art.backend("local", device="cpu", gpu_cost_per_hour_usd=3.6, progress=False)
+        place = art.backend(
+            "local", device="cpu", seed=seed, gpu_cost_per_hour_usd=3.6, progress=False
+        )
         await model.register(place)
         before = await reward_of(model, pool, repeats)
         sampler = art.ScenarioSampler(
-            scenarios=pool, run_dir=model.run_dir, groups=GROUPS, attempts=ATTEMPTS
+            scenarios=pool, run_dir=model.run_dir, groups=GROUPS, attempts=ATTEMPTS, seed=seed
         )
         step, spent, totals = 0, 0.0, {}
         while spent < budget:
@@ -62,7 +71,7 @@ async def arm(name: str, pool: range, budget: float, repeats: int, base: str) ->
                     step, lambda game: EXAMPLE["rollout"](model, game), pbar_desc=None
                 )
             else:
-                taken = places(len(pool), step * GROUPS, (step + 1) * GROUPS)
+                taken = places(len(pool), step * GROUPS, (step + 1) * GROUPS, seed)
                 groups = await played(model, [pool[index] for _, index in taken], ATTEMPTS)
             await model.train(
                 groups, learning_rate=2e-4, mask_truncated=False, save_checkpoint=False
@@ -77,9 +86,19 @@ async def arm(name: str, pool: range, budget: float, repeats: int, base: str) ->
         after = await reward_of(model, pool, repeats)
         await place.close()
     return {
-        "before": before, "after": after, "usd": spent, "steps": step, "taught": taught,
-        "tokens": totals["data/cum/actor_tokens"], "per_usd": (after - before) / spent,
+        "before": before, "after": after, "gain": after - before, "usd": spent, "steps": step,
+        "taught": taught, "tokens": totals["data/cum/actor_tokens"],
     }  # fmt: skip
+
+
+def total(runs: list[dict[str, float]], key: str) -> float:
+    """Return the sum of a figure over runs."""
+    return sum(run[key] for run in runs)
+
+
+def per_dollar(runs: list[dict[str, float]]) -> float:
+    """Return the reward that runs gained per dollar."""
+    return total(runs, "gain") / total(runs, "usd")
 
 
 async def main() -> None:
@@ -89,17 +108,20 @@ async def main() -> None:
     )
     parser.add_argument("--budget", type=float, default=0.15, help="dollars of each arm (0.15)")
     parser.add_argument("--pool", type=int, default=36, help="games of the pool (36)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (3)")
     parser.add_argument("--repeats", type=int, default=6, help="attempts of evaluations (6)")
     args = parser.parse_args()
-    found = {}
+    found: dict[str, list[dict[str, float]]] = {"in_turn": [], "sampler": []}
     with tempfile.TemporaryDirectory() as base:
-        for name in ("in_turn", "sampler"):
-            found[name] = await arm(name, range(args.pool), args.budget, args.repeats, base)
-            print(name, {key: round(value, 4) for key, value in found[name].items()}, flush=True)
+        for seed in range(args.seeds):
+            for name, runs in found.items():
+                pool = range(1000 * seed, 1000 * seed + args.pool)
+                runs.append(await arm(name, seed, pool, args.budget, args.repeats, base))
+                print(name, {k: round(value, 4) for k, value in runs[-1].items()}, flush=True)
     ours, theirs = found["sampler"], found["in_turn"]
     figures = {
-        "reward_per_dollar": round(ours["per_usd"] / theirs["per_usd"], 3),
-        "taught": round(ours["taught"] / theirs["taught"], 3),
+        "reward_per_dollar": round(per_dollar(ours) / per_dollar(theirs), 3),
+        "taught": round(total(ours, "taught") / total(theirs, "taught"), 3),
     }
     targets = {"reward_per_dollar": 1.0, "taught": 1.0}
     held = all(figures[name] > least for name, least in targets.items())

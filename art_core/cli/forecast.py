@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from art_core.base.errors import ConfigError
-from art_core.cli.arguments import add_directory
+from art_core.cli.arguments import add_budget, add_directory, limited
 from art_core.cli.completion import completed, run_names
 from art_core.cli.evaluation import add_backend, imported, scenarios_in
 from art_core.cli.pilots import (
@@ -90,6 +90,7 @@ def add(commands: Any) -> None:
     option("--pilots", type=_count, default=8, metavar="N", help="pilot attempts to make (8)")
     option("--timeout", type=float, metavar="S", help="seconds for one pilot attempt")
     add_backend(parser)
+    add_budget(parser)
     add_directory(parser)
     parser.set_defaults(run=run_forecast)
 
@@ -107,10 +108,10 @@ def run_forecast(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Ou
         task = task_of(arguments, rollout, scenarios)
         per_step = arguments.scenarios_per_step or len(scenarios)
         plan = PlannedRun(steps=arguments.steps, scenarios=per_step, group=arguments.group)
-        yield from _before(task, plan, arguments.pilots, plugins)
+        yield from _before(task, plan, arguments, plugins)
     elif (Path(arguments.name) / FILE).is_file():
         task, plan = of_project(read_project(Path(arguments.name)))
-        yield from _before(task, plan, arguments.pilots, plugins)
+        yield from _before(task, plan, arguments, plugins)
     else:
         yield from _of_run(arguments, plugins)
 
@@ -133,10 +134,15 @@ def _of_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]
     yield from tables(forecast(usage, step))
 
 
-def _before(task: PilotTask, plan: PlannedRun, count: int, plugins: Plugins) -> Iterator[Output]:
+def _before(
+    task: PilotTask, plan: PlannedRun, arguments: argparse.Namespace, plugins: Plugins
+) -> Iterator[Output]:
     """Make the pilots; yield what the plan will use, and what it costs elsewhere."""
+    count = arguments.pilots
     yield f"{counted(count, 'pilot')} of {task.model}, {plan.attempts:,} attempts planned"
-    yield from _planned(asyncio.run(run_pilots(task, count)), task, plan, plugins)
+    with limited(arguments):
+        made = asyncio.run(run_pilots(task, count))
+    yield from _planned(made, task, plan, plugins)
 
 
 def _planned(

@@ -126,6 +126,12 @@ def test_an_evaluation_ends_at_the_limit_and_keeps_its_attempts(folder, capsys, 
     assert json.loads(out)["evaluations"][0]["attempts"] == 2
 
 
+def test_pilots_of_a_forecast_end_at_the_limit(folder, capsys):
+    status, _, err = run(capsys, "forecast", ".", "--pilots", "4", "--max-usd", "2")
+    assert status == 2
+    assert "judge m needs up to $1, and $0 of the budget of $2 are left" in err
+
+
 def test_a_comparison_ends_at_the_limit(folder, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "k")
