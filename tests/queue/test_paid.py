@@ -51,6 +51,11 @@ async def dollars(n=1):
     return paid_from(json.loads(json.dumps([each.to_dict() for each in paid_of(worker_calls)])))
 
 
+def test_a_call_of_another_kind_stays_one_without_a_price():
+    call = Paid(source="judge", receipt=None)
+    assert paid_of([call, call]) == (call, call)
+
+
 @pytest.fixture(autouse=True)
 def _alone(no_open_models: None) -> None:
     pass
