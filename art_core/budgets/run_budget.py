@@ -68,14 +68,20 @@ class RunBudget:
 
     def check_left(self) -> None:
         """Raise BudgetError if nothing is left beside what runs have reserved."""
+        if "train" not in self._open:
+            self._all_left()
+
+    def _all_left(self) -> float:
+        """Return the dollars that are left; BudgetError if there are none."""
         self.account.refresh()
-        if self.account.left <= 0 and "train" not in self._open:
-            usd = self.terms.usd
+        if self.account.left <= 0:
             raise self.account.refused(
-                f"nothing is left of the budget of ${usd:g}: ${self.account.spent:.4g} spent, "
-                f"${self.account.tally.reserved:.4g} reserved",
-                "Raise the limit.",
+                f"nothing is left of the budget of ${self.terms.usd:g}: "
+                f"${self.account.spent:.4g} spent, ${self.account.tally.reserved:.4g} reserved",
+                "Raise the limit. Of runs that share a file, give each a per_step: without it the "
+                "first step reserves all that is left.",
             )
+        return self.account.left
 
     def begin(self, split: str) -> None:
         """Reserve the step of a row of training, or the evaluation of another split, unless that is
@@ -90,8 +96,7 @@ class RunBudget:
             self._open[split] = next(iter(self._open.values()))  # it holds all that was left
             return
         if usd is None:
-            self.account.refresh()
-            usd = max(0.0, self.account.left)
+            usd = self._all_left()
         self._open[split] = self.account.reserve(_kind(split), usd, **self._about)
 
     def opened(self, split: str) -> Reservation | None:

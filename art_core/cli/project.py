@@ -85,9 +85,16 @@ class Project:
         return dict(found)
 
     def budget(self) -> Budget | None:
-        """Return what the run may spend; None without a limit."""
+        """Return what the run may spend; None without a limit. ConfigError for other terms without
+        a limit.
+        """
         terms = dict(self["budget"])
         if terms["usd"] is None:
+            given = [k for k, value in terms.items() if value != KEYS["budget"][k][1]]
+            if given:
+                raise ConfigError(
+                    f"[budget] has {', '.join(given)} and no usd", "Give it, or --max-usd."
+                )
             return None
         return Budget(**terms | {"file": self.file("budget", "file")})
 

@@ -91,6 +91,12 @@ def run_train(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Outpu
     work, gateway = _Work.of(project), _gateway_of(arguments)
     if gateway is None and not project["run"]["max_concurrent"]:
         raise ConfigError("run.max_concurrent is 0", "Give --pipeline --gateway PORT, too.")
+    if arguments.pipeline and project["run"]["sampler"] != "epochs":
+        raise ConfigError(
+            f"{FILE}: run.sampler is {project['run']['sampler']!r}, and --pipeline takes scenarios "
+            "in epochs, ahead of the steps",
+            "Leave one of them out.",
+        )
     backend = make_backend(project["backend"]["name"], **project.backend_options())
     _check_options(project["train"], backend)
     model = TrainableModel(
@@ -254,12 +260,6 @@ async def _piped(
     model: TrainableModel, project: Project, work: _Work, gateway: GatewayOptions | None
 ) -> None:
     """Train with rollouts, training and evaluation at the same time."""
-    if project["run"]["sampler"] != "epochs":
-        raise ConfigError(
-            f"{FILE}: run.sampler is {project['run']['sampler']!r}, and --pipeline takes scenarios "
-            "in epochs, ahead of the steps",
-            "Leave one of them out.",
-        )
     run, of_eval = project["run"], project["eval"]
     size = run["scenarios_per_step"] or len(work.scenarios)
     await pipeline(

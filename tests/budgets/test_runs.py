@@ -183,6 +183,24 @@ async def test_a_first_step_of_unknown_cost_reserves_all_that_is_left(model_of, 
             BudgetAccount(art.budget(usd=5), file).reserve("call", 0.01)
 
 
+async def test_nothing_begins_where_nothing_is_left_for_a_step_of_unknown_cost(model_of, tmp_path):
+    file = tmp_path / "shared.jsonl"
+    async with model_of(5, file=file, name="first") as first:
+        await first.register(DollarBackend())
+        await groups_of(first)
+        async with model_of(5, file=file, name="second") as second:
+            await second.register(DollarBackend())
+            with pytest.raises(
+                art.BudgetError, match=r"nothing is left .* \$0 spent, \$5 reserved"
+            ):
+                await second.train([art.TrajectoryGroup([art.Trajectory(reward=1.0)])])
+            assert await second.get_step() == 0
+    async with model_of(0, name="none") as model:
+        await model.register(DollarBackend())
+        with pytest.raises(art.BudgetError, match=r"nothing is left of the budget of \$0"):
+            await groups_of(model)
+
+
 async def test_an_evaluation_draws_from_its_own_reservation(model_of):
     async def with_calls(model, scenario):
         return await rollout(model, scenario["id"], calls=2)

@@ -87,6 +87,13 @@ def test_training_ends_out_of_budget_and_a_higher_limit_goes_on(folder, capsys):
     assert json.loads(out)["status"] == "finished"
 
 
+def test_a_budget_of_nothing_begins_nothing(folder, capsys):
+    status, out, _ = run(capsys, "train", ".", "--max-usd", "0")
+    assert status == 1
+    assert "nothing is left of the budget of $0" in out
+    assert "no step has a reward" in out
+
+
 def test_a_project_has_a_budget_whose_file_it_may_share(folder, capsys):
     (folder / "art.toml").write_text(SETTINGS + '[budget]\nusd = 5\nfile = "shared.jsonl"\n')
     assert run(capsys, "train", ".")[0] == 1
@@ -102,6 +109,8 @@ def test_a_budget_that_does_not_fit_is_refused_before_anything_runs(folder, caps
     status, _, err = run(capsys, "train", ".", "--max-usd", "1", "--set", "budget.per_step=2")
     assert status == 2
     assert "a budget of $1 is below per_step=$2" in err
+    status, _, err = run(capsys, "train", ".", "--budget-file", "b")
+    assert (status, err) == (2, "art: [budget] has file and no usd. Give it, or --max-usd.\n")
     status, _, err = run(capsys, "eval", "paying_agent:rollout", "--scenarios", "scenarios.jsonl",
                          "--models", "x", "--budget-file", "b")  # fmt: skip
     assert (status, err) == (2, "art: --budget-file needs --max-usd\n")
