@@ -17,6 +17,7 @@ from art_core.cli.evaluation import add_backend, imported, scenarios_in
 from art_core.cli.pilots import (
     PilotRun,
     PilotTask,
+    changes,
     of_project,
     offers,
     run_pilots,
@@ -52,10 +53,11 @@ examples:
   art forecast agent-001 --to-step 200
   art forecast agent-001 --to-reward 0.8
   art forecast agent-001 --to-step 200 --json | jq '.costs[] | select(.name == "all").high90'
-  art forecast demo --pilots 16
+  art forecast demo --pilots 16 --steps 100
   art forecast my_agent:rollout --scenarios train.jsonl --model Qwen/Qwen3-0.6B --backend local \\
     --steps 200 --group 8
 """
+STEPS, GROUP = 100, 8
 _NO_DATA = "too few steps used it"
 _RUN_NEEDS = "a forecast of a run needs --to-step N or --to-reward X"
 
@@ -84,8 +86,8 @@ def add(commands: Any) -> None:
     option = parser.add_argument
     option("--scenarios", type=Path, metavar="FILE", help="of a rollout: its scenarios")
     option("--model", metavar="NAME", help="of a rollout: the base model, or openai/NAME")
-    option("--steps", type=_count, default=100, metavar="N", help="of a rollout: steps (100)")
-    option("--group", type=_count, default=8, metavar="N", help="attempts per scenario (8)")
+    option("--steps", type=_count, metavar="N", help="before the first step: steps (100)")
+    option("--group", type=_count, metavar="N", help="attempts per scenario (8)")
     option("--scenarios-per-step", type=_count, metavar="N", help="default: all in FILE")
     option("--pilots", type=_count, default=8, metavar="N", help="pilot attempts to make (8)")
     option("--timeout", type=float, metavar="S", help="seconds for one pilot attempt")
@@ -103,14 +105,22 @@ def _count(text: str) -> int:
 
 def run_forecast(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]:
     """Yield the forecast of a run, or that of a task before its first step."""
+    of_run = arguments.to_step is not None or arguments.to_reward is not None
     if arguments.scenarios is not None:
+        if of_run:
+            raise ConfigError(
+                "--to-step and --to-reward are of a run, and --scenarios of a rollout",
+                "For a rollout give --steps N.",
+            )
         rollout, scenarios = imported(arguments.name), scenarios_in(arguments.scenarios)
         task = task_of(arguments, rollout, scenarios)
         per_step = arguments.scenarios_per_step or len(scenarios)
-        plan = PlannedRun(steps=arguments.steps, scenarios=per_step, group=arguments.group)
+        plan = PlannedRun(
+            steps=arguments.steps or STEPS, scenarios=per_step, group=arguments.group or GROUP
+        )
         yield from _before(task, plan, arguments, plugins)
-    elif (Path(arguments.name) / FILE).is_file():
-        task, plan = of_project(read_project(Path(arguments.name)))
+    elif not of_run and (Path(arguments.name) / FILE).is_file():
+        task, plan = of_project(read_project(Path(arguments.name), changes(arguments)))
         yield from _before(task, plan, arguments, plugins)
     else:
         yield from _of_run(arguments, plugins)
@@ -121,6 +131,11 @@ def _of_run(arguments: argparse.Namespace, plugins: Plugins) -> Iterator[Output]
         known = "a rollout needs --scenarios FILE" if ":" in arguments.name else ""
         raise ConfigError(_RUN_NEEDS, known)
     run = find_run(arguments.name, runs_path(arguments.dir), plugins.taxonomy())
+    if planned := changes(arguments):
+        raise ConfigError(
+            f"a forecast of a run reads its log: it can't take {', '.join(planned)}",
+            "Leave it out, or forecast a project or a rollout before its first step.",
+        )
     usage = read_usage(run, Prices(book=PriceBook(plugins)).usd)
     step = arguments.to_step
     if step is None:

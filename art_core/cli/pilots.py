@@ -87,6 +87,23 @@ def task_of(arguments: argparse.Namespace, rollout: Rollout, scenarios: Sequence
     )
 
 
+def changes(arguments: argparse.Namespace) -> list[str]:
+    """Return the settings of a project that options of a command line change."""
+    given = {
+        "run.steps": arguments.steps,
+        "run.attempts": arguments.group,
+        "run.scenarios_per_step": arguments.scenarios_per_step,
+        "run.timeout_s": arguments.timeout,
+        "model.base": arguments.model and f'"{arguments.model}"',
+        "backend.name": arguments.backend and f'"{arguments.backend}"',
+    }
+    if arguments.backend_set:
+        raise ConfigError(
+            "--backend-set is of a rollout", "A project has them in [backend.NAME] of its art.toml."
+        )
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
 def of_project(project: Project) -> tuple[PilotTask, PlannedRun]:
     """Return the task of a project's directory, and what `art train` would do with it."""
     folder, run, of_eval = project.directory, project["run"], project["eval"]

@@ -148,6 +148,16 @@ def test_a_device_without_a_price_and_training_that_fails_are_stated(pilots):
     assert stuck["notes"] == ["training was not measured, and is in no sum: out of memory"]
 
 
+def test_a_run_of_the_name_of_a_project_is_the_run(pilots, tmp_path, shelf, art_command, art_error):
+    shelf.run("agent", *({"costs/all": 1.0, "costs/gpu": 1.0} for _ in range(5)))
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "art.toml").write_text(PROJECT)
+    assert "from step" in art_command("forecast", "agent", "--to-step", "9")
+    assert "it can't take run.attempts=4" in art_error(
+        "forecast", "agent", "--to-step", "9", "--group", "4"
+    )
+
+
 def test_failed_pilots_are_counted(pilots, tmp_path):
     lines = [{"id": "s1"}, {"id": "s2", "fails": True}]
     (tmp_path / "some.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
@@ -164,6 +174,9 @@ def test_a_project_states_the_plan_itself(pilots, tmp_path, art_command):
     assert (found["steps"], found["scenarios"], found["group"]) == (5, 3, 4)
     assert (found["evaluations"], found["attempts_per_evaluation"]) == (4, 3)
     assert found["attempts"] == 72
+    command += ("--steps", "2", "--group", "6", "--scenarios-per-step", "1")
+    found = json.loads(art_command(*command, plugins={"far": Far()}))
+    assert (found["steps"], found["scenarios"], found["group"]) == (2, 1, 6)
 
 
 def test_a_prompted_model_is_measured_by_its_receipts(pilots, monkeypatch, tmp_path):
@@ -205,10 +218,14 @@ def test_without_counts_of_tokens_no_token_has_a_price(pilots, monkeypatch):
         (["my_agent:rollout", "--scenarios", "none.jsonl", "--model", "m"], "has no scenarios"),
         (["my_agent:rollout"], "a rollout needs --scenarios FILE"),
         (["a"], "needs --to-step N or --to-reward X"),
+        (["my_agent:rollout", "--scenarios", "train.jsonl", "--to-step", "3"], "give --steps N"),
+        (["agent", "--backend-set", "a=1"], "A project has them in [backend.NAME]"),
     ],
 )
 def test_what_is_missing_is_named(pilots, tmp_path, art_error, words, message):
     (tmp_path / "none.jsonl").write_text("")
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "art.toml").write_text(PROJECT)
     assert message in art_error("forecast", *words)
 
 
