@@ -122,10 +122,11 @@ def signal_line(reading: Timeline) -> Iterator[Record]:
     share = parts.get(LEARNED, 0.0) / whole
     wasted = {part: usd for part in WASTES if (usd := parts.get(part, 0.0))}
     worst = max(wasted, key=lambda part: wasted[part], default=None)
-    text = f"{share:.0%} of ${whole:,.2f} taught".replace("%", " %")
+    digits = 2 if whole >= 1 else 4
+    text = f"{share:.0%} of ${whole:,.{digits}f} taught".replace("%", " %")
     if worst is not None:
         name = worst.removeprefix("wasted/").replace("_", " ")
-        text += f"; the largest waste: {name}, ${wasted[worst]:,.2f}"
+        text += f"; the largest waste: {name}, ${wasted[worst]:,.{digits}f}"
     yield Record({"signal": parts, "taught": share, "largest_waste": worst}, [text])
 
 

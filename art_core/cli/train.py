@@ -194,6 +194,8 @@ class _Work:
 def _gateway_of(arguments: argparse.Namespace) -> GatewayOptions | None:
     """Return the options of the gateway that is asked for."""
     if arguments.gateway is None:
+        if arguments.allow_remote:
+            raise ConfigError("--allow-remote is of a gateway", "Give --pipeline --gateway PORT.")
         return None
     host, _, port = arguments.gateway.rpartition(":")
     if not arguments.pipeline or not port.isdigit() or not 0 < int(port) < 1 << 16:

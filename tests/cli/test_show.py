@@ -45,6 +45,9 @@ def test_one_line_has_the_share_of_dollars_that_taught_and_the_largest_waste(she
     assert art_command("show", "b").splitlines()[2] == line
     shelf.run("c", {"signal/cum/learned": 1.0})
     assert art_command("show", "c").splitlines()[2] == "100 % of $1.00 taught"
+    shelf.run("cents", {"signal/cum/learned": 0.002, "signal/cum/wasted/failed": 0.0007})
+    line = "74 % of $0.0027 taught; the largest waste: failed, $0.0007"
+    assert art_command("show", "cents").splitlines()[2] == line
     shelf.run("d", {"signal/cum/learned": 0.0})
     assert "taught" not in art_command("show", "d")
 

@@ -186,6 +186,7 @@ def test_it_serves_attempts_to_workers(train, monkeypatch, given):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--allow-remote"], "--allow-remote is of a gateway"),
         (["--gateway", "8400"], "--gateway 8400 needs --pipeline and a port"),
         (["--pipeline", "--gateway", "here:http"], "--gateway here:http needs --pipeline"),
         (["--pipeline", "--gateway", "0.0.0.0:1"], "can be reached from other machines"),
