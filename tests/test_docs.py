@@ -75,7 +75,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_python_example_runs(page: Path, stage: None, tmp_path: Path):
+def test_every_python_example_runs(page: Path, stage: None, no_open_models: None, tmp_path: Path):
     write_files_of(page, tmp_path)
     before = list(exits.program.runs)
     with asyncio.Runner() as runner:
