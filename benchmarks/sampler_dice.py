@@ -3,17 +3,20 @@
 From each seed both arms begin at the same weights, play games of the same pool, and stop at the
 step that spends the last of the same dollars, without those of evaluations
 (`signal/cum/evaluation`). Reward per dollar is the gain of the mean reward over the pool, measured
-by evaluations before and after. A third of the games is lost by the first roll, so that all
-attempts at them have the same reward.
+by evaluations before and after. A game that is lost by its first roll teaches nothing: all attempts
+at it have the same reward. `--lost` is the share of such games in the pool, a third by chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import random
 import runpy
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import art_core as art
@@ -39,14 +42,28 @@ async def played(
     )
 
 
-async def reward_of(model: art.TrainableModel, pool: range, repeats: int) -> float:
+def pool_of(seed: int, size: int, lost: float) -> Sequence[int]:
+    """Return games of which a share is lost by the first roll, mixed."""
+    games = itertools.count(1000 * seed)
+    wanted = {True: round(size * lost), False: size - round(size * lost)}
+    pool: list[int] = []
+    while len(pool) < size:
+        game = next(games)
+        is_lost = random.Random(game).randint(1, 6) <= 2
+        if wanted[is_lost]:
+            wanted[is_lost] -= 1
+            pool.append(game)
+    return pool
+
+
+async def reward_of(model: art.TrainableModel, pool: Sequence[int], repeats: int) -> float:
     """Return the mean reward over the pool, and log it as an evaluation."""
     row = await model.log(await played(model, list(pool), repeats), split="val")
     return row.metrics["val/reward"]
 
 
 async def arm(
-    name: str, seed: int, pool: range, budget: float, repeats: int, base: str
+    name: str, seed: int, pool: Sequence[int], budget: float, repeats: int, base: str
 ) -> dict[str, float]:
     """Train one arm until its dollars are spent; return what it gained and spent."""
     async with art.TrainableModel(
@@ -108,6 +125,7 @@ async def main() -> None:
     )
     parser.add_argument("--budget", type=float, default=0.15, help="dollars of each arm (0.15)")
     parser.add_argument("--pool", type=int, default=36, help="games of the pool (36)")
+    parser.add_argument("--lost", type=float, default=0.33, help="share of lost games (0.33)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (3)")
     parser.add_argument("--repeats", type=int, default=6, help="attempts of evaluations (6)")
     args = parser.parse_args()
@@ -115,7 +133,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         for seed in range(args.seeds):
             for name, runs in found.items():
-                pool = range(1000 * seed, 1000 * seed + args.pool)
+                pool = pool_of(seed, args.pool, args.lost)
                 runs.append(await arm(name, seed, pool, args.budget, args.repeats, base))
                 print(name, {k: round(value, 4) for k, value in runs[-1].items()}, flush=True)
     ours, theirs = found["sampler"], found["in_turn"]

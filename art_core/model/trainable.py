@@ -62,6 +62,7 @@ class TrainableModel(Model):
     _made: Backend | None = attrs.field(default=None, init=False, repr=False)
     _trainable: ClassVar[bool] = True
     _registering: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False, repr=False)
+    _step_failed: bool = attrs.field(default=False, init=False, repr=False)
     _sft_starts: set[int] = attrs.field(factory=set, init=False, repr=False)
 
     async def register(
@@ -225,8 +226,16 @@ class TrainableModel(Model):
         start = self._store("train", expected, groups)
         self._settle("train", groups)
         options = {**options, **await check_stop(self, run.info.stop)}
-        BegunStep(expected, start, cursor).keep(run.info.run_dir)
-        result = await backend.train(self, groups, **options)
+        # A step whose call failed may still be trained, by the number that this one expects.
+        if not self._step_failed:
+            BegunStep(expected, start, cursor).keep(run.info.run_dir)
+        try:
+            result = await backend.train(self, groups, **options)
+        except BaseException:
+            self._step_failed = True
+            BegunStep.forget(run.info.run_dir)
+            raise
+        self._step_failed = False
         SFTPlans(run.info.run_dir).leave(expected - 1)
         # A newer object may have the run now; the step is trained, so its row is written.
         run.current().record(

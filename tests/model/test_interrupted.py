@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 
@@ -107,6 +108,29 @@ async def test_groups_of_an_earlier_try_are_not_in_the_row(made, backend, caplog
     await again.train([group(1.0)])
     assert [row.step for row in trained_rows(again)] == [1, 2, 3]
     await again.close()
+    await backend.close()
+
+
+async def test_a_call_that_failed_leaves_no_note_that_another_step_could_take(made, backend):
+    class Failing(EchoBackend):
+        notes: ClassVar[list[bool]] = []
+
+        async def train(self, model, groups, **options):
+            self.notes.append((model.run_dir / "begun_step.json").exists())
+            if len(self.notes) == 1:
+                raise TimeoutError
+            return await super().train(model, groups, **options)
+
+    model, failing = made(), Failing()
+    await model.register(failing)
+    with pytest.raises(TimeoutError):
+        await model.train([group(1.0)])
+    assert not (model.run_dir / "begun_step.json").exists()
+    await model.train([group(1.0)])
+    await model.train([group(1.0)])
+    assert failing.notes == [True, False, True]
+    await model.close()
+    await failing.close()
     await backend.close()
 
 
